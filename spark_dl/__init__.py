@@ -1,0 +1,52 @@
+"""Deep learning inside Spark ML: Horovod-distributed Keras training on DataFrames.
+
+The public names are resolved when they are first used: `import spark_dl` loads none of TensorFlow, Horovod,
+Petastorm, MLflow or PySpark.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spark_dl.diagnosis import doctor
+    from spark_dl.estimators.base import KerasEstimator
+    from spark_dl.estimators.classifier import KerasClassifier, KerasClassifierModel
+    from spark_dl.estimators.model import KerasModel
+    from spark_dl.estimators.regressor import KerasRegressor, KerasRegressorModel
+    from spark_dl.launch.launcher import HorovodLauncher
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "HorovodLauncher": "spark_dl.launch.launcher",
+    "KerasClassifier": "spark_dl.estimators.classifier",
+    "KerasClassifierModel": "spark_dl.estimators.classifier",
+    "KerasEstimator": "spark_dl.estimators.base",
+    "KerasModel": "spark_dl.estimators.model",
+    "KerasRegressor": "spark_dl.estimators.regressor",
+    "KerasRegressorModel": "spark_dl.estimators.regressor",
+    "doctor": "spark_dl.diagnosis",
+}
+
+__all__ = [
+    "HorovodLauncher",
+    "KerasClassifier",
+    "KerasClassifierModel",
+    "KerasEstimator",
+    "KerasModel",
+    "KerasRegressor",
+    "KerasRegressorModel",
+    "doctor",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

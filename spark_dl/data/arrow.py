@@ -1,0 +1,124 @@
+"""Arrow columns to NumPy arrays, whole batches at once, and what is wrong with their rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from spark_dl.data.schema import Column
+
+__all__ = ["Extracted", "extract"]
+
+
+@dataclass
+class Extracted:
+    """The numbers of one column in one batch.
+
+    Attributes:
+        values: shape (rows, width), in the column's dtype; rows that `missing` marks hold zeros.
+        missing: boolean, shape (rows,): rows with a null, a null element or a NaN.
+        nulls: how many rows have a null or a null element.
+        nans: how many rows have a NaN and no null.
+        lengths: rows whose number of elements is not the width, as {length: count}.
+    """
+
+    values: np.ndarray
+    missing: np.ndarray
+    nulls: int = 0
+    nans: int = 0
+    lengths: dict[int, int] = field(default_factory=dict)
+
+
+def extract(array: pa.Array, column: Column) -> Extracted:
+    """The numbers of an Arrow column.
+
+    Args:
+        array: the column in one batch.
+        column: what it is.
+    """
+    if column.kind == "scalar":
+        return _finish(_numbers(array).reshape(-1, 1), _mask(array.is_null()))
+    if column.kind == "array":
+        return _lists(array, column.width, column.dtype)
+    return _vectors(array, column.width)
+
+
+def _lists(array: pa.Array, width: int, dtype: str) -> Extracted:
+    null = _mask(array.is_null())
+    lengths = np.where(null, width, pc.list_value_length(array).fill_null(width).to_numpy(zero_copy_only=False))
+    wrong = lengths != width
+    if wrong.any():
+        found, counts = np.unique(lengths[wrong], return_counts=True)
+        extracted = Extracted(np.zeros((len(array), width), dtype), null | wrong, nulls=int(null.sum()))
+        extracted.lengths = dict(zip(found.tolist(), counts.tolist(), strict=True))
+        return extracted
+    flat = array.flatten()  # the elements of the rows that are not null
+    elements = _numbers(flat).reshape(-1, width)
+    if not null.any():
+        holes = _mask(flat.is_null()).reshape(-1, width).any(axis=1) if flat.null_count else null
+        return _finish(elements, holes)
+    values = np.zeros((len(array), width), elements.dtype)
+    values[~null] = elements
+    holes = null.copy()
+    if flat.null_count:
+        holes[~null] = _mask(flat.is_null()).reshape(-1, width).any(axis=1)
+    return _finish(values, holes)
+
+
+def _vectors(array: pa.Array, width: int) -> Extracted:
+    """Spark's Vector: a struct of type (0 sparse, 1 dense), size, indices, values."""
+    null = _mask(array.is_null())
+    kind = np.where(null, 1, array.field("type").fill_null(1).to_numpy(zero_copy_only=False))
+    values = array.field("values")
+    sparse = kind == 0
+    if not sparse.any() and not null.any():
+        return _lists(values, width, "float64")
+    extracted = Extracted(np.zeros((len(array), width)), null.copy(), nulls=int(null.sum()))
+    dense_rows = np.flatnonzero(~sparse & ~null)
+    if len(dense_rows):
+        dense = _lists(values.take(pa.array(dense_rows)), width, "float64")
+        extracted.values[dense_rows] = dense.values
+        extracted.missing[dense_rows] = dense.missing
+        extracted.lengths = dense.lengths
+    sparse_rows = np.flatnonzero(sparse)
+    if len(sparse_rows):
+        _scatter(array.take(pa.array(sparse_rows)), sparse_rows, width, extracted)
+    return _finish(extracted.values, null, extracted.lengths, extracted.missing & ~null)
+
+
+def _scatter(array: pa.Array, rows: np.ndarray, width: int, into: Extracted) -> None:
+    sizes = array.field("size").to_numpy(zero_copy_only=False)
+    for size in np.unique(sizes[sizes != width]).tolist():
+        into.lengths[size] = into.lengths.get(size, 0) + int((sizes == size).sum())
+        into.missing[rows[sizes == size]] = True
+    fits = sizes == width
+    kept = array.filter(pa.array(fits))
+    counts = pc.list_value_length(kept.field("indices")).to_numpy(zero_copy_only=False)
+    at = np.repeat(rows[fits], counts)
+    into.values[at, kept.field("indices").flatten().to_numpy()] = kept.field("values").flatten().to_numpy()
+
+
+def _finish(
+    values: np.ndarray, null: np.ndarray, lengths: dict[int, int] | None = None, wrong: np.ndarray | None = None
+) -> Extracted:
+    """Look for NaN: one pass where there is none, since a minimum hands NaN on."""
+    missing = null if wrong is None else null | wrong
+    nans = 0
+    if values.dtype.kind == "f" and values.size and np.isnan(values.min()):
+        nan = np.isnan(values).any(axis=1) & ~null
+        nans, missing = int(nan.sum()), missing | nan
+    return Extracted(values, missing, int(null.sum()), nans, lengths or {})
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    if array.null_count:
+        array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
+    numbers = array.to_numpy(zero_copy_only=False)
+    return np.asarray(numbers.view(np.int8) if numbers.dtype == bool else numbers)
+
+
+def _mask(array: pa.Array) -> np.ndarray:
+    return np.asarray(array.to_numpy(zero_copy_only=False)).astype(bool)

@@ -1,0 +1,317 @@
+"""A DataFrame becomes blocks: packed and written by Arrow in Spark's tasks, in one pass.
+
+Each task returns the list of the files it wrote, and that list is the commit: files of failed, repeated or
+speculative tasks are simply not on it. What is wrong with the rows is counted in the same pass and raised once,
+for all columns together.
+"""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark import TaskContext
+from pyspark.sql import DataFrame, Row
+
+from spark_dl.data.arrow import Extracted, extract
+from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, Block, ConvertedDataset, Tensor
+from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, weight_tensor
+from spark_dl.errors import DataError, explain
+from spark_dl.store import Store
+
+__all__ = ["Packing", "convert"]
+
+# A block is read whole; a rank holds a few of them.
+_BLOCK_BYTES = 8 << 20
+# Block numbers of one partition lie below this.
+_PARTITION_STRIDE = 1 << 24
+_RESULT_SCHEMA = "kind string, name string, block_id long, rows long, bytes long, validation boolean, detail string"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How rows are packed; what the driver sends to every task.
+
+    Attributes:
+        store: where the blocks go.
+        features, label, weight: the columns; weight may be None.
+        validation_col: a boolean column, or None.
+        validation_fraction: part of the rows drawn for validation.
+        seed: of that draw.
+        drop_missing: leave out rows with a null or NaN, instead of counting them as faults.
+    """
+
+    store: Store
+    features: FeatureSpec
+    label: LabelSpec
+    weight: Column | None = None
+    validation_col: Column | None = None
+    validation_fraction: float = 0.0
+    seed: int = 0
+    drop_missing: bool = False
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors of a block."""
+        both = (self.features.tensor(), self.label.tensor())
+        return (*both, weight_tensor()) if self.weight else both
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read, each once."""
+        named = [*self.features.columns, self.label.column, self.weight, self.validation_col]
+        return list(dict.fromkeys(column.name for column in named if column))
+
+    @property
+    def block_rows(self) -> int:
+        """Rows in a full block."""
+        return max(1, _BLOCK_BYTES // self.row_bytes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one packed row."""
+        return sum(int(np.prod(t.shape, dtype=np.int64)) * np.dtype(t.stored).itemsize for t in self.tensors)
+
+
+def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
+    """Write a DataFrame's rows as blocks.
+
+    The draw for validation is the same for the same seed and the same rows in the same partitions.
+
+    Raises:
+        DataError: rows that can't be fed, counted by column; or no rows at all.
+    """
+    packed = frame.select([_quoted(name) for name in packing.columns])
+    rows = packed.mapInArrow(functools.partial(_pack_partition, packing), _RESULT_SCHEMA).collect()
+    faults = [row for row in rows if row["kind"] != "block"]
+    if faults:
+        raise DataError(_describe(faults, packing))
+    blocks = sorted((row for row in rows), key=lambda row: int(row["block_id"]))
+    return ConvertedDataset(
+        store=packing.store,
+        tensors=packing.tensors,
+        blocks=tuple(Block(r["block_id"], r["name"], r["rows"], r["validation"]) for r in blocks),
+        bytes=sum(row["bytes"] for row in blocks),
+    )
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+@dataclass
+class _Faults:
+    """What is wrong with the rows of a partition: counts by kind, column and detail."""
+
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def add(self, kind: str, column: str, count: int, detail: str = "") -> None:
+        if count:
+            self.counts[kind, column, detail] += count
+
+    def add_extracted(self, column: str, extracted: Extracted, drop_missing: bool) -> None:
+        if not drop_missing:
+            self.add("null", column, extracted.nulls)
+            self.add("nan", column, extracted.nans)
+        for length, count in extracted.lengths.items():
+            self.add("length", column, count, str(length))
+
+
+def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    context = TaskContext.get()
+    partition = context.partitionId() if context else 0
+    random = np.random.default_rng([packing.seed, partition])
+    faults = _Faults()
+    writers = {part: _BlockWriter(packing, partition, validation=part) for part in (False, True)}
+    written: list[dict[str, object]] = []
+    for batch in batches:
+        arrays, validation = _pack_batch(packing, batch, random, faults)
+        if faults.counts:
+            continue  # keep counting, write no more
+        for part, writer in writers.items():
+            chosen = validation == part
+            if chosen.all():
+                written.extend(writer.add(arrays))
+            elif chosen.any():
+                written.extend(writer.add([array[chosen] for array in arrays]))
+    if not faults.counts:
+        for writer in writers.values():
+            written.extend(writer.finish())
+    rows = written or []
+    rows += [
+        {"kind": kind, "name": column, "rows": count, "detail": detail}
+        for (kind, column, detail), count in faults.counts.items()
+    ]
+    schema = pa.schema(
+        [
+            ("kind", pa.string()),
+            ("name", pa.string()),
+            ("block_id", pa.int64()),
+            ("rows", pa.int64()),
+            ("bytes", pa.int64()),
+            ("validation", pa.bool_()),
+            ("detail", pa.string()),
+        ]
+    )
+    yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def _pack_batch(
+    packing: Packing, batch: pa.RecordBatch, random: np.random.Generator, faults: _Faults
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """The tensors of a batch's good rows, in stored dtypes, and which of them are for validation."""
+    rows = batch.num_rows
+    keep = np.ones(rows, bool)
+
+    def column(spec: Column) -> np.ndarray:
+        extracted = extract(batch.column(batch.schema.get_field_index(spec.name)), spec)
+        faults.add_extracted(spec.name, extracted, packing.drop_missing)
+        np.logical_and(keep, ~extracted.missing, out=keep)
+        return extracted.values
+
+    features = [column(spec) for spec in packing.features.columns]
+    label = column(packing.label.column)
+    tensors = [
+        _joined(features, packing.features, faults, keep),
+        _target(label, packing.label, faults, keep),
+    ]
+    if packing.weight:
+        weight = column(packing.weight)
+        faults.add("negative", packing.weight.name, int((weight[keep] < 0).sum()), "")
+        tensors.append(weight[:, 0].astype(np.float32))
+    if packing.validation_col:
+        validation = column(packing.validation_col)[:, 0].astype(bool)
+    else:
+        validation = random.random(rows) < packing.validation_fraction
+    if keep.all():
+        return tensors, validation
+    return [tensor[keep] for tensor in tensors], validation[keep]
+
+
+def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: _Faults, keep: np.ndarray) -> np.ndarray:
+    stored = np.dtype(spec.tensor().stored)
+    if stored.kind in "iu":
+        for values, column in zip(columns, spec.columns, strict=True):
+            _check_range(values, stored, column.name, faults, keep)
+    joined = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1, dtype=stored, casting="unsafe")
+    return np.ascontiguousarray(joined, dtype=stored)
+
+
+def _target(values: np.ndarray, spec: LabelSpec, faults: _Faults, keep: np.ndarray) -> np.ndarray:
+    name = spec.column.name
+    if spec.classes is not None:
+        kept = values[keep, 0]
+        fractions = kept[kept != np.floor(kept)]
+        outside = kept[(kept == np.floor(kept)) & ((kept < 0) | (kept >= spec.classes))]
+        for kind, wrong in (("fraction", fractions), ("class", outside)):
+            if len(wrong):
+                faults.add(kind, name, len(wrong), f"{wrong[0]:g}")
+        if len(fractions) or len(outside):
+            return np.zeros(len(values), spec.dtype)
+    return values[:, 0].astype(spec.dtype) if spec.shape == () else values.astype(spec.dtype)
+
+
+def _check_range(values: np.ndarray, stored: np.dtype, name: str, faults: _Faults, keep: np.ndarray) -> None:
+    if values.dtype.itemsize > stored.itemsize:
+        limits = np.iinfo(stored)
+        wrong = values[keep].max(initial=0) > limits.max or values[keep].min(initial=0) < limits.min
+        faults.add("range", name, int(wrong), str(stored))
+
+
+class _BlockWriter:
+    """Gathers rows, and writes a file whenever a block is full."""
+
+    def __init__(self, packing: Packing, partition: int, validation: bool) -> None:
+        self._packing = packing
+        self._validation = validation
+        self._next_id = partition * _PARTITION_STRIDE + (_PARTITION_STRIDE // 2 if validation else 0)
+        self._waiting: list[list[np.ndarray]] = []
+        self._rows = 0
+
+    def add(self, arrays: list[np.ndarray]) -> Iterator[dict[str, object]]:
+        """Take the tensors of some rows; yield a record of each file written."""
+        self._waiting.append(arrays)
+        self._rows += len(arrays[0])
+        while self._rows >= self._packing.block_rows:
+            yield self._write(self._packing.block_rows)
+
+    def finish(self) -> Iterator[dict[str, object]]:
+        """Write what is left."""
+        if self._rows:
+            yield self._write(self._rows)
+
+    def _write(self, rows: int) -> dict[str, object]:
+        whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True)]
+        self._waiting = [[array[rows:] for array in whole]] if self._rows > rows else []
+        self._rows -= rows
+        block_id, self._next_id = self._next_id, self._next_id + 1
+        name = f"{'validation' if self._validation else 'train'}-{block_id:012d}-{uuid.uuid4().hex[:12]}.parquet"
+        columns = {BLOCK_ID: pa.array([block_id]), BLOCK_ROWS: pa.array([rows])}
+        for tensor, array in zip(self._packing.tensors, whole, strict=True):
+            columns[tensor.name] = _one_value(array[:rows])
+        filesystem, path = self._packing.store.open()
+        # Statistics would put a copy of the whole value into the footer; a dictionary would do no better.
+        pq.write_table(
+            pa.table(columns),
+            f"{path}/{name}",
+            filesystem=filesystem,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+        )
+        return {
+            "kind": "block",
+            "name": name,
+            "block_id": block_id,
+            "rows": rows,
+            "bytes": rows * self._packing.row_bytes,
+            "validation": self._validation,
+        }
+
+
+def _one_value(array: np.ndarray) -> pa.Array:
+    """An Arrow array of one binary value: the array's memory, not copied."""
+    content = pa.py_buffer(np.ascontiguousarray(array))
+    offsets = pa.py_buffer(np.array([0, content.size], np.int32))
+    return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, content])
+
+
+def _describe(faults: list[Row], packing: Packing) -> str:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for row in faults:
+        counts[row["kind"], row["name"], row["detail"]] += row["rows"]
+    widths = {column.name: column.width for column in (*packing.features.columns, packing.label.column)}
+    classes = packing.label.classes or 0
+    missing = [(k, c, d) for k, c, d in counts if k in ("null", "nan")]
+    lines = []
+    for kind, name, detail in sorted(counts):
+        count = counts[kind, name, detail]
+        rows = f"{count} row{'s' * (count != 1)}"
+        lines.append(
+            {
+                "null": f"column {name!r}: {rows} with a null",
+                "nan": f"column {name!r}: {rows} with NaN",
+                "length": f"column {name!r}: {rows} of length {detail}, the model's input has {widths.get(name)}",
+                "fraction": f"label {name!r}: {rows} with a value that is not whole, such as {detail}",
+                "class": f"label {name!r}: {rows} outside the model's {classes} classes, such as {detail}",
+                "negative": f"weight {name!r}: {rows} below 0",
+                "range": f"column {name!r}: values beyond {detail}",
+            }[kind]
+        )
+    fixes = ["Set nullPolicy='drop', or fill them in."] if missing else []
+    if any(kind in ("fraction", "class") for kind, _, _ in counts):
+        fixes.append(f"Labels are class indices, whole numbers from 0 to {classes - 1}: see StringIndexer.")
+    if any(kind == "length" for kind, _, _ in counts):
+        fixes.append("Make all rows as long as the model's input.")
+    return explain(
+        "Rows can't be fed to the model.",
+        expected="a number in every feature, label and weight, of the model's shape",
+        received="; ".join(lines),
+        fix=" ".join(fixes),
+    )

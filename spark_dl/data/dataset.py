@@ -1,0 +1,83 @@
+"""The record of a converted DataFrame: where its blocks are, and how to read them.
+
+A block is one Parquet file with one row: for each tensor a binary value that holds the rows' numbers one after
+the other, as NumPy lays them out. Reading it costs a copy, whatever the number of rows: no row is ever touched
+in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spark_dl.store import Store
+
+__all__ = ["BLOCK_ID", "BLOCK_ROWS", "FEATURES", "LABEL", "WEIGHT", "Block", "ConvertedDataset", "Tensor"]
+
+# Names of the columns in a block's file.
+FEATURES, LABEL, WEIGHT = "features", "label", "weight"
+BLOCK_ID, BLOCK_ROWS = "block_id", "block_rows"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a batch.
+
+    Attributes:
+        name: its column in the block files.
+        shape: the shape of one row, () for a number.
+        stored: NumPy dtype in the file.
+        dtype: NumPy dtype that the model is fed.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    stored: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """One file.
+
+    Attributes:
+        block_id: its number, which is also written in the file.
+        name: the file's name in the store.
+        rows: how many rows it holds.
+        validation: whether they are for validation.
+    """
+
+    block_id: int
+    name: str
+    rows: int
+    validation: bool
+
+
+@dataclass(frozen=True)
+class ConvertedDataset:
+    """A small, picklable handle of converted data.
+
+    Attributes:
+        store: the directory of the blocks.
+        tensors: features, label and perhaps weight, in this order.
+        blocks: all blocks, in the order of the DataFrame's partitions.
+        bytes: size of the packed rows.
+    """
+
+    store: Store
+    tensors: tuple[Tensor, ...]
+    blocks: tuple[Block, ...]
+    bytes: int
+
+    def part(self, validation: bool) -> list[Block]:
+        """The blocks for training or for validation."""
+        return [block for block in self.blocks if block.validation == validation]
+
+    def rows(self, validation: bool) -> int:
+        """The number of rows for training or for validation."""
+        return rows_of(self.part(validation))
+
+
+def rows_of(blocks: Sequence[Block]) -> int:
+    """The number of rows in some blocks."""
+    return sum(block.rows for block in blocks)

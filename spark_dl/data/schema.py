@@ -1,0 +1,252 @@
+"""Which Spark columns can be fed to a model, and as which numbers: checked on the driver, before any job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import types as T
+
+from spark_dl.data.dataset import FEATURES, LABEL, WEIGHT, Tensor
+from spark_dl.errors import DataError, explain, hint
+
+__all__ = ["Column", "FeatureSpec", "LabelSpec", "boolean_column", "feature_spec", "label_spec", "weight_column"]
+
+_NUMBERS: dict[type[T.DataType], str] = {
+    T.BooleanType: "bool",
+    T.ByteType: "int8",
+    T.ShortType: "int16",
+    T.IntegerType: "int32",
+    T.LongType: "int64",
+    T.FloatType: "float32",
+    T.DoubleType: "float64",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that can be fed.
+
+    Attributes:
+        name: its name.
+        kind: "scalar", "array" or "vector".
+        dtype: NumPy dtype of its numbers as Arrow delivers them.
+        width: how many numbers each row has; 1 for a scalar.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    width: int
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """How columns become the model's input; kept with the fitted model, so that scoring does the same.
+
+    Attributes:
+        columns: the columns, joined in this order.
+        shape: the shape of one row of the model's input.
+        dtype: the dtype of the model's input.
+    """
+
+    columns: tuple[Column, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    def tensor(self) -> Tensor:
+        """The tensor as it is stored: in the columns' own dtype where that is smaller than the model's."""
+        kinds = {column.dtype for column in self.columns}
+        own = kinds.pop() if len(kinds) == 1 else self.dtype
+        own = "int8" if own == "bool" else own
+        smaller = np.dtype(own).itemsize < np.dtype(self.dtype).itemsize and np.can_cast(own, self.dtype)
+        return Tensor(FEATURES, self.shape, own if smaller else self.dtype, self.dtype)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> FeatureSpec:
+        """The inverse of `as_dict`."""
+        columns = tuple(Column(**column) for column in content["columns"])
+        return FeatureSpec(columns, tuple(content["shape"]), content["dtype"])
+
+
+@dataclass(frozen=True)
+class LabelSpec:
+    """How the label column becomes the target.
+
+    Attributes:
+        column: the column.
+        shape: the shape of one row of the target, () for a number.
+        dtype: the target's dtype.
+        classes: number of classes where the label is a class index, else None.
+    """
+
+    column: Column
+    shape: tuple[int, ...]
+    dtype: str
+    classes: int | None
+
+    def tensor(self) -> Tensor:
+        """The tensor as it is stored."""
+        return Tensor(LABEL, self.shape, self.dtype, self.dtype)
+
+
+def feature_spec(
+    schema: T.StructType, names: Sequence[str], param: str, shape: tuple[int, ...], dtype: str
+) -> FeatureSpec:
+    """Match feature columns with the model's input.
+
+    Args:
+        schema: the DataFrame's.
+        names: the feature columns.
+        param: the option that named them, for messages.
+        shape: the shape of one row of the model's input.
+        dtype: the model's input dtype.
+
+    Raises:
+        DataError: a column is missing, can't be fed, or the widths don't fit.
+    """
+    expected = math.prod(shape)
+    columns = [_column(schema, name, param) for name in names]
+    wide = [column for column in columns if column.kind != "scalar"]
+    if len(wide) > 1:
+        raise DataError(
+            explain(
+                f"Only one of the {param} may be an array or a Vector.",
+                expected="scalar columns, and at most one array or Vector",
+                received=", ".join(f"{column.name} ({column.kind})" for column in columns),
+                fix="Join them with VectorAssembler.",
+            )
+        )
+    width = expected - (len(columns) - len(wide))
+    known = _known_width(schema, wide[0].name) if wide else None
+    if (not wide and width != 0) or (wide and width < 1) or (known is not None and known != width):
+        received = len(columns) - len(wide) + (known or 0)
+        raise DataError(
+            explain(
+                "The columns' width isn't the width of the model's input.",
+                expected=f"{expected} numbers a row, for the model's input of shape {_shape(shape)}",
+                received=f"{received} number{'s' * (received != 1)} a row from " + ", ".join(names),
+                fix=f"Change {param}, or build the model for this width.",
+            )
+        )
+    if np.dtype(dtype).kind in "iu" and any(np.dtype(column.dtype).kind == "f" for column in columns):
+        raise DataError(
+            explain(
+                "Columns of fractions can't feed a model input of whole numbers.",
+                expected=f"integer columns, for the model's input of dtype {dtype}",
+                received=", ".join(f"{column.name} ({column.dtype})" for column in columns),
+                fix="Cast the columns to int, or give the model a float input.",
+            )
+        )
+    sized = [Column(c.name, c.kind, c.dtype, 1 if c.kind == "scalar" else width) for c in columns]
+    return FeatureSpec(tuple(sized), shape, dtype)
+
+
+def label_spec(schema: T.StructType, name: str, output: tuple[int, ...], classes: int | None) -> LabelSpec:
+    """Match the label column with the model's output.
+
+    Args:
+        schema: the DataFrame's.
+        name: the label column.
+        output: the shape of one row of the model's output.
+        classes: number of classes where labels are class indices, else None.
+
+    Raises:
+        DataError: the column is missing or can't be a label.
+    """
+    column = _column(schema, name, "labelCol")
+    if column.kind == "scalar":
+        whole = np.dtype(column.dtype).kind != "f"
+        dtype = "int32" if classes is not None else column.dtype if whole else "float32"
+        return LabelSpec(column, (), "int8" if dtype == "bool" else dtype, classes)
+    if classes is not None:
+        raise DataError(
+            explain(
+                f"The label column {name!r} can't hold class indices.",
+                expected=f"a number from 0 to {classes - 1} in each row",
+                received=f"{name}: {schema[name].dataType.simpleString()}",
+                fix="Turn the labels into indices with StringIndexer, or use KerasEstimator with a loss for such labels.",
+            )
+        )
+    sized = Column(name, column.kind, column.dtype, math.prod(output))
+    return LabelSpec(sized, output, "float32", None)
+
+
+def weight_column(schema: T.StructType, name: str) -> Column:
+    """The column of sample weights.
+
+    Raises:
+        DataError: it is missing or not a number.
+    """
+    column = _column(schema, name, "weightCol")
+    if column.kind != "scalar":
+        raise DataError(_unsuited(schema, name, "weightCol", "a number in each row"))
+    return column
+
+
+def weight_tensor() -> Tensor:
+    """The tensor of sample weights as it is stored."""
+    return Tensor(WEIGHT, (), "float32", "float32")
+
+
+def boolean_column(schema: T.StructType, name: str) -> Column:
+    """The column that marks the rows for validation.
+
+    Raises:
+        DataError: it is missing or not boolean.
+    """
+    _present(schema, name, "validationCol")
+    if not isinstance(schema[name].dataType, T.BooleanType):
+        raise DataError(_unsuited(schema, name, "validationCol", "a boolean column"))
+    return Column(name, "scalar", "bool", 1)
+
+
+def _column(schema: T.StructType, name: str, param: str) -> Column:
+    _present(schema, name, param)
+    kind = schema[name].dataType
+    if isinstance(kind, VectorUDT):
+        return Column(name, "vector", "float64", 0)
+    if isinstance(kind, T.ArrayType) and type(kind.elementType) in _NUMBERS:
+        return Column(name, "array", _NUMBERS[type(kind.elementType)], 0)
+    if type(kind) in _NUMBERS:
+        return Column(name, "scalar", _NUMBERS[type(kind)], 1)
+    raise DataError(_unsuited(schema, name, param, "a Vector, an array of numbers, or a number"))
+
+
+def _present(schema: T.StructType, name: str, param: str) -> None:
+    if name not in schema.names:
+        raise DataError(
+            explain(
+                f"The DataFrame has no column {name!r}, which {param} names.",
+                expected=f"a column {name!r}",
+                received="columns " + ", ".join(schema.names),
+                fix=hint(name, schema.names),
+            )
+        )
+
+
+def _unsuited(schema: T.StructType, name: str, param: str, expected: str) -> str:
+    return explain(
+        f"The column {name!r}, which {param} names, can't be fed to the model.",
+        expected=expected,
+        received=f"{name}: {schema[name].dataType.simpleString()}",
+        fix="Cast or encode it, for example with StringIndexer or VectorAssembler.",
+    )
+
+
+def _known_width(schema: T.StructType, name: str) -> int | None:
+    """The width that Spark ML's own stages, such as VectorAssembler, write into a column's metadata."""
+    width = schema[name].metadata.get("ml_attr", {}).get("num_attrs")
+    return int(width) if width is not None else None
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(["batch", *map(str, shape)]) + ")"

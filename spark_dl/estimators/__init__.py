@@ -1,0 +1,1 @@
+"""The Spark ML face: Estimators that train, Models that score."""

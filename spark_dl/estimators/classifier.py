@@ -1,0 +1,95 @@
+"""Classification, as Spark ML speaks it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from spark_dl import options
+from spark_dl.errors import ModelError, explain
+from spark_dl.estimators.base import KerasEstimator
+from spark_dl.estimators.model import KerasModel
+from spark_dl.estimators.params import with_options
+from spark_dl.score.heads import Classification, Head
+
+if TYPE_CHECKING:
+    from spark_dl.train.model_bytes import LossFacts, ModelShape
+
+__all__ = ["KerasClassifier", "KerasClassifierModel"]
+
+_ONE_UNIT_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge", "mean_squared_error")
+
+
+@with_options(options.PROBABILITY_COL, options.RAW_PREDICTION_COL)
+class KerasClassifierModel(KerasModel):
+    """A trained classifier as a Transformer: prediction (double), probability and rawPrediction (Vectors).
+
+    Attributes:
+        summary: how the training went.
+    """
+
+    output_options: dict[str, str] = {
+        "prediction": "predictionCol",
+        "probability": "probabilityCol",
+        "rawPrediction": "rawPredictionCol",
+    }
+
+    @property
+    def numClasses(self) -> int:
+        """The number of classes."""
+        head = self._fitted_head()
+        return head.classes if isinstance(head, Classification) else 0
+
+
+@with_options(options.PROBABILITY_COL, options.RAW_PREDICTION_COL)
+class KerasClassifier(KerasEstimator):
+    """Trains a Keras model to tell classes apart, on Horovod ranks in Spark's executors.
+
+    Labels are class indices, whole numbers from 0. The model has an output unit for each class, or one unit for
+    two classes. Where neither the model nor `loss` says so, the loss is sparse_categorical_crossentropy, or
+    binary_crossentropy for one unit.
+
+    Example:
+
+        classifier = KerasClassifier(model=model, labelCol="digit", numWorkers=2, epochs=10)
+        fitted = Pipeline(stages=[assembler, classifier]).fit(train)
+        scored = fitted.transform(test)   # prediction, probability, rawPrediction
+    """
+
+    model_class: ClassVar[type[KerasModel]] = KerasClassifierModel
+
+    def _default_loss(self, shape: ModelShape, model: Any) -> Any:
+        if model.compiled and getattr(model, "loss", None) is not None:
+            return None
+        import keras
+
+        logits = shape.activation not in ("softmax", "sigmoid")
+        if shape.output_shape[-1:] == (1,):
+            return keras.losses.BinaryCrossentropy(from_logits=logits)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+
+    def _head(self, shape: ModelShape, loss: LossFacts) -> Head:
+        if len(shape.output_shape) != 1:
+            raise ModelError(
+                explain(
+                    "The model's output isn't one of a classifier.",
+                    expected="an output of shape (batch, classes), or (batch, 1) for two classes",
+                    received=f"(batch, {', '.join(map(str, shape.output_shape))})",
+                    fix="End the model with Dense(classes, activation='softmax').",
+                )
+            )
+        units = shape.output_shape[0]
+        fits = loss.name in _ONE_UNIT_LOSSES if units == 1 else not loss.name.startswith(("categorical", "binary"))
+        if not fits:
+            expected = "binary_crossentropy" if units == 1 else "sparse_categorical_crossentropy"
+            raise ModelError(
+                explain(
+                    f"The loss {loss.name} doesn't take class indices for {units} output unit{'s' * (units > 1)}.",
+                    expected=expected,
+                    received=loss.name,
+                    fix=f"Set loss={expected!r}.",
+                )
+            )
+        return Classification(classes=max(units, 2), units=units, from_logits=loss.from_logits)
+
+    def _classes(self, shape: ModelShape, loss: LossFacts) -> int | None:
+        return max(shape.output_shape[0], 2)

@@ -1,0 +1,119 @@
+"""Saved estimators and models: Spark ML metadata, and the Keras model's bytes beside it, through Spark's writers.
+
+    <path>/metadata   JSON: class, uid, params, and under "sparkDL" the format, the model's shapes, its digest
+    <path>/model      Parquet: the `.keras` bytes in numbered chunks
+
+Nothing is pickled, and nothing that is loaded executes. A directory of this format loads in later releases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
+from pyspark.sql import SparkSession
+
+from spark_dl.errors import SavedModelError, explain
+
+__all__ = ["FORMAT", "Reader", "Writer"]
+
+FORMAT = 1
+# Well below what a Parquet page, an Arrow value or a Spark row can hold (2 GB).
+_CHUNK_BYTES = 32 << 20
+
+
+class Writer(MLWriter):
+    """Saves one estimator or model.
+
+    Args:
+        instance: has `_to_saved() -> (facts, content or None, params)`.
+    """
+
+    def __init__(self, instance: Any) -> None:
+        super().__init__()
+        self._instance = instance
+
+    def saveImpl(self, path: str) -> None:
+        """Write the directory."""
+        facts, content, params = self._instance._to_saved()
+        saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
+        if content is not None:
+            saved["bytes"] = len(content)
+            saved["sha256"] = hashlib.sha256(content).hexdigest()
+        spark = self.sparkSession
+        if content is not None:
+            rows = spark.createDataFrame(list(_chunks(content)), "chunk int, content binary")
+            rows.write.parquet(f"{path}/model")
+        DefaultParamsWriter.saveMetadata(self._instance, path, spark, extraMetadata={"sparkDL": saved}, paramMap=params)
+
+
+class Reader(MLReader[Any]):
+    """Loads one estimator or model.
+
+    Args:
+        cls: the class to load; has `_from_saved(facts, content)`.
+    """
+
+    def __init__(self, cls: Any) -> None:
+        super().__init__()
+        self._cls = cls
+
+    def load(self, path: str) -> Any:
+        """Read the directory.
+
+        Raises:
+            SavedModelError: it isn't there, damaged, of another class, or of a newer release.
+        """
+        spark = self.sparkSession
+        metadata = self._metadata(spark, path)
+        facts = metadata["sparkDL"]
+        content = _content(spark, path, facts) if "sha256" in facts else None
+        instance = self._cls._from_saved(facts, content)
+        instance._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(instance, metadata)
+        return instance
+
+    def _metadata(self, spark: SparkSession, path: str) -> dict[str, Any]:
+        name = f"{self._cls.__module__}.{self._cls.__name__}"
+        try:
+            metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, spark)
+        except (PySparkException, ValueError, KeyError, TypeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise _damaged(path, f"a directory saved by {name}", first) from error
+        found = metadata.get("class")
+        if found != name or not isinstance(metadata.get("sparkDL"), dict):
+            raise _damaged(path, f"a saved {name}", f"a saved {found}")
+        if metadata["sparkDL"].get("format", 0) > FORMAT:
+            raise _damaged(
+                path,
+                f"format {FORMAT} or older",
+                f"format {metadata['sparkDL']['format']}, by spark_dl {metadata['sparkDL'].get('version')}",
+                "Install that release of spark_dl.",
+            )
+        return metadata
+
+
+def _chunks(content: bytes) -> Iterator[tuple[int, bytearray]]:
+    for index, start in enumerate(range(0, len(content), _CHUNK_BYTES)):
+        yield index, bytearray(content[start : start + _CHUNK_BYTES])
+
+
+def _content(spark: SparkSession, path: str, facts: dict[str, Any]) -> bytes:
+    try:
+        # One partition at a time: the whole may be more than spark.driver.maxResultSize.
+        rows = spark.read.schema("chunk int, content binary").parquet(f"{path}/model").toLocalIterator()
+        chunks = {row["chunk"]: bytes(row["content"]) for row in rows}
+    except Exception as error:
+        raise _damaged(path, "the model's chunks as Parquet", str(error).strip().splitlines()[0]) from error
+    content = b"".join(chunks[index] for index in sorted(chunks))
+    if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        raise _damaged(path, f"{facts['bytes']} bytes with the digest in the metadata", f"{len(content)} other bytes")
+    return content
+
+
+def _damaged(path: str, expected: str, received: str, fix: str = "Save it anew.") -> SavedModelError:
+    return SavedModelError(explain(f"{path} can't be loaded.", expected=expected, received=received, fix=fix))

@@ -1,0 +1,160 @@
+"""The fitted model: a Transformer that scores DataFrames."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cloudpickle
+from pyspark.ml.base import Model
+from pyspark.ml.util import MLReadable, MLWritable
+from pyspark.sql import DataFrame
+
+from spark_dl import options
+from spark_dl.data import schema
+from spark_dl.errors import SavedModelError, explain
+from spark_dl.estimators.io import Reader, Writer
+from spark_dl.estimators.params import OptionParams, with_options
+from spark_dl.score.heads import Head, head_from_dict
+from spark_dl.score.predict import ScoringModel, score
+
+__all__ = ["KerasModel", "TrainingSummary"]
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How the training went.
+
+    Attributes:
+        history: each metric's value after each epoch, over all rows.
+        rows: training rows in an epoch.
+        validation_rows: validation rows.
+        seconds: of the training itself, validation included.
+        best_epoch: the best epoch by the monitored metric, from 0; -1 where there was none.
+    """
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+    rows: int = 0
+    validation_rows: int = 0
+    seconds: float = 0.0
+    best_epoch: int = -1
+
+
+@with_options(
+    options.FEATURES_COL,
+    options.INPUT_COLS,
+    options.PREDICTION_COL,
+    options.SCORE_BATCH_SIZE,
+)
+class KerasModel(OptionParams, Model, MLWritable, MLReadable["KerasModel"]):
+    """A trained Keras model as a Transformer. `KerasEstimator.fit` makes it, `KerasModel.load` loads it.
+
+    Attributes:
+        summary: how the training went.
+    """
+
+    # Option of the output column for each field of the head.
+    output_options: dict[str, str] = {"prediction": "predictionCol"}
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.summary = TrainingSummary()
+        self._content = b""
+        self._input_shape: tuple[int, ...] = ()
+        self._input_dtype = ""
+        self._head: Head | None = None
+
+    def keras(self) -> Any:
+        """A plain Keras model, compiled as it was trained: a new one at each call."""
+        from spark_dl.train.model_bytes import from_bytes
+
+        return from_bytes(self._fitted_content())
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        content = self._fitted_content()
+        columns, param = self._feature_columns()
+        features = schema.feature_spec(dataset.schema, columns, param, self._input_shape, self._input_dtype)
+        batch_size = self.getOrDefault("scoreBatchSize")
+        model = ScoringModel.of(content, _registered(), features, self._fitted_head(), batch_size)
+        names = {field: self.getOrDefault(option) for field, option in self.output_options.items()}
+        return score(dataset, model, {field: name for field, name in names.items() if name})
+
+    def _feature_columns(self) -> tuple[list[str], str]:
+        columns = self.getOrDefault("inputCols")
+        return (columns, "inputCols") if columns else ([self.getOrDefault("featuresCol")], "featuresCol")
+
+    def _with_content(self, content: bytes, shape: Any, head: Head, summary: TrainingSummary) -> KerasModel:
+        """Fill a new model in.
+
+        Args:
+            content: `.keras` bytes.
+            shape: has input_shape and input_dtype.
+            head: what the output means.
+            summary: how the training went.
+        """
+        self._content = content
+        self._input_shape, self._input_dtype = tuple(shape.input_shape), shape.input_dtype
+        self._head = head
+        self.summary = summary
+        return self
+
+    def _fitted_content(self) -> bytes:
+        if not self._content:
+            raise SavedModelError(
+                explain(
+                    f"This {type(self).__name__} holds no model.",
+                    expected="a model made by fit or load",
+                    received=f"{type(self).__name__}()",
+                )
+            )
+        return self._content
+
+    def _fitted_head(self) -> Head:
+        self._fitted_content()
+        head = self._head
+        if head is None:
+            raise SavedModelError(explain("The saved model doesn't say what its output means."))
+        return head
+
+    def write(self) -> Writer:
+        """A writer: `model.write().overwrite().save(path)`, on any path that Spark can write."""
+        return Writer(self)
+
+    @classmethod
+    def read(cls) -> Reader:
+        """A reader for what `write` has saved."""
+        return Reader(cls)
+
+    def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
+        """What `Writer` writes: facts, the model's bytes, and the params."""
+        facts = {
+            "input_shape": list(self._input_shape),
+            "input_dtype": self._input_dtype,
+            "head": self._fitted_head().as_dict(),
+            "summary": asdict(self.summary),
+        }
+        return facts, self._fitted_content(), {param.name: value for param, value in self._paramMap.items()}
+
+    @classmethod
+    def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> KerasModel:
+        """The model from what `_to_saved` gave; its params are set by `Reader`."""
+        model = cls()
+        try:
+            model._input_shape = tuple(facts["input_shape"])
+            model._input_dtype = str(facts["input_dtype"])
+            model._head = head_from_dict(facts["head"])
+            model.summary = TrainingSummary(**facts["summary"])
+        except (KeyError, TypeError) as error:
+            raise SavedModelError(
+                explain("The saved model's metadata are damaged.", received=f"{type(error).__name__}: {error}")
+            ) from error
+        model._content = content or b""
+        return model
+
+
+def _registered() -> bytes:
+    """What the user has registered with Keras. Who hasn't imported Keras hasn't registered anything."""
+    import sys
+
+    keras = sys.modules.get("keras")
+    return bytes(cloudpickle.dumps(dict(keras.saving.get_custom_objects()) if keras else {}))

@@ -1,0 +1,77 @@
+"""What the user sees while a fit runs: a bar for each epoch, or a line, or nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Draws the ranks' reports.
+
+    Args:
+        verbose: 0 nothing, 1 a bar, 2 a line for each epoch.
+        epochs: how many there are.
+        steps: steps in an epoch.
+        stream: where it is drawn.
+    """
+
+    def __init__(self, verbose: int, epochs: int, steps: int, stream: TextIO | None = None) -> None:
+        self._verbose = verbose
+        self._epochs = epochs
+        self._steps = steps
+        self._stream = stream or sys.stderr
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def say(self, text: str) -> None:
+        """One line, unless silent."""
+        if self._verbose:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """A step has been taken."""
+        if self._verbose == 1:
+            bar = self._bar_of(epoch)
+            bar.set_postfix_str(f"loss={loss:.4f}", refresh=False)
+            bar.update(step - bar.n)
+
+    def epoch(self, epoch: int, logs: Mapping[str, float], rows_per_second: float) -> None:
+        """An epoch has ended."""
+        values = "  ".join(f"{name}={value:.4f}" for name, value in logs.items())
+        text = f"{values}  {rows_per_second:,.0f} rows/s"
+        if self._verbose == 1:
+            bar = self._bar_of(epoch)
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(self._steps - bar.n)
+            self._close()
+        else:
+            self.say(f"Epoch {epoch + 1}/{self._epochs}  {text}")
+
+    def _bar_of(self, epoch: int) -> Any:
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self._steps,
+                desc=f"Epoch {epoch + 1}/{self._epochs}",
+                unit="step",
+                file=self._stream,
+                dynamic_ncols=True,
+                bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {postfix}",
+            )
+        return self._bar
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,100 @@
+"""One task of the barrier stage: find the place among the ranks, start the rank's process, pass on its words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark import BarrierTaskContext
+
+from spark_dl.launch import channel, failure, resources
+from spark_dl.launch.rank_main import Order
+from spark_dl.launch.rank_process import RankProcess
+from spark_dl.launch.rendezvous import Rendezvous
+from spark_dl.world import worlds
+
+__all__ = ["RESULT_SCHEMA", "RankJob", "run_task"]
+
+RESULT_SCHEMA = "rank int, ok boolean, content binary"
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """What the driver sends to every task.
+
+    Attributes:
+        payload: the cloudpickled function of one `Rank`.
+        channel: where the driver listens.
+        threads: computing threads of a rank, 0 for the task's cores.
+        reach_timeout: seconds for reaching rank 0.
+        collective_timeout: seconds after which a silent peer counts as lost.
+    """
+
+    payload: bytes
+    channel: channel.Address
+    threads: int
+    reach_timeout: float
+    collective_timeout: int
+
+
+def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Run one rank; yield one row: its value, or its failure. A rank's error is a row, so that the stage ends.
+
+    The input is left unread: Spark does not give the worker to another task then.
+    """
+    import cloudpickle
+
+    context = BarrierTaskContext.get()
+    rank = context.partitionId()
+    sender = channel.Sender(job.channel)
+    host = socket.gethostname()
+    try:
+        outcome = _run_rank(job, context, sender)
+    except Exception as error:
+        outcome = failure.of_exception(error, rank, host)
+    if isinstance(outcome, failure.Failure):
+        sender.send({"event": "failed", "rank": rank, "failure": outcome.summary()})
+    sender.close()
+    content = outcome if isinstance(outcome, bytes) else cloudpickle.dumps(outcome)
+    yield pa.RecordBatch.from_pydict(
+        {
+            "rank": pa.array([rank], pa.int32()),
+            "ok": pa.array([isinstance(outcome, bytes)]),
+            "content": pa.array([content], pa.binary()),
+        }
+    )
+
+
+def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender) -> bytes | failure.Failure:
+    rank = context.partitionId()
+    hosts = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
+    sender.send({"event": "arrived", "rank": rank, "host": hosts[rank]})
+    gpus = context.resources().get("gpu")
+    environment = resources.task_environment(context.cpus(), list(gpus.addresses) if gpus else [], job.threads)
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(RankProcess(environment))
+        rendezvous = stack.enter_context(Rendezvous(hosts[0])) if rank == 0 else None
+        place = [rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None
+        host, port, token = json.loads(context.allGather(json.dumps(place))[0])
+        interface = resources.interface_towards(host, port, job.reach_timeout)
+        world = worlds(hosts)[rank]
+        variables = resources.horovod_environment(
+            world, (host, port, token), interface, job.collective_timeout, os.environ
+        )
+        process.begin(Order(world, variables, job.payload))
+        for message in process.messages():
+            if message["event"] == "done":
+                return bytes(message["value"])
+            if message["event"] == "failed":
+                failed: failure.Failure = message["failure"]
+                return failed
+            if message["event"] == "started" and rendezvous:
+                rendezvous.stop()
+            sender.send({**message, "rank": rank})
+        code, log = process.exit()
+        return failure.crash(rank, hosts[rank], code, log)

@@ -1,0 +1,107 @@
+"""How ranks speak to the driver while they run: JSON lines over one TCP connection for each rank.
+
+One way only, guarded by a token, with a size limit on each line. What must not be lost travels as rows of the
+Spark job; the channel carries what must be known now: progress, and that a rank has failed.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import secrets
+import socket
+import socketserver
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from spark_dl.errors import ClusterError, explain
+
+__all__ = ["Address", "Channel", "Sender"]
+
+_LONGEST_LINE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a channel listens, and the token that opens it."""
+
+    host: str
+    port: int
+    token: str
+
+
+class Channel:
+    """The driver's end, open while the `with` lasts.
+
+    Args:
+        host: the driver's address as the executors know it.
+        bind: the address to listen on, where it differs.
+        messages: where each message is put, as a dict.
+    """
+
+    def __init__(self, host: str, bind: str, messages: queue.Queue[dict[str, Any]]) -> None:
+        token = secrets.token_hex(16)
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                if not secrets.compare_digest(self._line(), token.encode()):
+                    return
+                while line := self._line():
+                    messages.put(json.loads(line))
+
+            def _line(self) -> bytes:
+                try:
+                    return self.rfile.readline(_LONGEST_LINE).strip()
+                except OSError:  # the rank's process is gone: Spark tells the driver what became of it
+                    return b""
+
+        self._server = socketserver.ThreadingTCPServer((bind, 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self.address = Address(host, self._server.server_address[1], token)
+
+    def __enter__(self) -> Channel:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class Sender:
+    """A rank's end.
+
+    Raises:
+        ClusterError: the driver can't be reached.
+    """
+
+    def __init__(self, address: Address, timeout: float = 10.0) -> None:
+        try:
+            self._socket = socket.create_connection((address.host, address.port), timeout)
+        except OSError as error:
+            raise ClusterError(
+                explain(
+                    f"{socket.gethostname()} can't reach the driver at {address.host}:{address.port}.",
+                    expected="a way from every executor to the driver, on any port",
+                    received=f"{type(error).__name__}: {error}",
+                    fix="Open the way, or set spark.driver.host to an address that the executors reach.",
+                )
+            ) from error
+        self._lock = threading.Lock()
+        self._socket.sendall(address.token.encode() + b"\n")
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message; nothing is raised where the driver has gone, since Spark then ends the task."""
+        line = json.dumps(message).encode() + b"\n"
+        with self._lock:
+            try:
+                self._socket.sendall(line)
+            except OSError:
+                return
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()

@@ -1,0 +1,96 @@
+"""The key-value store in which Horovod's ranks find each other, for as long as they need it.
+
+Horovod's own store listens on every address without authentication. This one listens on one address, answers
+under a random path only, takes small values only, and is stopped once all ranks have met.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+__all__ = ["Rendezvous"]
+
+_LARGEST_VALUE = 1 << 20
+_MOST_KEYS = 1 << 16
+
+
+class Rendezvous:
+    """A store on one address, open while the `with` lasts.
+
+    Args:
+        host: the address to listen on: the one that the other ranks reach this host by.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.token = secrets.token_hex(16)
+        self._values: dict[str, bytes] = {}
+        self._server = ThreadingHTTPServer((host, 0), _handler(self.token, self._values))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.server_address[1])
+
+    def __enter__(self) -> Rendezvous:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Close the port. May be called twice."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+def _handler(token: str, values: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
+    # Horovod's client, told ADDR="host:port/TOKEN" and PORT=0, asks for /TOKEN:0/scope/key.
+    prefix = f"/{token}:0/"
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 30
+
+        def do_GET(self) -> None:
+            value = values.get(self.path) if self._allowed() else None
+            self._answer(404 if value is None else 200, value or b"")
+
+        def do_PUT(self) -> None:
+            if not self._allowed():
+                return
+            length = self.headers.get("Content-Length", "")
+            if not length.isdigit() or int(length) > _LARGEST_VALUE or len(values) >= _MOST_KEYS:
+                self._answer(413)
+                return
+            values[self.path] = self.rfile.read(int(length))
+            self._answer(200)
+
+        def do_DELETE(self) -> None:
+            if self._allowed():
+                values.pop(self.path, None)
+                self._answer(200)
+
+        def _allowed(self) -> bool:
+            if secrets.compare_digest(self.path[: len(prefix)].encode(), prefix.encode()):
+                return True
+            self._answer(403)
+            return False
+
+        def _answer(self, status: int, body: bytes = b"") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Keep requests, whose paths hold the token, out of the executor's log."""
+
+    return Handler

@@ -1,0 +1,204 @@
+"""Every option, declared once: name, meaning, default, check.
+
+Spark params with their setters and getters, the launcher's arguments, and the record that goes to the ranks
+are all derived from these declarations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spark_dl.errors import OptionError, explain, hint
+
+__all__ = ["Option"]
+
+
+class _RefusedError(Exception):
+    """A check's word for what it expected."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: in Spark's camelCase.
+        doc: one sentence, for explainParams and the documentation.
+        convert: gives the value in its proper type, or refuses.
+        default: the value where none is set; None for "not set".
+    """
+
+    name: str
+    doc: str
+    convert: Callable[[Any], Any]
+    default: Any = None
+
+    def check(self, value: Any) -> Any:
+        """The value in its proper type.
+
+        Raises:
+            OptionError: the value can't be used.
+        """
+        try:
+            return self.convert(value)
+        except _RefusedError as refused:
+            raise OptionError(
+                explain(
+                    f"{self.name} can't have this value.",
+                    expected=refused,
+                    received=f"{self.name}={value!r} ({type(value).__name__})",
+                    fix=f"{self.name}: {self.doc}",
+                )
+            ) from None
+
+
+def _integer(at_least: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+            raise _RefusedError("an integer")
+        if value < at_least:
+            raise _RefusedError(f"an integer >= {at_least}")
+        return int(value)
+
+    return convert
+
+
+def _number(at_least: float, below: float = math.inf) -> Callable[[Any], float]:
+    def convert(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _RefusedError("a number")
+        if not at_least <= value < below:
+            raise _RefusedError(f"a number in [{at_least:g}, {below:g})")
+        return float(value)
+
+    return convert
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _RefusedError("True or False")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _RefusedError("a string")
+    return value
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in choices:
+            raise _RefusedError(
+                "one of " + ", ".join(map(repr, choices)) + ". " + hint(str(value), choices).rstrip("?.") + "?"
+                if isinstance(value, str)
+                else "one of " + ", ".join(map(repr, choices))
+            )
+        return str(value)
+
+    return convert
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
+        raise _RefusedError("a list of column names")
+    if not value:
+        raise _RefusedError("at least one column name")
+    return list(value)
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+# --- columns -----------------------------------------------------------------------------------------------
+FEATURES_COL = Option(
+    "featuresCol", "The feature column: a Vector, an array of numbers, or a number.", _text, "features"
+)
+INPUT_COLS = Option(
+    "inputCols",
+    "Several feature columns, joined in this order into the model's input, in place of featuresCol.",
+    _names,
+)
+LABEL_COL = Option("labelCol", "The label column: a number, or an array or Vector of numbers.", _text, "label")
+WEIGHT_COL = Option("weightCol", "The column of sample weights; every row weighs 1 without it.", _text)
+PREDICTION_COL = Option("predictionCol", "The column that the prediction is written to.", _text, "prediction")
+PROBABILITY_COL = Option(
+    "probabilityCol",
+    "The column that the class probabilities are written to, as a Vector; '' for none.",
+    _text,
+    "probability",
+)
+RAW_PREDICTION_COL = Option(
+    "rawPredictionCol",
+    "The column that the logits are written to, as a Vector; '' for none.",
+    _text,
+    "rawPrediction",
+)
+VALIDATION_COL = Option("validationCol", "A boolean column that is true in the rows for validation.", _text)
+VALIDATION_FRACTION = Option(
+    "validationFraction", "The part of the rows that is drawn, by the seed, for validation.", _number(0, 1), 0.0
+)
+NULL_POLICY = Option(
+    "nullPolicy",
+    "What to do with rows that have a null or NaN in a feature, the label or the weight: 'error' or 'drop'.",
+    _choice("error", "drop"),
+    "error",
+)
+
+# --- model -------------------------------------------------------------------------------------------------
+MODEL = Option(
+    "model", "The Keras model to train, built, with one input and one output. It is never changed.", _anything
+)
+OPTIMIZER = Option("optimizer", "A Keras optimizer or its name, in place of the compiled model's.", _anything)
+LOSS = Option("loss", "A Keras loss or its name, in place of the compiled model's.", _anything)
+METRICS = Option("metrics", "Keras metrics or their names, in place of the compiled model's.", _list)
+CALLBACKS = Option("callbacks", "Keras callbacks. Each rank runs a copy of its own.", _list)
+
+# --- training ----------------------------------------------------------------------------------------------
+BATCH_SIZE = Option("batchSize", "Rows in a batch of one worker.", _integer(1), 32)
+EPOCHS = Option("epochs", "Passes over the training rows.", _integer(1), 1)
+SHUFFLE = Option("shuffle", "Whether rows are shuffled anew in each epoch.", _boolean, True)
+SEED = Option("seed", "Seed of the validation draw, the shuffle, and dropout.", _integer(0), 0)
+RESTORE_BEST_WEIGHTS = Option(
+    "restoreBestWeights",
+    "Return the weights of the epoch that was best by `monitor`, not of the last.",
+    _boolean,
+    False,
+)
+MONITOR = Option(
+    "monitor", "The metric that tells the best epoch; val_loss, or loss where there is no validation.", _text
+)
+MONITOR_MODE = Option(
+    "monitorMode", "Whether `monitor` is best when least ('min') or greatest ('max').", _choice("min", "max"), "min"
+)
+
+# --- cluster -----------------------------------------------------------------------------------------------
+NUM_WORKERS = Option("numWorkers", "Number of Horovod ranks; each takes one slot.", _integer(1), 1)
+THREADS_PER_WORKER = Option(
+    "threadsPerWorker", "Computing threads of a worker; 0 for as many as spark.task.cpus.", _integer(0), 0
+)
+SLOT_TIMEOUT = Option("slotTimeout", "Seconds to wait until all workers have a slot.", _number(0), 60.0)
+CACHE_DIR = Option(
+    "cacheDir",
+    "A directory or URL that driver and executors share, for the converted data of a running fit; a temporary "
+    "directory where they are on one machine.",
+    _text,
+)
+CHECKPOINT_DIR = Option(
+    "checkpointDir", "A directory or URL that driver and executors share, where each epoch's checkpoint is kept.", _text
+)
+
+# --- what the user sees --------------------------------------------------------------------------------------
+TRACKING = Option("tracking", "Where the fit is logged: 'mlflow', or None for nowhere.", _text, "mlflow")
+EXPERIMENT_NAME = Option("experimentName", "The MLflow experiment; the current one without it.", _text)
+RUN_NAME = Option("runName", "The name of the MLflow run that the fit opens.", _text)
+VERBOSE = Option("verbose", "0: silent, 1: a progress bar, 2: one line for each epoch.", _integer(0), 1)
+SCORE_BATCH_SIZE = Option("scoreBatchSize", "Rows that the model scores at once in transform.", _integer(1), 4096)

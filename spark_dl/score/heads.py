@@ -1,0 +1,151 @@
+"""What a model's output means: its fields by task, as Spark types known before anything runs.
+
+A head is one class here and its line in the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from spark_dl.errors import SavedModelError, explain, hint
+
+__all__ = ["HEADS", "Classification", "Head", "Regression", "TensorOutput", "head_from_dict"]
+
+
+class Head(Protocol):
+    """Turns a batch of outputs into columns."""
+
+    name: ClassVar[str]
+
+    def fields(self) -> dict[str, str]:
+        """The fields, with their Spark types; "vector" for a Spark ML Vector."""
+
+    def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """The fields' values: shape (rows,) for a double, (rows, width) for an array or a Vector."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Class indices, probabilities and logits.
+
+    The probabilities are the softmax of the raw prediction; for one output unit, which gives the probability of
+    class 1, the raw prediction is (-z, z) and the probability the sigmoid of z, as in Spark's own
+    LogisticRegression.
+
+    Attributes:
+        classes: how many.
+        units: the model's output units, `classes`, or 1 for two classes.
+        from_logits: whether the model gives logits; otherwise it gives probabilities.
+    """
+
+    name: ClassVar[str] = "classification"
+    classes: int
+    units: int
+    from_logits: bool
+
+    def fields(self) -> dict[str, str]:
+        """A double and two Vectors."""
+        return {"prediction": "double", "probability": "vector", "rawPrediction": "vector"}
+
+    def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """All three fields, from outputs of shape (rows, units)."""
+        values = outputs.reshape(len(outputs), self.units).astype(np.float64)
+        raw, probability = self._one_unit(values[:, 0]) if self.units == 1 else self._many_units(values)
+        return {
+            "prediction": np.argmax(probability, axis=1).astype(np.float64),
+            "probability": probability,
+            "rawPrediction": raw,
+        }
+
+    def _one_unit(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.from_logits:
+            logit = values
+            positive = 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
+        else:
+            positive = values
+            logit = _log(positive) - _log(1 - positive)
+        return np.stack([-logit, logit], axis=1), np.stack([1 - positive, positive], axis=1)
+
+    def _many_units(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not self.from_logits:
+            return _log(values), values
+        shifted = np.exp(values - values.max(axis=1, keepdims=True))
+        return values, shifted / shifted.sum(axis=1, keepdims=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return {"name": self.name, "classes": self.classes, "units": self.units, "from_logits": self.from_logits}
+
+
+@dataclass(frozen=True)
+class Regression:
+    """One number a row."""
+
+    name: ClassVar[str] = "regression"
+
+    def fields(self) -> dict[str, str]:
+        """One double."""
+        return {"prediction": "double"}
+
+    def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """The number."""
+        return {"prediction": outputs.reshape(len(outputs)).astype(np.float64)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return {"name": self.name}
+
+
+@dataclass(frozen=True)
+class TensorOutput:
+    """The output as it is, flattened in C order.
+
+    Attributes:
+        width: numbers a row.
+    """
+
+    name: ClassVar[str] = "tensor"
+    width: int
+
+    def fields(self) -> dict[str, str]:
+        """An array of floats."""
+        return {"prediction": "array<float>"}
+
+    def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """The numbers."""
+        return {"prediction": outputs.reshape(len(outputs), self.width).astype(np.float32)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return {"name": self.name, "width": self.width}
+
+
+HEADS: dict[str, type] = {head.name: head for head in (Classification, Regression, TensorOutput)}
+
+
+def head_from_dict(content: dict[str, Any]) -> Head:
+    """The inverse of a head's `as_dict`.
+
+    Raises:
+        SavedModelError: the head is unknown, or its values don't fit.
+    """
+    rest = dict(content)
+    name = str(rest.pop("name", ""))
+    if name not in HEADS:
+        raise SavedModelError(explain(f"There is no head {name!r}.", fix=hint(name, HEADS)))
+    try:
+        head: Head = HEADS[name](**rest)
+    except TypeError as error:
+        raise SavedModelError(explain(f"The head {name!r} can't be read.", received=f"{rest}: {error}")) from error
+    return head
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    logarithms: np.ndarray = np.log(np.clip(values, np.finfo(np.float64).tiny, None))
+    return logarithms

@@ -1,0 +1,144 @@
+"""Directories by URL: what the driver and the ranks read and write beside Spark.
+
+A path without a scheme is a local path. Other schemes are opened by pyarrow (file, hdfs, s3, gs) or, where it
+knows none, by fsspec. Files appear whole: written aside, then renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyarrow import fs as arrow_fs
+
+from spark_dl.errors import StoreError, explain
+
+__all__ = ["Store"]
+
+
+@dataclass(frozen=True)
+class Store:
+    """One directory, given by its URL. Picklable: it is opened where it is used.
+
+    Args:
+        url: a local path or a URL, without a trailing slash.
+    """
+
+    url: str
+
+    @staticmethod
+    def at(path: str) -> Store:
+        """The store at a path or URL, made absolute, so that it means the same in every process."""
+        scheme = urlsplit(path).scheme
+        if len(scheme) > 1:
+            return Store(path.rstrip("/"))
+        return Store("file://" + os.path.abspath(os.path.expanduser(path)))
+
+    def child(self, name: str) -> Store:
+        """The directory `name` below this one."""
+        return Store(f"{self.url}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store lies on the file system of the machine that looks at it."""
+        return self.url.startswith("file://")
+
+    @property
+    def path(self) -> str:
+        """The path within its file system."""
+        return self._open()[1]
+
+    def make(self) -> None:
+        """Create the directory and its parents."""
+        with self._errors("create the directory"):
+            filesystem, path = self._open()
+            filesystem.create_dir(path, recursive=True)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole: aside first, then renamed over what was there."""
+        with self._errors(f"write {name}"):
+            filesystem, path = self._open()
+            aside = f"{path}/.{name}.{uuid.uuid4().hex}"
+            try:
+                with filesystem.open_output_stream(aside) as stream:
+                    stream.write(content)
+                filesystem.move(aside, f"{path}/{name}")
+            except BaseException:
+                if filesystem.get_file_info(aside).type == arrow_fs.FileType.File:
+                    filesystem.delete_file(aside)
+                raise
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        with self._errors(f"read {name}"):
+            filesystem, path = self._open()
+            with filesystem.open_input_stream(f"{path}/{name}") as stream:
+                return bytes(stream.read())
+
+    def names(self) -> list[str]:
+        """The names of the files and directories in it, sorted; none where it does not exist."""
+        with self._errors("list the directory"):
+            filesystem, path = self._open()
+            selector = arrow_fs.FileSelector(path, allow_not_found=True)
+            return sorted(info.base_name for info in filesystem.get_file_info(selector))
+
+    def remove(self, name: str) -> None:
+        """Remove a file; no error where it is gone already."""
+        with self._errors(f"remove {name}"):
+            filesystem, path = self._open()
+            if filesystem.get_file_info(f"{path}/{name}").type == arrow_fs.FileType.File:
+                filesystem.delete_file(f"{path}/{name}")
+
+    def delete(self) -> None:
+        """Remove the directory and all that is in it; no error where it is gone already."""
+        with self._errors("remove the directory"):
+            filesystem, path = self._open()
+            if filesystem.get_file_info(path).type == arrow_fs.FileType.Directory:
+                filesystem.delete_dir(path)
+
+    def open(self) -> tuple[arrow_fs.FileSystem, str]:
+        """The pyarrow file system and the path in it, for bulk reading and writing."""
+        with self._errors("open"):
+            return self._open()
+
+    def _open(self) -> tuple[arrow_fs.FileSystem, str]:
+        if self.is_local:  # kept as it was given: blanks and percent signs are part of a local name
+            return arrow_fs.LocalFileSystem(), self.url.removeprefix("file://")
+        try:
+            filesystem, path = arrow_fs.FileSystem.from_uri(self.url)
+        except pa.ArrowInvalid:
+            import fsspec
+
+            remote, path = fsspec.core.url_to_fs(self.url)
+            filesystem = arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(remote))
+        return filesystem, path.rstrip("/")
+
+    def _errors(self, action: str) -> _Errors:
+        return _Errors(self.url, action)
+
+
+@dataclass
+class _Errors:
+    """Turns what a file system raises into a StoreError that names the directory."""
+
+    url: str
+    action: str
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (OSError, pa.ArrowException, ImportError, ValueError)) and not isinstance(
+            error, StoreError
+        ):
+            raise StoreError(
+                explain(
+                    f"Can't {self.action} in {self.url}.",
+                    expected="a directory that this process can read and write",
+                    received=f"{type(error).__name__}: {error}",
+                    fix="Check the path, its permissions and the free space, or give another directory.",
+                )
+            ) from error

@@ -1,0 +1,138 @@
+"""One MLflow run for each fit, written by the driver: the only file that imports mlflow."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import mlflow
+from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from spark_dl.errors import TrackingError, explain
+
+__all__ = ["MlflowTracker", "open_tracker"]
+
+_ANSWER_SECONDS = 5.0
+_LONGEST_PARAM = 500
+_PARAMS_A_CALL = 100
+
+
+def open_tracker(experiment_name: str | None, run_name: str | None) -> MlflowTracker:
+    """A tracker on the store that MLflow is set to.
+
+    Raises:
+        TrackingError: the server doesn't answer, or the experiment can't be used.
+    """
+    uri = mlflow.get_tracking_uri()
+    _check_answers(uri)
+    experiment_id = None
+    try:
+        if experiment_name is not None and mlflow.active_run() is None:
+            found = mlflow.get_experiment_by_name(experiment_name)
+            experiment_id = found.experiment_id if found else mlflow.create_experiment(experiment_name)
+    except MlflowException as error:
+        raise TrackingError(
+            explain(f"The experiment {experiment_name!r} can't be used at {uri}.", received=str(error))
+        ) from error
+    return MlflowTracker(experiment_id, run_name)
+
+
+def _check_answers(uri: str) -> None:
+    # MLflow itself would try for minutes.
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return
+    try:
+        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answered; whether it lets us in is for MLflow to say
+    except OSError as error:
+        raise TrackingError(
+            explain(
+                "The MLflow server doesn't answer.",
+                expected=f"an answer from {uri} within {_ANSWER_SECONDS:g} s",
+                received=f"{type(error).__name__}: {error}",
+                fix="Start the server, set MLFLOW_TRACKING_URI, or switch tracking off with tracking=None.",
+            )
+        ) from error
+
+
+class MlflowTracker:
+    """Writes into the active run, or opens one and ends it.
+
+    Args:
+        experiment_id: where a run is opened; None for MLflow's current experiment.
+        run_name: the name of a run that is opened.
+    """
+
+    def __init__(self, experiment_id: str | None, run_name: str | None) -> None:
+        self.run_id = ""
+        self._experiment_id = experiment_id
+        self._run_name = run_name
+        self._opened = False
+        self._client = mlflow.MlflowClient()
+
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Join the active run or open one; log the params."""
+        active = mlflow.active_run()
+        if active is None:
+            active = mlflow.start_run(experiment_id=self._experiment_id, run_name=self._run_name)
+            self._opened = True
+        self.run_id = active.info.run_id
+        known = self._client.get_run(self.run_id).data.params
+        entries = []
+        for name, value in params.items():
+            text = str(value)[:_LONGEST_PARAM]
+            # A run's param can't change: a second fit in the same run gets names of its own.
+            free = name if known.get(name, text) == text else f"{tags.get('spark_dl.uid', 'fit')}.{name}"
+            entries.append(Param(free, text))
+        for start in range(0, len(entries), _PARAMS_A_CALL):
+            self._client.log_batch(self.run_id, params=entries[start : start + _PARAMS_A_CALL])
+        self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log an epoch's metrics."""
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.run_id, [Metric(n, float(v), now, epoch) for n, v in metrics.items()])
+
+    def model(self, content: bytes, history: Mapping[str, list[float]]) -> None:
+        """Log the loss curve and the Keras model."""
+        from spark_dl.train.model_bytes import from_bytes
+
+        self._client.log_figure(self.run_id, _curves(history), "loss_curve.png")
+        pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("keras", "numpy")]
+        pins.append(f"tensorflow=={_tensorflow_version()}")
+        mlflow.keras.log_model(from_bytes(content), name="model", pip_requirements=pins)
+
+    def end(self, failure: BaseException | None) -> None:
+        """End a run that was opened here; note the failure in any."""
+        if failure is not None:
+            self._client.set_tag(self.run_id, "spark_dl.failure", f"{type(failure).__name__}: {failure}"[:5000])
+        if self._opened:
+            mlflow.end_run("FINISHED" if failure is None else "FAILED")
+
+
+def _tensorflow_version() -> str:
+    import tensorflow as tf
+
+    return str(tf.__version__)
+
+
+def _curves(history: Mapping[str, list[float]]) -> Figure:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name in ("loss", "val_loss"):
+        if name in history:
+            axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", markersize=3, label=name)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0 if min(min(v) for v in history.values()) >= 0 else None)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

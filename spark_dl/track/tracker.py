@@ -1,0 +1,40 @@
+"""What a tracker does, and the one that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+__all__ = ["NoTracker", "Tracker"]
+
+
+class Tracker(Protocol):
+    """One fit's record: begun, told, ended."""
+
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open the record, with the options and the facts."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Write an epoch's metrics; epochs count from 0."""
+
+    def model(self, content: bytes, history: Mapping[str, list[float]]) -> None:
+        """Write the fitted model, `.keras` bytes, and the curves of its training."""
+
+    def end(self, failure: BaseException | None) -> None:
+        """Close the record, with what went wrong, if anything did."""
+
+
+class NoTracker:
+    """Writes nothing."""
+
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def model(self, content: bytes, history: Mapping[str, list[float]]) -> None:
+        """Nothing."""
+
+    def end(self, failure: BaseException | None) -> None:
+        """Nothing."""

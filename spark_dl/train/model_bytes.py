@@ -1,0 +1,186 @@
+"""Keras models as bytes (the `.keras` format), and what can be told of a model before it is used.
+
+The user's model is never compiled, built or otherwise changed: it is saved, and a copy is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from spark_dl.errors import ModelError, SavedModelError, explain
+
+__all__ = ["LossFacts", "ModelShape", "compiled_copy", "from_bytes", "loss_facts", "shape_of", "to_bytes"]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """One input and one output of a model; shapes are those of one row.
+
+    Attributes:
+        input_shape, input_dtype: of the input.
+        output_shape: of the output.
+        activation: name of the last layer's activation, "" where it has none.
+    """
+
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    output_shape: tuple[int, ...]
+    activation: str
+
+
+@dataclass(frozen=True)
+class LossFacts:
+    """What the loss tells about labels and outputs.
+
+    Attributes:
+        name: in snake case, such as "sparse_categorical_crossentropy".
+        from_logits: whether it takes logits.
+        reduction: Keras's name of it.
+    """
+
+    name: str
+    from_logits: bool
+    reduction: str
+
+
+def to_bytes(model: keras.Model) -> bytes:
+    """The model with its weights, compile options and optimizer state."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "model.keras")
+        model.save(path)
+        with open(path, "rb") as file:
+            return file.read()
+
+
+def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, compiled: bool = True) -> keras.Model:
+    """The inverse of `to_bytes`. Keras's safe mode stays on: nothing that is loaded executes.
+
+    Raises:
+        SavedModelError: the bytes aren't a model that Keras loads safely.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "model.keras")
+        with open(path, "wb") as file:
+            file.write(content)
+        try:
+            return keras.saving.load_model(path, custom_objects=custom_objects, compile=compiled, safe_mode=True)
+        except Exception as error:
+            raise SavedModelError(
+                explain(
+                    "Keras can't load the model.",
+                    expected="a .keras archive without Lambda layers, whose custom objects are registered",
+                    received=f"{len(content)} bytes; {type(error).__name__}: {error}",
+                    fix="Import the module that registers the custom objects with "
+                    "keras.saving.register_keras_serializable, or save the model anew.",
+                )
+            ) from error
+
+
+def shape_of(model: Any) -> ModelShape:
+    """The model's input and output.
+
+    Raises:
+        ModelError: not a built Keras model with one input and one output of fixed shape.
+    """
+    if not isinstance(model, keras.Model):
+        raise ModelError(
+            explain(
+                "There is no Keras model to train.",
+                expected="model=<a keras.Model>",
+                received=f"{model!r} ({type(model).__name__})",
+                fix="Set the param `model`.",
+            )
+        )
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not model.built or not inputs or not outputs:
+        raise ModelError(
+            explain(
+                f"The model {model.name!r} isn't built: the shapes of its input and output aren't known.",
+                expected="a Sequential or functional model that begins with keras.Input(shape=...)",
+                received=f"an unbuilt {type(model).__name__}",
+                fix="Add keras.Input(shape=(...)) as the first layer.",
+            )
+        )
+    shapes = [tuple(tensor.shape[1:]) for tensor in (*inputs, *outputs)]
+    if len(inputs) != 1 or len(outputs) != 1 or any(size is None for shape in shapes for size in shape):
+        raise ModelError(
+            explain(
+                f"The model {model.name!r} can't be fed from columns.",
+                expected="one input and one output, each of a fixed shape",
+                received=f"inputs {[tuple(t.shape) for t in inputs]}, outputs {[tuple(t.shape) for t in outputs]}",
+                fix="Give the model one input of fixed shape; join several columns with inputCols.",
+            )
+        )
+    activation = getattr(model.layers[-1], "activation", None)
+    if isinstance(model.layers[-1], keras.layers.Softmax):
+        activation = keras.activations.softmax
+    return ModelShape(shapes[0], str(inputs[0].dtype), shapes[1], getattr(activation, "__name__", ""))
+
+
+def loss_facts(loss: Any) -> LossFacts:
+    """What a loss, or its name, tells.
+
+    Raises:
+        ModelError: it isn't one loss.
+    """
+    try:
+        found = keras.losses.get(loss)
+    except Exception as error:
+        raise ModelError(
+            explain("The loss can't be used.", expected="a Keras loss, or its name", received=f"{loss!r}: {error}")
+        ) from error
+    if not callable(found):
+        raise ModelError(
+            explain("The loss can't be used.", expected="one Keras loss, or its name", received=repr(loss))
+        )
+    name: str = getattr(found, "name", None) or getattr(found, "__name__", type(found).__name__)
+    return LossFacts(
+        name, bool(getattr(found, "from_logits", False)), getattr(found, "reduction", "sum_over_batch_size")
+    )
+
+
+def compiled_copy(model: keras.Model, optimizer: Any, loss: Any, metrics: list[Any] | None) -> keras.Model:
+    """A copy of the model, compiled anew where an optimizer, a loss or metrics are given.
+
+    What isn't given is taken from the model's own compile options. The given objects are copied, too.
+
+    Raises:
+        ModelError: there is no loss.
+    """
+    copy = from_bytes(to_bytes(model))
+    own = copy.get_compile_config() or {}
+    if optimizer is None and loss is None and metrics is None and copy.compiled:
+        return copy
+    loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
+    if loss is None:
+        raise ModelError(
+            explain(
+                f"The model {model.name!r} has no loss.",
+                expected="a compiled model, or the param `loss`",
+                received="an uncompiled model and loss=None",
+                fix="Compile the model, or set `loss`, for example loss='mse'.",
+            )
+        )
+    own_optimizer = copy.optimizer if copy.compiled else None
+    given = _copied(optimizer, keras.optimizers) if optimizer is not None else own_optimizer
+    copy.compile(
+        optimizer=given or "adam",
+        loss=_copied(loss, keras.losses),
+        metrics=[_copied(m, keras.metrics) for m in metrics] if metrics is not None else own.get("metrics"),
+        weighted_metrics=own.get("weighted_metrics"),
+        loss_weights=own.get("loss_weights"),
+    )
+    return copy
+
+
+def _copied(thing: Any, module: Any) -> Any:
+    """A Keras object of the same class and config; names and functions as they are."""
+    if isinstance(thing, str) or not hasattr(thing, "get_config"):
+        return thing
+    return module.deserialize(module.serialize(thing))

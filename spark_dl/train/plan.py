@@ -1,0 +1,74 @@
+"""The records that enter and leave a rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.store import Store
+
+__all__ = ["INITIAL_MODEL", "TrainPlan", "TrainResult"]
+
+# The compiled model that every rank starts from, in the plan's workspace.
+INITIAL_MODEL = "initial.keras"
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """All that a rank needs to know: plain values, frozen on the driver.
+
+    Attributes:
+        dataset: the converted rows.
+        workspace: directory of this fit; holds the initial model and takes the final one.
+        checkpoints: directory for the checkpoints of this fit.
+        custom_objects: cloudpickled dict of the objects registered with Keras on the driver.
+        callbacks: cloudpickled list of the user's callbacks.
+        reader: name of the reader.
+        batch_size, epochs, shuffle, seed, monitor, restore_best_weights, monitor_mode: the options.
+    """
+
+    dataset: ConvertedDataset
+    workspace: Store
+    checkpoints: Store
+    custom_objects: bytes
+    callbacks: bytes
+    reader: str
+    batch_size: int
+    epochs: int
+    shuffle: bool
+    seed: int
+    monitor: str
+    restore_best_weights: bool
+    monitor_mode: str
+
+    @staticmethod
+    def of_options(options: dict[str, Any], **others: Any) -> TrainPlan:
+        """A plan from options in camelCase, and what isn't an option."""
+        for field in fields(TrainPlan):
+            head, *tail = field.name.split("_")
+            name = head + "".join(part.title() for part in tail)
+            if field.name not in others and name in options:
+                others[field.name] = options[name]
+        return TrainPlan(**others)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training came to; plain values, the same on every rank.
+
+    Attributes:
+        history: each metric's value after each epoch.
+        rows: training rows in an epoch, over all ranks.
+        validation_rows: validation rows, over all ranks.
+        seconds: from the first step to the last, validation included.
+        best_epoch: the best epoch by the monitored metric, from 0; -1 where it wasn't there.
+        model_file: the final model's file in the workspace.
+    """
+
+    history: dict[str, list[float]]
+    rows: int
+    validation_rows: int
+    seconds: float
+    best_epoch: int
+    model_file: str

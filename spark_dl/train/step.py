@@ -1,0 +1,58 @@
+"""The model's own train and test step, made fit for ranks that may be out of rows.
+
+All ranks take the same number of steps, so that a rank without rows left gets empty batches. It takes the step
+with one row of zeros in their place, which weighs nothing, and then puts back all state that the row has
+touched: metrics, moving statistics, seeds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from spark_dl.train.optimizer import GradientReducer
+
+__all__ = ["prepare_steps"]
+
+
+def prepare_steps(model: keras.Model, reducer: GradientReducer, example: Any, may_be_empty: bool) -> None:
+    """Tell the reducer each step's rows; and, where batches may be empty, stand them.
+
+    Args:
+        model: its `train_step` and `test_step` are wrapped; user's own steps work alike.
+        reducer: learns the rows of the step.
+        example: a batch of specs, (features, label[, weight]).
+        may_be_empty: whether this rank has empty batches.
+    """
+    train_step, test_step = model.train_step, model.test_step
+    if may_be_empty:
+        # State must exist before it can be put back; Keras makes that of metrics in the first step otherwise.
+        model._symbolic_build(data_batch=tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
+
+    def counted(data: Any) -> Any:
+        rows = _rows(data)
+        reducer.rows = tf.cast(rows, tf.float32)
+        return _standing_empty(model, train_step, data, rows) if may_be_empty else train_step(data)
+
+    model.train_step = counted
+    if may_be_empty:
+        model.test_step = lambda data: _standing_empty(model, test_step, data, _rows(data))
+
+
+def _standing_empty(model: keras.Model, step: Any, data: Any, rows: Any) -> Any:
+    filler = tf.cast(tf.equal(rows, 0), tf.int32)
+    padded = tf.nest.map_structure(
+        lambda t: tf.concat([t, tf.zeros(tf.concat([[filler], tf.shape(t)[1:]], 0), t.dtype)], axis=0), data
+    )
+    state = [*model.non_trainable_variables, *model.metrics_variables]
+    before = [tf.identity(variable.value) for variable in state]
+    logs = step(padded)
+    for variable, value in zip(state, before, strict=True):
+        variable.assign(tf.where(rows > 0, variable.value, value))
+    return logs
+
+
+def _rows(data: Any) -> Any:
+    return tf.shape(tf.nest.flatten(data)[0])[0]

@@ -1,0 +1,99 @@
+"""The temporary directory of one fit: owned by a `with`, found again by `spark-dl clean` after a killed driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+
+from spark_dl.errors import OptionError, StoreError, explain
+from spark_dl.store import Store
+
+__all__ = ["Workspace", "clean"]
+
+_PREFIX = "spark-dl-"
+_OWNER = "owner.json"
+
+
+class Workspace:
+    """A new directory below `cache_dir`, or a temporary one, removed when the `with` ends, well or not.
+
+    Args:
+        cache_dir: a directory or URL that driver and executors share; None for a temporary directory.
+        master: Spark's master URL: a temporary directory does only where all is on one machine.
+
+    Raises:
+        OptionError: there is no cache_dir, and the executors are elsewhere.
+        StoreError: the directory can't be made.
+    """
+
+    def __init__(self, cache_dir: str | None, master: str) -> None:
+        if cache_dir is None and not master.startswith("local"):
+            raise OptionError(
+                explain(
+                    "The driver and the executors need a directory that they share.",
+                    expected="cacheDir=<a path or URL that all of them can read and write>",
+                    received=f"cacheDir=None on {master}",
+                    fix="Set cacheDir, for example to a directory on NFS, HDFS or an object store.",
+                )
+            )
+        self._parent = cache_dir
+        self.store = Store("")
+
+    def __enter__(self) -> Store:
+        if self._parent is None:
+            self.store = Store.at(tempfile.mkdtemp(prefix=_PREFIX))
+        else:
+            self.store = Store.at(self._parent).child(f"{_PREFIX}{uuid.uuid4().hex[:12]}")
+        try:
+            self.store.make()
+            owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+            self.store.write(_OWNER, json.dumps(owner).encode())
+        except BaseException:
+            self.store.delete()
+            raise
+        return self.store
+
+    def __exit__(self, *error: object) -> None:
+        self.store.delete()
+
+
+def clean(cache_dir: str) -> list[str]:
+    """Remove what killed drivers of this host left in a cache directory.
+
+    Returns:
+        the directories removed. Those of living processes, and of other hosts, stay.
+    """
+    removed = []
+    parent = Store.at(cache_dir)
+    for name in parent.names():
+        if not name.startswith(_PREFIX):
+            continue
+        store = parent.child(name)
+        try:
+            owner = json.loads(store.read(_OWNER))
+        except (StoreError, ValueError):
+            continue  # not ours, or being made
+        if owner.get("host") == socket.gethostname() and not _alive(int(owner.get("pid", 0))):
+            store.delete()
+            removed.append(store.url)
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def free_bytes(store: Store) -> int | None:
+    """Free space of a local store's file system; None where it can't be told."""
+    return shutil.disk_usage(store.path).free if store.is_local else None
