@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import TaskContext
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 
-from spark_dl.data.arrow import Extracted, extract
+from spark_dl.data.arrow import extract
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, Block, ConvertedDataset, Tensor
+from spark_dl.data.faults import Faults, describe
 from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, weight_tensor
-from spark_dl.errors import DataError, explain
+from spark_dl.errors import DataError
 from spark_dl.store import Store
 
 __all__ = ["Packing", "convert"]
@@ -91,7 +91,8 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
     rows = packed.mapInArrow(functools.partial(_pack_partition, packing), _RESULT_SCHEMA).collect()
     faults = [row for row in rows if row["kind"] != "block"]
     if faults:
-        raise DataError(_describe(faults, packing))
+        widths = {c.name: c.width for c in (*packing.features.columns, packing.label.column)}
+        raise DataError(describe(faults, widths, packing.label))
     blocks = sorted((row for row in rows), key=lambda row: int(row["block_id"]))
     return ConvertedDataset(
         store=packing.store,
@@ -105,29 +106,11 @@ def _quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
-@dataclass
-class _Faults:
-    """What is wrong with the rows of a partition: counts by kind, column and detail."""
-
-    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-
-    def add(self, kind: str, column: str, count: int, detail: str = "") -> None:
-        if count:
-            self.counts[kind, column, detail] += count
-
-    def add_extracted(self, column: str, extracted: Extracted, drop_missing: bool) -> None:
-        if not drop_missing:
-            self.add("null", column, extracted.nulls)
-            self.add("nan", column, extracted.nans)
-        for length, count in extracted.lengths.items():
-            self.add("length", column, count, str(length))
-
-
 def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     context = TaskContext.get()
     partition = context.partitionId() if context else 0
     random = np.random.default_rng([packing.seed, partition])
-    faults = _Faults()
+    faults = Faults()
     writers = {part: _BlockWriter(packing, partition, validation=part) for part in (False, True)}
     written: list[dict[str, object]] = []
     for batch in batches:
@@ -163,7 +146,7 @@ def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iter
 
 
 def _pack_batch(
-    packing: Packing, batch: pa.RecordBatch, random: np.random.Generator, faults: _Faults
+    packing: Packing, batch: pa.RecordBatch, random: np.random.Generator, faults: Faults
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The tensors of a batch's good rows, in stored dtypes, and which of them are for validation."""
     rows = batch.num_rows
@@ -194,7 +177,7 @@ def _pack_batch(
     return [tensor[keep] for tensor in tensors], validation[keep]
 
 
-def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: _Faults, keep: np.ndarray) -> np.ndarray:
+def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
     stored = np.dtype(spec.tensor().stored)
     if stored.kind in "iu":
         for values, column in zip(columns, spec.columns, strict=True):
@@ -203,7 +186,7 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: _Faults, keep:
     return np.ascontiguousarray(joined, dtype=stored)
 
 
-def _target(values: np.ndarray, spec: LabelSpec, faults: _Faults, keep: np.ndarray) -> np.ndarray:
+def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
     name = spec.column.name
     if spec.classes is not None:
         kept = values[keep, 0]
@@ -217,7 +200,7 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: _Faults, keep: np.ndarr
     return values[:, 0].astype(spec.dtype) if spec.shape == () else values.astype(spec.dtype)
 
 
-def _check_range(values: np.ndarray, stored: np.dtype, name: str, faults: _Faults, keep: np.ndarray) -> None:
+def _check_range(values: np.ndarray, stored: np.dtype, name: str, faults: Faults, keep: np.ndarray) -> None:
     if values.dtype.itemsize > stored.itemsize:
         limits = np.iinfo(stored)
         wrong = values[keep].max(initial=0) > limits.max or values[keep].min(initial=0) < limits.min
@@ -280,38 +263,3 @@ def _one_value(array: np.ndarray) -> pa.Array:
     content = pa.py_buffer(np.ascontiguousarray(array))
     offsets = pa.py_buffer(np.array([0, content.size], np.int32))
     return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, content])
-
-
-def _describe(faults: list[Row], packing: Packing) -> str:
-    counts: Counter[tuple[str, str, str]] = Counter()
-    for row in faults:
-        counts[row["kind"], row["name"], row["detail"]] += row["rows"]
-    widths = {column.name: column.width for column in (*packing.features.columns, packing.label.column)}
-    classes = packing.label.classes or 0
-    missing = [(k, c, d) for k, c, d in counts if k in ("null", "nan")]
-    lines = []
-    for kind, name, detail in sorted(counts):
-        count = counts[kind, name, detail]
-        rows = f"{count} row{'s' * (count != 1)}"
-        lines.append(
-            {
-                "null": f"column {name!r}: {rows} with a null",
-                "nan": f"column {name!r}: {rows} with NaN",
-                "length": f"column {name!r}: {rows} of length {detail}, the model's input has {widths.get(name)}",
-                "fraction": f"label {name!r}: {rows} with a value that is not whole, such as {detail}",
-                "class": f"label {name!r}: {rows} outside the model's {classes} classes, such as {detail}",
-                "negative": f"weight {name!r}: {rows} below 0",
-                "range": f"column {name!r}: values beyond {detail}",
-            }[kind]
-        )
-    fixes = ["Set nullPolicy='drop', or fill them in."] if missing else []
-    if any(kind in ("fraction", "class") for kind, _, _ in counts):
-        fixes.append(f"Labels are class indices, whole numbers from 0 to {classes - 1}: see StringIndexer.")
-    if any(kind == "length" for kind, _, _ in counts):
-        fixes.append("Make all rows as long as the model's input.")
-    return explain(
-        "Rows can't be fed to the model.",
-        expected="a number in every feature, label and weight, of the model's shape",
-        received="; ".join(lines),
-        fix=" ".join(fixes),
-    )

@@ -173,7 +173,7 @@ def label_spec(schema: T.StructType, name: str, output: tuple[int, ...], classes
                 f"The label column {name!r} can't hold class indices.",
                 expected=f"a number from 0 to {classes - 1} in each row",
                 received=f"{name}: {schema[name].dataType.simpleString()}",
-                fix="Turn the labels into indices with StringIndexer, or use KerasEstimator with a loss for such labels.",
+                fix="Turn the labels into indices with StringIndexer, or use KerasEstimator with another loss.",
             )
         )
     sized = Column(name, column.kind, column.dtype, math.prod(output))

@@ -6,6 +6,7 @@ left takes its last steps with empty batches.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ def shards(blocks: Sequence[Block], size: int, batch_size: int, seed: int | None
         ordered = [ordered[i] for i in np.random.default_rng([seed, 0]).permutation(len(ordered))]
     total = rows_of(ordered)
     bounds = [total * rank // size for rank in range(size + 1)]
-    steps = -(-max((b - a for a, b in zip(bounds, bounds[1:], strict=False)), default=0) // batch_size)
+    steps = -(-max((b - a for a, b in itertools.pairwise(bounds)), default=0) // batch_size)
     dealt: list[list[Segment]] = [[] for _ in range(size)]
     rank, offset = 0, 0
     for block in ordered:

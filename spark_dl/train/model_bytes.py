@@ -139,7 +139,7 @@ def loss_facts(loss: Any) -> LossFacts:
         raise ModelError(
             explain("The loss can't be used.", expected="one Keras loss, or its name", received=repr(loss))
         )
-    name: str = getattr(found, "name", None) or getattr(found, "__name__", type(found).__name__)
+    name = str(getattr(found, "name", None) or getattr(found, "__name__", type(found).__name__))
     return LossFacts(
         name, bool(getattr(found, "from_logits", False)), getattr(found, "reduction", "sum_over_batch_size")
     )

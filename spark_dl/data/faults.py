@@ -1,0 +1,80 @@
+"""What is wrong with rows, counted where they are read and told once, on the driver."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pyspark.sql import Row
+
+from spark_dl.data.arrow import Extracted
+from spark_dl.data.schema import LabelSpec
+from spark_dl.errors import explain
+
+__all__ = ["Faults", "describe"]
+
+
+@dataclass
+class Faults:
+    """What is wrong with the rows of a partition: counts by kind, column and detail.
+
+    Kinds: null, nan, length (the detail is the length), fraction and class (of a label), negative (of a weight),
+    range (the detail is the dtype).
+    """
+
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def add(self, kind: str, column: str, count: int, detail: str = "") -> None:
+        """Count some rows; nothing for none."""
+        if count:
+            self.counts[kind, column, detail] += count
+
+    def add_extracted(self, column: str, extracted: Extracted, drop_missing: bool) -> None:
+        """Count what was wrong with a column's rows; missing values only where they aren't dropped."""
+        if not drop_missing:
+            self.add("null", column, extracted.nulls)
+            self.add("nan", column, extracted.nans)
+        for length, count in extracted.lengths.items():
+            self.add("length", column, count, str(length))
+
+
+def describe(faults: Iterable[Row], widths: Mapping[str, int], label: LabelSpec) -> str:
+    """The message for all faults together.
+
+    Args:
+        faults: rows of kind, name, detail and rows, from all partitions.
+        widths: how many numbers each column should have.
+        label: the label, whose classes are named.
+    """
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for row in faults:
+        counts[row["kind"], row["name"], row["detail"]] += row["rows"]
+    classes = label.classes or 0
+    missing = [(k, c, d) for k, c, d in counts if k in ("null", "nan")]
+    lines = []
+    for kind, name, detail in sorted(counts):
+        count = counts[kind, name, detail]
+        rows = f"{count} row{'s' * (count != 1)}"
+        lines.append(
+            {
+                "null": f"column {name!r}: {rows} with a null",
+                "nan": f"column {name!r}: {rows} with NaN",
+                "length": f"column {name!r}: {rows} of length {detail}, the model's input has {widths.get(name)}",
+                "fraction": f"label {name!r}: {rows} with a value that is not whole, such as {detail}",
+                "class": f"label {name!r}: {rows} outside the model's {classes} classes, such as {detail}",
+                "negative": f"weight {name!r}: {rows} below 0",
+                "range": f"column {name!r}: values beyond {detail}",
+            }[kind]
+        )
+    fixes = ["Set nullPolicy='drop', or fill them in."] if missing else []
+    if any(kind in ("fraction", "class") for kind, _, _ in counts):
+        fixes.append(f"Labels are class indices, whole numbers from 0 to {classes - 1}: see StringIndexer.")
+    if any(kind == "length" for kind, _, _ in counts):
+        fixes.append("Make all rows as long as the model's input.")
+    return explain(
+        "Rows can't be fed to the model.",
+        expected="a number in every feature, label and weight, of the model's shape",
+        received="; ".join(lines),
+        fix=" ".join(fixes),
+    )
