@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["spark_dl", "spark_dl.*"]),
     package_data={"spark_dl": ["py.typed"]},
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.11,<3.13",
     install_requires=[
         "cloudpickle>=3",
         "fsspec",

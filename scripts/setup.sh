@@ -27,8 +27,8 @@ Makes .venv with everything that spark_dl needs, development tools included.
   --gpu    TensorFlow with CUDA, and Horovod built with NCCL; wants the CUDA toolkit, NCCL and an NVIDIA driver
 
 Environment:
-  PYTHON           the Python to use (3.10, 3.11 or 3.12); otherwise that of an existing .venv, else the first that
-                   runs of python3.11, python3.12, python3.10 and python3
+  PYTHON           the Python to use (3.11 or 3.12); otherwise that of an existing .venv, else the first that
+                   runs of python3.11, python3.12 and python3
   SPARK_DL_CACHE   where built Horovod wheels are kept (default: ${XDG_CACHE_HOME:-$HOME/.cache}/spark_dl)
 END
 }
@@ -102,24 +102,24 @@ print("%d.%d" % sys.version_info[:2], sysconfig.get_config_var("SOABI"), bool(la
   python=${facts[0]} python_version=${facts[1]} python_abi=${facts[2]} python_lacks_venv=${facts[3]}
 }
 
-python_supported() { [[ $python_version == 3.1[012] ]]; }
+python_supported() { [[ $python_version == 3.1[12] ]]; }
 
 find_python() {
   local candidate candidates incomplete=
   if [[ -n ${PYTHON:-} ]]; then
     look_at_python "$PYTHON" || die "PYTHON=$PYTHON does not run"
-    python_supported || die "PYTHON=$PYTHON is Python $python_version: 3.10, 3.11 or 3.12 is needed (Debian package python3)"
+    python_supported || die "PYTHON=$PYTHON is Python $python_version: 3.11 or 3.12 is needed (Debian package python3)"
     [[ $python_lacks_venv == False ]] ||
       die "PYTHON=$PYTHON has no venv and ensurepip modules (Debian package python$python_version-venv)"
     return
   fi
-  mapfile -t candidates < <(type -aP python3.11 python3.12 python3.10 python3)
+  mapfile -t candidates < <(type -aP python3.11 python3.12 python3)
   for candidate in "$venv/bin/python" "${candidates[@]}"; do
     if ! look_at_python "$candidate" || ! python_supported; then continue; fi
     [[ $python_lacks_venv == True ]] || return 0
     incomplete=${incomplete:-$candidate is Python $python_version without venv and ensurepip (Debian package python$python_version-venv)}
   done
-  die "${incomplete:-no Python 3.10, 3.11 or 3.12 that runs on PATH (Debian packages python3 and python3-venv); PYTHON can name one}"
+  die "${incomplete:-no Python 3.11 or 3.12 that runs on PATH (Debian packages python3 and python3-venv); PYTHON can name one}"
 }
 
 check_compiler() {
@@ -294,7 +294,7 @@ build_horovod() {
 run_pip() { "$venv/bin/python" -m pip --no-input --disable-pip-version-check "$@" </dev/null; }
 
 # The line of a log of pip that says most.
-pip_error() { { grep -E '^ *ERROR: |No space left' "$1" || tail -n 1 "$1"; } | tail -n 1; }
+pip_error() { { grep -E "^ *ERROR: |No space left" "$1" || tail -n 1 "$1"; } | head -n 1; }
 
 install() {
   run_pip install --quiet --no-build-isolation -c "$constraints" "$@" >"$work/pip.log" 2>&1 || {

@@ -37,11 +37,13 @@ class Option:
     default: Any = None
 
     def check(self, value: Any) -> Any:
-        """The value in its proper type.
+        """The value in its proper type; None where the option may be unset.
 
         Raises:
             OptionError: the value can't be used.
         """
+        if value is None and self.default is None:
+            return None
         try:
             return self.convert(value)
         except _RefusedError as refused:
@@ -87,6 +89,10 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise _RefusedError("a string")
     return value
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _choice(*choices: str) -> Callable[[Any], str]:
@@ -197,7 +203,7 @@ CHECKPOINT_DIR = Option(
 )
 
 # --- what the user sees --------------------------------------------------------------------------------------
-TRACKING = Option("tracking", "Where the fit is logged: 'mlflow', or None for nowhere.", _text, "mlflow")
+TRACKING = Option("tracking", "Where the fit is logged: 'mlflow', or None for nowhere.", _text_or_none, "mlflow")
 EXPERIMENT_NAME = Option("experimentName", "The MLflow experiment; the current one without it.", _text)
 RUN_NAME = Option("runName", "The name of the MLflow run that the fit opens.", _text)
 VERBOSE = Option("verbose", "0: silent, 1: a progress bar, 2: one line for each epoch.", _integer(0), 1)

@@ -111,7 +111,7 @@ def tensorflow_batches(
             parts = [array[start : start + shard.batch_size] for array in arrays]
             return tuple(tf.cast(part, t.dtype) for part, t in zip(parts, dataset.tensors, strict=True))
 
-        return tf.data.Dataset.range(batches).map(batch, deterministic=True)
+        return tf.data.Dataset.range(batches).map(batch)
 
     signature = tuple(tf.TensorSpec((None, *t.shape), t.stored) for t in dataset.tensors)
     source = tf.data.Dataset.from_generator(generate, output_signature=(*signature, tf.TensorSpec((), tf.int64)))

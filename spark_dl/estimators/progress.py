@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 __all__ = ["Progress"]
 
+_BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}"
+
 
 class Progress:
     """Draws the ranks' reports.
@@ -43,33 +45,26 @@ class Progress:
     def step(self, epoch: int, step: int, loss: float) -> None:
         """A step has been taken."""
         if self._verbose == 1:
-            bar = self._bar_of(epoch)
-            bar.set_postfix_str(f"loss={loss:.4f}", refresh=False)
-            bar.update(step - bar.n)
+            self._draw(epoch, step, f"loss={loss:.4f}")
 
     def epoch(self, epoch: int, logs: Mapping[str, float], rows_per_second: float) -> None:
         """An epoch has ended."""
         values = "  ".join(f"{name}={value:.4f}" for name, value in logs.items())
         text = f"{values}  {rows_per_second:,.0f} rows/s"
         if self._verbose == 1:
-            bar = self._bar_of(epoch)
-            bar.set_postfix_str(text, refresh=False)
-            bar.update(self._steps - bar.n)
+            self._draw(epoch, self._steps, text)
             self._close()
         else:
             self.say(f"Epoch {epoch + 1}/{self._epochs}  {text}")
 
-    def _bar_of(self, epoch: int) -> Any:
+    def _draw(self, epoch: int, step: int, text: str) -> None:
         if self._bar is None:
-            self._bar = tqdm(
-                total=self._steps,
-                desc=f"Epoch {epoch + 1}/{self._epochs}",
-                unit="step",
-                file=self._stream,
-                dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {postfix}",
-            )
-        return self._bar
+            name = f"Epoch {epoch + 1}/{self._epochs}"
+            self._bar = tqdm(total=self._steps, desc=name, file=self._stream, bar_format=_BAR, delay=1e-9)
+        # tqdm's own postfix begins with a comma.
+        self._bar.bar_format = f"{_BAR}  {text}"
+        self._bar.n = step
+        self._bar.refresh()
 
     def _close(self) -> None:
         if self._bar is not None:

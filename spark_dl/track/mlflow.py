@@ -11,9 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
+import numpy as np
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
 
 from spark_dl.errors import TrackingError, explain
 
@@ -108,7 +111,8 @@ class MlflowTracker:
         self._client.log_figure(self.run_id, _curves(history), "loss_curve.png")
         pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("keras", "numpy")]
         pins.append(f"tensorflow=={_tensorflow_version()}")
-        mlflow.keras.log_model(from_bytes(content), name="model", pip_requirements=pins)
+        model = from_bytes(content)
+        mlflow.keras.log_model(model, name="model", pip_requirements=pins, signature=_signature(model))
 
     def end(self, failure: BaseException | None) -> None:
         """End a run that was opened here; note the failure in any."""
@@ -116,6 +120,14 @@ class MlflowTracker:
             self._client.set_tag(self.run_id, "spark_dl.failure", f"{type(failure).__name__}: {failure}"[:5000])
         if self._opened:
             mlflow.end_run("FINISHED" if failure is None else "FAILED")
+
+
+def _signature(model: Any) -> ModelSignature:
+    inputs, outputs = (
+        Schema([TensorSpec(np.dtype(tensor.dtype), (-1, *tensor.shape[1:])) for tensor in tensors])
+        for tensors in (model.inputs, model.outputs)
+    )
+    return ModelSignature(inputs=inputs, outputs=outputs)
 
 
 def _tensorflow_version() -> str:

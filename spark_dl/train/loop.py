@@ -72,6 +72,7 @@ def train(plan: TrainPlan, collectives: Collectives, report: Callable[[dict[str,
         data,
         epochs=plan.epochs,
         steps_per_epoch=training.steps,
+        shuffle=False,  # the dataset has done it
         validation_data=held_out,
         callbacks=callbacks,
         verbose=0,

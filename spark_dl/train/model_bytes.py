@@ -156,7 +156,7 @@ def compiled_copy(model: keras.Model, optimizer: Any, loss: Any, metrics: list[A
     copy = from_bytes(to_bytes(model))
     own = copy.get_compile_config() or {}
     if optimizer is None and loss is None and metrics is None and copy.compiled:
-        return copy
+        return _built(copy)
     loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
     if loss is None:
         raise ModelError(
@@ -176,7 +176,13 @@ def compiled_copy(model: keras.Model, optimizer: Any, loss: Any, metrics: list[A
         weighted_metrics=own.get("weighted_metrics"),
         loss_weights=own.get("loss_weights"),
     )
-    return copy
+    return _built(copy)
+
+
+def _built(model: keras.Model) -> keras.Model:
+    """The model with an optimizer that has its variables: Keras can't load a state that was not there to save."""
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
 def _copied(thing: Any, module: Any) -> Any:

@@ -30,19 +30,23 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
         return
     urls = [f"{dataset.store.url}/{segment.block.name}" for segment in segments]
     early: dict[int, object] = {}
-    with make_batch_reader(
+    reader = make_batch_reader(
         urls,
         reader_pool_type="thread",
         workers_count=_THREADS,
         results_queue_size=_BLOCKS_AHEAD,
         shuffle_row_groups=False,
         num_epochs=1,
-    ) as reader:
+    )
+    try:  # the reader's own `with` prints a line at its end
         for segment in segments:
             while segment.block.block_id not in early:
                 block = next(reader)
                 early[int(getattr(block, BLOCK_ID)[0])] = block
             yield _arrays(dataset, early.pop(segment.block.block_id), segment)
+    finally:
+        reader.stop()
+        reader.join()
 
 
 def _arrays(dataset: ConvertedDataset, block: object, segment: Segment) -> list[np.ndarray]:

@@ -1,0 +1,44 @@
+"""Small Keras models and DataFrames that the tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+ROWS = 200
+
+
+def classifier(classes: int = 3, width: int = 4, seed: int = 1) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [keras.Input((width,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(classes, "softmax")]
+    )
+
+
+def regressor(width: int = 4, seed: int = 1, dtype: str = "float32") -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((width,), dtype=dtype), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+
+
+def blobs(rows: int = ROWS, classes: int = 3, width: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Points around one centre for each class: features (rows, width) float32, labels (rows,)."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(rows) % classes
+    centres = random.normal(scale=3, size=(classes, width))
+    return (centres[labels] + random.normal(size=(rows, width))).astype(np.float32), labels
+
+
+def frame(spark: SparkSession, rows: int = ROWS, partitions: int = 3, **options: Any) -> DataFrame:
+    """Columns: id, features (array<float>), f0.. (float), label (double), weight, held (boolean), note."""
+    features, labels = blobs(rows, **options)
+    data = [
+        (i, [float(v) for v in x], *(float(v) for v in x), float(y), 1.0 + i % 3, i % 5 == 0, f"note {i}")
+        for i, (x, y) in enumerate(zip(features, labels, strict=True))
+    ]
+    scalars = ", ".join(f"f{i} float" for i in range(features.shape[1]))
+    schema = f"id long, features array<float>, {scalars}, label double, weight double, held boolean, note string"
+    return spark.createDataFrame(data, schema).coalesce(1).repartitionByRange(partitions, F.col("id"))

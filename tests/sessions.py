@@ -1,0 +1,30 @@
+"""Spark sessions for the tests: real ones, with short waits and little noise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import SparkSession
+
+
+@contextmanager
+def session(master: str, **settings: str) -> Iterator[SparkSession]:
+    """A session that is stopped at the end. Underscores in the settings stand for dots."""
+    builder = (
+        SparkSession.builder.master(master)
+        .appName("spark_dl tests")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.pyspark.python", sys.executable)
+    )
+    for name, value in settings.items():
+        builder = builder.config("spark." + name.replace("_", "."), value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("OFF")
+    try:
+        yield spark
+    finally:
+        spark.stop()

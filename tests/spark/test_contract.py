@@ -1,0 +1,117 @@
+"""What every Estimator and Model must do, run over all that are public."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import models
+import pytest
+from pyspark.ml import Estimator, Model
+from pyspark.sql import DataFrame, SparkSession
+
+import spark_dl
+from spark_dl.errors import OptionError
+
+PUBLIC = [getattr(spark_dl, name) for name in spark_dl.__all__]
+ESTIMATORS = [thing for thing in PUBLIC if isinstance(thing, type) and issubclass(thing, Estimator)]
+MODELS = [thing for thing in PUBLIC if isinstance(thing, type) and issubclass(thing, Model)]
+
+# A value that is not the default, for each kind of default.
+OTHER = {int: 7, float: 0.25, bool: True, str: "other", type(None): "other"}
+SPECIAL: dict[str, Any] = {
+    "model": models.regressor(),
+    "optimizer": "sgd",
+    "loss": "mse",
+    "metrics": ["mae"],
+    "callbacks": [keras.callbacks.TerminateOnNaN()],
+    "inputCols": ["a", "b"],
+    "nullPolicy": "drop",
+    "monitorMode": "max",
+    "shuffle": False,
+    "slotTimeout": 5.0,
+}
+
+
+def another(option: Any) -> Any:
+    return SPECIAL.get(option.name, OTHER[type(option.default)])
+
+
+@pytest.fixture(scope="module")
+def data(spark: SparkSession) -> DataFrame:
+    return models.frame(spark, rows=40).cache()
+
+
+def ready(cls: type, **options: Any) -> Any:
+    """An estimator of this class that can be fitted on `data`."""
+    model = models.classifier() if "Classifier" in cls.__name__ else models.regressor()
+    loss = None if cls is not spark_dl.KerasEstimator else "mse"
+    return cls(model=model, loss=loss, tracking=None, verbose=0, **options)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS + MODELS)
+class TestParams:
+    def test_each_option_is_a_param_with_setter_and_getter(self, cls: type) -> None:
+        instance = cls()
+        for option in cls.options:
+            title = option.name[0].upper() + option.name[1:]
+            assert getattr(instance, f"get{title}")() == option.default
+            value = another(option)
+            assert getattr(instance, f"set{title}")(value) is instance
+            assert getattr(instance, f"get{title}")() == value
+            assert instance.isSet(option.name)
+
+    def test_the_constructor_takes_each_option(self, cls: type) -> None:
+        instance = cls(**{option.name: another(option) for option in cls.options})
+        for option in cls.options:
+            assert instance.getOrDefault(option.name) == another(option)
+
+    def test_explain_params_tells_all(self, cls: type) -> None:
+        text = cls().explainParams()
+        for option in cls.options:
+            assert f"{option.name}: {option.doc}" in text
+
+    def test_a_copy_is_independent(self, cls: type) -> None:
+        original = cls(featuresCol="one")
+        copy = original.copy({original.predictionCol: "elsewhere"})
+        copy.setFeaturesCol("two")
+        assert (original.getFeaturesCol(), original.getPredictionCol()) == ("one", "prediction")
+        assert (copy.getFeaturesCol(), copy.getPredictionCol()) == ("two", "elsewhere")
+        assert copy.uid == original.uid
+
+    def test_an_unknown_option_is_answered_with_the_near_name(self, cls: type) -> None:
+        with pytest.raises(OptionError, match=r"no param 'featureCol'\. Did you mean 'featuresCol'"):
+            cls(featureCol="x")
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_an_estimator_survives_saving(cls: type, spark: SparkSession, tmp_path: Any) -> None:
+    path = str(tmp_path / "estimator")
+    original = ready(cls, epochs=3, optimizer=keras.optimizers.SGD(0.125), metrics=["mae"])
+    original.write().save(path)
+    loaded = cls.load(path)
+    assert loaded.uid == original.uid
+    for option in cls.options:
+        if option.name not in ("model", "optimizer", "loss"):
+            assert loaded.getOrDefault(option.name) == original.getOrDefault(option.name)
+    assert loaded.getOptimizer().learning_rate == 0.125
+    for ours, theirs in zip(loaded.getModel().get_weights(), original.getModel().get_weights(), strict=True):
+        assert (ours == theirs).all()
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_a_fitted_model_keeps_the_estimators_uid_params_and_class(cls: type, data: DataFrame, tmp_path: Any) -> None:
+    estimator = ready(cls, predictionCol="told")
+    fitted = estimator.fit(data)
+    assert type(fitted) is cls.model_class
+    assert type(fitted) in MODELS
+    assert fitted.uid == estimator.uid
+    assert fitted.getPredictionCol() == "told"
+    path = str(tmp_path / "model")
+    fitted.write().save(path)
+    loaded = type(fitted).load(path)
+    assert loaded.uid == fitted.uid
+    assert loaded.summary == fitted.summary
+    assert loaded.extractParamMap() == fitted.extractParamMap()
+    before = {row["id"]: row for row in fitted.transform(data).collect()}
+    assert {row["id"]: row for row in loaded.transform(data).collect()} == before

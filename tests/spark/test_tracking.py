@@ -1,0 +1,137 @@
+"""MLflow for real: a sqlite store, and what a fit leaves in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import mlflow
+import models
+import numpy as np
+import pytest
+from mlflow.entities import Run
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_dl import KerasClassifier
+from spark_dl.errors import RankError
+
+
+@pytest.fixture(scope="module")
+def data(spark: SparkSession) -> DataFrame:
+    return models.frame(spark, rows=60).cache()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An experiment on a sqlite store, with its artifacts beside it."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.create_experiment("trials", artifact_location=(folder / "artifacts").as_uri())
+    yield "trials"
+    mlflow.set_tracking_uri(before)
+
+
+def fit(data: DataFrame, **options: Any) -> Any:
+    options = {"metrics": ["accuracy"], "epochs": 2, "verbose": 0, "validationCol": "held", **options}
+    return KerasClassifier(model=models.classifier(), **options).fit(data)
+
+
+def newest(experiment: str) -> Run:
+    return mlflow.search_runs(experiment_names=[experiment], output_format="list", max_results=1)[0]
+
+
+@pytest.fixture(scope="module")
+def run(data: DataFrame, store: str) -> tuple[Any, Run]:
+    """A fitted model and its run."""
+    fitted = fit(data, experimentName=store, runName="first", batchSize=16)
+    return fitted, newest(store)
+
+
+def test_a_fit_is_one_finished_run_with_its_params(run: tuple[Any, Run]) -> None:
+    fitted, logged = run
+    assert (logged.info.status, logged.info.run_name) == ("FINISHED", "first")
+    assert logged.data.params.items() >= {"batchSize": "16", "epochs": "2", "metrics": "accuracy"}.items()
+    assert logged.data.tags["spark_dl.uid"] == fitted.uid
+    assert logged.data.tags["spark_dl.master"] == "local[2]"
+    assert mlflow.active_run() is None
+
+
+def test_each_epochs_metrics_are_there(run: tuple[Any, Run]) -> None:
+    fitted, logged = run
+    client = mlflow.MlflowClient()
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        points = client.get_metric_history(logged.info.run_id, name)
+        assert [point.step for point in points] == [0, 1]
+        np.testing.assert_allclose([point.value for point in points], fitted.summary.history[name])
+    assert logged.data.metrics["rows_per_second"] > 0
+
+
+def test_the_loss_curve_and_the_model_are_there(run: tuple[Any, Run], tmp_path: Path) -> None:
+    fitted, logged = run
+    picture = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="loss_curve.png")
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    (model,) = mlflow.search_logged_models(
+        experiment_ids=[logged.info.experiment_id],
+        filter_string=f"source_run_id = '{logged.info.run_id}'",
+        output_format="list",
+    )
+    features = models.blobs(60)[0]
+    loaded = mlflow.keras.load_model(model.model_uri)
+    np.testing.assert_allclose(
+        loaded.predict(features, verbose=0), fitted.keras().predict(features, verbose=0), atol=1e-6
+    )
+
+
+def test_an_active_run_is_joined_and_left_open(data: DataFrame, store: str) -> None:
+    mlflow.set_experiment(store)
+    with mlflow.start_run(run_name="mine") as mine:
+        fit(data, epochs=1)
+        fit(data, epochs=2)
+        assert mlflow.active_run().info.run_id == mine.info.run_id
+    logged = mlflow.get_run(mine.info.run_id)
+    assert (logged.info.status, logged.info.run_name) == ("FINISHED", "mine")
+    # The second fit's value of a param that can't be changed stands under its own name.
+    values = {name: value for name, value in logged.data.params.items() if name.endswith("epochs")}
+    assert values["epochs"] == "1"
+    assert sorted(values.values()) == ["1", "2"]
+
+
+def test_a_failed_fit_ends_its_run_as_failed_with_the_cause(data: DataFrame, store: str) -> None:
+    class Boom(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            raise ZeroDivisionError("boom")
+
+    with pytest.raises(RankError):
+        fit(data, experimentName=store, runName="bad", callbacks=[Boom()])
+    logged = newest(store)
+    assert (logged.info.status, logged.info.run_name) == ("FAILED", "bad")
+    assert "ZeroDivisionError: boom" in logged.data.tags["spark_dl.failure"]
+    assert mlflow.active_run() is None
+
+
+WITHOUT_TRACKING = """
+import sys
+import models
+from sessions import session
+from spark_dl import KerasRegressor
+with session("local[1]") as spark:
+    KerasRegressor(model=models.regressor(), tracking=None, verbose=0).fit(models.frame(spark, rows=8))
+print("LOADED", sorted({"mlflow", "petastorm", "horovod"} & set(sys.modules)))
+"""
+
+
+def test_without_tracking_mlflow_is_not_imported() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRACKING],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "LOADED []" in ran.stdout

@@ -1,0 +1,282 @@
+"""Keras models as bytes, and what can be told of a model, a loss or a copy of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from spark_dl.errors import ModelError, SavedModelError
+from spark_dl.train.model_bytes import LossFacts, compiled_copy, from_bytes, loss_facts, shape_of, to_bytes
+
+
+def a_model(compiled: bool = True) -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Softmax()], name="digits")
+    if compiled:
+        model.compile(keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def described(model: keras.Model) -> Any:
+    """All of a model that a user can see changed."""
+    return (
+        model.get_config(),
+        [np.asarray(v).tolist() for v in model.variables],
+        model.compiled,
+        model.get_compile_config(),
+        (id(model.optimizer), model.optimizer.built, model.jit_compile) if model.compiled else None,
+        sorted(vars(model)),
+    )
+
+
+# --- bytes ---------------------------------------------------------------------------------------------------
+
+
+def test_bytes_keep_weights_compile_options_and_the_optimizers_state() -> None:
+    model = a_model()
+    model.fit(np.ones((8, 4), "float32"), np.zeros(8), verbose=0)
+    loaded = from_bytes(to_bytes(model))
+    for mine, expected in zip(loaded.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(expected))
+    assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
+    assert loaded.get_compile_config() == model.get_compile_config()
+    assert int(loaded.optimizer.iterations.numpy()) == 1
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_saving_and_copying_leave_the_users_model_as_it_was(compiled: bool) -> None:
+    model = a_model(compiled)
+    before = described(model)
+    to_bytes(model)
+    compiled_copy(model, "sgd", "sparse_categorical_crossentropy", ["accuracy"])
+    assert described(model) == before
+
+
+def test_a_model_may_be_loaded_without_its_compile_options() -> None:
+    assert not from_bytes(to_bytes(a_model()), compiled=False).compiled
+
+
+def test_custom_objects_are_found_by_the_name_they_are_given() -> None:
+    class Doubling(keras.layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return 2 * inputs
+
+    content = to_bytes(keras.Sequential([keras.Input((1,)), Doubling()]))
+    loaded = from_bytes(content, {"Doubling": Doubling})
+    assert loaded(np.array([[3.0]], "float32")).numpy().tolist() == [[6.0]]
+    with pytest.raises(SavedModelError, match="register_keras_serializable"):
+        from_bytes(content)
+
+
+def edited(content: bytes, name: str, change: Any) -> bytes:
+    """A `.keras` archive with one member changed; None removes it."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(written, "w") as target:
+        for member in source.namelist():
+            held = source.read(member)
+            held = change(held) if member == name else held
+            if held is not None:
+                target.writestr(member, held)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+        lambda content: content[: len(content) // 2],
+        lambda content: edited(content, "config.json", lambda held: held[:-10]),
+        lambda content: edited(content, "config.json", lambda held: b"{}"),
+        lambda content: edited(content, "config.json", lambda held: None),
+        lambda content: edited(content, "model.weights.h5", lambda held: held[:100]),
+        lambda content: edited(content, "model.weights.h5", lambda held: None),
+        lambda content: edited(content, "config.json", lambda held: held.replace(b'"Dense"', b'"Sparse"')),
+    ],
+)
+def test_damaged_bytes_are_one_kind_of_error(damage: Any) -> None:
+    with pytest.raises(SavedModelError, match="Keras can't load the model") as caught:
+        from_bytes(damage(to_bytes(a_model())))
+    assert isinstance(caught.value, ValueError)
+    assert "Received:" in str(caught.value)
+
+
+def test_a_lambda_layer_is_refused_and_does_not_run() -> None:
+    ran: list[int] = []
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: (ran.append(1), x)[1])])
+    content = to_bytes(model)
+    ran.clear()
+    with pytest.raises(SavedModelError, match="Lambda"):
+        from_bytes(content)
+    assert ran == []
+
+
+def test_a_config_that_names_a_function_of_python_is_refused() -> None:
+    def call_os(held: bytes) -> bytes:
+        config = json.loads(held)
+        layer = config["config"]["layers"][1]
+        layer.update(module="os", class_name="system", registered_name="system", config={"command": "true"})
+        return json.dumps(config).encode()
+
+    with pytest.raises(SavedModelError):
+        from_bytes(edited(to_bytes(a_model()), "config.json", call_os))
+
+
+# --- shapes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "activation"),
+    [
+        (lambda: keras.layers.Softmax(), "softmax"),
+        (lambda: keras.layers.Dense(3, activation="sigmoid"), "sigmoid"),
+        (lambda: keras.layers.Dense(3), "linear"),
+        (lambda: keras.layers.Dropout(0.1), ""),
+    ],
+)
+def test_the_shape_of_a_model_tells_rows_and_the_last_activation(last: Any, activation: str) -> None:
+    model = keras.Sequential([keras.Input((2, 4), dtype="float32"), keras.layers.Dense(3), last()])
+    shape = shape_of(model)
+    assert (shape.input_shape, shape.input_dtype, shape.output_shape) == ((2, 4), "float32", (2, 3))
+    assert shape.activation == activation
+
+
+def test_integer_inputs_and_functional_models_are_known() -> None:
+    inputs = keras.Input((), dtype="int32")
+    shape = shape_of(keras.Model(inputs, keras.layers.Embedding(5, 2)(inputs)))
+    assert (shape.input_shape, shape.input_dtype, shape.output_shape) == ((), "int32", (2,))
+
+
+def two_inputs() -> keras.Model:
+    inputs = [keras.Input((1,)), keras.Input((1,))]
+    return keras.Model(inputs, keras.layers.Add()(inputs))
+
+
+def two_outputs() -> keras.Model:
+    inputs = keras.Input((1,))
+    return keras.Model(inputs, [keras.layers.Dense(1)(inputs), keras.layers.Dense(2)(inputs)])
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: None, "no Keras model to train.*received: None"),
+        (lambda: "model.keras", "no Keras model to train.*received: 'model.keras' .str."),
+        (lambda: keras.Sequential([keras.layers.Dense(1)]), "isn't built.*keras.Input"),
+        (two_inputs, r"one input and one output.*\(None, 1\), \(None, 1\)"),
+        (two_outputs, r"one input and one output.*\(None, 1\), \(None, 2\)"),
+        (lambda: keras.Sequential([keras.Input((None,)), keras.layers.Softmax()]), "fixed shape"),
+    ],
+)
+def test_a_model_that_columns_can_not_feed_is_refused(make: Any, told: str) -> None:
+    with pytest.raises(ModelError, match=f"(?i){told}"):
+        shape_of(make())
+
+
+# --- losses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "from_logits"),
+    [
+        ("mse", "mean_squared_error", False),
+        ("sparse_categorical_crossentropy", "sparse_categorical_crossentropy", False),
+        (lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True), "sparse_categorical_crossentropy", True),
+        (lambda: keras.losses.BinaryCrossentropy(), "binary_crossentropy", False),
+        (lambda: keras.losses.hinge, "hinge", False),
+        (lambda: keras.losses.MeanSquaredError(reduction="sum"), "mean_squared_error", False),
+    ],
+)
+def test_a_loss_tells_its_name_and_whether_it_takes_logits(loss: Any, name: str, from_logits: bool) -> None:
+    facts = loss_facts(loss if isinstance(loss, str) else loss())
+    assert (facts.name, facts.from_logits) == (name, from_logits)
+
+
+def test_a_loss_tells_its_reduction() -> None:
+    assert loss_facts(keras.losses.MeanSquaredError(reduction="sum")).reduction == "sum"
+    assert loss_facts("mse") == LossFacts("mean_squared_error", False, "sum_over_batch_size")
+
+
+@pytest.mark.parametrize("loss", ["squares", ["mse", "mae"], {"a": "mse"}, 3, None])
+def test_what_is_not_one_loss_is_refused(loss: Any) -> None:
+    with pytest.raises(ModelError, match="The loss can't be used"):
+        loss_facts(loss)
+
+
+# --- compiled copies -----------------------------------------------------------------------------------------
+
+
+def test_a_copy_without_changes_is_compiled_as_the_model_was() -> None:
+    model = a_model()
+    copy = compiled_copy(model, None, None, None)
+    assert copy is not model
+    assert copy.get_compile_config() == model.get_compile_config()
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [
+        ("sparse_top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy"),
+        pytest.param(
+            lambda: keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2"),
+            "top2",
+            marks=pytest.mark.xfail(strict=True, reason="metrics go to compile() in their serialized form"),
+        ),
+    ],
+)
+def test_what_is_given_replaces_what_was_compiled_and_the_rest_stays(metric: Any, name: str) -> None:
+    model = a_model()
+    model.compile(
+        keras.optimizers.Adam(0.03),
+        keras.losses.SparseCategoricalCrossentropy(ignore_class=1),
+        metrics=[metric if isinstance(metric, str) else metric()],
+        weighted_metrics=["accuracy"],
+    )
+    copy = compiled_copy(model, keras.optimizers.SGD(0.5, momentum=0.9), None, None)
+    assert type(copy.optimizer) is keras.optimizers.SGD
+    assert copy.loss.ignore_class == 1
+    logs = copy.evaluate(np.ones((4, 4), "float32"), np.zeros(4), sample_weight=np.ones(4), verbose=0, return_dict=True)
+    assert logs.keys() == {"loss", name, "accuracy"}
+
+
+def test_a_new_loss_keeps_the_models_optimizer() -> None:
+    model = a_model()
+    other = compiled_copy(model, None, "sparse_categorical_crossentropy", ["accuracy"])
+    assert float(other.optimizer.learning_rate.numpy()) == pytest.approx(0.03)
+    assert loss_facts(other.loss).name == "sparse_categorical_crossentropy"
+
+
+def test_an_uncompiled_model_with_a_loss_gets_adam() -> None:
+    copy = compiled_copy(a_model(compiled=False), None, "sparse_categorical_crossentropy", None)
+    assert type(copy.optimizer) is keras.optimizers.Adam
+
+
+def test_given_objects_are_copied_and_never_used() -> None:
+    optimizer, loss = keras.optimizers.Adam(0.5, clipnorm=2.0), keras.losses.SparseCategoricalCrossentropy()
+    metric = keras.metrics.SparseCategoricalAccuracy(name="hits")
+    copy = compiled_copy(a_model(compiled=False), optimizer, loss, [metric])
+    copy.fit(np.ones((4, 4), "float32"), np.zeros(4), verbose=0)
+    assert not optimizer.built
+    assert float(metric.count.numpy()) == 0
+    assert copy.optimizer is not optimizer
+    assert copy.optimizer.get_config() == optimizer.get_config()
+    assert copy.loss is not loss
+    assert "hits" in copy.get_metrics_result()
+
+
+def test_a_function_may_be_a_loss_or_a_metric() -> None:
+    def halved(y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.mean(y_pred, axis=-1) / 2
+
+    copy = compiled_copy(a_model(compiled=False), "sgd", halved, [halved])
+    assert copy.evaluate(np.ones((4, 4), "float32"), np.zeros(4), verbose=0)[0] == pytest.approx(1 / 6)
+
+
+def test_a_model_without_a_loss_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="The model 'digits' has no loss"):
+        compiled_copy(a_model(compiled=False), "adam", None, None)

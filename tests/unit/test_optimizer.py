@@ -1,0 +1,158 @@
+"""The distributed optimizer: ranks' gradients become the gradient of the joined batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from spark_dl.collectives import SoloCollectives
+from spark_dl.train.optimizer import GradientReducer, distribute
+from spark_dl.world import solo
+
+from .rows import Together, on_ranks
+
+
+def reduced(ranks_gradients: list[list[Any]], rows: list[int]) -> list[list[Any]]:
+    """What each rank gets for its gradients."""
+
+    def run(rank: Together) -> list[Any]:
+        reducer = GradientReducer(rank)
+        reducer.rows = tf.constant(float(rows[rank.world.rank]))
+        return reducer.reduce(ranks_gradients[rank.world.rank], "gradients")
+
+    return on_ranks(len(rows), run)
+
+
+def test_the_mean_over_ranks_is_the_gradient_of_the_joined_batch() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(10, 3)).astype("float32"), random.normal(size=(10, 1)).astype("float32")
+    weight = tf.Variable(random.normal(size=(3, 1)).astype("float32"))
+    bias = tf.Variable([0.5])
+
+    def gradients(rows: slice) -> list[Any]:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((x[rows] @ weight + bias - y[rows]) ** 2)
+        return tape.gradient(loss, [weight, bias])
+
+    joined = gradients(slice(0, 10))
+    parts = [gradients(slice(0, 7)), gradients(slice(7, 9)), gradients(slice(9, 10))]
+    for got in reduced(parts, [7, 2, 1]):
+        for mine, expected in zip(got, joined, strict=True):
+            np.testing.assert_allclose(mine, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_gradients_keep_their_dtypes_shapes_and_places(dtype: str) -> None:
+    first = [tf.ones((2, 2), dtype), tf.constant([1.0, 2.0]), tf.constant(3.0, dtype), tf.zeros((0,))]
+    second = [5 * tf.ones((2, 2), dtype), tf.constant([5.0, 6.0]), tf.constant(7.0, dtype), tf.zeros((0,))]
+    for got in reduced([first, second], [1, 3]):
+        assert [g.dtype.name for g in got] == [dtype, "float32", dtype, "float32"]
+        assert [tuple(g.shape) for g in got] == [(2, 2), (2,), (), (0,)]
+        assert tf.cast(got[0], tf.float32).numpy().tolist() == [[4, 4], [4, 4]]
+        assert got[1].numpy().tolist() == [4, 5]
+        assert float(got[2]) == 6
+
+
+def test_all_gradients_of_another_dtype_than_float32() -> None:
+    for (got,) in reduced([[tf.constant([2.0], tf.float64)], [tf.constant([4.0], tf.float64)]], [1, 1]):
+        assert got.numpy().tolist() == [3]
+
+
+def test_no_gradient_stays_none() -> None:
+    for got in reduced([[None, tf.constant([1.0])], [None, tf.constant([3.0])]], [1, 1]):
+        assert got[0] is None
+        assert got[1].numpy().tolist() == [2]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_rank_without_rows_adds_nothing_whatever_its_gradients(bad: float) -> None:
+    slices = tf.IndexedSlices(tf.constant([[bad]]), tf.constant([0]), tf.constant([4, 1]))
+    good = tf.IndexedSlices(tf.constant([[3.0]]), tf.constant([2]), tf.constant([4, 1]))
+    for dense, sparse in reduced([[tf.constant([1.0, 2.0]), good], [tf.constant([bad, bad]), slices]], [4, 0]):
+        assert dense.numpy().tolist() == [1, 2]
+        assert tf.convert_to_tensor(sparse).numpy().tolist() == [[0], [0], [3], [0]]
+
+
+def test_embedding_gradients_stay_sparse_and_are_weighted_by_rows() -> None:
+    table = tf.Variable(np.arange(10, dtype="float32").reshape(5, 2))
+
+    def gradient(ids: list[int]) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.reduce_sum(tf.gather(table, ids) ** 2, axis=1))
+        return tape.gradient(loss, table)
+
+    expected = tf.convert_to_tensor(gradient([0, 1, 1, 4]))
+    for (got,) in reduced([[gradient([0, 1, 1])], [gradient([4])]], [3, 1]):
+        assert isinstance(got, tf.IndexedSlices)
+        np.testing.assert_allclose(tf.convert_to_tensor(got), expected, rtol=1e-6)
+
+
+def test_a_wish_to_stop_travels_with_the_gradients() -> None:
+    def run(rank: Together) -> float:
+        reducer = GradientReducer(rank)
+        reducer.rows = tf.constant(2.0)
+        reducer.wants_stop.assign(float(rank.world.rank == 1))
+        reducer.reduce([tf.constant([1.0])], "gradients")
+        return float(reducer.stop_votes.numpy())
+
+    assert on_ranks(3, run) == [1, 1, 1]
+
+
+def test_the_reducer_works_inside_a_tf_function() -> None:
+    reducer = GradientReducer(SoloCollectives(solo()))
+
+    @tf.function
+    def step(gradient: Any, rows: Any) -> Any:
+        reducer.rows = rows
+        return reducer.reduce([gradient], "gradients")[0]
+
+    for rows in (1.0, 4.0):
+        assert step(tf.constant([1.0, 3.0]), tf.constant(rows)).numpy().tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("clip", [{}, {"clipnorm": 0.5}, {"global_clipnorm": 0.5}, {"clipvalue": 0.1}])
+def test_ranks_take_the_step_of_one_process_with_the_joined_batch(clip: dict[str, float]) -> None:
+    gradients = [[tf.constant([3.0, 0.0])], [tf.constant([0.0, 4.0])]]
+
+    def run(rank: Together) -> list[float]:
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9, **clip), "mse")
+        reducer = GradientReducer(rank)
+        reducer.rows = tf.constant([1.0, 3.0][rank.world.rank])
+        distribute(model, reducer)
+        variable = keras.Variable([1.0, 1.0])
+        for _ in range(2):
+            model.optimizer.apply(gradients[rank.world.rank], [variable])
+        return np.asarray(variable).tolist()
+
+    plain = keras.optimizers.SGD(0.1, momentum=0.9, **clip)
+    variable = keras.Variable([1.0, 1.0])
+    for _ in range(2):
+        plain.apply([tf.constant([0.75, 3.0])], [variable])
+    first, second = on_ranks(2, run)
+    assert first == second == pytest.approx(np.asarray(variable).tolist(), rel=1e-6)
+
+
+def test_every_optimizer_that_a_model_holds_is_distributed() -> None:
+    class Two(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other_optimizer = keras.optimizers.SGD(1.0)
+
+    names: list[str] = []
+
+    class Noting(SoloCollectives):
+        def sum_tensors(self, tensors: list[Any], name: str) -> list[Any]:
+            names.append(name)
+            return tensors
+
+    model = Two()
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    distribute(model, GradientReducer(Noting(solo())))
+    for optimizer in (model.optimizer, model.other_optimizer):
+        optimizer.apply([tf.constant([1.0])], [keras.Variable([1.0])])
+    assert len(set(names)) == 2

@@ -1,0 +1,129 @@
+"""A rank's real process: ordered, listened to, and never left behind."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import psutil
+import pytest
+
+from spark_dl.launch.failure import Failure
+from spark_dl.launch.rank_main import Order, Rank
+from spark_dl.launch.rank_process import RankProcess, read_frame, write_frame
+from spark_dl.launch.rendezvous import Rendezvous
+from spark_dl.launch.resources import horovod_environment, task_environment
+from spark_dl.world import solo
+
+HOST = "127.0.0.1"
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def ended(process: RankProcess) -> bool:
+    """Whether a process is gone, and was waited for."""
+    return not psutil.pid_exists(process._process.pid)
+
+
+def carry_out(function: Callable[[Rank], Any]) -> tuple[list[dict[str, Any]], tuple[int, str], RankProcess]:
+    """What a rank alone in its World says, and how its process ends."""
+    with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
+        place = (HOST, store.port, store.token)
+        variables = horovod_environment(solo(HOST), place, "lo", 30, {})
+        process.begin(Order(solo(HOST), variables, cloudpickle.dumps(function)))
+        messages = list(process.messages())
+        return messages, process.exit(), process
+
+
+def works(rank: Rank) -> dict[str, Any]:
+    import horovod.tensorflow as hvd
+    import tensorflow as tf
+
+    print("a line of the user's")
+    print("another, of trouble", file=sys.stderr)
+    rank.report({"kind": "step", "step": 1})
+    total = hvd.allreduce(tf.constant([2.0]), op=hvd.Sum, name="test").numpy().tolist()
+    return {"world": rank.world, "hvd": (hvd.rank(), hvd.size()), "total": total, "gpus": os.environ["CUDA_VISIBLE_DEVICES"]}
+
+
+def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) -> None:
+    messages, (code, log), process = carry_out(works)
+    assert [message["event"] for message in messages] == ["started", "report", "done"]
+    assert messages[1]["content"] == {"kind": "step", "step": 1}
+    value = cloudpickle.loads(messages[2]["value"])
+    assert value == {"world": solo(HOST), "hvd": (0, 1), "total": [2.0], "gpus": "-1"}
+    assert code == 0
+    for line in ("a line of the user's\n", "another, of trouble\n"):
+        assert line in log
+        assert line in capfd.readouterr().err + log
+    assert ended(process)
+
+
+def raises(rank: Rank) -> None:
+    raise KeyError("no such layer")
+
+
+def test_a_rank_that_raises_says_what_and_where() -> None:
+    messages, _, process = carry_out(raises)
+    assert [message["event"] for message in messages] == ["started", "failed"]
+    failure: Failure = messages[1]["failure"]
+    assert (failure.rank, failure.host, failure.kind, failure.secondary) == (0, HOST, "KeyError", False)
+    assert isinstance(failure.error().__cause__, KeyError)
+    assert "in raises" in failure.trace
+    assert ended(process)
+
+
+def is_killed(rank: Rank) -> None:
+    print("last words", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_rank_that_is_killed_ends_the_messages_and_leaves_its_last_lines() -> None:
+    messages, (code, log), process = carry_out(is_killed)
+    assert [message["event"] for message in messages] == ["started"]
+    assert code == -signal.SIGKILL
+    assert "last words\n" in log
+    assert ended(process)
+
+
+def test_a_rank_is_gone_after_a_with_that_fails() -> None:
+    with pytest.raises(ZeroDivisionError), RankProcess({}) as process:
+        assert not ended(process)
+        raise ZeroDivisionError
+    assert ended(process)
+
+
+def test_a_rank_that_waits_for_its_order_is_gone_after_the_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark_dl.launch.rank_process._LEAVE_SECONDS", 0.0)
+    with RankProcess({}) as process:
+        pass
+    assert ended(process)
+
+
+def test_an_order_to_a_dead_process_ends_the_messages_at_once() -> None:
+    with RankProcess({}) as process:
+        process._process.kill()
+        process._process.wait()
+        process.begin(Order(solo(HOST), {}, b""))
+        assert list(process.messages()) == []
+        assert process.exit()[0] == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("message", [None, {"event": "done", "value": b"\x00" * 100_000}, [1, 2]])
+def test_frames_come_out_as_they_went_in(message: Any) -> None:
+    stream = io.BytesIO()
+    write_frame(stream, message)
+    write_frame(stream, "next")
+    stream.seek(0)
+    assert [read_frame(stream), read_frame(stream), read_frame(stream)] == [message, "next", None]
+
+
+@pytest.mark.parametrize("left", [0, 3, 8, 12])
+def test_a_torn_frame_is_the_end(left: int) -> None:
+    stream = io.BytesIO()
+    write_frame(stream, "some message")
+    assert read_frame(io.BytesIO(stream.getvalue()[:left])) is None

@@ -1,0 +1,222 @@
+"""A rank's whole training, on real blocks: alone as plain Keras, and several ranks as one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import keras
+import numpy as np
+import pytest
+
+from spark_dl.collectives import SoloCollectives
+from spark_dl.data.shards import shards
+from spark_dl.errors import SavedModelError
+from spark_dl.store import Store
+from spark_dl.train.loop import train
+from spark_dl.train.model_bytes import from_bytes, to_bytes
+from spark_dl.train.plan import INITIAL_MODEL, TrainPlan, TrainResult
+from spark_dl.world import solo
+
+from .rows import Together, on_ranks, packed_arrays
+
+ROWS, WIDTH, CLASSES = 50, 5, 3
+RANDOM = np.random.default_rng(11)
+X = RANDOM.normal(size=(ROWS, WIDTH)).astype("float32")
+Y = RANDOM.integers(0, CLASSES, ROWS).astype("int32")
+HELD_OUT = np.arange(ROWS) % 5 == 0
+
+
+def a_model(*layers: Callable[[], Any], optimizer: Any = None) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    hidden = [make() for make in layers]
+    model = keras.Sequential([keras.Input((WIDTH,)), *hidden, keras.layers.Dense(CLASSES, activation="softmax")])
+    optimizer = optimizer or keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def a_plan(directory: Path, model: keras.Model, validation: np.ndarray | None = None, **others: Any) -> TrainPlan:
+    """A plan over real blocks of 50 rows, or of those for training, in `directory`."""
+    workspace = Store.at(str(directory))
+    plan = TrainPlan(
+        dataset=packed_arrays(directory / "data", X, Y, validation, rows=10),
+        workspace=workspace,
+        checkpoints=workspace.child("checkpoints"),
+        custom_objects=cloudpickle.dumps({}),
+        callbacks=cloudpickle.dumps(others.pop("callbacks", [])),
+        reader="petastorm",
+        batch_size=8,
+        epochs=3,
+        shuffle=False,
+        seed=0,
+        monitor="val_loss" if validation is not None else "loss",
+        restore_best_weights=False,
+        monitor_mode="min",
+    )
+    plan.checkpoints.make()
+    workspace.write(INITIAL_MODEL, to_bytes(model))
+    return replace(plan, **others)
+
+
+def run(plan: TrainPlan, reports: list[dict[str, Any]] | None = None) -> tuple[TrainResult, keras.Model]:
+    """The result of a World of one, and the final model."""
+    told: list[dict[str, Any]] = [] if reports is None else reports
+    result = train(plan, SoloCollectives(solo()), told.append)
+    return result, from_bytes(plan.workspace.read(result.model_file))
+
+
+def same_weights(one: keras.Model, other: keras.Model, tolerance: float) -> None:
+    for mine, expected in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, expected, atol=tolerance, rtol=tolerance)
+
+
+def same_history(one: dict[str, list[float]], other: dict[str, list[float]]) -> None:
+    assert one.keys() == other.keys()
+    for name, values in other.items():
+        assert one[name] == pytest.approx(values, rel=1e-5), name
+
+
+def test_alone_it_is_plain_keras_on_the_same_rows(tmp_path: Path) -> None:
+    model = a_model(lambda: keras.layers.Dense(6, activation="relu"), keras.layers.BatchNormalization)
+    result, trained = run(a_plan(tmp_path, model))  # 50 rows in batches of 8: the last has 2
+    expected = model.fit(X, Y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    same_weights(trained, model, 1e-6)
+    same_history(result.history, expected.history)
+    assert (result.rows, result.validation_rows) == (ROWS, 0)
+
+
+def test_validation_is_plain_keras_too_and_no_row_of_it_is_trained_on(tmp_path: Path) -> None:
+    model = a_model()
+    result, trained = run(a_plan(tmp_path, model, HELD_OUT))
+    expected = model.fit(
+        X[~HELD_OUT],
+        Y[~HELD_OUT],
+        batch_size=8,
+        epochs=3,
+        shuffle=False,
+        verbose=0,
+        validation_data=(X[HELD_OUT], Y[HELD_OUT]),
+        validation_batch_size=8,
+    )
+    same_weights(trained, model, 1e-6)
+    same_history(result.history, expected.history)
+    assert (result.rows, result.validation_rows) == (40, 10)
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
+    def weights(place: str, seed: int) -> list[bytes]:
+        model = a_model(lambda: keras.layers.Dense(6), lambda: keras.layers.Dropout(0.4))
+        plan = a_plan(tmp_path / place, model, shuffle=True, seed=seed)
+        return [np.asarray(v).tobytes() for v in run(plan)[1].trainable_variables]
+
+    first = weights("first", 5)
+    assert weights("second", 5) == first
+    assert weights("third", 6) != first
+
+
+def test_shuffling_gives_each_epoch_all_rows_in_another_order(tmp_path: Path) -> None:
+    model = a_model(optimizer=keras.optimizers.SGD(0.0))
+    result, _ = run(a_plan(tmp_path, model, shuffle=True))
+    loss, accuracy = model.evaluate(X, Y, verbose=0)
+    assert result.history["loss"] == pytest.approx([loss] * 3, rel=1e-5)
+    assert result.history["accuracy"] == pytest.approx([accuracy] * 3, rel=1e-5)
+
+
+class Worsen(keras.callbacks.Callback):
+    """Spoils the weights in the last epoch, as training may."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 2:
+            self.model.set_weights([weight + 5 for weight in self.model.get_weights()])
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_the_best_epochs_weights_are_returned_on_demand(tmp_path: Path, restore: bool) -> None:
+    plan = a_plan(tmp_path, a_model(), HELD_OUT, callbacks=[Worsen()], restore_best_weights=restore)
+    result, trained = run(plan)
+    assert result.best_epoch == int(np.argmin(result.history["val_loss"])) < 2
+    epoch = result.best_epoch if restore else 2
+    loss = trained.evaluate(X[HELD_OUT], Y[HELD_OUT], verbose=0)[0]
+    assert loss == pytest.approx(result.history["val_loss"][epoch], rel=1e-5)
+
+
+def test_the_best_may_be_the_greatest(tmp_path: Path) -> None:
+    plan = a_plan(tmp_path, a_model(), HELD_OUT, monitor="val_accuracy", monitor_mode="max", callbacks=[Worsen()])
+    result, _ = run(plan)
+    assert result.best_epoch == int(np.argmax(result.history["val_accuracy"]))
+
+
+def test_each_epoch_leaves_a_checkpoint_and_a_report(tmp_path: Path) -> None:
+    reports: list[dict[str, Any]] = []
+    plan = a_plan(tmp_path, a_model())
+    result, trained = run(plan, reports)
+    index = json.loads(plan.checkpoints.read("checkpoints.json"))
+    assert index["epoch"] == 2
+    same_weights(from_bytes(plan.checkpoints.read(index["latest"])), trained, 0)
+    epochs = [report for report in reports if report["kind"] == "epoch"]
+    assert [report["epoch"] for report in epochs] == [0, 1, 2]
+    assert [report["logs"]["loss"] for report in epochs] == result.history["loss"]
+
+
+def test_a_users_callback_may_end_training_early(tmp_path: Path) -> None:
+    stopping = keras.callbacks.EarlyStopping("loss", patience=1, min_delta=100.0)
+    result, _ = run(a_plan(tmp_path, a_model(), epochs=20, callbacks=[stopping]))
+    assert len(result.history["loss"]) == 2
+
+
+def test_a_batch_larger_than_all_rows_is_one_step(tmp_path: Path) -> None:
+    model = a_model()
+    _, trained = run(a_plan(tmp_path, model, batch_size=1000, epochs=2))
+    model.fit(X, Y, batch_size=ROWS, epochs=2, shuffle=False, verbose=0)
+    same_weights(trained, model, 1e-6)
+
+
+def test_the_final_model_is_compiled_as_the_user_compiled_it(tmp_path: Path) -> None:
+    _, trained = run(a_plan(tmp_path, a_model(optimizer=keras.optimizers.Adam(0.005, clipnorm=1.0))))
+    assert type(trained.optimizer) is keras.optimizers.Adam
+    assert trained.optimizer.clipnorm == 1.0
+    assert trained.loss == "sparse_categorical_crossentropy"
+    assert int(trained.optimizer.iterations.numpy()) == 3 * 7
+    assert trained.evaluate(X, Y, verbose=0, return_dict=True).keys() == {"loss", "accuracy"}
+
+
+def test_damaged_initial_bytes_are_one_clear_error(tmp_path: Path) -> None:
+    plan = a_plan(tmp_path, a_model())
+    plan.workspace.write(INITIAL_MODEL, b"not a model")
+    with pytest.raises(SavedModelError, match="Keras can't load the model"):
+        run(plan)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_ranks_are_one_process_with_their_batches_joined(tmp_path: Path, size: int) -> None:
+    # 50 rows on 3 ranks in batches of 4: 16, 17, 17 rows, so that the first takes its fifth step without rows.
+    batch = {2: 8, 3: 4}[size]
+    model = a_model(lambda: keras.layers.Dense(6, activation="tanh"))
+    plan = a_plan(tmp_path, model, batch_size=batch)
+    dealt = shards(plan.dataset.part(validation=False), size, batch, None)
+    assert [shard.empty_steps for shard in dealt] == {2: [0, 0], 3: [1, 0, 0]}[size]
+
+    def ranks_training(rank: Together) -> TrainResult:
+        return train(plan, rank, lambda content: None)
+
+    results = on_ranks(size, ranks_training)
+    starts = np.cumsum([0, *(shard.rows for shard in dealt)])
+    parts = [np.arange(start, stop) for start, stop in itertools.pairwise(starts)]
+    steps = [slice(step * batch, (step + 1) * batch) for step in range(dealt[0].steps)]
+    joined = [np.concatenate([part[step] for part in parts]) for step in steps]
+    expected = model.fit(
+        ((X[rows], Y[rows]) for rows in itertools.cycle(joined)),
+        steps_per_epoch=len(steps),
+        epochs=plan.epochs,
+        verbose=0,
+    )
+    same_weights(from_bytes(plan.workspace.read(results[0].model_file)), model, 1e-5)
+    for result in results:
+        same_history(result.history, expected.history)
+        assert result.best_epoch == results[0].best_epoch
