@@ -41,4 +41,4 @@ def frame(spark: SparkSession, rows: int = ROWS, partitions: int = 3, **options:
     ]
     scalars = ", ".join(f"f{i} float" for i in range(features.shape[1]))
     schema = f"id long, features array<float>, {scalars}, label double, weight double, held boolean, note string"
-    return spark.createDataFrame(data, schema).coalesce(1).repartitionByRange(partitions, F.col("id"))
+    return spark.createDataFrame(data, schema).repartitionByRange(partitions, F.col("id")).sortWithinPartitions("id")

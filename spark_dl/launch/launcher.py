@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import queue
@@ -130,9 +131,11 @@ def _values(collect: Callable[[], list[Row]], heard: Mapping[int, Failure]) -> l
     try:
         rows = sorted(collect(), key=lambda row: int(row["rank"]))
     except Exception as error:
-        if heard:
-            raise first_cause(heard.values()).error() from error
-        raise RankError(f"The Spark job that ran the ranks failed: {error}") from error
+        if not heard:
+            raise RankError(f"The Spark job that ran the ranks failed: {error}") from error
+        rows = []
+    if not rows:
+        raise first_cause(heard.values()).error()
     failures = [pickle.loads(row["content"]) for row in rows if not row["ok"]]
     if failures:
         raise first_cause(failures).error()
@@ -155,10 +158,11 @@ class _Watch:
     def take(self, messages: queue.Queue[dict[str, Any]]) -> None:
         """Wait for the next message, at most until the deadline."""
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-        try:
+        message = None
+        with contextlib.suppress(queue.Empty):
             message = messages.get(timeout=left)
-        except queue.Empty:
-            raise self._overdue() from None
+        if message is None:
+            raise self._overdue()
         self._on(message)
 
     def _on(self, message: dict[str, Any]) -> None:

@@ -38,24 +38,25 @@ class AgreeOnEpoch(keras.callbacks.Callback):
         super().__init__()
         self._collectives = collectives
         self._training_logs: dict[str, float] = {}
+        self._validation_logs: dict[str, float] = {}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Forget the last epoch."""
-        self._training_logs = {}
+        self._training_logs, self._validation_logs = {}, {}
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Training of the epoch is over, and Keras is about to reset its metrics."""
         self._training_logs = self._end_training()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Validation is over; Keras hands these logs on."""
-        if logs is not None:
-            logs.update(self._metrics())
+        """Validation is over. Keras would hand on this rank's own logs, so these are kept for the epoch's end."""
+        self._validation_logs = {f"val_{name}": value for name, value in self._metrics().items()}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the agreed values in the place of this rank's own."""
         if logs is not None:
             logs.update(self._training_logs or self._end_training())
+            logs.update(self._validation_logs)
 
     def _end_training(self) -> dict[str, float]:
         moving = [v for v in self.model.non_trainable_variables if "float" in str(v.dtype)]

@@ -150,7 +150,13 @@ def test_one_column_may_be_feature_label_and_weight(tmp_path: Path) -> None:
         (Column("y", "scalar", "int64", 1), pa.array([1 << 40, -3]), (), "int64", [1 << 40, -3]),
         (Column("y", "scalar", "bool", 1), pa.array([True, False]), (), "int8", [1, 0]),
         (Column("y", "array", "float64", 2), pa.array([[1.0, 0], [0, 1]]), (2,), "float32", [[1, 0], [0, 1]]),
-        (Column("y", "vector", "float64", 2), pa.array([dense(1, 0), sparse(2, {1: 1})], VECTOR), (2,), "float32", None),
+        (
+            Column("y", "vector", "float64", 2),
+            pa.array([dense(1, 0), sparse(2, {1: 1})], VECTOR),
+            (2,),
+            "float32",
+            None,
+        ),
     ],
     ids=lambda value: f"{value.kind}-{value.dtype}" if isinstance(value, Column) else None,
 )
@@ -260,7 +266,7 @@ def test_every_reader_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 
 
 def test_an_unknown_reader_is_refused_with_the_near_name() -> None:
-    with pytest.raises(OptionError, match="no reader 'petastrom'.*Did you mean 'petastorm'"):
+    with pytest.raises(OptionError, match=r"no reader 'petastrom'.*Did you mean 'petastorm'"):
         reader("petastrom")
 
 

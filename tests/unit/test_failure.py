@@ -37,20 +37,22 @@ def test_the_users_exception_comes_back_as_the_cause() -> None:
     assert error.rank_traceback in str(error)
 
 
-class Unpicklable(Exception):
+class UnpicklableError(Exception):
     def __init__(self) -> None:
         super().__init__("holds a lock")
         self.lock = threading.Lock()
 
 
-class NeedsTwo(ValueError):
+class NeedsTwoError(ValueError):
     """Is pickled, but never unpickled: it gives its base another number of arguments."""
 
     def __init__(self, name: str, value: int) -> None:
         super().__init__(f"{name} is {value}")
 
 
-@pytest.mark.parametrize(("error", "text"), [(Unpicklable(), "holds a lock"), (NeedsTwo("rate", 3), "rate is 3")])
+@pytest.mark.parametrize(
+    ("error", "text"), [(UnpicklableError(), "holds a lock"), (NeedsTwoError("rate", 3), "rate is 3")]
+)
 def test_an_exception_that_can_not_travel_still_tells_its_story(error: Exception, text: str) -> None:
     failure = of_exception(raised(error), 0, "a")
     assert failure.exception is None
@@ -62,11 +64,11 @@ def test_an_exception_that_can_not_travel_still_tells_its_story(error: Exception
 
 
 def test_a_class_of_the_users_own_script_travels() -> None:
-    class Own(Exception):
+    class OwnError(Exception):
         pass
 
-    cause = of_exception(raised(Own("mine")), 0, "a").error().__cause__
-    assert type(cause).__name__ == "Own"
+    cause = of_exception(raised(OwnError("mine")), 0, "a").error().__cause__
+    assert type(cause).__name__ == "OwnError"
     assert str(cause) == "mine"
 
 

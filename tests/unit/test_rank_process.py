@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,8 @@ def works(rank: Rank) -> dict[str, Any]:
     print("another, of trouble", file=sys.stderr)
     rank.report({"kind": "step", "step": 1})
     total = hvd.allreduce(tf.constant([2.0]), op=hvd.Sum, name="test").numpy().tolist()
-    return {"world": rank.world, "hvd": (hvd.rank(), hvd.size()), "total": total, "gpus": os.environ["CUDA_VISIBLE_DEVICES"]}
+    gpus = os.environ["CUDA_VISIBLE_DEVICES"]
+    return {"world": rank.world, "hvd": (hvd.rank(), hvd.size()), "total": total, "gpus": gpus}
 
 
 def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) -> None:
@@ -57,9 +59,10 @@ def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) ->
     value = cloudpickle.loads(messages[2]["value"])
     assert value == {"world": solo(HOST), "hvd": (0, 1), "total": [2.0], "gpus": "-1"}
     assert code == 0
+    printed = capfd.readouterr().err
     for line in ("a line of the user's\n", "another, of trouble\n"):
         assert line in log
-        assert line in capfd.readouterr().err + log
+        assert line in printed
     assert ended(process)
 
 
@@ -91,9 +94,15 @@ def test_a_rank_that_is_killed_ends_the_messages_and_leaves_its_last_lines() -> 
 
 
 def test_a_rank_is_gone_after_a_with_that_fails() -> None:
-    with pytest.raises(ZeroDivisionError), RankProcess({}) as process:
-        assert not ended(process)
-        raise ZeroDivisionError
+    process = RankProcess({})
+
+    def task() -> None:
+        with process:
+            assert not ended(process)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        task()
     assert ended(process)
 
 
@@ -102,6 +111,21 @@ def test_a_rank_that_waits_for_its_order_is_gone_after_the_with(monkeypatch: pyt
     with RankProcess({}) as process:
         pass
     assert ended(process)
+
+
+def test_a_rank_ends_with_the_task_that_is_killed() -> None:
+    task = (
+        "from spark_dl.launch.rank_process import RankProcess\n"
+        "process = RankProcess({})\n"
+        "print(process._process.pid, flush=True)\n"
+        "list(process.messages())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", task], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        rank = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    rank.wait(60)
+    assert not rank.is_running()
 
 
 def test_an_order_to_a_dead_process_ends_the_messages_at_once() -> None:

@@ -90,7 +90,7 @@ def test_a_models_own_train_step_stands_empty_batches_too() -> None:
             return inputs
 
         def train_step(self, data: Any) -> dict[str, Any]:
-            x, y = data
+            _, y = data
             self.seen.update_state(tf.ones(tf.shape(y)[0]))
             return {"seen": self.seen.result()}
 

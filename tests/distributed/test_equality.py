@@ -1,0 +1,128 @@
+"""More ranks change the speed and nothing else: two ranks against one plain Keras process with the joined batch."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import keras
+import models
+import numpy as np
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_dl import KerasClassifier, KerasRegressor
+
+OPTIONS = {"tracking": None, "verbose": 0, "numWorkers": 2, "shuffle": False}
+
+
+def joined(features: np.ndarray, labels: np.ndarray, batch: int, size: int = 2) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The global batches of `size` ranks that read contiguous, equal ranges of the rows."""
+    bounds = [len(labels) * rank // size for rank in range(size + 1)]
+    ranges = [np.arange(a, b) for a, b in itertools.pairwise(bounds)]
+    steps = -(-max(map(len, ranges)) // batch)
+    chosen = [np.concatenate([r[i * batch : (i + 1) * batch] for r in ranges]) for i in range(steps)]
+    return [(features[rows], labels[rows]) for rows in chosen]
+
+
+def plain(model: keras.Model, optimizer: Any, loss: str, batches: list, epochs: int) -> keras.Model:
+    """One process that trains on the given batches."""
+    model.compile(optimizer, loss)
+    for _ in range(epochs):
+        for features, labels in batches:
+            model.train_on_batch(features, labels)
+    return model
+
+
+@pytest.fixture(scope="module")
+def data(spark: SparkSession) -> DataFrame:
+    # 201 rows on two ranks with batches of 20: the last batches have 20 and 1 rows, or 20 and none.
+    return models.frame(spark, rows=201).cache()
+
+
+@pytest.mark.parametrize(
+    "batch", [20, 25, 100], ids=["a short last batch", "uneven last batches", "one rank empty at the end"]
+)
+def test_two_ranks_take_the_steps_of_one_process(batch: int, data: DataFrame) -> None:
+    def optimizer() -> keras.optimizers.Optimizer:
+        return keras.optimizers.SGD(0.05, momentum=0.9)
+
+    estimator = KerasClassifier(
+        model=models.classifier(), optimizer=optimizer(), batchSize=batch, epochs=2, metrics=["accuracy"], **OPTIONS
+    )
+    fitted = estimator.fit(data)
+    features, labels = models.blobs(201)
+    expected = plain(
+        models.classifier(), optimizer(), "sparse_categorical_crossentropy", joined(features, labels, batch), 2
+    )
+    for ours, theirs in zip(fitted.keras().get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_metrics_are_those_of_all_rows(data: DataFrame) -> None:
+    # Without training (a rate of 0) every metric can be told from the initial weights.
+    metrics = ["accuracy", keras.metrics.AUC(num_thresholds=50, name="auc"), keras.metrics.Precision(name="precision")]
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+    frame = data.withColumn("label", (data.label > 0).cast("double"))
+    estimator = KerasClassifier(
+        model=model, optimizer=keras.optimizers.SGD(0.0), metrics=metrics, validationCol="held", batchSize=16, **OPTIONS
+    )
+    history = estimator.fit(frame).summary.history
+    features, labels = models.blobs(201)
+    labels = (labels > 0).astype(np.float32)
+    held = np.arange(201) % 5 == 0
+    model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy", metrics=metrics)
+    for prefix, rows in (("", ~held), ("val_", held)):
+        alone = model.evaluate(features[rows], labels[rows], return_dict=True, verbose=0)
+        for name, value in alone.items():
+            assert history[f"{prefix}{name}"][0] == pytest.approx(value, abs=1e-6), f"{prefix}{name}"
+
+
+def test_the_same_seed_gives_the_same_bits(data: DataFrame) -> None:
+    def weights() -> list[np.ndarray]:
+        model = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dropout(0.5), keras.layers.Dense(3)]
+        )
+        model.set_weights([np.full(w.shape, 0.1, np.float32) for w in model.get_weights()])
+        estimator = KerasClassifier(model=model, epochs=2, **{**OPTIONS, "shuffle": True, "seed": 5})
+        return estimator.fit(data).keras().get_weights()
+
+    for first, second in zip(weights(), weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_all_ranks_stop_when_one_wants_to(data: DataFrame) -> None:
+    class StopOnRankOne(keras.callbacks.Callback):
+        """Wants to stop after the second step, on one rank only."""
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            import horovod.tensorflow as hvd
+
+            if hvd.rank() == 1 and batch == 1:
+                self.model.stop_training = True
+
+    estimator = KerasRegressor(
+        model=models.regressor(), callbacks=[StopOnRankOne()], batchSize=5, epochs=3, optimizer="sgd", **OPTIONS
+    )
+    fitted = estimator.fit(data)
+    assert len(fitted.summary.history["loss"]) == 1
+    # The wish travels with the third step's gradients: all stop after it.
+    assert fitted.keras().optimizer.iterations == 3
+
+
+def test_early_stopping_acts_on_the_agreed_metric(data: DataFrame) -> None:
+    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=0, min_delta=1e9)
+    estimator = KerasRegressor(
+        model=models.regressor(), callbacks=[stopping], validationCol="held", epochs=5, **OPTIONS
+    )
+    assert len(estimator.fit(data).summary.history["loss"]) == 2
+
+
+def test_moving_statistics_are_the_mean_over_ranks(data: DataFrame) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(momentum=0.0), keras.layers.Dense(1)])
+    estimator = KerasRegressor(model=model, optimizer=keras.optimizers.SGD(0.0), batchSize=101, **OPTIONS)
+    mean = estimator.fit(data).keras().layers[0].moving_mean.numpy()
+    features = models.blobs(201)[0]
+    np.testing.assert_allclose(
+        mean, (features[:100].mean(axis=0) + features[100:].mean(axis=0)) / 2, rtol=1e-4, atol=1e-5
+    )

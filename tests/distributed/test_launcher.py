@@ -1,0 +1,191 @@
+"""Ranks for real: two fresh processes on two executors, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pyspark.sql import SparkSession
+
+from spark_dl import HorovodLauncher
+from spark_dl.errors import ClusterError, OptionError, RankError
+from spark_dl.launch import launcher
+from spark_dl.launch.launcher import LaunchSettings, run_ranks
+
+
+def rank_processes() -> list[psutil.Process]:
+    """The processes of ranks on this machine."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "spark_dl.launch.rank_main" in (process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def test_each_rank_returns_its_own_value_in_rank_order(spark: SparkSession) -> None:
+    def where(word: str) -> tuple[Any, ...]:
+        import os
+
+        import horovod.tensorflow as hvd
+        import numpy as np
+
+        hvd.init()
+        total = np.asarray(hvd.allreduce(np.array([hvd.rank() + 1.0]), op=hvd.Sum, name="total"))
+        threads = os.environ["TF_NUM_INTRAOP_THREADS"]
+        return word, hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size(), total[0], threads, os.getpid()
+
+    first = HorovodLauncher(2).run(where, "here")
+    assert [row[:7] for row in first] == [("here", 0, 2, 0, 2, 3.0, "1"), ("here", 1, 2, 1, 2, 3.0, "1")]
+    second = HorovodLauncher(2, threadsPerWorker=3).run(where, "again")
+    assert [row[6] for row in second] == ["3", "3"]
+    # Four processes, none used twice, none left.
+    assert len({row[7] for row in first + second}) == 4
+    assert rank_processes() == []
+
+
+def test_a_rank_starts_without_what_an_earlier_task_left_in_spark_worker(spark: SparkSession) -> None:
+    def spoil(batches: Any) -> Any:
+        os.environ["HOROVOD_RANK"] = "77"
+        os.environ["TF_NUM_INTRAOP_THREADS"] = "77"
+        yield from batches
+
+    spark.range(4).mapInArrow(spoil, "id long").collect()
+
+    def look() -> tuple[str, str]:
+        import os
+
+        return os.environ["HOROVOD_RANK"], os.environ["TF_NUM_INTRAOP_THREADS"]
+
+    assert HorovodLauncher(2).run(look) == [("0", "1"), ("1", "1")]
+
+
+def test_the_first_real_cause_is_raised_with_its_rank_and_traceback(spark: SparkSession) -> None:
+    def fail() -> None:
+        import horovod.tensorflow as hvd
+        import numpy as np
+
+        if hvd.rank() == 1:
+            raise KeyError("the user's own")
+        hvd.allreduce(np.zeros(1), name="never")
+
+    with pytest.raises(RankError, match=r"Rank 1 on host \S+ raised KeyError: \"the user's own\"") as raised:
+        HorovodLauncher(2).run(fail)
+    assert isinstance(raised.value.__cause__, KeyError)
+    assert (raised.value.rank, raised.value.host != "") == (1, True)
+    assert 'raise KeyError("the user\'s own")' in raised.value.rank_traceback
+    assert rank_processes() == []
+
+
+def test_a_rank_that_is_killed_is_named(spark: SparkSession) -> None:
+    def die() -> None:
+        import os
+        import signal
+
+        import horovod.tensorflow as hvd
+        import numpy as np
+
+        if hvd.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        hvd.allreduce(np.zeros(1), name="never")
+
+    with pytest.raises(RankError, match=r"Rank 1 .*killed \(SIGKILL\), probably .* out of memory"):
+        HorovodLauncher(2).run(die)
+    assert rank_processes() == []
+
+
+def test_a_failure_ends_ranks_that_would_go_on(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_FAILURE_GRACE_SECONDS", 0.5)
+
+    def fail() -> None:
+        import threading
+
+        import horovod.tensorflow as hvd
+
+        if hvd.rank() == 1:
+            raise ValueError("no good")
+        threading.Event().wait()
+
+    with pytest.raises(RankError, match=r"Rank 1 .*ValueError: no good") as raised:
+        HorovodLauncher(2).run(fail)
+    assert isinstance(raised.value.__cause__, ValueError)
+    _, alive = psutil.wait_procs(rank_processes(), timeout=10)
+    assert alive == []
+
+
+def test_reports_arrive_while_the_ranks_run(spark: SparkSession) -> None:
+    heard: list[dict[str, Any]] = []
+    marks = threading.Event()
+
+    def tell(rank: Any) -> int:
+        rank.report({"rank": rank.world.rank, "host": rank.world.host})
+        return rank.world.rank
+
+    def on_report(content: dict[str, Any]) -> None:
+        heard.append(content)
+        marks.set()
+
+    assert run_ranks(spark, tell, 2, LaunchSettings(), on_report) == [0, 1]
+    assert marks.is_set()
+    assert sorted(content["rank"] for content in heard) == [0, 1]
+
+
+def test_ctrl_c_takes_everything_with_it(spark: SparkSession) -> None:
+    def wait(rank: Any) -> None:
+        import threading
+
+        rank.report({"here": rank.world.rank})
+        threading.Event().wait()
+
+    def interrupt(content: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_ranks(spark, wait, 2, LaunchSettings(), interrupt)
+    _, alive = psutil.wait_procs(rank_processes(), timeout=10)
+    assert alive == []
+    # The slots are free again.
+    assert HorovodLauncher(2).run(lambda: 1) == [1, 1]
+
+
+def test_more_workers_than_slots_are_refused_at_once(spark: SparkSession) -> None:
+    with pytest.raises(ClusterError, match=r"numWorkers=3 .*2 slots"):
+        HorovodLauncher(3).run(lambda: None)
+
+
+def test_ranks_that_find_no_slots_in_time_say_so(spark: SparkSession) -> None:
+    with pytest.raises(ClusterError, match=r"3 slots at the same time within 2 s"):
+        run_ranks(spark, lambda rank: None, 3, LaunchSettings(slot_timeout=2))
+    assert HorovodLauncher(2).run(lambda: 1) == [1, 1]
+
+
+def test_options_are_checked(spark: SparkSession) -> None:
+    with pytest.raises(OptionError, match="numWorkers"):
+        HorovodLauncher(0)
+
+
+WITH_DYNAMIC_ALLOCATION = """
+from sessions import session
+from spark_dl import HorovodLauncher
+with session("local[1]", dynamicAllocation_enabled="true"):
+    try:
+        HorovodLauncher(1).run(print)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_dynamic_allocation_is_refused() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITH_DYNAMIC_ALLOCATION],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        check=False,
+    )
+    assert "ClusterError Barrier stages can't run with dynamic allocation" in ran.stdout, ran.stderr[-2000:]

@@ -1,0 +1,84 @@
+"""The body of the scoring UDF: columns in, the model's own predictions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cloudpickle
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from spark_dl.data.schema import Column, FeatureSpec
+from spark_dl.errors import DataError
+from spark_dl.score.heads import Head, Regression, TensorOutput
+from spark_dl.score.predict import ScoringModel, _scorer, _tensor
+from spark_dl.train.model_bytes import to_bytes
+
+ARRAY = Column("x", "array", "float32", 3)
+SCALAR = Column("s", "scalar", "float64", 1)
+
+
+def a_scorer(columns: tuple[Column, ...], head: Head, units: int, batch_size: int) -> tuple[keras.Model, Any]:
+    width = sum(column.width for column in columns)
+    keras.utils.set_random_seed(4)
+    model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(units), keras.layers.Dropout(0.9)])
+    features = FeatureSpec(columns, (width,), "float32")
+    scoring = ScoringModel.of(to_bytes(model), cloudpickle.dumps({}), features, head, batch_size)
+    return model, _scorer(scoring, list(head.fields()))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_batches_of_any_size_give_the_models_own_predictions(batch_size: int) -> None:
+    model, run = a_scorer((ARRAY,), TensorOutput(2), 2, batch_size)
+    x = np.random.default_rng(0).normal(size=(10, 3)).astype("float32")
+    batches: Iterator[Any] = iter([pd.Series(list(x[:7])), pd.Series(list(x[7:7])), (pd.Series(list(x[7:])),)])
+    scored = list(run(batches))
+    assert [len(frame) for frame in scored] == [7, 0, 3]
+    got = np.stack([row for frame in scored for row in frame["prediction"]])
+    np.testing.assert_allclose(got, model.predict(x, verbose=0), rtol=1e-5)
+
+
+def test_several_columns_are_joined_in_their_order() -> None:
+    model, run = a_scorer((SCALAR, ARRAY), Regression(), 1, 4)
+    x = np.arange(8, dtype="float32").reshape(2, 4)
+    (frame,) = run(iter([(pd.Series(x[:, 0]), pd.Series(list(x[:, 1:])))]))
+    assert frame["prediction"].dtype == np.float64
+    np.testing.assert_allclose(frame["prediction"], model.predict(x, verbose=0)[:, 0], rtol=1e-5)
+
+
+def test_rows_take_the_shape_and_dtype_of_the_models_input() -> None:
+    spec = FeatureSpec((SCALAR, ARRAY), (2, 2), "float32")
+    tensor = _tensor((pd.Series([1.0, 5.0]), pd.Series([[2, 3, 4], [6, 7, 8]])), spec)
+    assert tensor.dtype == np.float32
+    assert tensor.tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+    flags = FeatureSpec((Column("b", "scalar", "bool", 1),), (1,), "float32")
+    assert _tensor((pd.Series([True, False]),), flags).tolist() == [[1], [0]]
+    assert _tensor((pd.Series([], dtype=object),), FeatureSpec((ARRAY,), (3,), "float32")).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        (SCALAR, [1.0, None, float("nan")], "column 's' can't be scored.*no nulls.*2 null or NaN in a batch of 3 rows"),
+        (ARRAY, [[1.0, 2, 3], None], "column 'x' can't be scored.*1 null or NaN in a batch of 2"),
+        (ARRAY, [[1.0, 2, 3], [1.0]], "column 'x'.*3 numbers a row.*a row of 1"),
+        (ARRAY, [np.array([1.0, np.nan, 3])], "column 'x'.*no NaN in the arrays"),
+        (ARRAY, [np.array([1.0, None, 3], object)], "column 'x'.*no nulls"),
+    ],
+)
+def test_what_can_not_be_scored_is_told_by_column(column: Column, values: list[Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        _tensor((pd.Series(values),), FeatureSpec((column,), (column.width,), "float32"))
+
+
+def test_models_are_the_same_where_their_bytes_are() -> None:
+    spec, head = FeatureSpec((ARRAY,), (3,), "float32"), Regression()
+    one, again = (ScoringModel.of(b"model", b"objects", spec, head, 4) for _ in range(2))
+    assert one == again
+    assert hash(one) == hash(again)
+    assert one != ScoringModel.of(b"other", b"objects", spec, head, 4)
+    assert one != ScoringModel.of(b"model", b"others", spec, head, 4)
+    assert "content" not in repr(one)

@@ -1,0 +1,130 @@
+"""The driver's watch over the ranks: what it waits for, until when, and which error it raises."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from spark_dl.errors import ClusterError, RankError
+from spark_dl.launch.failure import Failure, of_exception
+from spark_dl.launch.launcher import HorovodLauncher, LaunchSettings, _values, _Watch
+
+
+def watch_of(*messages: dict[str, Any], size: int = 2, reports: list[Any] | None = None, **limits: float) -> _Watch:
+    """A watch that has taken these messages."""
+    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    settings = LaunchSettings(**{"slot_timeout": 600.0, "start_timeout": 600.0, **limits})  # type: ignore[arg-type]
+    watch = _Watch(size, settings, (reports if reports is not None else []).append)
+    for message in messages:
+        waiting.put(message)
+        watch.take(waiting)
+    return watch
+
+
+def arrived(rank: int) -> dict[str, Any]:
+    return {"event": "arrived", "rank": rank, "host": f"node{rank}"}
+
+
+def started(rank: int) -> dict[str, Any]:
+    return {"event": "started", "rank": rank}
+
+
+def failed(rank: int, at: float, secondary: bool = False) -> dict[str, Any]:
+    failure = Failure(rank, f"node{rank}", "ValueError", f"of rank {rank}", "trace", at, secondary)
+    return {"event": "failed", "rank": rank, "failure": failure.summary()}
+
+
+def test_reports_are_handed_on_in_order_until_the_end() -> None:
+    reports: list[Any] = []
+    content = [{"event": "report", "rank": 0, "content": {"step": step}} for step in range(3)]
+    watch = watch_of(arrived(0), arrived(1), started(1), started(0), *content, reports=reports)
+    assert reports == [{"step": 0}, {"step": 1}, {"step": 2}]
+    assert not watch.ended
+    assert watch_of({"event": "ended"}).ended
+
+
+def test_no_slots_in_time_is_told_with_the_number() -> None:
+    with pytest.raises(ClusterError, match=r"did not give 2 slots at the same time within 0 s.*Lower numWorkers"):
+        watch_of(slot_timeout=0.0).take(queue.Queue())
+
+
+def test_ranks_that_do_not_meet_in_time_are_named_with_their_hosts() -> None:
+    watch = watch_of(arrived(0), arrived(2), arrived(1), started(1), size=3, start_timeout=0.0)
+    with pytest.raises(ClusterError, match=r"did not meet within 0 s.*missing: rank 0 on node0, rank 2 on node2\."):
+        watch.take(queue.Queue())
+
+
+def test_a_rank_that_never_arrived_is_named_too() -> None:
+    watch = watch_of(arrived(1), slot_timeout=0.05)
+    with pytest.raises(ClusterError, match="rank 0 on an unknown host, rank 1 on node1"):
+        watch.take(queue.Queue())
+
+
+def test_once_all_have_started_there_is_no_limit() -> None:
+    watch = watch_of(arrived(0), arrived(1), started(0), started(1))
+    assert watch._deadline is None
+
+
+def test_after_a_failure_the_first_real_cause_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark_dl.launch.launcher._FAILURE_GRACE_SECONDS", 0.0)
+    watch = watch_of(arrived(0), arrived(1), failed(0, at=1.0, secondary=True), failed(1, at=2.0))
+    with pytest.raises(RankError, match="Rank 1 on host node1 raised ValueError: of rank 1") as caught:
+        watch.take(queue.Queue())
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("later", [arrived(1), started(1)])
+def test_what_others_still_say_does_not_put_off_a_failure(later: dict[str, Any]) -> None:
+    watch = watch_of(arrived(0), started(0), failed(0, at=1.0))
+    deadline = watch._deadline
+    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    waiting.put(later)
+    watch.take(waiting)
+    assert watch._deadline == deadline
+
+
+def row(rank: int, outcome: Any) -> dict[str, Any]:
+    if isinstance(outcome, Failure):
+        return {"rank": rank, "ok": False, "content": cloudpickle.dumps(outcome)}
+    return {"rank": rank, "ok": True, "content": cloudpickle.dumps(outcome)}
+
+
+def values(*rows: dict[str, Any]) -> list[Any]:
+    return _values(lambda: list(rows), {})  # type: ignore[arg-type]
+
+
+def test_values_come_in_rank_order() -> None:
+    assert values(row(2, "c"), row(0, "a"), row(1, None)) == ["a", None, "c"]
+
+
+def test_one_failed_rank_fails_the_launch_with_its_own_exception() -> None:
+    failure = of_exception(KeyError("x"), 1, "node1")
+    with pytest.raises(RankError, match="Rank 1 on host node1 raised KeyError: 'x'") as caught:
+        values(row(0, "a"), row(1, failure))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_where_the_rows_are_lost_what_was_heard_is_raised() -> None:
+    def lost() -> list[Any]:
+        raise RuntimeError("stage cancelled")
+
+    heard = {0: Failure(0, "a", "ValueError", "text", "trace", 0.0, False)}
+    with pytest.raises(RankError, match="raised ValueError: text"):
+        _values(lost, heard)
+    with pytest.raises(RankError, match="The Spark job that ran the ranks failed: stage cancelled"):
+        _values(lost, {})
+
+
+def test_a_launcher_checks_its_arguments_before_spark_is_asked() -> None:
+    launcher = HorovodLauncher(3, threadsPerWorker=2, slotTimeout=5)
+    assert (launcher.numWorkers, launcher.settings.threads, launcher.settings.slot_timeout) == (3, 2, 5.0)
+    for arguments in (
+        {"numWorkers": 0},
+        {"numWorkers": 1, "slotTimeout": -1},
+        {"numWorkers": 1, "threadsPerWorker": -1},
+    ):
+        with pytest.raises(ValueError, match="can't have this value"):
+            HorovodLauncher(**arguments)  # type: ignore[arg-type]
