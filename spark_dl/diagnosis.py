@@ -113,7 +113,10 @@ def quick(spark: SparkSession, workers: int, stores: Sequence[Store], slot_timeo
                         "or raise slotTimeout.",
                     )
                 ) from None
-            visits = [json.loads(row["facts"]) for row in job.rows()]
+            try:
+                visits = [json.loads(row["facts"]) for row in job.rows()]
+            except Exception as error:
+                raise _unable(error) from error
         for finding in _compare(_versions(), visits):
             if finding.fix:
                 raise ClusterError(
@@ -194,7 +197,7 @@ def _executors(spark: SparkSession, store: Store) -> list[Finding]:
     store.write(token, b"driver")
     host = spark.conf.get("spark.driver.host") or "localhost"
     bind = spark.conf.get("spark.driver.bindAddress", host) or host
-    slots = spark.range(1).sparkSession.range(0, 1 << 16).select().mapInArrow(_count, "n int").count()
+    slots = spark.range(0, 1 << 16).mapInArrow(_count, "n int").count()
     with Channel(host, bind, queue.Queue()) as channel:
         examine = functools.partial(_examine, [store.url], token, channel.address)
         rows = spark.range(0, slots, 1, slots).mapInArrow(examine, "facts string").collect()
@@ -212,6 +215,20 @@ def _executors(spark: SparkSession, store: Store) -> list[Finding]:
 def _count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """One row for each partition: Spark makes as many as it has cores."""
     yield pa.RecordBatch.from_pydict({"n": pa.array([1], pa.int32())})
+
+
+def _unable(error: Exception) -> ClusterError:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # The Python worker's last words say more than the JVM's first.
+    said = [line for line in lines if "Error" in line and not line.startswith(("\t", " "))]
+    return ClusterError(
+        explain(
+            "An executor can't run spark_dl.",
+            expected="the same Python, with the same packages, on every executor as on the driver",
+            received=(said or lines or [type(error).__name__])[-1].strip(),
+            fix="Install spark_dl there, or set spark.pyspark.python to a Python that has it.",
+        )
+    )
 
 
 def _check_shared(store: Store, token: str, visits: list[dict[str, Any]]) -> None:

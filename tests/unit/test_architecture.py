@@ -174,8 +174,10 @@ HEAVY = ("tensorflow", "keras", "horovod", "petastorm", "mlflow", "pyspark", "nu
         ("import spark_dl", set()),
         ("import spark_dl.cli", set()),
         ("import spark_dl.launch.rank_main", set()),
-        ("from spark_dl import KerasClassifier; KerasClassifier(epochs=2)", {"pyspark", "numpy", "pandas", "pyarrow"}),
-        ("from spark_dl import doctor, HorovodLauncher", {"pyspark", "numpy", "pandas", "pyarrow"}),
+        (
+            "from spark_dl import KerasClassifier, HorovodLauncher, doctor; KerasClassifier(epochs=2)",
+            {"pyspark", "numpy", "pandas", "pyarrow"},
+        ),
         ("import spark_dl.train.loop", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
     ],
 )
