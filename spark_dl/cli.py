@@ -49,3 +49,7 @@ def _clean(cache_dir: str) -> int:
     removed = clean(cache_dir)
     sys.stdout.write("".join(f"removed {url}\n" for url in removed) + f"{len(removed)} removed.\n")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The doctor on a real session: a table with a fix for each fault; and its command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+import spark_dl
+import spark_dl.diagnosis
+from spark_dl.errors import ClusterError
+from spark_dl.workspace import Workspace
+
+TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def report(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> spark_dl.diagnosis.Report:
+    return spark_dl.doctor(spark, cacheDir=str(tmp_path_factory.mktemp("cache")))
+
+
+def test_a_healthy_machine_has_no_faults(report: spark_dl.diagnosis.Report) -> None:
+    assert report.faults == []
+    found = {finding.what: finding.found for finding in report.findings if finding.where == "driver"}
+    assert found["pyspark"].startswith("4.0")
+    assert found["slots"] == "2 on local[2]"
+    assert "Gloo yes" in found["Horovod"]
+    assert found["Java"].split(".")[0] in ("17", "21")
+    elsewhere = {finding.what for finding in report.findings if finding.where != "driver"}
+    assert elsewhere == {"packages", "way to the driver", "Horovod", "GPUs", "cache directory"}
+
+
+def test_the_table_shows_every_finding(report: spark_dl.diagnosis.Report) -> None:
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["where", "what", "found"]
+    assert lines[-1] == "0 faults found."
+    assert len(lines) == len(report.findings) + 3
+
+
+def test_a_directory_that_cant_be_used_is_a_fault_with_its_fix(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    report = spark_dl.doctor(spark, cacheDir=str(tmp_path / "file"))
+    (fault,) = report.faults
+    assert fault.what == "cache directory"
+    assert "another directory" in fault.fix
+    assert f"FAULT on driver, cache directory: {tmp_path}/file" in str(report)
+
+
+def test_a_directory_that_executors_dont_share_is_a_fault(spark: SparkSession) -> None:
+    report = spark_dl.doctor(spark, cacheDir="memory://elsewhere")
+    assert {(fault.what, fault.found) for fault in report.faults} == {("cache directory", "not shared")}
+
+
+WITH_ANOTHER_PYTHON = """
+import sys, models
+from sessions import session
+from spark_dl import KerasRegressor
+with session("local[1]", pyspark_python=sys.argv[1]) as spark:
+    try:
+        KerasRegressor(model=models.regressor(), tracking=None, verbose=0).fit(models.frame(spark, rows=8))
+    except Exception as error:
+        print("RAISED", type(error).__name__, error)
+"""
+
+
+def test_executors_without_the_package_are_named_before_any_data_is_written(tmp_path: Path) -> None:
+    # A Python that finds the packages, but not spark_dl: started in isolation from where it was installed.
+    python = tmp_path / "python"
+    program = "import sys; sys.modules['spark_dl'] = None"
+    (tmp_path / "sitecustomize.py").write_text(program)
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{tmp_path}:$PYTHONPATH"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    ran = subprocess.run(
+        [sys.executable, "-c", WITH_ANOTHER_PYTHON, str(python)],
+        capture_output=True,
+        text=True,
+        cwd=TESTS,
+        env={**os.environ, "PYSPARK_PYTHON": str(python)},
+        check=False,
+    )
+    assert f"RAISED {ClusterError.__name__} An executor can't run spark_dl." in ran.stdout, ran.stderr[-3000:]
+    assert "spark_dl" in ran.stdout
+
+
+def test_the_command_prints_the_table() -> None:
+    command = [sys.executable, "-m", "spark_dl.cli", "doctor", "--master", "local[1]"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.splitlines()[-1] == "0 faults found."
+
+
+def test_clean_removes_what_a_killed_driver_left_and_nothing_else(tmp_path: Path) -> None:
+    def leave() -> str:
+        program = (
+            "import os, sys; from spark_dl.workspace import Workspace\n"
+            "store = Workspace(sys.argv[1], 'local').__enter__(); print(store.path, flush=True); os._exit(1)"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+        )
+        return ran.stdout.strip()
+
+    left = leave()
+    (tmp_path / "mine").mkdir()
+    with Workspace(str(tmp_path), "local[1]") as living:
+        command = [sys.executable, "-m", "spark_dl.cli", "clean", str(tmp_path)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.stdout == f"removed file://{left}\n1 removed.\n"
+        assert Path(living.path).exists()
+        assert json.loads(living.read("owner.json"))["pid"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
