@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +24,10 @@ from spark_dl.errors import SavedModelError, explain
 __all__ = ["FORMAT", "Reader", "Writer"]
 
 FORMAT = 1
-# Well below what a Parquet page, an Arrow value or a Spark row can hold (2 GB).
-_CHUNK_BYTES = 32 << 20
+# Far below the 2 GB that a Parquet page or a Spark row can hold, and small beside the default heap of the driver's JVM
+# (1 GB), through which they pass a few at a time.
+_CHUNK_BYTES = 8 << 20
+_CHUNKS_AT_ONCE = 8
 
 
 class Writer(MLWriter):
@@ -43,11 +47,14 @@ class Writer(MLWriter):
         saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
         if content is not None:
             saved["bytes"] = len(content)
+            saved["chunks"] = math.ceil(len(content) / _CHUNK_BYTES)
             saved["sha256"] = hashlib.sha256(content).hexdigest()
         spark = self.sparkSession
         if content is not None:
-            rows = spark.createDataFrame(list(_chunks(content)), "chunk int, content binary")
-            rows.write.parquet(f"{path}/model")
+            chunks = _chunks(content)
+            while some := list(itertools.islice(chunks, _CHUNKS_AT_ONCE)):
+                frame = spark.createDataFrame(some, "chunk int, content binary").coalesce(1)
+                frame.write.mode("append").parquet(f"{path}/model")
         DefaultParamsWriter.saveMetadata(self._instance, path, spark, extraMetadata={"sparkDL": saved}, paramMap=params)
 
 
@@ -104,9 +111,11 @@ def _chunks(content: bytes) -> Iterator[tuple[int, bytearray]]:
 
 def _content(spark: SparkSession, path: str, facts: dict[str, Any]) -> bytes:
     try:
-        # One partition at a time: the whole may be more than spark.driver.maxResultSize.
-        rows = spark.read.schema("chunk int, content binary").parquet(f"{path}/model").toLocalIterator()
-        chunks = {row["chunk"]: bytes(row["content"]) for row in rows}
+        frame = spark.read.schema("chunk int, content binary").parquet(f"{path}/model")
+        chunks = {}
+        for first in range(0, int(facts["chunks"]), _CHUNKS_AT_ONCE):
+            some = frame.where(frame["chunk"].between(first, first + _CHUNKS_AT_ONCE - 1)).collect()
+            chunks.update({row["chunk"]: bytes(row["content"]) for row in some})
     except Exception as error:
         raise _damaged(path, "the model's chunks as Parquet", str(error).strip().splitlines()[0]) from error
     content = b"".join(chunks[index] for index in sorted(chunks))

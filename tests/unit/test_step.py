@@ -80,7 +80,8 @@ def test_the_reducer_learns_how_many_rows_a_step_has(may_be_empty: bool) -> None
         assert float(reducer.rows) == rows
 
 
-def test_a_models_own_train_step_stands_empty_batches_too() -> None:
+@pytest.mark.parametrize("step", ["train_step", "test_step"])
+def test_a_models_own_step_never_sees_an_empty_batch(step: str) -> None:
     class Own(keras.Model):
         def __init__(self) -> None:
             super().__init__()
@@ -91,14 +92,17 @@ def test_a_models_own_train_step_stands_empty_batches_too() -> None:
 
         def train_step(self, data: Any) -> dict[str, Any]:
             _, y = data
+            tf.debugging.assert_positive(tf.shape(y)[0])
             self.seen.update_state(tf.ones(tf.shape(y)[0]))
             return {"seen": self.seen.result()}
+
+        test_step = train_step
 
     model = Own()
     model.compile("sgd", "mse")
     prepare_steps(model, GradientReducer(SoloCollectives(solo())), SPEC, may_be_empty=True)
     for rows in (3, 0, 2):
-        model.train_step(tuple(map(tf.constant, batch(rows))))
+        getattr(model, step)(tuple(map(tf.constant, batch(rows))))
     assert float(model.seen.result()) == 5
 
 
