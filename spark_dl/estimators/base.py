@@ -6,7 +6,8 @@ import functools
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -119,7 +120,7 @@ class KerasEstimator(OptionParams, Estimator["KerasModel"], MLWritable, MLReadab
             workspace.write(INITIAL_MODEL, job.content)
             result = _train(spark, converted, workspace, checkpoints, values, record)
             content = workspace.read(result.model_file)
-            record.model(content, result.history)
+            _try_to_log(functools.partial(record.model, content, result.history))
         return self._fitted(content, job, result)
 
     def _check(self, frame: DataFrame, values: Mapping[str, Any]) -> _Job:
@@ -266,9 +267,17 @@ def _recorded(record: Tracker, facts: tuple[dict[str, Any], dict[str, str]]) -> 
     try:
         yield
     except BaseException as error:
-        record.end(error)
+        _try_to_log(functools.partial(record.end, error))
         raise
-    record.end(None)
+    _try_to_log(functools.partial(record.end, None))
+
+
+def _try_to_log(write: Callable[[], None]) -> None:
+    """Write to the tracker. Once training runs, a tracker that fails costs what it would have logged, and no more."""
+    try:
+        write()
+    except Exception as error:
+        warnings.warn(f"Not logged: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
 
 
 def _checkpoints(directory: str | None, workspace: Store) -> Store:
@@ -356,7 +365,7 @@ def _train(
             else:
                 progress.epoch(content["epoch"], content["logs"], content["rows_per_second"])
                 speed = {"rows_per_second": content["rows_per_second"]}
-                record.epoch(content["epoch"], {**content["logs"], **speed})
+                _try_to_log(functools.partial(record.epoch, content["epoch"], {**content["logs"], **speed}))
 
         results: list[TrainResult] = run_ranks(spark, functools.partial(_rank, plan), workers, settings, on_report)
     return results[0]

@@ -58,7 +58,8 @@ def train(plan: TrainPlan, collectives: Collectives, report: Callable[[dict[str,
     empty = training.empty_steps + (validation.empty_steps if validation else 0)
     prepare_steps(model, reducer, data.element_spec, may_be_empty=empty > 0)
 
-    saving = SaveCheckpoint(Checkpoints(plan.checkpoints), plan.monitor, plan.monitor_mode)
+    checkpoints = Checkpoints(plan.checkpoints)
+    saving = SaveCheckpoint(checkpoints, plan.monitor, plan.monitor_mode)
     ours = [saving, ReportProgress(report, plan.dataset.rows(validation=False), time.monotonic)]
     users = [callback for callback in cloudpickle.loads(plan.callbacks) if runs_on(callback, world.rank)]
     callbacks = [
@@ -79,7 +80,7 @@ def train(plan: TrainPlan, collectives: Collectives, report: Callable[[dict[str,
     )
     seconds = time.monotonic() - began
     if world.is_first:
-        best = saving._checkpoints.best() if plan.restore_best_weights else None
+        best = checkpoints.best() if plan.restore_best_weights else None
         plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
     best_epoch = int(collectives.broadcast(np.array([saving.best_epoch]), "spark_dl.best_epoch")[0])
     return TrainResult(

@@ -101,6 +101,17 @@ def test_an_active_run_is_joined_and_left_open(data: DataFrame, store: str) -> N
     assert sorted(values.values()) == ["1", "2"]
 
 
+def test_a_store_that_fails_while_training_costs_no_model(data: DataFrame, store: str, tmp_path: Path) -> None:
+    experiment = mlflow.create_experiment("no room", artifact_location=f"file://{tmp_path}/file/below")
+    (tmp_path / "file").write_text("in the way of the artifacts")
+    with pytest.warns(RuntimeWarning, match="Not logged"):
+        fitted = fit(data, experimentName="no room")
+    assert fitted.transform(data).where("prediction >= 0").count() == 60
+    logged = mlflow.search_runs(experiment_ids=[experiment], output_format="list")[0]
+    assert "loss" in logged.data.metrics
+    assert mlflow.active_run() is None
+
+
 def test_a_failed_fit_ends_its_run_as_failed_with_the_cause(data: DataFrame, store: str) -> None:
     class Boom(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -51,23 +51,34 @@ def test_each_ranks_messages_keep_their_order() -> None:
         assert [message["n"] for message in got if message["rank"] == rank] == list(range(50))
 
 
+def test_all_ranks_are_heard_while_all_are_connected() -> None:
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    with Channel(HOST, HOST, messages) as channel:
+        senders = [Sender(channel.address) for _ in range(3)]
+        for rank in (2, 0, 1, 2):
+            senders[rank].send({"rank": rank})
+            assert heard(messages, 1) == [{"rank": rank}]
+        for sender in senders:
+            sender.close()
+
+
 def test_threads_of_a_rank_do_not_tear_each_others_lines() -> None:
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     with Channel(HOST, HOST, messages) as channel:
         sender = Sender(channel.address)
 
         def speak(letter: str) -> None:
-            for _ in range(20):
-                sender.send({"text": letter * 10_000})
+            for _ in range(4):
+                sender.send({"text": letter * 500_000})
 
         threads = [threading.Thread(target=speak, args=(letter,)) for letter in "abcd"]
         for thread in threads:
             thread.start()
-        got = heard(messages, 80)
+        got = heard(messages, 16)
         for thread in threads:
             thread.join()
         sender.close()
-    assert sorted(message["text"] for message in got) == sorted(letter * 10_000 for letter in "abcd" * 20)
+    assert sorted(message["text"] for message in got) == sorted(letter * 500_000 for letter in "abcd" * 4)
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "{short}", "{long}"])
@@ -127,7 +138,8 @@ def test_sending_to_a_driver_that_is_gone_raises_nothing() -> None:
     sender.close()
 
 
-def test_a_rank_that_dies_in_the_middle_of_a_line_disturbs_no_other() -> None:
+def test_a_rank_that_dies_in_the_middle_of_a_line_disturbs_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    before = set(threading.enumerate())
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     with Channel(HOST, HOST, messages) as channel:
         dying, living = Sender(channel.address), Sender(channel.address)
@@ -139,6 +151,9 @@ def test_a_rank_that_dies_in_the_middle_of_a_line_disturbs_no_other() -> None:
         living.send({"rank": 1})
         assert heard(messages, 1) == [{"rank": 1}]
         living.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert capfd.readouterr().err == ""
 
 
 def test_after_the_with_nothing_listens() -> None:

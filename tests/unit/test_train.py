@@ -109,15 +109,35 @@ def test_validation_is_plain_keras_too_and_no_row_of_it_is_trained_on(tmp_path: 
     assert (result.rows, result.validation_rows) == (40, 10)
 
 
-def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
-    def weights(place: str, seed: int) -> list[bytes]:
-        model = a_model(lambda: keras.layers.Dense(6), lambda: keras.layers.Dropout(0.4))
-        plan = a_plan(tmp_path / place, model, shuffle=True, seed=seed)
-        return [np.asarray(v).tobytes() for v in run(plan)[1].trainable_variables]
+class Noise(keras.callbacks.Callback):
+    """Draws from NumPy's own generator, as users' code may."""
 
-    first = weights("first", 5)
-    assert weights("second", 5) == first
-    assert weights("third", 6) != first
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.model.set_weights([weight + np.random.normal() for weight in self.model.get_weights()])
+
+
+def trained_bits(plan: TrainPlan) -> list[bytes]:
+    keras.utils.set_random_seed(len(plan.workspace.url))  # what the process drew before must not matter
+    return [np.asarray(variable).tobytes() for variable in run(plan)[1].trainable_variables]
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
+    def bits(place: str, seed: int) -> list[bytes]:
+        model = a_model(lambda: keras.layers.Dense(6), lambda: keras.layers.Dropout(0.4))
+        return trained_bits(a_plan(tmp_path / place, model, shuffle=True, seed=seed, callbacks=[Noise()]))
+
+    first = bits("one", 5)
+    assert bits("another", 5) == first
+    assert bits("third", 6) != first
+
+
+def test_the_seed_chooses_the_order_of_the_rows(tmp_path: Path) -> None:
+    def bits(place: str, shuffle: bool, seed: int) -> list[bytes]:
+        return trained_bits(a_plan(tmp_path / place, a_model(), shuffle=shuffle, seed=seed, epochs=1))
+
+    in_order = bits("a", False, 5)
+    assert bits("b", False, 6) == in_order
+    assert len({tuple(in_order), tuple(bits("c", True, 5)), tuple(bits("d", True, 6))}) == 3
 
 
 def test_shuffling_gives_each_epoch_all_rows_in_another_order(tmp_path: Path) -> None:
@@ -220,3 +240,13 @@ def test_several_ranks_are_one_process_with_their_batches_joined(tmp_path: Path,
     for result in results:
         same_history(result.history, expected.history)
         assert result.best_epoch == results[0].best_epoch
+
+
+def test_a_rank_without_rows_in_a_step_spoils_no_statistics(tmp_path: Path) -> None:
+    plan = a_plan(tmp_path, a_model(keras.layers.BatchNormalization), batch_size=4, epochs=1)
+
+    def ranks_training(rank: Together) -> TrainResult:
+        return train(plan, rank, lambda content: None)
+
+    result = on_ranks(3, ranks_training)[0]
+    assert all(np.isfinite(weight).all() for weight in from_bytes(plan.workspace.read(result.model_file)).get_weights())
