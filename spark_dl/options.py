@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from spark_dl.errors import OptionError, explain, hint
 
 __all__ = ["Option"]
@@ -59,7 +61,11 @@ class Option:
 
 def _integer(at_least: int) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float, np.integer, np.floating))
+            or not float(value).is_integer()
+        ):
             raise _RefusedError("an integer")
         if value < at_least:
             raise _RefusedError(f"an integer >= {at_least}")
@@ -70,7 +76,7 @@ def _integer(at_least: int) -> Callable[[Any], int]:
 
 def _number(at_least: float, below: float = math.inf) -> Callable[[Any], float]:
     def convert(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise _RefusedError("a number")
         if not at_least <= value < below:
             raise _RefusedError(f"a number in [{at_least:g}, {below:g})")
@@ -98,11 +104,9 @@ def _text_or_none(value: Any) -> str | None:
 def _choice(*choices: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         if value not in choices:
-            raise _RefusedError(
-                "one of " + ", ".join(map(repr, choices)) + ". " + hint(str(value), choices).rstrip("?.") + "?"
-                if isinstance(value, str)
-                else "one of " + ", ".join(map(repr, choices))
-            )
+            near = hint(value, choices) if isinstance(value, str) else ""
+            known = "one of " + ", ".join(map(repr, choices))
+            raise _RefusedError(f"{known}. {near.rstrip('?')}" if near.startswith("Did") else known)
         return str(value)
 
     return convert

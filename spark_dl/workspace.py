@@ -27,7 +27,7 @@ class Workspace:
         master: Spark's master URL: a temporary directory does only where all is on one machine.
 
     Raises:
-        OptionError: there is no cache_dir, and the executors are elsewhere.
+        OptionError: there is no cache_dir, and the executors are elsewhere; or Petastorm could not read it.
         StoreError: the directory can't be made.
     """
 
@@ -39,6 +39,15 @@ class Workspace:
                     expected="cacheDir=<a path or URL that all of them can read and write>",
                     received=f"cacheDir=None on {master}",
                     fix="Set cacheDir, for example to a directory on NFS, HDFS or an object store.",
+                )
+            )
+        if cache_dir is not None and any(mark in cache_dir for mark in "#?"):
+            raise OptionError(
+                explain(
+                    "Petastorm reads paths as URLs, and would cut this one.",
+                    expected="a cacheDir without # and ?",
+                    received=f"cacheDir={cache_dir!r}",
+                    fix="Give another directory.",
                 )
             )
         self._parent = cache_dir
@@ -76,9 +85,10 @@ def clean(cache_dir: str) -> list[str]:
         store = parent.child(name)
         try:
             owner = json.loads(store.read(_OWNER))
-        except (StoreError, ValueError):
+            host, pid = owner["host"], int(owner["pid"])
+        except (StoreError, ValueError, KeyError, TypeError):
             continue  # not ours, or being made
-        if owner.get("host") == socket.gethostname() and not _alive(int(owner.get("pid", 0))):
+        if host == socket.gethostname() and not _alive(pid):
             store.delete()
             removed.append(store.url)
     return removed

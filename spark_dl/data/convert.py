@@ -160,18 +160,19 @@ def _pack_batch(
 
     features = [column(spec) for spec in packing.features.columns]
     label = column(packing.label.column)
-    tensors = [
-        _joined(features, packing.features, faults, keep),
-        _target(label, packing.label, faults, keep),
-    ]
-    if packing.weight:
-        weight = column(packing.weight)
-        faults.add("negative", packing.weight.name, int((weight[keep] < 0).sum()), "")
-        tensors.append(weight[:, 0].astype(np.float32))
+    weight = column(packing.weight) if packing.weight else None
     if packing.validation_col:
         validation = column(packing.validation_col)[:, 0].astype(bool)
     else:
         validation = random.random(rows) < packing.validation_fraction
+    # Which rows are kept is known only now: values are checked in these alone.
+    tensors = [
+        _joined(features, packing.features, faults, keep),
+        _target(label, packing.label, faults, keep),
+    ]
+    if packing.weight and weight is not None:
+        faults.add("negative", packing.weight.name, int((weight[keep] < 0).sum()), "")
+        tensors.append(weight[:, 0].astype(np.float32))
     if keep.all():
         return tensors, validation
     return [tensor[keep] for tensor in tensors], validation[keep]
@@ -182,8 +183,16 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: 
     if stored.kind in "iu":
         for values, column in zip(columns, spec.columns, strict=True):
             _check_range(values, stored, column.name, faults, keep)
-    joined = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1, dtype=stored, casting="unsafe")
-    return np.ascontiguousarray(joined, dtype=stored)
+    try:
+        with np.errstate(over="raise"):
+            joined = (
+                columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1, dtype=stored, casting="unsafe")
+            )
+            return np.ascontiguousarray(joined, dtype=stored)
+    except FloatingPointError:
+        for values, column in zip(columns, spec.columns, strict=True):
+            _check_range(values, stored, column.name, faults, keep)
+        return np.zeros((len(keep), *spec.shape), stored)
 
 
 def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
@@ -201,10 +210,10 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarra
 
 
 def _check_range(values: np.ndarray, stored: np.dtype, name: str, faults: Faults, keep: np.ndarray) -> None:
-    if values.dtype.itemsize > stored.itemsize:
-        limits = np.iinfo(stored)
-        wrong = values[keep].max(initial=0) > limits.max or values[keep].min(initial=0) < limits.min
-        faults.add("range", name, int(wrong), str(stored))
+    if not np.can_cast(values.dtype, stored):
+        limits = np.finfo(stored) if stored.kind == "f" else np.iinfo(stored)
+        wrong = ((values < limits.min) | (values > limits.max)) & np.isfinite(values)
+        faults.add("range", name, int((wrong.any(axis=1) & keep).sum()), str(stored))
 
 
 class _BlockWriter:

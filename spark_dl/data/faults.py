@@ -64,7 +64,7 @@ def describe(faults: Iterable[Row], widths: Mapping[str, int], label: LabelSpec)
                 "fraction": f"label {name!r}: {rows} with a value that is not whole, such as {detail}",
                 "class": f"label {name!r}: {rows} outside the model's {classes} classes, such as {detail}",
                 "negative": f"weight {name!r}: {rows} below 0",
-                "range": f"column {name!r}: values beyond {detail}",
+                "range": f"column {name!r}: {rows} with values beyond {detail}",
             }[kind]
         )
     fixes = ["Set nullPolicy='drop', or fill them in."] if missing else []

@@ -120,8 +120,9 @@ class KerasEstimator(OptionParams, Estimator["KerasModel"], MLWritable, MLReadab
             workspace.write(INITIAL_MODEL, job.content)
             result = _train(spark, converted, workspace, checkpoints, values, record)
             content = workspace.read(result.model_file)
-            _try_to_log(functools.partial(record.model, content, result.history))
-        return self._fitted(content, job, result)
+            fitted = self._fitted(content, job, result)
+            _try_to_log(functools.partial(record.model, fitted.keras, result.history))
+        return fitted
 
     def _check(self, frame: DataFrame, values: Mapping[str, Any]) -> _Job:
         """Everything that can be known without a Spark job."""

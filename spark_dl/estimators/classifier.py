@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KerasClassifier", "KerasClassifierModel"]
 
-_ONE_UNIT_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge", "mean_squared_error")
+# What Keras's own losses take: class indices for several units, 0 and 1 for one unit.
+_SEVERAL_UNITS = ("sparse_categorical_crossentropy",)
+_ONE_UNIT_MARGINS = ("hinge", "squared_hinge")
+_ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", *_ONE_UNIT_MARGINS)
 
 
 @with_options(options.PROBABILITY_COL, options.RAW_PREDICTION_COL)
@@ -78,8 +81,7 @@ class KerasClassifier(KerasEstimator):
                 )
             )
         units = shape.output_shape[0]
-        fits = loss.name in _ONE_UNIT_LOSSES if units == 1 else not loss.name.startswith(("categorical", "binary"))
-        if not fits:
+        if loss.known and loss.name not in (_ONE_UNIT if units == 1 else _SEVERAL_UNITS):
             expected = "binary_crossentropy" if units == 1 else "sparse_categorical_crossentropy"
             raise ModelError(
                 explain(
@@ -89,7 +91,8 @@ class KerasClassifier(KerasEstimator):
                     fix=f"Set loss={expected!r}.",
                 )
             )
-        return Classification(classes=max(units, 2), units=units, from_logits=loss.from_logits)
+        logits = loss.from_logits or loss.name in _ONE_UNIT_MARGINS
+        return Classification(classes=max(units, 2), units=units, from_logits=logits)
 
     def _classes(self, shape: ModelShape, loss: LossFacts) -> int | None:
         return max(shape.output_shape[0], 2)

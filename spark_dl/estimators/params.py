@@ -42,6 +42,13 @@ class OptionParams(Params):
                 raise OptionError(explain(f"{type(self).__name__} has no param {name!r}.", fix=hint(name, names)))
         self._set(**values)
 
+    def _set(self, **values: Any) -> Any:
+        """Set params. Spark converts and checks every value but None."""
+        for option in self.options:
+            if option.name in values and values[option.name] is None:
+                option.check(None)
+        return super()._set(**values)
+
     def _values(self) -> dict[str, Any]:
         """Every option's value, set or default."""
         return {option.name: self.getOrDefault(option.name) for option in self.options}

@@ -108,7 +108,9 @@ def crash(rank: int, host: str, exit_code: int, log: str) -> Failure:
         message = f"was ended by signal {-exit_code}"
     else:
         message = f"left with exit code {exit_code} before it was done"
-    return Failure(rank, host, "ProcessDied", f"its process {message}", log, time.time(), "orovod" in log)
+    # A rank that native code aborted because a peer was gone says so; one that was killed is a cause, whatever it said.
+    secondary = exit_code != -9 and "horovod" in log.lower()
+    return Failure(rank, host, "ProcessDied", f"its process {message}", log, time.time(), secondary)
 
 
 def first_cause(failures: Iterable[Failure]) -> Failure:

@@ -6,7 +6,7 @@ import importlib.metadata
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -104,14 +104,12 @@ class MlflowTracker:
         now = int(time.time() * 1000)
         self._client.log_batch(self.run_id, [Metric(n, float(v), now, epoch) for n, v in metrics.items()])
 
-    def model(self, content: bytes, history: Mapping[str, list[float]]) -> None:
+    def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
         """Log the loss curve and the Keras model."""
-        from spark_dl.train.model_bytes import from_bytes
-
         self._client.log_figure(self.run_id, _curves(history), "loss_curve.png")
         pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("keras", "numpy")]
         pins.append(f"tensorflow=={_tensorflow_version()}")
-        model = from_bytes(content)
+        model = load()
         mlflow.keras.log_model(model, name="model", pip_requirements=pins, signature=_signature(model))
 
     def end(self, failure: BaseException | None) -> None:

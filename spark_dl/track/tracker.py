@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 __all__ = ["NoTracker", "Tracker"]
@@ -17,8 +17,8 @@ class Tracker(Protocol):
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Write an epoch's metrics; epochs count from 0."""
 
-    def model(self, content: bytes, history: Mapping[str, list[float]]) -> None:
-        """Write the fitted model, `.keras` bytes, and the curves of its training."""
+    def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
+        """Write the fitted Keras model, which `load` gives, and the curves of its training."""
 
     def end(self, failure: BaseException | None) -> None:
         """Close the record, with what went wrong, if anything did."""
@@ -33,7 +33,7 @@ class NoTracker:
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Nothing."""
 
-    def model(self, content: bytes, history: Mapping[str, list[float]]) -> None:
+    def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
         """Nothing."""
 
     def end(self, failure: BaseException | None) -> None:

@@ -163,6 +163,8 @@ class StopTogether(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Hand this rank's wish in; do what was agreed."""
+        if self._collectives.world.size == 1:
+            return
         if self.model.stop_training:
             self._reducer.wants_stop.assign(1.0)
         self.model.stop_training = bool(self._reducer.stop_votes.numpy() > 0)

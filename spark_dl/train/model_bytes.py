@@ -42,11 +42,13 @@ class LossFacts:
         name: in snake case, such as "sparse_categorical_crossentropy".
         from_logits: whether it takes logits.
         reduction: Keras's name of it.
+        known: whether it is one of Keras's own, so that its name tells what it takes.
     """
 
     name: str
     from_logits: bool
     reduction: str
+    known: bool = True
 
 
 def to_bytes(model: keras.Model) -> bytes:
@@ -141,7 +143,10 @@ def loss_facts(loss: Any) -> LossFacts:
         )
     name = str(getattr(found, "name", None) or getattr(found, "__name__", type(found).__name__))
     return LossFacts(
-        name, bool(getattr(found, "from_logits", False)), getattr(found, "reduction", "sum_over_batch_size")
+        name=name,
+        from_logits=bool(getattr(found, "from_logits", False)),
+        reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
+        known=type(found).__module__.startswith("keras.") or getattr(found, "__module__", "").startswith("keras."),
     )
 
 
@@ -154,7 +159,7 @@ def compiled_copy(model: keras.Model, optimizer: Any, loss: Any, metrics: list[A
         ModelError: there is no loss.
     """
     copy = from_bytes(to_bytes(model))
-    own = copy.get_compile_config() or {}
+    own = keras.saving.deserialize_keras_object(copy.get_compile_config() or {})
     if optimizer is None and loss is None and metrics is None and copy.compiled:
         return _built(copy)
     loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None

@@ -93,12 +93,7 @@ def test_every_module_has_a_layer() -> None:
     assert {layer(module) for module in MODULES} == set(ALLOWED)
 
 
-BREAKS_AN_ARROW = pytest.mark.xfail(strict=True, reason="the tracker loads the model with train.model_bytes")
-
-
-@pytest.mark.parametrize(
-    "module", [pytest.param(m, marks=BREAKS_AN_ARROW) if m == "track.mlflow" else m for m in MODULES]
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_follow_the_arrows(module: str) -> None:
     allowed = ALLOWED[layer(module)] | {layer(module)}
     broken = {name for name in own_imports(module) if layer(name) not in allowed}

@@ -338,7 +338,6 @@ def test_one_ranks_wish_within_an_epoch_stops_all_after_the_next_step() -> None:
     assert on_ranks(2, run) == [[False, False, True]] * 2
 
 
-@pytest.mark.xfail(strict=True, reason="alone no gradients are reduced, and the wish waits for the epoch's end")
 def test_alone_a_wish_within_an_epoch_stops_at_once() -> None:
     users = StopAt(0, 1)
     collectives = SoloCollectives(solo())

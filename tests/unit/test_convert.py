@@ -218,15 +218,9 @@ def test_no_segments_read_nothing(tmp_path: Path) -> None:
     assert list(reader("petastorm")(many(tmp_path, 3, 3), [])) == []
 
 
-CUT_BY_PETASTORM = pytest.mark.xfail(strict=True, reason="Petastorm reads the path as a URL, and cuts it here")
-
-
 @pytest.mark.parametrize(
     "name",
-    [
-        *["with blank", "50%25", "50%", "umläut", "a*b", "[a]", "a;b", "a+b&c", "key=value"],
-        *[pytest.param(name, marks=CUT_BY_PETASTORM) for name in ("a#b", "a?b")],
-    ],
+    ["with blank", "50%25", "50%", "umläut", "a*b", "[a]", "a;b", "a+b&c", "key=value"],
 )
 def test_the_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
     directory = tmp_path / name
@@ -400,21 +394,18 @@ def test_whole_numbers_beyond_the_models_dtype_are_a_fault(tmp_path: Path, value
     assert faults == ({("range", "x", "int32"): 1} if bad else {})
 
 
-@pytest.mark.xfail(strict=True, reason="only wider columns are checked: -1 becomes 255")
 def test_negative_numbers_for_an_unsigned_input_are_a_fault(tmp_path: Path) -> None:
     packing = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)], "uint8")
     _, faults = pack(packing, a_batch(x=pa.array([0, -1], pa.int8()), y=pa.array([0, 0], pa.int32())))
     assert faults == {("range", "x", "uint8"): 1}
 
 
-@pytest.mark.xfail(strict=True, reason="1e300 becomes inf as a float32, in silence")
 def test_fractions_beyond_the_models_dtype_are_a_fault(tmp_path: Path) -> None:
     packing = a_packing(tmp_path, [X])
     _, faults = pack(packing, a_batch(x=pa.array([0.0, 1e300]), y=pa.array([0, 0], pa.int32())))
     assert faults == {("range", "x", "float32"): 1}
 
 
-@pytest.mark.xfail(strict=True, reason="the label is checked before the weight's nulls are known")
 def test_a_row_that_is_dropped_for_its_weight_may_have_any_label(tmp_path: Path) -> None:
     packing = a_packing(tmp_path, [X], weight=WEIGHT, drop_missing=True)
     _, faults = pack(packing, a_batch(x=[1.0, 2.0], y=[0.0, 99.0], w=[1.0, None]))

@@ -162,6 +162,5 @@ def test_a_crash_in_a_collective_is_secondary() -> None:
     assert crash(0, "a", -6, "[1] terminate called: Horovod background loop").secondary
 
 
-@pytest.mark.xfail(strict=True, reason="a log that names Horovod anywhere makes every crash secondary")
 def test_a_rank_that_was_killed_is_a_cause_whatever_it_printed() -> None:
     assert not crash(0, "a", -9, "[W] horovod/common/stall_inspector.cc: one or more tensors").secondary

@@ -225,7 +225,6 @@ def test_a_copy_without_changes_is_compiled_as_the_model_was() -> None:
         pytest.param(
             lambda: keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2"),
             "top2",
-            marks=pytest.mark.xfail(strict=True, reason="metrics go to compile() in their serialized form"),
         ),
     ],
 )

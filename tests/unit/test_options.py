@@ -102,14 +102,12 @@ def test_a_value_that_can_not_be_used_is_refused_with_all_that_is_known(
     assert message.endswith(f"{option.name}: {option.doc}")
 
 
-@pytest.mark.xfail(strict=True, reason="int(nan) raises an error of its own", raises=(ValueError, OverflowError))
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_number_is_no_integer(value: float) -> None:
     with pytest.raises(OptionError, match="an integer"):
         options.EPOCHS.check(value)
 
 
-@pytest.mark.xfail(strict=True, reason="NumPy's integers and numbers are refused", raises=OptionError)
 @pytest.mark.parametrize(("option", "value"), [(options.EPOCHS, "int64"), (options.SLOT_TIMEOUT, "float32")])
 def test_numpys_numbers_are_numbers(option: Option, value: str) -> None:
     import numpy as np
@@ -117,7 +115,6 @@ def test_numpys_numbers_are_numbers(option: Option, value: str) -> None:
     assert option.check(np.dtype(value).type(3)) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="'Known: drop, error?.'")
 def test_the_message_of_a_choice_ends_well() -> None:
     with pytest.raises(OptionError) as caught:
         options.NULL_POLICY.check("zzz")

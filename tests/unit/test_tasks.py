@@ -50,14 +50,12 @@ def test_a_loss_that_takes_no_class_indices_is_refused(units: int, loss: str, fi
         KerasClassifier()._head(a_shape(units), facts(loss))
 
 
-@pytest.mark.xfail(strict=True, reason="known losses of other targets pass for several units")
 @pytest.mark.parametrize("loss", ["mean_squared_error", "kl_divergence", "poisson", "hinge", "cosine_similarity"])
 def test_a_loss_of_vectors_is_refused_for_several_units(loss: str) -> None:
     with pytest.raises(ModelError, match="doesn't take class indices"):
         KerasClassifier()._head(a_shape(10), facts(loss))
 
 
-@pytest.mark.xfail(strict=True, reason="the output of hinge is no probability: its threshold is 0, not 0.5")
 @pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
 def test_a_margin_is_no_probability(loss: str) -> None:
     import numpy as np
