@@ -14,6 +14,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, cast
@@ -51,6 +52,11 @@ class RankProcess:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        # TensorFlow writes files that only an orderly end of Python would remove. Spark removes its own directory even
+        # after a crash of the task.
+        spark_directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+        parent = spark_directory if os.path.isdir(spark_directory) else None
+        self._directory = tempfile.TemporaryDirectory(prefix="spark-dl-rank-", dir=parent, ignore_cleanup_errors=True)
         reading, writing = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "spark_dl.launch.rank_main", str(writing)],
@@ -59,7 +65,12 @@ class RankProcess:
             stderr=subprocess.STDOUT,
             pass_fds=(writing,),
             # What Spark put on this worker's path (addPyFile, spark-submit --py-files) is the rank's, too.
-            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={
+                **os.environ,
+                **environment,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "TMPDIR": self._directory.name,
+            },
         )
         os.close(writing)
         self._orders, self._output = self._process.stdin, self._process.stdout
@@ -78,6 +89,10 @@ class RankProcess:
         self._process.kill()
         self._process.wait()
         self._messages.close()
+        with contextlib.suppress(BrokenPipeError):
+            cast(BinaryIO, self._orders).close()
+        self._pump.join(_LEAVE_SECONDS)  # it closes the output, at once unless a grandchild holds it
+        self._directory.cleanup()
 
     def begin(self, order: Any) -> None:
         """Tell the process what to do. It may have died meanwhile: `messages` then ends at once."""
@@ -96,8 +111,9 @@ class RankProcess:
         return code, "".join(self._log)
 
     def _forward_output(self) -> None:
-        for line in cast(BinaryIO, self._output):
-            text = line.decode(errors="replace")
-            self._log.append(text)
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        with cast(BinaryIO, self._output) as output:
+            for line in output:
+                text = line.decode(errors="replace")
+                self._log.append(text)
+                sys.stderr.write(text)
+                sys.stderr.flush()

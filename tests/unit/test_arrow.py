@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_dl.data.arrow import Extracted, extract
@@ -21,7 +21,7 @@ VECTOR = pa.struct(
     [("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]
 )
 
-fractions = st.sampled_from([0.0, -1.5, 2.25, NAN, math.inf])
+fractions = st.sampled_from([0.0, -1.5, 2.25, 7.0, NAN, math.inf])
 numbers = {
     "float64": (pa.float64(), fractions),
     "float32": (pa.float32(), fractions),
@@ -73,6 +73,7 @@ def agree(extracted: Extracted, rows: list[list[Any] | None], width: int = WIDTH
             assert got.astype(np.float64).tolist() == expected
 
 
+@settings(max_examples=200)
 @given(st.data(), dtypes, cuts)
 def test_scalars(data: st.DataObject, dtype: str, around: tuple[int, int]) -> None:
     kind, value = numbers[dtype]
@@ -82,6 +83,7 @@ def test_scalars(data: st.DataObject, dtype: str, around: tuple[int, int]) -> No
     assert extracted.values.dtype == ("int8" if dtype == "bool" else dtype)
 
 
+@settings(max_examples=200)
 @given(st.data(), dtypes, cuts, st.booleans())
 def test_arrays(data: st.DataObject, dtype: str, around: tuple[int, int], ragged: bool) -> None:
     kind, value = numbers[dtype]
@@ -107,6 +109,7 @@ def vectors(draw: st.DrawFn, ragged: bool) -> tuple[dict[str, Any] | None, list[
     return content, [entries.get(index, 0.0) for index in range(size)]
 
 
+@settings(max_examples=200)
 @given(st.data(), cuts, st.booleans())
 def test_vectors(data: st.DataObject, around: tuple[int, int], ragged: bool) -> None:
     drawn = data.draw(st.lists(vectors(ragged), max_size=9))
@@ -124,6 +127,24 @@ def test_an_empty_batch_has_no_rows_but_a_width(kind: str) -> None:
     extracted = extract(pa.array([], arrow), Column("x", kind, "float64", width))
     assert extracted.values.shape == (0, width)
     assert (extracted.missing.tolist(), extracted.nulls, extracted.nans, extracted.lengths) == ([], 0, 0, {})
+
+
+def test_a_row_with_a_null_and_a_nan_counts_as_a_null() -> None:
+    extracted = extract(pa.array([[NAN, None], [NAN, 1.0]]), Column("x", "array", "float64", 2))
+    assert (extracted.nulls, extracted.nans, extracted.missing.tolist()) == (1, 1, [True, True])
+
+
+def test_sparse_rows_keep_their_places_among_dense_and_null_ones() -> None:
+    rows = [
+        {"type": 0, "size": 2, "indices": [1], "values": [5.0]},
+        None,
+        {"type": 1, "size": None, "indices": None, "values": [3.0, 4.0]},
+        {"type": 0, "size": 2, "indices": [], "values": []},
+        {"type": 0, "size": 2, "indices": [0, 1], "values": [6.0, 7.0]},
+    ]
+    extracted = extract(pa.array(rows, VECTOR), Column("x", "vector", "float64", 2))
+    assert extracted.values[[0, 2, 3, 4]].tolist() == [[0, 5], [3, 4], [0, 0], [6, 7]]
+    assert extracted.missing.tolist() == [False, True, False, False, False]
 
 
 def test_a_null_row_may_hide_numbers_of_any_length() -> None:

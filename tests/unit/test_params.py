@@ -69,11 +69,6 @@ def test_signature_and_docstring_show_every_option(cls: type[OptionParams]) -> N
     assert all(f"{option.name}: {option.doc} Default: {option.default!r}." in text for option in cls.options)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_options_are_listed_once(cls: type[OptionParams]) -> None:
-    assert len({option.name for option in cls.options}) == len(cls.options)
-
-
 @pytest.mark.parametrize("how", ["constructor", "setParams"])
 def test_an_unknown_param_is_refused_with_the_near_name(how: str) -> None:
     with pytest.raises(OptionError, match=r"KerasClassifier has no param 'lableCol'.*Did you mean 'labelCol'"):

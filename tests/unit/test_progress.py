@@ -48,9 +48,10 @@ def test_a_bar_tells_steps_and_ends_each_epoch_full_on_a_line_of_its_own() -> No
 @pytest.mark.parametrize("verbose", [0, 1, 2])
 def test_an_error_within_closes_the_bar(verbose: int) -> None:
     stream = io.StringIO()
+    progress = Progress(verbose, epochs=2, steps=4, stream=stream)
 
     def fit() -> None:
-        with Progress(verbose, epochs=2, steps=4, stream=stream) as progress:
+        with progress:
             progress.step(0, 2, 0.5)
             raise KeyError
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -48,8 +49,8 @@ def works(rank: Rank) -> dict[str, Any]:
     print("another, of trouble", file=sys.stderr)
     rank.report({"kind": "step", "step": 1})
     total = hvd.allreduce(tf.constant([2.0]), op=hvd.Sum, name="test").numpy().tolist()
-    gpus = os.environ["CUDA_VISIBLE_DEVICES"]
-    return {"world": rank.world, "hvd": (hvd.rank(), hvd.size()), "total": total, "gpus": gpus}
+    told = [os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "HOROVOD_HOSTNAME")]
+    return {"world": rank.world, "hvd": (hvd.rank(), hvd.size()), "total": total, "told": told}
 
 
 def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +58,7 @@ def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) ->
     assert [message["event"] for message in messages] == ["started", "report", "done"]
     assert messages[1]["content"] == {"kind": "step", "step": 1}
     value = cloudpickle.loads(messages[2]["value"])
-    assert value == {"world": solo(HOST), "hvd": (0, 1), "total": [2.0], "gpus": "-1"}
+    assert value == {"world": solo(HOST), "hvd": (0, 1), "total": [2.0], "told": ["-1", HOST]}
     assert code == 0
     printed = capfd.readouterr().err
     for line in ("a line of the user's\n", "another, of trouble\n"):
@@ -93,6 +94,19 @@ def test_a_rank_that_is_killed_ends_the_messages_and_leaves_its_last_lines() -> 
     assert ended(process)
 
 
+def leaves_a_file(rank: Rank) -> str:
+    import tempfile
+
+    return tempfile.mkstemp()[1]
+
+
+def test_temporary_files_of_a_rank_go_with_it() -> None:
+    messages, _, _ = carry_out(leaves_a_file)
+    path = cloudpickle.loads(messages[-1]["value"])
+    assert "spark-dl-rank-" in path
+    assert not os.path.exists(os.path.dirname(path))
+
+
 def test_a_rank_is_gone_after_a_with_that_fails() -> None:
     process = RankProcess({})
 
@@ -113,17 +127,35 @@ def test_a_rank_that_waits_for_its_order_is_gone_after_the_with(monkeypatch: pyt
     assert ended(process)
 
 
-def test_a_rank_ends_with_the_task_that_is_killed() -> None:
-    task = (
-        "from spark_dl.launch.rank_process import RankProcess\n"
-        "process = RankProcess({})\n"
-        "print(process._process.pid, flush=True)\n"
-        "list(process.messages())\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", task], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout
-        rank = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
+def hangs(rank: Rank) -> None:
+    rank.report({"pid": os.getpid()})
+    threading.Event().wait()
+
+
+TASK = """
+import sys
+from spark_dl.launch.rank_process import RankProcess, read_frame
+
+with RankProcess({}) as process:
+    process.begin(read_frame(sys.stdin.buffer))
+    for message in process.messages():
+        if message["event"] == "report":
+            print(message["content"]["pid"], flush=True)
+"""
+
+
+def test_even_a_frozen_rank_ends_with_the_task_that_is_killed() -> None:
+    with (
+        Rendezvous(HOST) as store,
+        subprocess.Popen([sys.executable, "-c", TASK], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as task,
+    ):
+        assert task.stdin
+        assert task.stdout
+        variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30, {})
+        write_frame(task.stdin, Order(solo(HOST), variables, cloudpickle.dumps(hangs)))  # type: ignore[arg-type]
+        rank = psutil.Process(int(task.stdout.readline()))
+        rank.suspend()
+        task.kill()
     rank.wait(60)
     assert not rank.is_running()
 
