@@ -32,9 +32,17 @@ class Store:
     @staticmethod
     def at(path: str) -> Store:
         """The store at a path or URL, made absolute, so that it means the same in every process."""
-        scheme = urlsplit(path).scheme
-        if len(scheme) > 1:
+        if "://" in path:
             return Store(path.rstrip("/"))
+        if urlsplit(path).scheme == "dbfs":
+            raise StoreError(
+                explain(
+                    "dbfs: paths can't be opened outside of Spark.",
+                    expected="a path or a URL with ://",
+                    received=path,
+                    fix=f"Give its mount, /dbfs/{path.removeprefix('dbfs:').lstrip('/')}.",
+                )
+            )
         return Store("file://" + os.path.abspath(os.path.expanduser(path)))
 
     def child(self, name: str) -> Store:

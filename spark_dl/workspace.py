@@ -9,6 +9,7 @@ import socket
 import tempfile
 import time
 import uuid
+import warnings
 
 from spark_dl.errors import OptionError, StoreError, explain
 from spark_dl.store import Store
@@ -68,7 +69,10 @@ class Workspace:
         return self.store
 
     def __exit__(self, *error: object) -> None:
-        self.store.delete()
+        try:
+            self.store.delete()
+        except StoreError as left:  # neither a fitted model nor the real cause may be lost for it
+            warnings.warn(f"{left} `spark-dl clean` removes it later.", RuntimeWarning, stacklevel=2)
 
 
 def clean(cache_dir: str) -> list[str]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from spark_dl.data.arrow import extract
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, Block, ConvertedDataset, Tensor
@@ -87,8 +88,9 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
     Raises:
         DataError: rows that can't be fed, counted by column; or no rows at all.
     """
-    packed = frame.select([_quoted(name) for name in packing.columns])
-    rows = packed.mapInArrow(functools.partial(_pack_partition, packing), _RESULT_SCHEMA).collect()
+    # mapInArrow looks its columns up by name, where a dot would mean a field: they go under other names.
+    packed = frame.select([F.col(_quoted(name)).alias(f"c{i}") for i, name in enumerate(packing.columns)])
+    rows = packed.mapInArrow(functools.partial(_pack_renamed, packing), _RESULT_SCHEMA).collect()
     faults = [row for row in rows if row["kind"] != "block"]
     if faults:
         widths = {c.name: c.width for c in (*packing.features.columns, packing.label.column)}
@@ -104,6 +106,11 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
 
 def _quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
+
+
+def _pack_renamed(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    named = (pa.RecordBatch.from_arrays(batch.columns, names=packing.columns) for batch in batches)
+    return _pack_partition(packing, named)
 
 
 def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -21,7 +21,7 @@ from spark_dl import diagnosis, options
 from spark_dl.data import schema
 from spark_dl.data.convert import Packing, convert
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.errors import DataError, OptionError, SavedModelError, explain
+from spark_dl.errors import DataError, ModelError, OptionError, SavedModelError, explain
 from spark_dl.estimators.io import Reader, Writer
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import OptionParams, with_options
@@ -132,6 +132,7 @@ class KerasEstimator(OptionParams, Estimator["KerasModel"], MLWritable, MLReadab
         loss = values["loss"] if values["loss"] is not None else self._default_loss(shape, values["model"])
         compiled = model_bytes.compiled_copy(values["model"], values["optimizer"], loss, values["metrics"])
         facts = model_bytes.loss_facts(compiled.loss)
+        _check_distributed(values, facts)
         head = self._head(shape, facts)
         features = schema.feature_spec(
             frame.schema, *_features(values["featuresCol"], values["inputCols"]), shape.input_shape, shape.input_dtype
@@ -246,6 +247,30 @@ class KerasEstimator(OptionParams, Estimator["KerasModel"], MLWritable, MLReadab
         return cls(**objects)
 
 
+def _check_distributed(values: Mapping[str, Any], loss: LossFacts) -> None:
+    """Refuse what would not mean the same on several ranks as on one."""
+    import keras
+
+    if values["numWorkers"] > 1 and loss.reduction not in ("sum_over_batch_size", "mean"):
+        raise ModelError(
+            explain(
+                "Gradients of several workers are joined as means over rows.",
+                expected="a loss with reduction 'sum_over_batch_size'",
+                received=f"{loss.name} with reduction {loss.reduction!r} and numWorkers={values['numWorkers']}",
+                fix="Change the loss's reduction, or set numWorkers=1.",
+            )
+        )
+    if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in values["callbacks"] or []):
+        raise OptionError(
+            explain(
+                "BackupAndRestore would restore one rank and not the others.",
+                expected="other callbacks",
+                received="BackupAndRestore",
+                fix="Leave it out: set checkpointDir to keep each epoch's checkpoint.",
+            )
+        )
+
+
 def _features(features_col: str, input_cols: list[str] | None) -> tuple[list[str], str]:
     """The feature columns, and the option that names them."""
     return (input_cols, "inputCols") if input_cols else ([features_col], "featuresCol")
@@ -264,8 +289,8 @@ def _master(spark: SparkSession) -> str:
 @contextmanager
 def _recorded(record: Tracker, facts: tuple[dict[str, Any], dict[str, str]]) -> Iterator[None]:
     """The tracker's record, open while the `with` lasts, and ended with what went wrong, if anything did."""
-    record.begin(*facts)
     try:
+        record.begin(*facts)
         yield
     except BaseException as error:
         _try_to_log(functools.partial(record.end, error))

@@ -65,6 +65,15 @@ class KerasClassifier(KerasEstimator):
             return None
         import keras
 
+        if not shape.activation:
+            raise ModelError(
+                explain(
+                    f"It can't be told whether the model {model.name!r} gives probabilities or logits.",
+                    expected="a loss, or a last layer with an activation",
+                    received="neither",
+                    fix="Set loss, for example keras.losses.SparseCategoricalCrossentropy(from_logits=True).",
+                )
+            )
         logits = shape.activation not in ("softmax", "sigmoid")
         if shape.output_shape[-1:] == (1,):
             return keras.losses.BinaryCrossentropy(from_logits=logits)

@@ -54,7 +54,8 @@ class Writer(MLWriter):
             chunks = _chunks(content)
             while some := list(itertools.islice(chunks, _CHUNKS_AT_ONCE)):
                 frame = spark.createDataFrame(some, "chunk int, content binary").coalesce(1)
-                frame.write.mode("append").parquet(f"{path}/model")
+                # A directory that is there already is refused before anything in it is touched.
+                frame.write.mode("append" if some[0][0] else "errorifexists").parquet(f"{path}/model")
         DefaultParamsWriter.saveMetadata(self._instance, path, spark, extraMetadata={"sparkDL": saved}, paramMap=params)
 
 
@@ -78,10 +79,13 @@ class Reader(MLReader[Any]):
         spark = self.sparkSession
         metadata = self._metadata(spark, path)
         facts = metadata["sparkDL"]
-        content = _content(spark, path, facts) if "sha256" in facts else None
-        instance = self._cls._from_saved(facts, content)
-        instance._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(instance, metadata)
+        try:
+            content = _content(spark, path, facts) if "sha256" in facts else None
+            instance = self._cls._from_saved(facts, content)
+            instance._resetUid(metadata["uid"])
+            DefaultParamsReader.getAndSetParams(instance, metadata)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, "whole metadata", f"{type(error).__name__}: {error}") from error
         return instance
 
     def _metadata(self, spark: SparkSession, path: str) -> dict[str, Any]:
@@ -94,11 +98,11 @@ class Reader(MLReader[Any]):
         found = metadata.get("class")
         if found != name or not isinstance(metadata.get("sparkDL"), dict):
             raise _damaged(path, f"a saved {name}", f"a saved {found}")
-        if metadata["sparkDL"].get("format", 0) > FORMAT:
+        if not isinstance(metadata["sparkDL"].get("format"), int) or metadata["sparkDL"]["format"] > FORMAT:
             raise _damaged(
                 path,
                 f"format {FORMAT} or older",
-                f"format {metadata['sparkDL']['format']}, by spark_dl {metadata['sparkDL'].get('version')}",
+                f"format {metadata['sparkDL'].get('format')}, by spark_dl {metadata['sparkDL'].get('version')}",
                 "Install that release of spark_dl.",
             )
         return metadata

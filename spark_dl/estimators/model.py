@@ -138,6 +138,8 @@ class KerasModel(OptionParams, Model, MLWritable, MLReadable["KerasModel"]):
     @classmethod
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> KerasModel:
         """The model from what `_to_saved` gave; its params are set by `Reader`."""
+        if content is None:
+            raise SavedModelError(explain("The saved model's metadata name no model.", expected="its digest (sha256)"))
         model = cls()
         try:
             model._input_shape = tuple(facts["input_shape"])
@@ -148,7 +150,7 @@ class KerasModel(OptionParams, Model, MLWritable, MLReadable["KerasModel"]):
             raise SavedModelError(
                 explain("The saved model's metadata are damaged.", received=f"{type(error).__name__}: {error}")
             ) from error
-        model._content = content or b""
+        model._content = content
         return model
 
 

@@ -6,6 +6,7 @@ Spark job; the channel carries what must be known now: progress, and that a rank
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import secrets
@@ -48,7 +49,8 @@ class Channel:
                 if not secrets.compare_digest(self._line(), token.encode()):
                     return
                 while line := self._line():
-                    messages.put(json.loads(line))
+                    with contextlib.suppress(ValueError):  # a line that was too long costs itself alone
+                        messages.put(json.loads(line))
 
             def _line(self) -> bytes:
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import pickle
 import time
 import traceback
@@ -64,8 +65,9 @@ class Failure:
     def _original(self) -> BaseException | None:
         if self.exception is None:  # the stage was cancelled, and the rows with the exceptions are lost
             builtin = getattr(builtins, self.kind, None)
-            if isinstance(builtin, type) and issubclass(builtin, Exception):
-                return builtin(self.message)
+            with contextlib.suppress(TypeError):  # some builtins want more than a message
+                if isinstance(builtin, type) and issubclass(builtin, Exception):
+                    return builtin(self.message)
             return None
         try:
             original = pickle.loads(self.exception)  # our own executor's bytes, as every Spark result
@@ -85,7 +87,7 @@ def of_exception(error: BaseException, rank: int, host: str) -> Failure:
         rank=rank,
         host=host,
         kind=type(error).__name__,
-        message=str(error),
+        message=str(error)[:_LONGEST_TRACEBACK],
         trace="".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:],
         at=time.time(),
         secondary=_of_a_collective(error),

@@ -27,6 +27,7 @@ __all__ = ["HorovodLauncher", "LaunchSettings", "run_ranks"]
 
 # How long the other ranks may take to notice that one has failed, before the stage is cancelled.
 _FAILURE_GRACE_SECONDS = 5.0
+_LATE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def run_ranks(
             watch = _Watch(size, settings, on_report)
             while not watch.ended:
                 watch.take(messages)
+            watch.take_late(messages)
             return _values(spark_job.rows, watch.failures)
 
 
@@ -134,7 +136,7 @@ def _values(collect: Callable[[], list[Row]], heard: Mapping[int, Failure]) -> l
         if not heard:
             raise RankError(f"The Spark job that ran the ranks failed: {error}") from error
         rows = []
-    if not rows:
+    if not rows and heard:
         raise first_cause(heard.values()).error()
     failures = [pickle.loads(row["content"]) for row in rows if not row["ok"]]
     if failures:
@@ -164,6 +166,12 @@ class _Watch:
         if message is None:
             raise self._overdue()
         self._on(message)
+
+    def take_late(self, messages: queue.Queue[dict[str, Any]]) -> None:
+        """Take what was on its way when the job ended: its end and the reports come by different ways."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._on(messages.get(timeout=_LATE_SECONDS))
 
     def _on(self, message: dict[str, Any]) -> None:
         event = message["event"]

@@ -1,6 +1,6 @@
 """The program of a rank's process: import TensorFlow, learn the place, meet the others, run the function.
 
-Run as `python -m spark_dl.launch.rank_main FD`: orders come by standard input, answers leave by the file
+Run as `python -m spark_dl.launch.rank_main FD PARENT`: orders come by standard input, answers leave by the file
 descriptor FD. The process ends with the task that started it, even when it is frozen.
 """
 
@@ -55,9 +55,9 @@ class Rank:
     report: Callable[[dict[str, Any]], None]
 
 
-def main(answers: int) -> None:
+def main(answers: int, parent: int) -> None:
     """Carry out one order."""
-    _end_with_parent()
+    _end_with_parent(parent)
     with os.fdopen(answers, "wb") as stream:
         lock = threading.Lock()
 
@@ -96,10 +96,12 @@ def _carry_out(order: Order, answer: Callable[[dict[str, Any]], None]) -> None:
         collectives.stop()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "prctl"):  # Linux: also when this process is frozen or deep in native code
         library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before this could be asked for
+        os._exit(1)
 
 
 def _end_with_input() -> None:
@@ -109,4 +111,4 @@ def _end_with_input() -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -59,7 +59,7 @@ class RankProcess:
         self._directory = tempfile.TemporaryDirectory(prefix="spark-dl-rank-", dir=parent, ignore_cleanup_errors=True)
         reading, writing = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "spark_dl.launch.rank_main", str(writing)],
+            [sys.executable, "-m", "spark_dl.launch.rank_main", str(writing), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -58,7 +58,7 @@ class Classification:
         values = outputs.reshape(len(outputs), self.units).astype(np.float64)
         raw, probability = self._one_unit(values[:, 0]) if self.units == 1 else self._many_units(values)
         return {
-            "prediction": np.argmax(probability, axis=1).astype(np.float64),
+            "prediction": np.argmax(raw, axis=1).astype(np.float64),
             "probability": probability,
             "rawPrediction": raw,
         }

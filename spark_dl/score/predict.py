@@ -65,7 +65,9 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     Raises:
         DataError: an output column is there already.
     """
-    taken = [name for name in outputs.values() if name in frame.columns]
+    exact = (frame.sparkSession.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
+    present = set(frame.columns) if exact else {name.lower() for name in frame.columns}
+    taken = [name for name in outputs.values() if (name if exact else name.lower()) in present]
     if taken:
         raise DataError(
             explain(

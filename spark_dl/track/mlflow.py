@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import time
 import urllib.error
 import urllib.request
@@ -92,9 +93,9 @@ class MlflowTracker:
         entries = []
         for name, value in params.items():
             text = str(value)[:_LONGEST_PARAM]
-            # A run's param can't change: a second fit in the same run gets names of its own.
-            free = name if known.get(name, text) == text else f"{tags.get('spark_dl.uid', 'fit')}.{name}"
-            entries.append(Param(free, text))
+            # A run's param can't change: another fit in the same run gets names of its own.
+            names = itertools.chain([name], (f"fit{i}.{name}" for i in itertools.count(2)))
+            entries.append(Param(next(free for free in names if known.get(free, text) == text), text))
         for start in range(0, len(entries), _PARAMS_A_CALL):
             self._client.log_batch(self.run_id, params=entries[start : start + _PARAMS_A_CALL])
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])

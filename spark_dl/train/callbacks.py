@@ -10,7 +10,6 @@ StopTogether    last: what any callback decided on any rank
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ import keras
 import numpy as np
 
 from spark_dl.collectives import Collectives
+from spark_dl.errors import OptionError, explain, hint
 from spark_dl.train.checkpoint import Checkpoints
 from spark_dl.train.model_bytes import to_bytes
 from spark_dl.train.optimizer import GradientReducer
@@ -81,13 +81,20 @@ class AgreeOnEpoch(keras.callbacks.Callback):
 class SaveCheckpoint(keras.callbacks.Callback):
     """Each epoch's model, and which was the best.
 
+    Args:
+        checkpoints: where they are written.
+        monitor: the metric that tells the best.
+        mode: "min" or "max".
+        required: whether an epoch without that metric is an error.
+
     Attributes:
         best_epoch: from 0; -1 before there is one.
     """
 
-    def __init__(self, checkpoints: Checkpoints, monitor: str, mode: str) -> None:
+    def __init__(self, checkpoints: Checkpoints, monitor: str, mode: str, required: bool = False) -> None:
         super().__init__()
         self.best_epoch = -1
+        self._required = required
         self._checkpoints = checkpoints
         self._monitor = monitor
         self._mode = mode
@@ -96,6 +103,15 @@ class SaveCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the checkpoint."""
         values = {name: float(value) for name, value in (logs or {}).items()}
+        if self._required and self._monitor not in values:
+            raise OptionError(
+                explain(
+                    f"The best epoch can't be told by monitor={self._monitor!r}.",
+                    expected="a metric that the model reports",
+                    received=", ".join(values),
+                    fix=hint(self._monitor, values),
+                )
+            )
         value = values.get(self._monitor, math.nan)
         best = is_better(value, self._best_value, self._mode)
         if best:
@@ -188,8 +204,3 @@ _WRITES_FILES = (
 def runs_on(callback: keras.callbacks.Callback, rank: int) -> bool:
     """Whether a user's callback runs on this rank: those that write files or logs run on rank 0 alone."""
     return rank == 0 or not isinstance(callback, _WRITES_FILES)
-
-
-def monotonic() -> float:
-    """The clock that `ReportProgress` is given outside of tests."""
-    return time.monotonic()

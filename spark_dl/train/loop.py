@@ -44,6 +44,8 @@ def train(plan: TrainPlan, collectives: Collectives, report: Callable[[dict[str,
     model = from_bytes(plan.workspace.read(INITIAL_MODEL), cloudpickle.loads(plan.custom_objects))
     # The collective can't be part of a compiled XLA program.
     model.jit_compile = False
+    # The steps of an epoch are counted one by one.
+    model.steps_per_execution = 1
     _start_alike(model, collectives)
     reducer = GradientReducer(collectives)
     if world.size > 1:
@@ -59,7 +61,7 @@ def train(plan: TrainPlan, collectives: Collectives, report: Callable[[dict[str,
     prepare_steps(model, reducer, data.element_spec, may_be_empty=empty > 0)
 
     checkpoints = Checkpoints(plan.checkpoints)
-    saving = SaveCheckpoint(checkpoints, plan.monitor, plan.monitor_mode)
+    saving = SaveCheckpoint(checkpoints, plan.monitor, plan.monitor_mode, required=plan.restore_best_weights)
     ours = [saving, ReportProgress(report, plan.dataset.rows(validation=False), time.monotonic)]
     users = [callback for callback in cloudpickle.loads(plan.callbacks) if runs_on(callback, world.rank)]
     callbacks = [

@@ -18,6 +18,9 @@ from spark_dl.errors import ModelError, SavedModelError, explain
 __all__ = ["LossFacts", "ModelShape", "compiled_copy", "from_bytes", "loss_facts", "shape_of", "to_bytes"]
 
 
+_FED_DTYPES = tuple(f"float{n}" for n in (16, 32, 64)) + tuple(f"{k}int{n}" for k in ("", "u") for n in (8, 16, 32, 64))
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """One input and one output of a model; shapes are those of one row.
@@ -25,7 +28,7 @@ class ModelShape:
     Attributes:
         input_shape, input_dtype: of the input.
         output_shape: of the output.
-        activation: name of the last layer's activation, "" where it has none.
+        activation: name of the activation that the output comes from, "" where it can't be told.
     """
 
     input_shape: tuple[int, ...]
@@ -119,10 +122,27 @@ def shape_of(model: Any) -> ModelShape:
                 fix="Give the model one input of fixed shape; join several columns with inputCols.",
             )
         )
-    activation = getattr(model.layers[-1], "activation", None)
-    if isinstance(model.layers[-1], keras.layers.Softmax):
-        activation = keras.activations.softmax
-    return ModelShape(shapes[0], str(inputs[0].dtype), shapes[1], getattr(activation, "__name__", ""))
+    dtype = str(inputs[0].dtype)
+    if dtype not in _FED_DTYPES:
+        raise ModelError(
+            explain(
+                f"The model {model.name!r} can't be fed from columns of numbers.",
+                expected=f"an input of dtype {', '.join(_FED_DTYPES)}",
+                received=f"dtype {dtype}",
+                fix="Give keras.Input another dtype.",
+            )
+        )
+    return ModelShape(shapes[0], dtype, shapes[1], _last_activation(model))
+
+
+def _last_activation(model: keras.Model) -> str:
+    operation = model.outputs[0]._keras_history.operation
+    if isinstance(operation, keras.Model):
+        return _last_activation(operation)
+    name = type(operation).__name__.lower()
+    if name in ("softmax", "sigmoid"):  # a layer, or an operation of keras.ops
+        return name
+    return str(getattr(getattr(operation, "activation", None), "__name__", ""))
 
 
 def loss_facts(loss: Any) -> LossFacts:

@@ -148,6 +148,18 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         ["sparse_categorical_crossentropy"],
     ),
     "a regressor of three units": (same, {"cls": KerasRegressor}, ModelError, ["(batch, 1)", "(batch, 3)"]),
+    "a loss that isn't a mean over rows": (
+        same,
+        {"numWorkers": 2, "loss": keras.losses.SparseCategoricalCrossentropy(reduction="sum")},
+        ModelError,
+        ["reduction 'sum'", "numWorkers=2"],
+    ),
+    "a callback that restores one rank only": (
+        same,
+        {"callbacks": [keras.callbacks.BackupAndRestore("backup")]},
+        OptionError,
+        ["BackupAndRestore", "checkpointDir"],
+    ),
     "more workers than slots": (same, {"numWorkers": 3}, ClusterError, ["numWorkers=3", "2 slots", "local[2]"]),
     "an unknown tracker": (same, {"tracking": "mlfow"}, OptionError, ["'mlfow'", "'mlflow'"]),
 }
@@ -218,6 +230,11 @@ def test_rows_that_cant_be_scored_name_their_column(what: str, fitted: Any, data
 def test_an_output_column_that_is_there_already(fitted: Any, data: DataFrame) -> None:
     with pytest.raises(DataError, match="a column 'prediction' already"):
         fitted.transform(data.withColumn("prediction", F.lit(1)))
+
+
+def test_an_output_column_that_differs_in_case_only(fitted: Any, data: DataFrame) -> None:
+    with pytest.raises(DataError, match="a column 'prediction' already"):
+        fitted.transform(data.withColumn("Prediction", F.lit(1)))
 
 
 def test_scoring_without_the_feature_column(fitted: Any, data: DataFrame) -> None:

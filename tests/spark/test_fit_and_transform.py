@@ -249,3 +249,23 @@ def test_param_maps_override_what_is_set(data: DataFrame) -> None:
     one, two = estimator.fit(data, [{estimator.epochs: 1}, {estimator.epochs: 2}])
     assert [len(fit.summary.history["loss"]) for fit in (one, two)] == [1, 2]
     assert estimator.getEpochs() == 1
+
+
+def test_the_best_epoch_by_a_metric_that_isnt_there_is_refused(data: DataFrame) -> None:
+    estimator = KerasRegressor(model=models.regressor(), restoreBestWeights=True, monitor="val_los", **QUIET)
+    with pytest.raises(Exception, match=r"monitor='val_los'.*Received: loss"):
+        estimator.fit(data)
+
+
+def test_column_names_may_have_dots_blanks_and_backticks(data: DataFrame) -> None:
+    names = {"f0": "a.b", "f1": "a b", "f2": "a`b", "f3": "f3"}
+    frame = data.withColumnsRenamed(names)
+    fit = KerasRegressor(model=models.regressor(), inputCols=list(names.values()), **QUIET).fit(frame)
+    assert fit.transform(frame).where("prediction is not null").count() == models.ROWS
+
+
+def test_what_ends_a_nested_model_tells_probabilities_from_logits(data: DataFrame) -> None:
+    nested = keras.Sequential([keras.Input((4,)), models.classifier()])
+    fit = KerasClassifier(model=nested, **QUIET).fit(data)
+    plain = fit.keras().predict(models.blobs()[0], verbose=0)
+    np.testing.assert_allclose(predicted(fit.transform(data), "probability"), plain, atol=1e-6)

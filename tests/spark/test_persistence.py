@@ -73,6 +73,7 @@ def test_saving_refuses_an_existing_path_unless_told_to_overwrite(pipeline: Pipe
     model = pipeline.stages[-1]
     with pytest.raises(Exception, match=r"(?i)exist"):
         model.write().save(str(saved))
+    assert KerasClassifierModel.load(str(saved)).uid == model.uid
     model.write().overwrite().save(str(saved))
     assert KerasClassifierModel.load(str(saved)).uid == model.uid
 

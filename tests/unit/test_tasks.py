@@ -77,7 +77,7 @@ def test_a_classifiers_output_has_one_axis(shape: tuple[int, ...]) -> None:
         (3, "softmax", keras.losses.SparseCategoricalCrossentropy, False),
         (3, "linear", keras.losses.SparseCategoricalCrossentropy, True),
         (1, "sigmoid", keras.losses.BinaryCrossentropy, False),
-        (1, "", keras.losses.BinaryCrossentropy, True),
+        (1, "linear", keras.losses.BinaryCrossentropy, True),
     ],
 )
 def test_a_classifier_without_a_loss_takes_the_one_for_its_last_layer(
@@ -86,6 +86,11 @@ def test_a_classifier_without_a_loss_takes_the_one_for_its_last_layer(
     default = KerasClassifier()._default_loss(a_shape(units, activation=activation), keras.Sequential())
     assert type(default) is loss
     assert default.from_logits is from_logits
+
+
+def test_a_classifier_whose_output_can_not_be_read_wants_a_loss() -> None:
+    with pytest.raises(ModelError, match="probabilities or logits"):
+        KerasClassifier()._default_loss(a_shape(3, activation=""), keras.Sequential())
 
 
 def test_a_compiled_loss_is_kept() -> None:
