@@ -1,0 +1,1 @@
+"""Tests on Spark in local mode."""
