@@ -17,6 +17,7 @@ __all__ = [
     "OptionError",
     "RankError",
     "SavedModelError",
+    "SlotsError",
     "SparkDLError",
     "StoreError",
     "TrackingError",
@@ -45,6 +46,10 @@ class ClusterError(SparkDLError, RuntimeError):
     """Spark, or what is installed on its machines, can't run the job."""
 
 
+class SlotsError(ClusterError):
+    """Spark did not give the slots in time."""
+
+
 class StoreError(SparkDLError, OSError):
     """A directory can't be read, written, or isn't seen by every machine."""
 
@@ -64,13 +69,16 @@ class RankError(SparkDLError, RuntimeError):
         rank: the rank that failed first, or -1 where it isn't known.
         host: its host.
         rank_traceback: the traceback as text, as it was printed on that host.
+        lost: whether it was lost with its process, executor, host or network, and another attempt may do better;
+            False where its own code failed.
     """
 
-    def __init__(self, text: str, rank: int = -1, host: str = "", rank_traceback: str = "") -> None:
+    def __init__(self, text: str, rank: int = -1, host: str = "", rank_traceback: str = "", lost: bool = False) -> None:
         super().__init__(text)
         self.rank = rank
         self.host = host
         self.rank_traceback = rank_traceback
+        self.lost = lost
 
 
 def explain(what: str, *, expected: object = None, received: object = None, fix: str = "") -> str:

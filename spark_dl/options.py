@@ -59,7 +59,7 @@ class Option:
             ) from None
 
 
-def _integer(at_least: int) -> Callable[[Any], int]:
+def _integer(at_least: int, at_most: float = math.inf) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
         if (
             isinstance(value, bool)
@@ -67,8 +67,9 @@ def _integer(at_least: int) -> Callable[[Any], int]:
             or not float(value).is_integer()
         ):
             raise _RefusedError("an integer")
-        if value < at_least:
-            raise _RefusedError(f"an integer >= {at_least}")
+        if not at_least <= value <= at_most:
+            limits = f">= {at_least}" if at_most == math.inf else f"from {at_least} to {at_most:g}"
+            raise _RefusedError(f"an integer {limits}")
         return int(value)
 
     return convert
@@ -174,6 +175,12 @@ CALLBACKS = Option("callbacks", "Keras callbacks. Each rank runs a copy of its o
 
 # --- training ----------------------------------------------------------------------------------------------
 BATCH_SIZE = Option("batchSize", "Rows in a batch of one worker.", _integer(1), 32)
+GLOBAL_BATCH_SIZE = Option(
+    "globalBatchSize",
+    "Rows in a batch of all workers together, in place of batchSize; the batches then follow from the seed alone, "
+    "however many workers there are.",
+    _integer(1),
+)
 EPOCHS = Option("epochs", "Passes over the training rows.", _integer(1), 1)
 SHUFFLE = Option("shuffle", "Whether rows are shuffled anew in each epoch.", _boolean, True)
 SEED = Option("seed", "Seed of the validation draw, the shuffle, and dropout.", _integer(0), 0)
@@ -203,12 +210,39 @@ CACHE_DIR = Option(
     _text,
 )
 CHECKPOINT_DIR = Option(
-    "checkpointDir", "A directory or URL that driver and executors share, where each epoch's checkpoint is kept.", _text
+    "checkpointDir",
+    "A directory or URL that driver and executors share, where checkpoints are kept. A fit that was not finished "
+    "goes on from there when fit is called again.",
+    _text,
+)
+KEEP_CHECKPOINTS = Option("keepCheckpoints", "How many of the latest checkpoints are kept.", _integer(1), 2)
+CHECKPOINT_STEPS = Option(
+    "checkpointSteps",
+    "Write a checkpoint also after so many steps within an epoch; not set, at its end only.",
+    _integer(1),
+)
+MAX_RESTARTS = Option(
+    "maxRestarts",
+    "How often training is started again, from its last checkpoint, after workers were lost.",
+    _integer(0),
+    3,
+)
+MIN_WORKERS = Option(
+    "minWorkers", "With how few workers training goes on after others were lost; not set, with no fewer.", _integer(1)
+)
+COLLECTIVE_TIMEOUT = Option(
+    "collectiveTimeout", "Seconds after which a worker that does not answer the others counts as lost.", _integer(1), 30
+)
+STALL_TIMEOUT = Option(
+    "stallTimeout",
+    "Seconds without a step after which training is given up, naming the worker that stands.",
+    _number(1),
+    600.0,
 )
 
 # --- what the user sees --------------------------------------------------------------------------------------
 TRACKING = Option("tracking", "Where the fit is logged: 'mlflow', or None for nowhere.", _text_or_none, "mlflow")
 EXPERIMENT_NAME = Option("experimentName", "The MLflow experiment; the current one without it.", _text)
 RUN_NAME = Option("runName", "The name of the MLflow run that the fit opens.", _text)
-VERBOSE = Option("verbose", "0: silent, 1: a progress bar, 2: one line for each epoch.", _integer(0), 1)
+VERBOSE = Option("verbose", "0: silent, 1: a progress bar, 2: one line for each epoch.", _integer(0, 2), 1)
 SCORE_BATCH_SIZE = Option("scoreBatchSize", "Rows that the model scores at once in transform.", _integer(1), 4096)

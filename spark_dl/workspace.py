@@ -14,7 +14,7 @@ import warnings
 from spark_dl.errors import OptionError, StoreError, explain
 from spark_dl.store import Store
 
-__all__ = ["Workspace", "clean"]
+__all__ = ["Workspace", "clean", "free_bytes", "is_alive"]
 
 _PREFIX = "spark-dl-"
 _OWNER = "owner.json"
@@ -80,9 +80,14 @@ def clean(cache_dir: str) -> list[str]:
 
     Returns:
         the directories removed. Those of living processes, and of other hosts, stay.
+
+    Raises:
+        StoreError: there is no such directory.
     """
     removed = []
     parent = Store.at(cache_dir)
+    if parent.is_local and not os.path.exists(parent.path):
+        raise StoreError(explain("There is no such directory.", expected="a cache directory", received=cache_dir))
     for name in parent.names():
         if not name.startswith(_PREFIX):
             continue
@@ -92,13 +97,14 @@ def clean(cache_dir: str) -> list[str]:
             host, pid = owner["host"], int(owner["pid"])
         except (StoreError, ValueError, KeyError, TypeError):
             continue  # not ours, or being made
-        if host == socket.gethostname() and not _alive(pid):
+        if host == socket.gethostname() and not is_alive(pid):
             store.delete()
             removed.append(store.url)
     return removed
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether this host has such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

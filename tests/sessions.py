@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
 
+# A JVM that lives for a minute or two gains nothing from its second compiler and a concurrent collector.
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
 
 @contextmanager
 def session(master: str, **settings: str) -> Iterator[SparkSession]:
@@ -18,6 +21,8 @@ def session(master: str, **settings: str) -> Iterator[SparkSession]:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.driver.extraJavaOptions", SHORT_LIVED)
+        .config("spark.executor.extraJavaOptions", SHORT_LIVED)
         .config("spark.pyspark.python", sys.executable)
     )
     for name, value in settings.items():

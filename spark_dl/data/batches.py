@@ -6,8 +6,9 @@ TensorFlow then slices. So Python works once for each pool and not once for each
 
 from __future__ import annotations
 
+import collections
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,93 +23,210 @@ __all__ = ["pools", "tensorflow_batches"]
 POOL_BYTES = 64 << 20
 
 
+# The rows of some batches, one array for each tensor, and how many batches they are.
+Pool = tuple[list[np.ndarray], int]
+
+
+class _Stream:
+    """One shard's rows in one epoch, gathered to pools; each pool is shuffled by itself."""
+
+    def __init__(self, shard: Shard, epoch: int, seed: int | None, pool_bytes: int) -> None:
+        self.shard = shard
+        self.order = epoch_order(shard, epoch, seed)
+        self._random = None if seed is None else np.random.default_rng([seed, 2, shard.key, epoch])
+        self._pool_bytes = pool_bytes
+        self._waiting: list[list[np.ndarray]] = []
+        self._rows = self._size = 0
+
+    def add(self, arrays: list[np.ndarray]) -> list[Pool]:
+        """Take a segment's rows; give a pool of whole batches, if there are enough."""
+        self._waiting.append(arrays)
+        self._rows += len(arrays[0])
+        self._size += sum(array.nbytes for array in arrays)
+        full = self._size >= self._pool_bytes and self._rows >= self.shard.batch_size
+        return [self._take(self._rows // self.shard.batch_size * self.shard.batch_size)] if full else []
+
+    def rest(self) -> list[Pool]:
+        """What is left; its last batch may be short."""
+        return [self._take(self._rows)] if self._rows else []
+
+    def _take(self, count: int) -> Pool:
+        whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True)]
+        if self._random is not None:
+            order = self._random.permutation(self._rows)
+            whole = [np.take(array, order, axis=0) for array in whole]
+        self._waiting = [[array[count:] for array in whole]] if count < self._rows else []
+        self._rows, self._size = self._rows - count, 0
+        return [array[:count] for array in whole], -(-count // self.shard.batch_size)
+
+
 def pools(
     dataset: ConvertedDataset,
-    shard: Shard,
+    shards: Sequence[Shard],
     read: Reader,
     *,
-    rank: int,
     epoch: int,
     seed: int | None,
     pool_bytes: int = POOL_BYTES,
-) -> Iterator[tuple[list[np.ndarray], int]]:
-    """The rows of a rank's shard in one epoch, in pools.
+) -> Iterator[Pool]:
+    """The rows of a rank's shards in one epoch, in pools.
 
     Args:
         dataset: what is read.
-        shard: which rows.
+        shards: which rows; of several, each batch takes its part from each.
         read: the reader.
-        rank: the rank, part of the seed.
         epoch: the epoch, part of the seed.
         seed: of the shuffle; None keeps the order.
-        pool_bytes: size of a pool in memory.
+        pool_bytes: size of a shard's pool in memory.
 
     Returns:
         the arrays of a pool and the number of batches to cut it into. All pools but the last are whole
-        batches. Where steps are left for which there are no rows, a last pool has none.
+        batches. Where steps are left for which there are no rows, the last pools have none.
     """
-    random = None if seed is None else np.random.default_rng([seed, 2, rank, epoch])
-    batch = shard.batch_size
-    waiting: list[list[np.ndarray]] = []
-    rows = size = 0
+    streams = [_Stream(shard, epoch, seed, pool_bytes) for shard in shards]
+    if len(streams) == 1:
+        (stream,) = streams
+        for arrays in read(dataset, stream.order):
+            yield from stream.add(arrays)
+        yield from stream.rest()
+        if stream.shard.empty_steps:
+            yield _nothing(dataset), stream.shard.empty_steps
+    else:
+        yield from _woven(dataset, streams, read)
 
-    def emit(all_rows: bool) -> tuple[list[np.ndarray], int]:
-        nonlocal waiting, rows, size
-        whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*waiting, strict=True)]
-        count = rows if all_rows else rows // batch * batch
-        if random is not None:
-            order = random.permutation(rows)
-            whole = [np.take(array, order, axis=0) for array in whole]
-        waiting = [[array[count:] for array in whole]] if count < rows else []
-        rows, size = rows - count, 0
-        return [array[:count] for array in whole], -(-count // batch)
 
-    for arrays in read(dataset, epoch_order(shard, rank, epoch, seed)):
-        waiting.append(arrays)
-        rows += len(arrays[0])
-        size += sum(array.nbytes for array in arrays)
-        if size >= pool_bytes and rows >= batch:
-            yield emit(all_rows=False)
-    if rows:
-        yield emit(all_rows=True)
-    if shard.empty_steps:
-        yield [np.zeros((0, *tensor.shape), tensor.stored) for tensor in dataset.tensors], shard.empty_steps
+def _woven(dataset: ConvertedDataset, streams: list[_Stream], read: Reader) -> Iterator[Pool]:
+    """Batches of which each has its part from every stream."""
+    # Read as they will be needed: all streams end at the same time.
+    progress = [
+        (before / stream.shard.rows, index, segment)
+        for index, stream in enumerate(streams)
+        for before, segment in zip(
+            itertools.accumulate((s.rows for s in stream.order), initial=0), stream.order, strict=False
+        )
+    ]
+    progress.sort(key=lambda item: item[:2])
+    loom = _Loom(dataset, [stream.shard.batch_size for stream in streams])
+    for (_, index, _), arrays in zip(progress, read(dataset, [segment for *_, segment in progress]), strict=True):
+        for made, batches in streams[index].add(arrays):
+            loom.add(index, made, batches)
+            yield from loom.woven()
+    for index, stream in enumerate(streams):
+        for made, _ in stream.rest():
+            loom.add(index, made, len(made[0]) // stream.shard.batch_size)
+    yield from loom.woven()
+    yield from loom.rest(streams[0].shard.steps)
+
+
+class _Loom:
+    """Weaves the streams' whole batches together as they come; the last ones may be short.
+
+    Args:
+        dataset: its tensors are what is woven.
+        quotas: rows that each stream gives to a batch.
+    """
+
+    def __init__(self, dataset: ConvertedDataset, quotas: Sequence[int]) -> None:
+        self._dataset = dataset
+        self._quotas = quotas
+        self._bounds = list(itertools.accumulate(quotas, initial=0))
+        self._waiting: list[collections.deque[list[np.ndarray]]] = [collections.deque() for _ in quotas]
+        self._batches = [0] * len(quotas)
+        self._done = 0
+
+    def add(self, index: int, arrays: list[np.ndarray], batches: int) -> None:
+        """Take rows of a stream, and how many whole batches they are."""
+        self._waiting[index].append(arrays)
+        self._batches[index] += batches
+
+    def woven(self) -> Iterator[Pool]:
+        """The batches for which all streams have given their rows."""
+        count = min(self._batches)
+        if count:
+            shapes = [(count, self._bounds[-1], *tensor.shape) for tensor in self._dataset.tensors]
+            whole = [np.empty(s, t.stored) for s, t in zip(shapes, self._dataset.tensors, strict=True)]
+            for index in range(len(self._quotas)):
+                self._fill(whole, index, count)
+            self._done += count
+            yield [array.reshape(-1, *array.shape[2:]) for array in whole], count
+
+    def _fill(self, whole: list[np.ndarray], index: int, count: int) -> None:
+        quota, columns = self._quotas[index], slice(self._bounds[index], self._bounds[index + 1])
+        self._batches[index] -= count
+        done = 0
+        while done < count:
+            arrays = self._waiting[index].popleft()
+            batches = min(len(arrays[0]) // quota, count - done)
+            for array, target in zip(arrays, whole, strict=True):
+                target[done : done + batches, columns] = array[: batches * quota].reshape(
+                    batches, quota, *array.shape[1:]
+                )
+            done += batches
+            if len(arrays[0]) > batches * quota:
+                self._waiting[index].appendleft([array[batches * quota :] for array in arrays])
+
+    def rest(self, steps: int) -> Iterator[Pool]:
+        """The last batches, up to so many: some streams have a short one, or none."""
+        for step in range(steps - self._done):
+            parts = []
+            for quota, waiting in zip(self._quotas, self._waiting, strict=True):
+                left = [np.concatenate(same) for same in zip(*waiting, strict=True)] or _nothing(self._dataset)
+                parts.append([array[step * quota : (step + 1) * quota] for array in left])
+            yield [np.concatenate(same) for same in zip(*parts, strict=True)], 1
+
+
+def _nothing(dataset: ConvertedDataset) -> list[np.ndarray]:
+    return [np.zeros((0, *tensor.shape), tensor.stored) for tensor in dataset.tensors]
+
+
+def _without(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator[Pool]:
+    """The pools without their first batches."""
+    for arrays, batches in made:
+        skipped = min(steps, batches)
+        steps -= skipped
+        if batches > skipped:
+            yield [array[skipped * batch_size :] for array in arrays], batches - skipped
 
 
 def tensorflow_batches(
     dataset: ConvertedDataset,
-    shard: Shard,
+    shards: Sequence[Shard],
     read: Reader,
     *,
-    rank: int,
     seed: int | None,
+    pool_bytes: int = POOL_BYTES,
     first_epoch: int = 0,
+    skip_steps: int = 0,
     one_pass: bool = False,
 ) -> Any:
     """A tf.data.Dataset of (features, label[, weight]) batches.
 
     Args:
         dataset: what is read.
-        shard: which rows; each epoch has `shard.steps` batches, the last of them perhaps short or empty.
+        shards: which rows; each epoch has `shard.steps` batches, the last of them perhaps short or empty.
         read: the reader.
-        rank: the rank.
         seed: of the shuffle; None keeps the order.
+        pool_bytes: size of a shard's pool in memory.
         first_epoch: the epoch to begin with.
+        skip_steps: how many of its batches have been seen.
         one_pass: end after one epoch, for validation, instead of going on for ever.
     """
     import tensorflow as tf
 
+    batch_size = sum(shard.batch_size for shard in shards)
+
     def generate() -> Iterator[tuple[Any, ...]]:
-        for epoch in [first_epoch] if one_pass else itertools.count(first_epoch):
-            for arrays, batches in pools(dataset, shard, read, rank=rank, epoch=epoch, seed=seed):
+        for epoch in [0] if one_pass else itertools.count(first_epoch):
+            made = pools(dataset, shards, read, epoch=epoch, seed=seed, pool_bytes=pool_bytes)
+            for arrays, batches in _without(made, skip_steps if epoch == first_epoch else 0, batch_size):
                 yield (*arrays, np.int64(batches))
 
     def cut(*pool: Any) -> Any:
         *arrays, batches = pool
 
         def batch(index: Any) -> Any:
-            start = index * shard.batch_size
-            parts = [array[start : start + shard.batch_size] for array in arrays]
+            start = index * batch_size
+            parts = [array[start : start + batch_size] for array in arrays]
             return tuple(tf.cast(part, t.dtype) for part, t in zip(parts, dataset.tensors, strict=True))
 
         return tf.data.Dataset.range(batches).map(batch)
@@ -118,9 +236,11 @@ def tensorflow_batches(
     # One pool is made while another is being cut.
     batches = source.prefetch(1).flat_map(cut).prefetch(4)
     if one_pass:
-        batches = batches.apply(tf.data.experimental.assert_cardinality(shard.steps))
+        batches = batches.apply(tf.data.experimental.assert_cardinality(shards[0].steps))
     options = tf.data.Options()
     options.deterministic = True
+    # There is nothing to tune, and the tuner's thread may take five seconds to end.
+    options.autotune.enabled = False
     # Reading is one generator: more threads would take cores from the model.
     options.threading.private_threadpool_size = 2
     return batches.with_options(options)

@@ -22,8 +22,9 @@ from pyspark.sql import functions as F
 from spark_dl.data.arrow import extract
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, Block, ConvertedDataset, Tensor
 from spark_dl.data.faults import Faults, describe
-from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, weight_tensor
+from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, quoted, weight_tensor
 from spark_dl.errors import DataError
+from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 
 __all__ = ["Packing", "convert"]
@@ -32,7 +33,9 @@ __all__ = ["Packing", "convert"]
 _BLOCK_BYTES = 8 << 20
 # Block numbers of one partition lie below this.
 _PARTITION_STRIDE = 1 << 24
-_RESULT_SCHEMA = "kind string, name string, block_id long, rows long, bytes long, validation boolean, detail string"
+_RESULT_SCHEMA = (
+    "kind string, name string, block_id long, rows long, bytes long, validation boolean, checksum long, detail string"
+)
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
         DataError: rows that can't be fed, counted by column; or no rows at all.
     """
     # mapInArrow looks its columns up by name, where a dot would mean a field: they go under other names.
-    packed = frame.select([F.col(_quoted(name)).alias(f"c{i}") for i, name in enumerate(packing.columns)])
-    rows = packed.mapInArrow(functools.partial(_pack_renamed, packing), _RESULT_SCHEMA).collect()
+    packed = frame.select([F.col(quoted(name)).alias(f"c{i}") for i, name in enumerate(packing.columns)])
+    with SparkJob(packed.mapInArrow(functools.partial(_pack_renamed, packing), _RESULT_SCHEMA)) as job:
+        rows = job.rows()
     faults = [row for row in rows if row["kind"] != "block"]
     if faults:
         widths = {c.name: c.width for c in (*packing.features.columns, packing.label.column)}
@@ -99,13 +103,9 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
     return ConvertedDataset(
         store=packing.store,
         tensors=packing.tensors,
-        blocks=tuple(Block(r["block_id"], r["name"], r["rows"], r["validation"]) for r in blocks),
+        blocks=tuple(Block(r["block_id"], r["name"], r["rows"], r["validation"], r["checksum"]) for r in blocks),
         bytes=sum(row["bytes"] for row in blocks),
     )
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
 
 
 def _pack_renamed(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -146,6 +146,7 @@ def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iter
             ("rows", pa.int64()),
             ("bytes", pa.int64()),
             ("validation", pa.bool_()),
+            ("checksum", pa.int64()),
             ("detail", pa.string()),
         ]
     )
@@ -213,7 +214,8 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarra
                 faults.add(kind, name, len(wrong), f"{wrong[0]:g}")
         if len(fractions) or len(outside):
             return np.zeros(len(values), spec.dtype)
-    return values[:, 0].astype(spec.dtype) if spec.shape == () else values.astype(spec.dtype)
+    with np.errstate(invalid="ignore"):  # NaN, in rows that are left out
+        return values[:, 0].astype(spec.dtype) if spec.shape == () else values.astype(spec.dtype)
 
 
 def _check_range(values: np.ndarray, stored: np.dtype, name: str, faults: Faults, keep: np.ndarray) -> None:
@@ -271,7 +273,14 @@ class _BlockWriter:
             "rows": rows,
             "bytes": rows * self._packing.row_bytes,
             "validation": self._validation,
+            "checksum": sum(_sum(array[:rows]) for array in whole) % (1 << 63),
         }
+
+
+def _sum(array: np.ndarray) -> int:
+    """The sum of the array's bytes, taken four at a time where they can be: the same for any order of the rows."""
+    words = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+    return int((words.view(np.uint32) if array.itemsize % 4 == 0 else words).sum(dtype=np.uint64))
 
 
 def _one_value(array: np.ndarray) -> pa.Array:

@@ -45,12 +45,14 @@ class Block:
         name: the file's name in the store.
         rows: how many rows it holds.
         validation: whether they are for validation.
+        checksum: of its numbers, whatever the order of the rows.
     """
 
     block_id: int
     name: str
     rows: int
     validation: bool
+    checksum: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class ConvertedDataset:
     def part(self, validation: bool) -> list[Block]:
         """The blocks for training or for validation."""
         return [block for block in self.blocks if block.validation == validation]
+
+    @property
+    def checksum(self) -> int:
+        """Of all numbers, whatever the order of rows and blocks."""
+        return sum(block.checksum for block in self.blocks) % (1 << 63)
 
     def rows(self, validation: bool) -> int:
         """The number of rows for training or for validation."""

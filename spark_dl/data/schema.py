@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from pyspark.ml.linalg import VectorUDT
@@ -14,7 +13,17 @@ from pyspark.sql import types as T
 from spark_dl.data.dataset import FEATURES, LABEL, WEIGHT, Tensor
 from spark_dl.errors import DataError, explain, hint
 
-__all__ = ["Column", "FeatureSpec", "LabelSpec", "boolean_column", "feature_spec", "label_spec", "weight_column"]
+__all__ = [
+    "Column",
+    "FeatureSpec",
+    "LabelSpec",
+    "boolean_column",
+    "feature_spec",
+    "label_spec",
+    "quoted",
+    "weight_column",
+    "weight_tensor",
+]
 
 _NUMBERS: dict[type[T.DataType], str] = {
     T.BooleanType: "bool",
@@ -65,16 +74,6 @@ class FeatureSpec:
         own = "int8" if own == "bool" else own
         smaller = np.dtype(own).itemsize < np.dtype(self.dtype).itemsize and np.can_cast(own, self.dtype)
         return Tensor(FEATURES, self.shape, own if smaller else self.dtype, self.dtype)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(content: dict[str, Any]) -> FeatureSpec:
-        """The inverse of `as_dict`."""
-        columns = tuple(Column(**column) for column in content["columns"])
-        return FeatureSpec(columns, tuple(content["shape"]), content["dtype"])
 
 
 @dataclass(frozen=True)
@@ -207,6 +206,15 @@ def boolean_column(schema: T.StructType, name: str) -> Column:
     if not isinstance(schema[name].dataType, T.BooleanType):
         raise DataError(_unsuited(schema, name, "validationCol", "a boolean column"))
     return Column(name, "scalar", "bool", 1)
+
+
+def quoted(name: str) -> str:
+    """A column's name as Spark SQL takes it, whatever is in it.
+
+    >>> quoted("a.b")
+    '`a.b`'
+    """
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _column(schema: T.StructType, name: str, param: str) -> Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,6 +61,7 @@ class KerasModel(OptionParams, Model, MLWritable, MLReadable["KerasModel"]):
         super().__init__(**values)
         self.summary = TrainingSummary()
         self._content = b""
+        self._custom_objects = b""
         self._input_shape: tuple[int, ...] = ()
         self._input_dtype = ""
         self._head: Head | None = None
@@ -68,35 +70,42 @@ class KerasModel(OptionParams, Model, MLWritable, MLReadable["KerasModel"]):
         """A plain Keras model, compiled as it was trained: a new one at each call."""
         from spark_dl.train.model_bytes import from_bytes
 
-        return from_bytes(self._fitted_content())
+        return from_bytes(self._fitted_content(), self._named_objects())
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         content = self._fitted_content()
         columns, param = self._feature_columns()
         features = schema.feature_spec(dataset.schema, columns, param, self._input_shape, self._input_dtype)
         batch_size = self.getOrDefault("scoreBatchSize")
-        model = ScoringModel.of(content, _registered(), features, self._fitted_head(), batch_size)
+        custom = cloudpickle.dumps(self._named_objects())
+        model = ScoringModel.of(content, custom, features, self._fitted_head(), batch_size)
         names = {field: self.getOrDefault(option) for field, option in self.output_options.items()}
         return score(dataset, model, {field: name for field, name in names.items() if name})
 
-    def _feature_columns(self) -> tuple[list[str], str]:
-        columns = self.getOrDefault("inputCols")
-        return (columns, "inputCols") if columns else ([self.getOrDefault("featuresCol")], "featuresCol")
-
-    def _with_content(self, content: bytes, shape: Any, head: Head, summary: TrainingSummary) -> KerasModel:
+    def _with_content(
+        self, content: bytes, custom_objects: bytes, shape: Any, head: Head, summary: TrainingSummary
+    ) -> KerasModel:
         """Fill a new model in.
 
         Args:
             content: `.keras` bytes.
+            custom_objects: cloudpickled dict of what Keras needs by name; it lives as long as this process.
             shape: has input_shape and input_dtype.
             head: what the output means.
             summary: how the training went.
         """
         self._content = content
+        self._custom_objects = custom_objects
         self._input_shape, self._input_dtype = tuple(shape.input_shape), shape.input_dtype
         self._head = head
         self.summary = summary
         return self
+
+    def _named_objects(self) -> dict[str, Any]:
+        """What Keras may need by name: what the fit took along, and what is registered in this process."""
+        keras = sys.modules.get("keras")  # who hasn't imported it hasn't registered anything
+        registered = dict(keras.saving.get_custom_objects()) if keras else {}
+        return {**(cloudpickle.loads(self._custom_objects) if self._custom_objects else {}), **registered}
 
     def _fitted_content(self) -> bytes:
         if not self._content:
@@ -152,11 +161,3 @@ class KerasModel(OptionParams, Model, MLWritable, MLReadable["KerasModel"]):
             ) from error
         model._content = content
         return model
-
-
-def _registered() -> bytes:
-    """What the user has registered with Keras. Who hasn't imported Keras hasn't registered anything."""
-    import sys
-
-    keras = sys.modules.get("keras")
-    return bytes(cloudpickle.dumps(dict(keras.saving.get_custom_objects()) if keras else {}))

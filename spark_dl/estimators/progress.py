@@ -21,12 +21,15 @@ class Progress:
         epochs: how many there are.
         steps: steps in an epoch.
         stream: where it is drawn.
+
+    Attributes:
+        steps: steps in an epoch; another number of workers takes another number.
     """
 
     def __init__(self, verbose: int, epochs: int, steps: int, stream: TextIO | None = None) -> None:
         self._verbose = verbose
         self._epochs = epochs
-        self._steps = steps
+        self.steps = steps
         self._stream = stream or sys.stderr
         self._bar: Any = None
 
@@ -52,7 +55,7 @@ class Progress:
         values = "  ".join(f"{name}={value:.4f}" for name, value in logs.items())
         text = f"{values}  {rows_per_second:,.0f} rows/s"
         if self._verbose == 1:
-            self._draw(epoch, self._steps, text)
+            self._draw(epoch, self.steps, text)
             self._close()
         else:
             self.say(f"Epoch {epoch + 1}/{self._epochs}  {text}")
@@ -60,7 +63,7 @@ class Progress:
     def _draw(self, epoch: int, step: int, text: str) -> None:
         if self._bar is None:
             name = f"Epoch {epoch + 1}/{self._epochs}"
-            self._bar = tqdm(total=self._steps, desc=name, file=self._stream, bar_format=_BAR, delay=1e-9)
+            self._bar = tqdm(total=self.steps, desc=name, file=self._stream, bar_format=_BAR, delay=1e-9)
         # tqdm's own postfix begins with a comma.
         self._bar.bar_format = f"{_BAR}  {text}"
         self._bar.n = step

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyspark import BarrierTaskContext
 
+from spark_dl.errors import ClusterError
 from spark_dl.launch import channel, failure, resources
 from spark_dl.launch.rank_main import Order
 from spark_dl.launch.rank_process import RankProcess
@@ -51,15 +52,7 @@ def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
 
     context = BarrierTaskContext.get()
     rank = context.partitionId()
-    sender = channel.Sender(job.channel)
-    host = socket.gethostname()
-    try:
-        outcome = _run_rank(job, context, sender)
-    except Exception as error:
-        outcome = failure.of_exception(error, rank, host)
-    if isinstance(outcome, failure.Failure):
-        sender.send({"event": "failed", "rank": rank, "failure": outcome.summary()})
-    sender.close()
+    outcome = _tell(job, context)
     content = outcome if isinstance(outcome, bytes) else cloudpickle.dumps(outcome)
     yield pa.RecordBatch.from_pydict(
         {
@@ -68,6 +61,22 @@ def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
             "content": pa.array([content], pa.binary()),
         }
     )
+
+
+def _tell(job: RankJob, context: BarrierTaskContext) -> bytes | failure.Failure:
+    """Run the rank, and tell the driver at once if it failed: its row comes only when all have ended."""
+    rank, host = context.partitionId(), socket.gethostname()
+    try:
+        with contextlib.closing(channel.Sender(job.channel)) as sender:
+            try:
+                outcome = _run_rank(job, context, sender)
+            except Exception as error:
+                outcome = failure.of_exception(error, rank, host)
+            if isinstance(outcome, failure.Failure):
+                sender.send({"event": "failed", "rank": rank, "failure": outcome.summary()})
+            return outcome
+    except ClusterError as error:  # there is no way to the driver
+        return failure.of_exception(error, rank, host)
 
 
 def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender) -> bytes | failure.Failure:

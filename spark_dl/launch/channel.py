@@ -14,13 +14,18 @@ import socket
 import socketserver
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_dl.errors import ClusterError, explain
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 __all__ = ["Address", "Channel", "Sender"]
 
 _LONGEST_LINE = 1 << 20
+# A stranger who connects and says nothing is let go.
+_TOKEN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,12 @@ class Channel:
         token = secrets.token_hex(16)
 
         class Handler(socketserver.StreamRequestHandler):
+            timeout = _TOKEN_SECONDS
+
             def handle(self) -> None:
                 if not secrets.compare_digest(self._line(), token.encode()):
                     return
+                self.connection.settimeout(None)
                 while line := self._line():
                     with contextlib.suppress(ValueError):  # a line that was too long costs itself alone
                         messages.put(json.loads(line))
@@ -62,6 +70,12 @@ class Channel:
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self.address = Address(host, self._server.server_address[1], token)
+
+    @classmethod
+    def of(cls, spark: SparkSession, messages: queue.Queue[dict[str, Any]]) -> Channel:
+        """A channel on the address at which the session's executors know the driver."""
+        host = spark.conf.get("spark.driver.host") or "localhost"
+        return cls(host, spark.conf.get("spark.driver.bindAddress", host) or host, messages)
 
     def __enter__(self) -> Channel:
         self._thread.start()

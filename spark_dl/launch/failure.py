@@ -18,6 +18,7 @@ from spark_dl.errors import RankError
 __all__ = ["Failure", "crash", "first_cause", "of_exception"]
 
 _LONGEST_TRACEBACK = 1 << 16
+_DIED = "ProcessDied"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Failure:
     secondary: bool
     exception: bytes | None = None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the rank did not fail by itself: its process died, or it could no longer reach another."""
+        return self.secondary or self.kind == _DIED
+
     def summary(self) -> dict[str, Any]:
         """All but the exception, fit for JSON."""
         fields = asdict(self)
@@ -52,12 +58,15 @@ class Failure:
 
     def error(self) -> RankError:
         """The error to raise on the driver, with the rank's own exception as its cause."""
+        end, log = (
+            (f"raised {self.kind}: ", "Its traceback") if self.kind != _DIED else ("was lost: ", "Its last words")
+        )
         error = RankError(
-            f"Rank {self.rank} on host {self.host} raised {self.kind}: {self.message}\n\n"
-            f"Its traceback on {self.host}:\n{self.trace}",
+            f"Rank {self.rank} on host {self.host} {end}{self.message}\n\n{log} on {self.host}:\n{self.trace}",
             rank=self.rank,
             host=self.host,
             rank_traceback=self.trace,
+            lost=self.lost,
         )
         error.__cause__ = self._original()
         return error
@@ -105,14 +114,17 @@ def crash(rank: int, host: str, exit_code: int, log: str) -> Failure:
         log: the last lines that it printed.
     """
     if exit_code == -9:
-        message = "was killed (SIGKILL), probably because the host or its container ran out of memory"
+        message = (
+            "was killed (SIGKILL), probably because the host or its container ran out of memory: "
+            "raise spark.executor.memoryOverhead, or lower batchSize"
+        )
     elif exit_code < 0:
         message = f"was ended by signal {-exit_code}"
     else:
         message = f"left with exit code {exit_code} before it was done"
     # A rank that native code aborted because a peer was gone says so; one that was killed is a cause, whatever it said.
     secondary = exit_code != -9 and "horovod" in log.lower()
-    return Failure(rank, host, "ProcessDied", f"its process {message}", log, time.time(), secondary)
+    return Failure(rank, host, _DIED, f"its process {message}", log, time.time(), secondary)
 
 
 def first_cause(failures: Iterable[Failure]) -> Failure:
@@ -124,4 +136,6 @@ def _of_a_collective(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     if "HorovodInternalError" in names:
         return True
-    return "OpError" in names and "Horovod" in str(error)
+    # By operation ("HorovodAllreduce", "horovod_allreduce") or by what it ran on; paths of files may hold any word.
+    lines = [line for line in str(error).splitlines() if not line.lstrip().startswith('File "')]
+    return "OpError" in names and any(word in line.lower() for word in ("horovod", "gloo") for line in lines)

@@ -12,6 +12,8 @@ import pickle
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,8 @@ from spark_dl.world import World
 __all__ = ["Order", "Rank"]
 
 _PR_SET_PDEATHSIG = 1
+_MARK_SECONDS = 1.0
+_FRAMES = 12
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,51 @@ class Rank:
     Attributes:
         world: the rank's place.
         report: sends a small dict, fit for JSON, to the driver at once.
+        mark: notes where the function stands, in a few words; a function that has marked once and then marks
+            nothing for long is taken to be stuck.
     """
 
     world: World
     report: Callable[[dict[str, Any]], None]
+    mark: Callable[[str], None]
+
+
+class _Marks(threading.Thread):
+    """Tells the driver, about once a second, how many marks there were, and from where a rank does not move.
+
+    Args:
+        answer: sends a message.
+        main: the thread whose stack is shown.
+    """
+
+    def __init__(self, answer: Callable[[dict[str, Any]], None], main: int) -> None:
+        super().__init__(daemon=True)
+        self._answer = answer
+        self._main = main
+        self._count = 0
+        self._where = ""
+
+    def mark(self, where: str) -> None:
+        """One more mark."""
+        self._count += 1
+        self._where = where
+
+    def run(self) -> None:
+        """Until the process ends."""
+        told, still = 0, 0
+        while True:
+            time.sleep(_MARK_SECONDS)
+            if not self._count:
+                continue
+            count, where = self._count, self._where
+            still = still + 1 if count == told else 0
+            told = count
+            stack = "" if not still else self._stack()
+            self._answer({"event": "mark", "count": count, "where": where, "stack": stack})
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self._main)
+        return "".join(traceback.format_stack(frame)[-_FRAMES:]) if frame else ""
 
 
 def main(answers: int, parent: int) -> None:
@@ -88,7 +133,9 @@ def _carry_out(order: Order, answer: Callable[[dict[str, Any]], None]) -> None:
         collectives.start()
         answer({"event": "started"})
         function = pickle.loads(order.payload)
-        rank = Rank(order.world, lambda content: answer({"event": "report", "content": content}))
+        marks = _Marks(answer, threading.get_ident())
+        marks.start()
+        rank = Rank(order.world, lambda content: answer({"event": "report", "content": content}), marks.mark)
         answer({"event": "done", "value": cloudpickle.dumps(function(rank))})
     except BaseException as error:
         answer({"event": "failed", "failure": of_exception(error, order.world.rank, order.world.host)})

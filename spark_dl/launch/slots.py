@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
 
-from spark_dl.errors import ClusterError, explain
+from spark_dl.errors import ClusterError, SlotsError, explain
 
-__all__ = ["check_cluster", "slots_of"]
+__all__ = ["check_cluster", "no_slots", "slots_of"]
 
 Setting = Callable[[str, str], str]
 
@@ -77,3 +77,16 @@ def check_cluster(spark: SparkSession, workers: int) -> None:
                 fix="Lower numWorkers, or give the application more executors or cores.",
             )
         )
+
+
+def no_slots(workers: int, seconds: float) -> SlotsError:
+    """The error for slots that Spark did not give in time."""
+    return SlotsError(
+        explain(
+            f"Spark did not give {workers} slots at the same time within {seconds:g} s.",
+            expected=f"{workers} free slots (executors x cores / spark.task.cpus)",
+            received="fewer",
+            fix="Lower numWorkers, give the application more executors, wait for other jobs to end, "
+            "or raise slotTimeout.",
+        )
+    )

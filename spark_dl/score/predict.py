@@ -21,7 +21,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_dl.data.schema import Column, FeatureSpec
+from spark_dl.data.schema import Column, FeatureSpec, quoted
 from spark_dl.errors import DataError, explain
 from spark_dl.score.heads import Head
 
@@ -90,7 +90,7 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
 
 
 def _input(column: Column) -> SparkColumn:
-    value = F.col("`" + column.name.replace("`", "``") + "`")
+    value = F.col(quoted(column.name))
     return vector_to_array(value, "float32") if column.kind == "vector" else value
 
 
@@ -108,6 +108,7 @@ def _scorer(
     return score_batches
 
 
+# The worker's process outlives the task; this is the one state that a module keeps, and it is only a cache.
 @functools.lru_cache(maxsize=2)
 def _loaded(model: ScoringModel) -> Callable[[np.ndarray], np.ndarray]:
     """The model's prediction function, kept in this Python worker for the next task."""
@@ -132,7 +133,19 @@ def _tensor(series: tuple[pd.Series, ...], spec: FeatureSpec) -> np.ndarray:
     """The model's input from the columns of one batch: shape (rows, *spec.shape)."""
     parts = [_matrix(values, column) for values, column in zip(series, spec.columns, strict=True)]
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return joined.astype(spec.dtype, copy=False).reshape(-1, *spec.shape)
+    wanted = np.dtype(spec.dtype)
+    if wanted.kind in "iu" and not np.can_cast(joined.dtype, wanted):
+        limits = np.iinfo(wanted)
+        if len(joined) and (joined.min() < limits.min or joined.max() > limits.max):
+            names = ", ".join(column.name for column in spec.columns)
+            raise DataError(
+                explain(
+                    f"Numbers of {names} are beyond what the model's input can hold.",
+                    expected=f"{limits.min} to {limits.max} ({wanted})",
+                    received=f"{joined.min()} to {joined.max()} in a batch of {len(joined)} rows",
+                )
+            )
+    return joined.astype(wanted, copy=False).reshape(-1, *spec.shape)
 
 
 def _matrix(values: pd.Series, column: Column) -> np.ndarray:

@@ -80,6 +80,7 @@ class MlflowTracker:
         self._experiment_id = experiment_id
         self._run_name = run_name
         self._opened = False
+        self._events: list[str] = []
         self._client = mlflow.MlflowClient()
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -104,6 +105,11 @@ class MlflowTracker:
         """Log an epoch's metrics."""
         now = int(time.time() * 1000)
         self._client.log_batch(self.run_id, [Metric(n, float(v), now, epoch) for n, v in metrics.items()])
+
+    def event(self, text: str) -> None:
+        """Keep the events, one below the other, as the artifact events.txt."""
+        self._events.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}")
+        self._client.log_text(self.run_id, "\n".join(self._events) + "\n", "events.txt")
 
     def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
         """Log the loss curve and the Keras model."""

@@ -17,6 +17,9 @@ class Tracker(Protocol):
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Write an epoch's metrics; epochs count from 0."""
 
+    def event(self, text: str) -> None:
+        """Write what happened to the training: a worker lost, a restart."""
+
     def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
         """Write the fitted Keras model, which `load` gives, and the curves of its training."""
 
@@ -31,6 +34,9 @@ class NoTracker:
         """Nothing."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def event(self, text: str) -> None:
         """Nothing."""
 
     def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:

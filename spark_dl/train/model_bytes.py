@@ -5,9 +5,12 @@ The user's model is never compiled, built or otherwise changed: it is saved, and
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +18,18 @@ import keras
 
 from spark_dl.errors import ModelError, SavedModelError, explain
 
-__all__ = ["LossFacts", "ModelShape", "compiled_copy", "from_bytes", "loss_facts", "shape_of", "to_bytes"]
+__all__ = [
+    "LossFacts",
+    "ModelShape",
+    "compiled_copy",
+    "custom_objects",
+    "from_bytes",
+    "leaves",
+    "loss_facts",
+    "seed_states",
+    "shape_of",
+    "to_bytes",
+]
 
 
 _FED_DTYPES = tuple(f"float{n}" for n in (16, 32, 64)) + tuple(f"{k}int{n}" for k in ("", "u") for n in (8, 16, 32, 64))
@@ -54,6 +68,44 @@ class LossFacts:
     known: bool = True
 
 
+def custom_objects(model: keras.Model, *others: Any) -> dict[str, Any]:
+    """What Keras needs by name to load a model elsewhere: what is registered, and the user's own functions and classes.
+
+    Args:
+        model: its layers and what they hold, its optimizer and its loss are looked through.
+        others: further Keras objects, functions, names, or lists of them, such as the metrics.
+    """
+    found = dict(keras.saving.get_custom_objects())
+    # _flatten_layers, unlike `layers`, sees what wrappers such as Bidirectional hold.
+    layers = list(model._flatten_layers())
+    held = [value for layer in layers for value in vars(layer).values()]
+    metrics = getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
+    compiled = [getattr(model, "optimizer", None), getattr(model, "loss", None), metrics]
+    for thing in leaves([layers, held, compiled, others]):
+        kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
+        if (inspect.isfunction(thing) or hasattr(thing, "get_config")) and not _is_keras(kind):
+            found.setdefault(kind.__name__, kind)
+    return found
+
+
+def leaves(thing: Any) -> Iterator[Any]:
+    """What lists, tuples and dicts hold, at any depth."""
+    if isinstance(thing, (list, tuple, dict)):
+        for part in thing.values() if isinstance(thing, dict) else thing:
+            yield from leaves(part)
+    else:
+        yield thing
+
+
+def seed_states(model: keras.Model) -> list[Any]:
+    """The variables from which a model's random numbers follow."""
+    return [variable for variable in model.variables if "seed_generator_state" in variable.path]
+
+
+def _is_keras(kind: Any) -> bool:
+    return (getattr(kind, "__module__", None) or "").partition(".")[0] == "keras"
+
+
 def to_bytes(model: keras.Model) -> bytes:
     """The model with its weights, compile options and optimizer state."""
     with tempfile.TemporaryDirectory() as directory:
@@ -74,7 +126,10 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
         with open(path, "wb") as file:
             file.write(content)
         try:
-            return keras.saving.load_model(path, custom_objects=custom_objects, compile=compiled, safe_mode=True)
+            with warnings.catch_warnings():
+                # An optimizer that had not been built when it was saved: it begins anew.
+                warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+                return keras.saving.load_model(path, custom_objects=custom_objects, compile=compiled, safe_mode=True)
         except Exception as error:
             raise SavedModelError(
                 explain(
@@ -161,12 +216,12 @@ def loss_facts(loss: Any) -> LossFacts:
         raise ModelError(
             explain("The loss can't be used.", expected="one Keras loss, or its name", received=repr(loss))
         )
-    name = str(getattr(found, "name", None) or getattr(found, "__name__", type(found).__name__))
+    kind = found if inspect.isfunction(found) else type(found)
     return LossFacts(
-        name=name,
+        name=re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(),  # `found.name` is the user's to choose
         from_logits=bool(getattr(found, "from_logits", False)),
         reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
-        known=type(found).__module__.startswith("keras.") or getattr(found, "__module__", "").startswith("keras."),
+        known=_is_keras(kind),
     )
 
 
@@ -178,15 +233,20 @@ def compiled_copy(model: keras.Model, optimizer: Any, loss: Any, metrics: list[A
     Raises:
         ModelError: there is no loss.
     """
-    copy = from_bytes(to_bytes(model))
+    with keras.saving.custom_object_scope(custom_objects(model, optimizer, loss, metrics)):
+        copy = from_bytes(to_bytes(model))
+        if optimizer is None and loss is None and metrics is None and copy.compiled:
+            return _built(copy)
+        return _built(_recompiled(copy, optimizer, loss, metrics))
+
+
+def _recompiled(copy: keras.Model, optimizer: Any, loss: Any, metrics: list[Any] | None) -> keras.Model:
     own = keras.saving.deserialize_keras_object(copy.get_compile_config() or {})
-    if optimizer is None and loss is None and metrics is None and copy.compiled:
-        return _built(copy)
     loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
     if loss is None:
         raise ModelError(
             explain(
-                f"The model {model.name!r} has no loss.",
+                f"The model {copy.name!r} has no loss.",
                 expected="a compiled model, or the param `loss`",
                 received="an uncompiled model and loss=None",
                 fix="Compile the model, or set `loss`, for example loss='mse'.",
@@ -201,7 +261,7 @@ def compiled_copy(model: keras.Model, optimizer: Any, loss: Any, metrics: list[A
         weighted_metrics=own.get("weighted_metrics"),
         loss_weights=own.get("loss_weights"),
     )
-    return _built(copy)
+    return copy
 
 
 def _built(model: keras.Model) -> keras.Model:

@@ -7,13 +7,14 @@ the optimizer as the user made it; it is saved as what it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from spark_dl.collectives import Collectives
+from spark_dl.train.model_bytes import leaves
 
 __all__ = ["GradientReducer", "distribute"]
 
@@ -80,19 +81,10 @@ class GradientReducer:
 
 def distribute(model: keras.Model, reducer: GradientReducer) -> None:
     """Make every optimizer that the model holds sum its gradients over the ranks before it applies them."""
-    held = _leaves([model.optimizer, *vars(model).values()])
+    held = leaves([model.optimizer, *vars(model).values()])
     optimizers = {id(o): o for o in held if isinstance(o, keras.optimizers.Optimizer)}
     for index, optimizer in enumerate(optimizers.values()):
         optimizer.apply = _reducing(optimizer.apply, reducer, f"spark_dl.gradients.{index}")
-
-
-def _leaves(thing: Any) -> Iterator[Any]:
-    """What lists, tuples and dicts hold, at any depth."""
-    if isinstance(thing, (list, tuple, dict)):
-        for part in thing.values() if isinstance(thing, dict) else thing:
-            yield from _leaves(part)
-    else:
-        yield thing
 
 
 def _reducing(apply: Callable[..., Any], reducer: GradientReducer, name: str) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.store import Store
+from spark_dl.train.checkpoint import Checkpoint
 
 __all__ = ["INITIAL_MODEL", "TrainPlan", "TrainResult"]
 
@@ -21,26 +22,36 @@ class TrainPlan:
     Attributes:
         dataset: the converted rows.
         workspace: directory of this fit; holds the initial model and takes the final one.
+        initial_model: the model's file in it: as the user gave it, or the checkpoint to go on from.
+        start: that checkpoint's record; None at the beginning.
+        attempt: which attempt this is, from 1.
         checkpoints: directory for the checkpoints of this fit.
         custom_objects: cloudpickled dict of the objects registered with Keras on the driver.
         callbacks: cloudpickled list of the user's callbacks.
         reader: name of the reader.
-        batch_size, epochs, shuffle, seed, monitor, restore_best_weights, monitor_mode: the options.
+        batch_size, global_batch_size, epochs, shuffle, seed, monitor, restore_best_weights, monitor_mode,
+            keep_checkpoints, checkpoint_steps: the options.
     """
 
     dataset: ConvertedDataset
     workspace: Store
+    initial_model: str
+    start: Checkpoint | None
+    attempt: int
     checkpoints: Store
     custom_objects: bytes
     callbacks: bytes
     reader: str
     batch_size: int
+    global_batch_size: int | None
     epochs: int
     shuffle: bool
     seed: int
     monitor: str
     restore_best_weights: bool
     monitor_mode: str
+    keep_checkpoints: int
+    checkpoint_steps: int | None
 
     @staticmethod
     def of_options(options: dict[str, Any], **others: Any) -> TrainPlan:

@@ -2,7 +2,7 @@
 
 All ranks take the same number of steps, so that a rank without rows left gets empty batches. It takes the step
 with one row of zeros in their place, which weighs nothing, and then puts back all state that the row has
-touched: metrics, moving statistics, seeds.
+touched: metrics and moving statistics. Seeds run on, in step with the other ranks'.
 """
 
 from __future__ import annotations
@@ -14,22 +14,29 @@ import tensorflow as tf
 
 from spark_dl.train.optimizer import GradientReducer
 
-__all__ = ["prepare_steps"]
+__all__ = ["build_state", "prepare_steps"]
 
 
-def prepare_steps(model: keras.Model, reducer: GradientReducer, example: Any, may_be_empty: bool) -> None:
+def build_state(model: keras.Model, example: Any) -> None:
+    """Make the state that Keras makes in the first step otherwise, that of the metrics above all.
+
+    Args:
+        model: compiled.
+        example: a batch of specs, (features, label[, weight]).
+    """
+    # There is no public way; `fit` does the same where it runs on several devices.
+    model._symbolic_build(data_batch=tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
+
+
+def prepare_steps(model: keras.Model, reducer: GradientReducer, may_be_empty: bool) -> None:
     """Tell the reducer each step's rows; and, where batches may be empty, stand them.
 
     Args:
         model: its `train_step` and `test_step` are wrapped; user's own steps work alike.
         reducer: learns the rows of the step.
-        example: a batch of specs, (features, label[, weight]).
-        may_be_empty: whether this rank has empty batches.
+        may_be_empty: whether this rank has empty batches; its state must have been built then.
     """
     train_step, test_step = model.train_step, model.test_step
-    if may_be_empty:
-        # State must exist before it can be put back; Keras makes that of metrics in the first step otherwise.
-        model._symbolic_build(data_batch=tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
 
     def counted(data: Any) -> Any:
         rows = _rows(data)
@@ -46,7 +53,8 @@ def _standing_empty(model: keras.Model, step: Any, data: Any, rows: Any) -> Any:
     padded = tf.nest.map_structure(
         lambda t: tf.concat([t, tf.zeros(tf.concat([[filler], tf.shape(t)[1:]], 0), t.dtype)], axis=0), data
     )
-    state = [*model.non_trainable_variables, *model.metrics_variables]
+    moving = [variable for variable in model.non_trainable_variables if "seed_generator_state" not in variable.path]
+    state = [*moving, *model.metrics_variables]
     before = [tf.identity(variable.value) for variable in state]
     logs = step(padded)
     for variable, value in zip(state, before, strict=True):

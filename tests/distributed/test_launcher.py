@@ -15,8 +15,9 @@ from pyspark.sql import SparkSession
 
 from spark_dl import HorovodLauncher
 from spark_dl.errors import ClusterError, OptionError, RankError
-from spark_dl.launch import launcher
-from spark_dl.launch.launcher import LaunchSettings, run_ranks
+from spark_dl.launch import watch
+from spark_dl.launch.launcher import run_ranks
+from spark_dl.launch.settings import LaunchSettings
 
 
 def rank_processes() -> list[psutil.Process]:
@@ -100,7 +101,7 @@ def test_a_rank_that_is_killed_is_named(spark: SparkSession) -> None:
 
 
 def test_a_failure_ends_ranks_that_would_go_on(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_FAILURE_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(watch, "_FAILURE_GRACE_SECONDS", 0.5)
 
     def fail() -> None:
         import threading

@@ -30,6 +30,11 @@ SPECIAL: dict[str, Any] = {
     "monitorMode": "max",
     "shuffle": False,
     "slotTimeout": 5.0,
+    "stallTimeout": 5.0,
+    "verbose": 2,
+    "globalBatchSize": 64,
+    "checkpointSteps": 3,
+    "minWorkers": 1,
 }
 
 

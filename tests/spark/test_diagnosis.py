@@ -17,6 +17,8 @@ from spark_dl.errors import ClusterError
 from spark_dl.workspace import Workspace
 
 TESTS = Path(__file__).parent.parent
+# What is looked at on each executor.
+EXECUTORS = {"packages", "way to the driver", "other executors", "Horovod", "GPUs", "cache directory"}
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +28,12 @@ def report(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> spa
 
 def test_a_healthy_machine_has_no_faults(report: spark_dl.diagnosis.Report) -> None:
     assert report.faults == []
-    found = {finding.what: finding.found for finding in report.findings if finding.where == "driver"}
+    found = {finding.what: finding.found for finding in report.findings if finding.where in ("driver", "cluster")}
     assert found["pyspark"].startswith("4.0")
     assert found["slots"] == "2 on local[2]"
     assert "Gloo yes" in found["Horovod"]
     assert found["Java"].split(".")[0] in ("17", "21")
-    elsewhere = {finding.what for finding in report.findings if finding.where != "driver"}
-    assert elsewhere == {"packages", "way to the driver", "Horovod", "GPUs", "cache directory"}
+    assert {f.what for f in report.findings if f.where not in ("driver", "cluster")} == EXECUTORS
 
 
 def test_the_table_shows_every_finding(report: spark_dl.diagnosis.Report) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import models
@@ -14,6 +15,7 @@ from pyspark.ml import Pipeline
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, MulticlassClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.linalg import Vectors, VectorUDT
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -233,6 +235,46 @@ def test_checkpoints_are_kept_beside_earlier_ones(data: DataFrame, tmp_path: Pat
     assert "epoch-000003.keras" in before
     assert keras.saving.load_model(first / "epoch-000003.keras").optimizer.iterations == 3 * 7
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_own_losses_metrics_and_layers_need_no_registration(data: DataFrame) -> None:
+    def pinball(truth: Any, guess: Any) -> Any:
+        gap = keras.ops.cast(truth, guess.dtype) - guess[:, 0]
+        return keras.ops.mean(keras.ops.maximum(0.9 * gap, -0.1 * gap))
+
+    def overshoot(truth: Any, guess: Any) -> Any:
+        return keras.ops.mean(keras.ops.cast(guess[:, 0] > keras.ops.cast(truth, guess.dtype), "float32"))
+
+    class Doubling(keras.layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return 2 * inputs
+
+    model = keras.Sequential([keras.Input((4,)), Doubling(), keras.layers.Dense(1)])
+    estimator = KerasEstimator(model=model, loss=pinball, metrics=[overshoot], epochs=1, **QUIET)
+    fitted = estimator.fit(data)
+    assert set(fitted.summary.history) == {"loss", "overshoot"}
+    assert fitted.transform(data).agg(F.count("prediction")).first()[0] == data.count()
+    assert fitted.keras().loss.__name__ == "pinball"
+
+
+def test_mixed_precision_trains_float32_weights(data: DataFrame) -> None:
+    keras.utils.set_random_seed(3)
+    hidden = keras.layers.Dense(8, "relu", dtype="mixed_bfloat16")
+    model = keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(3, "softmax", dtype="float32")])
+    fitted = KerasClassifier(model=model, epochs=3, **QUIET).fit(data)
+    assert {str(weight.dtype) for weight in fitted.keras().trainable_variables} == {"float32"}
+    assert fitted.summary.history["loss"][-1] < fitted.summary.history["loss"][0]
+
+
+def test_cross_validation_chooses_among_options(data: DataFrame) -> None:
+    classifier = KerasClassifier(model=models.classifier(), batchSize=16, seed=2, **QUIET)
+    grid = ParamGridBuilder().addGrid(classifier.epochs, [1, 12]).build()
+    evaluator = MulticlassClassificationEvaluator(metricName="logLoss")
+    chosen = CrossValidator(
+        estimator=classifier, estimatorParamMaps=grid, evaluator=evaluator, numFolds=2, parallelism=1, seed=4
+    ).fit(data)
+    assert chosen.avgMetrics[1] < chosen.avgMetrics[0]
+    assert len(chosen.bestModel.summary.history["loss"]) == 12
 
 
 def test_a_pipeline_with_sparks_own_stages(data: DataFrame) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from spark_dl.data.batches import pools, tensorflow_batches
 from spark_dl.data.dataset import ConvertedDataset, Tensor
-from spark_dl.data.shards import Shard, shards
+from spark_dl.data.shards import Shard, canonical_shards, shards
 from spark_dl.store import Store
 
 from .rows import blocks_of, numbered
@@ -31,8 +31,8 @@ def one_epoch(
     """Each rank's shard and its pools."""
     dataset, read = numbered(sizes)
     result = []
-    for rank, shard in enumerate(shards(dataset.blocks, size, batch, seed)):
-        made = pools(dataset, shard, read, rank=rank, epoch=epoch, seed=seed, pool_bytes=pool_bytes)
+    for shard in shards(dataset.blocks, size, batch, seed):
+        made = pools(dataset, [shard], read, epoch=epoch, seed=seed, pool_bytes=pool_bytes)
         result.append((shard, [(arrays[0], batches) for arrays, batches in made]))
     return result
 
@@ -82,7 +82,7 @@ def test_the_tensors_of_a_row_stay_together_when_shuffled() -> None:
             yield [rows, np.stack([rows, -rows], axis=1).astype(np.float32)]
 
     (shard,) = shards(dataset.blocks, 1, 7, 1)
-    for (rows, labels), _ in pools(dataset, shard, read, rank=0, epoch=0, seed=1, pool_bytes=200):
+    for (rows, labels), _ in pools(dataset, [shard], read, epoch=0, seed=1, pool_bytes=200):
         assert labels.tolist() == [[row, -row] for row in rows.tolist()]
 
 
@@ -96,7 +96,7 @@ def test_a_large_shard_is_read_a_pool_at_a_time() -> None:
             yield [rows]
 
     (shard,) = shards(dataset.blocks, 1, 5, None)
-    next(pools(dataset, shard, counting, rank=0, epoch=0, seed=0, pool_bytes=240))
+    next(pools(dataset, [shard], counting, epoch=0, seed=0, pool_bytes=240))
     assert sum(read) == 30  # 240 bytes of 8-byte rows
 
 
@@ -107,8 +107,8 @@ def test_tensorflow_gets_every_row_once_in_as_many_batches_as_steps(
 ) -> None:
     dataset, read = numbered(sizes)
     rows: list[int] = []
-    for rank, shard in enumerate(shards(dataset.blocks, size, batch, seed)):
-        made = tensorflow_batches(dataset, shard, read, rank=rank, seed=seed, one_pass=True)
+    for shard in shards(dataset.blocks, size, batch, seed):
+        made = tensorflow_batches(dataset, [shard], read, seed=seed, one_pass=True)
         lengths = [len(ids) for (ids,) in made.as_numpy_iterator()]
         assert len(lengths) == shard.steps == made.cardinality().numpy()
         assert lengths == sorted(lengths, reverse=True)  # full, then short, then empty
@@ -120,14 +120,14 @@ def test_tensorflow_gets_every_row_once_in_as_many_batches_as_steps(
 def test_training_batches_go_on_epoch_after_epoch() -> None:
     dataset, read = numbered([5, 6])
     (shard,) = shards(dataset.blocks, 1, 4, 0)
-    made = tensorflow_batches(dataset, shard, read, rank=0, seed=0, first_epoch=2)
+    made = tensorflow_batches(dataset, [shard], read, seed=0, first_epoch=2)
     assert shard.steps == 3
     stream = made.as_numpy_iterator()
     epochs = [[next(stream)[0].tolist() for _ in range(shard.steps)] for _ in range(3)]
     assert [[len(batch) for batch in epoch] for epoch in epochs] == [[4, 4, 3]] * 3
     assert [sorted(itertools.chain(*epoch)) for epoch in epochs] == [list(range(11))] * 3
     for number, epoch in enumerate(epochs, start=2):
-        expected = [a[0] for a, _ in pools(dataset, shard, read, rank=0, epoch=number, seed=0)]
+        expected = [a[0] for a, _ in pools(dataset, [shard], read, epoch=number, seed=0)]
         assert list(itertools.chain(*epoch)) == np.concatenate(expected).tolist()
 
 
@@ -145,7 +145,7 @@ def test_batches_have_the_models_dtypes_and_shapes_even_when_empty() -> None:
             yield [np.ones((count, 2, 3), np.int8), np.arange(count, dtype=np.int32), np.ones(count, np.float32)]
 
     shard = Shard(shards(dataset.blocks, 1, 2, None)[0].segments, rows=3, steps=4, batch_size=2)
-    made = tensorflow_batches(dataset, shard, read, rank=0, seed=None, one_pass=True)
+    made = tensorflow_batches(dataset, [shard], read, seed=None, one_pass=True)
     assert [str(spec.dtype.name) for spec in made.element_spec] == ["float32", "int32", "float32"]
     assert [tuple(spec.shape) for spec in made.element_spec] == [(None, 2, 3), (None,), (None,)]
     shapes = [tuple(part.shape for part in batch) for batch in made.as_numpy_iterator()]
@@ -161,6 +161,40 @@ def test_a_fault_of_the_reader_reaches_the_trainer(one_pass: bool) -> None:
         raise OSError("the disk is gone")
         yield
 
-    made = tensorflow_batches(dataset, shard, read, rank=0, seed=None, one_pass=one_pass)
+    made = tensorflow_batches(dataset, [shard], read, seed=None, one_pass=one_pass)
     with pytest.raises(Exception, match="the disk is gone"):
         next(iter(made))
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    st.integers(1, 24),
+    st.none() | st.integers(0, 3),
+    st.integers(0, 2),
+    st.sampled_from([8, 100, 4000]),
+)
+def test_batches_of_all_ranks_have_the_same_rows_however_many_ranks_there_are(
+    sizes: list[int], batch: int, seed: int | None, epoch: int, pool: int
+) -> None:
+    dataset, read = numbered(sizes)
+
+    def batches(size: int) -> list[list[int]]:
+        """The rows of each step, over all ranks, in rank order."""
+        steps: list[list[int]] = []
+        for dealt in canonical_shards(dataset.blocks, size, batch, seed):
+            rank_batch = sum(shard.batch_size for shard in dealt)
+            step = 0
+            for (ids,), count in pools(dataset, dealt, read, epoch=epoch, seed=seed, pool_bytes=pool):
+                for index in range(count):
+                    steps += [[]] * (step + 1 - len(steps))
+                    steps[step] = steps[step] + ids[index * rank_batch : (index + 1) * rank_batch].tolist()
+                    step += 1
+            assert step == dealt[0].steps
+        return steps
+
+    alone = batches(1)
+    assert sorted(row for rows in alone for row in rows) == list(range(sum(sizes)))
+    assert all(len(rows) == batch for rows in alone[:-2])
+    for size in (2, 3, 4):
+        if size <= min(batch, 8):
+            assert batches(size) == alone

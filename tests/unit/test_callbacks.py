@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ import tensorflow as tf
 from spark_dl.collectives import SoloCollectives
 from spark_dl.store import Store
 from spark_dl.train.callbacks import AgreeOnEpoch, ReportProgress, SaveCheckpoint, StopTogether, is_better, runs_on
-from spark_dl.train.checkpoint import Checkpoints
+from spark_dl.train.checkpoint import latest
 from spark_dl.train.model_bytes import from_bytes
 from spark_dl.train.optimizer import GradientReducer
+from spark_dl.train.plan import TrainPlan
 from spark_dl.world import solo
 
 from .rows import Together, on_ranks
@@ -169,13 +172,21 @@ def test_is_better(value: float, than: float, mode: str, better: bool) -> None:
     assert is_better(value, than, mode) is better
 
 
+def saver(directory: Path, told: list[dict[str, Any]] | None = None, **options: Any) -> SaveCheckpoint:
+    """A World of one that saves checkpoints; five steps make an epoch."""
+    given = {"monitor": "loss", "monitor_mode": "min", "keep_checkpoints": 2, "checkpoint_steps": None, **options}
+    nothing: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(TrainPlan))
+    plan = TrainPlan(**{**nothing, "attempt": 1, "checkpoints": Store.at(str(directory)), **given})
+    agreement = AgreeOnEpoch(SoloCollectives(solo()))
+    return SaveCheckpoint(plan, agreement, 5, (told if told is not None else []).append)
+
+
 @pytest.mark.parametrize(
     ("mode", "values", "best"),
     [("min", [3, 1, 2, 1], 1), ("max", [3, 1, 5, 5], 2), ("min", [NAN, 2, NAN], 1), ("min", [NAN, NAN], -1)],
 )
 def test_the_first_of_the_best_epochs_is_kept(tmp_path: Path, mode: str, values: list[float], best: int) -> None:
-    store = Store.at(str(tmp_path))
-    saving = SaveCheckpoint(Checkpoints(store), "score", mode)
+    saving = saver(tmp_path, monitor="score", monitor_mode=mode)
     model = still()
     saving.set_model(model)
     kernels = []
@@ -184,14 +195,14 @@ def test_the_first_of_the_best_epochs_is_kept(tmp_path: Path, mode: str, values:
         kernels.append(float(model.layers[0].bias[0]))
         saving.on_epoch_end(epoch, {"score": value})
     assert saving.best_epoch == best
-    content = saving._checkpoints.best()
+    content = saving.best()
     assert (content is None) == (best == -1)
     if content:
         assert float(from_bytes(content).layers[0].bias[0]) == kernels[best]
 
 
 def test_an_epoch_without_the_monitored_metric_is_never_the_best(tmp_path: Path) -> None:
-    saving = SaveCheckpoint(Checkpoints(Store.at(str(tmp_path))), "val_loss", "min")
+    saving = saver(tmp_path, monitor="val_loss")
     saving.set_model(still())
     saving.on_epoch_end(0, {"loss": 1.0})
     saving.on_epoch_end(1, None)
@@ -199,32 +210,120 @@ def test_an_epoch_without_the_monitored_metric_is_never_the_best(tmp_path: Path)
 
 
 def test_the_latest_and_the_best_checkpoint_are_kept_and_the_others_dropped(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(Store.at(str(tmp_path)))
     (tmp_path / "notes.txt").write_text("the user's")
+    saving = saver(tmp_path)
+    saving.set_model(still())
     kept = []
-    for epoch, best in enumerate([True, False, True, False, False]):
-        checkpoints.save(epoch, b"epoch %d" % epoch, {"loss": epoch / 4}, best)
-        kept.append(sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".keras"))
-    assert kept == [
-        ["epoch-000001.keras"],
-        ["epoch-000001.keras", "epoch-000002.keras"],
-        ["epoch-000003.keras"],
-        ["epoch-000003.keras", "epoch-000004.keras"],
-        ["epoch-000003.keras", "epoch-000005.keras"],
-    ]
-    assert checkpoints.best() == b"epoch 2"
-    assert (tmp_path / "epoch-000005.keras").read_bytes() == b"epoch 4"
-    index = json.loads((tmp_path / "checkpoints.json").read_text())
-    assert index == {"epoch": 4, "latest": kept[-1][1], "best": kept[-1][0], "logs": {"loss": 1.0}}
-    assert {path.name for path in tmp_path.iterdir()} == {*kept[-1], "checkpoints.json", "notes.txt"}
+    for epoch, loss in enumerate([2.0, 3.0, 1.0, 4.0, 5.0, 6.0]):
+        saving.on_epoch_end(epoch, {"loss": loss})
+        kept.append([int(path.stem[-2:]) for path in sorted(tmp_path.glob("*.keras"))])
+    assert kept == [[1], [1, 2], [2, 3], [3, 4], [3, 4, 5], [3, 5, 6]]
+    assert {path.name for path in tmp_path.glob("*.json")} == {"epoch-000005.json", "epoch-000006.json"}
+    assert (tmp_path / "notes.txt").exists()
+    found = latest(Store.at(str(tmp_path)))
+    assert found is not None
+    record, model = found
+    assert (record.epoch, record.step, record.best_epoch, record.best_file) == (6, 0, 2, "epoch-000003.keras")
+    assert record.history == {"loss": [2.0, 3.0, 1.0, 4.0, 5.0, 6.0]}
+    assert model == (tmp_path / "epoch-000006.keras").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["model cut short", "model gone", "record cut short"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+    saving = saver(tmp_path)
+    saving.set_model(still())
+    saving.on_epoch_end(0, {"loss": 1.0})
+    saving.on_epoch_end(1, {"loss": 2.0})
+    file = tmp_path / ("epoch-000002.json" if damage == "record cut short" else "epoch-000002.keras")
+    if damage == "model gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        found = latest(Store.at(str(tmp_path)))
+    assert found is not None
+    assert found[0].epoch == 1
+    # A record that was cut short is as if it had never been written.
+    assert len(warned) == (damage != "record cut short")
+    assert all("epoch-000002.keras can't be used" in str(warning.message) for warning in warned)
+
+
+def test_a_checkpoint_that_cant_be_written_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    saving = saver(tmp_path / "checkpoints", told)
+    saving.set_model(still())
+    (tmp_path / "checkpoints").write_text("a file is in the way")
+    saving.on_epoch_end(0, {"loss": 1.0})
+    assert [report["kind"] for report in told] == ["warning"]
+    assert "No checkpoint at the end of epoch 1, the one before it serves." in told[0]["text"]
+    assert saving.best() is None
+
+
+def test_an_earlier_attempt_drops_nothing_of_a_later_one(tmp_path: Path) -> None:
+    later, earlier = saver(tmp_path, attempt=2), saver(tmp_path)
+    for saving, epochs in ((later, [3]), (earlier, [0, 1, 2, 3])):
+        saving.set_model(still())
+        for epoch in epochs:
+            saving.on_epoch_end(epoch, {"loss": 1.0 + epoch})
+    assert {p.name for p in tmp_path.glob("*.keras")} == {
+        "epoch-000001.keras",
+        "epoch-000003.keras",
+        "epoch-000004.keras",
+        "epoch-000004-attempt-2.keras",
+    }
+
+
+def test_a_later_attempt_that_begins_further_back_supersedes_the_earlier_one(tmp_path: Path) -> None:
+    earlier, later = saver(tmp_path), saver(tmp_path, attempt=2)
+    for saving, epochs in ((earlier, [0, 1, 2]), (later, [1])):
+        saving.set_model(still())
+        for epoch in epochs:
+            saving.on_epoch_end(epoch, {"loss": 1.0 - epoch})
+    found = latest(Store.at(str(tmp_path)))
+    assert found is not None
+    assert (found[0].epoch, found[0].attempt, found[0].best_file) == (2, 2, "epoch-000002-attempt-2.keras")
+    assert (tmp_path / found[0].best_file).exists()
+
+
+def test_an_epochs_end_is_kept_beside_checkpoints_within_the_next(tmp_path: Path) -> None:
+    saving = saver(tmp_path, checkpoint_steps=1)
+    saving.set_model(still())
+    saving._agreement.set_model(still())
+    saving._agreement.on_train_begin()
+    saving.on_epoch_begin(0)
+    saving.on_epoch_end(0, {"loss": 1.0})
+    saving.on_epoch_begin(1)
+    for step in range(4):
+        saving.on_train_batch_end(step)
+    found = latest(Store.at(str(tmp_path)), whole_epochs=True)
+    assert found is not None
+    assert (found[0].epoch, found[0].step) == (1, 0)
+    newest = latest(Store.at(str(tmp_path)))
+    assert newest is not None
+    assert (newest[0].epoch, newest[0].step) == (1, 4)
+
+
+def test_a_best_epoch_that_cant_be_written_leaves_the_best_before_it(tmp_path: Path) -> None:
+    saving = saver(tmp_path / "checkpoints")
+    saving.set_model(still())
+    saving.on_epoch_end(0, {"loss": 1.0})
+    (tmp_path / "checkpoints").rename(tmp_path / "aside")
+    (tmp_path / "checkpoints").write_text("in the way")
+    saving.on_epoch_end(1, {"loss": 0.5})
+    (tmp_path / "checkpoints").unlink()
+    (tmp_path / "aside").rename(tmp_path / "checkpoints")
+    saving.on_epoch_end(2, {"loss": 2.0})
+    assert saving.best_epoch == 0
+    assert saving.best() == (tmp_path / "checkpoints" / "epoch-000001.keras").read_bytes()
 
 
 def test_a_checkpoint_holds_the_optimizers_state(tmp_path: Path) -> None:
     model = still()
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    saving = SaveCheckpoint(Checkpoints(Store.at(str(tmp_path))), "loss", "min")
+    saving = saver(tmp_path)
     model.fit(*rows(20, 1), verbose=0, callbacks=[saving])
-    loaded = from_bytes(saving._checkpoints.best() or b"")
+    loaded = from_bytes(saving.best() or b"")
     assert int(loaded.optimizer.iterations.numpy()) == 1
     for mine, expected in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(expected))

@@ -410,3 +410,11 @@ def test_a_row_that_is_dropped_for_its_weight_may_have_any_label(tmp_path: Path)
     packing = a_packing(tmp_path, [X], weight=WEIGHT, drop_missing=True)
     _, faults = pack(packing, a_batch(x=[1.0, 2.0], y=[0.0, 99.0], w=[1.0, None]))
     assert not faults
+
+
+def test_the_checksum_depends_on_the_numbers_and_not_on_their_order() -> None:
+    array = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+    other = array.copy()
+    other[7, 2] += 1
+    assert convert._sum(array) == convert._sum(array[::-1]) != convert._sum(other)
+    assert convert._sum(np.array([1, 2, 3], np.int8)) == 6

@@ -122,7 +122,7 @@ def test_bytes_that_can_not_be_unpickled_here_are_no_second_failure() -> None:
 )
 def test_a_crash_tells_how_the_process_ended_and_what_it_printed(code: int, told: str) -> None:
     failure = crash(2, "node1", code, "last words\n")
-    with pytest.raises(RankError, match=f"Rank 2 on host node1 raised ProcessDied: its process .*{told}") as caught:
+    with pytest.raises(RankError, match=f"Rank 2 on host node1 was lost: its process .*{told}") as caught:
         raise failure.error()
     assert "last words" in str(caught.value)
     assert caught.value.__cause__ is None
@@ -148,6 +148,8 @@ def make(name: str, text: str, bases: tuple[type, ...] = (Exception,)) -> Any:
     ("error", "secondary"),
     [
         (make("HorovodInternalError", "Connection closed by peer", (RuntimeError,)), True),
+        (make("UnknownError", "at node x\nhorovod_allreduce: gloo/pair.cc", (make("OpError", "").__class__,)), True),
+        (make("UnknownError", 'at node x\n  File "/envs/horovod/x.py"', (make("OpError", "").__class__,)), False),
         (make("UnknownError", "Horovod has been shut down", (make("OpError", "").__class__,)), True),
         (make("UnknownError", "the disk is full", (make("OpError", "").__class__,)), False),
         (ValueError("Horovod is great"), False),

@@ -17,6 +17,9 @@ CLASSES = [KerasEstimator, KerasClassifier, KerasRegressor, KerasModel, KerasCla
 EACH = [(cls, option) for cls in CLASSES for option in cls.options]
 # A value for each option whose default isn't one.
 VALUES: dict[str, Any] = {
+    "checkpointSteps": 7,
+    "globalBatchSize": 64,
+    "minWorkers": 1,
     "inputCols": ["a", "b"],
     "metrics": ["accuracy"],
     "callbacks": [],

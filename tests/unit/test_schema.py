@@ -100,13 +100,6 @@ def test_rows_are_stored_in_the_columns_dtype_where_that_is_smaller(names: list[
     assert (tensor.name, tensor.stored, tensor.dtype) == ("features", stored, dtype)
 
 
-def test_a_feature_spec_survives_json() -> None:
-    import json
-
-    spec = features("int", "pixels", shape=(2, 3))
-    assert FeatureSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
-
-
 # --- labels, weights, validation -----------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from spark_dl.collectives import SoloCollectives
 from spark_dl.data.shards import shards
 from spark_dl.errors import SavedModelError
 from spark_dl.store import Store
+from spark_dl.train.checkpoint import latest
 from spark_dl.train.loop import train
 from spark_dl.train.model_bytes import from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan, TrainResult
@@ -47,17 +47,23 @@ def a_plan(directory: Path, model: keras.Model, validation: np.ndarray | None = 
     plan = TrainPlan(
         dataset=packed_arrays(directory / "data", X, Y, validation, rows=10),
         workspace=workspace,
+        initial_model=INITIAL_MODEL,
+        start=None,
+        attempt=1,
         checkpoints=workspace.child("checkpoints"),
         custom_objects=cloudpickle.dumps({}),
         callbacks=cloudpickle.dumps(others.pop("callbacks", [])),
         reader="petastorm",
         batch_size=8,
+        global_batch_size=None,
         epochs=3,
         shuffle=False,
         seed=0,
         monitor="val_loss" if validation is not None else "loss",
         restore_best_weights=False,
         monitor_mode="min",
+        keep_checkpoints=2,
+        checkpoint_steps=None,
     )
     plan.checkpoints.make()
     workspace.write(INITIAL_MODEL, to_bytes(model))
@@ -176,9 +182,10 @@ def test_each_epoch_leaves_a_checkpoint_and_a_report(tmp_path: Path) -> None:
     reports: list[dict[str, Any]] = []
     plan = a_plan(tmp_path, a_model())
     result, trained = run(plan, reports)
-    index = json.loads(plan.checkpoints.read("checkpoints.json"))
-    assert index["epoch"] == 2
-    same_weights(from_bytes(plan.checkpoints.read(index["latest"])), trained, 0)
+    found = latest(plan.checkpoints)
+    assert found is not None
+    assert (found[0].epoch, found[0].step) == (3, 0)
+    same_weights(from_bytes(found[1]), trained, 0)
     epochs = [report for report in reports if report["kind"] == "epoch"]
     assert [report["epoch"] for report in epochs] == [0, 1, 2]
     assert [report["logs"]["loss"] for report in epochs] == result.history["loss"]
@@ -250,3 +257,66 @@ def test_a_rank_without_rows_in_a_step_spoils_no_statistics(tmp_path: Path) -> N
 
     result = on_ranks(3, ranks_training)[0]
     assert all(np.isfinite(weight).all() for weight in from_bytes(plan.workspace.read(result.model_file)).get_weights())
+
+
+class Crash(keras.callbacks.Callback):
+    """Raises at the beginning of a step of an epoch, once the file is there no more."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__()
+        self.at = (epoch, step)
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if (self.epoch, batch) == self.at:
+            raise ZeroDivisionError
+
+
+LAYERS = (keras.layers.BatchNormalization, lambda: keras.layers.Dropout(0.4, seed=5))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("checkpoint_steps", [None, 2], ids=["each epoch", "every two steps"])
+def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
+    tmp_path: Path, size: int, checkpoint_steps: int | None
+) -> None:
+    def train_on(plan: TrainPlan) -> TrainResult:
+        return on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+
+    options = {"shuffle": True, "batch_size": 5, "epochs": 3, "checkpoint_steps": checkpoint_steps}
+    held = {"validation": HELD_OUT}
+    model = a_model(*LAYERS, optimizer=keras.optimizers.Adam(0.01))
+    whole = a_plan(tmp_path / "whole", model, **held, **options)
+    expected = train_on(whole)
+    # 40 rows: 8 steps on one rank, 4 on two. It dies in the fourth of the second epoch.
+    broken = a_plan(tmp_path / "broken", model, **held, **options, callbacks=[Crash(1, 3)])
+    with pytest.raises(ZeroDivisionError):
+        train_on(broken)
+    found = latest(broken.checkpoints)
+    assert found is not None
+    start, content = found
+    assert (start.epoch, start.step) == (1, 2 if checkpoint_steps else 0)
+    broken.workspace.write("start.keras", content)
+    again = replace(broken, initial_model="start.keras", start=start, attempt=2, callbacks=cloudpickle.dumps([]))
+    result = train_on(again)
+    weights = [from_bytes(p.workspace.read(r.model_file)) for p, r in ((again, result), (whole, expected))]
+    same_weights(*weights, tolerance=1e-6)
+    same_history(result.history, expected.history)
+    assert result.best_epoch == expected.best_epoch
+    record, _ = latest(again.checkpoints) or (None, None)
+    assert record is not None
+    assert (record.epoch, record.attempt) == (3, 2)
+
+
+def test_a_finished_training_is_only_read(tmp_path: Path) -> None:
+    plan = a_plan(tmp_path, a_model())
+    result, trained = run(plan)
+    found = latest(plan.checkpoints)
+    assert found is not None
+    plan.workspace.write("start.keras", found[1])
+    again, same = run(replace(plan, initial_model="start.keras", start=found[0]))
+    assert again.history == result.history
+    same_weights(same, trained, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 from typing import Any
 
@@ -10,14 +11,16 @@ import pytest
 
 from spark_dl.errors import ClusterError, RankError
 from spark_dl.launch.failure import Failure, of_exception
-from spark_dl.launch.launcher import HorovodLauncher, LaunchSettings, _values, _Watch
+from spark_dl.launch.launcher import HorovodLauncher, _values
+from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.watch import Watch
 
 
-def watch_of(*messages: dict[str, Any], size: int = 2, reports: list[Any] | None = None, **limits: float) -> _Watch:
+def watch_of(*messages: dict[str, Any], size: int = 2, reports: list[Any] | None = None, **limits: float) -> Watch:
     """A watch that has taken these messages."""
     waiting: queue.Queue[dict[str, Any]] = queue.Queue()
     settings = LaunchSettings(**{"slot_timeout": 600.0, "start_timeout": 600.0, **limits})  # type: ignore[arg-type]
-    watch = _Watch(size, settings, (reports if reports is not None else []).append)
+    watch = Watch(size, settings, (reports if reports is not None else []).append)
     for message in messages:
         waiting.put(message)
         watch.take(waiting)
@@ -69,7 +72,7 @@ def test_once_all_have_started_there_is_no_limit() -> None:
 
 
 def test_after_a_failure_the_first_real_cause_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spark_dl.launch.launcher._FAILURE_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("spark_dl.launch.watch._FAILURE_GRACE_SECONDS", 0.0)
     watch = watch_of(arrived(0), arrived(1), failed(0, at=1.0, secondary=True), failed(1, at=2.0))
     with pytest.raises(RankError, match="Rank 1 on host node1 raised ValueError: of rank 1") as caught:
         watch.take(queue.Queue())
@@ -93,7 +96,7 @@ def row(rank: int, outcome: Any) -> dict[str, Any]:
 
 
 def values(*rows: dict[str, Any]) -> list[Any]:
-    return _values(lambda: list(rows), {})  # type: ignore[arg-type]
+    return _values(lambda: list(rows), watch_of())  # type: ignore[arg-type]
 
 
 def test_values_come_in_rank_order() -> None:
@@ -111,11 +114,11 @@ def test_where_the_rows_are_lost_what_was_heard_is_raised() -> None:
     def lost() -> list[Any]:
         raise RuntimeError("stage cancelled")
 
-    heard = {0: Failure(0, "a", "ValueError", "text", "trace", 0.0, False)}
-    with pytest.raises(RankError, match="raised ValueError: text"):
+    heard = watch_of(arrived(0), arrived(1), failed(0, at=1.0))
+    with pytest.raises(RankError, match="raised ValueError: of rank 0"):
         _values(lost, heard)
     with pytest.raises(RankError, match="The Spark job that ran the ranks failed: stage cancelled"):
-        _values(lost, {})
+        _values(lost, watch_of())
 
 
 def test_a_launcher_checks_its_arguments_before_spark_is_asked() -> None:
@@ -128,3 +131,65 @@ def test_a_launcher_checks_its_arguments_before_spark_is_asked() -> None:
     ):
         with pytest.raises(ValueError, match="can't have this value"):
             HorovodLauncher(**arguments)  # type: ignore[arg-type]
+
+
+def marked(rank: int, count: int, stack: str = "") -> dict[str, Any]:
+    return {"event": "mark", "rank": rank, "count": count, "where": f"epoch 1, step {count}", "stack": stack}
+
+
+RUNNING = (arrived(0), arrived(1), started(0), started(1))
+
+
+def put_back(watch: Watch, seconds: float) -> None:
+    """As if the marks had come so much earlier."""
+    for rank, mark in watch._marks.items():
+        watch._marks[rank] = dataclasses.replace(mark, at=mark.at - seconds)
+
+
+def test_the_rank_that_holds_the_others_up_is_named_with_its_stack() -> None:
+    watch = watch_of(*RUNNING, marked(0, 5), marked(1, 4), stall_timeout=60.0)
+    put_back(watch, 61)
+    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    waiting.put(marked(1, 4, "in the user's code"))
+    with pytest.raises(RankError, match="Rank 1 on host node1 has stood at epoch 1, step 4") as caught:
+        watch.take(waiting)
+    assert "in the user's code" in str(caught.value)
+    assert (caught.value.rank, caught.value.host, caught.value.lost) == (1, "node1", False)
+
+
+def test_half_the_time_without_a_step_is_a_warning() -> None:
+    reports: list[Any] = []
+    watch = watch_of(*RUNNING, marked(0, 5), marked(1, 4), reports=reports, stall_timeout=60.0)
+    assert reports == []
+    put_back(watch, 31)
+    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    for _ in range(2):
+        waiting.put(marked(1, 4, "in the user's code"))
+        watch.take(waiting)
+    assert [report["kind"] for report in reports] == ["warning"]
+    assert "Rank 1 on host node1 has stood at epoch 1, step 4" in reports[0]["text"]
+
+
+def test_ranks_that_are_all_silent_are_lost() -> None:
+    watch = watch_of(*RUNNING, marked(0, 1), marked(1, 1), collective_timeout=0, stall_timeout=0.05)
+    with pytest.raises(RankError, match="No rank has said anything") as caught:
+        watch.take(queue.Queue())
+    assert caught.value.lost
+
+
+def test_where_the_others_only_miss_a_rank_it_is_the_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark_dl.launch.watch._FAILURE_GRACE_SECONDS", 0.0)
+    watch = watch_of(*RUNNING, failed(0, at=1.0, secondary=True))
+    with pytest.raises(RankError, match="Rank 1 on host node1 was lost: the others no longer reach it") as caught:
+        watch.take(queue.Queue())
+    assert (caught.value.rank, caught.value.lost) == (1, True)
+    assert isinstance(caught.value.__cause__, RankError)
+
+
+def test_a_job_that_was_cancelled_is_not_lost() -> None:
+    def cancelled() -> list[Any]:
+        raise RuntimeError("Job 3 cancelled as part of cancellation of all jobs")
+
+    with pytest.raises(RankError) as caught:
+        _values(cancelled, watch_of())
+    assert not caught.value.lost

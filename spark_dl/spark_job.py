@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -15,20 +16,23 @@ _CANCEL_SECONDS = 10.0
 
 
 class SparkJob:
-    """The rows of a DataFrame, collected in a thread. Ctrl-C reaches the caller, who leaves by the `with`.
+    """The rows of a DataFrame, collected in a thread. Whoever leaves the `with` early cancels the job.
+
+    So Ctrl-C reaches the caller, who waits in Python, and not in a call of the JVM that would swallow it.
 
     Args:
         frame: what to collect.
         on_end: called in the thread when the action has ended, well or not.
     """
 
-    def __init__(self, frame: DataFrame, on_end: Callable[[], None]) -> None:
+    def __init__(self, frame: DataFrame, on_end: Callable[[], None] = lambda: None) -> None:
         self._spark: SparkSession = frame.sparkSession
         self._frame = frame
         self._on_end = on_end
         self._tag = f"spark-dl-{uuid.uuid4().hex}"
         self._rows: list[Row] = []
         self._error: BaseException | None = None
+        self._ended = threading.Event()
         self._thread = InheritableThread(target=self._collect, session=self._spark, daemon=True)
 
     def __enter__(self) -> SparkJob:
@@ -36,17 +40,21 @@ class SparkJob:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._thread.is_alive():
+        if not self._ended.is_set():
             self._spark.sparkContext.cancelJobsWithTag(self._tag)
         self._thread.join(_CANCEL_SECONDS)
 
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the action has ended, at most so long; whether it has."""
+        return self._ended.wait(seconds)
+
     def rows(self) -> list[Row]:
-        """The result of an action that has ended.
+        """The result, once the action has ended.
 
         Raises:
             Exception: what the action raised.
         """
-        self._thread.join()
+        self._ended.wait()
         if self._error is not None:
             raise self._error
         return self._rows
@@ -59,4 +67,5 @@ class SparkJob:
         except BaseException as error:
             self._error = error
         finally:
+            self._ended.set()
             self._on_end()

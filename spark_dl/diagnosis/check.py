@@ -1,0 +1,182 @@
+"""The two checks: `quick`, which a fit runs first, and `doctor`, the full one."""
+
+from __future__ import annotations
+
+import functools
+import json
+import queue
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from spark_dl.diagnosis import machine
+from spark_dl.diagnosis.report import Finding, Report
+from spark_dl.diagnosis.visit import Order, visit
+from spark_dl.errors import ClusterError, OptionError, StoreError, explain
+from spark_dl.launch.channel import Channel
+from spark_dl.launch.slots import check_cluster, no_slots, slots_of
+from spark_dl.spark_job import SparkJob
+from spark_dl.store import Store
+from spark_dl.workspace import Workspace
+
+__all__ = ["doctor", "quick"]
+
+# For the full check: slots, an import of TensorFlow on each executor, and ways that may not answer.
+_LONGEST_SECONDS = 180.0
+_SHARE = "Give a directory or URL that all machines share as cacheDir and checkpointDir."
+
+
+def quick(spark: SparkSession, workers: int, stores: Sequence[Store], slot_timeout: float) -> None:
+    """What `fit` checks before it writes any data, with one short job that takes all slots at once, as training will.
+
+    Args:
+        spark: the session.
+        workers: how many tasks must run at once.
+        stores: directories that the driver and all executors must share; they exist.
+        slot_timeout: seconds to wait for the slots.
+
+    Raises:
+        ClusterError: no slots, other versions on an executor than on the driver, or no way to the driver.
+        StoreError: an executor can't use a directory, or sees another one.
+    """
+    with _probe(stores) as token:
+        visits = _visit(spark, workers, stores, token, slot_timeout, thorough=False)
+        own = machine.versions()
+        for facts in visits:
+            found = machine.same_packages(facts["executor"], own, facts["versions"])
+            if found.fix:
+                raise ClusterError(
+                    explain(
+                        f"The executor {found.where} isn't set up as the driver.", received=found.found, fix=found.fix
+                    )
+                )
+            if facts["driver"]:
+                raise ClusterError(facts["driver"])
+        for store in stores:
+            _check_shared(store, token, visits)
+
+
+def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
+    """Look at the driver and at every executor.
+
+    Args:
+        spark: the session to look at.
+        cacheDir: the directory that fits will be given, if any.
+
+    Returns:
+        the findings; `print` it for a table.
+    """
+    master = spark.conf.get("spark.master", "") or ""
+    findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
+    try:
+        check_cluster(spark, 1)
+    except ClusterError as error:  # a barrier stage would not run
+        return Report((*findings, Finding("cluster", "settings", master, str(error))))
+    slots = slots_of(master, lambda key, default: spark.conf.get(key, default) or default)
+    task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
+    counted = slots or max(1, spark.sparkContext.defaultParallelism // task_cpus)
+    findings.append(Finding("cluster", "slots", f"{counted}{'' if slots else ' or more'} on {master}"))
+    try:
+        with Workspace(cacheDir, master) as store:
+            findings += [machine.space("driver", store), *_executors(spark, store, counted)]
+    except (OptionError, StoreError) as error:
+        findings.append(Finding("driver", "cache directory", cacheDir or "none", str(error)))
+    except ClusterError as error:
+        findings.append(Finding("cluster", "executors", "can't be looked at", str(error)))
+    return Report(tuple(findings))
+
+
+def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
+    with _probe([store]) as token:
+        visits = _visit(spark, slots, [store], token, _LONGEST_SECONDS, thorough=True)
+    findings, own = [], machine.versions()
+    for executor, facts in sorted({facts["executor"]: facts for facts in reversed(visits)}.items()):
+        findings.append(machine.same_packages(executor, own, facts["versions"]))
+        way, fault = facts["driver"], facts["directories"][store.url]
+        findings.append(Finding(executor, "way to the driver", "unreachable" if way else "open", way))
+        findings += [Finding(**more) for more in facts["findings"] if not (fault and more["what"] == "cache directory")]
+        if fault:
+            findings.append(Finding(executor, "cache directory", "not shared", fault))
+    return findings
+
+
+@contextmanager
+def _probe(stores: Sequence[Store]) -> Iterator[str]:
+    """A file of the driver's in each directory; it and the executors' answers are removed at the end."""
+    token = f"probe-{uuid.uuid4().hex}"
+    for store in stores:
+        store.write(token, b"driver")
+    try:
+        yield token
+    finally:
+        for store in stores:
+            for name in store.names():
+                if name.startswith(token):
+                    store.remove(name)
+
+
+def _visit(
+    spark: SparkSession, tasks: int, stores: Sequence[Store], token: str, seconds: float, thorough: bool
+) -> list[dict[str, Any]]:
+    """What each task saw, in their order."""
+    with Channel.of(spark, queue.Queue()) as channel:
+        order = Order(tuple(store.url for store in stores), token, channel.address, thorough)
+        frame = spark.range(0, tasks, 1, tasks).mapInArrow(
+            functools.partial(visit, order), "facts string", barrier=True
+        )
+        with SparkJob(frame) as job:
+            if not job.wait(seconds):
+                raise no_slots(tasks, seconds)
+            try:
+                return [json.loads(row["facts"]) for row in job.rows()]
+            except Exception as error:
+                raise _unable(error) from error
+
+
+def _unable(error: Exception) -> ClusterError:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # The Python worker's last words say more than the JVM's first.
+    said = [line for line in lines if "Error" in line and not line.startswith(("\t", " "))]
+    return ClusterError(
+        explain(
+            "An executor can't run spark_dl.",
+            expected="the same Python, with the same packages, on every executor as on the driver",
+            received=(said or lines or [type(error).__name__])[-1].strip(),
+            fix="Install spark_dl there, or set spark.pyspark.python to a Python that has it.",
+        )
+    )
+
+
+def _check_shared(store: Store, token: str, visits: list[dict[str, Any]]) -> None:
+    """Each executor has read the driver's file; has the driver got theirs?"""
+    for facts in visits:
+        if facts["directories"][store.url]:
+            raise StoreError(
+                explain(
+                    f"The executor {facts['executor']} doesn't share a directory with the driver.",
+                    expected=f"{store.url} readable and writable on every executor",
+                    received=facts["directories"][store.url],
+                    fix=_SHARE,
+                )
+            )
+    written = [name for name in store.names() if name.startswith(token + "-")]
+    if len(written) != len(visits):
+        raise StoreError(
+            explain(
+                "The executors don't share a directory with the driver.",
+                expected=f"{len(visits)} files from executors in {store.url}",
+                received=f"{len(written)} on {socket.gethostname()}",
+                fix=_SHARE,
+            )
+        )
+
+
+def _java(spark: SparkSession) -> Finding:
+    row = spark.sql("select java_method('java.lang.System', 'getProperty', 'java.version') as v").first()
+    version = str(row["v"]) if row else "unknown"
+    known = version.split(".")[0] in ("17", "21")
+    return Finding("driver", "Java", version, "" if known else "Run Spark with Java 17 or 21 (JAVA_HOME).")

@@ -1,0 +1,101 @@
+"""What is installed on the machine that asks: packages, Horovod, GPUs, space. Nothing here needs Spark."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from packaging.requirements import Requirement
+
+from spark_dl.diagnosis.report import Finding
+from spark_dl.store import Store
+from spark_dl.workspace import free_bytes
+
+__all__ = ["horovod_and_gpus", "packages", "same_packages", "space", "versions"]
+
+_LEAST_FREE_BYTES = 1 << 30
+
+
+def versions() -> dict[str, str]:
+    """The version of Python, of spark_dl and of each package that it asks for; "missing" for what isn't there."""
+    names = ["spark_dl", *(requirement.name for requirement in _requirements())]
+    return {"python": ".".join(map(str, sys.version_info[:2])), **{name: _version(name) for name in names}}
+
+
+def packages(where: str) -> list[Finding]:
+    """Each package that spark_dl asks for."""
+    findings = []
+    for requirement in _requirements():
+        version = _version(requirement.name)
+        fits = version != "missing" and requirement.specifier.contains(version, prereleases=True)
+        fix = "" if fits else f"pip install '{requirement.name}{requirement.specifier}'"
+        findings.append(Finding(where, requirement.name, version, fix))
+    return findings
+
+
+def same_packages(where: str, driver: Mapping[str, str], other: Mapping[str, str]) -> Finding:
+    """Whether an executor has the driver's versions."""
+    apart = {name: version for name, version in other.items() if driver.get(name) != version}
+    text = ", ".join(f"{name} {version} (driver: {driver.get(name)})" for name, version in sorted(apart.items()))
+    fix = "Install the same packages on every executor as on the driver." if apart else ""
+    return Finding(where, "packages", text or "as on the driver", fix)
+
+
+def horovod_and_gpus(where: str) -> list[Finding]:
+    """What Horovod was built with, and the GPUs that TensorFlow sees: asked in a process of its own."""
+    program = (
+        "import json, horovod.tensorflow as hvd, tensorflow as tf;"
+        "print(json.dumps([hvd.gloo_built(), hvd.nccl_built(), len(tf.config.list_physical_devices('GPU'))]))"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if ran.returncode != 0:
+        last = ran.stderr.strip().splitlines()[-1] if ran.stderr.strip() else f"exit code {ran.returncode}"
+        return [Finding(where, "Horovod", last, "Install the wheel that scripts/setup.sh builds.")]
+    gloo, nccl, seen = json.loads(ran.stdout.strip().splitlines()[-1])
+    there = _gpus_of_the_machine()
+    flags = f"Gloo {'yes' if gloo else 'no'}, NCCL {'yes' if nccl else 'no'}"
+    no_gloo = "" if gloo else "Build Horovod with HOROVOD_WITH_GLOO=1 (scripts/setup.sh does)."
+    unused = "Run scripts/setup.sh --gpu." if there and not (seen and nccl) else ""
+    return [
+        Finding(where, "Horovod", flags, no_gloo),
+        Finding(where, "GPUs", f"{seen} for TensorFlow, {there} in the machine", unused),
+    ]
+
+
+def space(where: str, store: Store) -> Finding:
+    """How much room the cache directory has, where that can be told."""
+    free = free_bytes(store)
+    if free is None:
+        return Finding(where, "cache directory", store.url)
+    fix = "" if free >= _LEAST_FREE_BYTES else "Free some space, or set cacheDir elsewhere."
+    return Finding(where, "cache directory", f"{store.url}, {free / 1e9:.1f} GB free", fix)
+
+
+def _requirements() -> list[Requirement]:
+    """What setup.py asks for, without the extras."""
+    texts = importlib.metadata.requires("spark_dl") or []
+    return [r for r in map(Requirement, texts) if r.marker is None or r.marker.evaluate({"extra": "cpu"})]
+
+
+def _version(name: str) -> str:
+    # TensorFlow comes as tensorflow, with GPUs, or as tensorflow-cpu.
+    for candidate in (name, name.removesuffix("-cpu")):
+        try:
+            return importlib.metadata.version(candidate)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "missing"
+
+
+def _gpus_of_the_machine() -> int:
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return len(listed.stdout.splitlines()) if listed.returncode == 0 else 0

@@ -1,0 +1,189 @@
+"""Training as the driver sees it: attempts, each from the last checkpoint, until one ends or none may follow."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import SparkSession
+
+from spark_dl.data.shards import canonical_count
+from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, explain
+from spark_dl.estimators.fit_directory import FitDirectory, fingerprint
+from spark_dl.estimators.progress import Progress
+from spark_dl.estimators.steps import try_to_log
+from spark_dl.launch.launcher import run_ranks
+from spark_dl.launch.settings import LaunchSettings
+from spark_dl.track import Tracker
+from spark_dl.train.checkpoint import latest
+from spark_dl.train.plan import TrainPlan, TrainResult
+
+if TYPE_CHECKING:
+    from spark_dl.launch.rank_main import Rank
+
+__all__ = ["train_on_ranks"]
+
+
+def train_on_ranks(spark: SparkSession, plan: TrainPlan, values: Mapping[str, Any], record: Tracker) -> TrainResult:
+    """Train, and show and log the progress.
+
+    Args:
+        spark: the session.
+        plan: what the ranks are told; its checkpoints are the user's directory, or one that ends with the fit.
+        values: the estimator's options.
+        record: the tracker.
+
+    Raises:
+        OptionError: globalBatchSize is too small for so many workers.
+        RankError: a rank's own code failed, or more were lost than maxRestarts.
+        SlotsError: too few slots are left.
+    """
+    rows = plan.dataset.rows(validation=False)
+    together = values["globalBatchSize"]
+    most = canonical_count(len(plan.dataset.part(validation=False)), together) if together else values["numWorkers"]
+    if values["numWorkers"] > most:
+        raise OptionError(
+            explain(
+                "So many workers can't share the rows of a batch in the same way as fewer would.",
+                expected=f"numWorkers <= {most} with globalBatchSize={together} and this number of rows",
+                received=f"numWorkers={values['numWorkers']}",
+                fix="Lower numWorkers, raise globalBatchSize, or set batchSize instead.",
+            )
+        )
+    with Progress(values["verbose"], values["epochs"], steps=0) as progress:
+        progress.say(
+            f"Training on {rows:,} rows ({plan.dataset.bytes / 1e6:,.1f} MB) with {values['numWorkers']} workers"
+        )
+        if values["checkpointDir"]:
+            kind = fingerprint(plan.workspace.read(plan.initial_model), plan.dataset, values)
+            directory = FitDirectory.find(plan.checkpoints, kind, progress.say)
+        else:
+            directory = FitDirectory.temporary(plan.checkpoints)
+        plan = replace(plan, checkpoints=directory.store)
+        try:
+            result = _Training(spark, plan, directory, values, record, progress).run()
+        except BaseException:
+            directory.leave()
+            raise
+        directory.finish()
+    return result
+
+
+@dataclass
+class _Training:
+    """One fit's training.
+
+    Args:
+        spark: the session.
+        plan: what the ranks are told, but for where an attempt starts.
+        directory: the fit's checkpoints.
+        values: the estimator's options.
+        record: the tracker.
+        progress: what the user sees.
+    """
+
+    spark: SparkSession
+    plan: TrainPlan
+    directory: FitDirectory
+    values: Mapping[str, Any]
+    record: Tracker
+    progress: Progress
+    epoch: int = 0
+
+    def run(self) -> TrainResult:
+        """Train; start again after workers were lost."""
+        workers, attempts = self.values["numWorkers"], self.values["maxRestarts"] + 1
+        attempt, begun = 1, False
+        while True:
+            try:
+                return self._attempt(attempt, workers)
+            except SlotsError as error:
+                fewer = self._fewer(workers)
+                if not begun or fewer is None:
+                    raise
+                self._event(f"{_first_line(error)} Going on with {fewer} of {self.values['numWorkers']} workers.")
+                workers = fewer
+            except (RankError, ClusterError) as error:
+                # Ranks that don't meet: at first the set-up is wrong, later the network, or a host that is about to go.
+                apart = isinstance(error, ClusterError) or isinstance(error.__cause__, ClusterError)
+                lost = begun if apart else isinstance(error, RankError) and error.lost
+                if not lost or attempt >= attempts:
+                    raise
+                self._event(f"{_first_line(error)} Starting again: attempt {attempt + 1} of {attempts}.")
+                attempt, begun = attempt + 1, True
+
+    def _attempt(self, attempt: int, workers: int) -> TrainResult:
+        plan = self._from_checkpoint(attempt, workers)
+        self.directory.starts(plan.attempt)
+        settings = LaunchSettings(
+            threads=self.values["threadsPerWorker"],
+            slot_timeout=self.values["slotTimeout"],
+            collective_timeout=self.values["collectiveTimeout"],
+            stall_timeout=self.values["stallTimeout"],
+        )
+        rows = plan.dataset.rows(validation=False)
+        together = self.values["globalBatchSize"] or self.values["batchSize"] * workers
+        self.progress.steps = math.ceil(rows / together)
+        results: list[TrainResult] = run_ranks(
+            self.spark, functools.partial(_rank, plan), workers, settings, self._on_report
+        )
+        return results[0]
+
+    def _from_checkpoint(self, attempt: int, workers: int) -> TrainPlan:
+        """The plan from the last checkpoint that can be used, which the workspace gets a copy of."""
+        found = latest(self.directory.store)
+        if found is None:
+            return replace(self.plan, attempt=self.directory.first_attempt + attempt - 1)
+        start, model = found
+        if start.step and start.workers != workers and self.plan.global_batch_size is None:
+            # Which rows are left of the epoch follows from the number of workers.
+            whole = latest(self.directory.store, whole_epochs=True)
+            begin = "that epoch anew" if whole is not None else "at the first epoch"
+            self._event(f"{start.workers} workers stood at {start.place}: {workers} begin {begin}.")
+            if whole is None:
+                return replace(self.plan, attempt=self.directory.first_attempt + attempt - 1)
+            start, model = whole
+        name = f"start-{attempt}.keras"
+        self.plan.workspace.write(name, model)
+        if attempt > 1 or self.directory.first_attempt > 1:
+            self._event(f"Going on from {start.place}.")
+        return replace(self.plan, initial_model=name, start=start, attempt=self.directory.first_attempt + attempt - 1)
+
+    def _fewer(self, workers: int) -> int | None:
+        """With how many workers to go on when there were no slots for so many; None where that are too few."""
+        least = self.values["minWorkers"] or self.values["numWorkers"]
+        cores = self.spark.sparkContext.defaultParallelism
+        there = cores // int(self.spark.conf.get("spark.task.cpus", "1") or 1)
+        fewer = min(workers - 1, there)
+        return fewer if fewer >= least else None
+
+    def _on_report(self, content: dict[str, Any]) -> None:
+        if content["kind"] == "step":
+            self.epoch = content["epoch"]
+            self.progress.step(content["epoch"], content["step"], content["loss"])
+        elif content["kind"] == "epoch":
+            self.progress.epoch(content["epoch"], content["logs"], content["rows_per_second"])
+            speed = {"rows_per_second": content["rows_per_second"]}
+            try_to_log(functools.partial(self.record.epoch, content["epoch"], {**content["logs"], **speed}))
+        elif content["kind"] == "warning":
+            self._event(content["text"])
+
+    def _event(self, text: str) -> None:
+        """What happened, for the user and for the run."""
+        self.progress.say(text)
+        try_to_log(functools.partial(self.record.event, text))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(". ") + "."
+
+
+def _rank(plan: TrainPlan, rank: Rank) -> TrainResult:
+    """What each rank runs."""
+    from spark_dl.collectives import join
+    from spark_dl.train.loop import train
+
+    return train(plan, join(rank.world), rank.report, rank.mark)

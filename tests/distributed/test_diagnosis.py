@@ -1,0 +1,32 @@
+"""The doctor on several executors of one host, and what `fit` checks of them before it writes data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+import spark_dl
+
+
+@pytest.fixture(scope="module")
+def report(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> spark_dl.diagnosis.Report:
+    return spark_dl.doctor(spark, cacheDir=str(tmp_path_factory.mktemp("cache")))
+
+
+def test_each_executor_has_its_own_lines(report: spark_dl.diagnosis.Report) -> None:
+    assert report.faults == []
+    executors = {finding.where for finding in report.findings} - {"driver", "cluster"}
+    assert len(executors) == 2
+    for executor in executors:
+        found = {finding.what: finding.found for finding in report.findings if finding.where == executor}
+        assert found["other executors"] == "1 of 1 reached"
+        assert found["way to the driver"] == "open"
+        assert "Gloo yes" in found["Horovod"]
+        assert found["cache directory"].endswith("GB free")
+
+
+def test_nothing_is_left_in_the_cache_directory(spark: SparkSession, tmp_path: Path) -> None:
+    spark_dl.doctor(spark, cacheDir=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,277 @@
+"""One to four Horovod ranks against one plain Keras process: the same weights, for every case of a table.
+
+All cases of a number of ranks run in one launch. The reference trains on the joined batches; for Adam it sums the
+same partial gradients in the same order, because Adam divides gradients near zero by roots near zero and so makes
+rounding visible: the difference to a process with the joined batch is that of any two ways to add.
+
+`pytest tests/equality -s` prints the table of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_dl import KerasEstimator
+from spark_dl.errors import OptionError
+from spark_dl.estimators.steps import convert_rows
+from spark_dl.launch.launcher import run_ranks
+from spark_dl.launch.rank_main import Rank
+from spark_dl.launch.settings import LaunchSettings
+from spark_dl.store import Store
+from spark_dl.train.model_bytes import from_bytes
+from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
+
+# The ranks can't import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+WIDTH, EPOCHS, CLASSES = 6, 2, 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained: rows, batch of a rank, optimizer, with weights of samples or not, with an embedding or not."""
+
+    rows: int
+    batch: int
+    optimizer: str
+    weighted: bool = False
+    embedding: bool = False
+
+
+CASES = {
+    "batches that divide": Case(96, 8, "momentum"),
+    "a short last batch": Case(101, 8, "momentum"),
+    "a rank empty at the end": Case(37, 9, "momentum"),
+    "ranks with one row each": Case(4, 3, "momentum"),
+    "weights of samples": Case(101, 8, "momentum", weighted=True),
+    "AdamW": Case(101, 8, "adamw"),
+    "Adam": Case(101, 8, "adam"),
+    "Adam, weights of samples": Case(61, 8, "adam", weighted=True),
+    "an embedding": Case(101, 8, "momentum", embedding=True),
+}
+
+
+def optimizer(name: str) -> keras.optimizers.Optimizer:
+    return {
+        "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+        "adamw": lambda: keras.optimizers.AdamW(0.01),
+        "adam": lambda: keras.optimizers.Adam(0.01),
+    }[name]()
+
+
+def network(case: Case) -> keras.Model:
+    keras.utils.set_random_seed(5)
+    first = [keras.layers.Embedding(20, 4), keras.layers.Flatten()] if case.embedding else []
+    dtype = "int32" if case.embedding else "float32"
+    hidden = keras.layers.Dense(16, "tanh")
+    model = keras.Sequential([keras.Input((WIDTH,), dtype=dtype), *first, hidden, keras.layers.Dense(CLASSES)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer(case.optimizer), loss, jit_compile=False)
+    return model
+
+
+def arrays(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(case.rows)
+    features = random.normal(size=(case.rows, WIDTH)).astype(np.float32)
+    if case.embedding:
+        features = random.integers(0, 20, (case.rows, WIDTH)).astype(np.int32)
+    weights = random.uniform(0.2, 3, case.rows).astype(np.float32)
+    return features, random.integers(0, CLASSES, case.rows).astype(np.int32), weights
+
+
+def frame(spark: SparkSession, case: Case) -> DataFrame:
+    kind = "int" if case.embedding else "float"
+    rows = [(f.tolist(), int(y), float(w)) for f, y, w in zip(*arrays(case), strict=True)]
+    return spark.createDataFrame(rows, f"features array<{kind}>, label int, weight float").coalesce(1)
+
+
+def parts(case: Case, size: int) -> Iterator[list[np.ndarray]]:
+    """For each step the rows of each rank."""
+    bounds = [case.rows * rank // size for rank in range(size + 1)]
+    ranges = [np.arange(a, b) for a, b in itertools.pairwise(bounds)]
+    for step in range(-(-max(map(len, ranges)) // case.batch)):
+        yield [own[step * case.batch : (step + 1) * case.batch] for own in ranges]
+
+
+def joined_batches(case: Case, size: int) -> keras.Model:
+    """A plain Keras process on the joined batches."""
+    model, (features, labels, weights) = network(case), arrays(case)
+    for _ in range(EPOCHS):
+        for step in parts(case, size):
+            rows = np.concatenate(step)
+            model.train_on_batch(features[rows], labels[rows], weights[rows] if case.weighted else None)
+    return model
+
+
+def partial_sums(case: Case, size: int) -> keras.Model:
+    """A plain process that sums the gradients of the same parts."""
+    model, (features, labels, weights) = network(case), arrays(case)
+
+    def gradients(rows: np.ndarray) -> list[Any]:
+        with tf.GradientTape() as tape:
+            guess = model(features[rows], training=True)
+            loss = model.compute_loss(
+                x=features[rows], y=labels[rows], y_pred=guess, sample_weight=weights[rows] if case.weighted else None
+            )
+        return [g * len(rows) for g in tape.gradient(loss, model.trainable_variables)]
+
+    for _ in range(EPOCHS):
+        for step in parts(case, size):
+            each = [gradients(rows) for rows in step if len(rows)]
+            total = sum(map(len, step))
+            model.optimizer.apply([sum(same) / total for same in zip(*each, strict=True)], model.trainable_variables)
+    return model
+
+
+def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+    """The largest difference of two variables, relative to the norm of the second."""
+    return max(float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-6)) for a, b in zip(one, other, strict=True))
+
+
+def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
+    """What `fit` would tell the ranks, over blocks that Spark has written."""
+    weight = "weight" if case.weighted else None
+    estimator = KerasEstimator(
+        model=network(case), weightCol=weight, batchSize=case.batch, epochs=EPOCHS, shuffle=False
+    )
+    values = {**estimator._values(), "monitor": "loss"}
+    workspace = Store.at(str(directory))
+    rows = frame(spark, case)
+    job = estimator._check(rows, values)
+    dataset = convert_rows(rows, job.packing, workspace, values)
+    workspace.write(INITIAL_MODEL, job.content)
+    return TrainPlan.of_options(
+        values,
+        dataset=dataset,
+        workspace=workspace,
+        initial_model=INITIAL_MODEL,
+        start=None,
+        attempt=1,
+        checkpoints=workspace.child("checkpoints"),
+        custom_objects=cloudpickle.dumps({}),
+        callbacks=cloudpickle.dumps([]),
+        reader="petastorm",
+    )
+
+
+def train_all(plans: dict[str, TrainPlan], rank: Rank) -> dict[str, str]:
+    from spark_dl.collectives import join
+    from spark_dl.train.loop import train
+
+    return {name: train(plan, join(rank.world), lambda content: None).model_file for name, plan in plans.items()}
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 4])
+def trained(
+    request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, dict[str, list[np.ndarray]]]:
+    """The number of ranks, and the weights to which they train each case."""
+    directory = tmp_path_factory.mktemp("equal")
+    plans = {name: plan_of(spark, case, directory / name.replace(" ", "-")) for name, case in CASES.items()}
+    size: int = request.param
+    files = run_ranks(spark, functools.partial(train_all, plans), size, LaunchSettings(threads=1))[0]
+    return size, {name: from_bytes(plans[name].workspace.read(file)).get_weights() for name, file in files.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_are_one_process(name: str, trained: tuple[int, dict[str, list[np.ndarray]]]) -> None:
+    size, weights = trained
+    case = CASES[name]
+    reference: Callable[[Case, int], keras.Model] = partial_sums if case.optimizer == "adam" else joined_batches
+    deviation = apart(weights[name], reference(case, size).get_weights())
+    print(f"\n{name} | {size} | {deviation:.1e}")
+    assert deviation < 1e-5
+
+
+def test_with_a_global_batch_size_the_number_of_workers_changes_nothing(spark: SparkSession) -> None:
+    case = Case(203, 8, "momentum")
+
+    def fitted(workers: int) -> list[np.ndarray]:
+        estimator = KerasEstimator(
+            model=network(case), numWorkers=workers, globalBatchSize=16, epochs=3, seed=4, tracking=None, verbose=0
+        )
+        return estimator.fit(frame(spark, case)).keras().get_weights()
+
+    alone = fitted(1)
+    for workers in (2, 4):
+        assert apart(fitted(workers), alone) < 1e-5
+
+
+def test_more_workers_than_can_share_a_batch_are_refused(spark: SparkSession) -> None:
+    estimator = KerasEstimator(model=network(CASES["AdamW"]), numWorkers=4, globalBatchSize=3, tracking=None)
+    with pytest.raises(OptionError, match="numWorkers <= 3 with globalBatchSize=3"):
+        estimator.fit(frame(spark, CASES["AdamW"]))
+
+
+class TwoOptimizers(keras.Model):
+    """A train_step of its own: the last layer has another optimizer than the others, as the parts of a GAN have."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.second = keras.optimizers.SGD(0.02, momentum=0.5)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        features, labels = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=features, y=labels, y_pred=self(features, training=True))
+        *first, kernel, bias = self.trainable_variables
+        gradients = tape.gradient(loss, [*first, kernel, bias])
+        self.optimizer.apply(gradients[:-2], first)
+        self.second.apply(gradients[-2:], [kernel, bias])
+        return {"loss": loss}
+
+
+def two_optimizers() -> keras.Model:
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((WIDTH,))
+    model = TwoOptimizers(inputs, keras.layers.Dense(CLASSES)(keras.layers.Dense(8, "tanh")(inputs)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
+    return model
+
+
+def halved(epoch: int, rate: float) -> float:
+    return rate / 2
+
+
+@pytest.mark.parametrize(
+    ("model", "callbacks"),
+    [
+        (two_optimizers, []),
+        (
+            functools.partial(network, CASES["AdamW"]),
+            [
+                keras.callbacks.LearningRateScheduler(halved),
+                keras.callbacks.ReduceLROnPlateau(monitor="loss", min_delta=100.0, patience=1),
+            ],
+        ),
+    ],
+    ids=["two optimizers", "callbacks that change the rate"],
+)
+def test_two_workers_do_what_one_does(
+    model: Callable[[], keras.Model], callbacks: list[Any], spark: SparkSession
+) -> None:
+    options = {"globalBatchSize": 16, "epochs": 4, "seed": 2, "callbacks": callbacks, "tracking": None, "verbose": 0}
+
+    def fitted(workers: int) -> tuple[list[np.ndarray], float]:
+        estimator = KerasEstimator(model=model(), numWorkers=workers, **options)
+        trained = estimator.fit(frame(spark, CASES["AdamW"])).keras()
+        return trained.get_weights(), float(trained.optimizer.learning_rate)
+
+    (alone, rate), (together, same_rate) = fitted(1), fitted(2)
+    assert apart(together, alone) < 1e-4
+    assert same_rate == pytest.approx(rate)
+    if callbacks:
+        assert rate < 0.01 / 2**4  # both have acted

@@ -1,0 +1,1 @@
+"""Tests with ranks on two executors."""

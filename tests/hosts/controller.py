@@ -1,0 +1,130 @@
+"""A Spark standalone cluster over hosts that are namespaces, and faults that are done to it when an event is seen.
+
+Run as `unshare --net --mount --pid --fork --kill-child --mount-proc python controller.py DIRECTORY FAULT...`. The last
+line that it prints is JSON: for each fault what became of the fit, and the seconds from the fault to the line that
+tells of it, and from there to training again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import pyspark
+from sessions import SHORT_LIVED
+
+from hosts.network import Host, Network
+
+WORKERS = ["node-a", "node-b", "node-c"]
+
+
+class Cluster:
+    """A master and the driver on one host, a worker with one core on each of the others."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.network = Network(["boss", *WORKERS], directory)
+        self.boss = self.network.hosts["boss"]
+        self.master = f"spark://{self.boss.address}:7077"
+        self._start(self.boss, "master.Master", "--host", self.boss.address, "--port", "7077", "--webui-port", "0")
+        for name in WORKERS:
+            work = directory / f"work-{name}"
+            words = ["--cores", "1", "--memory", "1g", "--work-dir", str(work), "--webui-port", "0", self.master]
+            self._start(self.network.hosts[name], "worker.Worker", "--host", self.network.hosts[name].address, *words)
+
+    def _start(self, host: Host, program: str, *words: str) -> None:
+        script = Path(pyspark.__file__).parent / "bin" / "spark-class"
+        environment = {
+            **os.environ,
+            "SPARK_LOCAL_IP": host.address,
+            "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED,
+            "SPARK_MASTER_OPTS": "-Dspark.worker.timeout=15",
+        }
+        with open(self.directory / f"{host.name}.log", "w") as log:
+            command = host.command(str(script), f"org.apache.spark.deploy.{program}", *words)
+            subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def training(self) -> list[Host]:
+        """The hosts on which ranks run."""
+        return [host for host in self.workers() if host.processes("spark_dl.launch.rank_main")]
+
+    def workers(self) -> list[Host]:
+        """The hosts of workers that have not crashed."""
+        return [self.network.hosts[n] for n in WORKERS if Path(f"/proc/{self.network.hosts[n].pid}").exists()]
+
+    def driver(self, faults: list[str]) -> subprocess.Popen[str]:
+        program = str(Path(__file__).with_name("driver.py"))
+        command = self.boss.command(sys.executable, program, self.master, str(self.directory / "cache"), *faults)
+        environment = {**os.environ, "SPARK_LOCAL_IP": self.boss.address}
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+        )
+
+
+def signal_one(cluster: Cluster, word: str, number: signal.Signals) -> None:
+    """Send a signal to a process of the last host that trains."""
+    cluster.training()[-1].processes(word)[-1].send_signal(number)
+
+
+FAULTS: dict[str, Callable[[Cluster], None]] = {
+    "none": lambda cluster: None,
+    "rank killed": lambda cluster: signal_one(cluster, "spark_dl.launch.rank_main", signal.SIGKILL),
+    "worker killed": lambda cluster: signal_one(cluster, "pyspark.daemon", signal.SIGKILL),
+    "executor killed": lambda cluster: signal_one(cluster, "CoarseGrainedExecutorBackend", signal.SIGKILL),
+    "rank frozen": lambda cluster: signal_one(cluster, "spark_dl.launch.rank_main", signal.SIGSTOP),
+    "network partition": lambda cluster: cluster.network.partition(cluster.training()[-1].name),
+    "host crashed": lambda cluster: cluster.training()[-1].crash(),
+    "no spare": lambda cluster: cluster.training()[-1].crash(),
+    "no spare, no fewer": lambda cluster: None,
+}
+
+
+def numbered(lines: Iterator[str]) -> Iterator[tuple[float, str]]:
+    for line in lines:
+        print(f"{time.monotonic():.2f} {line.rstrip()}", file=sys.stderr, flush=True)
+        yield time.monotonic(), line.strip()
+
+
+def main(directory: Path, faults: list[str]) -> None:
+    cluster = Cluster(directory)
+    driver = cluster.driver(faults)
+    # What nothing ends must not run for ever.
+    threading.Timer(100 + 100 * len(faults), driver.kill).start()
+    results: dict[str, dict[str, Any]] = {}
+    fault, done, at = "", False, 0.0
+    for now, line in numbered(iter(driver.stdout or [])):
+        if line.startswith("BEGIN "):
+            fault, done = line.removeprefix("BEGIN "), False
+            results[fault] = {"said": []}
+        elif line.startswith("END "):
+            if fault == "network partition":
+                for name in WORKERS:
+                    cluster.network.heal(name)
+            results[fault].update(json.loads(line.removeprefix("END ")))
+        elif line.startswith("Epoch 2/") and not done:
+            FAULTS[fault](cluster)
+            done, at = True, time.monotonic()
+        elif "Starting again" in line or "Going on" in line:
+            results[fault]["said"].append(line)
+            if "Starting again" in line:
+                results[fault]["noticed"] = round(now - at, 1)
+        elif line.startswith("Epoch 3/") and results[fault].get("said") and "trained" not in results[fault]:
+            results[fault]["trained"] = round(now - at, 1)
+    left = [process.pid for host in cluster.workers() for process in host.processes("spark_dl.launch.rank_main")]
+    files = sorted(path.name for path in (directory / "cache").iterdir())
+    print(json.dumps({"faults": results, "processes": left, "files": files}), flush=True)
+    os._exit(0)  # the hosts go with this process
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,85 @@
+"""The user's program on the driver's host: one fit for each fault, in the order of the command line.
+
+It says what it does in lines on standard output, which the controller reads, and ends each fit with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import cloudpickle
+import keras
+import models
+from sessions import session
+
+from spark_dl import KerasClassifier
+from spark_dl.errors import SparkDLError
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+# Of single faults.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "no spare": {"minWorkers": 1, "slotTimeout": 15},
+    "no spare, no fewer": {"slotTimeout": 10},
+}
+
+
+class Slow(keras.callbacks.Callback):
+    """Leaves time for faults."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        time.sleep(0.05)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main(master: str, directory: str, faults: list[str]) -> None:
+    quick = {
+        "spark.driver.host": "10.9.0.1",
+        "spark.driver.bindAddress": "10.9.0.1",
+        "spark.executor.memory": "512m",
+        "spark.executor.cores": "1",
+        "spark.network.timeout": "30s",
+        "spark.network.timeoutInterval": "5s",
+        "spark.executor.heartbeatInterval": "5s",
+    }
+    with session(master, **{key.removeprefix("spark.").replace(".", "_"): v for key, v in quick.items()}) as spark:
+        data = models.frame(spark)
+        for fault in faults:
+            estimator = KerasClassifier(
+                model=models.classifier(),
+                optimizer=keras.optimizers.Adam(0.01),
+                callbacks=[Slow()],
+                numWorkers=2,
+                batchSize=10,
+                epochs=4,
+                checkpointSteps=4,
+                cacheDir=directory,
+                collectiveTimeout=8,
+                tracking=None,
+                verbose=2,
+                seed=3,
+                **{"slotTimeout": 90, **OPTIONS.get(fault, {})},
+            )
+            say(f"BEGIN {fault}")
+            try:
+                fitted = estimator.fit(data)
+            except SparkDLError as error:
+                say("END " + json.dumps({"error": type(error).__name__, "text": str(error)}))
+                continue
+            content = b"".join(weight.tobytes() for weight in fitted.keras().get_weights())
+            epochs = len(fitted.summary.history["loss"])
+            say("END " + json.dumps({"weights": hashlib.sha256(content).hexdigest(), "epochs": epochs}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -1,0 +1,71 @@
+"""Faults on a Spark standalone cluster of several hosts: each fit ends with the weights of the undisturbed one.
+
+`pytest tests/hosts -s` prints the table of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Alone in namespaces of its own, so that the machine's network and processes are out of reach.
+ALONE = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+RESUMED = ["rank killed", "worker killed", "executor killed", "rank frozen", "network partition", "host crashed"]
+ALL = ["none", *RESUMED, "no spare", "no spare, no fewer"]
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the controller found: for each fault what became of the fit."""
+    alone = ALONE if os.geteuid() == 0 else [*ALONE, "--user", "--map-root-user"]
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("this machine lets nobody but root make network namespaces")
+    directory = tmp_path_factory.mktemp("hosts")
+    (directory / "cache").mkdir()
+    program = str(Path(__file__).with_name("controller.py"))
+    ran = subprocess.run(
+        [*alone, sys.executable, program, str(directory), *ALL], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-5000:]
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    print("\nfault | noticed after | trained again after")
+    for fault in [*RESUMED, "no spare"]:
+        print(f"{fault} | {found['faults'][fault].get('noticed')} s | {found['faults'][fault].get('trained')} s")
+    return found
+
+
+def test_a_fit_that_nothing_happens_to(outcome: dict[str, Any]) -> None:
+    assert outcome["faults"]["none"]["epochs"] == 4
+    assert outcome["faults"]["none"]["said"] == []
+
+
+@pytest.mark.parametrize("fault", RESUMED)
+def test_what_is_lost_is_the_work_since_the_last_checkpoint(fault: str, outcome: dict[str, Any]) -> None:
+    after, undisturbed = outcome["faults"][fault], outcome["faults"]["none"]
+    assert after.get("weights") == undisturbed["weights"], after
+    assert after["epochs"] == 4
+    assert any("Starting again: attempt 2 of 4." in line for line in after["said"])
+    assert any("Going on from" in line for line in after["said"])
+
+
+def test_without_a_spare_training_goes_on_with_fewer_workers_where_that_is_allowed(outcome: dict[str, Any]) -> None:
+    after = outcome["faults"]["no spare"]
+    assert after.get("epochs") == 4, after
+    assert any("Going on with 1 of 2 workers." in line for line in after["said"])
+
+
+def test_without_slots_the_fit_says_so(outcome: dict[str, Any]) -> None:
+    after = outcome["faults"]["no spare, no fewer"]
+    assert after["error"] == "SlotsError"
+    assert "did not give 2 slots at the same time within 10 s" in after["text"]
+
+
+def test_nothing_is_left_behind(outcome: dict[str, Any]) -> None:
+    assert outcome["processes"] == []
+    assert outcome["files"] == []

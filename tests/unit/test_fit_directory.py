@@ -1,0 +1,112 @@
+"""Which unfinished fit a new one goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+from spark_dl.estimators.fit_directory import FitDirectory, fingerprint
+from spark_dl.store import Store
+from spark_dl.train.model_bytes import to_bytes
+
+from .rows import numbered
+
+KIND = {"model": "a", "options": "b"}
+
+
+def dead_pid() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+def left(directory: Path, **changes: Any) -> Path:
+    """An unfinished fit that a process of this host has left, but for some changes."""
+    fit = FitDirectory.find(Store.at(str(directory)), KIND, lambda text: None)
+    fit.starts(2)
+    file = Path(fit.store.path) / "fit.json"
+    record = json.loads(file.read_text()) | {"pid": dead_pid()} | changes
+    file.write_text(json.dumps(record))
+    return file.parent
+
+
+def found(directory: Path, said: list[str] | None = None) -> FitDirectory:
+    return FitDirectory.find(Store.at(str(directory)), KIND, (said if said is not None else []).append)
+
+
+def test_what_a_dead_process_left_is_gone_on_with(tmp_path: Path) -> None:
+    fit, said = left(tmp_path), []
+    again = found(tmp_path, said)
+    assert again.store.path == str(fit)
+    assert again.first_attempt == 3
+    assert said == [f"Going on with the unfinished fit in file://{fit}."]
+    assert json.loads((fit / "fit.json").read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pid": os.getpid()},
+        {"finished": True},
+        {"host": "elsewhere", "at": time.time() + 3600},
+        {"kind": {"model": "other", "options": "b"}},
+    ],
+    ids=["of a living process", "finished", "renewed on another host", "of another model"],
+)
+def test_others_are_left_as_they_are(tmp_path: Path, changes: dict[str, Any]) -> None:
+    fit = left(tmp_path, **changes)
+    before = (fit / "fit.json").read_bytes()
+    assert found(tmp_path).store.path != str(fit)
+    assert (fit / "fit.json").read_bytes() == before
+
+
+def test_on_another_host_a_record_that_nobody_renews_is_given_up(tmp_path: Path) -> None:
+    fit = left(tmp_path, host="elsewhere", at=time.time() - 61)
+    assert found(tmp_path).store.path == str(fit)
+
+
+def test_what_differs_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    fit = left(tmp_path, kind={"model": "other", "options": "other"})
+    found(tmp_path, said)
+    assert said == [f"The unfinished fit in file://{fit} had another model and options: it is left as it is."]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"kind": {}}'])
+def test_a_damaged_record_is_passed_over(tmp_path: Path, content: str) -> None:
+    fit = left(tmp_path)
+    (fit / "fit.json").write_text(content)
+    assert found(tmp_path).store.path != str(fit)
+
+
+def test_a_fit_that_is_left_or_finished(tmp_path: Path) -> None:
+    fit = found(tmp_path)
+    fit.leave()
+    assert found(tmp_path).store == fit.store
+    fit.finish()
+    assert found(tmp_path).store != fit.store
+
+
+def network(units: int = 4, **options: Any) -> bytes:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units), keras.layers.Dropout(0.1)])
+    model.compile(**{"optimizer": "adam", "loss": "mse", **options})
+    return to_bytes(model)
+
+
+def test_the_fingerprint_tells_models_apart_and_not_their_weights_and_names() -> None:
+    dataset, _ = numbered([4, 4])
+    values = dict.fromkeys(("batchSize", "globalBatchSize", "shuffle", "seed", "monitor", "monitorMode"), 1)
+    first = fingerprint(network(), dataset, values)
+    assert fingerprint(network(), dataset, values) == first
+    assert fingerprint(network(5), dataset, values)["model"] != first["model"]
+    assert fingerprint(network(optimizer="sgd"), dataset, values)["model"] != first["model"]
+    other = fingerprint(network(), numbered([4, 5])[0], {**values, "seed": 2})
+    assert {part for part in first if other[part] != first[part]} == {"rows", "options"}

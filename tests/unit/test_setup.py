@@ -1,0 +1,108 @@
+"""What scripts/setup.sh refuses: one clear line that names what brings the missing thing, before anything is made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what setup.sh reads, with an empty cache beside it."""
+    copy = tmp_path / "checkout"
+    for name in ("scripts/setup.sh", "conf/constraints.txt", "setup.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def set_up(
+    checkout: Path, stubs: Mapping[str, str], settings: Mapping[str, str], arguments: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run setup.sh with these commands (shell scripts) before all others on the PATH."""
+    commands = checkout.parent / "commands"
+    commands.mkdir()
+    for name, script in stubs.items():
+        (commands / name).write_text(f"#!/bin/sh\n{script}\n")
+        (commands / name).chmod(0o755)
+    known = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "CUDA_HOME", "HOROVOD_NCCL_HOME", "CXX")}
+    environment = {
+        **known,
+        "SPARK_DL_CACHE": str(checkout.parent / "cache"),
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        **{name: value.replace("COMMANDS", str(commands)) for name, value in settings.items()},
+    }
+    return subprocess.run(
+        [shutil.which("bash") or "bash", str(checkout / "scripts/setup.sh"), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+def python(version: str, lacks_venv: bool = False) -> str:
+    """A Python that answers setup.sh's question."""
+    return f"printf '%s\\n' /usr/bin/python {version} abi {lacks_venv}"
+
+
+# The commands that it has called before it has found a Python.
+NEEDED = ("dirname", "getconf", "tr", "uname")
+CUDA = "echo 'Cuda compilation tools, release 12.9, V12.9.1'"
+DISK = "printf 'Filesystem 1M Used Available Use Mounted\\n/dev/x 9 8 %s 9%% /\\n' 120"
+
+REFUSED = {
+    "a system that isn't Linux": ({"uname": "echo Darwin"}, {}, [], "Darwin is not supported"),
+    "a Linux without glibc": ({"getconf": "exit 1"}, {}, [], "take a Linux like Debian or Ubuntu"),
+    "a Python that isn't there": ({}, {"PYTHON": "/no/python"}, [], "PYTHON=/no/python does not run"),
+    "a Python too old": (
+        {"old": python("3.9")},
+        {"PYTHON": "COMMANDS/old"},
+        [],
+        "is Python 3.9: 3.11 or 3.12 is needed",
+    ),
+    "a Python too new": ({"new": python("3.13")}, {"PYTHON": "COMMANDS/new"}, [], "is Python 3.13: 3.11 or 3.12 is"),
+    "a Python without venv": (
+        {"bare": python("3.12", lacks_venv=True)},
+        {"PYTHON": "COMMANDS/bare"},
+        [],
+        "(Debian package python3.12-venv)",
+    ),
+    "no Python at all": (
+        {name: f'exec {shutil.which(name)} "$@"' for name in NEEDED},
+        {"PATH": "COMMANDS"},
+        [],
+        "(Debian packages python3 and python3-venv)",
+    ),
+    "no compiler": ({}, {"CXX": "/no/g++"}, [], "/no/g++ (Debian package g++)"),
+    "no make": ({"make": "exit 127"}, {}, [], "make is missing (Debian package make)"),
+    "no disk": ({"df": DISK}, {}, [], "too little disk space for .venv"),
+    "a cache that can't be written": ({}, {"SPARK_DL_CACHE": "/proc/none"}, [], "set SPARK_DL_CACHE to a directory"),
+    "no CUDA": ({"nvcc": "exit 1"}, {}, ["--gpu"], "--gpu: no CUDA toolkit"),
+    "no NCCL": ({"nvcc": CUDA}, {}, ["--gpu"], "--gpu: NCCL is missing"),
+    "no GPU": ({"nvcc": CUDA, "g++": "exit 0", "nvidia-smi": "exit 9"}, {}, ["--gpu"], "--gpu: no NVIDIA driver"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_missing_is_one_line_that_names_what_brings_it(what: str, checkout: Path) -> None:
+    stubs, settings, arguments, told = REFUSED[what]
+    ran = set_up(checkout, stubs, settings, arguments)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("setup.sh: ")
+    assert len(ran.stderr.splitlines()) == 1
+    assert told in ran.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_unknown_argument_is_answered_with_the_usage(checkout: Path) -> None:
+    ran = set_up(checkout, {}, {}, ["--cuda"])
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == "usage: scripts/setup.sh [--gpu] [--help] (unknown argument: --cuda)\n"
