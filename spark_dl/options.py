@@ -6,8 +6,9 @@ are all derived from these declarations.
 
 from __future__ import annotations
 
+import ipaddress
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +122,28 @@ def _names(value: Any) -> list[str]:
     return list(value)
 
 
+def _class_weights(value: Any) -> str | dict[int, float]:
+    if value == "balanced":
+        return "balanced"
+    if not isinstance(value, Mapping) or not value:
+        raise _RefusedError("'balanced', or a dict of weights by class index, such as {0: 1.0, 1: 5.0}")
+    weigh = _number(0)
+    # A saved dict has its keys as text.
+    return {_integer(0)(int(k) if isinstance(k, str) and k.isdigit() else k): weigh(w) for k, w in value.items()}
+
+
+def _interface(value: Any) -> str:
+    text = _text(value)
+    try:
+        if "/" in text:
+            ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise _RefusedError(f"an interface's name, or an IPv4 network such as 10.0.0.0/8 ({error})") from None
+    if not text:
+        raise _RefusedError("an interface's name, or an IPv4 network such as 10.0.0.0/8")
+    return text
+
+
 def _anything(value: Any) -> Any:
     return value
 
@@ -140,6 +163,12 @@ INPUT_COLS = Option(
 )
 LABEL_COL = Option("labelCol", "The label column: a number, or an array or Vector of numbers.", _text, "label")
 WEIGHT_COL = Option("weightCol", "The column of sample weights; every row weighs 1 without it.", _text)
+CLASS_WEIGHTS = Option(
+    "classWeights",
+    "Weights of the classes in training, by class index ({1: 5.0}; others weigh 1), or 'balanced': rows / (classes x "
+    "rows of the class). They multiply the rows' own weights, and validation goes without them, as in Keras.",
+    _class_weights,
+)
 PREDICTION_COL = Option("predictionCol", "The column that the prediction is written to.", _text, "prediction")
 PROBABILITY_COL = Option(
     "probabilityCol",
@@ -199,8 +228,24 @@ MONITOR_MODE = Option(
 
 # --- cluster -----------------------------------------------------------------------------------------------
 NUM_WORKERS = Option("numWorkers", "Number of Horovod ranks; each takes one slot.", _integer(1), 1)
+CPUS_PER_WORKER = Option("cpusPerWorker", "Cores of a worker's task; not set, spark.task.cpus.", _integer(1))
+GPUS_PER_WORKER = Option(
+    "gpusPerWorker", "GPUs of a worker's task; not set, spark.task.resource.gpu.amount.", _integer(0)
+)
 THREADS_PER_WORKER = Option(
-    "threadsPerWorker", "Computing threads of a worker; 0 for as many as spark.task.cpus.", _integer(0), 0
+    "threadsPerWorker", "Computing threads of a worker; 0 for as many as its task has cores.", _integer(0), 0
+)
+NETWORK_INTERFACE = Option(
+    "networkInterface",
+    "The network between the workers: the name of an interface, or a CIDR such as 10.0.0.0/8; not set, the one that "
+    "leads to rank 0.",
+    _interface,
+)
+ALLOW_PLAINTEXT = Option(
+    "allowPlaintext",
+    "Train although Spark is told to encrypt: workers speak plain TCP, on a network that you trust.",
+    _boolean,
+    False,
 )
 SLOT_TIMEOUT = Option("slotTimeout", "Seconds to wait until all workers have a slot.", _number(0), 60.0)
 CACHE_DIR = Option(

@@ -198,6 +198,7 @@ def tensorflow_batches(
     first_epoch: int = 0,
     skip_steps: int = 0,
     one_pass: bool = False,
+    class_weights: Sequence[float] = (),
 ) -> Any:
     """A tf.data.Dataset of (features, label[, weight]) batches.
 
@@ -210,6 +211,7 @@ def tensorflow_batches(
         first_epoch: the epoch to begin with.
         skip_steps: how many of its batches have been seen.
         one_pass: end after one epoch, for validation, instead of going on for ever.
+        class_weights: of each class; they multiply the rows' weights, or become them.
     """
     import tensorflow as tf
 
@@ -227,7 +229,11 @@ def tensorflow_batches(
         def batch(index: Any) -> Any:
             start = index * batch_size
             parts = [array[start : start + batch_size] for array in arrays]
-            return tuple(tf.cast(part, t.dtype) for part, t in zip(parts, dataset.tensors, strict=True))
+            tensors = [tf.cast(part, t.dtype) for part, t in zip(parts, dataset.tensors, strict=True)]
+            if class_weights:
+                by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(tensors[1], tf.int32))
+                tensors[2:] = [by_class * weight for weight in tensors[2:]] or [by_class]
+            return tuple(tensors)
 
         return tf.data.Dataset.range(batches).map(batch)
 

@@ -34,7 +34,8 @@ _BLOCK_BYTES = 8 << 20
 # Block numbers of one partition lie below this.
 _PARTITION_STRIDE = 1 << 24
 _RESULT_SCHEMA = (
-    "kind string, name string, block_id long, rows long, bytes long, validation boolean, checksum long, detail string"
+    "kind string, name string, block_id long, rows long, bytes long, validation boolean, checksum long, "
+    "class_rows array<long>, detail string"
 )
 
 
@@ -103,7 +104,10 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
     return ConvertedDataset(
         store=packing.store,
         tensors=packing.tensors,
-        blocks=tuple(Block(r["block_id"], r["name"], r["rows"], r["validation"], r["checksum"]) for r in blocks),
+        blocks=tuple(
+            Block(r["block_id"], r["name"], r["rows"], r["validation"], r["checksum"], tuple(r["class_rows"]))
+            for r in blocks
+        ),
         bytes=sum(row["bytes"] for row in blocks),
     )
 
@@ -147,6 +151,7 @@ def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iter
             ("bytes", pa.int64()),
             ("validation", pa.bool_()),
             ("checksum", pa.int64()),
+            ("class_rows", pa.list_(pa.int64())),
             ("detail", pa.string()),
         ]
     )
@@ -274,7 +279,12 @@ class _BlockWriter:
             "bytes": rows * self._packing.row_bytes,
             "validation": self._validation,
             "checksum": sum(_sum(array[:rows]) for array in whole) % (1 << 63),
+            "class_rows": self._class_rows(whole[1][:rows]),
         }
+
+    def _class_rows(self, labels: np.ndarray) -> list[int]:
+        classes = self._packing.label.classes
+        return np.bincount(labels.astype(np.int64), minlength=classes).tolist() if classes else []
 
 
 def _sum(array: np.ndarray) -> int:

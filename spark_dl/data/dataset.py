@@ -46,6 +46,7 @@ class Block:
         rows: how many rows it holds.
         validation: whether they are for validation.
         checksum: of its numbers, whatever the order of the rows.
+        class_rows: rows of each class, where labels are class indices; else empty.
     """
 
     block_id: int
@@ -53,6 +54,7 @@ class Block:
     rows: int
     validation: bool
     checksum: int = 0
+    class_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class ConvertedDataset:
     def checksum(self) -> int:
         """Of all numbers, whatever the order of rows and blocks."""
         return sum(block.checksum for block in self.blocks) % (1 << 63)
+
+    def class_rows(self, validation: bool) -> list[int]:
+        """The number of rows of each class, where labels are class indices."""
+        return [sum(same) for same in zip(*(block.class_rows for block in self.part(validation)), strict=True)]
 
     def rows(self, validation: bool) -> int:
         """The number of rows for training or for validation."""

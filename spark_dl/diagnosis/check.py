@@ -18,7 +18,8 @@ from spark_dl.diagnosis.report import Finding, Report
 from spark_dl.diagnosis.visit import Order, visit
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.launch.channel import Channel
-from spark_dl.launch.slots import check_cluster, no_slots, slots_of
+from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.slots import check_cluster, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 from spark_dl.workspace import Workspace
@@ -30,21 +31,21 @@ _LONGEST_SECONDS = 180.0
 _SHARE = "Give a directory or URL that all machines share as cacheDir and checkpointDir."
 
 
-def quick(spark: SparkSession, workers: int, stores: Sequence[Store], slot_timeout: float) -> None:
+def quick(spark: SparkSession, workers: int, stores: Sequence[Store], settings: LaunchSettings) -> None:
     """What `fit` checks before it writes any data, with one short job that takes all slots at once, as training will.
 
     Args:
         spark: the session.
         workers: how many tasks must run at once.
         stores: directories that the driver and all executors must share; they exist.
-        slot_timeout: seconds to wait for the slots.
+        settings: how the ranks will be launched.
 
     Raises:
         ClusterError: no slots, other versions on an executor than on the driver, or no way to the driver.
         StoreError: an executor can't use a directory, or sees another one.
     """
     with _probe(stores) as token:
-        visits = _visit(spark, workers, stores, token, slot_timeout, thorough=False)
+        visits = _visit(spark, workers, stores, token, settings, thorough=False)
         own = machine.versions()
         for facts in visits:
             found = machine.same_packages(facts["executor"], own, facts["versions"])
@@ -73,10 +74,13 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
     master = spark.conf.get("spark.master", "") or ""
     findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
     try:
-        check_cluster(spark, 1)
+        check_cluster(spark, 1, LaunchSettings(allow_plaintext=True))
     except ClusterError as error:  # a barrier stage would not run
         return Report((*findings, Finding("cluster", "settings", master, str(error))))
-    slots = slots_of(master, lambda key, default: spark.conf.get(key, default) or default)
+    if told := encryption(setting_of(spark)):
+        fix = "The ranks speak plain TCP: trust their network or encrypt it, and set allowPlaintext=True."
+        findings.append(Finding("cluster", "encryption", told, fix))
+    slots = slots_of(master, setting_of(spark), LaunchSettings())
     task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
     counted = slots or max(1, spark.sparkContext.defaultParallelism // task_cpus)
     findings.append(Finding("cluster", "slots", f"{counted}{'' if slots else ' or more'} on {master}"))
@@ -92,7 +96,8 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
 
 def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
     with _probe([store]) as token:
-        visits = _visit(spark, slots, [store], token, _LONGEST_SECONDS, thorough=True)
+        settings = LaunchSettings(slot_timeout=_LONGEST_SECONDS)
+        visits = _visit(spark, slots, [store], token, settings, thorough=True)
     findings, own = [], machine.versions()
     for executor, facts in sorted({facts["executor"]: facts for facts in reversed(visits)}.items()):
         findings.append(machine.same_packages(executor, own, facts["versions"]))
@@ -120,17 +125,18 @@ def _probe(stores: Sequence[Store]) -> Iterator[str]:
 
 
 def _visit(
-    spark: SparkSession, tasks: int, stores: Sequence[Store], token: str, seconds: float, thorough: bool
+    spark: SparkSession, tasks: int, stores: Sequence[Store], token: str, settings: LaunchSettings, thorough: bool
 ) -> list[dict[str, Any]]:
     """What each task saw, in their order."""
     with Channel.of(spark, queue.Queue()) as channel:
         order = Order(tuple(store.url for store in stores), token, channel.address, thorough)
+        profile = resource_profile(spark, settings)
         frame = spark.range(0, tasks, 1, tasks).mapInArrow(
-            functools.partial(visit, order), "facts string", barrier=True
+            functools.partial(visit, order), "facts string", barrier=True, profile=profile
         )
         with SparkJob(frame) as job:
-            if not job.wait(seconds):
-                raise no_slots(tasks, seconds)
+            if not job.wait(settings.slot_timeout):
+                raise no_slots(tasks, settings.slot_timeout)
             try:
                 return [json.loads(row["facts"]) for row in job.rows()]
             except Exception as error:

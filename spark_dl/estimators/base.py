@@ -14,12 +14,14 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_dl import diagnosis, options
 from spark_dl.data import schema
 from spark_dl.data.convert import Packing
+from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
 from spark_dl.estimators.saving import OBJECTS, SavableEstimator, named
 from spark_dl.estimators.steps import convert_rows, recorded, try_to_log
 from spark_dl.estimators.training import train_on_ranks
+from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster
 from spark_dl.score.heads import Head, Regression, TensorOutput
 from spark_dl.store import Store
@@ -75,7 +77,11 @@ class _Job:
     options.RESTORE_BEST_WEIGHTS,
     options.MONITOR,
     options.MONITOR_MODE,
+    options.CPUS_PER_WORKER,
+    options.GPUS_PER_WORKER,
     options.THREADS_PER_WORKER,
+    options.NETWORK_INTERFACE,
+    options.ALLOW_PLAINTEXT,
     options.SLOT_TIMEOUT,
     options.CACHE_DIR,
     options.CHECKPOINT_DIR,
@@ -109,13 +115,14 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         values = self._values()
         spark = dataset.sparkSession
         job = self._check(dataset, values)
-        check_cluster(spark, values["numWorkers"])
+        settings = LaunchSettings.of_options(values)
+        check_cluster(spark, values["numWorkers"], settings)
         record = tracker(values["tracking"], experiment_name=values["experimentName"], run_name=values["runName"])
         facts = self._facts(spark, values)
         with Workspace(values["cacheDir"], _master(spark)) as workspace, recorded(record, *facts):
             kept = Store.at(values["checkpointDir"]) if values["checkpointDir"] else workspace.child("checkpoints")
             kept.make()
-            diagnosis.quick(spark, values["numWorkers"], [workspace, kept], values["slotTimeout"])
+            diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings)
             converted = convert_rows(dataset, job.packing, workspace, values)
             workspace.write(INITIAL_MODEL, job.content)
             validated = converted.rows(validation=True) > 0
@@ -123,15 +130,13 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 {**values, "monitor": values["monitor"] or ("val_loss" if validated else "loss")},
                 dataset=converted,
                 workspace=workspace,
-                initial_model=INITIAL_MODEL,
-                start=None,
-                attempt=1,
                 checkpoints=kept,
                 custom_objects=job.custom_objects,
                 callbacks=cloudpickle.dumps(values["callbacks"] or []),
+                class_weights=self._class_weights(converted, values),
                 reader="petastorm",
             )
-            result = train_on_ranks(spark, plan, values, record)
+            result = train_on_ranks(spark, plan, settings, values, record)
             content = workspace.read(result.model_file)
             fitted = self._fitted(content, job, result)
             try_to_log(functools.partial(record.model, fitted.keras, result.history))
@@ -194,6 +199,10 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """The number of classes where labels are class indices."""
         sparse = loss.name == "sparse_categorical_crossentropy" and len(shape.output_shape) == 1
         return shape.output_shape[-1] if sparse else None
+
+    def _class_weights(self, converted: ConvertedDataset, values: Mapping[str, Any]) -> tuple[float, ...]:
+        """The weight of each class in training; empty where they all weigh 1."""
+        return ()
 
     def _facts(self, spark: SparkSession, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         """What the tracker is told at the beginning: params, and tags."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from spark_dl import options
-from spark_dl.errors import ModelError, explain
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.model import KerasModel
 from spark_dl.estimators.params import with_options
@@ -43,7 +45,7 @@ class KerasClassifierModel(KerasModel):
         return head.classes if isinstance(head, Classification) else 0
 
 
-@with_options(options.PROBABILITY_COL, options.RAW_PREDICTION_COL)
+@with_options(options.PROBABILITY_COL, options.RAW_PREDICTION_COL, options.CLASS_WEIGHTS)
 class KerasClassifier(KerasEstimator):
     """Trains a Keras model to tell classes apart, on Horovod ranks in Spark's executors.
 
@@ -104,4 +106,20 @@ class KerasClassifier(KerasEstimator):
         return Classification(classes=max(units, 2), units=units, from_logits=logits)
 
     def _classes(self, shape: ModelShape, loss: LossFacts) -> int | None:
-        return max(shape.output_shape[0], 2)
+        classes, weights = max(shape.output_shape[0], 2), self.getOrDefault("classWeights")
+        if isinstance(weights, dict) and max(weights) >= classes:
+            raise OptionError(
+                explain(
+                    "classWeights names a class that the model doesn't have.",
+                    expected=f"class indices from 0 to {classes - 1}",
+                    received=f"class {max(weights)}",
+                )
+            )
+        return classes
+
+    def _class_weights(self, converted: ConvertedDataset, values: Mapping[str, Any]) -> tuple[float, ...]:
+        weights, rows = values["classWeights"], converted.class_rows(validation=False)
+        if weights == "balanced":
+            present = sum(count > 0 for count in rows)
+            return tuple(sum(rows) / (present * count) if count else 1.0 for count in rows)
+        return tuple(weights.get(index, 1.0) for index in range(len(rows))) if weights else ()

@@ -33,7 +33,7 @@ _RENEW_SECONDS = 10.0
 # Without a renewal for so long, nobody works on it any more.
 _LEASE_SECONDS = 60.0
 # What must be the same for a fit to go on where another one stopped, besides model and data.
-_OPTIONS = ("batchSize", "globalBatchSize", "shuffle", "seed", "monitor", "monitorMode")
+_OPTIONS = ("batchSize", "globalBatchSize", "shuffle", "seed", "monitor", "monitorMode", "classWeights")
 
 
 class FitDirectory:
@@ -136,7 +136,7 @@ def fingerprint(model: bytes, dataset: ConvertedDataset, values: Mapping[str, An
         "model": config,
         "data schema": repr(dataset.tensors),
         "rows": repr((dataset.rows(validation=False), dataset.rows(validation=True), dataset.checksum)),
-        "options": repr([values[name] for name in _OPTIONS]),
+        "options": repr([values.get(name) for name in _OPTIONS]),
     }
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in parts.items()}
 

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyspark.errors import PySparkException
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import SparkSession
 
 from spark_dl.errors import SavedModelError, explain
 
-__all__ = ["FORMAT", "Reader", "Writer"]
+__all__ = ["FORMAT", "Reader", "Saved", "Writer"]
 
 FORMAT = 1
 # Far below the 2 GB that a Parquet page or a Spark row can hold, and small beside the default heap of the driver's JVM
@@ -30,11 +30,26 @@ _CHUNK_BYTES = 8 << 20
 _CHUNKS_AT_ONCE = 8
 
 
+class Saved(MLWritable, MLReadable[Any]):
+    """What can be saved and loaded. Has `_to_saved() -> (facts, content or None, params)`, and its reverse, the class
+    method `_from_saved(facts, content)`, which leaves the params to the reader.
+    """
+
+    def write(self) -> Writer:
+        """A writer: `write().overwrite().save(path)`, on any path that Spark can write."""
+        return Writer(self)
+
+    @classmethod
+    def read(cls) -> Reader:
+        """A reader for what `write` has saved."""
+        return Reader(cls)
+
+
 class Writer(MLWriter):
     """Saves one estimator or model.
 
     Args:
-        instance: has `_to_saved() -> (facts, content or None, params)`.
+        instance: a `Saved`.
     """
 
     def __init__(self, instance: Any) -> None:
@@ -63,7 +78,7 @@ class Reader(MLReader[Any]):
     """Loads one estimator or model.
 
     Args:
-        cls: the class to load; has `_from_saved(facts, content)`.
+        cls: the class to load, a `Saved`.
     """
 
     def __init__(self, cls: Any) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 import cloudpickle
 from pyspark.ml.base import Model
-from pyspark.ml.util import MLReadable, MLWritable
 from pyspark.sql import DataFrame
 
 from spark_dl import options
 from spark_dl.data import schema
 from spark_dl.errors import SavedModelError, explain
-from spark_dl.estimators.io import Reader, Writer
+from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
 from spark_dl.score.heads import Head, head_from_dict
 from spark_dl.score.predict import ScoringModel, score
@@ -47,7 +46,7 @@ class TrainingSummary:
     options.PREDICTION_COL,
     options.SCORE_BATCH_SIZE,
 )
-class KerasModel(OptionParams, Model, MLWritable, MLReadable["KerasModel"]):
+class KerasModel(OptionParams, Model, Saved):
     """A trained Keras model as a Transformer. `KerasEstimator.fit` makes it, `KerasModel.load` loads it.
 
     Attributes:
@@ -124,15 +123,6 @@ class KerasModel(OptionParams, Model, MLWritable, MLReadable["KerasModel"]):
         if head is None:
             raise SavedModelError(explain("The saved model doesn't say what its output means."))
         return head
-
-    def write(self) -> Writer:
-        """A writer: `model.write().overwrite().save(path)`, on any path that Spark can write."""
-        return Writer(self)
-
-    @classmethod
-    def read(cls) -> Reader:
-        """A reader for what `write` has saved."""
-        return Reader(cls)
 
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
         """What `Writer` writes: facts, the model's bytes, and the params."""

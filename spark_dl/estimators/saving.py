@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-from pyspark.ml.util import MLReadable, MLWritable
+from typing import Any
 
 from spark_dl.errors import SavedModelError, explain
-from spark_dl.estimators.io import Reader, Writer
+from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams
 
 __all__ = ["OBJECTS", "SavableEstimator", "named"]
-
-E_ = TypeVar("E_", bound="SavableEstimator")
 
 # Options whose values are Keras objects: not JSON, and logged by their names.
 OBJECTS = ("model", "optimizer", "loss", "metrics", "callbacks")
@@ -25,17 +21,8 @@ def named(value: Any) -> str:
     return value if isinstance(value, str) else getattr(value, "name", None) or type(value).__name__
 
 
-class SavableEstimator(OptionParams, MLWritable, MLReadable[Any]):
-    """What `write` and `read` need."""
-
-    def write(self) -> Writer:
-        """A writer for this estimator, its model and its params; callbacks can't be saved."""
-        return Writer(self)
-
-    @classmethod
-    def read(cls) -> Reader:
-        """A reader for what `write` has saved."""
-        return Reader(cls)
+class SavableEstimator(OptionParams, Saved):
+    """Saves its model and its params; callbacks can't be saved."""
 
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
         """What `Writer` writes: facts, the model's bytes, and the params that are JSON."""

@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyspark.sql import DataFrame
 
@@ -15,9 +15,6 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import DataError, explain
 from spark_dl.store import Store
 from spark_dl.track import Tracker
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["convert_rows", "recorded", "try_to_log"]
 

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["train_on_ranks"]
 
 
-def train_on_ranks(spark: SparkSession, plan: TrainPlan, values: Mapping[str, Any], record: Tracker) -> TrainResult:
+def train_on_ranks(
+    spark: SparkSession, plan: TrainPlan, settings: LaunchSettings, values: Mapping[str, Any], record: Tracker
+) -> TrainResult:
     """Train, and show and log the progress.
 
     Args:
         spark: the session.
         plan: what the ranks are told; its checkpoints are the user's directory, or one that ends with the fit.
+        settings: how the ranks are launched.
         values: the estimator's options.
         record: the tracker.
 
@@ -64,7 +67,7 @@ def train_on_ranks(spark: SparkSession, plan: TrainPlan, values: Mapping[str, An
             directory = FitDirectory.temporary(plan.checkpoints)
         plan = replace(plan, checkpoints=directory.store)
         try:
-            result = _Training(spark, plan, directory, values, record, progress).run()
+            result = _Training(spark, plan, directory, settings, values, record, progress).run()
         except BaseException:
             directory.leave()
             raise
@@ -80,83 +83,82 @@ class _Training:
         spark: the session.
         plan: what the ranks are told, but for where an attempt starts.
         directory: the fit's checkpoints.
+        settings: how the ranks are launched.
         values: the estimator's options.
         record: the tracker.
         progress: what the user sees.
+
+    Attributes:
+        epoch: the epoch under way, from 0; None before the first step.
     """
 
     spark: SparkSession
     plan: TrainPlan
     directory: FitDirectory
+    settings: LaunchSettings
     values: Mapping[str, Any]
     record: Tracker
     progress: Progress
-    epoch: int = 0
+    epoch: int | None = None
 
     def run(self) -> TrainResult:
         """Train; start again after workers were lost."""
         workers, attempts = self.values["numWorkers"], self.values["maxRestarts"] + 1
         attempt, begun = 1, False
+        cause: Exception
+        plan = self._from_checkpoint(attempt, workers)
+        if plan.attempt > 1:
+            self._event(f"Going on from {_place(plan)}.")
         while True:
             try:
-                return self._attempt(attempt, workers)
+                return self._attempt(plan, workers)
             except SlotsError as error:
                 fewer = self._fewer(workers)
                 if not begun or fewer is None:
                     raise
-                self._event(f"{_first_line(error)} Going on with {fewer} of {self.values['numWorkers']} workers.")
                 workers = fewer
+                cause, how = error, f"with {fewer} of {self.values['numWorkers']} workers"
             except (RankError, ClusterError) as error:
                 # Ranks that don't meet: at first the set-up is wrong, later the network, or a host that is about to go.
                 apart = isinstance(error, ClusterError) or isinstance(error.__cause__, ClusterError)
                 lost = begun if apart else isinstance(error, RankError) and error.lost
                 if not lost or attempt >= attempts:
                     raise
-                self._event(f"{_first_line(error)} Starting again: attempt {attempt + 1} of {attempts}.")
                 attempt, begun = attempt + 1, True
+                cause, how = error, f"attempt {attempt} of {attempts}"
+            plan = self._from_checkpoint(attempt, workers)
+            when = f"In epoch {self.epoch + 1}: " if self.epoch is not None else ""
+            self._event(f"{when}{_first_line(cause)} Restarting from {_place(plan)}, {how}.")
 
-    def _attempt(self, attempt: int, workers: int) -> TrainResult:
-        plan = self._from_checkpoint(attempt, workers)
+    def _attempt(self, plan: TrainPlan, workers: int) -> TrainResult:
         self.directory.starts(plan.attempt)
-        settings = LaunchSettings(
-            threads=self.values["threadsPerWorker"],
-            slot_timeout=self.values["slotTimeout"],
-            collective_timeout=self.values["collectiveTimeout"],
-            stall_timeout=self.values["stallTimeout"],
-        )
         rows = plan.dataset.rows(validation=False)
         together = self.values["globalBatchSize"] or self.values["batchSize"] * workers
         self.progress.steps = math.ceil(rows / together)
         results: list[TrainResult] = run_ranks(
-            self.spark, functools.partial(_rank, plan), workers, settings, self._on_report
+            self.spark, functools.partial(_rank, plan), workers, self.settings, self._on_report
         )
         return results[0]
 
     def _from_checkpoint(self, attempt: int, workers: int) -> TrainPlan:
         """The plan from the last checkpoint that can be used, which the workspace gets a copy of."""
+        plan = replace(self.plan, attempt=self.directory.first_attempt + attempt - 1)
         found = latest(self.directory.store)
-        if found is None:
-            return replace(self.plan, attempt=self.directory.first_attempt + attempt - 1)
-        start, model = found
-        if start.step and start.workers != workers and self.plan.global_batch_size is None:
+        if found is not None and found[0].step and found[0].workers != workers and plan.global_batch_size is None:
             # Which rows are left of the epoch follows from the number of workers.
-            whole = latest(self.directory.store, whole_epochs=True)
-            begin = "that epoch anew" if whole is not None else "at the first epoch"
-            self._event(f"{start.workers} workers stood at {start.place}: {workers} begin {begin}.")
-            if whole is None:
-                return replace(self.plan, attempt=self.directory.first_attempt + attempt - 1)
-            start, model = whole
+            found = latest(self.directory.store, whole_epochs=True)
+        if found is None:
+            return plan
+        start, model = found
         name = f"start-{attempt}.keras"
-        self.plan.workspace.write(name, model)
-        if attempt > 1 or self.directory.first_attempt > 1:
-            self._event(f"Going on from {start.place}.")
-        return replace(self.plan, initial_model=name, start=start, attempt=self.directory.first_attempt + attempt - 1)
+        plan.workspace.write(name, model)
+        return replace(plan, initial_model=name, start=start)
 
     def _fewer(self, workers: int) -> int | None:
         """With how many workers to go on when there were no slots for so many; None where that are too few."""
         least = self.values["minWorkers"] or self.values["numWorkers"]
         cores = self.spark.sparkContext.defaultParallelism
-        there = cores // int(self.spark.conf.get("spark.task.cpus", "1") or 1)
+        there = cores // (self.settings.cpus or int(self.spark.conf.get("spark.task.cpus", "1") or 1))
         fewer = min(workers - 1, there)
         return fewer if fewer >= least else None
 
@@ -179,6 +181,10 @@ class _Training:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(". ") + "."
+
+
+def _place(plan: TrainPlan) -> str:
+    return plan.start.place if plan.start else "the beginning"
 
 
 def _rank(plan: TrainPlan, rank: Rank) -> TrainResult:

@@ -32,6 +32,8 @@ class RankJob:
         payload: the cloudpickled function of one `Rank`.
         channel: where the driver listens.
         threads: computing threads of a rank, 0 for the task's cores.
+        interface: name or CIDR of the network between the ranks, or None.
+        share_gpus: whether two ranks may be given the same GPU.
         reach_timeout: seconds for reaching rank 0.
         collective_timeout: seconds after which a silent peer counts as lost.
     """
@@ -39,6 +41,8 @@ class RankJob:
     payload: bytes
     channel: channel.Address
     threads: int
+    interface: str | None
+    share_gpus: bool
     reach_timeout: float
     collective_timeout: int
 
@@ -83,14 +87,18 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender)
     rank = context.partitionId()
     hosts = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
     sender.send({"event": "arrived", "rank": rank, "host": hosts[rank]})
-    gpus = context.resources().get("gpu")
-    environment = resources.task_environment(context.cpus(), list(gpus.addresses) if gpus else [], job.threads)
+    given = context.resources().get("gpu")
+    gpus = list(given.addresses) if given else []
+    own = resources.interface_address(job.interface) if job.interface else None
+    environment = resources.task_environment(context.cpus(), gpus, job.threads)
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(RankProcess(environment))
-        rendezvous = stack.enter_context(Rendezvous(hosts[0])) if rank == 0 else None
+        rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0]))) if rank == 0 else None
         place = [rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None
-        host, port, token = json.loads(context.allGather(json.dumps(place))[0])
-        interface = resources.interface_towards(host, port, job.reach_timeout)
+        told = [json.loads(text) for text in context.allGather(json.dumps([place, gpus]))]
+        resources.check_gpus(hosts, [addresses for _, addresses in told], job.share_gpus)
+        host, port, token = told[0][0]
+        interface = resources.interface_towards(host, port, job.reach_timeout, own)
         world = worlds(hosts)[rank]
         variables = resources.horovod_environment(
             world, (host, port, token), interface, job.collective_timeout, os.environ

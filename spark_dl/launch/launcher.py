@@ -34,7 +34,12 @@ class HorovodLauncher:
 
     Args:
         numWorkers: number of ranks; each takes one slot.
-        threadsPerWorker: computing threads of a rank; 0, the default, for as many as spark.task.cpus.
+        cpusPerWorker: cores of a rank's task; None, the default, for spark.task.cpus.
+        gpusPerWorker: GPUs of a rank's task; None, the default, for spark.task.resource.gpu.amount.
+        threadsPerWorker: computing threads of a rank; 0, the default, for as many as its task has cores.
+        networkInterface: name or CIDR of the network between the ranks; None, the default, for the one that leads
+            to rank 0.
+        allowPlaintext: run although Spark is told to encrypt, and the ranks speak plain TCP; False by default.
         slotTimeout: seconds to wait until all ranks have a slot, 60 by default.
 
     Example:
@@ -46,9 +51,23 @@ class HorovodLauncher:
         HorovodLauncher(2).run(train, 0.1)   # [(0, 0.1), (1, 0.1)]
     """
 
-    def __init__(self, numWorkers: int, *, threadsPerWorker: int = 0, slotTimeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        numWorkers: int,
+        *,
+        cpusPerWorker: int | None = None,
+        gpusPerWorker: int | None = None,
+        threadsPerWorker: int = 0,
+        networkInterface: str | None = None,
+        allowPlaintext: bool = False,
+        slotTimeout: float = 60.0,
+    ) -> None:
         self.numWorkers: int = options.NUM_WORKERS.check(numWorkers)
         self.settings = LaunchSettings(
+            cpus=options.CPUS_PER_WORKER.check(cpusPerWorker),
+            gpus=options.GPUS_PER_WORKER.check(gpusPerWorker),
+            interface=options.NETWORK_INTERFACE.check(networkInterface),
+            allow_plaintext=options.ALLOW_PLAINTEXT.check(allowPlaintext),
             threads=options.THREADS_PER_WORKER.check(threadsPerWorker),
             slot_timeout=options.SLOT_TIMEOUT.check(slotTimeout),
         )
@@ -64,7 +83,7 @@ class HorovodLauncher:
             RankError: a rank raised; its exception is the `__cause__`.
         """
         spark = SparkSession.builder.getOrCreate()
-        slots.check_cluster(spark, self.numWorkers)
+        slots.check_cluster(spark, self.numWorkers, self.settings)
         return run_ranks(spark, functools.partial(_without_rank, fn, args), self.numWorkers, self.settings)
 
 
@@ -94,10 +113,17 @@ def run_ranks(
             payload=cloudpickle.dumps(function),
             channel=channel.address,
             threads=settings.threads,
+            interface=settings.interface,
+            share_gpus=settings.gpus is None and slots.tasks_share_gpus(spark),
             reach_timeout=10.0,
             collective_timeout=settings.collective_timeout,
         )
-        frame = spark.range(0, size, 1, size).mapInArrow(functools.partial(run_task, job), RESULT_SCHEMA, barrier=True)
+        frame = spark.range(0, size, 1, size).mapInArrow(
+            functools.partial(run_task, job),
+            RESULT_SCHEMA,
+            barrier=True,
+            profile=slots.resource_profile(spark, settings),
+        )
         with SparkJob(frame, lambda: messages.put({"event": "ended"})) as spark_job:
             watch = Watch(size, settings, on_report)
             while not watch.ended:

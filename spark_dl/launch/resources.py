@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import psutil
 
 from spark_dl.errors import ClusterError, explain
 from spark_dl.world import World
 
-__all__ = ["horovod_environment", "interface_towards", "task_environment"]
+__all__ = [
+    "check_gpus",
+    "horovod_environment",
+    "interface_address",
+    "interface_towards",
+    "ipv4",
+    "task_environment",
+]
 
 
 def task_environment(cpus: int, gpus: list[str], threads: int) -> dict[str, str]:
@@ -67,37 +74,123 @@ def horovod_environment(
     }
 
 
-def interface_towards(host: str, port: int, timeout: float) -> str:
+def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool) -> None:
+    """Refuse GPUs that Spark has given to two ranks of a host, each of which would take all its memory.
+
+    Args:
+        hosts: of each rank.
+        gpus: addresses that each rank's task was given.
+        shared: whether a task was to be given less than a whole GPU.
+
+    Raises:
+        ClusterError: a GPU is given twice.
+    """
+    owners: dict[tuple[str, str], int] = {}
+    for rank, (host, addresses) in enumerate(zip(hosts, gpus, strict=True)):
+        for address in addresses:
+            other = owners.setdefault((host, address), rank)
+            if other != rank and not shared:
+                raise ClusterError(
+                    explain(
+                        f"Ranks {other} and {rank} were both given GPU {address} of host {host}.",
+                        expected="a GPU for one rank alone",
+                        received="executors on one host whose discovery scripts name the same GPUs",
+                        fix="Start one executor on each host, or let the script give each executor GPUs of its own; "
+                        "to share a GPU, set spark.task.resource.gpu.amount below 1.",
+                    )
+                )
+
+
+def ipv4(host: str) -> str:
+    """The IPv4 address of a host.
+
+    Raises:
+        ClusterError: it has none.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ClusterError(
+            explain(
+                f"The host {host} has no IPv4 address.",
+                expected="hosts that Spark knows by IPv4 addresses: Gloo, by which Horovod's ranks speak, has no IPv6",
+                received=f"{host}: {error}",
+                fix="Set SPARK_LOCAL_IP on the executors' hosts to an IPv4 address, or networkInterface.",
+            )
+        ) from error
+    return str(found[0][4][0])
+
+
+def interface_address(wanted: str) -> str:
+    """This host's address on a network.
+
+    Args:
+        wanted: the interface's name, or a CIDR in which its address lies.
+
+    Raises:
+        ClusterError: there is none, or several.
+    """
+    network = ipaddress.ip_network(wanted) if "/" in wanted else None
+    here = {(name, address) for name, address in _addresses() if network or name == wanted}
+    fit = sorted(a for _, a in here if network is None or ipaddress.ip_address(a) in network)
+    if len(fit) == 1:
+        return fit[0]
+    known = ", ".join(f"{name} {address}" for name, address in _addresses())
+    raise ClusterError(
+        explain(
+            f"{socket.gethostname()} has {len(fit) or 'no'} IPv4 addresses on networkInterface={wanted!r}.",
+            expected="one",
+            received=known,
+            fix="Give the name of an interface, or a CIDR, that each executor's host has one address on.",
+        )
+    )
+
+
+def _addresses() -> list[tuple[str, str]]:
+    return [
+        (str(name), address.address)
+        for name, addresses in sorted(psutil.net_if_addrs().items())
+        for address in addresses
+        if address.family == socket.AF_INET
+    ]
+
+
+def interface_towards(host: str, port: int, timeout: float, own: str | None = None) -> str:
     """The name of the interface by which this host reaches another.
 
     It is asked of the system by connecting, not guessed: a host has bridges and addresses that lead nowhere,
     and a wrong interface ends Horovod in an abort that Python can't catch.
 
+    Args:
+        host: where another listens.
+        port: on which port.
+        timeout: seconds to wait for its answer.
+        own: this host's address to connect from; None for the one that the system takes.
+
     Raises:
         ClusterError: the other host can't be reached, or no interface has the address used.
     """
     try:
-        with socket.create_connection((host, port), timeout) as connection:
+        source = (own, 0) if own else None
+        with socket.create_connection((host, port), timeout, source) as connection:
             own = connection.getsockname()[0]
     except OSError as error:
         raise ClusterError(
             explain(
-                f"{socket.gethostname()} can't reach rank 0 at {host}:{port}.",
+                f"{socket.gethostname()} can't reach rank 0 at {host}:{port}{f' from {own}' if own else ''}.",
                 expected="a way between all executors, on any port",
                 received=f"{type(error).__name__}: {error}",
                 fix="Open the ports between the executors' hosts.",
             )
         ) from error
-    for name, addresses in psutil.net_if_addrs().items():
-        for address in addresses:
-            if address.family == socket.AF_INET and address.address == own:
-                return str(name)
-    kind = "IPv6" if ipaddress.ip_address(own).version == 6 else "address"
+    for name, address in _addresses():
+        if address == own:
+            return name
     raise ClusterError(
         explain(
-            f"No network interface of {socket.gethostname()} has the {kind} {own}.",
+            f"No network interface of {socket.gethostname()} has the address {own}.",
             expected="an interface with an IPv4 address that the other ranks reach",
-            received=", ".join(sorted(psutil.net_if_addrs())),
-            fix="Set SPARK_LOCAL_IP on the executors' hosts to the address of the right interface.",
+            received=", ".join(f"{name} {address}" for name, address in _addresses()),
+            fix="Set networkInterface to the name or CIDR of the right network.",
         )
     )

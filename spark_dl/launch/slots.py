@@ -1,4 +1,4 @@
-"""How many tasks can run at once, as far as the settings alone tell, and what Spark refuses to barrier stages."""
+"""What a rank's task is given, how many such tasks can run at once, and what is refused before any job starts."""
 
 from __future__ import annotations
 
@@ -6,43 +6,88 @@ import os
 import re
 from collections.abc import Callable
 
+from pyspark.resource import ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
 from pyspark.sql.utils import is_remote
 
 from spark_dl.errors import ClusterError, SlotsError, explain
+from spark_dl.launch.settings import LaunchSettings
 
-__all__ = ["check_cluster", "no_slots", "slots_of"]
+__all__ = [
+    "check_cluster",
+    "encryption",
+    "no_slots",
+    "resource_profile",
+    "setting_of",
+    "slots_of",
+    "tasks_share_gpus",
+]
 
 Setting = Callable[[str, str], str]
 
 _LOCAL = re.compile(r"local(\[(\d+|\*)(,\s*\d+)?\])?")
 _LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*\]")
+_ENCRYPTION = (
+    "spark.network.crypto.enabled",
+    "spark.authenticate.enableSaslEncryption",
+    "spark.ssl.enabled",
+    "spark.ssl.rpc.enabled",
+)
+_TASK_GPUS, _EXECUTOR_GPUS = "spark.task.resource.gpu.amount", "spark.executor.resource.gpu.amount"
 
 
-def slots_of(master: str, setting: Setting) -> int | None:
+def setting_of(spark: SparkSession) -> Setting:
+    """Looks up a Spark setting with a default."""
+    return lambda key, default: spark.conf.get(key, default) or default
+
+
+def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | None:
     """The number of slots, or None where only the cluster knows.
 
     Args:
         master: Spark's master URL.
         setting: looks up a Spark setting with a default.
+        settings: what each rank is to be given.
     """
-    task_cpus = int(setting("spark.task.cpus", "1"))
+    task_cpus = settings.cpus or int(setting("spark.task.cpus", "1"))
+
+    def of_executor(cores: int) -> int:
+        task_gpus = float(setting(_TASK_GPUS, "0")) if settings.gpus is None else settings.gpus
+        gpus = int(setting(_EXECUTOR_GPUS, "0"))
+        return min(cores // task_cpus, int(gpus / task_gpus)) if task_gpus else cores // task_cpus
+
     if match := _LOCAL.fullmatch(master):
         count = match[2] or "1"
         return (os.cpu_count() or 1 if count == "*" else int(count)) // task_cpus
     if match := _LOCAL_CLUSTER.fullmatch(master):
-        return int(match[1]) * (int(match[2]) // task_cpus)
+        return int(match[1]) * of_executor(int(match[2]))
     executors, cores = setting("spark.executor.instances", ""), setting("spark.executor.cores", "")
     if executors.isdigit() and cores.isdigit():
-        return int(executors) * (int(cores) // task_cpus)
+        return int(executors) * of_executor(int(cores))
     return None
 
 
-def check_cluster(spark: SparkSession, workers: int) -> None:
+def tasks_share_gpus(spark: SparkSession) -> bool:
+    """Whether the application gives a task less than a whole GPU."""
+    return 0 < float(setting_of(spark)(_TASK_GPUS, "0")) < 1
+
+
+def resource_profile(spark: SparkSession, settings: LaunchSettings) -> ResourceProfile | None:
+    """What the tasks of the ranks are given, where that is something else than the application's tasks."""
+    if not _has_profile(setting_of(spark), settings):
+        return None
+    requests = TaskResourceRequests().cpus(settings.cpus or int(setting_of(spark)("spark.task.cpus", "1")))
+    if settings.gpus:
+        requests = requests.resource("gpu", settings.gpus)
+    return ResourceProfileBuilder().require(requests).build
+
+
+def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -> None:
     """Refuse at once what Spark would refuse late or never.
 
     Raises:
-        ClusterError: a Connect session, dynamic allocation, or fewer slots than workers.
+        ClusterError: a Connect session, dynamic allocation, fewer slots than workers, resources that executors don't
+            have, or plain TCP where Spark is told to encrypt.
     """
     if is_remote():
         raise ClusterError(
@@ -53,10 +98,7 @@ def check_cluster(spark: SparkSession, workers: int) -> None:
                 fix="Run the program with spark-submit, or make the session with .master(...).",
             )
         )
-
-    def setting(key: str, default: str) -> str:
-        return spark.conf.get(key, default) or default
-
+    setting = setting_of(spark)
     if setting("spark.dynamicAllocation.enabled", "false").lower() == "true":
         raise ClusterError(
             explain(
@@ -66,15 +108,63 @@ def check_cluster(spark: SparkSession, workers: int) -> None:
                 fix="Start the application with a fixed number of executors (spark.executor.instances).",
             )
         )
+    if (told := encryption(setting)) and not settings.allow_plaintext:
+        raise ClusterError(
+            explain(
+                "Spark is told to encrypt, but Horovod's ranks speak plain TCP.",
+                expected="allowPlaintext=True, on a network that you trust or that is encrypted itself",
+                received=told,
+                fix="Let networkInterface name an encrypted interface (WireGuard, for example), "
+                "and set allowPlaintext=True.",
+            )
+        )
     master = setting("spark.master", "")
-    slots = slots_of(master, setting)
+    _check_resources(master, setting, settings)
+    slots = slots_of(master, setting, settings)
     if slots is not None and workers > slots:
+        cpus = settings.cpus or setting("spark.task.cpus", "1")
+        gpus = f" and {settings.gpus} GPUs" if settings.gpus else ""
         raise ClusterError(
             explain(
                 f"numWorkers={workers} is more than the cluster's {slots} slots.",
                 expected=f"numWorkers <= {slots}: every worker needs a slot at the same time",
-                received=f"numWorkers={workers} on {master} with spark.task.cpus={setting('spark.task.cpus', '1')}",
+                received=f"numWorkers={workers} on {master} with {cpus} cores{gpus} for each",
                 fix="Lower numWorkers, or give the application more executors or cores.",
+            )
+        )
+
+
+def encryption(setting: Setting) -> str:
+    """The settings by which Spark is told to encrypt; "" without any."""
+    return ", ".join(f"{key}=true" for key in _ENCRYPTION if setting(key, "false").lower() == "true")
+
+
+def _has_profile(setting: Setting, settings: LaunchSettings) -> bool:
+    other_cpus = settings.cpus is not None and settings.cpus != int(setting("spark.task.cpus", "1"))
+    given = float(setting(_TASK_GPUS, "0"))
+    return other_cpus or (settings.gpus is not None and settings.gpus != given)
+
+
+def _check_resources(master: str, setting: Setting, settings: LaunchSettings) -> None:
+    has = int(setting(_EXECUTOR_GPUS, "0"))
+    if settings.gpus and settings.gpus > has:
+        raise ClusterError(
+            explain(
+                f"gpusPerWorker={settings.gpus}, but "
+                + (f"an executor has {has} GPUs." if has else "the executors have no GPUs that Spark knows of."),
+                expected=f"{_EXECUTOR_GPUS} >= {settings.gpus}",
+                received=f"{_EXECUTOR_GPUS}={setting(_EXECUTOR_GPUS, 'not set')} on {master}",
+                fix=f"Start the application with {_EXECUTOR_GPUS} and a discovery script "
+                "(spark.executor.resource.gpu.discoveryScript), or leave gpusPerWorker out.",
+            )
+        )
+    if _LOCAL.fullmatch(master) and _has_profile(setting, settings):
+        raise ClusterError(
+            explain(
+                "In local mode tasks can't be given resources of their own.",
+                expected="a cluster (standalone, YARN, Kubernetes, local-cluster)",
+                received=f"{master} with cpusPerWorker={settings.cpus} and gpusPerWorker={settings.gpus}",
+                fix="Set spark.task.cpus for the session, and leave cpusPerWorker and gpusPerWorker out.",
             )
         )
 
@@ -84,7 +174,7 @@ def no_slots(workers: int, seconds: float) -> SlotsError:
     return SlotsError(
         explain(
             f"Spark did not give {workers} slots at the same time within {seconds:g} s.",
-            expected=f"{workers} free slots (executors x cores / spark.task.cpus)",
+            expected=f"{workers} free slots (executors x cores / cores of a task, and GPUs where they are asked for)",
             received="fewer",
             fix="Lower numWorkers, give the application more executors, wait for other jobs to end, "
             "or raise slotTimeout.",

@@ -77,7 +77,9 @@ def train(
     pool_bytes = POOL_BYTES
     if plan.global_batch_size is not None:  # the ranks' pools together are of the same size, however many there are
         pool_bytes //= canonical_count(len(plan.dataset.part(validation=False)), plan.global_batch_size)
-    rows = functools.partial(batches, shards=training, seed=seed, pool_bytes=pool_bytes)
+    rows = functools.partial(
+        batches, shards=training, seed=seed, pool_bytes=pool_bytes, class_weights=plan.class_weights
+    )
     empty = min(shard.empty_steps for shard in training) + sum(shard.empty_steps for shard in validation)
     example = rows().element_spec
     if empty or (plan.start is not None and plan.start.metrics):

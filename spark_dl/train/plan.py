@@ -22,22 +22,20 @@ class TrainPlan:
     Attributes:
         dataset: the converted rows.
         workspace: directory of this fit; holds the initial model and takes the final one.
-        initial_model: the model's file in it: as the user gave it, or the checkpoint to go on from.
-        start: that checkpoint's record; None at the beginning.
-        attempt: which attempt this is, from 1.
         checkpoints: directory for the checkpoints of this fit.
         custom_objects: cloudpickled dict of the objects registered with Keras on the driver.
         callbacks: cloudpickled list of the user's callbacks.
         reader: name of the reader.
         batch_size, global_batch_size, epochs, shuffle, seed, monitor, restore_best_weights, monitor_mode,
             keep_checkpoints, checkpoint_steps: the options.
+        class_weights: of each class, in training; empty where they all weigh 1.
+        initial_model: the model's file in the workspace: as the user gave it, or the checkpoint to go on from.
+        start: that checkpoint's record; None at the beginning.
+        attempt: which attempt this is, from 1.
     """
 
     dataset: ConvertedDataset
     workspace: Store
-    initial_model: str
-    start: Checkpoint | None
-    attempt: int
     checkpoints: Store
     custom_objects: bytes
     callbacks: bytes
@@ -52,6 +50,10 @@ class TrainPlan:
     monitor_mode: str
     keep_checkpoints: int
     checkpoint_steps: int | None
+    class_weights: tuple[float, ...] = ()
+    initial_model: str = INITIAL_MODEL
+    start: Checkpoint | None = None
+    attempt: int = 1
 
     @staticmethod
     def of_options(options: dict[str, Any], **others: Any) -> TrainPlan:

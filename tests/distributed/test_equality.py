@@ -61,7 +61,8 @@ def test_two_ranks_take_the_steps_of_one_process(batch: int, data: DataFrame) ->
 
 def test_metrics_are_those_of_all_rows(data: DataFrame) -> None:
     # Without training (a rate of 0) every metric can be told from the initial weights.
-    metrics = ["accuracy", keras.metrics.AUC(num_thresholds=50, name="auc"), keras.metrics.Precision(name="precision")]
+    auc = keras.metrics.AUC(num_thresholds=50, name="auc")
+    metrics = ["accuracy", auc, keras.metrics.Precision(name="precision"), keras.metrics.MeanAbsoluteError(name="mae")]
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
     frame = data.withColumn("label", (data.label > 0).cast("double"))
     estimator = KerasClassifier(

@@ -1,36 +1,91 @@
-"""GPUs that a discovery script makes up: each rank is given the addresses of its own task."""
+"""GPUs that a discovery script makes up: each rank is given the addresses of its own task, and no other rank's."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 PROGRAM = """
-import sys
+import json, sys
 from sessions import session
 from spark_dl import HorovodLauncher
+from spark_dl.errors import SparkDLError
 
 def look():
     import os
-    return os.environ["CUDA_VISIBLE_DEVICES"], os.environ["TF_FORCE_GPU_ALLOW_GROWTH"]
+    return os.environ["CUDA_VISIBLE_DEVICES"], os.environ["TF_FORCE_GPU_ALLOW_GROWTH"], os.environ["OMP_NUM_THREADS"]
 
-script = sys.argv[1]
-settings = {
-    "worker_resource_gpu_amount": "2", "worker_resource_gpu_discoveryScript": script,
-    "executor_resource_gpu_amount": "2", "executor_resource_gpu_discoveryScript": script,
-    "task_resource_gpu_amount": "1",
-}
-with session("local-cluster[1,2,1024]", **settings) as spark:
-    print(HorovodLauncher(2).run(look))
+master, settings, options = sys.argv[1], *map(json.loads, sys.argv[2:])
+with session(master, **settings) as spark:
+    try:
+        print(json.dumps(sorted(HorovodLauncher(2, **options).run(look))))
+    except SparkDLError as error:
+        print(json.dumps(f"{type(error).__name__}: {error}"))
 """
 
+Run = Callable[..., Any]
 
-def test_each_rank_sees_the_gpu_of_its_task_and_no_other(tmp_path: Path) -> None:
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Two ranks on a cluster whose executors have GPUs 3 and 5: what they see, or the error."""
     script = tmp_path / "gpus.sh"
     script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["3", "5"]}'\n""")
     script.chmod(0o755)
-    command = [sys.executable, "-c", PROGRAM, str(script)]
-    tests = Path(__file__).parent.parent
-    ran = subprocess.run(command, cwd=tests, capture_output=True, text=True, check=False)
-    assert "[('3', 'true'), ('5', 'true')]" in ran.stdout or "[('5', 'true'), ('3', 'true')]" in ran.stdout, ran.stderr
+
+    def ran(options: dict[str, Any], master: str = "local-cluster[1,2,1024]", **more: str) -> Any:
+        settings = {
+            "worker_resource_gpu_amount": "2",
+            "worker_resource_gpu_discoveryScript": str(script),
+            "executor_resource_gpu_amount": "2",
+            "executor_resource_gpu_discoveryScript": str(script),
+            **more,
+        }
+        command = [sys.executable, "-c", PROGRAM, master, json.dumps(settings), json.dumps(options)]
+        tests = Path(__file__).parent.parent
+        done = subprocess.run(command, cwd=tests, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return ran
+
+
+def test_each_rank_sees_the_gpu_of_its_task(run: Run) -> None:
+    assert run({}, task_resource_gpu_amount="1") == [["3", "true", "1"], ["5", "true", "1"]]
+
+
+def test_the_workers_may_be_given_more_than_the_applications_tasks(run: Run) -> None:
+    assert run({"gpusPerWorker": 1}) == [["3", "true", "1"], ["5", "true", "1"]]
+
+
+def test_workers_may_go_without_the_gpus_of_the_applications_tasks(run: Run) -> None:
+    assert run({"gpusPerWorker": 0}, task_resource_gpu_amount="1") == [["-1", "true", "1"]] * 2
+
+
+def test_workers_may_have_more_cores_than_the_applications_tasks(run: Run) -> None:
+    assert run({"cpusPerWorker": 2, "gpusPerWorker": 2}, "local-cluster[1,4,1024]") == (
+        "ClusterError: numWorkers=2 is more than the cluster's 1 slots. "
+        "Expected: numWorkers <= 1: every worker needs a slot at the same time. "
+        "Received: numWorkers=2 on local-cluster[1,4,1024] with 2 cores and 2 GPUs for each. "
+        "Lower numWorkers, or give the application more executors or cores."
+    )
+    assert run({"cpusPerWorker": 2, "gpusPerWorker": 1}, "local-cluster[1,4,1024]") == [
+        ["3", "true", "2"],
+        ["5", "true", "2"],
+    ]
+
+
+def test_two_executors_that_name_the_same_gpus_are_found_out(run: Run) -> None:
+    said = run({"gpusPerWorker": 2}, "local-cluster[2,1,1024]")
+    assert "raised ClusterError: Ranks 0 and 1 were both given GPU 3 of host" in said
+
+
+def test_half_a_gpu_for_a_task_is_shared(run: Run) -> None:
+    seen = run({}, "local-cluster[1,2,1024]", task_resource_gpu_amount="0.5", executor_resource_gpu_amount="1")
+    assert seen[0][0] == seen[1][0]

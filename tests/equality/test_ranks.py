@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,12 +42,13 @@ WIDTH, EPOCHS, CLASSES = 6, 2, 3
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: rows, batch of a rank, optimizer, with weights of samples or not, with an embedding or not."""
+    """What is trained: rows, batch of a rank, optimizer; with weights of samples, of classes, an embedding, or not."""
 
     rows: int
     batch: int
     optimizer: str
     weighted: bool = False
+    class_weights: tuple[float, ...] = ()
     embedding: bool = False
 
 
@@ -56,6 +58,7 @@ CASES = {
     "a rank empty at the end": Case(37, 9, "momentum"),
     "ranks with one row each": Case(4, 3, "momentum"),
     "weights of samples": Case(101, 8, "momentum", weighted=True),
+    "weights of classes": Case(101, 8, "momentum", class_weights=(0.5, 3.0, 1.0)),
     "AdamW": Case(101, 8, "adamw"),
     "Adam": Case(101, 8, "adam"),
     "Adam, weights of samples": Case(61, 8, "adam", weighted=True),
@@ -111,7 +114,12 @@ def joined_batches(case: Case, size: int) -> keras.Model:
     for _ in range(EPOCHS):
         for step in parts(case, size):
             rows = np.concatenate(step)
-            model.train_on_batch(features[rows], labels[rows], weights[rows] if case.weighted else None)
+            model.train_on_batch(
+                features[rows],
+                labels[rows],
+                weights[rows] if case.weighted else None,
+                class_weight=dict(enumerate(case.class_weights)) or None,
+            )
     return model
 
 
@@ -156,13 +164,11 @@ def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
         values,
         dataset=dataset,
         workspace=workspace,
-        initial_model=INITIAL_MODEL,
-        start=None,
-        attempt=1,
         checkpoints=workspace.child("checkpoints"),
         custom_objects=cloudpickle.dumps({}),
         callbacks=cloudpickle.dumps([]),
         reader="petastorm",
+        class_weights=case.class_weights,
     )
 
 
@@ -213,6 +219,50 @@ def test_more_workers_than_can_share_a_batch_are_refused(spark: SparkSession) ->
     estimator = KerasEstimator(model=network(CASES["AdamW"]), numWorkers=4, globalBatchSize=3, tracking=None)
     with pytest.raises(OptionError, match="numWorkers <= 3 with globalBatchSize=3"):
         estimator.fit(frame(spark, CASES["AdamW"]))
+
+
+class WriteState(keras.callbacks.Callback):
+    """Each rank writes its weights and its loss scale to a file of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def on_train_end(self, logs: Any = None) -> None:
+        state = {str(i): weight for i, weight in enumerate(self.model.get_weights())}
+        np.savez(self.directory / f"{os.getpid()}.npz", scale=float(self.model.optimizer.dynamic_scale), **state)
+
+
+def test_the_overflow_of_one_rank_skips_the_step_on_all(spark: SparkSession, tmp_path: Path) -> None:
+    case = Case(96, 8, "momentum")
+    features, labels, _ = arrays(case)
+    features[70] = 6e4  # the second rank's; its sum is beyond what float16 holds
+
+    def mixed() -> keras.Model:
+        keras.utils.set_random_seed(5)
+        layers = [keras.layers.Dense(16, "relu", dtype="mixed_float16"), keras.layers.Dense(CLASSES, dtype="float32")]
+        model = keras.Sequential([keras.Input((WIDTH,)), *layers])
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.05), initial_scale=2.0**10)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, jit_compile=False)
+        return model
+
+    rows = [(f.tolist(), int(y)) for f, y in zip(features, labels, strict=True)]
+    data = spark.createDataFrame(rows, "features array<float>, label int").coalesce(1)
+    estimator = KerasEstimator(
+        model=mixed(), callbacks=[WriteState(tmp_path)], numWorkers=2, batchSize=8, shuffle=False, tracking=None
+    )
+    estimator.setVerbose(0).fit(data)
+    first, second = (dict(np.load(file)) for file in sorted(tmp_path.glob("*.npz")))
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name])
+    alone = mixed()
+    for step in parts(case, 2):
+        joined = np.concatenate(step)
+        alone.train_on_batch(features[joined], labels[joined])
+    assert first["scale"] == float(alone.optimizer.dynamic_scale) == 2.0**9
+    for i, value in enumerate(alone.get_weights()):
+        np.testing.assert_allclose(first[str(i)], value, atol=1e-3)
 
 
 class TwoOptimizers(keras.Model):

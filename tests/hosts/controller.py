@@ -114,10 +114,9 @@ def main(directory: Path, faults: list[str]) -> None:
         elif line.startswith("Epoch 2/") and not done:
             FAULTS[fault](cluster)
             done, at = True, time.monotonic()
-        elif "Starting again" in line or "Going on" in line:
+        elif "Restarting from" in line:
             results[fault]["said"].append(line)
-            if "Starting again" in line:
-                results[fault]["noticed"] = round(now - at, 1)
+            results[fault].setdefault("noticed", round(now - at, 1))
         elif line.startswith("Epoch 3/") and results[fault].get("said") and "trained" not in results[fault]:
             results[fault]["trained"] = round(now - at, 1)
     left = [process.pid for host in cluster.workers() for process in host.processes("spark_dl.launch.rank_main")]

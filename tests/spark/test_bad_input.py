@@ -59,6 +59,14 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         DataError,
         ["whole numbers", "int32", "features (float32)"],
     ),
+    "a weight of a class that isn't there": (same, {"classWeights": {3: 2.0}}, OptionError, ["0 to 2", "class 3"]),
+    "GPUs of a cluster that has none": (
+        same,
+        {"gpusPerWorker": 1},
+        ClusterError,
+        ["no GPUs that Spark knows of", "spark.executor.resource.gpu.amount=not set", "discovery"],
+    ),
+    "cores of its own in local mode": (same, {"cpusPerWorker": 2}, ClusterError, ["local mode", "spark.task.cpus"]),
     "nulls in features": (
         where("id < 3", "features", "null"),
         {},

@@ -35,6 +35,9 @@ SPECIAL: dict[str, Any] = {
     "globalBatchSize": 64,
     "checkpointSteps": 3,
     "minWorkers": 1,
+    "cpusPerWorker": 2,
+    "gpusPerWorker": 1,
+    "classWeights": {0: 2.0, 2: 0.5},
 }
 
 

@@ -162,6 +162,33 @@ def test_sample_weights_weigh_the_loss(data: DataFrame) -> None:
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("given", ["balanced", {0: 2.0, 1: 0.5, 2: 1.0}])
+def test_weights_of_classes_are_those_of_their_rows(given: Any, data: DataFrame) -> None:
+    few = data.where("label < 2 or id < 30 or held")  # few rows of class 2
+    by_class: dict[int, float]
+    if given == "balanced":
+        counts = {int(row.label): row["count"] for row in few.where("not held").groupBy("label").count().collect()}
+        by_class = {label: sum(counts.values()) / (3 * count) for label, count in counts.items()}
+    else:
+        by_class = given
+    weigh = F.create_map(*(F.lit(part) for item in by_class.items() for part in item))
+    # Validation goes without the weights of classes.
+    as_rows = few.withColumn(
+        "w", F.when(F.col("held"), F.col("weight")).otherwise(F.col("weight") * weigh[F.col("label").cast("int")])
+    )
+
+    def history(frame: DataFrame, **options: Any) -> dict[str, list[float]]:
+        estimator = KerasClassifier(model=models.classifier(), validationCol="held", epochs=2, **options, **QUIET)
+        return estimator.fit(frame).summary.history
+
+    ours = history(few, classWeights=given, weightCol="weight")
+    theirs = history(as_rows, weightCol="w")
+    plain = history(few, weightCol="weight")
+    for name, values in theirs.items():
+        assert ours[name] == pytest.approx(values, rel=1e-6)
+    assert ours["loss"] != pytest.approx(plain["loss"], rel=1e-2)
+
+
 def test_a_boolean_column_says_which_rows_are_for_validation(data: DataFrame) -> None:
     fit = KerasRegressor(model=models.regressor(), validationCol="held", **QUIET).fit(data)
     assert (fit.summary.rows, fit.summary.validation_rows) == (160, 40)

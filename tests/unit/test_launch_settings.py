@@ -6,10 +6,19 @@ import os
 import socket
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from spark_dl.errors import ClusterError
-from spark_dl.launch.resources import horovod_environment, interface_towards, task_environment
+from spark_dl.launch.resources import (
+    check_gpus,
+    horovod_environment,
+    interface_address,
+    interface_towards,
+    ipv4,
+    task_environment,
+)
+from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import slots_of
 from spark_dl.world import worlds
 
@@ -38,7 +47,30 @@ def setting_of(settings: dict[str, str]) -> Callable[[str, str], str]:
     ],
 )
 def test_slots_of_a_master(master: str, settings: dict[str, str], slots: int | None) -> None:
-    assert slots_of(master, setting_of(settings)) == slots
+    assert slots_of(master, setting_of(settings), LaunchSettings()) == slots
+
+
+GPUS = {"spark.executor.resource.gpu.amount": "4"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted", "slots"),
+    [
+        (GPUS, LaunchSettings(), 16),
+        (GPUS, LaunchSettings(gpus=1), 8),
+        (GPUS, LaunchSettings(gpus=3), 2),
+        (GPUS, LaunchSettings(gpus=1, cpus=4), 4),
+        (GPUS | {"spark.task.resource.gpu.amount": "2"}, LaunchSettings(), 4),
+        (GPUS | {"spark.task.resource.gpu.amount": "2"}, LaunchSettings(gpus=0), 16),
+        (GPUS | {"spark.task.resource.gpu.amount": "0.5"}, LaunchSettings(), 16),
+        ({"spark.task.resource.gpu.amount": "1"}, LaunchSettings(), 0),
+        ({}, LaunchSettings(cpus=3), 4),
+    ],
+)
+def test_slots_by_what_each_worker_is_given(settings: dict[str, str], wanted: LaunchSettings, slots: int) -> None:
+    assert slots_of("local-cluster[2,8,1024]", setting_of(settings), wanted) == slots
+    static = {"spark.executor.instances": "2", "spark.executor.cores": "8", **settings}
+    assert slots_of("yarn", setting_of(static), wanted) == slots
 
 
 @pytest.mark.parametrize(("cpus", "threads", "count"), [(1, 0, "1"), (4, 0, "4"), (4, 2, "2")])
@@ -85,6 +117,53 @@ def test_the_interface_is_the_one_that_the_connection_takes() -> None:
         name = interface_towards("127.0.0.1", server.getsockname()[1], 30)
     assert name in {name for _, name in socket.if_nameindex()}
     assert name.startswith("lo")
+
+
+def own_addresses() -> list[str]:
+    return [a.address for all_ in psutil.net_if_addrs().values() for a in all_ if a.family == socket.AF_INET]
+
+
+@pytest.mark.parametrize("wanted", ["lo", "127.0.0.0/8", "127.0.0.1/32"])
+def test_the_interface_may_be_named_or_given_by_its_network(wanted: str) -> None:
+    assert interface_address(wanted) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("wanted", ["nothere0", "203.0.113.0/24"])
+def test_a_network_that_a_host_is_not_on_is_a_clear_error(wanted: str) -> None:
+    with pytest.raises(
+        ClusterError, match=rf"no IPv4 addresses on networkInterface='{wanted}'.*Received: .*lo 127.0.0.1"
+    ):
+        interface_address(wanted)
+
+
+def test_several_addresses_on_a_network_are_ambiguous() -> None:
+    if len(own_addresses()) > 1:
+        with pytest.raises(ClusterError, match=rf"has {len(own_addresses())} IPv4 addresses on"):
+            interface_address("0.0.0.0/0")
+    else:
+        assert interface_address("0.0.0.0/0") == "127.0.0.1"
+
+
+def test_the_connection_goes_from_the_wanted_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert interface_towards("127.0.0.1", server.getsockname()[1], 5, "127.0.0.1").startswith("lo")
+        with pytest.raises(ClusterError, match=r"can't reach rank 0 at .* from 203\.0\.113\.5"):
+            interface_towards("127.0.0.1", server.getsockname()[1], 5, "203.0.113.5")
+
+
+def test_a_host_without_ipv4_is_refused() -> None:
+    assert ipv4("127.0.0.1") == "127.0.0.1"
+    assert ipv4("localhost") == "127.0.0.1"
+    with pytest.raises(ClusterError, match=r"\[::1\] has no IPv4 address.*Gloo.*networkInterface"):
+        ipv4("[::1]")
+
+
+def test_a_gpu_is_for_one_rank_alone_unless_tasks_share_it() -> None:
+    check_gpus(["a", "a", "b"], [["0"], ["1"], ["0"]], shared=False)
+    check_gpus(["a", "a"], [[], []], shared=False)
+    check_gpus(["a", "a"], [["0"], ["0"]], shared=True)
+    with pytest.raises(ClusterError, match="Ranks 0 and 2 were both given GPU 1 of host a"):
+        check_gpus(["a", "b", "a"], [["0", "1"], ["0", "1"], ["1"]], shared=False)
 
 
 def test_a_rank_0_that_can_not_be_reached_is_a_clear_error() -> None:

@@ -47,9 +47,6 @@ def a_plan(directory: Path, model: keras.Model, validation: np.ndarray | None = 
     plan = TrainPlan(
         dataset=packed_arrays(directory / "data", X, Y, validation, rows=10),
         workspace=workspace,
-        initial_model=INITIAL_MODEL,
-        start=None,
-        attempt=1,
         checkpoints=workspace.child("checkpoints"),
         custom_objects=cloudpickle.dumps({}),
         callbacks=cloudpickle.dumps(others.pop("callbacks", [])),
