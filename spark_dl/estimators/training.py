@@ -146,6 +146,7 @@ class _Training:
         found = latest(self.directory.store)
         if found is not None and found[0].step and found[0].workers != workers and plan.global_batch_size is None:
             # Which rows are left of the epoch follows from the number of workers.
+            self._event(f"{found[0].workers} workers stood at {found[0].place}: {workers} begin that epoch anew.")
             found = latest(self.directory.store, whole_epochs=True)
         if found is None:
             return plan
@@ -167,6 +168,7 @@ class _Training:
             self.epoch = content["epoch"]
             self.progress.step(content["epoch"], content["step"], content["loss"])
         elif content["kind"] == "epoch":
+            self.epoch = min(content["epoch"] + 1, self.values["epochs"] - 1)
             self.progress.epoch(content["epoch"], content["logs"], content["rows_per_second"])
             speed = {"rows_per_second": content["rows_per_second"]}
             try_to_log(functools.partial(self.record.epoch, content["epoch"], {**content["logs"], **speed}))

@@ -1,8 +1,9 @@
 """A Spark standalone cluster over hosts that are namespaces, and faults that are done to it when an event is seen.
 
-Run as `unshare --net --mount --pid --fork --kill-child --mount-proc python controller.py DIRECTORY FAULT...`. The last
-line that it prints is JSON: for each fault what became of the fit, and the seconds from the fault to the line that
-tells of it, and from there to training again.
+Run as `python controller.py DIRECTORY WORKERS CORES FAULT...`, alone in namespaces (`unshare --net --mount --pid --fork
+--kill-child --mount-proc`), with the number of hosts that have a worker, and its cores. The last line that it prints is
+JSON: for each fault what became of the fit, and the seconds from the fault to the line that tells of it, and from there
+to training again.
 """
 
 from __future__ import annotations
@@ -25,21 +26,20 @@ from sessions import SHORT_LIVED
 
 from hosts.network import Host, Network
 
-WORKERS = ["node-a", "node-b", "node-c"]
-
 
 class Cluster:
-    """A master and the driver on one host, a worker with one core on each of the others."""
+    """A master and the driver on one host, a worker on each of some others, and a host that is none of theirs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, workers: int, cores: int) -> None:
         self.directory = directory
-        self.network = Network(["boss", *WORKERS], directory)
+        self.names = [f"node-{letter}" for letter in "abcdefgh"[:workers]]
+        self.network = Network(["boss", *self.names, "stranger"], directory)
         self.boss = self.network.hosts["boss"]
         self.master = f"spark://{self.boss.address}:7077"
         self._start(self.boss, "master.Master", "--host", self.boss.address, "--port", "7077", "--webui-port", "0")
-        for name in WORKERS:
+        for name in self.names:
             work = directory / f"work-{name}"
-            words = ["--cores", "1", "--memory", "1g", "--work-dir", str(work), "--webui-port", "0", self.master]
+            words = ["--cores", str(cores), "--memory", "1g", "--work-dir", str(work), "--webui-port", "0", self.master]
             self._start(self.network.hosts[name], "worker.Worker", "--host", self.network.hosts[name].address, *words)
 
     def _start(self, host: Host, program: str, *words: str) -> None:
@@ -60,7 +60,7 @@ class Cluster:
 
     def workers(self) -> list[Host]:
         """The hosts of workers that have not crashed."""
-        return [self.network.hosts[n] for n in WORKERS if Path(f"/proc/{self.network.hosts[n].pid}").exists()]
+        return [self.network.hosts[n] for n in self.names if Path(f"/proc/{self.network.hosts[n].pid}").exists()]
 
     def driver(self, faults: list[str]) -> subprocess.Popen[str]:
         program = str(Path(__file__).with_name("driver.py"))
@@ -70,14 +70,21 @@ class Cluster:
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
         )
 
+    def stranger(self) -> subprocess.Popen[str]:
+        """Start the stranger, who looks at every host but its own."""
+        program = str(Path(__file__).with_name("stranger.py"))
+        addresses = [self.network.hosts[name].address for name in ["boss", *self.names]]
+        command = self.network.hosts["stranger"].command(sys.executable, program, *addresses)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
 
 def signal_one(cluster: Cluster, word: str, number: signal.Signals) -> None:
     """Send a signal to a process of the last host that trains."""
     cluster.training()[-1].processes(word)[-1].send_signal(number)
 
 
+# What is done when the second epoch's line is seen; nothing, for those that aren't here.
 FAULTS: dict[str, Callable[[Cluster], None]] = {
-    "none": lambda cluster: None,
     "rank killed": lambda cluster: signal_one(cluster, "spark_dl.launch.rank_main", signal.SIGKILL),
     "worker killed": lambda cluster: signal_one(cluster, "pyspark.daemon", signal.SIGKILL),
     "executor killed": lambda cluster: signal_one(cluster, "CoarseGrainedExecutorBackend", signal.SIGKILL),
@@ -85,7 +92,6 @@ FAULTS: dict[str, Callable[[Cluster], None]] = {
     "network partition": lambda cluster: cluster.network.partition(cluster.training()[-1].name),
     "host crashed": lambda cluster: cluster.training()[-1].crash(),
     "no spare": lambda cluster: cluster.training()[-1].crash(),
-    "no spare, no fewer": lambda cluster: None,
 }
 
 
@@ -95,24 +101,28 @@ def numbered(lines: Iterator[str]) -> Iterator[tuple[float, str]]:
         yield time.monotonic(), line.strip()
 
 
-def main(directory: Path, faults: list[str]) -> None:
-    cluster = Cluster(directory)
+def main(directory: Path, workers: int, cores: int, faults: list[str]) -> None:
+    cluster = Cluster(directory, workers, cores)
     driver = cluster.driver(faults)
     # What nothing ends must not run for ever.
     threading.Timer(100 + 100 * len(faults), driver.kill).start()
     results: dict[str, dict[str, Any]] = {}
     fault, done, at = "", False, 0.0
+    stranger = None
     for now, line in numbered(iter(driver.stdout or [])):
         if line.startswith("BEGIN "):
             fault, done = line.removeprefix("BEGIN "), False
             results[fault] = {"said": []}
+            stranger = cluster.stranger() if fault == "a stranger" else None
         elif line.startswith("END "):
             if fault == "network partition":
-                for name in WORKERS:
+                for name in cluster.names:
                     cluster.network.heal(name)
             results[fault].update(json.loads(line.removeprefix("END ")))
+            if stranger:
+                results[fault]["stranger"] = json.loads(stranger.communicate()[0])
         elif line.startswith("Epoch 2/") and not done:
-            FAULTS[fault](cluster)
+            FAULTS.get(fault, lambda cluster: None)(cluster)
             done, at = True, time.monotonic()
         elif "Restarting from" in line:
             results[fault]["said"].append(line)
@@ -126,4 +136,4 @@ def main(directory: Path, faults: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -5,8 +5,8 @@ It says what it does in lines on standard output, which the controller reads, an
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ import keras
 import models
 from sessions import session
 
-from spark_dl import KerasClassifier
+from spark_dl import HorovodLauncher, KerasClassifier
 from spark_dl.errors import SparkDLError
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -27,7 +27,13 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 OPTIONS: dict[str, dict[str, Any]] = {
     "no spare": {"minWorkers": 1, "slotTimeout": 15},
     "no spare, no fewer": {"slotTimeout": 10},
+    "one rank": {"numWorkers": 1, "globalBatchSize": 16},
+    "eight ranks": {"numWorkers": 8, "globalBatchSize": 16},
 }
+
+
+def interface() -> str:
+    return os.environ["HOROVOD_GLOO_IFACE"]
 
 
 class Slow(keras.callbacks.Callback):
@@ -59,7 +65,6 @@ def main(master: str, directory: str, faults: list[str]) -> None:
                 model=models.classifier(),
                 optimizer=keras.optimizers.Adam(0.01),
                 callbacks=[Slow()],
-                numWorkers=2,
                 batchSize=10,
                 epochs=4,
                 checkpointSteps=4,
@@ -68,17 +73,21 @@ def main(master: str, directory: str, faults: list[str]) -> None:
                 tracking=None,
                 verbose=2,
                 seed=3,
-                **{"slotTimeout": 90, **OPTIONS.get(fault, {})},
+                **{"numWorkers": 2, "slotTimeout": 90, **OPTIONS.get(fault, {})},
             )
             say(f"BEGIN {fault}")
+            if fault == "another network":
+                interfaces = HorovodLauncher(4, networkInterface="10.8.0.0/24").run(interface)
+                say("END " + json.dumps({"interfaces": interfaces}))
+                continue
             try:
                 fitted = estimator.fit(data)
             except SparkDLError as error:
                 say("END " + json.dumps({"error": type(error).__name__, "text": str(error)}))
                 continue
-            content = b"".join(weight.tobytes() for weight in fitted.keras().get_weights())
+            weights = [float(number) for weight in fitted.keras().get_weights() for number in weight.reshape(-1)]
             epochs = len(fitted.summary.history["loss"])
-            say("END " + json.dumps({"weights": hashlib.sha256(content).hexdigest(), "epochs": epochs}))
+            say("END " + json.dumps({"weights": weights, "epochs": epochs}))
 
 
 if __name__ == "__main__":

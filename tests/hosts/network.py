@@ -61,7 +61,10 @@ class Host:
 
 
 class Network:
-    """Hosts 10.9.0.1, 10.9.0.2, ... with these names, each with a decoy `docker0` that leads nowhere."""
+    """Hosts 10.9.0.1, 10.9.0.2, ... with these names, each with a decoy `docker0` that leads nowhere.
+
+    A second network, 10.8.0.0/24, joins the same hosts; names don't lead there.
+    """
 
     def __init__(self, names: list[str], directory: Path) -> None:
         addresses = {name: f"10.9.0.{number}" for number, name in enumerate(names, start=1)}
@@ -69,23 +72,27 @@ class Network:
         lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
         hosts_file.write_text("\n".join(lines) + "\n")
         self._switch = Host("switch", "", hosts_file)
-        self._switch.run("ip", "link", "add", "br0", "type", "bridge")
-        self._switch.run("ip", "link", "set", "br0", "up")
+        for bridge in ("br0", "br1"):
+            self._switch.run("ip", "link", "add", bridge, "type", "bridge")
+            self._switch.run("ip", "link", "set", bridge, "up")
         self.hosts = {name: Host(name, address, hosts_file) for name, address in addresses.items()}
         for number, (name, host) in enumerate(self.hosts.items(), start=1):
-            near, far = f"net{number}x", f"port-{name}"
-            link = ["ip", "link", "add", "name", near, "netns", str(host.pid), "type", "veth"]
-            subprocess.run([*link, "peer", "name", far, "netns", str(self._switch.pid)], check=True)
-            self.heal(name)
-            self._switch.run("ip", "link", "set", far, "up")
-            host.run("ip", "address", "add", f"{host.address}/24", "dev", near)
-            host.run("ip", "link", "set", near, "up")
+            self._join(host, f"net{number}x", f"port-{name}", "br0", host.address)
+            self._join(host, f"back{number}x", f"back-{name}", "br1", f"10.8.0.{number}")
             for words in (
                 "link add docker0 type bridge",
                 "address add 172.17.0.1/16 dev docker0",
                 "link set docker0 up",
             ):
                 host.run("ip", *words.split())
+
+    def _join(self, host: Host, near: str, far: str, bridge: str, address: str) -> None:
+        link = ["ip", "link", "add", "name", near, "netns", str(host.pid), "type", "veth"]
+        subprocess.run([*link, "peer", "name", far, "netns", str(self._switch.pid)], check=True)
+        self._switch.run("ip", "link", "set", far, "master", bridge)
+        self._switch.run("ip", "link", "set", far, "up")
+        host.run("ip", "address", "add", f"{address}/24", "dev", near)
+        host.run("ip", "link", "set", near, "up")
 
     def partition(self, name: str) -> None:
         """Nothing reaches the host, and nothing leaves it; nobody is told."""

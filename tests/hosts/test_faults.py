@@ -18,23 +18,27 @@ import pytest
 # Alone in namespaces of its own, so that the machine's network and processes are out of reach.
 ALONE = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 RESUMED = ["rank killed", "worker killed", "executor killed", "rank frozen", "network partition", "host crashed"]
-ALL = ["none", *RESUMED, "no spare", "no spare, no fewer"]
+ALL = ["none", "a stranger", *RESUMED, "no spare", "no spare, no fewer"]
 
 
-@pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def run(directory: Path, workers: int, cores: int, faults: list[str]) -> dict[str, Any]:
     """What the controller found: for each fault what became of the fit."""
     alone = ALONE if os.geteuid() == 0 else [*ALONE, "--user", "--map-root-user"]
     if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode != 0:
         pytest.skip("this machine lets nobody but root make network namespaces")
-    directory = tmp_path_factory.mktemp("hosts")
     (directory / "cache").mkdir()
     program = str(Path(__file__).with_name("controller.py"))
-    ran = subprocess.run(
-        [*alone, sys.executable, program, str(directory), *ALL], capture_output=True, text=True, check=False
-    )
+    command = [*alone, sys.executable, program, str(directory), str(workers), str(cores), *faults]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-5000:]
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Faults on three hosts with a slot each, of which two train."""
+    found = run(tmp_path_factory.mktemp("hosts"), 3, 1, ALL)
     print("\nfault | noticed after | trained again after")
     for fault in [*RESUMED, "no spare"]:
         print(f"{fault} | {found['faults'][fault].get('noticed')} s | {found['faults'][fault].get('trained')} s")
@@ -44,6 +48,15 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_fit_that_nothing_happens_to(outcome: dict[str, Any]) -> None:
     assert outcome["faults"]["none"]["epochs"] == 4
     assert outcome["faults"]["none"]["said"] == []
+
+
+def test_a_host_that_scans_reads_writes_and_connects_gets_nothing_and_changes_nothing(outcome: dict[str, Any]) -> None:
+    after = outcome["faults"]["a stranger"]
+    assert after.get("weights") == outcome["faults"]["none"]["weights"], after
+    found = after["stranger"]
+    assert any(answer.startswith("HTTP/1.0 403") for answer in found["answers"]), found  # it was there to be found
+    assert {answer.split()[1] for answer in found["answers"]} <= {"400", "403"}, found
+    assert "wrong" not in str(found["answers"])
 
 
 @pytest.mark.parametrize("fault", RESUMED)
@@ -70,3 +83,21 @@ def test_without_slots_the_fit_says_so(outcome: dict[str, Any]) -> None:
 def test_nothing_is_left_behind(outcome: dict[str, Any]) -> None:
     assert outcome["processes"] == []
     assert outcome["files"] == []
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Four hosts with two slots each."""
+    return run(tmp_path_factory.mktemp("more-hosts"), 4, 2, ["one rank", "eight ranks", "another network"])
+
+
+def test_eight_ranks_on_four_hosts_do_what_one_does(more: dict[str, Any]) -> None:
+    alone, together = more["faults"]["one rank"], more["faults"]["eight ranks"]
+    assert together.get("weights") == pytest.approx(alone["weights"], rel=1e-4, abs=1e-6), together
+    assert together["said"] == []
+
+
+def test_the_ranks_meet_on_the_network_that_they_are_told(more: dict[str, Any]) -> None:
+    assert set(more["faults"]["another network"]["interfaces"]) <= {f"back{number}x" for number in range(2, 6)}
+    assert more["processes"] == []
+    assert more["files"] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from petastorm.workers_pool.thread_pool import ThreadPool
 
 from spark_dl.data import convert
 from spark_dl.data.convert import Packing
@@ -257,6 +259,36 @@ def test_every_reader_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     ((features, label),) = reader(name)(dataset, [Segment(block, 4, 9)])
     assert (features.tolist(), label.tolist()) == ([[4], [5], [6], [7], [8]], [4, 5, 6, 7, 8])
     assert (features.dtype, label.dtype) == (np.dtype("int32"), np.dtype("int32"))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_block_may_be_read_in_several_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(convert, "_BLOCK_BYTES", 400)
+    dataset = many(tmp_path, 250, 50)
+    assert len(dataset.blocks) > 4
+    random = np.random.default_rng(0)
+    # Threads may bring the same block twice before another one.
+    chosen = [Segment(dataset.blocks[i], int(i), int(i) + 3) for i in random.integers(0, len(dataset.blocks), 200)]
+    read = [label.tolist() for _, label in reader(name)(dataset, chosen)]
+    starts = dict(zip(dataset.blocks, np.cumsum([0, *(block.rows for block in dataset.blocks)]), strict=False))
+    assert read == [list(range(starts[s.block] + s.start, starts[s.block] + s.stop)) for s in chosen]
+
+
+def test_files_that_petastorm_hands_out_late_are_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ThreadPool.all_workers_done
+
+    def answered_late(pool: ThreadPool) -> bool:
+        done: bool = asked(pool)
+        time.sleep(0.1)  # its other thread hands out files meanwhile
+        return done
+
+    monkeypatch.setattr(ThreadPool, "all_workers_done", answered_late)
+    monkeypatch.setattr(convert, "_BLOCK_BYTES", 400)
+    dataset = many(tmp_path, 250, 50)
+    read = reader("petastorm")(dataset, [Segment(block, 0, block.rows) for block in dataset.blocks])
+    assert [number for _, label in read for number in label.tolist()] == list(range(250))
 
 
 def test_an_unknown_reader_is_refused_with_the_near_name() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,6 +11,7 @@ from petastorm import make_batch_reader
 
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, ConvertedDataset
 from spark_dl.data.shards import Segment
+from spark_dl.errors import StoreError, explain
 
 __all__ = ["read"]
 
@@ -20,7 +23,8 @@ _BLOCKS_AHEAD = 2
 def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[list[np.ndarray]]:
     """The rows of each segment, in the segments' order.
 
-    Petastorm's threads hand blocks over in any order; their numbers put them back.
+    Petastorm's threads hand blocks over in any order; their numbers put them back. A block of which several segments
+    are wanted is read for each of them: they may be far apart.
 
     Returns:
         for each segment an array for each tensor, of shape (rows, *tensor.shape) and the stored dtype,
@@ -29,7 +33,7 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
     if not segments:
         return
     urls = [f"{dataset.store.url}/{segment.block.name}" for segment in segments]
-    early: dict[int, object] = {}
+    early: collections.defaultdict[int, list[object]] = collections.defaultdict(list)
     reader = make_batch_reader(
         urls,
         reader_pool_type="thread",
@@ -40,13 +44,28 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
     )
     try:  # the reader's own `with` prints a line at its end
         for segment in segments:
-            while segment.block.block_id not in early:
-                block = next(reader)
-                early[int(getattr(block, BLOCK_ID)[0])] = block
-            yield _arrays(dataset, early.pop(segment.block.block_id), segment)
+            while not early[segment.block.block_id]:
+                block = _next(reader)
+                early[int(getattr(block, BLOCK_ID)[0])].append(block)
+            yield _arrays(dataset, early[segment.block.block_id].pop(), segment)
     finally:
         reader.stop()
         reader.join()
+
+
+def _next(reader: Iterator[object]) -> object:
+    """The next block; it is there.
+
+    Petastorm's pool asks first whether all that was handed out is done, and then whether all is handed out: when the
+    last files are handed out in between, it calls that the end. It can do so only once.
+
+    Raises:
+        StoreError: there are fewer blocks than files.
+    """
+    for _ in range(2):
+        with contextlib.suppress(StopIteration):
+            return next(reader)
+    raise StoreError(explain("Petastorm gave fewer blocks than files.", expected="one for each file"))
 
 
 def _arrays(dataset: ConvertedDataset, block: object, segment: Segment) -> list[np.ndarray]:
