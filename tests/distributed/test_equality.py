@@ -10,6 +10,7 @@ import models
 import numpy as np
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from spark_dl import KerasClassifier, KerasRegressor
 
@@ -109,6 +110,22 @@ def test_all_ranks_stop_when_one_wants_to(data: DataFrame) -> None:
     assert len(fitted.summary.history["loss"]) == 1
     # The wish travels with the third step's gradients: all stop after it.
     assert fitted.keras().optimizer.iterations == 3
+
+
+def test_a_nan_on_one_rank_ends_all(data: DataFrame) -> None:
+    # Its error, squared, is beyond float32: the second rank's third step.
+    broken = data.withColumn("label", F.when(F.col("id") == 113, 1e30).otherwise(F.col("label")))
+    estimator = KerasRegressor(
+        model=models.regressor(),
+        callbacks=[keras.callbacks.TerminateOnNaN()],
+        batchSize=5,
+        epochs=3,
+        optimizer="sgd",
+        **OPTIONS,
+    )
+    fitted = estimator.fit(broken)
+    assert len(fitted.summary.history["loss"]) == 1
+    assert fitted.keras().optimizer.iterations == 4  # the wish travels with the fourth step's gradients
 
 
 def test_early_stopping_acts_on_the_agreed_metric(data: DataFrame) -> None:

@@ -136,6 +136,23 @@ def test_reports_arrive_while_the_ranks_run(spark: SparkSession) -> None:
     assert sorted(content["rank"] for content in heard) == [0, 1]
 
 
+def test_a_cancelled_job_ends_the_ranks_and_is_not_tried_again(spark: SparkSession) -> None:
+    def wait(rank: Any) -> None:
+        import threading
+
+        rank.report({"here": rank.world.rank})
+        threading.Event().wait()
+
+    def cancel(content: dict[str, Any]) -> None:
+        spark.sparkContext.cancelAllJobs()
+
+    with pytest.raises(RankError, match="cancelled") as caught:
+        run_ranks(spark, wait, 2, LaunchSettings(), cancel)
+    assert not caught.value.lost
+    _, alive = psutil.wait_procs(rank_processes(), timeout=10)
+    assert alive == []
+
+
 def test_ctrl_c_takes_everything_with_it(spark: SparkSession) -> None:
     def wait(rank: Any) -> None:
         import threading

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,13 +19,15 @@ __all__ = ["read"]
 # Two threads hide a file's latency; more would only hold more blocks in memory.
 _THREADS = 2
 _BLOCKS_AHEAD = 2
+# Canonical shards cut as many blocks as there are shards, and the parts are read far from each other.
+_MOST_KEPT = 8
 
 
 def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[list[np.ndarray]]:
     """The rows of each segment, in the segments' order.
 
     Petastorm's threads hand blocks over in any order; their numbers put them back. A block of which several segments
-    are wanted is read for each of them: they may be far apart.
+    are wanted is kept after the first, if there are few of those; else it is read for each of them.
 
     Returns:
         for each segment an array for each tensor, of shape (rows, *tensor.shape) and the stored dtype,
@@ -32,10 +35,12 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
     """
     if not segments:
         return
-    urls = [f"{dataset.store.url}/{segment.block.name}" for segment in segments]
+    left = collections.Counter(segment.block.block_id for segment in segments)
+    keep = set(itertools.islice((block_id for block_id, count in left.items() if count > 1), _MOST_KEPT))
+    kept: dict[int, object] = {}
     early: collections.defaultdict[int, list[object]] = collections.defaultdict(list)
     reader = make_batch_reader(
-        urls,
+        [f"{dataset.store.url}/{name}" for name in _files(segments, keep)],
         reader_pool_type="thread",
         workers_count=_THREADS,
         results_queue_size=_BLOCKS_AHEAD,
@@ -44,13 +49,28 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
     )
     try:  # the reader's own `with` prints a line at its end
         for segment in segments:
-            while not early[segment.block.block_id]:
-                block = _next(reader)
-                early[int(getattr(block, BLOCK_ID)[0])].append(block)
-            yield _arrays(dataset, early[segment.block.block_id].pop(), segment)
+            block_id = segment.block.block_id
+            if block_id not in kept:
+                while not early[block_id]:
+                    block = _next(reader)
+                    early[int(getattr(block, BLOCK_ID)[0])].append(block)
+                kept[block_id] = early[block_id].pop()
+            yield _arrays(dataset, kept[block_id], segment)
+            left[block_id] -= 1
+            if block_id not in keep or not left[block_id]:
+                del kept[block_id]
     finally:
         reader.stop()
         reader.join()
+
+
+def _files(segments: Sequence[Segment], once: set[int]) -> Iterator[str]:
+    """The segments' files in their order, those of some blocks once only."""
+    seen: set[int] = set()
+    for segment in segments:
+        if segment.block.block_id not in once & seen:
+            yield segment.block.name
+        seen.add(segment.block.block_id)
 
 
 def _next(reader: Iterator[object]) -> object:
