@@ -14,17 +14,18 @@ cache=${SPARK_DL_CACHE:-${XDG_CACHE_HOME:-${HOME:-~}/.cache}/spark_dl}
 # Horovod's source is code that the build runs: pip refuses an archive of any other digest before opening it.
 horovod_sha256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 
-variant=cpu # or gpu
+variant=    # cpu or gpu; that of an existing .venv where none is asked for
 work=       # temporary directory, beside the wheel cache so that a finished wheel moves into it in one step
 told=       # set once a failure has been explained
 
 usage() {
   cat <<'END'
-usage: scripts/setup.sh [--gpu] [--help]
+usage: scripts/setup.sh [--cpu | --gpu] [--help]
 
 Makes .venv with everything that spark_dl needs, development tools included.
 
   --gpu    TensorFlow with CUDA, and Horovod built with NCCL; wants the CUDA toolkit, NCCL and an NVIDIA driver
+  --cpu    neither; without a flag an existing .venv stays what it is, and a new one is for the CPU
 
 Environment:
   PYTHON           the Python to use (3.11 or 3.12); otherwise that of an existing .venv, else the first that
@@ -53,13 +54,14 @@ parse_arguments() {
   while [[ $# -gt 0 ]]; do
     case $1 in
       --gpu) variant=gpu ;;
+      --cpu) variant=cpu ;;
       -h | --help)
         usage
         exit 0
         ;;
       *)
         told=yes
-        echo "usage: scripts/setup.sh [--gpu] [--help] (unknown argument: $1)" >&2
+        echo "usage: scripts/setup.sh [--cpu | --gpu] [--help] (unknown argument: $1)" >&2
         exit 2
         ;;
     esac
@@ -400,6 +402,10 @@ main() {
 
   check_platform
   find_python
+  if [[ -z $variant ]]; then
+    variant=cpu
+    if [[ -e $venv/.made-for && $(<"$venv/.made-for") == *' gpu' ]]; then variant=gpu; fi
+  fi
   cuda_version=
   tensorflow="tensorflow-cpu"
   if [[ $variant == gpu ]]; then

@@ -1,7 +1,7 @@
 """Every option, declared once: name, meaning, default, check.
 
-Spark params with their setters and getters, the launcher's arguments, and the record that goes to the ranks
-are all derived from these declarations.
+Spark params with their setters and getters, and the record that goes to the ranks, are derived from these declarations;
+the launcher checks its arguments by them.
 """
 
 from __future__ import annotations
@@ -223,7 +223,10 @@ MONITOR = Option(
     "monitor", "The metric that tells the best epoch; val_loss, or loss where there is no validation.", _text
 )
 MONITOR_MODE = Option(
-    "monitorMode", "Whether `monitor` is best when least ('min') or greatest ('max').", _choice("min", "max"), "min"
+    "monitorMode",
+    "Whether `monitor` is best when least ('min') or greatest ('max'); 'auto' asks the metric.",
+    _choice("auto", "min", "max"),
+    "auto",
 )
 
 # --- cluster -----------------------------------------------------------------------------------------------

@@ -8,29 +8,14 @@ import statistics
 import tempfile
 import time
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from blocks import make_blocks
 
 from spark_dl.data.batches import POOL_BYTES, tensorflow_batches
-from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, FEATURES, Block, ConvertedDataset, Tensor
+from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.readers.petastorm import read
 from spark_dl.data.shards import canonical_count, canonical_shards, shards
-from spark_dl.store import Store
 
-ROWS, WIDTH, BLOCK, BATCH, TURNS = 1_000_000, 64, 32_768, 1024, 11
-
-
-def dataset(directory: str) -> ConvertedDataset:
-    store, blocks = Store.at(directory), []
-    for index, start in enumerate(range(0, ROWS, BLOCK)):
-        rows = min(BLOCK, ROWS - start)
-        content = np.random.default_rng(index).random((rows, WIDTH), np.float32).tobytes()
-        columns = {BLOCK_ID: pa.array([index]), BLOCK_ROWS: pa.array([rows]), FEATURES: pa.array([content])}
-        path = f"{store.path}/{index}.parquet"
-        pq.write_table(pa.table(columns), path, compression="none", use_dictionary=False, write_statistics=False)
-        blocks.append(Block(index, f"{index}.parquet", rows, False))
-    return ConvertedDataset(store, (Tensor(FEATURES, (WIDTH,), "float32", "float32"),), tuple(blocks), ROWS * WIDTH * 4)
+ROWS, WIDTH, BATCH, TURNS = 1_000_000, 64, 1024, 11
 
 
 def rows_per_second(data: ConvertedDataset, ranks: int, canonical: bool) -> float:
@@ -47,7 +32,7 @@ def rows_per_second(data: ConvertedDataset, ranks: int, canonical: bool) -> floa
 
 
 with tempfile.TemporaryDirectory() as made:
-    data = dataset(made)
+    data = make_blocks(made, ROWS, WIDTH)
     rows_per_second(data, 1, False)
     for ranks in (1, 2):
         rates: dict[bool, list[float]] = {False: [], True: []}

@@ -61,6 +61,7 @@ def horovod_environment(
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,
+        "NCCL_SOCKET_IFNAME": f"={interface}",  # "=" for this very name, and not all that begin with it
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": f"{host}:{port}/{token}",
         "HOROVOD_GLOO_RENDEZVOUS_PORT": "0",
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(timeout),

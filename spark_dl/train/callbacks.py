@@ -202,9 +202,27 @@ class SaveCheckpoint(_Counting):
         history = {name: [*self._last.history.get(name, []), value] for name, value in values.items()}
         now = replace(self._last, epoch=epoch + 1, step=0, history=history, metrics=[], attempt=self._plan.attempt)
         value = values.get(monitor, math.nan)
-        if is_better(value, self._last.best_value, self._plan.monitor_mode):
+        if is_better(value, self._last.best_value, self._mode()):
             now = replace(now, best_epoch=epoch, best_value=value, best_file=now.model_file)
         self._save(now)
+
+    def _mode(self) -> str:
+        """Whether the least or the greatest is best; the metric says so, as to Keras's EarlyStopping."""
+        name = self._plan.monitor.removeprefix("val_")
+        if self._plan.monitor_mode != "auto":
+            return self._plan.monitor_mode
+        metrics = [metric for held in self.model.metrics for metric in getattr(held, "metrics", [held])]
+        directions = {metric.name: getattr(metric, "_direction", None) for metric in metrics}
+        direction = "down" if name == "loss" else directions.get(name)
+        if direction is None and self._plan.restore_best_weights:
+            raise OptionError(
+                explain(
+                    f"It can't be told whether monitor={self._plan.monitor!r} is best when least or greatest.",
+                    expected="monitorMode='min' or monitorMode='max'",
+                    received="monitorMode='auto', and a metric that doesn't say so",
+                )
+            )
+        return "max" if direction == "up" else "min"
 
     def best(self) -> bytes | None:
         """The model of the best epoch; None where there is none, or where it has been lost, which is told."""

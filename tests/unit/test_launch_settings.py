@@ -99,6 +99,7 @@ def test_horovod_is_told_the_place_of_each_rank() -> None:
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": ["a:4000/secret"] * 3,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": ["0"] * 3,
         "HOROVOD_GLOO_IFACE": ["eth1"] * 3,
+        "NCCL_SOCKET_IFNAME": ["=eth1"] * 3,
         "HOROVOD_GLOO_TIMEOUT_SECONDS": ["30"] * 3,
         "HOROVOD_CONTROLLER": ["gloo"] * 3,
     }.items():

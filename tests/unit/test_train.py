@@ -15,7 +15,7 @@ import pytest
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.data.shards import shards
-from spark_dl.errors import SavedModelError
+from spark_dl.errors import OptionError, SavedModelError
 from spark_dl.store import Store
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.loop import train
@@ -167,6 +167,27 @@ def test_the_best_epochs_weights_are_returned_on_demand(tmp_path: Path, restore:
     epoch = result.best_epoch if restore else 2
     loss = trained.evaluate(X[HELD_OUT], Y[HELD_OUT], verbose=0)[0]
     assert loss == pytest.approx(result.history["val_loss"][epoch], rel=1e-5)
+
+
+@pytest.mark.parametrize("monitor", ["val_accuracy", "accuracy", "val_loss", "loss"])
+def test_the_metric_says_which_way_is_better(tmp_path: Path, monitor: str) -> None:
+    plan = a_plan(tmp_path, a_model(), HELD_OUT, monitor=monitor, monitor_mode="auto", callbacks=[Worsen()])
+    result, _ = run(plan)
+    best = np.argmax if "accuracy" in monitor else np.argmin
+    assert result.best_epoch == int(best(result.history[monitor]))
+
+
+def test_a_metric_that_does_not_say_which_way_is_better_wants_it_told(tmp_path: Path) -> None:
+    def distance(truth: Any, guess: Any) -> Any:
+        return keras.ops.mean(guess)
+
+    model = a_model()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[distance])
+    options = {"monitor": "distance", "custom_objects": cloudpickle.dumps({"distance": distance})}
+    plan = a_plan(tmp_path, model, monitor_mode="auto", restore_best_weights=True, **options)
+    with pytest.raises(OptionError, match=r"monitor='distance' is best when least or greatest.*monitorMode='min'"):
+        run(plan)
+    assert run(replace(plan, monitor_mode="min"))[0].best_epoch >= 0
 
 
 def test_the_best_may_be_the_greatest(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Converting a cached DataFrame: `python scripts/bench/convert.py`, against `df.write.parquet` of the same columns.
+
+500,000 rows in 8 partitions on local[2].
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+from compare import HEAD, compare
+from pyspark.ml.functions import array_to_vector
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_dl import KerasEstimator
+from spark_dl.data.convert import convert
+from spark_dl.store import Store
+
+ROWS = 500_000
+
+
+def frames(spark: SparkSession) -> dict[str, tuple[DataFrame, int, list[str]]]:
+    """Name -> the DataFrame, the width of the model's input, and the feature columns."""
+    rows = spark.range(0, ROWS, 1, 8)
+    label = (F.col("id") % 10).cast("int").alias("label")
+    floats = rows.select(label, F.array(*(F.rand(i).cast("float") for i in range(64))).alias("features"))
+    kinds = ["double", "float", "int", "long"]
+    scalars = [(F.rand(i) * 100).cast(kinds[i % 4]).alias(f"x{i}") for i in range(40)]
+    return {
+        "array<float>, 64": (floats, 64, ["features"]),
+        "Vector, 64": (floats.withColumn("features", array_to_vector("features")), 64, ["features"]),
+        "40 scalars of four types": (rows.select(label, *scalars), 40, [f"x{i}" for i in range(40)]),
+    }
+
+
+def ours(frame: DataFrame, width: int, columns: list[str], directory: str) -> Callable[[], float]:
+    model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(10)])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    estimator = KerasEstimator(model=model, inputCols=columns)
+    job = estimator._check(frame, estimator._values())
+
+    def run() -> float:
+        store = Store.at(directory)
+        store.make()
+        began = time.perf_counter()
+        convert(frame, replace(job.packing, store=store))
+        seconds = time.perf_counter() - began
+        shutil.rmtree(directory)
+        return ROWS / seconds
+
+    return run
+
+
+def plain(frame: DataFrame, directory: str) -> float:
+    began = time.perf_counter()
+    frame.write.mode("overwrite").parquet(directory)
+    return ROWS / (time.perf_counter() - began)
+
+
+quiet = Path(__file__).resolve().parents[2] / "conf" / "log4j2-quiet.properties"
+spark = (
+    SparkSession.builder.master("local[2]")
+    .config("spark.driver.memory", "4g")
+    .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{quiet}")
+    .config("spark.ui.enabled", "false")
+    .config("spark.ui.showConsoleProgress", "false")
+    .getOrCreate()
+)
+print(HEAD)
+with tempfile.TemporaryDirectory() as made:
+    for name, (frame, width, columns) in frames(spark).items():
+        kept = frame.cache()
+        kept.count()
+        ways = {
+            "ours": ours(kept, width, columns, f"{made}/blocks"),
+            "df.write.parquet": lambda kept=kept: plain(kept, f"{made}/plain"),
+        }
+        compare(f"convert {name}", ways)
+        kept.unpersist()
+spark.stop()

@@ -1,0 +1,70 @@
+"""Reading converted rows into shuffled tf.data batches: `python scripts/bench/read.py`.
+
+1,000,000 rows of 64 floats, batches of 1024, one rank. Against Petastorm's own way to tf.data over a Parquet file of
+array<float> (`make_petastorm_dataset`, unbatch, shuffle, batch; 100,000 rows), and against a bare pyarrow loop over our
+files that shuffles and slices as we do, without TensorFlow.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from blocks import make_blocks
+from compare import HEAD, compare
+from petastorm import make_batch_reader
+from petastorm.tf_utils import make_petastorm_dataset
+
+from spark_dl.data.batches import tensorflow_batches
+from spark_dl.data.dataset import FEATURES, ConvertedDataset
+from spark_dl.data.readers.petastorm import read
+from spark_dl.data.shards import shards
+
+ROWS, WIDTH, BATCH, PEER_ROWS = 1_000_000, 64, 1024, 100_000
+
+
+def ours(data: ConvertedDataset) -> float:
+    began, rows = time.perf_counter(), 0
+    mine = [shards(data.blocks, 1, BATCH, 1)[0]]
+    for (features,) in tensorflow_batches(data, mine, read, seed=1, one_pass=True):
+        rows += len(features)
+    return rows / (time.perf_counter() - began)
+
+
+def bare(data: ConvertedDataset) -> float:
+    began, rows, random = time.perf_counter(), 0, np.random.default_rng(1)
+    blocks = random.permutation(len(data.blocks))
+    for some in np.array_split(blocks, max(1, len(blocks) // 8)):
+        files = [pq.read_table(f"{data.store.path}/{data.blocks[i].name}", columns=[FEATURES]) for i in some]
+        pool = np.concatenate([np.frombuffer(f[FEATURES][0].as_buffer(), np.float32).reshape(-1, WIDTH) for f in files])
+        pool = pool[random.permutation(len(pool))]
+        for start in range(0, len(pool), BATCH):
+            rows += len(pool[start : start + BATCH])
+    return rows / (time.perf_counter() - began)
+
+
+def stock(url: str) -> float:
+    began, rows = time.perf_counter(), 0
+    with make_batch_reader(url, num_epochs=1, workers_count=2) as reader:
+        for batch in make_petastorm_dataset(reader).unbatch().shuffle(10_000).batch(BATCH):
+            rows += len(batch.features)
+    return rows / (time.perf_counter() - began)
+
+
+with tempfile.TemporaryDirectory() as made:
+    (Path(made) / "blocks").mkdir()
+    data = make_blocks(f"{made}/blocks", ROWS, WIDTH)
+    numbers = np.random.default_rng(0).random((PEER_ROWS, WIDTH), np.float32)
+    (Path(made) / "rows").mkdir()
+    pq.write_table(pa.table({"features": list(numbers)}), f"{made}/rows/part.parquet", row_group_size=10_000)
+    print(HEAD)
+    compare(
+        "read, shuffled, into tf.data",
+        {
+            "ours": lambda: ours(data),
+            "Petastorm's make_petastorm_dataset": lambda: stock(f"file://{made}/rows"),
+            "a bare pyarrow loop": lambda: bare(data),
+        },
+    )
