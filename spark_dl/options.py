@@ -123,13 +123,14 @@ def _names(value: Any) -> list[str]:
 
 
 def _class_weights(value: Any) -> str | dict[int, float]:
-    if value == "balanced":
-        return "balanced"
+    if isinstance(value, str) and value == "balanced":
+        return value
     if not isinstance(value, Mapping) or not value:
         raise _RefusedError("'balanced', or a dict of weights by class index, such as {0: 1.0, 1: 5.0}")
     weigh = _number(0)
     # A saved dict has its keys as text.
-    return {_integer(0)(int(k) if isinstance(k, str) and k.isdigit() else k): weigh(w) for k, w in value.items()}
+    known = {_integer(0)(int(k) if isinstance(k, str) and k.isdecimal() else k): weigh(w) for k, w in value.items()}
+    return dict(sorted(known.items()))
 
 
 def _interface(value: Any) -> str:

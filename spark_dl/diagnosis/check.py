@@ -144,9 +144,9 @@ def _visit(
 
 
 def _unable(error: Exception) -> ClusterError:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
     # The Python worker's last words say more than the JVM's first.
-    said = [line for line in lines if "Error" in line and not line.startswith(("\t", " "))]
+    said = [line for line in lines if "Error" in line]
     return ClusterError(
         explain(
             "An executor can't run spark_dl.",

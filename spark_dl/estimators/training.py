@@ -158,9 +158,10 @@ class _Training:
     def _fewer(self, workers: int) -> int | None:
         """With how many workers to go on when there were no slots for so many; None where that are too few."""
         least = self.values["minWorkers"] or self.values["numWorkers"]
-        cores = self.spark.sparkContext.defaultParallelism
-        there = cores // (self.settings.cpus or int(self.spark.conf.get("spark.task.cpus", "1") or 1))
-        fewer = min(workers - 1, there)
+        fewer = workers - 1
+        if not self.spark.conf.get("spark.default.parallelism", ""):  # else it is what it was set to
+            cores = self.spark.sparkContext.defaultParallelism
+            fewer = min(fewer, cores // (self.settings.cpus or int(self.spark.conf.get("spark.task.cpus", "1") or 1)))
         return fewer if fewer >= least else None
 
     def _on_report(self, content: dict[str, Any]) -> None:

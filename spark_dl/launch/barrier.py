@@ -90,13 +90,14 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender)
     given = context.resources().get("gpu")
     gpus = list(given.addresses) if given else []
     own = resources.interface_address(job.interface) if job.interface else None
+    alone = len(set(hosts)) == 1
     environment = resources.task_environment(context.cpus(), gpus, job.threads)
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(RankProcess(environment))
-        rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0]))) if rank == 0 else None
+        rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0], alone))) if rank == 0 else None
         place = [rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None
-        told = [json.loads(text) for text in context.allGather(json.dumps([place, gpus]))]
-        resources.check_gpus(hosts, [addresses for _, addresses in told], job.share_gpus)
+        told = [json.loads(text) for text in context.allGather(json.dumps([place, resources.gpu_names(gpus)]))]
+        resources.check_gpus(hosts, [names for _, names in told], job.share_gpus)
         host, port, token = told[0][0]
         interface = resources.interface_towards(host, port, job.reach_timeout, own)
         world = worlds(hosts)[rank]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
+import subprocess
 from collections.abc import Mapping, Sequence
 
 import psutil
@@ -13,12 +15,15 @@ from spark_dl.world import World
 
 __all__ = [
     "check_gpus",
+    "gpu_names",
     "horovod_environment",
     "interface_address",
     "interface_towards",
     "ipv4",
     "task_environment",
 ]
+
+_TOOL_SECONDS = 20.0
 
 
 def task_environment(cpus: int, gpus: list[str], threads: int) -> dict[str, str]:
@@ -75,12 +80,27 @@ def horovod_environment(
     }
 
 
+def gpu_names(addresses: Sequence[str]) -> list[str]:
+    """What tells GPUs apart: their UUIDs, or the addresses themselves where NVIDIA's tool doesn't know them.
+
+    In containers that isolate GPUs each has the address 0.
+    """
+    names = []
+    for address in addresses:
+        command = ["nvidia-smi", "-i", address, "--query-gpu=uuid", "--format=csv,noheader"]
+        name = ""
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            name = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TOOL_SECONDS).stdout
+        names.append(name.strip() or address)
+    return names
+
+
 def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool) -> None:
     """Refuse GPUs that Spark has given to two ranks of a host, each of which would take all its memory.
 
     Args:
         hosts: of each rank.
-        gpus: addresses that each rank's task was given.
+        gpus: names of those that each rank's task was given.
         shared: whether a task was to be given less than a whole GPU.
 
     Raises:
@@ -102,11 +122,15 @@ def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool
                 )
 
 
-def ipv4(host: str) -> str:
+def ipv4(host: str, alone: bool) -> str:
     """The IPv4 address of a host.
 
+    Args:
+        host: its name or address.
+        alone: whether nobody on another host needs to reach it.
+
     Raises:
-        ClusterError: it has none.
+        ClusterError: it has none, or one that leads nowhere.
     """
     try:
         found = socket.getaddrinfo(host.strip("[]"), None, socket.AF_INET, socket.SOCK_STREAM)
@@ -119,7 +143,17 @@ def ipv4(host: str) -> str:
                 fix="Set SPARK_LOCAL_IP on the executors' hosts to an IPv4 address, or networkInterface.",
             )
         ) from error
-    return str(found[0][4][0])
+    address = str(found[0][4][0])
+    if ipaddress.ip_address(address).is_loopback and not alone:
+        raise ClusterError(
+            explain(
+                f"{socket.gethostname()} takes its name for the loopback address {address}.",
+                expected=f"an address of {host} that other hosts reach",
+                received=f"{host} = {address}, from /etc/hosts or the like",
+                fix="Correct /etc/hosts there, or set networkInterface.",
+            )
+        )
+    return address
 
 
 def interface_address(wanted: str) -> str:

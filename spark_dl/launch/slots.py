@@ -27,12 +27,8 @@ Setting = Callable[[str, str], str]
 
 _LOCAL = re.compile(r"local(\[(\d+|\*)(,\s*\d+)?\])?")
 _LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*\]")
-_ENCRYPTION = (
-    "spark.network.crypto.enabled",
-    "spark.authenticate.enableSaslEncryption",
-    "spark.ssl.enabled",
-    "spark.ssl.rpc.enabled",
-)
+# Of what executors say to each other; spark.ssl.enabled is about web pages.
+_ENCRYPTION = ("spark.network.crypto.enabled", "spark.authenticate.enableSaslEncryption", "spark.ssl.rpc.enabled")
 _TASK_GPUS, _EXECUTOR_GPUS = "spark.task.resource.gpu.amount", "spark.executor.resource.gpu.amount"
 
 
@@ -50,11 +46,14 @@ def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | N
         settings: what each rank is to be given.
     """
     task_cpus = settings.cpus or int(setting("spark.task.cpus", "1"))
+    task_gpus, gpus = _task_gpus(setting, settings), int(setting(_EXECUTOR_GPUS, "0"))
 
     def of_executor(cores: int) -> int:
-        task_gpus = float(setting(_TASK_GPUS, "0")) if settings.gpus is None else settings.gpus
-        gpus = int(setting(_EXECUTOR_GPUS, "0"))
-        return min(cores // task_cpus, int(gpus / task_gpus)) if task_gpus else cores // task_cpus
+        if not task_gpus:
+            return cores // task_cpus
+        # Several tasks may share a GPU, but none has parts of two.
+        by_gpus = gpus * int(1 / task_gpus) if task_gpus < 1 else int(gpus // task_gpus)
+        return min(cores // task_cpus, by_gpus)
 
     if match := _LOCAL.fullmatch(master):
         count = match[2] or "1"
@@ -62,7 +61,7 @@ def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | N
     if match := _LOCAL_CLUSTER.fullmatch(master):
         return int(match[1]) * of_executor(int(match[2]))
     executors, cores = setting("spark.executor.instances", ""), setting("spark.executor.cores", "")
-    if executors.isdigit() and cores.isdigit():
+    if _counts_executors(master) and executors.isdigit() and cores.isdigit():
         return int(executors) * of_executor(int(cores))
     return None
 
@@ -77,8 +76,9 @@ def resource_profile(spark: SparkSession, settings: LaunchSettings) -> ResourceP
     if not _has_profile(setting_of(spark), settings):
         return None
     requests = TaskResourceRequests().cpus(settings.cpus or int(setting_of(spark)("spark.task.cpus", "1")))
-    if settings.gpus:
-        requests = requests.resource("gpu", settings.gpus)
+    # A profile takes nothing over from the application.
+    if gpus := _task_gpus(setting_of(spark), settings):
+        requests = requests.resource("gpu", gpus)
     return ResourceProfileBuilder().require(requests).build
 
 
@@ -139,6 +139,15 @@ def encryption(setting: Setting) -> str:
     return ", ".join(f"{key}=true" for key in _ENCRYPTION if setting(key, "false").lower() == "true")
 
 
+def _counts_executors(master: str) -> bool:
+    """Whether spark.executor.instances is heard; a standalone cluster goes by spark.cores.max."""
+    return master == "yarn" or master.startswith("k8s://")
+
+
+def _task_gpus(setting: Setting, settings: LaunchSettings) -> float:
+    return float(setting(_TASK_GPUS, "0")) if settings.gpus is None else settings.gpus
+
+
 def _has_profile(setting: Setting, settings: LaunchSettings) -> bool:
     other_cpus = settings.cpus is not None and settings.cpus != int(setting("spark.task.cpus", "1"))
     given = float(setting(_TASK_GPUS, "0"))
@@ -156,6 +165,16 @@ def _check_resources(master: str, setting: Setting, settings: LaunchSettings) ->
                 received=f"{_EXECUTOR_GPUS}={setting(_EXECUTOR_GPUS, 'not set')} on {master}",
                 fix=f"Start the application with {_EXECUTOR_GPUS} and a discovery script "
                 "(spark.executor.resource.gpu.discoveryScript), or leave gpusPerWorker out.",
+            )
+        )
+    cores = setting("spark.executor.cores", "1" if _counts_executors(master) else "")
+    if settings.cpus and cores.isdigit() and settings.cpus > int(cores):
+        raise ClusterError(
+            explain(
+                f"cpusPerWorker={settings.cpus}, but an executor has {cores} cores.",
+                expected=f"spark.executor.cores >= {settings.cpus}",
+                received=f"spark.executor.cores={setting('spark.executor.cores', 'not set')} on {master}",
+                fix="Lower cpusPerWorker, or start the application with more cores for each executor.",
             )
         )
     if _LOCAL.fullmatch(master) and _has_profile(setting, settings):

@@ -81,6 +81,18 @@ def test_workers_may_have_more_cores_than_the_applications_tasks(run: Run) -> No
     ]
 
 
+def test_more_cores_alone_leave_the_gpus_of_the_applications_tasks(run: Run) -> None:
+    seen = run({"cpusPerWorker": 2}, "local-cluster[1,4,1024]", task_resource_gpu_amount="1")
+    assert seen == [["3", "true", "2"], ["5", "true", "2"]]
+
+
+def test_more_cores_than_an_executor_has_are_refused(run: Run) -> None:
+    said = run({"cpusPerWorker": 3}, "local-cluster[2,2,1024]", executor_cores="2")
+    assert said.startswith(
+        "ClusterError: cpusPerWorker=3, but an executor has 2 cores. Expected: spark.executor.cores >= 3"
+    )
+
+
 def test_two_executors_that_name_the_same_gpus_are_found_out(run: Run) -> None:
     said = run({"gpusPerWorker": 2}, "local-cluster[2,1,1024]")
     assert "raised ClusterError: Ranks 0 and 1 were both given GPU 3 of host" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from spark_dl.errors import ClusterError
 from spark_dl.launch.resources import (
     check_gpus,
+    gpu_names,
     horovod_environment,
     interface_address,
     interface_towards,
@@ -41,7 +43,7 @@ def setting_of(settings: dict[str, str]) -> Callable[[str, str], str]:
         ("local-cluster[3, 5, 1024]", {"spark.task.cpus": "2"}, 6),
         ("local[2]", {"spark.executor.instances": "9", "spark.executor.cores": "9"}, 2),
         ("spark://host:7077", {}, None),
-        ("spark://host:7077", {"spark.executor.cores": "4"}, None),
+        ("spark://host:7077", {"spark.executor.instances": "2", "spark.executor.cores": "4"}, None),
         ("yarn", {"spark.executor.instances": "3", "spark.executor.cores": "4"}, 12),
         ("k8s://x", {"spark.executor.instances": "3", "spark.executor.cores": "5", "spark.task.cpus": "2"}, 6),
     ],
@@ -63,6 +65,7 @@ GPUS = {"spark.executor.resource.gpu.amount": "4"}
         (GPUS | {"spark.task.resource.gpu.amount": "2"}, LaunchSettings(), 4),
         (GPUS | {"spark.task.resource.gpu.amount": "2"}, LaunchSettings(gpus=0), 16),
         (GPUS | {"spark.task.resource.gpu.amount": "0.5"}, LaunchSettings(), 16),
+        (GPUS | {"spark.task.resource.gpu.amount": "0.6"}, LaunchSettings(), 8),
         ({"spark.task.resource.gpu.amount": "1"}, LaunchSettings(), 0),
         ({}, LaunchSettings(cpus=3), 4),
     ],
@@ -153,10 +156,22 @@ def test_the_connection_goes_from_the_wanted_address() -> None:
 
 
 def test_a_host_without_ipv4_is_refused() -> None:
-    assert ipv4("127.0.0.1") == "127.0.0.1"
-    assert ipv4("localhost") == "127.0.0.1"
+    assert ipv4("127.0.0.1", alone=True) == "127.0.0.1"
+    assert ipv4("localhost", alone=True) == "127.0.0.1"
+    assert ipv4("10.1.2.3", alone=False) == "10.1.2.3"
+    with pytest.raises(ClusterError, match=r"loopback address 127.0.0.1.*/etc/hosts"):
+        ipv4("localhost", alone=False)
     with pytest.raises(ClusterError, match=r"\[::1\] has no IPv4 address.*Gloo.*networkInterface"):
-        ipv4("[::1]")
+        ipv4("[::1]", alone=True)
+
+
+def test_gpus_are_told_apart_by_what_nvidias_tool_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("""#!/bin/sh\n[ "$2" = 9 ] && exit 6\necho GPU-of-$2\n""")
+    tool.chmod(0o755)
+    assert gpu_names(["0", "1"]) == ["0", "1"]
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert gpu_names(["0", "1", "9"]) == ["GPU-of-0", "GPU-of-1", "9"]
 
 
 def test_a_gpu_is_for_one_rank_alone_unless_tasks_share_it() -> None:

@@ -75,6 +75,8 @@ REFUSED = [
     (options.SEED, -1, "an integer >= 0"),
     (options.CLASS_WEIGHTS, "equal", "'balanced', or a dict of weights by class index"),
     (options.CLASS_WEIGHTS, {}, "'balanced', or a dict"),
+    (options.CLASS_WEIGHTS, [1.0, 2.0], "'balanced', or a dict"),
+    (options.CLASS_WEIGHTS, {"\u00b2": 1.0}, "an integer"),
     (options.CLASS_WEIGHTS, {"cat": 1.0}, "an integer"),
     (options.CLASS_WEIGHTS, {-1: 1.0}, "an integer >= 0"),
     (options.CLASS_WEIGHTS, {0: -1.0}, r"a number in \[0, inf\)"),

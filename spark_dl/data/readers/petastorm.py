@@ -16,9 +16,8 @@ from spark_dl.errors import StoreError, explain
 
 __all__ = ["read"]
 
-# Two threads hide a file's latency; more would only hold more blocks in memory.
+# Two threads hide a file's latency; each may have three blocks ready, whatever it is told.
 _THREADS = 2
-_BLOCKS_AHEAD = 2
 # Canonical shards cut as many blocks as there are shards, and the parts are read far from each other.
 _MOST_KEPT = 8
 
@@ -43,7 +42,6 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
         [f"{dataset.store.url}/{name}" for name in _files(segments, keep)],
         reader_pool_type="thread",
         workers_count=_THREADS,
-        results_queue_size=_BLOCKS_AHEAD,
         shuffle_row_groups=False,
         num_epochs=1,
     )
