@@ -105,4 +105,13 @@ def test_what_is_missing_is_one_line_that_names_what_brings_it(what: str, checko
 def test_an_unknown_argument_is_answered_with_the_usage(checkout: Path) -> None:
     ran = set_up(checkout, {}, {}, ["--cuda"])
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr == "usage: scripts/setup.sh [--gpu] [--help] (unknown argument: --cuda)\n"
+    assert ran.stderr == "usage: scripts/setup.sh [--cpu | --gpu] [--help] (unknown argument: --cuda)\n"
+
+
+def test_a_venv_for_gpus_stays_one_until_another_is_asked_for(checkout: Path) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".made-for").write_text(f"{checkout} cp311 gpu\n")
+    missing = {"nvcc": "exit 1", "make": "exit 127"}
+    assert "--gpu: no CUDA toolkit" in set_up(checkout, missing, {}).stderr
+    shutil.rmtree(checkout.parent / "commands")
+    assert "make is missing" in set_up(checkout, missing, {}, ["--cpu"]).stderr
