@@ -33,6 +33,9 @@ def spark_session(master: str) -> SparkSession:
         .config("spark.driver.extraJavaOptions", f"{SHORT_LIVED} -Dlog4j2.configurationFile=file:{QUIET}")
         .config("spark.executor.extraJavaOptions", SHORT_LIVED)
         .config("spark.sql.shuffle.partitions", "2")
+        # For so few rows, compiling and re-planning a query takes longer than running it.
+        .config("spark.sql.codegen.wholeStage", "false")
+        .config("spark.sql.adaptive.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.ui.enabled", "false")
         .getOrCreate()
