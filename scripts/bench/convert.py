@@ -8,10 +8,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 from compare import HEAD, compare
+from local import local_session
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -61,15 +61,7 @@ def plain(frame: DataFrame, directory: str) -> float:
     return ROWS / (time.perf_counter() - began)
 
 
-quiet = Path(__file__).resolve().parents[2] / "conf" / "log4j2-quiet.properties"
-spark = (
-    SparkSession.builder.master("local[2]")
-    .config("spark.driver.memory", "4g")
-    .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{quiet}")
-    .config("spark.ui.enabled", "false")
-    .config("spark.ui.showConsoleProgress", "false")
-    .getOrCreate()
-)
+spark = local_session()
 print(HEAD)
 with tempfile.TemporaryDirectory() as made:
     for name, (frame, width, columns) in frames(spark).items():

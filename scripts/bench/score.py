@@ -7,14 +7,14 @@ back. Every row is computed and none is written (the "noop" sink).
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
 import pyarrow as pa
 from compare import HEAD, compare
+from local import local_session
 from pyspark.ml.functions import array_to_vector, predict_batch_udf, vector_to_array
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, FloatType
 
@@ -66,16 +66,8 @@ def timed(frame: DataFrame) -> float:
     return ROWS / (time.perf_counter() - began)
 
 
-quiet = Path(__file__).resolve().parents[2] / "conf" / "log4j2-quiet.properties"
-spark = (
-    SparkSession.builder.master("local[2]")
-    .config("spark.driver.memory", "4g")
-    .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{quiet}")
-    .config("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH)
-    .config("spark.ui.enabled", "false")
-    .config("spark.ui.showConsoleProgress", "false")
-    .getOrCreate()
-)
+spark = local_session()
+spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH)
 features = array_to_vector(F.array(*(F.rand(i).cast("float") for i in range(WIDTH)))).alias("features")
 others = [
     F.rand(100 + i).alias(f"x{i}") if i % 2 else F.md5(F.col("id").cast("string")).alias(f"x{i}") for i in range(30)
