@@ -153,7 +153,10 @@ class _Training:
         start, model = found
         name = f"start-{attempt}.keras"
         plan.workspace.write(name, model)
-        return replace(plan, initial_model=name, start=start)
+        state = f"start-{attempt}.callbacks" if start.callbacks_file else ""
+        if state:
+            plan.workspace.write(state, self.directory.store.read(start.callbacks_file))
+        return replace(plan, initial_model=name, start=start, callback_state=state)
 
     def _fewer(self, workers: int) -> int | None:
         """With how many workers to go on when there were no slots for so many; None where that are too few."""

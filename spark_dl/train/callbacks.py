@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from spark_dl.collectives import Collectives
 from spark_dl.errors import OptionError, StoreError, explain, hint
+from spark_dl.train.callback_state import callback_state
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
 from spark_dl.train.model_bytes import seed_states, to_bytes
 from spark_dl.train.optimizer import GradientReducer
@@ -147,6 +148,7 @@ class SaveCheckpoint(_Counting):
     Args:
         plan: the directory, the attempt, where training starts, the options.
         agreement: makes moving statistics and metric states the same on all ranks before they are saved.
+        users: the user's callbacks on this rank, by position: what they remember is saved too.
         steps: steps in an epoch.
         report: takes what has happened, on rank 0.
 
@@ -155,11 +157,17 @@ class SaveCheckpoint(_Counting):
     """
 
     def __init__(
-        self, plan: TrainPlan, agreement: AgreeOnEpoch, steps: int, report: Callable[[dict[str, Any]], None]
+        self,
+        plan: TrainPlan,
+        agreement: AgreeOnEpoch,
+        users: Mapping[int, keras.callbacks.Callback],
+        steps: int,
+        report: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__(plan.start)
         self._plan = plan
         self._agreement = agreement
+        self._users = users
         self._steps = steps
         self._report = report
         self._checkpoints = Checkpoints(plan.checkpoints, plan.keep_checkpoints)
@@ -239,7 +247,7 @@ class SaveCheckpoint(_Counting):
         now = replace(checkpoint, attempt=self._plan.attempt, workers=self._world.size, seeds=seeds)
         if self._world.is_first:
             try:
-                self._checkpoints.save(now, to_bytes(self.model))
+                self._checkpoints.save(now, to_bytes(self.model), callback_state(self._users))
                 self._report({"kind": "checkpoint", "epoch": now.epoch, "step": now.step})
             except OSError as error:  # also of the temporary directory that Keras writes to
                 self._warn(f"No checkpoint at {now.place}, the one before it serves. {error}")

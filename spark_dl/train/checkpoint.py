@@ -1,8 +1,9 @@
 """Checkpoints of one fit: what training needs to go on as if nothing had happened, written whole or not at all.
 
-A checkpoint is a `.keras` file (weights, optimizer, compile options) and, written after it, a `.json` of the same
-name with the position and the digest. So a file that was cut short, or whose record is missing, is no checkpoint.
-Names carry the attempt: one that was given up and still runs overwrites nothing of its successor.
+A checkpoint is a `.keras` file (weights, optimizer, compile options), a `.callbacks` file where the user's callbacks
+remember something, and, written after them, a `.json` of the same name with the position and the digests. So a file
+that was cut short, or whose record is missing, is no checkpoint. Names carry the attempt: one that was given up and
+still runs overwrites nothing of its successor.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Checkpoint:
         metrics: state of the metrics in the epoch under way, summed over the ranks; one list for each variable.
         seeds: rank 0's states of the random numbers, which a `.keras` file does not hold.
         sha256: digest of the model file.
+        callbacks_sha256: digest of the callbacks' state; empty where there is none.
     """
 
     epoch: int
@@ -49,6 +51,7 @@ class Checkpoint:
     metrics: list[list[float]] = field(default_factory=list)
     seeds: list[list[int]] = field(default_factory=list)
     sha256: str = ""
+    callbacks_sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -60,6 +63,11 @@ class Checkpoint:
     def model_file(self) -> str:
         """The file of the model."""
         return f"{self.name}.keras"
+
+    @property
+    def callbacks_file(self) -> str:
+        """The file of the callbacks' state; empty where there is none."""
+        return f"{self.name}.callbacks" if self.callbacks_sha256 else ""
 
     @property
     def place(self) -> str:
@@ -79,19 +87,22 @@ class Checkpoints:
         self._store = store
         self._keep = keep
 
-    def save(self, checkpoint: Checkpoint, model: bytes) -> None:
+    def save(self, checkpoint: Checkpoint, model: bytes, callbacks: bytes = b"") -> None:
         """Add a checkpoint; then drop the oldest.
 
         Args:
-            checkpoint: the record; its digest is filled in here.
+            checkpoint: the record; its digests are filled in here.
             model: `.keras` bytes, with the optimizer's state.
+            callbacks: what they remember.
 
         Raises:
             StoreError: it can't be written; the earlier ones are as they were.
         """
-        whole = replace(checkpoint, sha256=hashlib.sha256(model).hexdigest())
+        whole = replace(checkpoint, sha256=_digest(model), callbacks_sha256=_digest(callbacks) if callbacks else "")
         self._store.make()  # somebody may have removed it
         self._store.write(whole.model_file, model)
+        if callbacks:
+            self._store.write(whole.callbacks_file, callbacks)
         self._store.write(f"{whole.name}.json", json.dumps(asdict(whole)).encode())
         self._drop(whole)
 
@@ -104,6 +115,8 @@ class Checkpoints:
         for old in known:
             if old not in staying:
                 self._store.remove(f"{old.name}.json")
+                if old.callbacks_file:
+                    self._store.remove(old.callbacks_file)
                 if old.model_file not in kept:
                     self._store.remove(old.model_file)
         bests = {c.best_file for c in known} - kept  # a best that has been beaten, and whose record is gone
@@ -123,10 +136,12 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
             continue
         try:
             model = store.read(checkpoint.model_file)
+            callbacks = store.read(checkpoint.callbacks_file) if checkpoint.callbacks_file else b""
         except StoreError as error:
             problem = str(error)
         else:
-            if hashlib.sha256(model).hexdigest() == checkpoint.sha256:
+            whole = not callbacks or _digest(callbacks) == checkpoint.callbacks_sha256
+            if whole and _digest(model) == checkpoint.sha256:
                 return checkpoint, model
             problem = "its content isn't what was written"
         warnings.warn(
@@ -135,6 +150,10 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
             stacklevel=2,
         )
     return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _records(store: Store) -> list[Checkpoint]:

@@ -16,6 +16,7 @@ from spark_dl.collectives import Collectives
 from spark_dl.data.batches import POOL_BYTES, tensorflow_batches
 from spark_dl.data.readers import reader
 from spark_dl.data.shards import Shard, canonical_count, canonical_shards, shards
+from spark_dl.train.callback_state import restore_callbacks
 from spark_dl.train.callbacks import (
     AgreeOnEpoch,
     MarkPosition,
@@ -87,19 +88,22 @@ def train(
     prepare_steps(model, reducer, may_be_empty=empty > 0)
 
     agreement = AgreeOnEpoch(collectives)
-    saving = SaveCheckpoint(plan, agreement, steps, report)
     progress = ReportProgress(report, plan.dataset.rows(validation=False), time.monotonic, plan.start)
-    users = [callback for callback in cloudpickle.loads(plan.callbacks) if runs_on(callback, world.rank)]
+    given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
+    users = {position: callback for position, callback in given.items() if runs_on(callback, world.rank)}
+    saving = SaveCheckpoint(plan, agreement, users, steps, report)
+    remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
     callbacks = _OneTraining(
         [
             MarkPosition(mark, plan.start),
             agreement,
-            *users,
+            *users.values(),
             saving,
             *([progress] if world.is_first else []),
             StopTogether(collectives, reducer),
             MarkPosition(mark, plan.start),
         ],
+        begun=functools.partial(restore_callbacks, users, remembered),
         add_history=True,
         model=model,
         epochs=plan.epochs,
@@ -143,18 +147,24 @@ def train(
 class _OneTraining(keras.callbacks.CallbackList):
     """Several fits that are one training: it begins once and ends once.
 
+    Args:
+        begun: called after all callbacks have been told of the beginning.
+
     Attributes:
         ends: whether the fit under way is the last.
     """
 
-    ends = True
-    _begun = False
+    def __init__(self, callbacks: list[keras.callbacks.Callback], begun: Callable[[], None], **others: Any) -> None:
+        super().__init__(callbacks, **others)
+        self.ends = True
+        self._after_begin: Callable[[], None] | None = begun
 
     def on_train_begin(self, logs: Any = None) -> None:
         """The first fit's beginning."""
-        if not self._begun:
-            self._begun = True
+        if self._after_begin is not None:
             super().on_train_begin(logs)
+            self._after_begin()
+            self._after_begin = None
 
     def on_train_end(self, logs: Any = None) -> None:
         """The last fit's end; also that of a fit after which nobody goes on."""

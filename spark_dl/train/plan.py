@@ -31,6 +31,7 @@ class TrainPlan:
         class_weights: of each class, in training; empty where they all weigh 1.
         initial_model: the model's file in the workspace: as the user gave it, or the checkpoint to go on from.
         start: that checkpoint's record; None at the beginning.
+        callback_state: the file in the workspace with what callbacks remembered there; empty where there is none.
         attempt: which attempt this is, from 1.
     """
 
@@ -53,6 +54,7 @@ class TrainPlan:
     class_weights: tuple[float, ...] = ()
     initial_model: str = INITIAL_MODEL
     start: Checkpoint | None = None
+    callback_state: str = ""
     attempt: int = 1
 
     @staticmethod

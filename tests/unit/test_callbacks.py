@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import math
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import tensorflow as tf
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.store import Store
+from spark_dl.train.callback_state import callback_state, restore_callbacks
 from spark_dl.train.callbacks import AgreeOnEpoch, ReportProgress, SaveCheckpoint, StopTogether, is_better, runs_on
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.model_bytes import from_bytes
@@ -178,7 +181,7 @@ def saver(directory: Path, told: list[dict[str, Any]] | None = None, **options: 
     nothing: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(TrainPlan))
     plan = TrainPlan(**{**nothing, "attempt": 1, "checkpoints": Store.at(str(directory)), **given})
     agreement = AgreeOnEpoch(SoloCollectives(solo()))
-    return SaveCheckpoint(plan, agreement, 5, (told if told is not None else []).append)
+    return SaveCheckpoint(plan, agreement, {}, 5, (told if told is not None else []).append)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +250,62 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     # A record that was cut short is as if it had never been written.
     assert len(warned) == (damage != "record cut short")
     assert all("epoch-000002.keras can't be used" in str(warning.message) for warning in warned)
+
+
+def test_a_damaged_state_of_callbacks_is_no_checkpoint(tmp_path: Path) -> None:
+    saving = saver(tmp_path)
+    saving._users = {0: keras.callbacks.EarlyStopping()}
+    saving.set_model(still())
+    for epoch in range(4):
+        saving.on_epoch_end(epoch, {"loss": 1.0})
+    names = {path.name for path in tmp_path.glob("*.callbacks")}
+    assert names == {"epoch-000003.callbacks", "epoch-000004.callbacks"}
+    (tmp_path / "epoch-000004.callbacks").write_bytes(b"cut short")
+    with pytest.warns(RuntimeWarning, match=r"epoch-000004.keras can't be used: its content isn't what was written"):
+        found = latest(Store.at(str(tmp_path)))
+    assert found is not None
+    assert found[0].epoch == 3
+
+
+class Rich(keras.callbacks.Callback):
+    """Remembers things of several kinds."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.count, self.rate, self.name, self.seen = int(number), np.float32(number), f"n{number}", [number, None]
+        self.table = {"a": [number], "b": {"c": True}}
+        self.array, self.arrays = np.full((2, 3), number), [np.full(n, number, np.float32) for n in range(12)]
+        self.better = keras.ops.less if number else None
+        self.open, self.mixed = io.StringIO(), [np.zeros(1), "x"]
+
+
+def test_plain_values_and_arrays_of_callbacks_are_kept() -> None:
+    content = callback_state({1: Rich(1.5), 3: Rich(2.5)})
+    restored = {0: Rich(0.0), 1: Rich(0.0), 3: Rich(0.0)}
+    untouched = restored[1].open
+    restore_callbacks(restored, content)
+    for position, number in ((0, 0.0), (1, 1.5), (3, 2.5)):
+        expected, found = vars(Rich(number)), vars(restored[position])
+        for name in ("count", "rate", "name", "seen", "table", "better"):
+            assert found[name] == expected[name]
+        np.testing.assert_array_equal(found["array"], expected["array"])
+        for one, other in zip(found["arrays"], expected["arrays"], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert restored[1].open is untouched
+
+
+def test_a_state_that_names_other_functions_than_keras_own_is_refused() -> None:
+    content = io.BytesIO(callback_state({0: Rich(1.0)}))
+    hostile = io.BytesIO()
+    with zipfile.ZipFile(content) as source, zipfile.ZipFile(hostile, "w") as target:
+        target.writestr("values.json", source.read("values.json"))
+        target.writestr("functions.json", json.dumps({"0": {"better": ["os", "system"]}}))
+    with pytest.raises(ValueError, match=r"os\.system isn't Keras's own"):
+        restore_callbacks({0: Rich(0.0)}, hostile.getvalue())
+
+
+def test_callbacks_that_remember_nothing_leave_no_state() -> None:
+    assert callback_state({}) == callback_state({0: keras.callbacks.Callback()}) == b""
 
 
 def test_a_checkpoint_that_cant_be_written_is_told_and_costs_nothing_else(tmp_path: Path) -> None:

@@ -330,6 +330,39 @@ def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     assert (record.epoch, record.attempt) == (3, 2)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(
+    ("remembering", "epochs"),
+    [
+        # No epoch is better than the first, by so much: the rate falls after epochs 3 and 5, or training ends after 5.
+        (lambda: keras.callbacks.ReduceLROnPlateau("loss", 0.5, patience=2, min_delta=100.0), 6),
+        (lambda: keras.callbacks.EarlyStopping("loss", 100.0, patience=4, restore_best_weights=True), 5),
+    ],
+    ids=["ReduceLROnPlateau", "EarlyStopping"],
+)
+def test_what_callbacks_remember_goes_on_too(
+    tmp_path: Path, size: int, remembering: Callable[[], keras.callbacks.Callback], epochs: int
+) -> None:
+    def train_on(plan: TrainPlan) -> TrainResult:
+        return on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+
+    model = a_model(optimizer=keras.optimizers.Adam(0.01))
+    whole = a_plan(tmp_path / "whole", model, epochs=6, callbacks=[remembering()])
+    expected = train_on(whole)
+    assert len(expected.history["loss"]) == epochs
+    broken = a_plan(tmp_path / "broken", model, epochs=6, callbacks=[remembering(), Crash(3, 1)])
+    with pytest.raises(ZeroDivisionError):
+        train_on(broken)
+    start, content = latest(broken.checkpoints) or pytest.fail("no checkpoint")
+    broken.workspace.write("start.keras", content)
+    broken.workspace.write("start.callbacks", broken.checkpoints.read(start.callbacks_file))
+    again = replace(broken, initial_model="start.keras", callback_state="start.callbacks", start=start, attempt=2)
+    result = train_on(replace(again, callbacks=cloudpickle.dumps([remembering()])))
+    same_history(result.history, expected.history)
+    weights = [from_bytes(p.workspace.read(r.model_file)) for p, r in ((again, result), (whole, expected))]
+    same_weights(*weights, tolerance=1e-6)
+
+
 def test_a_finished_training_is_only_read(tmp_path: Path) -> None:
     plan = a_plan(tmp_path, a_model())
     result, trained = run(plan)
