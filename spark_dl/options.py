@@ -211,6 +211,31 @@ GLOBAL_BATCH_SIZE = Option(
     "however many workers there are.",
     _integer(1),
 )
+GRADIENT_ACCUMULATION = Option(
+    "gradientAccumulation",
+    "Gradients of so many steps are added up, joined over the workers and applied at once; an epoch's last ones too.",
+    _integer(1),
+    1,
+)
+LEARNING_RATE_SCALING = Option(
+    "learningRateScaling",
+    "The optimizer's learning rate times numWorkers ('linear'), times its root ('sqrt'), or as it is ('none').",
+    _choice("none", "linear", "sqrt"),
+    "none",
+)
+WARMUP_EPOCHS = Option(
+    "warmupEpochs",
+    "Epochs, or a part of one, in which the learning rate rises step by step: from the rate of one worker where it is "
+    "scaled, else from 0.",
+    _number(0),
+    0.0,
+)
+COMPRESSION = Option(
+    "compression",
+    "How float32 gradients travel between workers: as they are ('none'), or as float16 ('fp16'), half as many bytes.",
+    _choice("none", "fp16"),
+    "none",
+)
 EPOCHS = Option("epochs", "Passes over the training rows.", _integer(1), 1)
 SHUFFLE = Option("shuffle", "Whether rows are shuffled anew in each epoch.", _boolean, True)
 SEED = Option("seed", "Seed of the validation draw, the shuffle, and dropout.", _integer(0), 0)
@@ -258,6 +283,13 @@ CACHE_DIR = Option(
     "directory where they are on one machine.",
     _text,
 )
+CACHE_DATA = Option(
+    "cacheData",
+    "Where a worker keeps the rows that it has read, for the epochs that follow: 'memory', 'disk' (of its host), or "
+    "'none' to read them anew.",
+    _choice("none", "memory", "disk"),
+    "none",
+)
 CHECKPOINT_DIR = Option(
     "checkpointDir",
     "A directory or URL that driver and executors share, where checkpoints are kept. A fit that was not finished "
@@ -293,5 +325,11 @@ STALL_TIMEOUT = Option(
 TRACKING = Option("tracking", "Where the fit is logged: 'mlflow', or None for nowhere.", _text_or_none, "mlflow")
 EXPERIMENT_NAME = Option("experimentName", "The MLflow experiment; the current one without it.", _text)
 RUN_NAME = Option("runName", "The name of the MLflow run that the fit opens.", _text)
+PROFILE = Option(
+    "profile",
+    "Trace some steps of rank 0 with TensorFlow's profiler; the run's artifact `profile` opens in TensorBoard.",
+    _boolean,
+    False,
+)
 VERBOSE = Option("verbose", "0: silent, 1: a progress bar, 2: one line for each epoch.", _integer(0, 2), 1)
 SCORE_BATCH_SIZE = Option("scoreBatchSize", "Rows that the model scores at once in transform.", _integer(1), 4096)

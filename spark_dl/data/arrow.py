@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 from spark_dl.data.schema import Column
 
-__all__ = ["Extracted", "extract"]
+__all__ = ["Extracted", "extract", "extract_together", "extract_vectors"]
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Extracted:
 
 
 def extract(array: pa.Array, column: Column) -> Extracted:
-    """The numbers of an Arrow column.
+    """The numbers of an Arrow column of scalars or arrays.
 
     Args:
         array: the column in one batch.
@@ -41,9 +42,15 @@ def extract(array: pa.Array, column: Column) -> Extracted:
     """
     if column.kind == "scalar":
         return _finish(_numbers(array).reshape(-1, 1), _mask(array.is_null()))
-    if column.kind == "array":
-        return _lists(array, column.width, column.dtype)
-    return _vectors(array, column.width)
+    return _lists(array, column.width, column.dtype)
+
+
+def extract_together(array: pa.Array, count: int) -> list[Extracted]:
+    """The numbers of several columns of scalars that travel as one array in each row."""
+    flat = array.flatten()
+    numbers = _numbers(flat).reshape(-1, count)
+    nulls = _mask(flat.is_null()).reshape(-1, count) if flat.null_count else np.zeros((len(numbers), count), bool)
+    return [_finish(numbers[:, i : i + 1], nulls[:, i]) for i in range(count)]
 
 
 def _lists(array: pa.Array, width: int, dtype: str) -> Extracted:
@@ -68,11 +75,12 @@ def _lists(array: pa.Array, width: int, dtype: str) -> Extracted:
     return _finish(values, holes)
 
 
-def _vectors(array: pa.Array, width: int) -> Extracted:
-    """Spark's Vector: a struct of type (0 sparse, 1 dense), size, indices, values."""
-    null = _mask(array.is_null())
-    kind = np.where(null, 1, array.field("type").fill_null(1).to_numpy(zero_copy_only=False))
-    values = array.field("values")
+def extract_vectors(fields: Mapping[str, pa.Array], width: int) -> Extracted:
+    """Spark's Vectors by their fields: type (0 sparse, 1 dense; null where the Vector is), size, indices, values."""
+    array = pa.RecordBatch.from_pydict(dict(fields))
+    null = _mask(fields["type"].is_null())
+    kind = np.where(null, 1, fields["type"].fill_null(1).to_numpy(zero_copy_only=False))
+    values = fields["values"]
     sparse = kind == 0
     if not sparse.any() and not null.any():
         return _lists(values, width, "float64")
@@ -89,16 +97,16 @@ def _vectors(array: pa.Array, width: int) -> Extracted:
     return _finish(extracted.values, null, extracted.lengths, extracted.missing & ~null)
 
 
-def _scatter(array: pa.Array, rows: np.ndarray, width: int, into: Extracted) -> None:
-    sizes = array.field("size").to_numpy(zero_copy_only=False)
+def _scatter(array: pa.RecordBatch, rows: np.ndarray, width: int, into: Extracted) -> None:
+    sizes = array.column("size").to_numpy(zero_copy_only=False)
     for size in np.unique(sizes[sizes != width]).tolist():
         into.lengths[size] = into.lengths.get(size, 0) + int((sizes == size).sum())
         into.missing[rows[sizes == size]] = True
     fits = sizes == width
     kept = array.filter(pa.array(fits))
-    counts = pc.list_value_length(kept.field("indices")).to_numpy(zero_copy_only=False)
+    counts = pc.list_value_length(kept.column("indices")).to_numpy(zero_copy_only=False)
     at = np.repeat(rows[fits], counts)
-    into.values[at, kept.field("indices").flatten().to_numpy()] = kept.field("values").flatten().to_numpy()
+    into.values[at, kept.column("indices").flatten().to_numpy()] = kept.column("values").flatten().to_numpy()
 
 
 def _finish(

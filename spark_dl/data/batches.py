@@ -199,8 +199,9 @@ def tensorflow_batches(
     skip_steps: int = 0,
     one_pass: bool = False,
     class_weights: Sequence[float] = (),
+    stamped: bool = False,
 ) -> Any:
-    """A tf.data.Dataset of (features, label[, weight]) batches.
+    """A tf.data.Dataset of (features, label[, weight][, made]) batches.
 
     Args:
         dataset: what is read.
@@ -212,6 +213,7 @@ def tensorflow_batches(
         skip_steps: how many of its batches have been seen.
         one_pass: end after one epoch, for validation, instead of going on for ever.
         class_weights: of each class; they multiply the rows' weights, or become them.
+        stamped: whether each batch says when it was made: float64 (), as `tf.timestamp` tells it.
     """
     import tensorflow as tf
 
@@ -233,6 +235,9 @@ def tensorflow_batches(
             if class_weights:
                 by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(tensors[1], tf.int32))
                 tensors[2:] = [by_class * weight for weight in tensors[2:]] or [by_class]
+            if stamped:
+                with tf.control_dependencies(tensors):
+                    tensors.append(tf.timestamp())
             return tuple(tensors)
 
         return tf.data.Dataset.range(batches).map(batch)

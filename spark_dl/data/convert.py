@@ -8,6 +8,7 @@ for all columns together.
 from __future__ import annotations
 
 import functools
+import math
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,12 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
-from spark_dl.data.arrow import extract
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, Block, ConvertedDataset, Tensor
 from spark_dl.data.faults import Faults, describe
-from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, quoted, weight_tensor
+from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, weight_tensor
+from spark_dl.data.transport import receive, send
 from spark_dl.errors import DataError
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
@@ -68,10 +68,10 @@ class Packing:
         return (*both, weight_tensor()) if self.weight else both
 
     @property
-    def columns(self) -> list[str]:
+    def columns(self) -> list[Column]:
         """The columns that are read, each once."""
         named = [*self.features.columns, self.label.column, self.weight, self.validation_col]
-        return list(dict.fromkeys(column.name for column in named if column))
+        return list(dict.fromkeys(column for column in named if column))
 
     @property
     def block_rows(self) -> int:
@@ -92,9 +92,8 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
     Raises:
         DataError: rows that can't be fed, counted by column; or no rows at all.
     """
-    # mapInArrow looks its columns up by name, where a dot would mean a field: they go under other names.
-    packed = frame.select([F.col(quoted(name)).alias(f"c{i}") for i, name in enumerate(packing.columns)])
-    with SparkJob(packed.mapInArrow(functools.partial(_pack_renamed, packing), _RESULT_SCHEMA)) as job:
+    packed = frame.select(send(packing.columns))
+    with SparkJob(packed.mapInArrow(functools.partial(_pack_partition, packing), _RESULT_SCHEMA)) as job:
         rows = job.rows()
     faults = [row for row in rows if row["kind"] != "block"]
     if faults:
@@ -110,11 +109,6 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
         ),
         bytes=sum(row["bytes"] for row in blocks),
     )
-
-
-def _pack_renamed(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    named = (pa.RecordBatch.from_arrays(batch.columns, names=packing.columns) for batch in batches)
-    return _pack_partition(packing, named)
 
 
 def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -164,9 +158,10 @@ def _pack_batch(
     """The tensors of a batch's good rows, in stored dtypes, and which of them are for validation."""
     rows = batch.num_rows
     keep = np.ones(rows, bool)
+    received = receive(batch, packing.columns)
 
     def column(spec: Column) -> np.ndarray:
-        extracted = extract(batch.column(batch.schema.get_field_index(spec.name)), spec)
+        extracted = received[spec]
         faults.add_extracted(spec.name, extracted, packing.drop_missing)
         np.logical_and(keep, ~extracted.missing, out=keep)
         return extracted.values
@@ -288,9 +283,10 @@ class _BlockWriter:
 
 
 def _sum(array: np.ndarray) -> int:
-    """The sum of the array's bytes, taken four at a time where they can be: the same for any order of the rows."""
-    words = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-    return int((words.view(np.uint32) if array.itemsize % 4 == 0 else words).sum(dtype=np.uint64))
+    """The sum of the array's bytes, up to eight taken at a time: the same for any order of the rows."""
+    row_bytes = array.itemsize * math.prod(array.shape[1:])
+    word = next(kind for kind in (np.uint64, np.uint32, np.uint8) if row_bytes % np.dtype(kind).itemsize == 0)
+    return int(np.ascontiguousarray(array).reshape(-1).view(word).sum(dtype=np.uint64))
 
 
 def _one_value(array: np.ndarray) -> pa.Array:

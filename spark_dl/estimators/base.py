@@ -15,7 +15,7 @@ from spark_dl import diagnosis, options
 from spark_dl.data import schema
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.estimators.checks import check_options, scaled_rate
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
 from spark_dl.estimators.saving import OBJECTS, SavableEstimator, named
@@ -26,13 +26,17 @@ from spark_dl.launch.slots import check_cluster
 from spark_dl.score.heads import Head, Regression, TensorOutput
 from spark_dl.store import Store
 from spark_dl.track import tracker
-from spark_dl.train.plan import INITIAL_MODEL, TrainPlan, TrainResult
+from spark_dl.train.learning_rate import LearningRate
+from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.workspace import Workspace
 
 if TYPE_CHECKING:
     from spark_dl.train.model_bytes import LossFacts, ModelShape
 
 __all__ = ["KerasEstimator"]
+
+# Where TensorBoard looks for a trace.
+_PROFILE_ARTIFACT = f"profile/plugins/profile/fit/{PROFILE}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class _Job:
         shape: of the model.
         head: what the output will mean.
         packing: how rows become blocks; its store is set later.
+        learning_rate: of the warm-up; None where there is none.
     """
 
     content: bytes
@@ -52,6 +57,7 @@ class _Job:
     shape: ModelShape
     head: Head
     packing: Packing
+    learning_rate: LearningRate | None
 
 
 @with_options(
@@ -71,6 +77,10 @@ class _Job:
     options.NUM_WORKERS,
     options.BATCH_SIZE,
     options.GLOBAL_BATCH_SIZE,
+    options.GRADIENT_ACCUMULATION,
+    options.LEARNING_RATE_SCALING,
+    options.WARMUP_EPOCHS,
+    options.COMPRESSION,
     options.EPOCHS,
     options.SHUFFLE,
     options.SEED,
@@ -84,6 +94,7 @@ class _Job:
     options.ALLOW_PLAINTEXT,
     options.SLOT_TIMEOUT,
     options.CACHE_DIR,
+    options.CACHE_DATA,
     options.CHECKPOINT_DIR,
     options.KEEP_CHECKPOINTS,
     options.CHECKPOINT_STEPS,
@@ -94,6 +105,7 @@ class _Job:
     options.TRACKING,
     options.EXPERIMENT_NAME,
     options.RUN_NAME,
+    options.PROFILE,
     options.VERBOSE,
     options.SCORE_BATCH_SIZE,
 )
@@ -134,12 +146,15 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 custom_objects=job.custom_objects,
                 callbacks=cloudpickle.dumps(values["callbacks"] or []),
                 class_weights=self._class_weights(converted, values),
+                learning_rate=job.learning_rate,
                 reader="petastorm",
             )
             result = train_on_ranks(spark, plan, settings, values, record)
             content = workspace.read(result.model_file)
             fitted = self._fitted(content, job, result)
             try_to_log(functools.partial(record.model, fitted.keras, result.history))
+            if values["profile"]:
+                try_to_log(lambda: record.file(_PROFILE_ARTIFACT, workspace.read(PROFILE)))
         return fitted
 
     def _check(self, frame: DataFrame, values: Mapping[str, Any]) -> _Job:
@@ -150,29 +165,13 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         loss = values["loss"] if values["loss"] is not None else self._default_loss(shape, values["model"])
         compiled = model_bytes.compiled_copy(values["model"], values["optimizer"], loss, values["metrics"])
         facts = model_bytes.loss_facts(compiled.loss)
-        _check_distributed(values, facts)
+        check_options(values, facts)
+        rate = scaled_rate(compiled, values)
         head = self._head(shape, facts)
         features = schema.feature_spec(frame.schema, *self._feature_columns(), shape.input_shape, shape.input_dtype)
         classes = self._classes(shape, facts)
         label = schema.label_spec(frame.schema, values["labelCol"], shape.output_shape, classes)
         weight, validation = values["weightCol"], values["validationCol"]
-        if validation and values["validationFraction"]:
-            raise OptionError(
-                explain(
-                    "validationCol and validationFraction exclude each other.",
-                    expected="one of them",
-                    received=f"validationCol={validation!r}, validationFraction={values['validationFraction']}",
-                )
-            )
-        least = values["minWorkers"]
-        if least is not None and least > values["numWorkers"]:
-            raise OptionError(
-                explain(
-                    "minWorkers is more than numWorkers.",
-                    expected=f"minWorkers <= {values['numWorkers']}",
-                    received=f"minWorkers={least}, numWorkers={values['numWorkers']}",
-                )
-            )
         packing = Packing(
             store=Store(""),
             features=features,
@@ -184,7 +183,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             drop_missing=values["nullPolicy"] == "drop",
         )
         custom = cloudpickle.dumps(model_bytes.custom_objects(compiled, values["loss"], values["metrics"]))
-        return _Job(model_bytes.to_bytes(compiled), custom, shape, head, packing)
+        return _Job(model_bytes.to_bytes(compiled), custom, shape, head, packing, rate)
 
     def _default_loss(self, shape: ModelShape, model: Any) -> Any:
         """The loss for a model that has none; None where only the user can say."""
@@ -230,30 +229,6 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         model = self.model_class()._with_content(content, job.custom_objects, job.shape, job.head, summary)
         model._resetUid(self.uid)
         return self._copyValues(model)
-
-
-def _check_distributed(values: Mapping[str, Any], loss: LossFacts) -> None:
-    """Refuse what would not mean the same on several ranks as on one."""
-    import keras
-
-    if values["numWorkers"] > 1 and loss.reduction not in ("sum_over_batch_size", "mean"):
-        raise ModelError(
-            explain(
-                "Gradients of several workers are joined as means over rows.",
-                expected="a loss with reduction 'sum_over_batch_size'",
-                received=f"{loss.name} with reduction {loss.reduction!r} and numWorkers={values['numWorkers']}",
-                fix="Change the loss's reduction, or set numWorkers=1.",
-            )
-        )
-    if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in values["callbacks"] or []):
-        raise OptionError(
-            explain(
-                "BackupAndRestore would restore one rank and not the others.",
-                expected="other callbacks",
-                received="BackupAndRestore",
-                fix="Leave it out: set checkpointDir to keep each epoch's checkpoint.",
-            )
-        )
 
 
 def _master(spark: SparkSession) -> str:

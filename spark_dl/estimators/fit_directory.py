@@ -33,7 +33,19 @@ _RENEW_SECONDS = 10.0
 # Without a renewal for so long, nobody works on it any more.
 _LEASE_SECONDS = 60.0
 # What must be the same for a fit to go on where another one stopped, besides model and data.
-_OPTIONS = ("batchSize", "globalBatchSize", "shuffle", "seed", "monitor", "monitorMode", "classWeights")
+_OPTIONS = (
+    "batchSize",
+    "globalBatchSize",
+    "gradientAccumulation",
+    "learningRateScaling",
+    "warmupEpochs",
+    "compression",
+    "shuffle",
+    "seed",
+    "monitor",
+    "monitorMode",
+    "classWeights",
+)
 
 
 class FitDirectory:

@@ -8,7 +8,10 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Progress"]
+__all__ = ["SPEEDS", "Progress"]
+
+# What an epoch's line and the run tell of its speed: fields of train.speed.Speed.
+SPEEDS = ("rows_per_second", "step_ms", "input_wait", "collective_wait", "bytes_reduced")
 
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}"
 
@@ -50,10 +53,16 @@ class Progress:
         if self._verbose == 1:
             self._draw(epoch, step, f"loss={loss:.4f}")
 
-    def epoch(self, epoch: int, logs: Mapping[str, float], rows_per_second: float) -> None:
-        """An epoch has ended."""
+    def epoch(self, epoch: int, logs: Mapping[str, float], speed: Mapping[str, float]) -> None:
+        """An epoch has ended.
+
+        Args:
+            epoch: its number, from 0.
+            logs: its metrics.
+            speed: what SPEEDS names.
+        """
         values = "  ".join(f"{name}={value:.4f}" for name, value in logs.items())
-        text = f"{values}  {rows_per_second:,.0f} rows/s"
+        text = f"{values}  {_shown(speed)}"
         if self._verbose == 1:
             self._draw(epoch, self.steps, text)
             self._close()
@@ -73,3 +82,10 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _shown(speed: Mapping[str, float]) -> str:
+    text = f"{speed['rows_per_second']:,.0f} rows/s, {speed['step_ms']:.1f} ms a step"
+    if speed["bytes_reduced"]:
+        text += f", collectives {speed['collective_wait']:.0%} ({speed['bytes_reduced'] / 1e6:,.1f} MB)"
+    return f"{text}, input wait {speed['input_wait']:.0%}"

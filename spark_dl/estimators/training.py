@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from spark_dl.data.shards import canonical_count
 from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, explain
 from spark_dl.estimators.fit_directory import FitDirectory, fingerprint
-from spark_dl.estimators.progress import Progress
+from spark_dl.estimators.progress import SPEEDS, Progress
 from spark_dl.estimators.steps import try_to_log
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
@@ -173,8 +173,8 @@ class _Training:
             self.progress.step(content["epoch"], content["step"], content["loss"])
         elif content["kind"] == "epoch":
             self.epoch = min(content["epoch"] + 1, self.values["epochs"] - 1)
-            self.progress.epoch(content["epoch"], content["logs"], content["rows_per_second"])
-            speed = {"rows_per_second": content["rows_per_second"]}
+            speed = {name: content[name] for name in SPEEDS}
+            self.progress.epoch(content["epoch"], content["logs"], speed)
             try_to_log(functools.partial(self.record.epoch, content["epoch"], {**content["logs"], **speed}))
         elif content["kind"] == "warning":
             self._event(content["text"])

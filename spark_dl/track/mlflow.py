@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -118,6 +120,13 @@ class MlflowTracker:
         pins.append(f"tensorflow=={_tensorflow_version()}")
         model = load()
         mlflow.keras.log_model(model, name="model", pip_requirements=pins, signature=_signature(model))
+
+    def file(self, path: str, content: bytes) -> None:
+        """Log an artifact, under this path."""
+        with tempfile.TemporaryDirectory() as directory:
+            local = Path(directory, Path(path).name)
+            local.write_bytes(content)
+            self._client.log_artifact(self.run_id, str(local), str(Path(path).parent))
 
     def end(self, failure: BaseException | None) -> None:
         """End a run that was opened here; note the failure in any."""

@@ -23,6 +23,9 @@ class Tracker(Protocol):
     def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
         """Write the fitted Keras model, which `load` gives, and the curves of its training."""
 
+    def file(self, path: str, content: bytes) -> None:
+        """Add a file, under this path."""
+
     def end(self, failure: BaseException | None) -> None:
         """Close the record, with what went wrong, if anything did."""
 
@@ -40,6 +43,9 @@ class NoTracker:
         """Nothing."""
 
     def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
+        """Nothing."""
+
+    def file(self, path: str, content: bytes) -> None:
         """Nothing."""
 
     def end(self, failure: BaseException | None) -> None:

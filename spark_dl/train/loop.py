@@ -13,23 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from spark_dl.collectives import Collectives
-from spark_dl.data.batches import POOL_BYTES, tensorflow_batches
-from spark_dl.data.readers import reader
-from spark_dl.data.shards import Shard, canonical_count, canonical_shards, shards
 from spark_dl.train.callback_state import restore_callbacks
-from spark_dl.train.callbacks import (
-    AgreeOnEpoch,
-    MarkPosition,
-    ReportProgress,
-    SaveCheckpoint,
-    StopTogether,
-    runs_on,
-)
+from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
+from spark_dl.train.feed import Feed
 from spark_dl.train.model_bytes import from_bytes, seed_states, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.profile import TraceSteps
+from spark_dl.train.progress import MarkPosition, MeasureSpeed, ReportProgress
+from spark_dl.train.saving import SaveCheckpoint
+from spark_dl.train.speed import StepClock
 from spark_dl.train.step import build_state, prepare_steps
-from spark_dl.world import World
+from spark_dl.train.warm_up import WarmUp
 
 __all__ = ["train"]
 
@@ -55,51 +50,43 @@ def train(
     """
     mark("the beginning")
     world = collectives.world
-    training, validation = _shards(plan, world)
-    steps = training[0].steps
+    feed = Feed.of(plan, world)
     keras.utils.set_random_seed((plan.seed * 1_000_003 + world.rank) % 2**32)
-    model = from_bytes(plan.workspace.read(plan.initial_model), cloudpickle.loads(plan.custom_objects))
-    # The collective can't be part of a compiled XLA program.
-    model.jit_compile = False
-    # The steps of an epoch are counted one by one.
-    model.steps_per_execution = 1
-    if plan.start is not None:
-        for variable, state in zip(seed_states(model), plan.start.seeds, strict=True):
-            variable.assign(np.array(state, np.int64).astype(str(variable.dtype)))
-    _start_alike(model, collectives)
-    reducer = GradientReducer(collectives)
-    if world.size > 1:
-        distribute(model, reducer)
-
-    read = reader(plan.reader)
-    seed = plan.seed if plan.shuffle else None
-    batches = functools.partial(tensorflow_batches, plan.dataset, read=read)
-    held_out = batches(shards=validation, seed=None, one_pass=True) if validation else None
-    pool_bytes = POOL_BYTES
-    if plan.global_batch_size is not None:  # the ranks' pools together are of the same size, however many there are
-        pool_bytes //= canonical_count(len(plan.dataset.part(validation=False)), plan.global_batch_size)
-    rows = functools.partial(
-        batches, shards=training, seed=seed, pool_bytes=pool_bytes, class_weights=plan.class_weights
+    model = _model(plan, collectives)
+    clock = StepClock()
+    reducer = GradientReducer(
+        collectives,
+        clock,
+        accumulate=plan.gradient_accumulation,
+        steps=feed.steps,
+        half=feed.batch_size if plan.compression == "fp16" else 0,
     )
-    empty = min(shard.empty_steps for shard in training) + sum(shard.empty_steps for shard in validation)
-    example = rows().element_spec
-    if empty or (plan.start is not None and plan.start.metrics):
-        build_state(model, example)
-    prepare_steps(model, reducer, may_be_empty=empty > 0)
+    if plan.start is not None:
+        reducer.skip(plan.start.step)
+    if world.size > 1 or plan.gradient_accumulation > 1:
+        distribute(model, reducer)
+    if feed.empty_steps or (plan.start is not None and plan.start.metrics):
+        build_state(model, feed.example)
+    prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
 
     agreement = AgreeOnEpoch(collectives)
-    progress = ReportProgress(report, plan.dataset.rows(validation=False), time.monotonic, plan.start)
+    measure = MeasureSpeed(collectives, clock, plan.dataset.rows(validation=False), time.monotonic, plan.start)
     given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     users = {position: callback for position, callback in given.items() if runs_on(callback, world.rank)}
-    saving = SaveCheckpoint(plan, agreement, users, steps, report)
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
+    saving = SaveCheckpoint(plan, agreement, users, feed.steps, report)
+    ours: list[keras.callbacks.Callback] = [measure, saving]
+    if world.is_first:
+        ours.append(ReportProgress(report, measure, plan.epochs, time.monotonic, plan.start))
+        ours += [TraceSteps(plan.workspace, feed.steps)] if plan.profile else []
+    warming = [WarmUp(plan.learning_rate, feed.steps, plan.start)] if plan.learning_rate else []
     callbacks = _OneTraining(
         [
             MarkPosition(mark, plan.start),
             agreement,
+            *warming,
             *users.values(),
-            saving,
-            *([progress] if world.is_first else []),
+            *ours,
             StopTogether(collectives, reducer),
             MarkPosition(mark, plan.start),
         ],
@@ -107,26 +94,10 @@ def train(
         add_history=True,
         model=model,
         epochs=plan.epochs,
-        steps=steps,
+        steps=feed.steps,
     )
     began = time.monotonic()
-    done, taken = (plan.start.epoch, plan.start.step) if plan.start else (0, 0)
-    # An epoch that is begun in its middle is a fit of its own: Keras knows no other way.
-    parts = [(done, done + 1, taken)] if taken and done < plan.epochs else []
-    parts += [(done + len(parts), plan.epochs, 0)]
-    for first, last, skipped in parts:
-        if first < last and not model.stop_training:
-            callbacks.ends = last >= plan.epochs
-            model.fit(
-                rows(first_epoch=first, skip_steps=skipped),
-                initial_epoch=first,
-                epochs=last,
-                steps_per_epoch=steps - skipped,
-                shuffle=False,  # the dataset has done it
-                validation_data=held_out,
-                callbacks=callbacks,
-                verbose=0,
-            )
+    _fit(model, plan, feed, callbacks)
     seconds = time.monotonic() - began
     if world.is_first:
         best = saving.best() if plan.restore_best_weights else None
@@ -142,6 +113,41 @@ def train(
         best_epoch=saving.best_epoch,
         model_file=_FINAL_MODEL,
     )
+
+
+def _model(plan: TrainPlan, collectives: Collectives) -> keras.Model:
+    """The model that training begins with, alike on all ranks."""
+    model = from_bytes(plan.workspace.read(plan.initial_model), cloudpickle.loads(plan.custom_objects))
+    # The collective can't be part of a compiled XLA program.
+    model.jit_compile = False
+    # The steps of an epoch are counted one by one.
+    model.steps_per_execution = 1
+    if plan.start is not None:
+        for variable, state in zip(seed_states(model), plan.start.seeds, strict=True):
+            variable.assign(np.array(state, np.int64).astype(str(variable.dtype)))
+    _start_alike(model, collectives)
+    return model
+
+
+def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> None:
+    """Keras's own `fit`, from where the plan starts."""
+    done, taken = (plan.start.epoch, plan.start.step) if plan.start else (0, 0)
+    # An epoch that is begun in its middle is a fit of its own: Keras knows no other way.
+    parts = [(done, done + 1, taken)] if taken and done < plan.epochs else []
+    parts += [(done + len(parts), plan.epochs, 0)]
+    for first, last, skipped in parts:
+        if first < last and not model.stop_training:
+            callbacks.ends = last >= plan.epochs
+            model.fit(
+                feed.training(first_epoch=first, skip_steps=skipped),
+                initial_epoch=first,
+                epochs=last,
+                steps_per_epoch=feed.steps - skipped,
+                shuffle=False,  # the dataset has done it
+                validation_data=feed.validation,
+                callbacks=callbacks,
+                verbose=0,
+            )
 
 
 class _OneTraining(keras.callbacks.CallbackList):
@@ -170,19 +176,6 @@ class _OneTraining(keras.callbacks.CallbackList):
         """The last fit's end; also that of a fit after which nobody goes on."""
         if self.ends or self._model.stop_training:
             super().on_train_end(logs)
-
-
-def _shards(plan: TrainPlan, world: World) -> tuple[list[Shard], list[Shard]]:
-    """The rank's shards for training, and for validation, if there is any."""
-    seed = plan.seed if plan.shuffle else None
-    training, validation = (plan.dataset.part(validation=held_out) for held_out in (False, True))
-    if plan.global_batch_size is not None:
-        chosen = canonical_shards(training, world.size, plan.global_batch_size, seed)[world.rank]
-    else:
-        chosen = [shards(training, world.size, plan.batch_size, seed)[world.rank]]
-    # Metrics don't depend on which rank sees which row.
-    batch_size = plan.batch_size if plan.global_batch_size is None else -(-plan.global_batch_size // world.size)
-    return chosen, [shards(validation, world.size, batch_size, None)[world.rank]] if validation else []
 
 
 def _start_alike(model: keras.Model, collectives: Collectives) -> None:

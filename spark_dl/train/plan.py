@@ -8,11 +8,14 @@ from typing import Any
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.store import Store
 from spark_dl.train.checkpoint import Checkpoint
+from spark_dl.train.learning_rate import LearningRate
 
-__all__ = ["INITIAL_MODEL", "TrainPlan", "TrainResult"]
+__all__ = ["INITIAL_MODEL", "PROFILE", "TrainPlan", "TrainResult"]
 
 # The compiled model that every rank starts from, in the plan's workspace.
 INITIAL_MODEL = "initial.keras"
+# Rank 0's trace, in the plan's workspace, where it was asked for.
+PROFILE = "rank0.xplane.pb"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class TrainPlan:
         callbacks: cloudpickled list of the user's callbacks.
         reader: name of the reader.
         batch_size, global_batch_size, epochs, shuffle, seed, monitor, restore_best_weights, monitor_mode,
-            keep_checkpoints, checkpoint_steps: the options.
+            keep_checkpoints, checkpoint_steps, gradient_accumulation, compression, cache_data, profile: the options.
+        learning_rate: of the warm-up; None where there is none.
         class_weights: of each class, in training; empty where they all weigh 1.
         initial_model: the model's file in the workspace: as the user gave it, or the checkpoint to go on from.
         start: that checkpoint's record; None at the beginning.
@@ -51,6 +55,11 @@ class TrainPlan:
     monitor_mode: str
     keep_checkpoints: int
     checkpoint_steps: int | None
+    gradient_accumulation: int = 1
+    compression: str = "none"
+    cache_data: str = "none"
+    profile: bool = False
+    learning_rate: LearningRate | None = None
     class_weights: tuple[float, ...] = ()
     initial_model: str = INITIAL_MODEL
     start: Checkpoint | None = None

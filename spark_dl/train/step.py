@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from spark_dl.train.optimizer import GradientReducer
+from spark_dl.train.speed import StepClock
 
 __all__ = ["build_state", "prepare_steps"]
 
@@ -28,20 +29,29 @@ def build_state(model: keras.Model, example: Any) -> None:
     model._symbolic_build(data_batch=tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
 
 
-def prepare_steps(model: keras.Model, reducer: GradientReducer, may_be_empty: bool) -> None:
-    """Tell the reducer each step's rows; and, where batches may be empty, stand them.
+def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock, may_be_empty: bool) -> None:
+    """Tell the reducer each step's rows and the clock its times; and, where batches may be empty, stand them.
+
+    A training batch has one element more than the model is given: when it was made.
 
     Args:
         model: its `train_step` and `test_step` are wrapped; user's own steps work alike.
         reducer: learns the rows of the step.
+        clock: of this rank's steps.
         may_be_empty: whether this rank has empty batches; its state must have been built then.
     """
     train_step, test_step = model.train_step, model.test_step
 
     def counted(data: Any) -> Any:
-        rows = _rows(data)
-        reducer.rows = tf.cast(rows, tf.float32)
-        return _standing_empty(model, train_step, data, rows) if may_be_empty else train_step(data)
+        *batch, made = data
+        clock.begin(made)
+        rows = _rows(batch)
+        reducer.begin(rows)
+        taken = tuple(batch)
+        logs = _standing_empty(model, train_step, taken, rows) if may_be_empty else train_step(taken)
+        # The update is the last that a step does, and this is the last of the update.
+        clock.end([tf.identity(model.optimizer.iterations.value), *tf.nest.flatten(logs)])
+        return logs
 
     model.train_step = counted
     if may_be_empty:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
-from spark_dl.data import convert
+from spark_dl.data import convert, transport
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import Block, ConvertedDataset, Tensor
 from spark_dl.data.schema import Column, FeatureSpec, LabelSpec
@@ -41,9 +42,31 @@ def numbered(sizes: Sequence[int]) -> tuple[ConvertedDataset, Callable[..., Iter
     return ConvertedDataset(Store("memory://"), (ID,), tuple(blocks), 8 * sum(sizes)), read
 
 
+def sent(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.RecordBatch:
+    """What Spark gives for a batch of whole columns, as `transport.send` asks for it."""
+    arrays = []
+    for group in transport._groups(columns):
+        parts = [batch.column(column.name) for column in group]
+        if group[0].kind == "vector":
+            arrays += vector_fields(parts[0]).values()
+        elif len(group) > 1:
+            rows = list(zip(*(part.to_pylist() for part in parts), strict=True))
+            arrays.append(pa.array(rows, pa.list_(parts[0].type)))
+        else:
+            arrays += parts
+    return pa.RecordBatch.from_arrays(arrays, names=[f"c{i}" for i in range(len(arrays))])
+
+
+def vector_fields(vectors: pa.Array) -> dict[str, pa.Array]:
+    """The fields of Spark's Vectors, with empty indices where a Vector has none."""
+    fields = {name: pc.struct_field(vectors, name) for name in ("type", "size", "indices", "values")}
+    indices = pa.array([found or [] for found in fields["indices"].to_pylist()], pa.list_(pa.int32()))
+    return {**fields, "indices": indices}
+
+
 def pack(packing: Packing, *batches: pa.RecordBatch) -> tuple[ConvertedDataset, dict[tuple[str, str, str], int]]:
     """Write batches as one task does: the dataset, and the faults by kind, column and detail."""
-    (result,) = convert._pack_partition(packing, batches)
+    (result,) = convert._pack_partition(packing, [sent(batch, packing.columns) for batch in batches])
     rows = result.to_pylist()
     blocks = [row for row in rows if row["kind"] == "block"]
     dataset = ConvertedDataset(

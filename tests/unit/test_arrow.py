@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_dl.data.arrow import Extracted, extract
+from spark_dl.data.arrow import Extracted, extract, extract_together, extract_vectors
 from spark_dl.data.schema import Column
+
+from .rows import vector_fields
 
 WIDTH = 3
 NAN = float("nan")
@@ -115,16 +117,32 @@ def test_vectors(data: st.DataObject, around: tuple[int, int], ragged: bool) -> 
     drawn = data.draw(st.lists(vectors(ragged), max_size=9))
     array, _ = cut([content for content, _ in drawn], VECTOR, *around)
     rows = [values for _, values in drawn][around[0] :][: len(array)]
-    extracted = extract(array, Column("x", "vector", "float64", WIDTH))
+    extracted = extract_vectors(vector_fields(array), WIDTH)
     assert extracted.values.dtype == np.float64
     agree(extracted, rows)
+
+
+@settings(max_examples=200)
+@given(st.data(), dtypes, cuts)
+def test_scalars_that_travel_together(data: st.DataObject, dtype: str, around: tuple[int, int]) -> None:
+    kind, value = numbers[dtype]
+    row = st.lists(st.none() | value, min_size=3, max_size=3)
+    array, rows = cut(data.draw(st.lists(row, max_size=9)), pa.list_(kind), *around)
+    together = extract_together(array, 3)
+    assert len(together) == 3
+    for index, extracted in enumerate(together):
+        agree(extracted, [[found[index]] for found in rows], width=1)
+        assert extracted.values.dtype == ("int8" if dtype == "bool" else dtype)
 
 
 @pytest.mark.parametrize("kind", ["scalar", "array", "vector"])
 def test_an_empty_batch_has_no_rows_but_a_width(kind: str) -> None:
     arrow = {"scalar": pa.float64(), "array": pa.list_(pa.float64()), "vector": VECTOR}[kind]
     width = 1 if kind == "scalar" else WIDTH
-    extracted = extract(pa.array([], arrow), Column("x", kind, "float64", width))
+    empty = pa.array([], arrow)
+    vector = kind == "vector"
+    column = Column("x", kind, "float64", width)
+    extracted = extract_vectors(vector_fields(empty), width) if vector else extract(empty, column)
     assert extracted.values.shape == (0, width)
     assert (extracted.missing.tolist(), extracted.nulls, extracted.nans, extracted.lengths) == ([], 0, 0, {})
 
@@ -142,7 +160,7 @@ def test_sparse_rows_keep_their_places_among_dense_and_null_ones() -> None:
         {"type": 0, "size": 2, "indices": [], "values": []},
         {"type": 0, "size": 2, "indices": [0, 1], "values": [6.0, 7.0]},
     ]
-    extracted = extract(pa.array(rows, VECTOR), Column("x", "vector", "float64", 2))
+    extracted = extract_vectors(vector_fields(pa.array(rows, VECTOR)), 2)
     assert extracted.values[[0, 2, 3, 4]].tolist() == [[0, 5], [3, 4], [0, 0], [6, 7]]
     assert extracted.missing.tolist() == [False, True, False, False, False]
 

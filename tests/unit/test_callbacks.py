@@ -20,11 +20,14 @@ import tensorflow as tf
 from spark_dl.collectives import SoloCollectives
 from spark_dl.store import Store
 from spark_dl.train.callback_state import callback_state, restore_callbacks
-from spark_dl.train.callbacks import AgreeOnEpoch, ReportProgress, SaveCheckpoint, StopTogether, is_better, runs_on
+from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.model_bytes import from_bytes
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.plan import TrainPlan
+from spark_dl.train.progress import MeasureSpeed, ReportProgress
+from spark_dl.train.saving import SaveCheckpoint, is_better
+from spark_dl.train.speed import StepClock
 from spark_dl.world import solo
 
 from .rows import Together, on_ranks
@@ -404,11 +407,17 @@ class Clock:
 def test_steps_are_told_a_few_times_a_second_and_epochs_always() -> None:
     told: list[dict[str, Any]] = []
     clock = Clock()
-    progress = ReportProgress(told.append, rows=500, clock=clock)
-    progress.on_epoch_begin(2)
+    measure = MeasureSpeed(SoloCollectives(solo()), StepClock(), 500, clock)
+    progress = ReportProgress(told.append, measure, 3, clock)
+    measure.on_train_begin()
+    for callback in (measure, progress):
+        callback.on_epoch_begin(2)
     for step in range(10):
         clock.now += 0.1
+        measure.on_train_batch_end(step)
         progress.on_train_batch_end(step, {"loss": np.float32(step)})
+    clock.now += 5  # validation
+    measure.on_epoch_end(2)
     progress.on_epoch_end(2, {"loss": np.float32(0.5), "accuracy": 1})
     steps, epochs = told[:-1], told[-1]
     assert [report["step"] for report in steps] == [3, 6, 9]
@@ -418,13 +427,16 @@ def test_steps_are_told_a_few_times_a_second_and_epochs_always() -> None:
     assert epochs["epoch"] == 2
     assert epochs["seconds"] == pytest.approx(1.0)
     assert epochs["rows_per_second"] == pytest.approx(500)
+    assert epochs["step_ms"] == pytest.approx(100)
     assert json.loads(json.dumps(told)) == told  # np.float32 is no JSON
 
 
 def test_progress_is_told_during_a_real_fit() -> None:
     told: list[dict[str, Any]] = []
     clock = Clock()
-    still().fit(*rows(8, 1), batch_size=4, verbose=0, callbacks=[ReportProgress(told.append, 8, clock), Tick(clock)])
+    measure = MeasureSpeed(SoloCollectives(solo()), StepClock(), 8, clock)
+    callbacks = [measure, ReportProgress(told.append, measure, 1, clock), Tick(clock)]
+    still().fit(*rows(8, 1), batch_size=4, verbose=0, callbacks=callbacks)
     assert [report["kind"] for report in told] == ["step", "step", "epoch"]
 
 
@@ -471,7 +483,7 @@ def test_one_ranks_wish_at_an_epochs_end_stops_all() -> None:
     def run(rank: Together) -> int:
         me = rank.world.rank
         users = StopAt(1, None) if me == 1 else StopAt(99, None)
-        callbacks = [users, StopTogether(rank, GradientReducer(rank))]
+        callbacks = [users, StopTogether(rank, GradientReducer(rank, StepClock()))]
         models[me].fit(*rows(8, me), batch_size=4, epochs=4, verbose=0, callbacks=callbacks)
         return len(users.steps)
 
@@ -480,7 +492,7 @@ def test_one_ranks_wish_at_an_epochs_end_stops_all() -> None:
 
 def test_one_ranks_wish_within_an_epoch_stops_all_after_the_next_step() -> None:
     def run(rank: Together) -> list[bool]:
-        reducer = GradientReducer(rank)
+        reducer = GradientReducer(rank, StepClock())
         stop = StopTogether(rank, reducer)
         stop.set_model(keras.Model())
         stopped = []
@@ -499,7 +511,7 @@ def test_one_ranks_wish_within_an_epoch_stops_all_after_the_next_step() -> None:
 def test_alone_a_wish_within_an_epoch_stops_at_once() -> None:
     users = StopAt(0, 1)
     collectives = SoloCollectives(solo())
-    callbacks = [users, StopTogether(collectives, GradientReducer(collectives))]
+    callbacks = [users, StopTogether(collectives, GradientReducer(collectives, StepClock()))]
     still().fit(*rows(24, 1), batch_size=4, epochs=3, verbose=0, callbacks=callbacks)
     assert users.steps == [2]
 

@@ -140,7 +140,7 @@ def test_several_columns_are_joined_in_order_into_the_models_shape(tmp_path: Pat
 def test_one_column_may_be_feature_label_and_weight(tmp_path: Path) -> None:
     column = Column("y", "scalar", "int32", 1)
     packing = a_packing(tmp_path, [column], weight=column)
-    assert packing.columns == ["y"]
+    assert packing.columns == [column]
     dataset, _ = pack(packing, a_batch(y=pa.array([3, 4], pa.int32())))
     assert [array.ravel().tolist() for array in rows_of(dataset)] == [[3, 4]] * 3
 

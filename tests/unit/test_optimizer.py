@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.train.optimizer import GradientReducer, distribute
+from spark_dl.train.speed import StepClock
 from spark_dl.world import solo
 
 from .rows import Together, on_ranks
@@ -20,7 +21,7 @@ def reduced(ranks_gradients: list[list[Any]], rows: list[int]) -> list[list[Any]
     """What each rank gets for its gradients."""
 
     def run(rank: Together) -> list[Any]:
-        reducer = GradientReducer(rank)
+        reducer = GradientReducer(rank, StepClock())
         reducer.rows = tf.constant(float(rows[rank.world.rank]))
         return reducer.reduce(ranks_gradients[rank.world.rank], "gradients")
 
@@ -93,7 +94,7 @@ def test_embedding_gradients_stay_sparse_and_are_weighted_by_rows() -> None:
 
 def test_a_wish_to_stop_travels_with_the_gradients() -> None:
     def run(rank: Together) -> float:
-        reducer = GradientReducer(rank)
+        reducer = GradientReducer(rank, StepClock())
         reducer.rows = tf.constant(2.0)
         reducer.wants_stop.assign(float(rank.world.rank == 1))
         reducer.reduce([tf.constant([1.0])], "gradients")
@@ -103,7 +104,7 @@ def test_a_wish_to_stop_travels_with_the_gradients() -> None:
 
 
 def test_the_reducer_works_inside_a_tf_function() -> None:
-    reducer = GradientReducer(SoloCollectives(solo()))
+    reducer = GradientReducer(SoloCollectives(solo()), StepClock())
 
     @tf.function
     def step(gradient: Any, rows: Any) -> Any:
@@ -121,7 +122,7 @@ def test_ranks_take_the_step_of_one_process_with_the_joined_batch(clip: dict[str
     def run(rank: Together) -> list[float]:
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9, **clip), "mse")
-        reducer = GradientReducer(rank)
+        reducer = GradientReducer(rank, StepClock())
         reducer.rows = tf.constant([1.0, 3.0][rank.world.rank])
         distribute(model, reducer)
         variable = keras.Variable([1.0, 1.0])
@@ -152,7 +153,7 @@ def test_every_optimizer_that_a_model_holds_is_distributed() -> None:
 
     model = Two()
     model.compile(keras.optimizers.SGD(1.0), "mse")
-    distribute(model, GradientReducer(Noting(solo())))
+    distribute(model, GradientReducer(Noting(solo()), StepClock()))
     for optimizer in (model.optimizer, model.other_optimizer):
         optimizer.apply([tf.constant([1.0])], [keras.Variable([1.0])])
     assert len(set(names)) == 2

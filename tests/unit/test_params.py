@@ -29,6 +29,9 @@ VALUES: dict[str, Any] = {
     "validationFraction": 0.25,
     "nullPolicy": "drop",
     "monitorMode": "max",
+    "learningRateScaling": "linear",
+    "compression": "fp16",
+    "cacheData": "disk",
 }
 
 

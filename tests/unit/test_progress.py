@@ -8,6 +8,15 @@ import pytest
 
 from spark_dl.estimators.progress import Progress
 
+SPEED = {
+    "rows_per_second": 12345.6,
+    "step_ms": 2.5,
+    "input_wait": 0.04,
+    "collective_wait": 0.31,
+    "bytes_reduced": 1.2e6,
+}
+SHOWN = "12,346 rows/s, 2.5 ms a step, collectives 31% (1.2 MB), input wait 4%"
+
 
 def shown(verbose: int) -> str:
     stream = io.StringIO()
@@ -16,7 +25,7 @@ def shown(verbose: int) -> str:
         for epoch in range(2):
             progress.step(epoch, 1, 0.9)
             progress.step(epoch, 3, 0.51234)
-            progress.epoch(epoch, {"loss": 0.25, "val_loss": 0.5}, 12345.6)
+            progress.epoch(epoch, {"loss": 0.25, "val_loss": 0.5}, SPEED)
     return stream.getvalue()
 
 
@@ -27,9 +36,16 @@ def test_silence_is_silent() -> None:
 def test_lines_tell_each_epoch_and_no_steps() -> None:
     assert shown(2) == (
         "Training on 100 rows\n"
-        "Epoch 1/2  loss=0.2500  val_loss=0.5000  12,346 rows/s\n"
-        "Epoch 2/2  loss=0.2500  val_loss=0.5000  12,346 rows/s\n"
+        f"Epoch 1/2  loss=0.2500  val_loss=0.5000  {SHOWN}\n"
+        f"Epoch 2/2  loss=0.2500  val_loss=0.5000  {SHOWN}\n"
     )
+
+
+def test_one_worker_has_no_collectives_to_tell_of() -> None:
+    stream = io.StringIO()
+    with Progress(2, epochs=1, steps=4, stream=stream) as progress:
+        progress.epoch(0, {"loss": 0.25}, {**SPEED, "collective_wait": 0.0, "bytes_reduced": 0.0})
+    assert stream.getvalue() == "Epoch 1/1  loss=0.2500  12,346 rows/s, 2.5 ms a step, input wait 4%\n"
 
 
 def test_a_bar_tells_steps_and_ends_each_epoch_full_on_a_line_of_its_own() -> None:
@@ -41,7 +57,9 @@ def test_a_bar_tells_steps_and_ends_each_epoch_full_on_a_line_of_its_own() -> No
     for number, final in enumerate(finals, start=1):
         last = final.split("\r")[-1]
         assert last.startswith(f"Epoch {number}/2 100%|")
-        assert last.endswith("| 4/4  loss=0.2500  val_loss=0.5000  12,346 rows/s")
+        assert last.endswith(
+            "| 4/4  loss=0.2500  val_loss=0.5000  12,346 rows/s, 2.5 ms a step, collectives 31% (1.2 MB), input wait 4%"
+        )
     assert any("75%" in line and "3/4" in line and "loss=0.5123" in line for line in lines)
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.train.optimizer import GradientReducer
+from spark_dl.train.speed import StepClock
 from spark_dl.train.step import build_state, prepare_steps
 from spark_dl.world import solo
 
@@ -29,10 +30,10 @@ def a_model(may_be_empty: bool = True) -> tuple[keras.Model, GradientReducer]:
     model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(2, activation="softmax")])
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.jit_compile = False
-    reducer = GradientReducer(SoloCollectives(solo()))
+    reducer = GradientReducer(SoloCollectives(solo()), clock := StepClock())
     if may_be_empty:
         build_state(model, SPEC)
-    prepare_steps(model, reducer, may_be_empty)
+    prepare_steps(model, reducer, clock, may_be_empty)
     return model, reducer
 
 
@@ -43,23 +44,29 @@ def state(model: keras.Model) -> dict[str, Any]:
     return {f"{index} {variable.path}": np.asarray(variable).tolist() for index, variable in enumerate(variables)}
 
 
+def fed(step: str, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A batch as that step gets it: one of training says when it was made."""
+    tensors = tuple(map(tf.constant, batch))
+    return (*tensors, tf.timestamp()) if step == "train_step" else tensors
+
+
 @pytest.mark.parametrize("step", ["train_step", "test_step"])
 def test_an_empty_batch_leaves_metrics_and_statistics_as_they_were(step: str) -> None:
     model, _ = a_model()
     run = tf.function(getattr(model, step), reduce_retracing=True)
-    run(batch(5))
+    run(fed(step, batch(5)))
     before = state(model)
     assert any("moving_variance" in name for name in before)
-    run(EMPTY)
+    run(fed(step, EMPTY))
     assert state(model) == before
-    run(batch(4))
+    run(fed(step, batch(4)))
     assert state(model) != before
 
 
 def test_an_empty_batch_may_come_first() -> None:
     model, _ = a_model()
     before = state(model)
-    tf.function(model.train_step)(EMPTY)
+    tf.function(model.train_step)(fed("train_step", EMPTY))
     assert state(model) == before
 
 
@@ -68,7 +75,7 @@ def test_full_batches_train_as_without_the_wrapping() -> None:
     for model in (wrapped, plain):
         run = tf.function(model.train_step, reduce_retracing=True)
         for rows in (4, 6):
-            run(batch(rows))
+            run(fed("train_step", batch(rows)))
     for mine, expected in zip(wrapped.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-6)
     assert wrapped.get_metrics_result() == plain.get_metrics_result()
@@ -78,7 +85,7 @@ def test_full_batches_train_as_without_the_wrapping() -> None:
 def test_the_reducer_learns_how_many_rows_a_step_has(may_be_empty: bool) -> None:
     model, reducer = a_model(may_be_empty)
     for rows in (3, 5) + (0,) * may_be_empty:
-        model.train_step(tuple(map(tf.constant, batch(rows))))
+        model.train_step(fed("train_step", batch(rows)))
         assert float(reducer.rows) == rows
 
 
@@ -103,9 +110,10 @@ def test_a_models_own_step_never_sees_an_empty_batch(step: str) -> None:
     model = Own()
     model.compile("sgd", "mse")
     build_state(model, SPEC)
-    prepare_steps(model, GradientReducer(SoloCollectives(solo())), may_be_empty=True)
+    clock = StepClock()
+    prepare_steps(model, GradientReducer(SoloCollectives(solo()), clock), clock, may_be_empty=True)
     for rows in (3, 0, 2):
-        getattr(model, step)(tuple(map(tf.constant, batch(rows))))
+        getattr(model, step)(fed(step, batch(rows)))
     assert float(model.seen.result()) == 5
 
 
@@ -115,9 +123,10 @@ def test_weights_of_samples_are_part_of_an_empty_batch() -> None:
     model.compile("sgd", "mse", weighted_metrics=["mae"])
     spec = (SPEC[0], tf.TensorSpec((None,), tf.float32), tf.TensorSpec((None,), tf.float32))
     build_state(model, spec)
-    prepare_steps(model, GradientReducer(SoloCollectives(solo())), may_be_empty=True)
+    clock = StepClock()
+    prepare_steps(model, GradientReducer(SoloCollectives(solo()), clock), clock, may_be_empty=True)
     run = tf.function(model.train_step, reduce_retracing=True)
-    run((np.ones((2, 3), "float32"), np.ones(2, "float32"), np.ones(2, "float32")))
+    run(fed("train_step", (np.ones((2, 3), "float32"), np.ones(2, "float32"), np.ones(2, "float32"))))
     before = state(model)
-    run((np.zeros((0, 3), "float32"), np.zeros(0, "float32"), np.zeros(0, "float32")))
+    run(fed("train_step", (np.zeros((0, 3), "float32"), np.zeros(0, "float32"), np.zeros(0, "float32"))))
     assert state(model) == before

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 import keras
@@ -15,12 +15,13 @@ import pytest
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.data.shards import shards
-from spark_dl.errors import OptionError, SavedModelError
+from spark_dl.errors import ClusterError, OptionError, SavedModelError
 from spark_dl.store import Store
 from spark_dl.train.checkpoint import latest
+from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.loop import train
 from spark_dl.train.model_bytes import from_bytes, to_bytes
-from spark_dl.train.plan import INITIAL_MODEL, TrainPlan, TrainResult
+from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.world import solo
 
 from .rows import Together, on_ranks, packed_arrays
@@ -372,3 +373,116 @@ def test_a_finished_training_is_only_read(tmp_path: Path) -> None:
     again, same = run(replace(plan, initial_model="start.keras", start=found[0]))
     assert again.history == result.history
     same_weights(same, trained, 0)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("optimizer", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.AdamW])
+def test_accumulated_gradients_are_those_of_the_batches_joined(
+    tmp_path: Path, size: int, optimizer: Callable[[], keras.optimizers.Optimizer]
+) -> None:
+    # 50 rows on one rank in batches of 4: 13 steps, joined by threes, the last of them alone.
+    model = a_model(lambda: keras.layers.Dense(6, activation="tanh"), optimizer=optimizer())
+    plan = a_plan(tmp_path, model, batch_size=4, epochs=3, gradient_accumulation=3)
+    dealt = shards(plan.dataset.part(validation=False), size, 4, None)
+    result = on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+    starts = np.cumsum([0, *(shard.rows for shard in dealt)])
+    parts = [np.arange(start, stop) for start, stop in itertools.pairwise(starts)]
+    joined = [
+        np.concatenate([part[first * 4 : (first + 3) * 4] for part in parts]) for first in range(0, dealt[0].steps, 3)
+    ]
+    expected = model.fit(
+        ((X[rows], Y[rows]) for rows in itertools.cycle(joined)), steps_per_epoch=len(joined), epochs=3, verbose=0
+    )
+    trained = from_bytes(plan.workspace.read(result.model_file))
+    same_weights(trained, model, 1e-5)
+    assert int(trained.optimizer.iterations.numpy()) == 3 * len(joined)
+    assert result.history["loss"] == pytest.approx(expected.history["loss"], rel=1e-1)
+
+
+def test_accumulation_goes_on_where_a_checkpoint_stands(tmp_path: Path) -> None:
+    options = {"batch_size": 4, "epochs": 2, "gradient_accumulation": 2, "checkpoint_steps": 4}
+    model = a_model(optimizer=keras.optimizers.Adam(0.01))
+    whole, expected = run(a_plan(tmp_path / "whole", model, **options))
+    broken = a_plan(tmp_path / "broken", model, callbacks=[Crash(1, 6)], **options)
+    with pytest.raises(ZeroDivisionError):
+        run(broken)
+    start, content = latest(broken.checkpoints) or pytest.fail("no checkpoint")
+    assert (start.epoch, start.step) == (1, 4)
+    broken.workspace.write("start.keras", content)
+    again, trained = run(
+        replace(broken, initial_model="start.keras", start=start, attempt=2, callbacks=cloudpickle.dumps([]))
+    )
+    same_weights(trained, expected, 1e-6)
+    same_history(again.history, whole.history)
+
+
+def test_float16_on_the_wire_costs_little_accuracy(tmp_path: Path) -> None:
+    model = a_model(lambda: keras.layers.Dense(6, activation="tanh"))
+    weights = []
+    for name in ("none", "fp16"):
+        plan = a_plan(tmp_path / name, model, compression=name)
+        result = on_ranks(2, lambda rank, plan=plan: train(plan, rank, lambda content: None))[0]
+        weights.append(from_bytes(plan.workspace.read(result.model_file)))
+    same_weights(*weights, tolerance=5e-3)
+    differences = [np.abs(a - b).max() for a, b in zip(*(m.get_weights() for m in weights), strict=True)]
+    assert max(differences) > 0
+
+
+class Rates(keras.callbacks.Callback):
+    """Notes the learning rate of each step."""
+
+    seen: ClassVar[list[float]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seen.append(float(self.model.optimizer.learning_rate.numpy()))
+
+
+def test_the_learning_rate_warms_up_step_by_step_and_then_stays(tmp_path: Path) -> None:
+    rate = LearningRate(target=0.4, first=0.1, warmup_epochs=1.5)
+    model = a_model(optimizer=keras.optimizers.SGD(0.4))
+    Rates.seen.clear()
+    plan = a_plan(tmp_path, model, batch_size=13, epochs=2, learning_rate=rate)  # four steps
+    # Callbacks are copied by pickle, classes of this module by name.
+    run(replace(plan, callbacks=cloudpickle.dumps([Rates()])))
+    assert Rates.seen == pytest.approx([0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("together", [None, 8], ids=["batchSize", "globalBatchSize"])
+def test_kept_rows_are_the_same_rows_and_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, together: int | None
+) -> None:
+    model = a_model()
+    options = {"shuffle": True, "epochs": 4, "global_batch_size": together}
+    read_anew, expected = run(a_plan(tmp_path / "anew", model, HELD_OUT, **options))
+    plan = a_plan(tmp_path / "kept", model, HELD_OUT, cache_data=where, **options)
+    gone = False
+
+    class RemoveFiles(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            nonlocal gone
+            if epoch == 1:
+                plan.dataset.store.delete()
+                gone = True
+
+    monkeypatch.setattr(cloudpickle, "loads", lambda content: [RemoveFiles()] if content == b"removing" else {})
+    kept, trained = run(replace(plan, callbacks=b"removing"))
+    assert gone
+    same_weights(trained, expected, 0)
+    assert kept.history == read_anew.history
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_rows_that_do_not_fit_are_refused_before_training(tmp_path: Path, where: str) -> None:
+    plan = a_plan(tmp_path, a_model(), cache_data=where)
+    huge = replace(plan, dataset=replace(plan.dataset, bytes=1 << 60))
+    with pytest.raises(ClusterError, match=rf"don't fit into cacheData='{where}'.*GB for each of 1 ranks"):
+        run(huge)
+
+
+@pytest.mark.parametrize(("batch_size", "epochs"), [(8, 1), (1, 2)])
+def test_a_profile_is_written_to_the_workspace(tmp_path: Path, batch_size: int, epochs: int) -> None:
+    plan = a_plan(tmp_path, a_model(), profile=True, batch_size=batch_size, epochs=epochs)
+    run(plan)
+    # A protocol buffer, with the names of the operations that ran.
+    assert b"MatMul" in plan.workspace.read(PROFILE)

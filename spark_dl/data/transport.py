@@ -1,0 +1,71 @@
+"""How columns travel from the JVM to Python: in the form that Spark writes to Arrow fastest, and back to numbers.
+
+Spark's Arrow writer takes its time by value and by vector, and it is several times slower with nulls in lists:
+- scalars of one type travel as one array,
+- a Vector travels as its four fields, with empty indices in place of none; a sparse one stays sparse.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pyarrow as pa
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import functions as F
+
+from spark_dl.data.arrow import Extracted, extract, extract_together, extract_vectors
+from spark_dl.data.schema import Column, quoted
+
+__all__ = ["receive", "send"]
+
+_VECTOR_FIELDS = ("type", "size", "indices", "values")
+
+
+def send(columns: Sequence[Column]) -> list[SparkColumn]:
+    """What to select from the DataFrame: columns c0, c1, ..., of which `receive` knows the order.
+
+    Names of one's own, since mapInArrow looks columns up by name, where a dot would mean a field.
+    """
+    sent: list[SparkColumn] = []
+    for group in _groups(columns):
+        named = [F.col(quoted(column.name)) for column in group]
+        if group[0].kind == "vector":
+            vector = F.unwrap_udt(named[0])
+            none = F.array().cast("array<int>")
+            # The vector may be null: then so is its type.
+            sent += [
+                F.coalesce(vector[field], none) if field == "indices" else vector[field] for field in _VECTOR_FIELDS
+            ]
+        else:
+            sent.append(F.array(*named) if len(named) > 1 else named[0])
+    return [column.alias(f"c{index}") for index, column in enumerate(sent)]
+
+
+def receive(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Column, Extracted]:
+    """The numbers of each column.
+
+    Args:
+        batch: what came of `send(columns)`.
+        columns: the same ones.
+    """
+    arrays = iter(batch.columns)
+    received: dict[Column, Extracted] = {}
+    for group in _groups(columns):
+        if group[0].kind == "vector":
+            fields = dict(zip(_VECTOR_FIELDS, itertools.islice(arrays, len(_VECTOR_FIELDS)), strict=True))
+            received[group[0]] = extract_vectors(fields, group[0].width)
+        elif len(group) > 1:
+            received.update(zip(group, extract_together(next(arrays), len(group)), strict=True))
+        else:
+            received[group[0]] = extract(next(arrays), group[0])
+    return received
+
+
+def _groups(columns: Sequence[Column]) -> list[list[Column]]:
+    """Scalars of one type together, all others alone; each column once."""
+    groups: dict[tuple[str, str], list[Column]] = {}
+    for column in dict.fromkeys(columns):
+        key = ("scalar", column.dtype) if column.kind == "scalar" else (column.kind, column.name)
+        groups.setdefault(key, []).append(column)
+    return list(groups.values())

@@ -1,0 +1,112 @@
+"""What of the options can be refused before any Spark job, beyond each option's own check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.train.learning_rate import LearningRate, scaling
+
+if TYPE_CHECKING:
+    import keras
+
+    from spark_dl.train.model_bytes import LossFacts
+
+__all__ = ["check_options", "scaled_rate"]
+
+
+def check_options(values: Mapping[str, Any], loss: LossFacts) -> None:
+    """Refuse options that exclude each other, and what would not mean the same on several ranks as on one.
+
+    Raises:
+        OptionError: options that don't go together.
+        ModelError: a loss that can't be joined over ranks.
+    """
+    import keras
+
+    if values["numWorkers"] > 1 and loss.reduction not in ("sum_over_batch_size", "mean"):
+        raise ModelError(
+            explain(
+                "Gradients of several workers are joined as means over rows.",
+                expected="a loss with reduction 'sum_over_batch_size'",
+                received=f"{loss.name} with reduction {loss.reduction!r} and numWorkers={values['numWorkers']}",
+                fix="Change the loss's reduction, or set numWorkers=1.",
+            )
+        )
+    every, together = values["checkpointSteps"], values["gradientAccumulation"]
+    if every is not None and every % together:
+        raise OptionError(
+            explain(
+                "A checkpoint can't be written between gradients that are added up.",
+                expected=f"checkpointSteps that is a multiple of gradientAccumulation={together}",
+                received=f"checkpointSteps={every}",
+            )
+        )
+    if values["profile"] and values["tracking"] is None:
+        raise OptionError(
+            explain(
+                "The trace of profile=True is written into the MLflow run.",
+                expected="tracking='mlflow'",
+                received="tracking=None",
+            )
+        )
+    if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in values["callbacks"] or []):
+        raise OptionError(
+            explain(
+                "BackupAndRestore would restore one rank and not the others.",
+                expected="other callbacks",
+                received="BackupAndRestore",
+                fix="Leave it out: set checkpointDir to keep each epoch's checkpoint.",
+            )
+        )
+    if values["validationCol"] and values["validationFraction"]:
+        raise OptionError(
+            explain(
+                "validationCol and validationFraction exclude each other.",
+                expected="one of them",
+                received=f"validationCol={values['validationCol']!r} and "
+                f"validationFraction={values['validationFraction']}",
+            )
+        )
+    least = values["minWorkers"]
+    if least is not None and least > values["numWorkers"]:
+        raise OptionError(
+            explain(
+                "minWorkers is more than numWorkers.",
+                expected=f"minWorkers <= {values['numWorkers']}",
+                received=f"minWorkers={least}, numWorkers={values['numWorkers']}",
+            )
+        )
+
+
+def scaled_rate(compiled: keras.Model, values: Mapping[str, Any]) -> LearningRate | None:
+    """Scale the compiled copy's learning rate; gives the warm-up, if there is one.
+
+    Raises:
+        OptionError: it can't be scaled.
+    """
+    rule, warmup = values["learningRateScaling"], values["warmupEpochs"]
+    if rule == "none" and not warmup:
+        return None
+    if rule != "none" and values["globalBatchSize"] is not None:
+        raise OptionError(
+            explain(
+                "The batch of all workers is given, so that there is nothing to scale the learning rate by.",
+                expected="learningRateScaling='none' with globalBatchSize",
+                received=f"learningRateScaling={rule!r}, globalBatchSize={values['globalBatchSize']}",
+            )
+        )
+    given = compiled.optimizer.get_config()["learning_rate"]
+    if not isinstance(given, (int, float)):
+        raise OptionError(
+            explain(
+                "A learning rate that follows a schedule can't be scaled or warmed up.",
+                expected="an optimizer whose learning rate is a number",
+                received=f"{type(compiled.optimizer).__name__} with {type(compiled.optimizer._learning_rate).__name__}",
+                fix="Put the scaling and the warm-up into the schedule.",
+            )
+        )
+    rate = scaling(float(given), rule, values["numWorkers"], warmup)
+    compiled.optimizer.learning_rate = rate.target
+    return rate if warmup else None

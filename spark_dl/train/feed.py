@@ -1,0 +1,105 @@
+"""What a rank is fed: its shards of the plan's rows, as datasets for Keras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from spark_dl.data.batches import POOL_BYTES, tensorflow_batches
+from spark_dl.data.cache import cached
+from spark_dl.data.readers import Reader, reader
+from spark_dl.data.shards import Shard, canonical_count, canonical_shards, shards
+from spark_dl.train.plan import TrainPlan
+from spark_dl.world import World
+
+__all__ = ["Feed"]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A rank's rows.
+
+    Attributes:
+        batch_size: rows in a full batch of this rank.
+        steps: training batches in an epoch, the same number on every rank.
+        empty_steps: how many batches of an epoch, of training and validation, have no rows on this rank.
+        validation: dataset of one pass over the held-out rows; None where there are none.
+    """
+
+    batch_size: int
+    steps: int
+    empty_steps: int
+    validation: Any
+    _plan: TrainPlan
+    _shards: list[Shard]
+    _read: Reader
+
+    @staticmethod
+    def of(plan: TrainPlan, world: World) -> Feed:
+        """The feed of one rank of the World."""
+        training, held_out = _shards(plan, world)
+        validation = None
+        if held_out:
+            read = _kept(plan, world, held_out)
+            validation = tensorflow_batches(plan.dataset, held_out, read, seed=None, one_pass=True)
+        return Feed(
+            batch_size=_batch_size(plan, world),
+            steps=training[0].steps,
+            empty_steps=min(shard.empty_steps for shard in training) + sum(shard.empty_steps for shard in held_out),
+            validation=validation,
+            _plan=plan,
+            _shards=training,
+            _read=_kept(plan, world, training),
+        )
+
+    def training(self, first_epoch: int = 0, skip_steps: int = 0) -> Any:
+        """An endless dataset of stamped training batches, from that step of that epoch on."""
+        plan, pool_bytes = self._plan, POOL_BYTES
+        if plan.global_batch_size is not None:  # the ranks' pools together are of one size, however many there are
+            pool_bytes //= canonical_count(len(plan.dataset.part(validation=False)), plan.global_batch_size)
+        return tensorflow_batches(
+            plan.dataset,
+            self._shards,
+            self._read,
+            seed=_seed(plan),
+            pool_bytes=pool_bytes,
+            first_epoch=first_epoch,
+            skip_steps=skip_steps,
+            class_weights=plan.class_weights,
+            stamped=True,
+        )
+
+    @property
+    def example(self) -> Any:
+        """Specs of a training batch, as the model gets it."""
+        *batch, _ = self.training().element_spec
+        return tuple(batch)
+
+
+def _shards(plan: TrainPlan, world: World) -> tuple[list[Shard], list[Shard]]:
+    """The rank's shards for training, and for validation, if there is any."""
+    training, validation = (plan.dataset.part(validation=held_out) for held_out in (False, True))
+    if plan.global_batch_size is not None:
+        chosen = canonical_shards(training, world.size, plan.global_batch_size, _seed(plan))[world.rank]
+    else:
+        chosen = [shards(training, world.size, plan.batch_size, _seed(plan))[world.rank]]
+    # Metrics don't depend on which rank sees which row.
+    batch_size = _batch_size(plan, world)
+    return chosen, [shards(validation, world.size, batch_size, None)[world.rank]] if validation else []
+
+
+def _batch_size(plan: TrainPlan, world: World) -> int:
+    return plan.batch_size if plan.global_batch_size is None else -(-plan.global_batch_size // world.size)
+
+
+def _seed(plan: TrainPlan) -> int | None:
+    return plan.seed if plan.shuffle else None
+
+
+def _kept(plan: TrainPlan, world: World, chosen: list[Shard]) -> Reader:
+    """The plan's reader, which keeps the rows of these shards where the plan wants it."""
+    read = reader(plan.reader)
+    if plan.cache_data == "none":
+        return read
+    row_bytes = plan.dataset.bytes / max(1, sum(block.rows for block in plan.dataset.blocks))
+    return cached(read, plan.cache_data, int(row_bytes * sum(shard.rows for shard in chosen)), world.local_size)

@@ -1,0 +1,36 @@
+"""The callback that warms the learning rate up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from spark_dl.train.checkpoint import Checkpoint
+from spark_dl.train.learning_rate import LearningRate
+
+__all__ = ["WarmUp"]
+
+
+class WarmUp(keras.callbacks.Callback):
+    """Sets the learning rate of each step until the warm-up is over; then it is the optimizer's, or other callbacks'.
+
+    Args:
+        rate: what it becomes.
+        steps: steps in an epoch.
+        start: the checkpoint that training goes on from, if any.
+    """
+
+    def __init__(self, rate: LearningRate, steps: int, start: Checkpoint | None) -> None:
+        super().__init__()
+        self._rate = rate
+        self._steps = steps
+        self._step = start.epoch * steps + start.step if start else 0
+        self._warming = True
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """The rate of the step that begins."""
+        if self._warming:
+            self.model.optimizer.learning_rate = self._rate.at(self._step, self._steps)
+            self._step += 1
+            self._warming = self._step < self._rate.warmup_epochs * self._steps

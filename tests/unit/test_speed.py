@@ -1,0 +1,89 @@
+"""Where a rank's time goes, and what is advised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from spark_dl.train.speed import StepClock, speed
+
+
+def of_ranks(*ranks: tuple[float, float, float, float]) -> np.ndarray:
+    return np.array(ranks)
+
+
+def test_an_epochs_speed_is_that_of_its_slowest_rank() -> None:
+    measured = speed(1000, 50, of_ranks((4.0, 0.1, 1.0, 800), (5.0, 0.4, 2.0, 800)), ["a", "b"])
+    assert (measured.seconds, measured.rows_per_second, measured.step_ms) == (5.0, 200.0, 100.0)
+    assert measured.input_wait == pytest.approx(0.08)
+    assert measured.collective_wait == pytest.approx((1 / 4 + 2 / 5) / 2)
+    assert measured.bytes_reduced == 800
+    assert measured.advice == ()
+
+
+def test_a_rank_that_waits_for_rows_is_named() -> None:
+    (said,) = speed(10, 5, of_ranks((10.0, 0.1, 4.0, 8), (10.0, 3.1, 1.0, 8)), ["east", "west"]).advice
+    assert "Rank 1 on host west waits 31% of its time for rows" in said
+    assert "cacheData" in said
+
+
+def test_a_rank_that_computes_longer_is_named() -> None:
+    (said,) = speed(10, 5, of_ranks((10.0, 0.0, 5.0, 8), (10.0, 0.0, 0.5, 8)), ["east", "west"]).advice
+    assert "Rank 1 on host west computes 9.5 s in an epoch where rank 0 on host east needs 5.0 s" in said
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        [(10.0, 1.9, 1.0, 8), (10.0, 1.0, 1.0, 8)],  # neither is much
+        [(0.5, 0.4, 0.0, 8), (0.5, 0.0, 0.0, 8)],  # too short to tell
+        [(10.0, 0.0, 9.9, 8), (10.0, 0.0, 9.7, 8)],  # three times as long, of next to nothing
+        [(10.0, 0.0, 0.0, 0)],
+    ],
+)
+def test_small_differences_are_not_told(ranks: list[tuple[float, float, float, float]]) -> None:
+    assert speed(10, 5, of_ranks(*ranks), ["east", "west"]).advice == ()
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, 0), (0.0, 3), (1.0, 0)])
+def test_an_epoch_without_steps_has_no_speed(seconds: float, steps: int) -> None:
+    measured = speed(0, steps, of_ranks((seconds, 0.0, 0.0, 0.0)), ["a"])
+    assert (measured.rows_per_second, measured.step_ms, measured.input_wait) == (0.0, 0.0, 0.0)
+
+
+def test_a_batch_that_was_made_late_was_waited_for() -> None:
+    clock = StepClock()
+    step = tf.function(clock.begin)
+    clock.restart()
+    now = float(tf.timestamp())
+    step(tf.constant(now - 100, tf.float64))
+    assert clock.take()[0] == 0
+    step(tf.constant(now + 7, tf.float64))
+    assert clock.take()[0] == pytest.approx(7, abs=1)
+    assert clock.take() == (0, 0, 0)
+
+
+def test_the_wait_counts_from_the_end_of_the_step_before() -> None:
+    clock = StepClock()
+    clock.restart()
+    late = tf.constant(float(tf.timestamp()) + 50, tf.float64)
+    clock._idle_since.assign_sub(1000.0)
+    clock.end([late])
+    clock.begin(late)
+    assert clock.take()[0] == pytest.approx(50, abs=5)
+
+
+def test_collectives_are_timed_and_their_bytes_counted() -> None:
+    clock = StepClock()
+
+    @tf.function
+    def step(values: tf.Tensor) -> None:
+        since = clock.reducing([values, tf.cast(values, tf.float16)])
+        clock.reduced(since - 3.0, [values + 1])
+
+    step(tf.zeros(10))
+    step(tf.zeros(10))
+    waited, reducing, size = clock.take()
+    assert (waited, size) == (0.0, 2 * (10 * 4 + 10 * 2))
+    assert reducing == pytest.approx(6, abs=1)
