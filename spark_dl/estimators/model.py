@@ -8,15 +8,17 @@ from typing import Any
 
 import cloudpickle
 from pyspark.ml.base import Model
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from spark_dl import options
 from spark_dl.data import schema
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
+from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.heads import Head, head_from_dict
-from spark_dl.score.predict import ScoringModel, score
+from spark_dl.score.predict import ScoringModel, check_new, score
 
 __all__ = ["KerasModel", "TrainingSummary"]
 
@@ -71,15 +73,43 @@ class KerasModel(OptionParams, Model, Saved):
 
         return from_bytes(self._fitted_content(), self._named_objects())
 
+    def scoreParquet(self, inputPath: str, outputPath: str, overwrite: bool = False) -> int:
+        """Score Parquet files into Parquet files, as `transform` and a write would, without the JVM touching a row.
+
+        Args:
+            inputPath: a directory or URL of Parquet files, with the feature columns, that driver and executors share.
+            outputPath: a directory or URL that is made now: all columns of the input, and the output columns. A Vector
+                is a Vector again when Spark reads it.
+            overwrite: whether outputPath may exist; it is replaced once all rows are scored.
+
+        Returns:
+            the number of rows.
+
+        Raises:
+            StoreError: there is nothing to read, or outputPath exists.
+            DataError: columns or rows that can't be scored; outputPath is then as it was.
+        """
+        spark = SparkSession.active()
+        source = Source.at(inputPath)
+        outputs = self._outputs()
+        check_new(spark, source.schema.names, outputs.values())
+        return score_parquet(spark, source, outputPath, self._scoring(source.schema), outputs, overwrite)
+
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        return score(dataset, self._scoring(dataset.schema), self._outputs())
+
+    def _scoring(self, columns: StructType) -> ScoringModel:
+        """What scores rows of these columns."""
+        names, param = self._feature_columns()
         content = self._fitted_content()
-        columns, param = self._feature_columns()
-        features = schema.feature_spec(dataset.schema, columns, param, self._input_shape, self._input_dtype)
-        batch_size = self.getOrDefault("scoreBatchSize")
+        features = schema.feature_spec(columns, names, param, self._input_shape, self._input_dtype)
         custom = cloudpickle.dumps(self._named_objects())
-        model = ScoringModel.of(content, custom, features, self._fitted_head(), batch_size)
+        return ScoringModel.of(content, custom, features, self._fitted_head(), self.getOrDefault("scoreBatchSize"))
+
+    def _outputs(self) -> dict[str, str]:
+        """Field of the head -> name of its column."""
         names = {field: self.getOrDefault(option) for field, option in self.output_options.items()}
-        return score(dataset, model, {field: name for field, name in names.items() if name})
+        return {field: name for field, name in names.items() if name}
 
     def _with_content(
         self, content: bytes, custom_objects: bytes, shape: Any, head: Head, summary: TrainingSummary

@@ -12,7 +12,20 @@ import numpy as np
 
 from spark_dl.errors import SavedModelError, explain, hint
 
-__all__ = ["HEADS", "Classification", "Head", "Regression", "TensorOutput", "head_from_dict"]
+__all__ = ["HEADS", "Classification", "Field", "Head", "Regression", "TensorOutput", "head_from_dict"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One output column.
+
+    Attributes:
+        kind: "double", "vector" (Spark ML's) or "array<float>".
+        width: numbers in a row.
+    """
+
+    kind: str
+    width: int = 1
 
 
 class Head(Protocol):
@@ -20,8 +33,8 @@ class Head(Protocol):
 
     name: ClassVar[str]
 
-    def fields(self) -> dict[str, str]:
-        """The fields, with their Spark types; "vector" for a Spark ML Vector."""
+    def fields(self) -> dict[str, Field]:
+        """The fields by name."""
 
     def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
         """The fields' values: shape (rows,) for a double, (rows, width) for an array or a Vector."""
@@ -49,9 +62,10 @@ class Classification:
     units: int
     from_logits: bool
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Field]:
         """A double and two Vectors."""
-        return {"prediction": "double", "probability": "vector", "rawPrediction": "vector"}
+        vector = Field("vector", self.classes)
+        return {"prediction": Field("double"), "probability": vector, "rawPrediction": vector}
 
     def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
         """All three fields, from outputs of shape (rows, units)."""
@@ -89,9 +103,9 @@ class Regression:
 
     name: ClassVar[str] = "regression"
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Field]:
         """One double."""
-        return {"prediction": "double"}
+        return {"prediction": Field("double")}
 
     def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
         """The number."""
@@ -113,9 +127,9 @@ class TensorOutput:
     name: ClassVar[str] = "tensor"
     width: int
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, Field]:
         """An array of floats."""
-        return {"prediction": "array<float>"}
+        return {"prediction": Field("array<float>", self.width)}
 
     def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
         """The numbers."""

@@ -9,8 +9,9 @@ import functools
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -18,14 +19,17 @@ import pandas as pd
 from pyspark import TaskContext
 from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_dl.data.schema import Column, FeatureSpec, quoted
 from spark_dl.errors import DataError, explain
-from spark_dl.score.heads import Head
+from spark_dl.score.heads import Field, Head
 
-__all__ = ["ScoringModel", "score"]
+__all__ = ["ScoringModel", "check_new", "joined", "loaded", "score", "unfit"]
+
+# Spark reads several numbers of a row from Arrow about twice as fast from as many columns as from a list. Up to here:
+_WIDEST = 256
 
 
 @dataclass(frozen=True)
@@ -65,28 +69,59 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     Raises:
         DataError: an output column is there already.
     """
-    exact = (frame.sparkSession.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
-    present = set(frame.columns) if exact else {name.lower() for name in frame.columns}
-    taken = [name for name in outputs.values() if (name if exact else name.lower()) in present]
+    check_new(frame.sparkSession, frame.columns, outputs.values())
+    fields = {name: field for name, field in model.head.fields().items() if name in outputs}
+    types = ", ".join(f"{column} {kind}" for name, field in fields.items() for column, kind in _sent(name, field))
+    udf = F.pandas_udf(_scorer(model, list(fields)), types)  # type: ignore[call-overload]
+    scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
+    result = frame.withColumn(scored, udf(*[_input(column) for column in model.features.columns]))
+    added = {outputs[name]: _received(scored, name, field) for name, field in fields.items()}
+    return result.withColumns(added).drop(scored)
+
+
+def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str]) -> None:
+    """Refuse output columns that are there already.
+
+    Raises:
+        DataError: one is.
+    """
+    exact = (spark.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
+    present = set(columns) if exact else {name.lower() for name in columns}
+    taken = [name for name in names if (name if exact else name.lower()) in present]
     if taken:
         raise DataError(
             explain(
                 f"The DataFrame has a column {taken[0]!r} already.",
                 expected="new names for the output columns",
-                received=f"columns {', '.join(frame.columns)}",
+                received=f"columns {', '.join(columns)}",
                 fix="Drop the column, or set another name, for example with setPredictionCol.",
             )
         )
-    kinds = {name: kind for name, kind in model.head.fields().items() if name in outputs}
-    types = ", ".join(f"{name} {'array<double>' if kind == 'vector' else kind}" for name, kind in kinds.items())
-    udf = F.pandas_udf(_scorer(model, list(kinds)), types)  # type: ignore[call-overload]
-    scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
-    result = frame.withColumn(scored, udf(*[_input(column) for column in model.features.columns]))
-    added = {}
-    for name, kind in kinds.items():
-        value = F.col(f"{scored}.{name}")
-        added[outputs[name]] = array_to_vector(value) if kind == "vector" else value
-    return result.withColumns(added).drop(scored)
+
+
+def _sent(name: str, field: Field) -> list[tuple[str, str]]:
+    """The columns, with their types, in which a field travels to the JVM."""
+    number = "float" if field.kind == "array<float>" else "double"
+    if field.kind == "double":
+        return [(name, number)]
+    if field.width <= _WIDEST:
+        return [(f"{name}_{index}", number) for index in range(field.width)]
+    return [(name, f"array<{number}>")]
+
+
+def _received(scored: str, name: str, field: Field) -> SparkColumn:
+    """A field made of the columns in which it has travelled."""
+    parts = [F.col(f"{scored}.{column}") for column, _ in _sent(name, field)]
+    value = F.array(*parts) if field.kind != "double" and field.width <= _WIDEST else parts[0]
+    return array_to_vector(value) if field.kind == "vector" else value
+
+
+def _split(name: str, field: Field, values: np.ndarray) -> dict[str, Any]:
+    """A field's values, by the columns in which they travel."""
+    names = [column for column, _ in _sent(name, field)]
+    if field.kind == "double":
+        return {name: values}
+    return dict(zip(names, values.T, strict=True)) if field.width <= _WIDEST else {name: list(values)}
 
 
 def _input(column: Column) -> SparkColumn:
@@ -97,20 +132,28 @@ def _input(column: Column) -> SparkColumn:
 def _scorer(
     model: ScoringModel, wanted: list[str]
 ) -> Callable[[Iterator[tuple[pd.Series, ...]]], Iterator[pd.DataFrame]]:
+    fields = {name: field for name, field in model.head.fields().items() if name in wanted}
+
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
-        predict = _loaded(model)
+        predict = loaded(model)
         for series in batches:  # a lone column comes without the tuple
             inputs = _tensor(series if isinstance(series, tuple) else (series,), model.features)
             parts = [predict(inputs[i : i + model.batch_size]) for i in range(0, len(inputs), model.batch_size)]
-            columns = model.head.columns(np.concatenate(parts)) if parts else {name: np.empty(0) for name in wanted}
-            yield pd.DataFrame({n: columns[n] if columns[n].ndim == 1 else list(columns[n]) for n in wanted})
+            content: dict[str, Any] = {}
+            if parts:
+                columns = model.head.columns(np.concatenate(parts))
+                for name, field in fields.items():
+                    content.update(_split(name, field, columns[name]))
+            else:
+                content = {column: [] for name, field in fields.items() for column, _ in _sent(name, field)}
+            yield pd.DataFrame(content)
 
     return score_batches
 
 
 # The worker's process outlives the task; this is the one state that a module keeps, and it is only a cache.
 @functools.lru_cache(maxsize=2)
-def _loaded(model: ScoringModel) -> Callable[[np.ndarray], np.ndarray]:
+def loaded(model: ScoringModel) -> Callable[[np.ndarray], np.ndarray]:
     """The model's prediction function, kept in this Python worker for the next task."""
     context = TaskContext.get()
     # As many threads as the task has cores: its neighbours compute, too.
@@ -131,39 +174,48 @@ def _loaded(model: ScoringModel) -> Callable[[np.ndarray], np.ndarray]:
 
 def _tensor(series: tuple[pd.Series, ...], spec: FeatureSpec) -> np.ndarray:
     """The model's input from the columns of one batch: shape (rows, *spec.shape)."""
-    parts = [_matrix(values, column) for values, column in zip(series, spec.columns, strict=True)]
-    joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return joined([_matrix(values, column) for values, column in zip(series, spec.columns, strict=True)], spec)
+
+
+def joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
+    """The model's input, shape (rows, *spec.shape), from its columns' numbers, each of shape (rows, width).
+
+    Raises:
+        DataError: numbers beyond what an integer input can hold.
+    """
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     wanted = np.dtype(spec.dtype)
-    if wanted.kind in "iu" and not np.can_cast(joined.dtype, wanted):
+    if wanted.kind in "iu" and not np.can_cast(whole.dtype, wanted):
         limits = np.iinfo(wanted)
-        if len(joined) and (joined.min() < limits.min or joined.max() > limits.max):
+        if len(whole) and (whole.min() < limits.min or whole.max() > limits.max):
             names = ", ".join(column.name for column in spec.columns)
             raise DataError(
                 explain(
                     f"Numbers of {names} are beyond what the model's input can hold.",
                     expected=f"{limits.min} to {limits.max} ({wanted})",
-                    received=f"{joined.min()} to {joined.max()} in a batch of {len(joined)} rows",
+                    received=f"{whole.min()} to {whole.max()} in a batch of {len(whole)} rows",
                 )
             )
-    return joined.astype(wanted, copy=False).reshape(-1, *spec.shape)
+    return whole.astype(wanted, copy=False).reshape(-1, *spec.shape)
 
 
 def _matrix(values: pd.Series, column: Column) -> np.ndarray:
     if values.isna().any():
-        raise _unfit(column, "no nulls", f"{int(values.isna().sum())} null or NaN in a batch of {len(values)} rows")
+        raise unfit(column, "no nulls", f"{int(values.isna().sum())} null or NaN in a batch of {len(values)} rows")
     if column.kind == "scalar":
         return np.asarray(values).reshape(-1, 1)
     rows = values.to_numpy()
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     if (lengths != column.width).any():
-        raise _unfit(column, f"{column.width} numbers a row", f"a row of {lengths[lengths != column.width][0]}")
+        raise unfit(column, f"{column.width} numbers a row", f"a row of {lengths[lengths != column.width][0]}")
     matrix = np.concatenate(rows).reshape(-1, column.width) if len(rows) else np.empty((0, column.width))
     if matrix.dtype == object or (matrix.dtype.kind == "f" and np.isnan(matrix.min(initial=0))):
-        raise _unfit(column, "no nulls and no NaN in the arrays", "some")
+        raise unfit(column, "no nulls and no NaN in the arrays", "some")
     return matrix
 
 
-def _unfit(column: Column, expected: str, received: str) -> DataError:
+def unfit(column: Column, expected: str, received: str) -> DataError:
+    """The error for a column that can't be scored."""
     return DataError(
         explain(
             f"The column {column.name!r} can't be scored.",

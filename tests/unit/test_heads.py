@@ -107,10 +107,9 @@ def test_every_head_gives_the_fields_that_it_promises(head: Head, shape: tuple[i
     for rows in (0, 1, 4):
         columns = head.columns(np.full((rows, *shape), 0.5, np.float32))
         assert list(columns) == list(head.fields())
-        for name, kind in head.fields().items():
-            assert columns[name].ndim == (1 if kind == "double" else 2)
-            assert len(columns[name]) == rows
-            assert columns[name].dtype == ("float32" if kind == "array<float>" else "float64")
+        for name, field in head.fields().items():
+            assert columns[name].shape == ((rows,) if field.kind == "double" else (rows, field.width))
+            assert columns[name].dtype == ("float32" if field.kind == "array<float>" else "float64")
 
 
 @pytest.mark.parametrize("head", [head for head, _ in ALL])

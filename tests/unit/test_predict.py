@@ -37,8 +37,16 @@ def test_batches_of_any_size_give_the_models_own_predictions(batch_size: int) ->
     batches: Iterator[Any] = iter([pd.Series(list(x[:7])), pd.Series(list(x[7:7])), (pd.Series(list(x[7:])),)])
     scored = list(run(batches))
     assert [len(frame) for frame in scored] == [7, 0, 3]
-    got = np.stack([row for frame in scored for row in frame["prediction"]])
+    got = np.concatenate([frame[["prediction_0", "prediction_1"]].to_numpy() for frame in scored])
     np.testing.assert_allclose(got, model.predict(x, verbose=0), rtol=1e-5)
+
+
+def test_many_numbers_a_row_travel_as_a_list() -> None:
+    model, run = a_scorer((ARRAY,), TensorOutput(300), 300, 4)
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+    full, empty = run(iter([pd.Series(list(x)), pd.Series([], dtype=object)]))
+    assert (list(full.columns), list(empty.columns), len(empty)) == (["prediction"], ["prediction"], 0)
+    np.testing.assert_allclose(np.stack(full["prediction"]), model.predict(x, verbose=0), rtol=1e-5)
 
 
 def test_several_columns_are_joined_in_their_order() -> None:
