@@ -8,19 +8,20 @@ __all__ = ["HEAD", "compare"]
 HEAD = "| what | rows/s | against | rows/s | ratio |\n|---|---|---|---|---|"
 
 
-def compare(what: str, ways: Mapping[str, Callable[[], float]], turns: int = 5) -> None:
+def compare(what: str, ways: Mapping[str, Callable[[], float]], turns: int = 5, warm: bool = True) -> None:
     """Print the median speed of each way, ours first, and how many times as fast ours is as each other.
 
     Args:
         what: is done.
         ways: a name, and a call that does it once and gives rows a second.
-        turns: how often each is called, after one call that doesn't count.
+        turns: how often each is called.
+        warm: whether each is called once before, which doesn't count.
     """
     speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(turns + 1):
+    for turn in range(turns + warm):
         for name, way in ways.items():
             speed = way()
-            if turn:
+            if turn or not warm:
                 speeds[name].append(speed)
     ours, *others = speeds
     own = statistics.median(speeds[ours])

@@ -14,18 +14,18 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 from compare import HEAD, compare
 from keras import layers
-from pyspark.sql import DataFrame, SparkSession
+from local import local_session
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_dl import KerasEstimator
 
 EPOCHS = 4
-CASES = {"dense": (1_000_000, 64, 1024), "cnn": (20_000, 784, 128)}
+CASES = {"dense": (500_000, 64, 1024), "cnn": (20_000, 784, 128)}
 
 
 def network(name: str) -> keras.Model:
@@ -89,15 +89,7 @@ def ours(frame: DataFrame, name: str, batch: int, workers: int) -> float:
 
 
 def main() -> None:
-    quiet = Path(__file__).resolve().parents[2] / "conf" / "log4j2-quiet.properties"
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.driver.memory", "4g")
-        .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{quiet}")
-        .config("spark.ui.enabled", "false")
-        .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
-    )
+    spark = local_session()
 
     def frame(name: str) -> DataFrame:
         rows, width, _ = CASES[name]

@@ -185,7 +185,11 @@ def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
             scored = _scored(scoring, batch)
             if writer is None:
                 schema = scored.schema.with_metadata({_SPARK_SCHEMA: scoring.metadata})
-                writer = pq.ParquetWriter(f"{path}/{name}", schema, filesystem=filesystem, compression="snappy")
+                # Numbers rarely repeat; to try costs as much as to write them.
+                text = [part.name for part in schema if pa.types.is_string(part.type)]
+                writer = pq.ParquetWriter(
+                    f"{path}/{name}", schema, filesystem=filesystem, compression="snappy", use_dictionary=text
+                )
             waiting.append(scored)
             rows += batch.num_rows
             if sum(part.nbytes for part in waiting) >= _GROUP_BYTES:

@@ -130,7 +130,10 @@ class StopTogether(keras.callbacks.Callback):
             return
         if self.model.stop_training:
             self._reducer.wants_stop.assign(1.0)
-        self.model.stop_training = bool(self._reducer.stop_votes.numpy() > 0)
+        if float(self._reducer.voted) > 0:
+            self.model.stop_training = True
+        elif self.model.stop_training:
+            self.model.stop_training = False  # until the others know
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Agree at once."""

@@ -23,7 +23,7 @@ from spark_dl.train.profile import TraceSteps
 from spark_dl.train.progress import MarkPosition, MeasureSpeed, ReportProgress
 from spark_dl.train.saving import SaveCheckpoint
 from spark_dl.train.speed import StepClock
-from spark_dl.train.step import build_state, prepare_steps
+from spark_dl.train.step import build_state, prepare_steps, quick_train_function
 from spark_dl.train.warm_up import WarmUp
 
 __all__ = ["train"]
@@ -68,6 +68,7 @@ def train(
     if feed.empty_steps or (plan.start is not None and plan.start.metrics):
         build_state(model, feed.example)
     prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
+    quick_train_function(model, reducer)
 
     agreement = AgreeOnEpoch(collectives)
     measure = MeasureSpeed(collectives, clock, plan.dataset.rows(validation=False), time.monotonic, plan.start)

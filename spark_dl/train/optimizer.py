@@ -34,7 +34,8 @@ class GradientReducer:
         rows: graph tensor, float32 (): the rows of the step that is being traced.
         due: graph tensor, bool (): whether gradients are applied in this step; None where they always are.
         wants_stop: float32 variable, set to 1 by a rank that wants to stop.
-        stop_votes: float32 variable: how many ranks wanted to stop at the last step.
+        stop_votes: float32 variable: how many ranks wanted to stop when gradients were joined last.
+        voted: the same as a plain value, after each step.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class GradientReducer:
         self.due: Any = None
         self.wants_stop = tf.Variable(0.0, trainable=False)
         self.stop_votes = tf.Variable(0.0, trainable=False)
+        self.voted: Any = self.stop_votes
         self.accumulate = accumulate
         self._collectives = collectives
         self._clock = clock

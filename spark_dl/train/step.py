@@ -15,7 +15,7 @@ import tensorflow as tf
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.speed import StepClock
 
-__all__ = ["build_state", "prepare_steps"]
+__all__ = ["build_state", "prepare_steps", "quick_train_function"]
 
 
 def build_state(model: keras.Model, example: Any) -> None:
@@ -56,6 +56,32 @@ def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock
     model.train_step = counted
     if may_be_empty:
         model.test_step = lambda data: _standing_empty(model, test_step, data, _rows(data))
+
+
+def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
+    """Give the model a train function that takes one step and hands its logs over as they are.
+
+    Keras's own is made for several steps a call and for data that ends: it wraps each step's logs in optionals, which
+    costs as much as a small model's step. The ranks' votes to stop come along, since reading a variable costs, too.
+
+    Args:
+        model: its train step is as it will be.
+        reducer: its `voted` is set after each step.
+    """
+    if model.run_eagerly:
+        return
+
+    @tf.function(reduce_retracing=True)
+    def step(iterator: Any) -> tuple[Any, Any]:
+        logs = model.train_step(next(iterator))
+        return logs, tf.identity(reducer.stop_votes)
+
+    def train_function(iterator: Any) -> Any:
+        logs, reducer.voted = step(iterator)
+        return logs
+
+    # `fit` makes one only where there is none.
+    model.train_function = train_function
 
 
 def _standing_empty(model: keras.Model, step: Any, data: Any, rows: Any) -> Any:

@@ -13,6 +13,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_dl import KerasClassifier, KerasRegressor
+from spark_dl.launch.launcher import run_ranks
+from spark_dl.launch.rank_main import Rank
+from spark_dl.launch.settings import LaunchSettings
 
 OPTIONS = {"tracking": None, "verbose": 0, "numWorkers": 2, "shuffle": False}
 
@@ -134,6 +137,57 @@ def test_early_stopping_acts_on_the_agreed_metric(data: DataFrame) -> None:
         model=models.regressor(), callbacks=[stopping], validationCol="held", epochs=5, **OPTIONS
     )
     assert len(estimator.fit(data).summary.history["loss"]) == 2
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(data: DataFrame) -> None:
+    def optimizer() -> keras.optimizers.Optimizer:
+        return keras.optimizers.SGD(0.05, momentum=0.9)
+
+    estimator = KerasClassifier(
+        model=models.classifier(), optimizer=optimizer(), batchSize=10, gradientAccumulation=3, epochs=2, **OPTIONS
+    )
+    fitted = estimator.fit(data)
+    batches = joined(*models.blobs(201), 30)
+    expected = plain(models.classifier(), optimizer(), "sparse_categorical_crossentropy", batches, 2)
+    for ours, theirs in zip(fitted.keras().get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert fitted.keras().optimizer.iterations == 2 * len(batches)
+
+
+def test_a_scaled_rate_is_warmed_up_and_stays_in_the_model(data: DataFrame) -> None:
+    estimator = KerasClassifier(
+        model=models.classifier(),
+        optimizer=keras.optimizers.SGD(0.05),
+        learningRateScaling="linear",
+        warmupEpochs=1,
+        epochs=2,
+        **OPTIONS,
+    )
+    assert float(estimator.fit(data).keras().optimizer.learning_rate) == pytest.approx(0.1)
+    assert float(estimator.getOptimizer().learning_rate) == pytest.approx(0.05)
+
+
+def test_float16_halves_the_bytes_between_ranks(spark: SparkSession) -> None:
+    def travelled(rank: Rank) -> dict[int, tuple[float, list[float]]]:
+        import tensorflow as tf
+
+        from spark_dl.collectives import join
+        from spark_dl.train.optimizer import GradientReducer
+        from spark_dl.train.speed import StepClock
+
+        found = {}
+        for half in (0, 32):
+            clock = StepClock()
+            reducer = GradientReducer(join(rank.world), clock, half=half)
+            reducer.begin(tf.constant([8, 24][rank.world.rank]))
+            (mean,) = reducer.reduce([tf.fill([1000], [1.0, 3.0][rank.world.rank])], f"half.{half}")
+            found[half] = (clock.take()[2], mean.numpy()[[0, -1]].tolist())
+        return found
+
+    for ranks in run_ranks(spark, travelled, 2, LaunchSettings(threads=1)):
+        # Two numbers go along: the rows, and the wish to stop.
+        assert ranks[0] == (4 * 1000 + 8, [2.5, 2.5])
+        assert ranks[32] == (2 * 1000 + 8, [2.5, 2.5])
 
 
 def test_moving_statistics_are_the_mean_over_ranks(data: DataFrame) -> None:

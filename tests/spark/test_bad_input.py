@@ -162,6 +162,26 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         ModelError,
         ["reduction 'sum'", "numWorkers=2"],
     ),
+    "checkpoints between gradients that are added up": (
+        same,
+        {"gradientAccumulation": 4, "checkpointSteps": 6},
+        OptionError,
+        ["multiple of gradientAccumulation=4", "checkpointSteps=6"],
+    ),
+    "a profile that nobody takes": (same, {"profile": True}, OptionError, ["MLflow", "tracking=None"]),
+    "a rate scaled for a batch that stays": (
+        same,
+        {"learningRateScaling": "sqrt", "globalBatchSize": 16},
+        OptionError,
+        ["learningRateScaling='sqrt'", "globalBatchSize=16"],
+    ),
+    "a schedule that is to be warmed up": (
+        same,
+        {"warmupEpochs": 1, "optimizer": keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10))},
+        OptionError,
+        ["schedule", "SGD with CosineDecay"],
+    ),
+    "rows kept where nobody knows": (same, {"cacheData": "ram"}, OptionError, ["cacheData", "'memory'"]),
     "a callback that restores one rank only": (
         same,
         {"callbacks": [keras.callbacks.BackupAndRestore("backup")]},

@@ -68,7 +68,12 @@ def test_each_epochs_metrics_are_there(run: tuple[Any, Run]) -> None:
         points = client.get_metric_history(logged.info.run_id, name)
         assert [point.step for point in points] == [0, 1]
         np.testing.assert_allclose([point.value for point in points], fitted.summary.history[name])
-    assert logged.data.metrics["rows_per_second"] > 0
+    speeds = {name: logged.data.metrics[name] for name in ("rows_per_second", "step_ms", "input_wait")}
+    assert speeds["rows_per_second"] > 0
+    assert speeds["step_ms"] > 0
+    assert 0 <= speeds["input_wait"] <= 1
+    # One worker joins its gradients with nobody's.
+    assert logged.data.metrics["bytes_reduced"] == logged.data.metrics["collective_wait"] == 0
 
 
 def test_the_loss_curve_and_the_model_are_there(run: tuple[Any, Run], tmp_path: Path) -> None:
@@ -85,6 +90,15 @@ def test_the_loss_curve_and_the_model_are_there(run: tuple[Any, Run], tmp_path: 
     np.testing.assert_allclose(
         loaded.predict(features, verbose=0), fitted.keras().predict(features, verbose=0), atol=1e-6
     )
+
+
+def test_a_profile_is_an_artifact_that_tensorboard_opens(data: DataFrame, store: str, tmp_path: Path) -> None:
+    mlflow.set_experiment(store)
+    with mlflow.start_run() as run:
+        fit(data, epochs=1, profile=True)
+    path = "profile/plugins/profile/fit/rank0.xplane.pb"
+    trace = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path, dst_path=str(tmp_path))
+    assert b"MatMul" in Path(trace).read_bytes()
 
 
 def test_an_active_run_is_joined_and_left_open(data: DataFrame, store: str) -> None:

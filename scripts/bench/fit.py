@@ -1,0 +1,144 @@
+"""`fit` from call to fitted model: `PEER_PYTHON=DIR/bin/python python scripts/bench/fit.py`.
+
+1,000,000 rows of 64 floats in Parquet, a dense network 64-128-1, 3 epochs, 2 workers with 1024 rows a batch, on
+local[2]. Each fit is the second in its Spark session. The peer is horovod.spark.keras.KerasEstimator, in an environment
+of its own (`peer.sh` builds it); it is left out without PEER_PYTHON. The start of two ranks that do nothing is compared
+with `horovod.spark.run`, which runs in this environment.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROWS, WIDTH, EPOCHS, BATCH, WORKERS, TURNS = 1_000_000, 64, 3, 1024, 2, 3
+
+
+def second(run: Callable[[], Any]) -> None:
+    """Prints the seconds of the second call."""
+    run()
+    began = time.perf_counter()
+    run()
+    print("SECONDS", time.perf_counter() - began, flush=True)
+
+
+def peer(path: str) -> None:
+    """Horovod's estimator, in its own environment."""
+    import tensorflow as tf
+    from horovod.spark.common.store import Store
+    from horovod.spark.keras import KerasEstimator
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", "4g")
+    frame = builder.config("spark.ui.enabled", "false").getOrCreate().read.parquet(path)
+    layers = [tf.keras.layers.Dense(128, activation="relu", input_shape=(WIDTH,)), tf.keras.layers.Dense(1)]
+
+    def fit() -> None:
+        with tempfile.TemporaryDirectory() as made:
+            KerasEstimator(
+                num_proc=WORKERS,
+                store=Store.create(made),
+                model=tf.keras.Sequential(layers),
+                optimizer=tf.keras.optimizers.Adam(1e-3),
+                loss="mse",
+                feature_cols=["features"],
+                label_cols=["label"],
+                batch_size=BATCH,
+                epochs=EPOCHS,
+                verbose=0,
+            ).fit(frame)
+
+    second(fit)
+
+
+def ours(path: str) -> None:
+    """A fit of ours."""
+    import keras
+    from local import local_session
+
+    from spark_dl import KerasRegressor
+
+    frame = local_session().read.parquet(path)
+    model = keras.Sequential([keras.Input((WIDTH,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(1)])
+    options = {"numWorkers": WORKERS, "batchSize": BATCH, "epochs": EPOCHS, "tracking": None, "verbose": 0}
+    second(lambda: KerasRegressor(model=model, optimizer="adam", loss="mse", **options).fit(frame))
+
+
+def start_ours(path: str) -> None:
+    """Two ranks of ours that do nothing."""
+    from local import local_session
+
+    from spark_dl import HorovodLauncher
+
+    local_session()
+    second(lambda: HorovodLauncher(WORKERS).run(int))
+
+
+def start_peer(path: str) -> None:
+    """Two of Horovod's."""
+    import horovod.spark
+    from local import local_session
+
+    local_session()
+    second(lambda: horovod.spark.run(int, num_proc=WORKERS, use_gloo=True, verbose=0))
+
+
+def make_rows(path: str) -> None:
+    """The rows, in eight files."""
+    from local import local_session
+    from pyspark.sql import functions as F
+
+    spark = local_session()
+    features = F.array(*(F.rand(i).cast("float") for i in range(WIDTH))).alias("features")
+    label = F.col("features")[0].alias("label")
+    spark.range(0, ROWS, 1, 8).select(features).select("features", label).write.parquet(path)
+
+
+def seconds(python: str, what: str, path: str) -> float:
+    """In a process of its own; its last line says how long it took."""
+    environment = {**os.environ, "PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": python}
+    if python != sys.executable:
+        environment["PATH"] = f"{Path(python).parent}:{os.environ['PATH']}"
+    ran = subprocess.run([python, __file__, what, path], capture_output=True, text=True, env=environment, check=False)
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("SECONDS")]
+    if not lines:
+        raise SystemExit(f"{what} failed: {ran.stderr[-3000:]}")
+    return float(lines[-1].split()[1])
+
+
+def main() -> None:
+    from compare import HEAD, compare
+
+    print(HEAD)
+    here = sys.executable
+    with tempfile.TemporaryDirectory() as made:
+        path = f"{made}/rows"
+        subprocess.run([here, __file__, "make_rows", path], check=True, capture_output=True)
+
+        def speed(python: str, what: str, amount: float) -> Callable[[], float]:
+            return lambda: amount / seconds(python, what, path)
+
+        starts = {
+            "ours": speed(here, "start_ours", 60.0),
+            "horovod.spark.run": speed(here, "start_peer", 60.0),
+        }
+        compare("start of two empty ranks, a minute", starts, TURNS, warm=False)
+        if python := os.environ.get("PEER_PYTHON"):
+            fits = {
+                "ours": speed(here, "ours", EPOCHS * ROWS),
+                "KerasEstimator": speed(python, "peer", EPOCHS * ROWS),
+            }
+            compare("whole fit, 3 epochs, 2 workers", fits, TURNS, warm=False)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(json.dumps(sys.argv[1:]))
+        {f.__name__: f for f in (peer, ours, start_ours, start_peer, make_rows)}[sys.argv[1]](sys.argv[2])
+    else:
+        main()
