@@ -240,6 +240,16 @@ def test_damaged_initial_bytes_are_one_clear_error(tmp_path: Path) -> None:
         run(plan)
 
 
+def test_a_model_that_runs_eagerly_trains_the_same(tmp_path: Path) -> None:
+    eager, graph = a_model(), a_model()
+    eager.compile(eager.optimizer, eager.loss, metrics=["accuracy"], run_eagerly=True)
+    one, trained = run(a_plan(tmp_path / "eager", eager))
+    other, expected = run(a_plan(tmp_path / "graph", graph))
+    assert trained.run_eagerly
+    same_weights(trained, expected, 1e-6)
+    same_history(one.history, other.history)
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_several_ranks_are_one_process_with_their_batches_joined(tmp_path: Path, size: int) -> None:
     # 50 rows on 3 ranks in batches of 4: 16, 17, 17 rows, so that the first takes its fifth step without rows.
