@@ -64,8 +64,8 @@ def receive(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Column, Ex
 
 def _groups(columns: Sequence[Column]) -> list[list[Column]]:
     """Scalars of one type together, all others alone; each column once."""
-    groups: dict[tuple[str, str], list[Column]] = {}
+    groups: dict[tuple[str, ...], list[Column]] = {}
     for column in dict.fromkeys(columns):
-        key = ("scalar", column.dtype) if column.kind == "scalar" else (column.kind, column.name)
+        key = ("scalar", column.dtype) if column.kind == "scalar" else (column.kind, column.name, str(column.width))
         groups.setdefault(key, []).append(column)
     return list(groups.values())

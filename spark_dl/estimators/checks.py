@@ -97,16 +97,18 @@ def scaled_rate(compiled: keras.Model, values: Mapping[str, Any]) -> LearningRat
                 received=f"learningRateScaling={rule!r}, globalBatchSize={values['globalBatchSize']}",
             )
         )
-    given = compiled.optimizer.get_config()["learning_rate"]
+    # Mixed precision wraps the optimizer in one that scales the loss.
+    optimizer = getattr(compiled.optimizer, "inner_optimizer", compiled.optimizer)
+    given = optimizer.get_config()["learning_rate"]
     if not isinstance(given, (int, float)):
         raise OptionError(
             explain(
                 "A learning rate that follows a schedule can't be scaled or warmed up.",
                 expected="an optimizer whose learning rate is a number",
-                received=f"{type(compiled.optimizer).__name__} with {type(compiled.optimizer._learning_rate).__name__}",
+                received=f"{type(optimizer).__name__} with {type(optimizer._learning_rate).__name__}",
                 fix="Put the scaling and the warm-up into the schedule.",
             )
         )
     rate = scaling(float(given), rule, values["numWorkers"], warmup)
-    compiled.optimizer.learning_rate = rate.target
+    optimizer.learning_rate = rate.target
     return rate if warmup else None

@@ -90,7 +90,7 @@ class KerasModel(OptionParams, Model, Saved):
             DataError: columns or rows that can't be scored; outputPath is then as it was.
         """
         spark = SparkSession.active()
-        source = Source.at(inputPath)
+        source = Source.at(spark, inputPath)
         outputs = self._outputs()
         check_new(spark, source.schema.names, outputs.values())
         return score_parquet(spark, source, outputPath, self._scoring(source.schema), outputs, overwrite)

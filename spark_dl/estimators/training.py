@@ -117,6 +117,8 @@ class _Training:
                 if not begun or fewer is None:
                     raise
                 workers = fewer
+                if self.values["learningRateScaling"] != "none":
+                    self._event(f"The learning rate stays scaled for {self.values['numWorkers']} workers.")
                 cause, how = error, f"with {fewer} of {self.values['numWorkers']} workers"
             except (RankError, ClusterError) as error:
                 # Ranks that don't meet: at first the set-up is wrong, later the network, or a host that is about to go.

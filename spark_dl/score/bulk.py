@@ -6,7 +6,6 @@ Each task returns the list of the files it wrote, aside; only those on the list 
 from __future__ import annotations
 
 import functools
-import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as arrow_fs
 import pyarrow.parquet as pq
+from pyspark.errors import PySparkException
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
-from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_dl.data.arrow import Extracted, extract, extract_vectors
 from spark_dl.data.schema import Column
@@ -53,40 +53,50 @@ class Source:
     """Parquet files to score.
 
     Attributes:
+        url: their directory.
         fragments: the files, or their row groups.
         arrow: schema of their columns, partition columns included.
-        schema: the same as Spark knows it.
+        schema: the same as Spark reads it.
     """
 
+    url: str
     fragments: list[ds.Fragment]
     arrow: pa.Schema
     schema: T.StructType
 
     @staticmethod
-    def at(url: str) -> Source:
+    def at(spark: SparkSession, url: str) -> Source:
         """The Parquet files in a directory.
 
         Raises:
             StoreError: there are none, or they can't be read.
         """
         filesystem, path = Store.at(url).open()
+        # Spark's own timestamps, which would be of nanoseconds otherwise, and not reach far.
+        kind = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
         try:
-            dataset = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning="hive")
+            schema = spark.read.parquet(Store.at(url).url).schema
+            files = ds.dataset(path, filesystem=filesystem, format=kind)
+            # Columns that are in the names of directories alone, in the types that Spark finds them to have.
+            names = [name for name in schema.names if name not in files.schema.names]
+            parts = pa.schema([(name, to_arrow_type(schema[name].dataType)) for name in names])
+            dataset = ds.dataset(
+                path, filesystem=filesystem, format=kind, partitioning=ds.partitioning(parts, flavor="hive")
+            )
             fragments = list(dataset.get_fragments())
             if len(fragments) < _FEW_FILES:
-                fragments = [part for fragment in fragments for part in fragment.split_by_row_group()]
-        except (OSError, pa.ArrowException) as error:
+                split = [part for fragment in fragments for part in fragment.split_by_row_group()]
+                fragments = split or fragments
+        except (OSError, pa.ArrowException, PySparkException) as error:
             raise StoreError(
-                explain("The Parquet files can't be read.", received=f"{url}: {type(error).__name__}: {error}")
+                explain(
+                    "The Parquet files can't be read.",
+                    expected="a directory of Parquet files with one schema",
+                    received=f"{url}: {type(error).__name__}: {error}",
+                )
             ) from error
-        if not len(dataset.schema):
-            raise StoreError(explain("There are no Parquet files.", expected="a directory of them", received=url))
-        known = (dataset.schema.metadata or {}).get(_SPARK_SCHEMA)
-        schema = from_arrow_schema(dataset.schema.remove_metadata())
-        if known:
-            declared = {field.name: field for field in T.StructType.fromJson(json.loads(known))}
-            schema = T.StructType([declared.get(field.name, field) for field in schema])
-        return Source(fragments, dataset.schema.remove_metadata(), schema)
+        arrow = pa.schema([dataset.schema.field(name) for name in schema.names])
+        return Source(url, fragments, arrow, schema)
 
 
 @dataclass(frozen=True)
@@ -125,15 +135,17 @@ def score_parquet(
         StoreError: the target exists, or can't be written.
         DataError: rows that can't be scored.
     """
-    store = Store.at(target)
+    store, read = Store.at(target), Store.at(source.url)
     filesystem, path = store.open()
     exists = filesystem.get_file_info(path).type != arrow_fs.FileType.NotFound
     if exists and not overwrite:
         raise StoreError(
+            explain("The output directory exists.", expected="a new directory, or overwrite=True", received=target)
+        )
+    if f"{read.url.rstrip('/')}/".startswith(f"{store.url.rstrip('/')}/"):
+        raise StoreError(
             explain(
-                "The output directory exists.",
-                expected="a new directory, or overwrite=True",
-                received=target,
+                "The input lies in the output directory.", expected="another one", received=f"{source.url}, {target}"
             )
         )
     fields = {outputs[name]: (name, field) for name, field in model.head.fields().items() if name in outputs}
@@ -146,15 +158,19 @@ def score_parquet(
         numbers = spark.range(0, len(source.fragments), 1, max(1, len(source.fragments)))
         with SparkJob(numbers.mapInArrow(functools.partial(_score_fragments, scoring), _RESULT)) as job:
             written = job.rows()
-        for name in set(aside.names()) - {row["name"] for row in written}:
-            aside.remove(name)  # of a task that failed or ran twice
-        aside.write("_SUCCESS", b"")
-        if exists:
-            store.delete()
-        filesystem.move(aside.open()[1], path)
     except BaseException:
         aside.delete()
         raise
+    # File by file, since object stores know no directories; what was there goes last.
+    old = store.names() if exists else []
+    store.make()
+    for row in written:
+        filesystem.move(f"{aside.open()[1]}/{row['name']}", f"{path}/{row['name']}")
+    for name in old:
+        store.remove(name)
+        store.child(name).delete()
+    store.write("_SUCCESS", b"")
+    aside.delete()
     return sum(row["rows"] for row in written)
 
 
@@ -173,33 +189,28 @@ def _score_fragments(scoring: _Scoring, batches: Iterable[pa.RecordBatch]) -> It
 
 
 def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
-    """Write one fragment's rows; gives their number."""
+    """Write one fragment's rows, be they none; gives their number."""
     filesystem, path = scoring.target.open()
+    empty = pa.RecordBatch.from_arrays(
+        [pa.array([], kind) for kind in scoring.source.arrow.types], scoring.source.arrow.names
+    )
+    schema = _scored(scoring, empty).schema.with_metadata({_SPARK_SCHEMA: scoring.metadata})
+    # Numbers rarely repeat; to try costs as much as to write them.
+    text = [part.name for part in schema if pa.types.is_string(part.type)]
     waiting: list[pa.RecordBatch] = []
     rows = 0
-    writer = None
-    try:
+    with pq.ParquetWriter(
+        f"{path}/{name}", schema, filesystem=filesystem, compression="snappy", use_dictionary=text
+    ) as writer:
         for batch in fragment.to_batches(schema=scoring.source.arrow, batch_size=_READ_ROWS):
-            if not batch.num_rows:
-                continue
-            scored = _scored(scoring, batch)
-            if writer is None:
-                schema = scored.schema.with_metadata({_SPARK_SCHEMA: scoring.metadata})
-                # Numbers rarely repeat; to try costs as much as to write them.
-                text = [part.name for part in schema if pa.types.is_string(part.type)]
-                writer = pq.ParquetWriter(
-                    f"{path}/{name}", schema, filesystem=filesystem, compression="snappy", use_dictionary=text
-                )
-            waiting.append(scored)
+            waiting.append(_scored(scoring, batch))
             rows += batch.num_rows
             if sum(part.nbytes for part in waiting) >= _GROUP_BYTES:
-                writer.write_table(pa.Table.from_batches(waiting).replace_schema_metadata(writer.schema.metadata))
+                writer.write_table(pa.Table.from_batches(waiting).replace_schema_metadata(schema.metadata))
                 waiting = []
-        if writer is not None and waiting:
-            writer.write_table(pa.Table.from_batches(waiting).replace_schema_metadata(writer.schema.metadata))
-    finally:
-        if writer is not None:
-            writer.close()
+        writer.write_table(
+            pa.Table.from_batches(waiting, schema.remove_metadata()).replace_schema_metadata(schema.metadata)
+        )
     return rows
 
 
@@ -210,7 +221,8 @@ def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
     inputs = joined(parts, model.features)
     predict = loaded(model)
     step = model.batch_size
-    outputs = np.concatenate([predict(inputs[start : start + step]) for start in range(0, len(inputs), step)])
+    starts = range(0, max(1, len(inputs)), step)
+    outputs = np.concatenate([predict(inputs[start : start + step]) for start in starts])
     columns = model.head.columns(outputs)
     added = [_arrow(columns[name], field) for name, field in scoring.fields.values()]
     kept = [_kept(array, scoring.source.schema[index].dataType) for index, array in enumerate(batch.columns)]
@@ -260,7 +272,17 @@ def _offsets(rows: int, width: int) -> pa.Array:
 
 
 def _kept(array: pa.Array, kind: T.DataType) -> pa.Array:
-    """A column as Spark reads it again: its timestamps are of microseconds, and know whether they are of a place."""
-    if pa.types.is_timestamp(array.type):
-        return array.cast(pa.timestamp("us", "UTC" if isinstance(kind, T.TimestampType) else None))
-    return array
+    """A column as Spark reads it again."""
+    wanted = _read_again(array.type, kind)
+    return array if array.type == wanted else array.cast(wanted)
+
+
+def _read_again(arrow: pa.DataType, kind: T.DataType) -> pa.DataType:
+    """The Arrow type that Spark reads as this one: its timestamps know whether they are of a place."""
+    if pa.types.is_timestamp(arrow):
+        return pa.timestamp("us", "UTC" if isinstance(kind, T.TimestampType) else None)
+    if pa.types.is_list(arrow) and isinstance(kind, T.ArrayType):
+        return pa.list_(arrow.value_field.with_type(_read_again(arrow.value_type, kind.elementType)))
+    if pa.types.is_struct(arrow) and isinstance(kind, T.StructType):
+        return pa.struct([part.with_type(_read_again(part.type, kind[part.name].dataType)) for part in arrow])
+    return arrow

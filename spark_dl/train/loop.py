@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from spark_dl.collectives import Collectives
-from spark_dl.train.callback_state import restore_callbacks
+from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.feed import Feed
 from spark_dl.train.model_bytes import from_bytes, seed_states, to_bytes
@@ -71,11 +71,14 @@ def train(
     quick_train_function(model, reducer)
 
     agreement = AgreeOnEpoch(collectives)
-    measure = MeasureSpeed(collectives, clock, plan.dataset.rows(validation=False), time.monotonic, plan.start)
+    measure = MeasureSpeed(
+        collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
+    )
     given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     users = {position: callback for position, callback in given.items() if runs_on(callback, world.rank)}
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
-    saving = SaveCheckpoint(plan, agreement, users, feed.steps, report)
+    state = CallbackState(users)
+    saving = SaveCheckpoint(plan, agreement, state, feed.steps, report)
     ours: list[keras.callbacks.Callback] = [measure, saving]
     if world.is_first:
         ours.append(ReportProgress(report, measure, plan.epochs, time.monotonic, plan.start))
@@ -91,7 +94,7 @@ def train(
             StopTogether(collectives, reducer),
             MarkPosition(mark, plan.start),
         ],
-        begun=functools.partial(restore_callbacks, users, remembered),
+        begun=functools.partial(state.begin, remembered),
         add_history=True,
         model=model,
         epochs=plan.epochs,

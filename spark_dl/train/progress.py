@@ -49,6 +49,7 @@ class MeasureSpeed(Counting):
         collectives: of this rank's World.
         clock: of this rank's steps.
         rows: rows in an epoch, over all ranks.
+        steps: steps in an epoch.
         now: tells the time, in seconds.
         start: the checkpoint that training goes on from, if any.
 
@@ -61,6 +62,7 @@ class MeasureSpeed(Counting):
         collectives: Collectives,
         clock: StepClock,
         rows: int,
+        steps: int,
         now: Callable[[], float],
         start: Checkpoint | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class MeasureSpeed(Counting):
         self._collectives = collectives
         self._clock = clock
         self._rows = rows
+        self._steps = steps
         self._now = now
         self._began = self._ended = 0.0
         self._hosts: list[str] = []
@@ -95,7 +98,7 @@ class MeasureSpeed(Counting):
         ranks = self._of_ranks([self._ended - self._began, *self._clock.take()])
         before = self._start.step if self._start is not None and self._start.epoch == epoch else 0
         taken = self.step - before
-        self.speed = speed(self._rows * taken / max(self.step, 1), taken, ranks, self._hosts)
+        self.speed = speed(self._rows * taken / self._steps, taken, ranks, self._hosts)
 
     def _of_ranks(self, mine: Sequence[float]) -> np.ndarray:
         """The numbers of each rank, on every rank: shape (ranks, numbers)."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import keras
 import numpy as np
 
 from spark_dl.errors import OptionError, StoreError, explain, hint
-from spark_dl.train.callback_state import callback_state
+from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
 from spark_dl.train.model_bytes import seed_states, to_bytes
@@ -29,7 +28,7 @@ class SaveCheckpoint(Counting):
     Args:
         plan: the directory, the attempt, where training starts, the options.
         agreement: makes moving statistics and metric states the same on all ranks before they are saved.
-        users: the user's callbacks on this rank, by position: what they remember is saved too.
+        state: of the user's callbacks on this rank: what they remember is saved too.
         steps: steps in an epoch.
         report: takes what has happened, on rank 0.
 
@@ -41,14 +40,14 @@ class SaveCheckpoint(Counting):
         self,
         plan: TrainPlan,
         agreement: AgreeOnEpoch,
-        users: Mapping[int, keras.callbacks.Callback],
+        state: CallbackState,
         steps: int,
         report: Callable[[dict[str, Any]], None],
     ) -> None:
         super().__init__(plan.start)
         self._plan = plan
         self._agreement = agreement
-        self._users = users
+        self._state = state
         self._steps = steps
         self._report = report
         self._checkpoints = Checkpoints(plan.checkpoints, plan.keep_checkpoints)
@@ -128,7 +127,7 @@ class SaveCheckpoint(Counting):
         now = replace(checkpoint, attempt=self._plan.attempt, workers=self._world.size, seeds=seeds)
         if self._world.is_first:
             try:
-                self._checkpoints.save(now, to_bytes(self.model), callback_state(self._users))
+                self._checkpoints.save(now, to_bytes(self.model), self._state.content())
                 self._report({"kind": "checkpoint", "epoch": now.epoch, "step": now.step})
             except OSError as error:  # also of the temporary directory that Keras writes to
                 self._warn(f"No checkpoint at {now.place}, the one before it serves. {error}")

@@ -26,11 +26,14 @@ class WarmUp(keras.callbacks.Callback):
         self._rate = rate
         self._steps = steps
         self._step = start.epoch * steps + start.step if start else 0
-        self._warming = True
+        self._warming = self._still()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """The rate of the step that begins."""
         if self._warming:
             self.model.optimizer.learning_rate = self._rate.at(self._step, self._steps)
             self._step += 1
-            self._warming = self._step < self._rate.warmup_epochs * self._steps
+            self._warming = self._still()
+
+    def _still(self) -> bool:
+        return self._step < self._rate.warmup_epochs * self._steps

@@ -181,7 +181,6 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         OptionError,
         ["schedule", "SGD with CosineDecay"],
     ),
-    "rows kept where nobody knows": (same, {"cacheData": "ram"}, OptionError, ["cacheData", "'memory'"]),
     "a callback that restores one rank only": (
         same,
         {"callbacks": [keras.callbacks.BackupAndRestore("backup")]},

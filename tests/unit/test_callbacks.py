@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.store import Store
-from spark_dl.train.callback_state import callback_state, restore_callbacks
+from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.model_bytes import from_bytes
@@ -184,7 +185,7 @@ def saver(directory: Path, told: list[dict[str, Any]] | None = None, **options: 
     nothing: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(TrainPlan))
     plan = TrainPlan(**{**nothing, "attempt": 1, "checkpoints": Store.at(str(directory)), **given})
     agreement = AgreeOnEpoch(SoloCollectives(solo()))
-    return SaveCheckpoint(plan, agreement, {}, 5, (told if told is not None else []).append)
+    return SaveCheckpoint(plan, agreement, CallbackState({}), 5, (told if told is not None else []).append)
 
 
 @pytest.mark.parametrize(
@@ -257,9 +258,12 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
 
 def test_a_damaged_state_of_callbacks_is_no_checkpoint(tmp_path: Path) -> None:
     saving = saver(tmp_path)
-    saving._users = {0: keras.callbacks.EarlyStopping()}
+    stopping = keras.callbacks.EarlyStopping()
+    saving._state = CallbackState({0: stopping})
+    saving._state.begin(b"")
     saving.set_model(still())
     for epoch in range(4):
+        stopping.wait = epoch
         saving.on_epoch_end(epoch, {"loss": 1.0})
     names = {path.name for path in tmp_path.glob("*.callbacks")}
     assert names == {"epoch-000003.callbacks", "epoch-000004.callbacks"}
@@ -273,42 +277,76 @@ def test_a_damaged_state_of_callbacks_is_no_checkpoint(tmp_path: Path) -> None:
 class Rich(keras.callbacks.Callback):
     """Remembers things of several kinds."""
 
+    calls = 0  # of the class, until an instance counts
+
     def __init__(self, number: float) -> None:
         super().__init__()
-        self.count, self.rate, self.name, self.seen = int(number), np.float32(number), f"n{number}", [number, None]
-        self.table = {"a": [number], "b": {"c": True}}
+        self.given, self.name = number, f"n{number}"
+        self.learn(0.0)
+
+    def learn(self, number: float) -> None:
+        self.count, self.rate, self.seen = int(number), np.float32(number), [number, None]
+        self.table = {"a": [number], "b": {"c": bool(number)}}
         self.array, self.arrays = np.full((2, 3), number), [np.full(n, number, np.float32) for n in range(12)]
         self.better = keras.ops.less if number else None
         self.open, self.mixed = io.StringIO(), [np.zeros(1), "x"]
+        self.when = np.datetime64("2026-01-01") + int(number)
+        self.calls += int(number)
 
 
-def test_plain_values_and_arrays_of_callbacks_are_kept() -> None:
-    content = callback_state({1: Rich(1.5), 3: Rich(2.5)})
-    restored = {0: Rich(0.0), 1: Rich(0.0), 3: Rich(0.0)}
-    untouched = restored[1].open
-    restore_callbacks(restored, content)
+LEARNED = ("count", "rate", "seen", "table", "better", "calls")
+
+
+def test_what_training_has_changed_is_kept_and_what_was_given_is_not() -> None:
+    old = {1: Rich(1.0), 3: Rich(1.0)}
+    before = CallbackState(old)
+    before.begin(b"")
+    assert before.content() == b""
+    old[1].learn(1.5)
+    old[3].learn(2.5)
+    new = {0: Rich(7.0), 1: Rich(7.0), 3: Rich(7.0)}
+    untouched = new[1].open
+    after = CallbackState(new)
+    after.begin(before.content())
     for position, number in ((0, 0.0), (1, 1.5), (3, 2.5)):
-        expected, found = vars(Rich(number)), vars(restored[position])
-        for name in ("count", "rate", "name", "seen", "table", "better"):
-            assert found[name] == expected[name]
-        np.testing.assert_array_equal(found["array"], expected["array"])
-        for one, other in zip(found["arrays"], expected["arrays"], strict=True):
+        expected = Rich(7.0)
+        if number:
+            expected.learn(number)
+        assert new[position].given == 7.0
+        for name in LEARNED:
+            assert getattr(new[position], name) == getattr(expected, name)
+        np.testing.assert_array_equal(new[position].array, expected.array)
+        for one, other in zip(new[position].arrays, expected.arrays, strict=True):
             np.testing.assert_array_equal(one, other)
-    assert restored[1].open is untouched
+    assert new[1].open is untouched
+    # What was restored is part of the next checkpoint, too.
+    third = {1: Rich(0.0), 3: Rich(0.0)}
+    CallbackState(third).begin(after.content())
+    assert (third[1].count, third[3].count) == (1, 2)
 
 
-def test_a_state_that_names_other_functions_than_keras_own_is_refused() -> None:
-    content = io.BytesIO(callback_state({0: Rich(1.0)}))
+def test_another_list_of_callbacks_gets_nothing() -> None:
+    old = {0: keras.callbacks.EarlyStopping(patience=2)}
+    state = CallbackState(old)
+    state.begin(b"")
+    old[0].wait = 1
+    plateau, stopping = keras.callbacks.ReduceLROnPlateau(), keras.callbacks.EarlyStopping(patience=5)
+    CallbackState({0: plateau}).begin(state.content())
+    assert plateau.wait == 0
+    CallbackState({0: stopping}).begin(state.content())
+    assert (stopping.wait, stopping.patience) == (1, 5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("on_epoch_end", ["value", 1.0]), ("better", ["comparison", "system"])])
+def test_a_hostile_state_replaces_no_methods_and_names_no_functions(name: str, value: list[Any]) -> None:
     hostile = io.BytesIO()
-    with zipfile.ZipFile(content) as source, zipfile.ZipFile(hostile, "w") as target:
-        target.writestr("values.json", source.read("values.json"))
-        target.writestr("functions.json", json.dumps({"0": {"better": ["os", "system"]}}))
-    with pytest.raises(ValueError, match=r"os\.system isn't Keras's own"):
-        restore_callbacks({0: Rich(0.0)}, hostile.getvalue())
-
-
-def test_callbacks_that_remember_nothing_leave_no_state() -> None:
-    assert callback_state({}) == callback_state({0: keras.callbacks.Callback()}) == b""
+    with zipfile.ZipFile(hostile, "w") as target:
+        target.writestr("values.json", json.dumps({"0": {"class": "Rich", "values": {name: value}}}))
+    callback = Rich(1.0)
+    with contextlib.suppress(KeyError):
+        CallbackState({0: callback}).begin(hostile.getvalue())
+    assert callable(callback.on_epoch_end)
+    assert callback.better is None
 
 
 def test_a_checkpoint_that_cant_be_written_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
@@ -407,7 +445,7 @@ class Clock:
 def test_steps_are_told_a_few_times_a_second_and_epochs_always() -> None:
     told: list[dict[str, Any]] = []
     clock = Clock()
-    measure = MeasureSpeed(SoloCollectives(solo()), StepClock(), 500, clock)
+    measure = MeasureSpeed(SoloCollectives(solo()), StepClock(), 500, 10, clock)
     progress = ReportProgress(told.append, measure, 3, clock)
     measure.on_train_begin()
     for callback in (measure, progress):
@@ -434,7 +472,7 @@ def test_steps_are_told_a_few_times_a_second_and_epochs_always() -> None:
 def test_progress_is_told_during_a_real_fit() -> None:
     told: list[dict[str, Any]] = []
     clock = Clock()
-    measure = MeasureSpeed(SoloCollectives(solo()), StepClock(), 8, clock)
+    measure = MeasureSpeed(SoloCollectives(solo()), StepClock(), 8, 2, clock)
     callbacks = [measure, ReportProgress(told.append, measure, 1, clock), Tick(clock)]
     still().fit(*rows(8, 1), batch_size=4, verbose=0, callbacks=callbacks)
     assert [report["kind"] for report in told] == ["step", "step", "epoch"]

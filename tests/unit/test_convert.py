@@ -145,6 +145,22 @@ def test_one_column_may_be_feature_label_and_weight(tmp_path: Path) -> None:
     assert [array.ravel().tolist() for array in rows_of(dataset)] == [[3, 4]] * 3
 
 
+@pytest.mark.parametrize("kind", ["vector", "array"])
+def test_one_column_as_feature_and_label_of_another_width_is_a_fault(tmp_path: Path, kind: str) -> None:
+    feature, label = (Column("v", kind, "float64", width) for width in (2, 3))
+    packing = Packing(
+        store=Store.at(str(tmp_path)),
+        features=FeatureSpec((feature,), (2,), "float32"),
+        label=LabelSpec(label, (3,), "float32", None),
+    )
+    values = pa.array([[1.0, 2.0]], pa.list_(pa.float64()))
+    if kind == "vector":
+        parts = [pa.array([1], pa.int8()), pa.nulls(1, pa.int32()), pa.nulls(1, pa.list_(pa.int32())), values]
+        values = pa.StructArray.from_arrays(parts, names=["type", "size", "indices", "values"])
+    _, faults = pack(packing, a_batch(v=values))
+    assert faults == {("length", "v", "2"): 1}
+
+
 @pytest.mark.parametrize(
     ("column", "values", "shape", "dtype", "expected"),
     [

@@ -17,7 +17,7 @@ from spark_dl.collectives import SoloCollectives
 from spark_dl.data.shards import shards
 from spark_dl.errors import ClusterError, OptionError, SavedModelError
 from spark_dl.store import Store
-from spark_dl.train.checkpoint import latest
+from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.loop import train
 from spark_dl.train.model_bytes import from_bytes, to_bytes
@@ -455,6 +455,14 @@ def test_the_learning_rate_warms_up_step_by_step_and_then_stays(tmp_path: Path) 
     # Callbacks are copied by pickle, classes of this module by name.
     run(replace(plan, callbacks=cloudpickle.dumps([Rates()])))
     assert Rates.seen == pytest.approx([0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.4, 0.4])
+
+
+def test_after_the_warm_up_a_resumed_training_keeps_its_own_rate(tmp_path: Path) -> None:
+    rate = LearningRate(target=0.4, first=0.1, warmup_epochs=1.0)
+    plan = a_plan(tmp_path, a_model(optimizer=keras.optimizers.SGD(0.02)), epochs=3, learning_rate=rate)
+    start = Checkpoint(epoch=2, step=0, workers=1, attempt=1, seeds=[])
+    _, trained = run(replace(plan, start=start))
+    assert float(trained.optimizer.learning_rate) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
