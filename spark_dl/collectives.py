@@ -28,7 +28,7 @@ class Collectives(Protocol):
         """Rank 0's array, on every rank."""
 
     def sum_tensors(self, tensors: list[Any], name: str) -> list[Any]:
-        """The elementwise sums of several tensors in one operation, inside or outside a tf.function."""
+        """The elementwise sums of several tensors, inside or outside a tf.function."""
 
     def gather_tensor(self, tensor: Any, name: str) -> Any:
         """The ranks' tensors joined along the first axis, in rank order."""
@@ -84,10 +84,10 @@ class HorovodCollectives:
         return np.asarray(self._hvd.broadcast(array, root_rank=0, name=name))
 
     def sum_tensors(self, tensors: list[Any], name: str) -> list[Any]:
-        """The elementwise sums of several tensors in one operation, inside or outside a tf.function."""
-        if len(tensors) == 1:
-            return [self._hvd.allreduce(tensors[0], op=self._hvd.Sum, name=name)]
-        return list(self._hvd.grouped_allreduce(tensors, op=self._hvd.Sum, name=name))
+        """The elementwise sums of several tensors, inside or outside a tf.function."""
+        # Not as a group: Horovod's groups are of one dtype.
+        names = [name, *(f"{name}.{index}" for index in range(1, len(tensors)))]
+        return [self._hvd.allreduce(t, op=self._hvd.Sum, name=n) for t, n in zip(tensors, names, strict=True)]
 
     def gather_tensor(self, tensor: Any, name: str) -> Any:
         """The ranks' tensors joined along the first axis, in rank order."""
