@@ -286,9 +286,10 @@ CACHE_DIR = Option(
 CACHE_DATA = Option(
     "cacheData",
     "Where a worker keeps the rows that it has read, for the epochs that follow: 'memory', 'disk' (of its host), or "
-    "'none' to read them anew.",
-    _choice("none", "memory", "disk"),
-    "none",
+    "'none' to read them anew; 'auto' does so until a worker waits for rows more than a fifth of an epoch, and then "
+    "keeps them on disk where there is room.",
+    _choice("auto", "none", "memory", "disk"),
+    "auto",
 )
 CHECKPOINT_DIR = Option(
     "checkpointDir",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -16,7 +18,7 @@ from spark_dl.data.readers import Reader
 from spark_dl.data.shards import Segment
 from spark_dl.errors import ClusterError, explain
 
-__all__ = ["CACHES", "cached"]
+__all__ = ["CACHES", "Cache"]
 
 Arrays = list[np.ndarray]
 
@@ -30,8 +32,7 @@ class _Memory:
         self.free = int(psutil.virtual_memory().available)
 
     def keep(self, arrays: Arrays) -> Callable[[], Arrays]:
-        # A part of a block would keep the whole block alive.
-        own = [array if array.base is None else array.copy() for array in arrays]
+        own = [array.copy() for array in arrays]  # a part of a block would keep the whole block alive
         return lambda: own
 
 
@@ -42,7 +43,10 @@ class _Disk:
         directories = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")  # where Spark itself puts such files
         self.place = next((name for name in directories if name and os.access(name, os.W_OK)), tempfile.gettempdir())
         self.free = shutil.disk_usage(self.place).free
-        self._file: BinaryIO = tempfile.TemporaryFile(dir=self.place)  # noqa: SIM115
+
+    @functools.cached_property
+    def _file(self) -> BinaryIO:
+        return tempfile.TemporaryFile(dir=self.place)
 
     def keep(self, arrays: Arrays) -> Callable[[], Arrays]:
         places = []
@@ -61,39 +65,64 @@ class _Disk:
 CACHES: dict[str, Callable[[], _Memory | _Disk]] = {"memory": _Memory, "disk": _Disk}
 
 
-def cached(read: Reader, where: str, size: int, neighbours: int) -> Reader:
-    """A reader that keeps what it has read.
+class Cache:
+    """Keeps what a reader has read, while it is on.
 
     Args:
-        read: the reader.
         where: "memory" or "disk".
         size: bytes of all that will be read.
         neighbours: ranks on this host that keep as much.
-
-    Raises:
-        ClusterError: it can't fit.
     """
-    cache = CACHES[where]()
-    if size * neighbours > cache.free:
-        raise ClusterError(
-            explain(
-                f"The rows don't fit into cacheData={where!r}.",
-                expected=f"at most {cache.free / 1e9:,.1f} GB, free in {cache.place}",
-                received=f"{size / 1e9:,.1f} GB for each of {neighbours} ranks on this host",
-                fix="Use more hosts, or " + ("cacheData='disk'." if where == "memory" else "cacheData='none'."),
+
+    def __init__(self, where: str, size: int, neighbours: int) -> None:
+        self.on = False
+        self._where = where
+        self._size = size
+        self._neighbours = neighbours
+        self._cache = CACHES[where]()
+        self._kept: dict[tuple[int, int, int], Callable[[], Arrays]] = {}
+
+    def turn_on(self) -> None:
+        """Keep what is read from now on.
+
+        Raises:
+            ClusterError: it can't fit.
+        """
+        if not self.has_room():
+            raise ClusterError(
+                explain(
+                    f"The rows don't fit into cacheData={self._where!r}.",
+                    expected=f"at most {self._cache.free / 1e9:,.1f} GB, free in {self._cache.place}",
+                    received=f"{self._size / 1e9:,.1f} GB for each of {self._neighbours} ranks on this host",
+                    fix="Use more hosts, or " + ("cacheData='disk'." if self._where == "memory" else "cacheData='none'."),
+                )
             )
-        )
-    kept: dict[tuple[int, int, int], Callable[[], Arrays]] = {}
+        self.on = True
 
-    def read_once(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[Arrays]:
-        keys = [(segment.block.block_id, segment.start, segment.stop) for segment in segments]
-        fresh = read(dataset, [s for s, key in zip(segments, keys, strict=True) if key not in kept])
-        for key in keys:
-            if key in kept:
-                yield kept[key]()
-            else:
-                arrays = next(fresh)
-                kept[key] = cache.keep(arrays)
-                yield arrays
+    def has_room(self, part: float = 1.0) -> bool:
+        """Whether all rows fit into this part of what is free."""
+        return self._size * self._neighbours <= part * self._cache.free
 
-    return read_once
+    def reading(self, read: Reader) -> Reader:
+        """A reader that reads by the other what isn't kept."""
+
+        def read_missing(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[Arrays]:
+            keys = [(segment.block.block_id, segment.start, segment.stop) for segment in segments]
+            fresh = read(dataset, [s for s, key in zip(segments, keys, strict=True) if key not in self._kept])
+            for key in keys:
+                if key in self._kept:
+                    yield self._kept[key]()
+                else:
+                    arrays = next(fresh)
+                    if self.on:
+                        self._keep(key, arrays)
+                    yield arrays
+
+        return read_missing
+
+    def _keep(self, key: tuple[int, int, int], arrays: Arrays) -> None:
+        try:
+            self._kept[key] = self._cache.keep(arrays)
+        except OSError as error:  # others may have filled the disk meanwhile
+            self.on = False
+            warnings.warn(f"Rows are read anew: they can't be kept. {error}", RuntimeWarning, stacklevel=2)

@@ -5,6 +5,7 @@ AgreeOnEpoch    metrics and moving statistics over all ranks, so that all that f
 WarmUp          the learning rate (warm_up.py)
 (the user's)
 MeasureSpeed    how fast the ranks together are (progress.py)
+KeepRows        near the ranks, where reading holds them up (keep_rows.py)
 SaveCheckpoint  written by rank 0 (saving.py)
 ReportProgress  rank 0 (progress.py)
 TraceSteps      rank 0 (profile.py)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_dl.data.batches import POOL_BYTES, tensorflow_batches
-from spark_dl.data.cache import cached
+from spark_dl.data.cache import Cache
 from spark_dl.data.readers import Reader, reader
 from spark_dl.data.shards import Shard, canonical_count, canonical_shards, shards
 from spark_dl.train.plan import TrainPlan
@@ -33,15 +33,21 @@ class Feed:
     _plan: TrainPlan
     _shards: list[Shard]
     _read: Reader
+    _caches: list[Cache]
 
     @staticmethod
     def of(plan: TrainPlan, world: World) -> Feed:
         """The feed of one rank of the World."""
         training, held_out = _shards(plan, world)
+        read = reader(plan.reader)
+        caches = [_cache(plan, world, chosen) for chosen in (training, held_out) if chosen and plan.cache_data != "none"]
+        if plan.cache_data != "auto":
+            for cache in caches:
+                cache.turn_on()
+        reads = [cache.reading(read) for cache in caches] or [read, read]
         validation = None
         if held_out:
-            read = _kept(plan, world, held_out)
-            validation = tensorflow_batches(plan.dataset, held_out, read, seed=None, one_pass=True)
+            validation = tensorflow_batches(plan.dataset, held_out, reads[1], seed=None, one_pass=True)
         return Feed(
             batch_size=_batch_size(plan, world),
             steps=training[0].steps,
@@ -49,8 +55,22 @@ class Feed:
             validation=validation,
             _plan=plan,
             _shards=training,
-            _read=_kept(plan, world, training),
+            _read=reads[0],
+            _caches=caches,
         )
+
+    def keep_rows(self) -> bool:
+        """Where the plan leaves it open: keep near this rank what is read from now on, if it leaves half of the room.
+
+        Returns:
+            whether they are kept now, and weren't before.
+        """
+        asked = self._plan.cache_data == "auto" and not self._caches[0].on
+        if not asked or not all(cache.has_room(0.5 / len(self._caches)) for cache in self._caches):
+            return False
+        for cache in self._caches:
+            cache.turn_on()
+        return True
 
     def training(self, first_epoch: int = 0, skip_steps: int = 0) -> Any:
         """An endless dataset of stamped training batches, from that step of that epoch on."""
@@ -96,10 +116,8 @@ def _seed(plan: TrainPlan) -> int | None:
     return plan.seed if plan.shuffle else None
 
 
-def _kept(plan: TrainPlan, world: World, chosen: list[Shard]) -> Reader:
-    """The plan's reader, which keeps the rows of these shards where the plan wants it."""
-    read = reader(plan.reader)
-    if plan.cache_data == "none":
-        return read
+def _cache(plan: TrainPlan, world: World, chosen: list[Shard]) -> Cache:
+    """A cache for the rows of these shards."""
+    where = "disk" if plan.cache_data == "auto" else plan.cache_data
     row_bytes = plan.dataset.bytes / max(1, sum(block.rows for block in plan.dataset.blocks))
-    return cached(read, plan.cache_data, int(row_bytes * sum(shard.rows for shard in chosen)), world.local_size)
+    return Cache(where, int(row_bytes * sum(shard.rows for shard in chosen)), world.local_size)

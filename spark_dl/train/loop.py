@@ -16,6 +16,7 @@ from spark_dl.collectives import Collectives
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.feed import Feed
+from spark_dl.train.keep_rows import KeepRows
 from spark_dl.train.model_bytes import from_bytes, seed_states, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.plan import TrainPlan, TrainResult
@@ -79,7 +80,8 @@ def train(
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
     state = CallbackState(users)
     saving = SaveCheckpoint(plan, agreement, state, feed.steps, report)
-    ours: list[keras.callbacks.Callback] = [measure, saving]
+    keeping = KeepRows(measure, feed, plan.epochs, report if world.is_first else lambda told: None)
+    ours: list[keras.callbacks.Callback] = [measure, keeping, saving]
     if world.is_first:
         ours.append(ReportProgress(report, measure, plan.epochs, time.monotonic, plan.start))
         ours += [TraceSteps(plan.workspace, feed.steps)] if plan.profile else []

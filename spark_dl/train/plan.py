@@ -57,7 +57,7 @@ class TrainPlan:
     checkpoint_steps: int | None
     gradient_accumulation: int = 1
     compression: str = "none"
-    cache_data: str = "none"
+    cache_data: str = "auto"
     profile: bool = False
     learning_rate: LearningRate | None = None
     class_weights: tuple[float, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from spark_dl.collectives import SoloCollectives
-from spark_dl.data.shards import shards
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.readers import READERS, petastorm
+from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import ClusterError, OptionError, SavedModelError
 from spark_dl.store import Store
 from spark_dl.train.checkpoint import Checkpoint, latest
@@ -488,6 +491,38 @@ def test_kept_rows_are_the_same_rows_and_are_read_once(
     assert gone
     same_weights(trained, expected, 0)
     assert kept.history == read_anew.history
+
+
+SLOWLY_READ: list[int] = []
+
+
+def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[list[np.ndarray]]:
+    """A reader that holds training up."""
+    for segment, arrays in zip(segments, petastorm.read(dataset, segments), strict=True):
+        time.sleep(1.1)
+        SLOWLY_READ.append(segment.block.block_id)
+        yield arrays
+
+
+@pytest.mark.parametrize(("cache", "epochs"), [("auto", 9), ("none", 3)])
+def test_rows_that_training_waits_for_are_kept_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, epochs: int
+) -> None:
+    monkeypatch.setitem(READERS, "slow", __name__)
+    SLOWLY_READ.clear()
+    model, told = a_model(), []
+    plan = a_plan(tmp_path, model, reader="slow", epochs=epochs, cache_data=cache)
+    _, trained = run(plan, told)
+    said = [report["text"] for report in told if report["kind"] == "warning" and "cacheData='auto'" in report["text"]]
+    if cache == "none":
+        assert len(SLOWLY_READ) >= epochs
+        assert not said
+    else:
+        # The one block is read ahead for some epochs when the first of them ends.
+        assert len(SLOWLY_READ) <= epochs - 3
+        assert len(said) == 1
+    model.fit(X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    same_weights(trained, model, 1e-6)
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])

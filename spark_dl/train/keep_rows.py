@@ -1,0 +1,48 @@
+"""The callback that has rows kept near the ranks, where reading them holds the ranks up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from spark_dl.train.feed import Feed
+from spark_dl.train.progress import MeasureSpeed
+
+__all__ = ["KeepRows"]
+
+# From which part of an epoch on rows count as holding the ranks up, in epochs of at least so many seconds.
+_WAITING, _LEAST_SECONDS = 0.2, 1.0
+
+
+class KeepRows(keras.callbacks.Callback):
+    """Looks after each epoch how long rows were waited for; the ranks see the same and decide alike.
+
+    Args:
+        measure: how fast the ranks together are; it runs before.
+        feed: of this rank.
+        epochs: of the training: the last needs none.
+        report: takes what has happened, on rank 0.
+    """
+
+    def __init__(
+        self, measure: MeasureSpeed, feed: Feed, epochs: int, report: Callable[[dict[str, Any]], None]
+    ) -> None:
+        super().__init__()
+        self._measure = measure
+        self._feed = feed
+        self._epochs = epochs
+        self._report = report
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Have rows kept from now on, if they were waited for too long."""
+        speed = self._measure.speed
+        if speed is None or epoch + 1 >= self._epochs or speed.seconds < _LEAST_SECONDS:
+            return
+        if speed.input_wait > _WAITING and self._feed.keep_rows():
+            text = (
+                f"Epoch {epoch + 1} waited {speed.input_wait:.0%} of its time for rows: workers keep those that they "
+                "read from now on, on their own disks (cacheData='auto')."
+            )
+            self._report({"kind": "warning", "text": text})
