@@ -155,12 +155,23 @@ def _list(value: Any) -> list[Any]:
 
 # --- columns -----------------------------------------------------------------------------------------------
 FEATURES_COL = Option(
-    "featuresCol", "The feature column: a Vector, an array of numbers, or a number.", _text, "features"
+    "featuresCol",
+    "The feature column: a Vector, an array of numbers, a number, a string (for a model that takes strings), or binary "
+    "(see binaryFormat).",
+    _text,
+    "features",
 )
 INPUT_COLS = Option(
     "inputCols",
     "Several feature columns, joined in this order into the model's input, in place of featuresCol.",
     _names,
+)
+BINARY_FORMAT = Option(
+    "binaryFormat",
+    "What a binary feature column holds: 'image' (JPEG, PNG, GIF or BMP, decoded; resized where it has another size "
+    "than the model's input), or 'raw' (uint8 numbers, as many as the model's input has).",
+    _choice("image", "raw"),
+    "image",
 )
 LABEL_COL = Option("labelCol", "The label column: a number, or an array or Vector of numbers.", _text, "label")
 WEIGHT_COL = Option("weightCol", "The column of sample weights; every row weighs 1 without it.", _text)

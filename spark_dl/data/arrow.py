@@ -19,7 +19,8 @@ class Extracted:
     """The numbers of one column in one batch.
 
     Attributes:
-        values: shape (rows, width), in the column's dtype; rows that `missing` marks hold zeros.
+        values: shape (rows, width), in the column's dtype; rows that `missing` marks hold zeros. Of bytes, objects of
+            shape (rows,).
         missing: boolean, shape (rows,): rows with a null, a null element or a NaN.
         nulls: how many rows have a null or a null element.
         nans: how many rows have a NaN and no null.
@@ -34,15 +35,35 @@ class Extracted:
 
 
 def extract(array: pa.Array, column: Column) -> Extracted:
-    """The numbers of an Arrow column of scalars or arrays.
+    """The values of an Arrow column that isn't of Vectors.
 
     Args:
         array: the column in one batch.
         column: what it is.
     """
+    if column.kind == "bytes":
+        return _bytes(array)
+    if column.kind == "binary":
+        return _lists(_as_lists(array), column.width, column.dtype)
     if column.kind == "scalar":
         return _finish(_numbers(array).reshape(-1, 1), _mask(array.is_null()))
     return _lists(array, column.width, column.dtype)
+
+
+def _bytes(array: pa.Array) -> Extracted:
+    null = _mask(array.is_null())
+    values = array.cast(pa.large_binary()).fill_null(b"").to_numpy(zero_copy_only=False)
+    return Extracted(values, null, int(null.sum()))
+
+
+def _as_lists(array: pa.Array) -> pa.Array:
+    """Binary values as lists of uint8, without copying them."""
+    validity, offsets, content = array.buffers()
+    size = content.size if content is not None else 0
+    numbers = pa.Array.from_buffers(pa.uint8(), size, [None, content])
+    return pa.Array.from_buffers(
+        pa.list_(pa.uint8()), len(array), [validity, offsets], offset=array.offset, children=[numbers]
+    )
 
 
 def extract_together(array: pa.Array, count: int) -> list[Extracted]:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.dataset import ConvertedDataset, Tensor
+from spark_dl.data.media import fed
+from spark_dl.data.ragged import BYTES, memory
 from spark_dl.data.readers import Reader
 from spark_dl.data.shards import Shard, epoch_order
 
@@ -42,7 +44,7 @@ class _Stream:
         """Take a segment's rows; give a pool of whole batches, if there are enough."""
         self._waiting.append(arrays)
         self._rows += len(arrays[0])
-        self._size += sum(array.nbytes for array in arrays)
+        self._size += sum(map(memory, arrays))
         full = self._size >= self._pool_bytes and self._rows >= self.shard.batch_size
         return [self._take(self._rows // self.shard.batch_size * self.shard.batch_size)] if full else []
 
@@ -188,6 +190,13 @@ def _without(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator[Pool
             yield [array[skipped * batch_size :] for array in arrays], batches - skipped
 
 
+def _fed(part: Any, tensor: Tensor) -> Any:
+    """A tensor as the model gets it, in a graph."""
+    import tensorflow as tf
+
+    return fed(part, tensor.fed, tensor.dtype) if tensor.stored == BYTES else tf.cast(part, tensor.dtype)
+
+
 def tensorflow_batches(
     dataset: ConvertedDataset,
     shards: Sequence[Shard],
@@ -231,7 +240,7 @@ def tensorflow_batches(
         def batch(index: Any) -> Any:
             start = index * batch_size
             parts = [array[start : start + batch_size] for array in arrays]
-            tensors = [tf.cast(part, t.dtype) for part, t in zip(parts, dataset.tensors, strict=True)]
+            tensors = [_fed(part, t) for part, t in zip(parts, dataset.tensors, strict=True)]
             if class_weights:
                 by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(tensors[1], tf.int32))
                 tensors[2:] = [by_class * weight for weight in tensors[2:]] or [by_class]
@@ -242,7 +251,8 @@ def tensorflow_batches(
 
         return tf.data.Dataset.range(batches).map(batch)
 
-    signature = tuple(tf.TensorSpec((None, *t.shape), t.stored) for t in dataset.tensors)
+    kinds = {BYTES: "string"}
+    signature = tuple(tf.TensorSpec((None, *t.shape), kinds.get(t.stored, t.stored)) for t in dataset.tensors)
     source = tf.data.Dataset.from_generator(generate, output_signature=(*signature, tf.TensorSpec((), tf.int64)))
     # One pool is made while another is being cut.
     batches = source.prefetch(1).flat_map(cut).prefetch(4)

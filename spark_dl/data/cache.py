@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.ragged import BYTES, joined, lengths, split
 from spark_dl.data.readers import Reader
 from spark_dl.data.shards import Segment
 from spark_dl.errors import ClusterError, explain
@@ -21,6 +22,8 @@ from spark_dl.errors import ClusterError, explain
 __all__ = ["CACHES", "Cache"]
 
 Arrays = list[np.ndarray]
+# Where an array is in a file: its offset, dtype and shape.
+_Place = tuple[int, np.dtype, tuple[int, ...]]
 
 
 class _Memory:
@@ -51,10 +54,19 @@ class _Disk:
     def keep(self, arrays: Arrays) -> Callable[[], Arrays]:
         places = []
         for array in arrays:
-            places.append((self._file.tell(), array.dtype, array.shape))
-            array.tofile(self._file)
+            ragged = array.dtype == BYTES
+            places.append([self._write(part) for part in ([joined(array), lengths(array)] if ragged else [array])])
         self._file.flush()
-        return lambda: [self._at(*place) for place in places]
+        return lambda: [self._read(*place) for place in places]
+
+    def _write(self, array: np.ndarray) -> _Place:
+        place = self._file.tell(), array.dtype, array.shape
+        array.tofile(self._file)
+        return place
+
+    def _read(self, place: _Place, lengths_at: _Place | None = None) -> np.ndarray:
+        numbers = self._at(*place)
+        return numbers if lengths_at is None else split(numbers.data, self._at(*lengths_at))
 
     def _at(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         if 0 in shape:
@@ -94,7 +106,8 @@ class Cache:
                     f"The rows don't fit into cacheData={self._where!r}.",
                     expected=f"at most {self._cache.free / 1e9:,.1f} GB, free in {self._cache.place}",
                     received=f"{self._size / 1e9:,.1f} GB for each of {self._neighbours} ranks on this host",
-                    fix="Use more hosts, or " + ("cacheData='disk'." if self._where == "memory" else "cacheData='none'."),
+                    fix="Use more hosts, or "
+                    + ("cacheData='disk'." if self._where == "memory" else "cacheData='none'."),
                 )
             )
         self.on = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from pyspark.sql import DataFrame
 
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, Block, ConvertedDataset, Tensor
 from spark_dl.data.faults import Faults, describe
+from spark_dl.data.media import IMAGE_FORMATS
+from spark_dl.data.ragged import BYTES, joined, lengths, memory
 from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.transport import receive, send
 from spark_dl.errors import DataError
@@ -72,16 +75,6 @@ class Packing:
         """The columns that are read, each once."""
         named = [*self.features.columns, self.label.column, self.weight, self.validation_col]
         return list(dict.fromkeys(column for column in named if column))
-
-    @property
-    def block_rows(self) -> int:
-        """Rows in a full block."""
-        return max(1, _BLOCK_BYTES // self.row_bytes)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one packed row."""
-        return sum(int(np.prod(t.shape, dtype=np.int64)) * np.dtype(t.stored).itemsize for t in self.tensors)
 
 
 def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
@@ -188,6 +181,10 @@ def _pack_batch(
 
 def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
     stored = np.dtype(spec.tensor().stored)
+    if stored == BYTES:
+        if spec.image:
+            _check_images(columns[0], spec.columns[0].name, faults, keep)
+        return columns[0]
     if stored.kind in "iu":
         for values, column in zip(columns, spec.columns, strict=True):
             _check_range(values, stored, column.name, faults, keep)
@@ -201,6 +198,12 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: 
         for values, column in zip(columns, spec.columns, strict=True):
             _check_range(values, stored, column.name, faults, keep)
         return np.zeros((len(keep), *spec.shape), stored)
+
+
+def _check_images(contents: np.ndarray, name: str, faults: Faults, keep: np.ndarray) -> None:
+    known = tuple(IMAGE_FORMATS.values())
+    kept = contents[keep]
+    faults.add("image", name, len(kept) - sum(content.startswith(known) for content in kept))
 
 
 def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
@@ -233,14 +236,15 @@ class _BlockWriter:
         self._validation = validation
         self._next_id = partition * _PARTITION_STRIDE + (_PARTITION_STRIDE // 2 if validation else 0)
         self._waiting: list[list[np.ndarray]] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
 
     def add(self, arrays: list[np.ndarray]) -> Iterator[dict[str, object]]:
         """Take the tensors of some rows; yield a record of each file written."""
         self._waiting.append(arrays)
         self._rows += len(arrays[0])
-        while self._rows >= self._packing.block_rows:
-            yield self._write(self._packing.block_rows)
+        self._bytes += sum(map(memory, arrays))
+        while self._rows and self._rows >= (full := max(1, self._rows * _BLOCK_BYTES // max(1, self._bytes))):
+            yield self._write(full)
 
     def finish(self) -> Iterator[dict[str, object]]:
         """Write what is left."""
@@ -249,13 +253,17 @@ class _BlockWriter:
 
     def _write(self, rows: int) -> dict[str, object]:
         whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True)]
+        written = [array[:rows] for array in whole]
+        size = sum(map(memory, written))
         self._waiting = [[array[rows:] for array in whole]] if self._rows > rows else []
-        self._rows -= rows
+        self._rows, self._bytes = self._rows - rows, self._bytes - size
         block_id, self._next_id = self._next_id, self._next_id + 1
         name = f"{'validation' if self._validation else 'train'}-{block_id:012d}-{uuid.uuid4().hex[:12]}.parquet"
         columns = {BLOCK_ID: pa.array([block_id]), BLOCK_ROWS: pa.array([rows])}
-        for tensor, array in zip(self._packing.tensors, whole, strict=True):
-            columns[tensor.name] = _one_value(array[:rows])
+        for tensor, array in zip(self._packing.tensors, written, strict=True):
+            if tensor.stored == BYTES:
+                columns[tensor.lengths_name] = _one_value(lengths(array))
+            columns[tensor.name] = _one_value(joined(array) if tensor.stored == BYTES else array)
         filesystem, path = self._packing.store.open()
         # Statistics would put a copy of the whole value into the footer; a dictionary would do no better.
         pq.write_table(
@@ -271,10 +279,10 @@ class _BlockWriter:
             "name": name,
             "block_id": block_id,
             "rows": rows,
-            "bytes": rows * self._packing.row_bytes,
+            "bytes": size,
             "validation": self._validation,
-            "checksum": sum(_sum(array[:rows]) for array in whole) % (1 << 63),
-            "class_rows": self._class_rows(whole[1][:rows]),
+            "checksum": sum(map(_sum, written)) % (1 << 63),
+            "class_rows": self._class_rows(written[1]),
         }
 
     def _class_rows(self, labels: np.ndarray) -> list[int]:
@@ -283,7 +291,9 @@ class _BlockWriter:
 
 
 def _sum(array: np.ndarray) -> int:
-    """The sum of the array's bytes, up to eight taken at a time: the same for any order of the rows."""
+    """A sum over the rows: of their bytes, up to eight taken at a time. It is the same for any order of the rows."""
+    if array.dtype == BYTES:
+        return sum(map(zlib.crc32, array))
     row_bytes = array.itemsize * math.prod(array.shape[1:])
     word = next(kind for kind in (np.uint64, np.uint32, np.uint8) if row_bytes % np.dtype(kind).itemsize == 0)
     return int(np.ascontiguousarray(array).reshape(-1).view(word).sum(dtype=np.uint64))

@@ -26,14 +26,21 @@ class Tensor:
     Attributes:
         name: its column in the block files.
         shape: the shape of one row, () for a number.
-        stored: NumPy dtype in the file.
-        dtype: NumPy dtype that the model is fed.
+        stored: NumPy dtype in the file; "object" for bytes of different lengths, whose lengths have a column of theirs.
+        dtype: NumPy dtype that the model is fed; "string" for bytes.
+        fed: shape of one row as the model is fed it, where that is made of bytes: texts, or images to be decoded.
     """
 
     name: str
     shape: tuple[int, ...]
     stored: str
     dtype: str
+    fed: tuple[int, ...] = ()
+
+    @property
+    def lengths_name(self) -> str:
+        """The column of the lengths."""
+        return f"{self.name}_lengths"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
 from spark_dl.data.dataset import FEATURES, LABEL, WEIGHT, Tensor
+from spark_dl.data.ragged import BYTES
 from spark_dl.errors import DataError, explain, hint
 
 __all__ = [
@@ -36,15 +37,18 @@ _NUMBERS: dict[type[T.DataType], str] = {
 }
 
 
+_NUMERIC = "a Vector, an array of numbers, or a number"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column that can be fed.
 
     Attributes:
         name: its name.
-        kind: "scalar", "array" or "vector".
+        kind: "scalar", "array", "vector", "binary" (its bytes are numbers), or "bytes" (texts, encoded images).
         dtype: NumPy dtype of its numbers as Arrow delivers them.
-        width: how many numbers each row has; 1 for a scalar.
+        width: how many numbers each row has; 1 for a scalar, 0 for bytes.
     """
 
     name: str
@@ -60,15 +64,22 @@ class FeatureSpec:
     Attributes:
         columns: the columns, joined in this order.
         shape: the shape of one row of the model's input.
-        dtype: the dtype of the model's input.
+        dtype: the dtype of the model's input; "string" for text.
     """
 
     columns: tuple[Column, ...]
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def image(self) -> bool:
+        """Whether the column holds encoded images, which are decoded to the input's shape."""
+        return self.columns[0].kind == "bytes" and self.dtype != "string"
+
     def tensor(self) -> Tensor:
         """The tensor as it is stored: in the columns' own dtype where that is smaller than the model's."""
+        if self.columns[0].kind == "bytes":
+            return Tensor(FEATURES, (), BYTES, self.dtype, self.shape)
         kinds = {column.dtype for column in self.columns}
         own = kinds.pop() if len(kinds) == 1 else self.dtype
         own = "int8" if own == "bool" else own
@@ -98,7 +109,7 @@ class LabelSpec:
 
 
 def feature_spec(
-    schema: T.StructType, names: Sequence[str], param: str, shape: tuple[int, ...], dtype: str
+    schema: T.StructType, names: Sequence[str], param: str, shape: tuple[int, ...], dtype: str, binary: str = "image"
 ) -> FeatureSpec:
     """Match feature columns with the model's input.
 
@@ -107,18 +118,26 @@ def feature_spec(
         names: the feature columns.
         param: the option that named them, for messages.
         shape: the shape of one row of the model's input.
-        dtype: the model's input dtype.
+        dtype: the model's input dtype; "string" for text.
+        binary: what a binary column holds: "image" (encoded) or "raw" (uint8 numbers).
 
     Raises:
         DataError: a column is missing, can't be fed, or the widths don't fit.
     """
     expected = math.prod(shape)
     columns = [_column(schema, name, param) for name in names]
+    if dtype == "string":
+        return _text_spec(schema, columns, param, shape)
+    for column in columns:
+        if column.kind == "text":
+            raise DataError(_unsuited(schema, column.name, param, _NUMERIC))
+    if binary == "image" and any(column.kind == "binary" for column in columns):
+        return _image_spec(columns, param, shape, dtype)
     wide = [column for column in columns if column.kind != "scalar"]
     if len(wide) > 1:
         raise DataError(
             explain(
-                f"Only one of the {param} may be an array or a Vector.",
+                f"Only one of the {param} may be an array, a Vector or binary.",
                 expected="scalar columns, and at most one array or Vector",
                 received=", ".join(f"{column.name} ({column.kind})" for column in columns),
                 fix="Join them with VectorAssembler.",
@@ -149,6 +168,35 @@ def feature_spec(
     return FeatureSpec(tuple(sized), shape, dtype)
 
 
+def _text_spec(schema: T.StructType, columns: Sequence[Column], param: str, shape: tuple[int, ...]) -> FeatureSpec:
+    for column in columns:
+        if column.kind not in ("text", "binary"):
+            raise DataError(_unsuited(schema, column.name, param, "a string, for the model's input of strings"))
+    if len(columns) > 1 or math.prod(shape) != 1:
+        raise DataError(
+            explain(
+                "An input of strings takes one column, with a string in each row.",
+                expected="one column, and a model input of shape (batch,) or (batch, 1)",
+                received=f"columns {', '.join(c.name for c in columns)}, and an input of shape {_shape(shape)}",
+            )
+        )
+    return FeatureSpec((Column(columns[0].name, "bytes", BYTES, 0),), shape, "string")
+
+
+def _image_spec(columns: Sequence[Column], param: str, shape: tuple[int, ...], dtype: str) -> FeatureSpec:
+    if len(columns) > 1 or len(shape) != 3 or shape[-1] not in (1, 3, 4):
+        raise DataError(
+            explain(
+                "Images take one column, and a model input that is an image.",
+                expected="one binary column, and an input of shape (batch, height, width, 1, 3 or 4 channels)",
+                received=", ".join(f"{c.name} ({c.kind})" for c in columns)
+                + f", and an input of shape {_shape(shape)}",
+                fix=f"Change {param}, or set binaryFormat='raw' where the bytes are the numbers themselves.",
+            )
+        )
+    return FeatureSpec((Column(columns[0].name, "bytes", BYTES, 0),), shape, dtype)
+
+
 def label_spec(schema: T.StructType, name: str, output: tuple[int, ...], classes: int | None) -> LabelSpec:
     """Match the label column with the model's output.
 
@@ -162,6 +210,8 @@ def label_spec(schema: T.StructType, name: str, output: tuple[int, ...], classes
         DataError: the column is missing or can't be a label.
     """
     column = _column(schema, name, "labelCol")
+    if column.kind in ("text", "binary"):
+        raise DataError(_unsuited(schema, name, "labelCol", _NUMERIC))
     if column.kind == "scalar":
         whole = np.dtype(column.dtype).kind != "f"
         dtype = "int32" if classes is not None else column.dtype if whole else "float32"
@@ -224,9 +274,13 @@ def _column(schema: T.StructType, name: str, param: str) -> Column:
         return Column(name, "vector", "float64", 0)
     if isinstance(kind, T.ArrayType) and type(kind.elementType) in _NUMBERS:
         return Column(name, "array", _NUMBERS[type(kind.elementType)], 0)
+    if isinstance(kind, T.BinaryType):
+        return Column(name, "binary", "uint8", 0)
+    if isinstance(kind, T.StringType):
+        return Column(name, "text", BYTES, 0)
     if type(kind) in _NUMBERS:
         return Column(name, "scalar", _NUMBERS[type(kind)], 1)
-    raise DataError(_unsuited(schema, name, param, "a Vector, an array of numbers, or a number"))
+    raise DataError(_unsuited(schema, name, param, _NUMERIC))
 
 
 def _present(schema: T.StructType, name: str, param: str) -> None:

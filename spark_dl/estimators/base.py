@@ -68,6 +68,7 @@ class _Job:
     options.CALLBACKS,
     options.FEATURES_COL,
     options.INPUT_COLS,
+    options.BINARY_FORMAT,
     options.LABEL_COL,
     options.WEIGHT_COL,
     options.PREDICTION_COL,
@@ -168,7 +169,10 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         check_options(values, facts)
         rate = scaled_rate(compiled, values)
         head = self._head(shape, facts)
-        features = schema.feature_spec(frame.schema, *self._feature_columns(), shape.input_shape, shape.input_dtype)
+        names, param = self._feature_columns()
+        features = schema.feature_spec(
+            frame.schema, names, param, shape.input_shape, shape.input_dtype, values["binaryFormat"]
+        )
         classes = self._classes(shape, facts)
         label = schema.label_spec(frame.schema, values["labelCol"], shape.output_shape, classes)
         weight, validation = values["weightCol"], values["validationCol"]

@@ -45,6 +45,7 @@ _OPTIONS = (
     "monitor",
     "monitorMode",
     "classWeights",
+    "binaryFormat",
 )
 
 

@@ -45,6 +45,7 @@ class TrainingSummary:
 @with_options(
     options.FEATURES_COL,
     options.INPUT_COLS,
+    options.BINARY_FORMAT,
     options.PREDICTION_COL,
     options.SCORE_BATCH_SIZE,
 )
@@ -102,7 +103,9 @@ class KerasModel(OptionParams, Model, Saved):
         """What scores rows of these columns."""
         names, param = self._feature_columns()
         content = self._fitted_content()
-        features = schema.feature_spec(columns, names, param, self._input_shape, self._input_dtype)
+        features = schema.feature_spec(
+            columns, names, param, self._input_shape, self._input_dtype, self.getOrDefault("binaryFormat")
+        )
         custom = cloudpickle.dumps(self._named_objects())
         return ScoringModel.of(content, custom, features, self._fitted_head(), self.getOrDefault("scoreBatchSize"))
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import cloudpickle
 
+from spark_dl.imports import importing
 from spark_dl.launch.failure import of_exception
 from spark_dl.launch.rank_process import read_frame, write_frame
 from spark_dl.world import World
@@ -111,7 +112,8 @@ def main(answers: int, parent: int) -> None:
                 write_frame(stream, message)
 
         # Imported while the task waits for the other ranks.
-        import horovod.tensorflow  # noqa: F401
+        with importing():
+            import horovod.tensorflow  # noqa: F401
 
         order = read_frame(sys.stdin.buffer)
         if order is None:

@@ -22,8 +22,11 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_dl.data.media import IMAGE_FORMATS, fed
+from spark_dl.data.ragged import BYTES
 from spark_dl.data.schema import Column, FeatureSpec, quoted
 from spark_dl.errors import DataError, explain
+from spark_dl.imports import importing
 from spark_dl.score.heads import Field, Head
 
 __all__ = ["ScoringModel", "check_new", "joined", "loaded", "score", "unfit"]
@@ -162,14 +165,21 @@ def loaded(model: ScoringModel) -> Callable[[np.ndarray], np.ndarray]:
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
+    with importing():
+        import tensorflow as tf
 
-    from spark_dl.train.model_bytes import from_bytes
+        from spark_dl.train.model_bytes import from_bytes
 
     keras_model = from_bytes(model.content, cloudpickle.loads(model.custom_objects), compiled=False)
-    signature = [tf.TensorSpec((None, *model.features.shape), model.features.dtype)]
-    call = tf.function(lambda inputs: keras_model(inputs, training=False), input_signature=signature)
-    return lambda inputs: call(tf.constant(inputs)).numpy()
+    spec = model.features
+    of_bytes = spec.tensor().stored == BYTES
+    signature = tf.TensorSpec(None if of_bytes else (None, *spec.shape), "string" if of_bytes else spec.dtype)
+
+    @functools.partial(tf.function, input_signature=[signature])
+    def call(inputs: Any) -> Any:
+        return keras_model(fed(inputs, spec.shape, spec.dtype) if of_bytes else inputs, training=False)
+
+    return lambda inputs: call(tf.constant(inputs, signature.dtype)).numpy()
 
 
 def _tensor(series: tuple[pd.Series, ...], spec: FeatureSpec) -> np.ndarray:
@@ -180,9 +190,17 @@ def _tensor(series: tuple[pd.Series, ...], spec: FeatureSpec) -> np.ndarray:
 def joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
     """The model's input, shape (rows, *spec.shape), from its columns' numbers, each of shape (rows, width).
 
+    Of bytes, each value is still encoded: objects of shape (rows,).
+
     Raises:
-        DataError: numbers beyond what an integer input can hold.
+        DataError: numbers beyond what an integer input can hold; bytes that are no image.
     """
+    if spec.tensor().stored == BYTES:
+        known = tuple(IMAGE_FORMATS.values())
+        unknown = sum(not content.startswith(known) for content in parts[0]) if spec.image else 0
+        if unknown:
+            raise unfit(spec.columns[0], f"images ({', '.join(IMAGE_FORMATS)})", f"{unknown} rows that are none")
+        return parts[0]
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     wanted = np.dtype(spec.dtype)
     if wanted.kind in "iu" and not np.can_cast(whole.dtype, wanted):
@@ -205,9 +223,13 @@ def _matrix(values: pd.Series, column: Column) -> np.ndarray:
     if column.kind == "scalar":
         return np.asarray(values).reshape(-1, 1)
     rows = values.to_numpy()
+    if column.kind == "bytes":
+        return np.asarray(rows)
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     if (lengths != column.width).any():
         raise unfit(column, f"{column.width} numbers a row", f"a row of {lengths[lengths != column.width][0]}")
+    if column.kind == "binary":
+        return np.frombuffer(b"".join(rows), column.dtype).reshape(-1, column.width)
     matrix = np.concatenate(rows).reshape(-1, column.width) if len(rows) else np.empty((0, column.width))
     if matrix.dtype == object or (matrix.dtype.kind == "f" and np.isnan(matrix.min(initial=0))):
         raise unfit(column, "no nulls and no NaN in the arrays", "some")

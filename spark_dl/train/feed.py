@@ -40,7 +40,9 @@ class Feed:
         """The feed of one rank of the World."""
         training, held_out = _shards(plan, world)
         read = reader(plan.reader)
-        caches = [_cache(plan, world, chosen) for chosen in (training, held_out) if chosen and plan.cache_data != "none"]
+        caches = [
+            _cache(plan, world, chosen) for chosen in (training, held_out) if chosen and plan.cache_data != "none"
+        ]
         if plan.cache_data != "auto":
             for cache in caches:
                 cache.turn_on()

@@ -34,11 +34,13 @@ class KeepRows(keras.callbacks.Callback):
         self._feed = feed
         self._epochs = epochs
         self._report = report
+        self._measured = 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Have rows kept from now on, if they were waited for too long."""
+        """Have rows kept from now on, if they were waited for too long; the first epoch starts the reading."""
         speed = self._measure.speed
-        if speed is None or epoch + 1 >= self._epochs or speed.seconds < _LEAST_SECONDS:
+        self._measured += 1
+        if speed is None or self._measured == 1 or epoch + 1 >= self._epochs or speed.seconds < _LEAST_SECONDS:
             return
         if speed.input_wait > _WAITING and self._feed.keep_rows():
             text = (

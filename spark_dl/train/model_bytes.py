@@ -178,11 +178,11 @@ def shape_of(model: Any) -> ModelShape:
             )
         )
     dtype = str(inputs[0].dtype)
-    if dtype not in _FED_DTYPES:
+    if dtype not in (*_FED_DTYPES, "string"):
         raise ModelError(
             explain(
-                f"The model {model.name!r} can't be fed from columns of numbers.",
-                expected=f"an input of dtype {', '.join(_FED_DTYPES)}",
+                f"The model {model.name!r} can't be fed from columns.",
+                expected=f"an input of dtype {', '.join(_FED_DTYPES)} or string",
                 received=f"dtype {dtype}",
                 fix="Give keras.Input another dtype.",
             )

@@ -31,6 +31,7 @@ SPECIAL: dict[str, Any] = {
     "learningRateScaling": "linear",
     "compression": "fp16",
     "cacheData": "disk",
+    "binaryFormat": "raw",
     "shuffle": False,
     "slotTimeout": 5.0,
     "stallTimeout": 5.0,

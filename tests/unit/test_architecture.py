@@ -22,7 +22,7 @@ MODULES = {
 }
 
 # Layer -> the layers that it may import, besides itself.
-BASE = {"errors", "options", "world", "store", "workspace", "collectives", "spark_job"}
+BASE = {"errors", "options", "world", "store", "workspace", "collectives", "spark_job", "imports"}
 ALLOWED = {
     "base": set(),
     "data": {"base"},

@@ -32,6 +32,7 @@ VALUES: dict[str, Any] = {
     "learningRateScaling": "linear",
     "compression": "fp16",
     "cacheData": "disk",
+    "binaryFormat": "raw",
 }
 
 

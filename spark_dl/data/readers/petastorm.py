@@ -11,6 +11,7 @@ import numpy as np
 from petastorm import make_batch_reader
 
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, ConvertedDataset
+from spark_dl.data.ragged import BYTES, split
 from spark_dl.data.shards import Segment
 from spark_dl.errors import StoreError, explain
 
@@ -30,7 +31,7 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
 
     Returns:
         for each segment an array for each tensor, of shape (rows, *tensor.shape) and the stored dtype,
-        read-only.
+        read-only where it is of numbers.
     """
     if not segments:
         return
@@ -91,6 +92,11 @@ def _arrays(dataset: ConvertedDataset, block: object, segment: Segment) -> list[
     result = []
     for tensor in dataset.tensors:
         content = getattr(block, tensor.name)[0]
-        array = np.frombuffer(content, tensor.stored).reshape(rows, *tensor.shape)
-        result.append(array[segment.start : segment.stop])
+        if tensor.stored == BYTES:
+            sizes = np.frombuffer(getattr(block, tensor.lengths_name)[0], np.int64)
+            start, stop = (int(sizes[:row].sum()) for row in (segment.start, segment.stop))
+            result.append(split(memoryview(content)[start:stop], sizes[segment.start : segment.stop]))
+        else:
+            array = np.frombuffer(content, tensor.stored).reshape(rows, *tensor.shape)
+            result.append(array[segment.start : segment.stop])
     return result

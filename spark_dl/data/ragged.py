@@ -1,0 +1,35 @@
+"""Values of different lengths, such as texts and encoded images: arrays of bytes objects, and how they are stored."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+__all__ = ["BYTES", "joined", "lengths", "memory", "split"]
+
+# What stands for the dtype of such an array.
+BYTES = "object"
+
+
+def memory(array: np.ndarray) -> int:
+    """Bytes that an array takes, those of its values included."""
+    return int(lengths(array).sum()) if array.dtype == object else array.nbytes
+
+
+def lengths(array: np.ndarray) -> np.ndarray:
+    """The length of each value: int64, shape (rows,)."""
+    return np.fromiter(map(len, array), np.int64, len(array))
+
+
+def joined(array: np.ndarray) -> np.ndarray:
+    """The values one after the other: uint8, shape (bytes,)."""
+    return np.frombuffer(b"".join(array), np.uint8)
+
+
+def split(content: memoryview, sizes: np.ndarray) -> np.ndarray:
+    """The values, from what `joined` and `lengths` gave."""
+    ends = itertools.accumulate(sizes.tolist(), initial=0)
+    array = np.empty(len(sizes), object)
+    array[:] = [bytes(content[start:end]) for start, end in itertools.pairwise(ends)]
+    return array

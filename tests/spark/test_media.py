@@ -1,0 +1,110 @@
+"""Columns of images and texts, through a whole fit and every way of scoring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_dl import KerasClassifier, KerasClassifierModel
+from spark_dl.errors import DataError
+
+QUIET = {"tracking": None, "verbose": 0, "batchSize": 16}
+WORDS = ["good nice fine", "bad ugly awful", "nice good", "awful bad bad"]
+
+
+def bright_or_dark(spark: SparkSession, encoded: bool) -> DataFrame:
+    random, rows = np.random.default_rng(0), []
+    for index in range(120):
+        size = (12, 10) if index % 3 or not encoded else (20, 30)
+        picture = random.integers(0, 100, (*size, 1), np.uint8)
+        picture[: size[0] // 2] += np.uint8(120 * (index % 2))
+        encode = tf.io.encode_png if index % 4 < 2 else tf.io.encode_jpeg
+        content = encode(picture).numpy() if encoded else picture.tobytes()
+        rows.append((index, bytearray(content), index % 2))
+    return spark.createDataFrame(rows, "id int, content binary, label int")
+
+
+def a_network() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [keras.Input((12, 10, 1)), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(2, "softmax")]
+    )
+
+
+def accuracy(scored: DataFrame) -> float:
+    return float(np.mean([row.label == row.prediction for row in scored.collect()]))
+
+
+@pytest.mark.parametrize("kind", ["image", "raw"])
+def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Path, kind: str) -> None:
+    frame = bright_or_dark(spark, encoded=kind == "image")
+    estimator = KerasClassifier(
+        model=a_network(),
+        featuresCol="content",
+        binaryFormat=kind,
+        optimizer=keras.optimizers.Adam(0.02),
+        epochs=8,
+        validationFraction=0.2,
+        **QUIET,
+    )
+    fitted = estimator.fit(frame)
+    scored = fitted.transform(frame)
+    assert accuracy(scored) > 0.95
+    # The same as plain Keras, on what plain TensorFlow decodes; images of the model's own size alone.
+    rows = [row for row in scored.collect() if kind == "raw" or row.id % 3]
+    decode = tf.io.decode_image if kind == "image" else lambda c: np.frombuffer(c, np.uint8).reshape(12, 10, 1)
+    inputs = np.stack([np.asarray(decode(bytes(row.content))) for row in rows]).astype("float32")
+    np.testing.assert_allclose(
+        [row.probability.toArray() for row in rows], fitted.keras().predict(inputs, verbose=0), atol=1e-6
+    )
+    frame.write.parquet(f"{tmp_path}/in")
+    assert fitted.scoreParquet(f"{tmp_path}/in", f"{tmp_path}/out") == 120
+    by_id = {row.id: row.probability for row in spark.read.parquet(f"{tmp_path}/out").collect()}
+    for row in rows:
+        np.testing.assert_allclose(by_id[row.id].toArray(), row.probability.toArray(), atol=1e-6)
+
+
+def test_what_is_no_image_is_told_by_fit_and_by_transform(spark: SparkSession) -> None:
+    frame = bright_or_dark(spark, encoded=True)
+    fitted = KerasClassifier(model=a_network(), featuresCol="content", **QUIET).fit(frame)
+    broken = frame.selectExpr("id", "label", "if(id = 7, cast('no image' as binary), content) as content")
+    with pytest.raises(DataError, match=r"'content': 1 row that are no image"):
+        KerasClassifier(model=a_network(), featuresCol="content", **QUIET).fit(broken)
+    with pytest.raises(Exception, match=r"(?s)column 'content' can't be scored.*1 rows that are none"):
+        fitted.transform(broken).collect()
+
+
+def test_a_column_of_texts_into_a_model_that_vectorizes_them(spark: SparkSession, tmp_path: Path) -> None:
+    rows = [(text, index % 2) for _ in range(20) for index, text in enumerate(WORDS)]
+    frame = spark.createDataFrame(rows, "text string, label int")
+    vectorize = layers.TextVectorization(max_tokens=30, output_sequence_length=4)
+    vectorize.adapt(WORDS)
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential(
+        [
+            keras.Input((1,), dtype="string"),
+            vectorize,
+            layers.Embedding(30, 4),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(1, "sigmoid"),
+        ]
+    )
+    estimator = KerasClassifier(
+        model=model, featuresCol="text", optimizer=keras.optimizers.Adam(0.1), epochs=8, **QUIET
+    )
+    fitted = estimator.fit(frame)
+    scored = fitted.transform(frame)
+    assert accuracy(scored) == 1.0
+    plain = fitted.keras().predict(tf.constant([[row.text] for row in scored.collect()]), verbose=0)
+    probability = [row.probability[1] for row in scored.collect()]
+    np.testing.assert_allclose(probability, plain[:, 0], atol=1e-6)
+    fitted.save(f"{tmp_path}/model")
+    loaded = KerasClassifierModel.load(f"{tmp_path}/model")
+    again = [row.probability[1] for row in loaded.transform(frame).collect()]
+    np.testing.assert_allclose(again, probability, atol=1e-6)
