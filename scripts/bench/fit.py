@@ -2,8 +2,9 @@
 
 1,000,000 rows of 64 floats in Parquet, a dense network 64-128-1, 3 epochs, 2 workers with 1024 rows a batch, on
 local[2]. Each fit is the second in its Spark session. The peer is horovod.spark.keras.KerasEstimator, in an environment
-of its own (`peer.sh` builds it); it is left out without PEER_PYTHON. The start of two ranks that do nothing is compared
-with `horovod.spark.run`, which runs in this environment.
+of its own (`peer.sh` builds it); it is left out without PEER_PYTHON. The start of two ranks is compared with
+`horovod.spark.run`, which runs in this environment: ours have joined Horovod before their function is called, so that
+its are taken twice, once as they are, where they don't even import TensorFlow, and once with `hvd.init()`.
 """
 
 import json
@@ -88,6 +89,23 @@ def start_peer(path: str) -> None:
     second(lambda: horovod.spark.run(int, num_proc=WORKERS, use_gloo=True, verbose=0))
 
 
+def joined() -> int:
+    """What a rank of `horovod.spark.run` does to join the others."""
+    import horovod.tensorflow as hvd
+
+    hvd.init()
+    return int(hvd.rank())
+
+
+def start_peer_joined(path: str) -> None:
+    """Two of Horovod's that have joined each other."""
+    import horovod.spark
+    from local import local_session
+
+    local_session()
+    second(lambda: horovod.spark.run(joined, num_proc=WORKERS, use_gloo=True, verbose=0))
+
+
 def make_rows(path: str) -> None:
     """The rows, in eight files."""
     from local import local_session
@@ -125,9 +143,10 @@ def main() -> None:
 
         starts = {
             "ours": speed(here, "start_ours", 60.0),
-            "horovod.spark.run": speed(here, "start_peer", 60.0),
+            "horovod.spark.run with hvd.init()": speed(here, "start_peer_joined", 60.0),
+            "horovod.spark.run without": speed(here, "start_peer", 60.0),
         }
-        compare("start of two empty ranks, a minute", starts, TURNS, warm=False)
+        compare("starts of two ranks, a minute", starts, TURNS, warm=False)
         if python := os.environ.get("PEER_PYTHON"):
             fits = {
                 "ours": speed(here, "ours", EPOCHS * ROWS),
@@ -139,6 +158,8 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:]:
         print(json.dumps(sys.argv[1:]))
-        {f.__name__: f for f in (peer, ours, start_ours, start_peer, make_rows)}[sys.argv[1]](sys.argv[2])
+        {f.__name__: f for f in (peer, ours, start_ours, start_peer, start_peer_joined, make_rows)}[sys.argv[1]](
+            sys.argv[2]
+        )
     else:
         main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +19,18 @@ _TELLING, _LEAST_SECONDS = 0.2, 1.0
 class StepClock:
     """Times of one rank's steps, added up until they are taken.
 
-    A rank waits for its input where the batch was not yet made when the step before had ended.
+    A rank waits for its input where the batch was not yet made when the step before had ended. The very first batch
+    counts as there: it is asked for only when the step is compiled.
     """
 
     def __init__(self) -> None:
         self._waiting, self._reducing, self._bytes = (tf.Variable(0.0, dtype=tf.float64) for _ in range(3))
-        self._idle_since = tf.Variable(tf.timestamp())
+        self._idle_since = tf.Variable(math.inf, dtype=tf.float64)
 
     def restart(self) -> None:
-        """A step may begin now; what was before doesn't count."""
-        self._idle_since.assign(tf.timestamp())
+        """The next step may begin now; what was before doesn't count."""
+        if math.isfinite(self._idle_since.numpy()):
+            self._idle_since.assign(tf.timestamp())
 
     def begin(self, made: Any) -> None:
         """A step begins. In a graph.
