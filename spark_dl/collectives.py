@@ -15,6 +15,10 @@ from spark_dl.world import World
 
 __all__ = ["Collectives", "HorovodCollectives", "SoloCollectives", "join"]
 
+# Gloo's ring passes a message on some 4 times the number of ranks, whatever its size, a gather once for each rank. Up to
+# so many bytes together, these steps take longer than the bytes that a gather sends in addition.
+_GATHERED_BYTES = 512 << 10
+
 
 class Collectives(Protocol):
     """Sums and copies over all ranks, for NumPy arrays (now) and TensorFlow tensors (in a graph)."""
@@ -87,7 +91,15 @@ class HorovodCollectives:
         """The elementwise sums of several tensors, inside or outside a tf.function."""
         # Not as a group: Horovod's groups are of one dtype.
         names = [name, *(f"{name}.{index}" for index in range(1, len(tensors)))]
-        return [self._hvd.allreduce(t, op=self._hvd.Sum, name=n) for t, n in zip(tensors, names, strict=True)]
+        return [self._summed(t, n) for t, n in zip(tensors, names, strict=True)]
+
+    def _summed(self, tensor: Any, name: str) -> Any:
+        import tensorflow as tf
+
+        elements = tensor.shape.num_elements()
+        if elements is None or elements * tensor.dtype.size * self.world.size > _GATHERED_BYTES:
+            return self._hvd.allreduce(tensor, op=self._hvd.Sum, name=name)
+        return tf.reduce_sum(self._hvd.allgather(tensor[tf.newaxis], name=name), axis=0)
 
     def gather_tensor(self, tensor: Any, name: str) -> Any:
         """The ranks' tensors joined along the first axis, in rank order."""
