@@ -12,20 +12,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+
+from apart import second, seconds
 
 ROWS, WIDTH, EPOCHS, BATCH, WORKERS, TURNS = 1_000_000, 64, 3, 1024, 2, 3
-
-
-def second(run: Callable[[], Any]) -> None:
-    """Prints the seconds of the second call."""
-    run()
-    began = time.perf_counter()
-    run()
-    print("SECONDS", time.perf_counter() - began, flush=True)
 
 
 def peer(path: str) -> None:
@@ -117,18 +108,6 @@ def make_rows(path: str) -> None:
     spark.range(0, ROWS, 1, 8).select(features).select("features", label).write.parquet(path)
 
 
-def seconds(python: str, what: str, path: str) -> float:
-    """In a process of its own; its last line says how long it took."""
-    environment = {**os.environ, "PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": python}
-    if python != sys.executable:
-        environment["PATH"] = f"{Path(python).parent}:{os.environ['PATH']}"
-    ran = subprocess.run([python, __file__, what, path], capture_output=True, text=True, env=environment, check=False)
-    lines = [line for line in ran.stdout.splitlines() if line.startswith("SECONDS")]
-    if not lines:
-        raise SystemExit(f"{what} failed: {ran.stderr[-3000:]}")
-    return float(lines[-1].split()[1])
-
-
 def main() -> None:
     from compare import HEAD, compare
 
@@ -139,7 +118,7 @@ def main() -> None:
         subprocess.run([here, __file__, "make_rows", path], check=True, capture_output=True)
 
         def speed(python: str, what: str, amount: float) -> Callable[[], float]:
-            return lambda: amount / seconds(python, what, path)
+            return lambda: amount / seconds(python, __file__, what, path)
 
         starts = {
             "ours": speed(here, "start_ours", 60.0),

@@ -9,10 +9,10 @@ __all__ = ["local_session"]
 _QUIET = Path(__file__).resolve().parents[2] / "conf" / "log4j2-quiet.properties"
 
 
-def local_session() -> SparkSession:
-    """On local[2], with 4 GB for its one process."""
+def local_session(master: str = "local[2]") -> SparkSession:
+    """With 4 GB for the driver, which local[2] has for its one process."""
     return (
-        SparkSession.builder.master("local[2]")
+        SparkSession.builder.master(master)
         .config("spark.driver.memory", "4g")
         .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{_QUIET}")
         .config("spark.ui.enabled", "false")

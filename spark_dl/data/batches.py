@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ __all__ = ["pools", "tensorflow_batches"]
 
 # Rows are shuffled within a pool of this many bytes; the order of the blocks is shuffled over the whole shard.
 POOL_BYTES = 64 << 20
+# Bytes at whose multiples TensorFlow wants a tensor to begin.
+_ALIGNMENT = 64
 
 
 # The rows of some batches, one array for each tensor, and how many batches they are.
@@ -53,13 +56,40 @@ class _Stream:
         return [self._take(self._rows)] if self._rows else []
 
     def _take(self, count: int) -> Pool:
-        whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True)]
-        if self._random is not None:
-            order = self._random.permutation(self._rows)
-            whole = [np.take(array, order, axis=0) for array in whole]
-        self._waiting = [[array[count:] for array in whole]] if count < self._rows else []
+        place = None if self._random is None else self._random.permutation(self._rows)
+        whole = [_joined(parts, place) for parts in zip(*self._waiting, strict=True)]
+        # Copied, as a part of the pool would keep all of it.
+        self._waiting = [[array[count:].copy() for array in whole]] if count < self._rows else []
         self._rows, self._size = self._rows - count, 0
         return [array[:count] for array in whole], -(-count // self.shard.batch_size)
+
+
+def _joined(parts: Sequence[np.ndarray], place: np.ndarray | None) -> np.ndarray:
+    """The parts' rows in one array: one after the other, or each where `place` says. Every row is copied once."""
+    if place is None and len(parts) == 1:
+        return parts[0]
+    rows = sum(map(len, parts))
+    whole = _room((rows, *parts[0].shape[1:]), parts[0].dtype)
+    targets, done = _as_rows(whole), 0
+    for part in parts:
+        there = slice(done, done + len(part))
+        targets[there if place is None else place[there]] = _as_rows(np.ascontiguousarray(part))
+        done += len(part)
+    return whole
+
+
+def _as_rows(array: np.ndarray) -> np.ndarray:
+    """A view of shape (rows,): NumPy moves a row of bytes faster than a row of numbers."""
+    size = math.prod(array.shape[1:]) * array.itemsize
+    return array.reshape(-1).view(np.dtype((np.void, size)))
+
+
+def _room(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
+    """An empty array that lies where TensorFlow takes it as it is; it would copy another."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def pools(
@@ -146,7 +176,7 @@ class _Loom:
         count = min(self._batches)
         if count:
             shapes = [(count, self._bounds[-1], *tensor.shape) for tensor in self._dataset.tensors]
-            whole = [np.empty(s, t.stored) for s, t in zip(shapes, self._dataset.tensors, strict=True)]
+            whole = [_room(s, t.stored) for s, t in zip(shapes, self._dataset.tensors, strict=True)]
             for index in range(len(self._quotas)):
                 self._fill(whole, index, count)
             self._done += count

@@ -100,6 +100,16 @@ def test_a_large_shard_is_read_a_pool_at_a_time() -> None:
     assert sum(read) == 30  # 240 bytes of 8-byte rows
 
 
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_pool_keeps_no_memory_of_another_and_lies_where_tensorflow_takes_it_as_it_is(seed: int | None) -> None:
+    dataset, read = numbered([10] * 6)
+    (shard,) = shards(dataset.blocks, 1, 7, seed)
+    made = [rows for (rows,), _ in pools(dataset, [shard], read, epoch=0, seed=seed, pool_bytes=200)]
+    assert len(made) > 1
+    assert not any(np.shares_memory(a, b) for a, b in itertools.combinations(made, 2))
+    assert all(rows.ctypes.data % 64 == 0 for rows in made)
+
+
 @settings(max_examples=6)
 @given(SIZES, RANKS, BATCH, SEED)
 def test_tensorflow_gets_every_row_once_in_as_many_batches_as_steps(
