@@ -243,7 +243,8 @@ WARMUP_EPOCHS = Option(
 )
 COMPRESSION = Option(
     "compression",
-    "How float32 gradients travel between workers: as they are ('none'), or as float16 ('fp16'), half as many bytes.",
+    "How float32 gradients travel between workers: as they are ('none'), or as float16 ('fp16'), half as many bytes "
+    "(docs/benchmarks.md tells what that costs in accuracy).",
     _choice("none", "fp16"),
     "none",
 )

@@ -1,7 +1,7 @@
 """What `compression="fp16"` costs in accuracy: `python scripts/bench/half.py`.
 
 Scikit-learn's handwritten digits: 1,437 rows to train on, 360 held out, two ranks of 16 rows each, 20 epochs, a dense
-network 64-128-64-10, five seeds. The same training with gradients as float32 and as float16: held-out accuracy and
+network 64-128-64-10 with Adam, five seeds. The same with gradients as float32 and as float16: held-out accuracy and
 loss, the largest difference of a weight at the end, and the bytes that a rank handed over. Two trainings by float32
 with one seed are compared too: what differs there isn't the option's.
 """
