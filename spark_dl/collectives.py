@@ -15,8 +15,8 @@ from spark_dl.world import World
 
 __all__ = ["Collectives", "HorovodCollectives", "SoloCollectives", "join"]
 
-# Gloo's ring passes a message on some 4 times the number of ranks, whatever its size, a gather once for each rank. Up to
-# so many bytes together, these steps take longer than the bytes that a gather sends in addition.
+# Gloo's ring takes some 4 messages for each rank, one after the other, however few the bytes are; a gather takes one.
+# Up to so many bytes, those of all ranks together, the messages take longer than the bytes that a gather sends more.
 _GATHERED_BYTES = 512 << 10
 
 

@@ -80,12 +80,16 @@ def _joined(parts: Sequence[np.ndarray], place: np.ndarray | None) -> np.ndarray
 
 def _as_rows(array: np.ndarray) -> np.ndarray:
     """A view of shape (rows,): NumPy moves a row of bytes faster than a row of numbers."""
+    if array.dtype == BYTES:
+        return array
     size = math.prod(array.shape[1:]) * array.itemsize
     return array.reshape(-1).view(np.dtype((np.void, size)))
 
 
 def _room(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
-    """An empty array that lies where TensorFlow takes it as it is; it would copy another."""
+    """An empty array that lies where TensorFlow takes it as it is; it would copy another, as it does with objects."""
+    if dtype == BYTES:
+        return np.empty(shape, dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT

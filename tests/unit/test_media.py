@@ -119,6 +119,17 @@ def test_images_reach_the_model_as_tensorflow_decodes_them(tmp_path: Path, encod
     np.testing.assert_array_equal(got, [tf.io.decode_image(content).numpy() for content in contents])
 
 
+def test_shuffled_texts_keep_their_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "_BLOCK_BYTES", 200)
+    texts = [b"text %d" % index for index in range(100)]
+    dataset, _ = packed(tmp_path, TEXT, pa.array(texts))
+    (shard,) = shards(dataset.blocks, 1, 8, 5)
+    batches = tensorflow_batches(dataset, [shard], reader("petastorm"), seed=5, one_pass=True, pool_bytes=300)
+    pairs = [pair for x, y in batches for pair in zip(x.numpy()[:, 0].tolist(), y.numpy().tolist(), strict=True)]
+    assert sorted(pairs, key=lambda pair: pair[1]) == list(zip(texts, range(100), strict=True))
+    assert pairs != sorted(pairs, key=lambda pair: pair[1])
+
+
 def test_images_of_other_sizes_and_channels_are_made_to_fit() -> None:
     large = image(1, (8, 12, 1))
     contents = tf.constant([tf.io.encode_png(large).numpy(), tf.io.encode_png(image(2)).numpy()])
