@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,19 +50,26 @@ def worlds(hosts: Sequence[str]) -> list[World]:
     >>> [(w.local_rank, w.local_size, w.cross_rank) for w in worlds(["a", "b", "a"])]
     [(0, 2, 0), (0, 1, 1), (1, 2, 0)]
     """
-    local_rank = [list(hosts[:rank]).count(host) for rank, host in enumerate(hosts)]
-    in_order = list(dict.fromkeys(hosts))
+    sizes = Counter(hosts)
+    # For each local rank the hosts that have it, in the order in which hosts come.
+    across: list[dict[str, int]] = []
+    peers = list(sizes)
+    for local_rank in range(max(sizes.values(), default=0)):
+        peers = [host for host in peers if sizes[host] > local_rank]
+        across.append({host: index for index, host in enumerate(peers)})
+    seen: Counter[str] = Counter()
     result = []
     for rank, host in enumerate(hosts):
-        peers = [h for h in in_order if list(hosts).count(h) > local_rank[rank]]
+        local_rank = seen[host]
+        seen[host] += 1
         result.append(
             World(
                 rank=rank,
                 size=len(hosts),
-                local_rank=local_rank[rank],
-                local_size=list(hosts).count(host),
-                cross_rank=peers.index(host),
-                cross_size=len(peers),
+                local_rank=local_rank,
+                local_size=sizes[host],
+                cross_rank=across[local_rank][host],
+                cross_size=len(across[local_rank]),
                 host=host,
             )
         )

@@ -8,7 +8,7 @@ in Python.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spark_dl.store import Store
 
@@ -92,6 +92,10 @@ class ConvertedDataset:
     def class_rows(self, validation: bool) -> list[int]:
         """The number of rows of each class, where labels are class indices."""
         return [sum(same) for same in zip(*(block.class_rows for block in self.part(validation)), strict=True)]
+
+    def for_reading(self) -> ConvertedDataset:
+        """Without what only the driver asks for: with many classes, their rows are most of the record."""
+        return replace(self, blocks=tuple(replace(block, checksum=0, class_rows=()) for block in self.blocks))
 
     def rows(self, validation: bool) -> int:
         """The number of rows for training or for validation."""

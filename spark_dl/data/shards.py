@@ -114,8 +114,8 @@ def _dealt(blocks: Sequence[Block], quotas: Sequence[int], seed: int | None) -> 
     ordered = list(blocks)
     if seed is not None:
         ordered = [ordered[i] for i in np.random.default_rng([seed, 0]).permutation(len(ordered))]
-    total = rows_of(ordered)
-    bounds = [total * part // sum(quotas) for part in itertools.accumulate(quotas, initial=0)]
+    total, parts = rows_of(ordered), sum(quotas)
+    bounds = [total * before // parts for before in itertools.accumulate(quotas, initial=0)]
     counts = [b - a for a, b in itertools.pairwise(bounds)]
     steps = max((-(-count // quota) for count, quota in zip(counts, quotas, strict=True)), default=0)
     dealt: list[list[Segment]] = [[] for _ in quotas]
@@ -129,8 +129,8 @@ def _dealt(blocks: Sequence[Block], quotas: Sequence[int], seed: int | None) -> 
             dealt[index].append(Segment(block, start, stop))
             start = stop
         offset += block.rows
-    parts = zip(dealt, counts, quotas, strict=True)
-    return [Shard(tuple(segments), rows, steps, quota, key) for key, (segments, rows, quota) in enumerate(parts)]
+    whole = zip(dealt, counts, quotas, strict=True)
+    return [Shard(tuple(segments), rows, steps, quota, key) for key, (segments, rows, quota) in enumerate(whole)]
 
 
 def epoch_order(shard: Shard, epoch: int, seed: int | None) -> tuple[Segment, ...]:

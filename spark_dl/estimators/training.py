@@ -65,7 +65,7 @@ def train_on_ranks(
             directory = FitDirectory.find(plan.checkpoints, kind, progress.say)
         else:
             directory = FitDirectory.temporary(plan.checkpoints)
-        plan = replace(plan, checkpoints=directory.store)
+        plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
             result = _Training(spark, plan, directory, settings, values, record, progress).run()
         except BaseException:

@@ -467,3 +467,15 @@ def test_the_checksum_depends_on_the_numbers_and_not_on_their_order() -> None:
     other[7, 2] += 1
     assert convert._sum(array) == convert._sum(array[::-1]) != convert._sum(other)
     assert convert._sum(np.array([1, 2, 3], np.int8)) == 6
+
+
+def test_what_ranks_are_sent_leaves_out_what_only_the_driver_counts() -> None:
+    blocks = tuple(Block(i, f"{i}.parquet", 10 + i, i == 2, checksum=7, class_rows=(i, 10)) for i in range(3))
+    whole = ConvertedDataset(Store("file:///nowhere"), (), blocks, 33)
+    sent = whole.for_reading()
+    assert (sent.checksum, sent.class_rows(validation=False)) == (0, [])
+    assert [shard.rows for shard in shards(sent.part(validation=False), 2, 4, 1)] == [10, 11]
+    assert [(b.block_id, b.name, b.rows, b.validation) for b in sent.blocks] == [
+        (b.block_id, b.name, b.rows, b.validation) for b in blocks
+    ]
+    assert whole.class_rows(validation=False) == [1, 20]
