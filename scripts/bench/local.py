@@ -1,4 +1,4 @@
-"""A quiet Spark of two local cores, for benches."""
+"""A quiet local Spark, for benches."""
 
 from pathlib import Path
 

@@ -1,0 +1,106 @@
+"""What the measured constants come to on more ranks: `python scripts/bench/project.py`, at once; it measures nothing.
+
+A step takes compute + latency + bytes / bandwidth, one after the other, since gradients are joined in one buffer when
+all are there. With N ranks on N hosts the ring has 2 (N - 1) turns, and sends 2 (N - 1) / N of the gradients' bytes
+through each link. Constants are those that `links.py` printed for docs/scaling.md; each is an option here. Efficiency
+is compute / step: rows/s against so many times those of one rank.
+"""
+
+import argparse
+import math
+from argparse import Namespace
+
+RANKS, LINKS = (64, 512), (10, 25, 100)
+# The constants of docs/scaling.md: option, value, what it is.
+MEASURED = (
+    ("start-ms", 3.0, "of a join, without the turns of the ring"),
+    ("turn-ms", 0.1, "of a message to the next rank, where ranks only wait"),
+    ("rounds", 2.5, "of the ring in a join: half a cycle that is under way, the agreement, the sum"),
+    ("busy-turn-ms", 1.3, "by which each turn lengthens a join where four ranks share two cores"),
+    ("used", 0.66, "part of a link's bandwidth that a join reaches"),
+    ("most-gbit", 4.8, "Gbit/s of a join over links that are no limit"),
+)
+# Option, name, bytes of float32 gradients, milliseconds of a step without joining, and what that time is of.
+MODELS = (
+    ("mlp-ms", "MLP 64-128-1", 4 * 8_449.0, 1.4, "1024 rows on one core, scaling.py"),
+    ("resnet-ms", "ResNet-50", 4 * 25.6e6, 1000 * 256 / 1270, "256 images on a V100, published"),
+    (
+        "bert-ms",
+        "BERT-base",
+        4 * 110e6,
+        1000 * 64 / 168.63 * 110 / 330,
+        "64 sequences of 128 on a V100, from BERT-large",
+    ),
+)
+# Published for 512 GPUs, four on a host, 25 Gbit/s a host: images a second of one GPU, parameters, efficiency.
+PUBLISHED = {"Inception V3": (142.0, 23.9e6, 90), "VGG-16": (154.0, 138.4e6, 68)}
+
+
+def by_link(ranks: int, size: float, gigabits: float) -> float:
+    """Milliseconds for the ring's bytes, if nothing but the link takes time."""
+    return 2 * (ranks - 1) / ranks * size * 8 / (gigabits * 1e6)
+
+
+def by_gloo(known: Namespace, ranks: int, size: float, gigabits: float, busy: bool) -> float:
+    """Milliseconds of a join as it was measured."""
+    turn = known.busy_turn_ms if busy else known.turn_ms * known.rounds
+    return float(known.start_ms + 2 * (ranks - 1) * turn) + by_link(
+        ranks, size, min(known.used * gigabits, known.most_gbit)
+    )
+
+
+def steps(known: Namespace) -> None:
+    """Efficiency, by three prices of a join."""
+    ways = "joining by Gloo, ms | efficiency | if turns stay busy, ms | efficiency | by the link alone, ms | efficiency"
+    print(f"| model | MB | compute, ms | ranks | link, Gbit/s | {ways} |")
+    print("|" + "---|" * 11)
+    for option, name, size, *_ in MODELS:
+        compute = vars(known)[option.replace("-", "_")]
+        for ranks in RANKS:
+            for link in LINKS:
+                times = [by_gloo(known, ranks, size, link, busy) for busy in (False, True)]
+                shown = [
+                    f"{t:,.1f} | {100 * compute / (compute + t):.0f} %" for t in (*times, by_link(ranks, size, link))
+                ]
+                row = f"| {name} | {size / 1e6:.3g} | {compute:.1f} | {ranks} | {link} | "
+                print(row + " | ".join(shown) + " |")
+
+
+def larger(known: Namespace) -> None:
+    """How many steps' gradients are to be added up before each join."""
+    print(
+        "\n| model | ranks | link, Gbit/s | steps a join for 90 % by Gloo | by the link alone | the same as float16 |"
+    )
+    print("|" + "---|" * 6)
+    for option, name, size, *_ in MODELS:
+        compute = vars(known)[option.replace("-", "_")]
+        for ranks in RANKS:
+            for link in LINKS:
+                gloo, alone = by_gloo(known, ranks, size, link, False), by_link(ranks, size, link)
+                counts = [max(1, math.ceil(9 * t / compute)) for t in (gloo, alone, alone / 2)]
+                print(f"| {name} | {ranks} | {link} | {' | '.join(map(str, counts))} |")
+
+
+def published() -> None:
+    """The same for Horovod's own figures, by the link alone: NCCL's ring goes through each host's link once."""
+    print("\n| model | compute, ms | by the link alone, ms | efficiency, nothing overlapping | published |")
+    print("|---|---|---|---|---|")
+    for name, (images, parameters, efficiency) in PUBLISHED.items():
+        compute, moving = 1000 * 64 / images, by_link(128, 4 * parameters, 25)
+        print(
+            f"| {name} | {compute:.0f} | {moving:.0f} | {100 * compute / (compute + moving):.0f} % | {efficiency} % |"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Steps on more ranks, by the model of docs/scaling.md.")
+    for name, value, what in MEASURED:
+        parser.add_argument(f"--{name}", type=float, default=value, help=f"{what} (default {value:g})")
+    for name, of, _, value, what in MODELS:
+        parser.add_argument(
+            f"--{name}", type=float, default=value, help=f"compute of {of}: {what} (default {value:.1f})"
+        )
+    given = parser.parse_args()
+    steps(given)
+    larger(given)
+    published()
