@@ -170,10 +170,8 @@ def fitted(least: list[float], seconds: list[float]) -> tuple[float, float]:
 def show(count: int, found: dict[str, Any]) -> None:
     """The tables of so many hosts."""
     idle = found["idle"]
-    # Horovod asks all ranks for news in each cycle: one message goes around the ring, nearly twice.
-    turn = 1e6 / (idle["messages"] * count)
-    print(f"\n{count} hosts. With nothing to join, a rank takes {idle['processor']:.2f} of a core and sends ", end="")
-    print(f"{idle['bytes'] / 1e6:.2f} MB/s, and a message takes {turn:.0f} microseconds to the next rank.\n")
+    print(f"\n{count} hosts. With nothing to join, a rank takes {idle['processor']:.2f} of a core, and sends ", end="")
+    print(f"{idle['bytes'] / 1e6:.2f} MB/s in {idle['messages']:,.0f} TCP segments a second.\n")
     print(
         "| link, Gbit/s | gradients, MB | sent, MB | of the ring's least | step, ms | compute | joining | model, ms |"
     )

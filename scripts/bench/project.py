@@ -2,7 +2,7 @@
 
 A step takes compute + latency + bytes / bandwidth, one after the other, since gradients are joined in one buffer when
 all are there. With N ranks on N hosts the ring has 2 (N - 1) turns, and sends 2 (N - 1) / N of the gradients' bytes
-through each link. Constants are those that `links.py` printed for docs/scaling.md; each is an option here. Efficiency
+through each link. Constants are from what `links.py` printed for docs/scaling.md; each is an option here. Efficiency
 is compute / step: rows/s against so many times those of one rank.
 """
 
@@ -12,13 +12,17 @@ from argparse import Namespace
 
 RANKS, LINKS = (64, 512), (10, 25, 100)
 # The constants of docs/scaling.md: option, value, what it is.
-MEASURED = (
-    ("start-ms", 3.0, "of a join, without the turns of the ring"),
-    ("turn-ms", 0.1, "of a message to the next rank, where ranks only wait"),
-    ("rounds", 2.5, "of the ring in a join: half a cycle that is under way, the agreement, the sum"),
-    ("busy-turn-ms", 1.3, "by which each turn lengthens a join where four ranks share two cores"),
-    ("used", 0.66, "part of a link's bandwidth that a join reaches"),
-    ("most-gbit", 4.8, "Gbit/s of a join over links that are no limit"),
+CONSTANTS = (
+    ("start-ms", 3.3, "of a join of two hosts, but for the turns of its ring; measured"),
+    ("turn-ms", 0.1, "of a message to the next rank, where ranks only wait; assumed"),
+    (
+        "rounds",
+        2.5,
+        "of the ring in a join: half a cycle that is under way, the agreement, the sum; from Horovod's source",
+    ),
+    ("busy-turn-ms", 1.5, "of a turn, all rounds, where four ranks share two cores: their join / 6; measured"),
+    ("used", 0.93, "part of a link's bandwidth that a join reaches; measured at 1 Gbit/s"),
+    ("most-gbit", 5.0, "Gbit/s of a join over links that are no limit, two hosts with a core each; measured"),
 )
 # Option, name, bytes of float32 gradients, milliseconds of a step without joining, and what that time is of.
 MODELS = (
@@ -42,11 +46,10 @@ def by_link(ranks: int, size: float, gigabits: float) -> float:
 
 
 def by_gloo(known: Namespace, ranks: int, size: float, gigabits: float, busy: bool) -> float:
-    """Milliseconds of a join as it was measured."""
-    turn = known.busy_turn_ms if busy else known.turn_ms * known.rounds
-    return float(known.start_ms + 2 * (ranks - 1) * turn) + by_link(
-        ranks, size, min(known.used * gigabits, known.most_gbit)
-    )
+    """Milliseconds of a join by the constants."""
+    turns = 2 * (ranks - 1)
+    latency = turns * known.busy_turn_ms if busy else known.start_ms + turns * known.rounds * known.turn_ms
+    return float(latency) + by_link(ranks, size, min(known.used * gigabits, known.most_gbit))
 
 
 def steps(known: Namespace) -> None:
@@ -94,7 +97,7 @@ def published() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Steps on more ranks, by the model of docs/scaling.md.")
-    for name, value, what in MEASURED:
+    for name, value, what in CONSTANTS:
         parser.add_argument(f"--{name}", type=float, default=value, help=f"{what} (default {value:g})")
     for name, of, _, value, what in MODELS:
         parser.add_argument(
