@@ -123,7 +123,7 @@ def agent(rank: int, addresses: list[str]) -> None:
         host, port, token = json.loads(sys.stdin.readline())
         interface = resources.interface_towards(host, port, 10.0)
         world = worlds(addresses)[rank]
-        variables = resources.horovod_environment(world, (host, port, token), interface, 60, os.environ)
+        variables = resources.horovod_environment(world, (host, port, token), interface, 60)
         payload = cloudpickle.dumps(functools.partial(measure, interface))
         process.begin(Order(world, variables, payload))
         for message in process.messages():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -101,9 +100,7 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender)
         host, port, token = told[0][0]
         interface = resources.interface_towards(host, port, job.reach_timeout, own)
         world = worlds(hosts)[rank]
-        variables = resources.horovod_environment(
-            world, (host, port, token), interface, job.collective_timeout, os.environ
-        )
+        variables = resources.horovod_environment(world, (host, port, token), interface, job.collective_timeout)
         process.begin(Order(world, variables, job.payload))
         for message in process.messages():
             if message["event"] == "done":

@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import psutil
 
@@ -47,22 +47,17 @@ def task_environment(cpus: int, gpus: list[str], threads: int) -> dict[str, str]
     }
 
 
-def horovod_environment(
-    world: World, rendezvous: tuple[str, int, str], interface: str, timeout: int, given: Mapping[str, str]
-) -> dict[str, str]:
-    """Horovod's variables for one rank.
+def horovod_environment(world: World, rendezvous: tuple[str, int, str], interface: str, timeout: int) -> dict[str, str]:
+    """Horovod's variables for one rank. Those for tuning, such as HOROVOD_CYCLE_TIME, are the executor's own.
 
     Args:
         world: the rank's place.
         rendezvous: host, port and token of the store.
         interface: name of this host's network interface that reaches the other ranks.
         timeout: seconds after which a silent peer counts as lost.
-        given: the environment of the task; tuning variables that are set there are kept.
     """
     host, port, token = rendezvous
     return {
-        # Small models are bound by the latency of Horovod's cycle, 1 ms by default.
-        "HOROVOD_CYCLE_TIME": given.get("HOROVOD_CYCLE_TIME", "0.1"),
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,

@@ -35,7 +35,7 @@ def carry_out(function: Callable[[Rank], Any]) -> tuple[list[dict[str, Any]], tu
     """What a rank alone in its World says, and how its process ends."""
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
         place = (HOST, store.port, store.token)
-        variables = horovod_environment(solo(HOST), place, "lo", 30, {})
+        variables = horovod_environment(solo(HOST), place, "lo", 30)
         process.begin(Order(solo(HOST), variables, cloudpickle.dumps(function)))
         messages = list(process.messages())
         return messages, process.exit(), process
@@ -151,7 +151,7 @@ def test_even_a_frozen_rank_ends_with_the_task_that_is_killed() -> None:
     ):
         assert task.stdin
         assert task.stdout
-        variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30, {})
+        variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
         write_frame(task.stdin, Order(solo(HOST), variables, cloudpickle.dumps(hangs)))  # type: ignore[arg-type]
         rank = psutil.Process(int(task.stdout.readline()))
         rank.suspend()
