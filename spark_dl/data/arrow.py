@@ -58,11 +58,14 @@ def _bytes(array: pa.Array) -> Extracted:
 
 def _as_lists(array: pa.Array) -> pa.Array:
     """Binary values as lists of uint8, without copying them."""
+    if array.offset:  # which Arrow's cast doesn't heed for values of fixed size
+        array = array.take(pa.array(np.arange(len(array))))
+    array = array.cast(pa.large_binary())
     validity, offsets, content = array.buffers()
     size = content.size if content is not None else 0
     numbers = pa.Array.from_buffers(pa.uint8(), size, [None, content])
     return pa.Array.from_buffers(
-        pa.list_(pa.uint8()), len(array), [validity, offsets], offset=array.offset, children=[numbers]
+        pa.large_list(pa.uint8()), len(array), [validity, offsets], offset=array.offset, children=[numbers]
     )
 
 

@@ -91,9 +91,9 @@ def _room(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
     if dtype == BYTES:
         return np.empty(shape, dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
+    place = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -place.ctypes.data % _ALIGNMENT
+    return place[start : start + size].view(dtype).reshape(shape)
 
 
 def pools(

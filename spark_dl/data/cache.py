@@ -87,7 +87,7 @@ class Cache:
     """
 
     def __init__(self, where: str, size: int, neighbours: int) -> None:
-        self.on = False
+        self.on = self._failed = False
         self._where = where
         self._size = size
         self._neighbours = neighbours
@@ -114,16 +114,18 @@ class Cache:
 
     def has_room(self, part: float = 1.0) -> bool:
         """Whether all rows fit into this part of what is free."""
-        return self._size * self._neighbours <= part * self._cache.free
+        return not self._failed and self._size * self._neighbours <= part * self._cache.free
 
     def reading(self, read: Reader) -> Reader:
         """A reader that reads by the other what isn't kept."""
 
         def read_missing(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[Arrays]:
             keys = [(segment.block.block_id, segment.start, segment.stop) for segment in segments]
-            fresh = read(dataset, [s for s, key in zip(segments, keys, strict=True) if key not in self._kept])
+            # Asked once: what is kept may grow meanwhile.
+            missing = {key for key in keys if key not in self._kept}
+            fresh = read(dataset, [s for s, key in zip(segments, keys, strict=True) if key in missing])
             for key in keys:
-                if key in self._kept:
+                if key not in missing:
                     yield self._kept[key]()
                 else:
                     arrays = next(fresh)
@@ -137,5 +139,5 @@ class Cache:
         try:
             self._kept[key] = self._cache.keep(arrays)
         except OSError as error:  # others may have filled the disk meanwhile
-            self.on = False
+            self.on, self._failed = False, True
             warnings.warn(f"Rows are read anew: they can't be kept. {error}", RuntimeWarning, stacklevel=2)

@@ -22,8 +22,8 @@ from pyspark.sql import DataFrame
 
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, Block, ConvertedDataset, Tensor
 from spark_dl.data.faults import Faults, describe
-from spark_dl.data.media import IMAGE_FORMATS
-from spark_dl.data.ragged import BYTES, joined, lengths, memory
+from spark_dl.data.media import image_formats, no_images
+from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.transport import receive, send
 from spark_dl.errors import DataError
@@ -183,7 +183,8 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: 
     stored = np.dtype(spec.tensor().stored)
     if stored == BYTES:
         if spec.image:
-            _check_images(columns[0], spec.columns[0].name, faults, keep)
+            known = ", ".join(image_formats(spec.shape[-1]))
+            faults.add("image", spec.columns[0].name, no_images(columns[0][keep], spec.shape[-1]), known)
         return columns[0]
     if stored.kind in "iu":
         for values, column in zip(columns, spec.columns, strict=True):
@@ -198,12 +199,6 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: 
         for values, column in zip(columns, spec.columns, strict=True):
             _check_range(values, stored, column.name, faults, keep)
         return np.zeros((len(keep), *spec.shape), stored)
-
-
-def _check_images(contents: np.ndarray, name: str, faults: Faults, keep: np.ndarray) -> None:
-    known = tuple(IMAGE_FORMATS.values())
-    kept = contents[keep]
-    faults.add("image", name, len(kept) - sum(content.startswith(known) for content in kept))
 
 
 def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
@@ -242,19 +237,24 @@ class _BlockWriter:
         """Take the tensors of some rows; yield a record of each file written."""
         self._waiting.append(arrays)
         self._rows += len(arrays[0])
-        self._bytes += sum(map(memory, arrays))
-        while self._rows and self._rows >= (full := max(1, self._rows * _BLOCK_BYTES // max(1, self._bytes))):
-            yield self._write(full)
+        self._bytes += sum(int(row_sizes(array).sum()) for array in arrays)
+        while self._bytes > _BLOCK_BYTES:
+            yield self._write(self._fitting())
 
     def finish(self) -> Iterator[dict[str, object]]:
         """Write what is left."""
         if self._rows:
             yield self._write(self._rows)
 
+    def _fitting(self) -> int:
+        """How many of the rows that wait fill a block; one at least."""
+        sizes = np.concatenate([sum(map(row_sizes, arrays)) for arrays in self._waiting])
+        return max(1, int(np.searchsorted(np.cumsum(sizes), _BLOCK_BYTES, side="right")))
+
     def _write(self, rows: int) -> dict[str, object]:
         whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True)]
         written = [array[:rows] for array in whole]
-        size = sum(map(memory, written))
+        size = sum(int(row_sizes(array).sum()) for array in written)
         self._waiting = [[array[rows:] for array in whole]] if self._rows > rows else []
         self._rows, self._bytes = self._rows - rows, self._bytes - size
         block_id, self._next_id = self._next_id, self._next_id + 1

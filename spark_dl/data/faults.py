@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pyspark.sql import Row
 
 from spark_dl.data.arrow import Extracted
-from spark_dl.data.media import IMAGE_FORMATS
 from spark_dl.data.schema import LabelSpec
 from spark_dl.errors import explain
 
@@ -21,7 +20,7 @@ class Faults:
     """What is wrong with the rows of a partition: counts by kind, column and detail.
 
     Kinds: null, nan, length (the detail is the length), fraction and class (of a label), negative (of a weight),
-    range (the detail is the dtype), image (it is in no known format).
+    range (the detail is the dtype), image (the detail lists the formats that it could be in).
     """
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -66,7 +65,7 @@ def describe(faults: Iterable[Row], widths: Mapping[str, int], label: LabelSpec)
                 "class": f"label {name!r}: {rows} outside the model's {classes} classes, such as {detail}",
                 "negative": f"weight {name!r}: {rows} below 0",
                 "range": f"column {name!r}: {rows} with values beyond {detail}",
-                "image": f"column {name!r}: {rows} that are no image (known: {', '.join(IMAGE_FORMATS)})",
+                "image": f"column {name!r}: {rows} without an image that can be decoded ({detail})",
             }[kind]
         )
     fixes = ["Set nullPolicy='drop', or fill them in."] if missing else []
@@ -78,7 +77,7 @@ def describe(faults: Iterable[Row], widths: Mapping[str, int], label: LabelSpec)
         fixes.append("Set binaryFormat='raw' where the bytes are the numbers themselves.")
     return explain(
         "Rows can't be fed to the model.",
-        expected="a number in every feature, label and weight, of the model's shape",
+        expected="a value in every feature, label and weight, of the model's shape",
         received="; ".join(lines),
         fix=" ".join(fixes),
     )

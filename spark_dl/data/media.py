@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["IMAGE_FORMATS", "fed"]
+__all__ = ["fed", "image_formats", "no_images"]
 
-# What TensorFlow decodes, by how each begins.
-IMAGE_FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM"}
+# How each format begins, and into how many channels TensorFlow decodes it.
+_FORMATS = {
+    "JPEG": (b"\xff\xd8\xff", (1, 3)),
+    "PNG": (b"\x89PNG\r\n\x1a\n", (1, 3, 4)),
+    "GIF": (b"GIF8", (3,)),
+    "BMP": (b"BM", (3, 4)),
+}
+
+
+def image_formats(channels: int) -> list[str]:
+    """The formats that can be decoded to so many channels."""
+    return [name for name, (_, known) in _FORMATS.items() if channels in known]
+
+
+def no_images(contents: Iterable[bytes], channels: int) -> int:
+    """How many values don't begin as an image that can be decoded to so many channels."""
+    begins = tuple(begin for begin, known in _FORMATS.values() if channels in known)
+    return sum(not content.startswith(begins) for content in contents)
 
 
 def fed(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
@@ -26,7 +43,7 @@ def fed(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
 
     if dtype == "string":
         return tf.reshape(contents, (-1, *shape))
-    size = shape[:2]
+    size, whole = shape[:2], tf.as_dtype(dtype).is_integer
 
     def image(content: Any) -> Any:
         pixels = tf.io.decode_image(content, channels=shape[2], expand_animations=False)
@@ -35,7 +52,6 @@ def fed(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
             lambda: tf.cast(pixels, tf.float32),
             lambda: tf.image.resize(pixels, size, antialias=True),
         )
-        return tf.ensure_shape(pixels, shape)
+        return tf.ensure_shape(tf.saturate_cast(tf.round(pixels) if whole else pixels, dtype), shape)
 
-    images = tf.map_fn(image, contents, fn_output_signature=tf.TensorSpec(shape, tf.float32))
-    return tf.saturate_cast(tf.round(images) if tf.as_dtype(dtype).is_integer else images, dtype)
+    return tf.map_fn(image, contents, fn_output_signature=tf.TensorSpec(shape, dtype))

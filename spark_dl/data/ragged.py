@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
-__all__ = ["BYTES", "joined", "lengths", "memory", "split"]
+__all__ = ["BYTES", "OVERHEAD", "joined", "lengths", "memory", "row_sizes", "split"]
 
 # What stands for the dtype of such an array.
 BYTES = "object"
+# What Python adds to each value in memory, about.
+OVERHEAD = 50
 
 
 def memory(array: np.ndarray) -> int:
-    """Bytes that an array takes, those of its values included."""
-    return int(lengths(array).sum()) if array.dtype == object else array.nbytes
+    """Bytes that an array takes in memory, those of its values included."""
+    return array.nbytes + (int(lengths(array).sum()) + OVERHEAD * len(array) if array.dtype == object else 0)
+
+
+def row_sizes(array: np.ndarray) -> np.ndarray:
+    """Bytes of each row's numbers, or of its value: int64, shape (rows,)."""
+    if array.dtype == object:
+        return lengths(array)
+    return np.full(len(array), array.itemsize * math.prod(array.shape[1:]))
 
 
 def lengths(array: np.ndarray) -> np.ndarray:

@@ -184,13 +184,13 @@ def _text_spec(schema: T.StructType, columns: Sequence[Column], param: str, shap
 
 
 def _image_spec(columns: Sequence[Column], param: str, shape: tuple[int, ...], dtype: str) -> FeatureSpec:
-    if len(columns) > 1 or len(shape) != 3 or shape[-1] not in (1, 3, 4):
+    if len(columns) > 1 or len(shape) != 3 or shape[-1] not in (1, 3, 4) or dtype == "int8":
         raise DataError(
             explain(
                 "Images take one column, and a model input that is an image.",
-                expected="one binary column, and an input of shape (batch, height, width, 1, 3 or 4 channels)",
+                expected="one binary column, and an input of (batch, height, width, 1, 3 or 4 channels) that takes 255",
                 received=", ".join(f"{c.name} ({c.kind})" for c in columns)
-                + f", and an input of shape {_shape(shape)}",
+                + f", and an input of shape {_shape(shape)}, {dtype}",
                 fix=f"Change {param}, or set binaryFormat='raw' where the bytes are the numbers themselves.",
             )
         )

@@ -220,7 +220,7 @@ def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
     parts = [_matrix(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.features.columns]
     inputs = joined(parts, model.features)
     predict = loaded(model)
-    step = model.batch_size
+    step = model.step
     starts = range(0, max(1, len(inputs)), step)
     outputs = np.concatenate([predict(inputs[start : start + step]) for start in starts])
     columns = model.head.columns(outputs)

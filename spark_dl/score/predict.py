@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_dl.data.media import IMAGE_FORMATS, fed
+from spark_dl.data.media import fed, image_formats, no_images
 from spark_dl.data.ragged import BYTES
 from spark_dl.data.schema import Column, FeatureSpec, quoted
 from spark_dl.errors import DataError, explain
@@ -33,6 +34,8 @@ __all__ = ["ScoringModel", "check_new", "joined", "loaded", "score", "unfit"]
 
 # Spark reads several numbers of a row from Arrow about twice as fast from as many columns as from a list. Up to here:
 _WIDEST = 256
+# Images are decoded together up to so many bytes of float32.
+_DECODED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,13 @@ class ScoringModel:
     head: Head
     batch_size: int
     digest: str
+
+    @property
+    def step(self) -> int:
+        """Rows that are computed at once: `batch_size`, or fewer where they are images that must be decoded."""
+        if not self.features.image:
+            return self.batch_size
+        return min(self.batch_size, max(1, _DECODED_BYTES // (4 * math.prod(self.features.shape))))
 
     @staticmethod
     def of(content: bytes, custom_objects: bytes, features: FeatureSpec, head: Head, batch_size: int) -> ScoringModel:
@@ -141,7 +151,7 @@ def _scorer(
         predict = loaded(model)
         for series in batches:  # a lone column comes without the tuple
             inputs = _tensor(series if isinstance(series, tuple) else (series,), model.features)
-            parts = [predict(inputs[i : i + model.batch_size]) for i in range(0, len(inputs), model.batch_size)]
+            parts = [predict(inputs[i : i + model.step]) for i in range(0, len(inputs), model.step)]
             content: dict[str, Any] = {}
             if parts:
                 columns = model.head.columns(np.concatenate(parts))
@@ -173,7 +183,7 @@ def loaded(model: ScoringModel) -> Callable[[np.ndarray], np.ndarray]:
     keras_model = from_bytes(model.content, cloudpickle.loads(model.custom_objects), compiled=False)
     spec = model.features
     of_bytes = spec.tensor().stored == BYTES
-    signature = tf.TensorSpec(None if of_bytes else (None, *spec.shape), "string" if of_bytes else spec.dtype)
+    signature = tf.TensorSpec((None,) if of_bytes else (None, *spec.shape), "string" if of_bytes else spec.dtype)
 
     @functools.partial(tf.function, input_signature=[signature])
     def call(inputs: Any) -> Any:
@@ -196,10 +206,10 @@ def joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
         DataError: numbers beyond what an integer input can hold; bytes that are no image.
     """
     if spec.tensor().stored == BYTES:
-        known = tuple(IMAGE_FORMATS.values())
-        unknown = sum(not content.startswith(known) for content in parts[0]) if spec.image else 0
+        unknown = no_images(parts[0], spec.shape[-1]) if spec.image else 0
         if unknown:
-            raise unfit(spec.columns[0], f"images ({', '.join(IMAGE_FORMATS)})", f"{unknown} rows that are none")
+            known = ", ".join(image_formats(spec.shape[-1]))
+            raise unfit(spec.columns[0], f"images that can be decoded ({known})", f"{unknown} rows that are none")
         return parts[0]
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     wanted = np.dtype(spec.dtype)

@@ -17,7 +17,7 @@ _WAITING, _LEAST_SECONDS = 0.2, 1.0
 
 
 class KeepRows(keras.callbacks.Callback):
-    """Looks after each epoch how long rows were waited for; the ranks see the same and decide alike.
+    """Looks after each epoch how long rows were waited for. The ranks see the same; each keeps its rows if it has room.
 
     Args:
         measure: how fast the ranks together are; it runs before.

@@ -74,7 +74,7 @@ def test_what_is_no_image_is_told_by_fit_and_by_transform(spark: SparkSession) -
     frame = bright_or_dark(spark, encoded=True)
     fitted = KerasClassifier(model=a_network(), featuresCol="content", **QUIET).fit(frame)
     broken = frame.selectExpr("id", "label", "if(id = 7, cast('no image' as binary), content) as content")
-    with pytest.raises(DataError, match=r"'content': 1 row that are no image"):
+    with pytest.raises(DataError, match=r"'content': 1 row without an image that can be decoded"):
         KerasClassifier(model=a_network(), featuresCol="content", **QUIET).fit(broken)
     with pytest.raises(Exception, match=r"(?s)column 'content' can't be scored.*1 rows that are none"):
         fitted.transform(broken).collect()

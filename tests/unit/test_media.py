@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from spark_dl.data.batches import tensorflow_batches
 from spark_dl.data.cache import CACHES, Cache
 from spark_dl.data.convert import Packing
 from spark_dl.data.faults import describe
-from spark_dl.data.media import fed
+from spark_dl.data.media import fed, image_formats, no_images
 from spark_dl.data.ragged import joined, lengths, split
 from spark_dl.data.readers import READERS, reader
 from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, feature_spec, label_spec
@@ -100,9 +102,9 @@ def test_rows_without_a_value_are_counted_or_dropped(tmp_path: Path, drop: bool)
 def test_what_is_no_image_is_counted_and_told(tmp_path: Path) -> None:
     good = tf.io.encode_png(image(0)).numpy()
     _, faults = packed(tmp_path, IMAGE, pa.array([good, b"GIF", b"\x89PN"]))
-    assert faults == {("image", "x", ""): 2}
-    told = describe([{"kind": "image", "name": "x", "detail": "", "rows": 2}], {}, LABEL)
-    assert "column 'x': 2 rows that are no image (known: JPEG, PNG, GIF, BMP)" in told
+    assert faults == {("image", "x", "JPEG, PNG, GIF, BMP"): 2}
+    told = describe([{"kind": "image", "name": "x", "detail": "JPEG, PNG", "rows": 2}], {}, LABEL)
+    assert "column 'x': 2 rows without an image that can be decoded (JPEG, PNG)" in told
     assert "binaryFormat='raw'" in told
     with pytest.raises(DataError, match=r"column 'x' can't be scored.*JPEG.*1 rows that are none"):
         _tensor((pd.Series([good, b"?"]),), IMAGE)
@@ -142,15 +144,47 @@ def test_images_of_other_sizes_and_channels_are_made_to_fit() -> None:
     np.testing.assert_array_equal(whole, np.round(got))
 
 
+@pytest.mark.parametrize(("name", "channels"), [(n, c) for c in (1, 3, 4) for n in image_formats(c)])
+def test_every_known_format_is_decoded_to_its_channels(name: str, channels: int) -> None:
+    white = {
+        "JPEG": tf.io.encode_jpeg(np.full((2, 3, 3), 255, np.uint8)).numpy(),
+        "PNG": tf.io.encode_png(np.full((2, 3, 4), 255, np.uint8)).numpy(),
+        "GIF": base64.b64decode("R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs="),
+        "BMP": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 58, 0, 0, 54, 40, 1, 1, 1, 24, 0, 4, 0, 0, 0, 0) + b"\xff" * 4,
+    }[name]
+    if name == "BMP" and channels == 4:
+        white = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 58, 0, 0, 54, 40, 1, 1, 1, 32, 0, 4, 0, 0, 0, 0) + b"\xff" * 4
+    assert no_images([white], channels) == 0
+    got = fed(tf.constant([white]), (2, 3, channels), "uint8").numpy()
+    assert got.tolist() == np.full((1, 2, 3, channels), 255).tolist()
+
+
+def test_what_can_not_be_decoded_to_the_channels_is_no_image() -> None:
+    assert no_images([b"GIF89a", b"BM", b"\xff\xd8\xff"], 1) == 2
+    assert no_images([b"GIF89a", b"BM", b"\xff\xd8\xff"], 4) == 2
+
+
+def test_neighbours_of_very_different_size_make_blocks_of_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "_BLOCK_BYTES", 1000)
+    texts = [b"a" * 400] * 10 + [b"b"] * 300 + [b"c" * 5000]
+    dataset, _ = packed(tmp_path, TEXT, pa.array(texts))
+    assert [block.rows for block in dataset.blocks][:5] == [2, 2, 2, 2, 2 + (1000 - 2 * 404) // 5]
+    assert arrays(dataset)[0].tolist() == texts
+    assert dataset.blocks[-1].rows == 1
+
+
 def test_texts_take_the_shape_of_the_models_input() -> None:
     contents = tf.constant(TEXTS)
     assert fed(contents, (), "string").numpy().tolist() == TEXTS
     assert fed(contents, (1,), "string").shape == (len(TEXTS), 1)
 
 
-def test_raw_bytes_are_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(6)], ids=str)
+def test_raw_bytes_are_numbers(tmp_path: Path, kind: pa.DataType) -> None:
     pixels = [bytes(range(6)), bytes(range(250, 256))]
-    dataset, _ = packed(tmp_path / "good", RAW, pa.array([*pixels, pixels[0]]).slice(0, 2))
+    dataset, _ = packed(tmp_path / "good", RAW, pa.array([pixels[1], *pixels, pixels[0]], kind).slice(1, 2))
     features, _ = arrays(dataset)
     assert features.dtype == np.uint8
     assert features.reshape(2, 6).tolist() == [list(row) for row in pixels]
@@ -205,6 +239,7 @@ def test_a_column_of_bytes_is_what_the_model_and_the_option_say(
         (["text"], (2,), "string", r"shape \(batch, 2\)"),
         (["binary"], (784,), "float32", r"model input that is an image.*binaryFormat='raw'"),
         (["binary"], (28, 28, 2), "float32", "1, 3 or 4 channels"),
+        (["binary"], (28, 28, 3), "int8", "that takes 255"),
         (["binary", "number"], (4, 6, 3), "float32", "Images take one column"),
     ],
 )
