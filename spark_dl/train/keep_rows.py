@@ -9,11 +9,9 @@ import keras
 
 from spark_dl.train.feed import Feed
 from spark_dl.train.progress import MeasureSpeed
+from spark_dl.train.speed import LEAST_SECONDS, TELLING
 
 __all__ = ["KeepRows"]
-
-# From which part of an epoch on rows count as holding the ranks up, in epochs of at least so many seconds.
-_WAITING, _LEAST_SECONDS = 0.2, 1.0
 
 
 class KeepRows(keras.callbacks.Callback):
@@ -40,9 +38,9 @@ class KeepRows(keras.callbacks.Callback):
         """Have rows kept from now on, if they were waited for too long; the first epoch starts the reading."""
         speed = self._measure.speed
         self._measured += 1
-        if speed is None or self._measured == 1 or epoch + 1 >= self._epochs or speed.seconds < _LEAST_SECONDS:
+        if speed is None or self._measured == 1 or epoch + 1 >= self._epochs or speed.seconds < LEAST_SECONDS:
             return
-        if speed.input_wait > _WAITING and self._feed.keep_rows():
+        if speed.input_wait > TELLING and self._feed.keep_rows():
             text = (
                 f"Epoch {epoch + 1} waited {speed.input_wait:.0%} of its time for rows: workers keep those that they "
                 "read from now on, on their own disks (cacheData='auto')."

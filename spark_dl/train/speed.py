@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Speed", "StepClock", "speed"]
+__all__ = ["LEAST_SECONDS", "TELLING", "Speed", "StepClock", "speed"]
 
 # What is said to the user: from which part of the time on, and in epochs of at least so many seconds.
-_TELLING, _LEAST_SECONDS = 0.2, 1.0
+TELLING, LEAST_SECONDS = 0.2, 1.0
 
 
 class StepClock:
@@ -116,17 +116,17 @@ def speed(rows: float, steps: int, ranks: np.ndarray, hosts: Sequence[str]) -> S
 
 
 def _advice(working: np.ndarray, waits: np.ndarray, seconds: float, hosts: Sequence[str]) -> list[str]:
-    if seconds < _LEAST_SECONDS:
+    if seconds < LEAST_SECONDS:
         return []
     said = []
     hungry = int(waits.argmax())
-    if waits[hungry] > _TELLING:
+    if waits[hungry] > TELLING:
         said.append(
             f"Rank {hungry} on host {hosts[hungry]} waits {waits[hungry]:.0%} of its time for rows: set "
             "cacheData='memory' (or 'disk') if they fit, or give workers more cores (cpusPerWorker)."
         )
     slow, quick = int(working.argmax()), int(working.argmin())
-    if working[slow] - working[quick] > _TELLING * max(working[quick], _TELLING * seconds):
+    if working[slow] - working[quick] > TELLING * max(working[quick], TELLING * seconds):
         said.append(
             f"Rank {slow} on host {hosts[slow]} computes {working[slow]:.1f} s in an epoch where rank {quick} on host "
             f"{hosts[quick]} needs {working[quick]:.1f} s, and all wait for it: see what else runs on {hosts[slow]}, "
