@@ -90,3 +90,14 @@ def test_models_are_the_same_where_their_bytes_are() -> None:
     assert one != ScoringModel.of(b"other", b"objects", spec, head, 4)
     assert one != ScoringModel.of(b"model", b"others", spec, head, 4)
     assert "content" not in repr(one)
+
+
+def test_images_are_decoded_together_only_up_to_some_megabytes() -> None:
+    column = Column("x", "bytes", "object", 0)
+    image = FeatureSpec((column,), (224, 224, 3), "float32")
+    small = FeatureSpec((column,), (8, 8, 3), "float32")
+    text = FeatureSpec((column,), (1,), "string")
+    steps = [ScoringModel.of(b"", b"", spec, Regression(), 4096).step for spec in (image, small, text)]
+    assert steps == [(64 << 20) // (224 * 224 * 3 * 4), 4096, 4096]
+    huge = FeatureSpec((column,), (9000, 9000, 3), "float32")
+    assert ScoringModel.of(b"", b"", huge, Regression(), 4096).step == 1
