@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -143,18 +143,20 @@ class Together:
 def on_ranks(size: int, function: Callable[[Together], Any]) -> list[Any]:
     """What a function returns on each of several ranks."""
     meeting, given = threading.Barrier(size), [None] * size
+    errors: list[BaseException] = []
 
     def run(world: World) -> Any:
         try:
             return function(Together(world, meeting, given))
-        except BaseException:
+        except BaseException as error:
+            # Before the others learn of it: what they raise then, TensorFlow wraps in errors of its own.
+            errors.append(error)
             meeting.abort()
             raise
 
     with ThreadPoolExecutor(size) as pool:
         futures = [pool.submit(run, world) for world in worlds(["host"] * size)]
-        errors = [e for e in (future.exception() for future in futures) if e is not None]
-        for error in errors:
-            if not isinstance(error, threading.BrokenBarrierError):
-                raise error
+        wait(futures)
+        if errors:
+            raise errors[0]
         return [future.result() for future in futures]
