@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spark_dl.diagnosis import doctor
     from spark_dl.estimators.base import KerasEstimator
     from spark_dl.estimators.classifier import KerasClassifier, KerasClassifierModel
+    from spark_dl.estimators.converted import ConvertedData, convert
     from spark_dl.estimators.model import KerasModel
     from spark_dl.estimators.regressor import KerasRegressor, KerasRegressorModel
     from spark_dl.launch.launcher import HorovodLauncher
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ConvertedData": "spark_dl.estimators.converted",
     "HorovodLauncher": "spark_dl.launch.launcher",
     "KerasClassifier": "spark_dl.estimators.classifier",
     "KerasClassifierModel": "spark_dl.estimators.classifier",
@@ -27,10 +29,12 @@ _PUBLIC = {
     "KerasModel": "spark_dl.estimators.model",
     "KerasRegressor": "spark_dl.estimators.regressor",
     "KerasRegressorModel": "spark_dl.estimators.regressor",
+    "convert": "spark_dl.estimators.converted",
     "doctor": "spark_dl.diagnosis",
 }
 
 __all__ = [
+    "ConvertedData",
     "HorovodLauncher",
     "KerasClassifier",
     "KerasClassifierModel",
@@ -38,6 +42,7 @@ __all__ = [
     "KerasModel",
     "KerasRegressor",
     "KerasRegressorModel",
+    "convert",
     "doctor",
 ]
 

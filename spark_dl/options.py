@@ -116,10 +116,45 @@ def _choice(*choices: str) -> Callable[[Any], str]:
 
 def _names(value: Any) -> list[str]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
-        raise _RefusedError("a list of column names")
+        raise _RefusedError("a list of names")
     if not value:
-        raise _RefusedError("at least one column name")
+        raise _RefusedError("at least one name")
     return list(value)
+
+
+def _named_columns(several: bool) -> Callable[[Any], list[str] | dict[str, Any]]:
+    """A list of columns, or a dict of them by name; of several for a name, where that is asked for."""
+
+    def convert(value: Any) -> list[str] | dict[str, Any]:
+        if not isinstance(value, Mapping):
+            return _names(value)
+        if not value or not all(isinstance(name, str) for name in value):
+            raise _RefusedError("a dict with at least one name")
+        return {name: _names(v) if several and not isinstance(v, str) else _text(v) for name, v in value.items()}
+
+    return convert
+
+
+def _shapes(value: Any) -> dict[str, list[int]]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise _RefusedError("a dict from column to the shape of one row, such as {'steps': [20, 8]}")
+    for shape in value.values():
+        if isinstance(shape, str) or not isinstance(shape, Sequence):
+            raise _RefusedError("a dict from column to the shape of one row, such as {'steps': [20, 8]}")
+    return {name: [_integer(1)(size) for size in shape] for name, shape in value.items()}
+
+
+def _null_policy(value: Any) -> str | dict[str, Any]:
+    policy = _choice("error", "drop")
+    if not isinstance(value, Mapping):
+        return policy(value)
+    checked: dict[str, Any] = {}
+    for name, given in value.items():
+        filled = isinstance(given, Mapping) and set(given) == {"fill"} and isinstance(given["fill"], (int, float, str))
+        if not filled and given not in ("error", "drop"):
+            raise _RefusedError(f"'error', 'drop' or {{'fill': value}} for each column, {name!r} among them")
+        checked[name] = dict(given) if filled else given
+    return checked
 
 
 def _class_weights(value: Any) -> str | dict[int, float]:
@@ -149,22 +184,59 @@ def _anything(value: Any) -> Any:
     return value
 
 
-def _list(value: Any) -> list[Any]:
+def _function(value: Any) -> Any:
+    if not callable(value):
+        raise _RefusedError("a function")
+    return value
+
+
+def _keywords(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise _RefusedError("a dict of keyword arguments")
+    return dict(value)
+
+
+def _list(value: Any) -> list[Any] | dict[str, Any]:
+    if isinstance(value, dict):
+        return dict(value)
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _thresholds(value: Any) -> list[float]:
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        raise _RefusedError("a list of numbers")
+    found = [_number(0)(number) for number in value]
+    if sum(number == 0 for number in found) > 1:
+        raise _RefusedError("a list of numbers > 0, at most one of them 0")
+    return found
+
+
+def _loss_weights(value: Any) -> list[float] | dict[str, float]:
+    if isinstance(value, Mapping):
+        return {str(name): _number(0)(weight) for name, weight in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_number(0)(weight) for weight in value]
+    raise _RefusedError("a list of numbers, or a dict of them")
 
 
 # --- columns -----------------------------------------------------------------------------------------------
 FEATURES_COL = Option(
     "featuresCol",
-    "The feature column: a Vector, an array of numbers, a number, a string (for a model that takes strings), or binary "
-    "(see binaryFormat).",
+    "The feature column: a Vector, an array of numbers, a number, a string (for a model that takes strings), binary "
+    "(see binaryFormat), or Spark's image struct.",
     _text,
     "features",
 )
 INPUT_COLS = Option(
     "inputCols",
-    "Several feature columns, joined in this order into the model's input, in place of featuresCol.",
-    _names,
+    "Several feature columns, in place of featuresCol: a list, joined in this order into the model's input, or one for "
+    "each of several inputs; or a dict from an input's name to its column or columns.",
+    _named_columns(several=True),
+)
+COLUMN_SHAPES = Option(
+    "columnShapes",
+    "The shape of one row of columns that feed inputs whose shape the model leaves open, such as {'steps': [20, 8]}.",
+    _shapes,
 )
 BINARY_FORMAT = Option(
     "binaryFormat",
@@ -174,6 +246,11 @@ BINARY_FORMAT = Option(
     "image",
 )
 LABEL_COL = Option("labelCol", "The label column: a number, or an array or Vector of numbers.", _text, "label")
+LABEL_COLS = Option(
+    "labelCols",
+    "The label columns of a model with several outputs: a list, in the model's order, or a dict from an output's name.",
+    _named_columns(several=False),
+)
 WEIGHT_COL = Option("weightCol", "The column of sample weights; every row weighs 1 without it.", _text)
 CLASS_WEIGHTS = Option(
     "classWeights",
@@ -182,6 +259,12 @@ CLASS_WEIGHTS = Option(
     _class_weights,
 )
 PREDICTION_COL = Option("predictionCol", "The column that the prediction is written to.", _text, "prediction")
+OUTPUT_COLS = Option(
+    "outputCols",
+    "The columns that several outputs are written to: a list, in the model's order, or a dict from an output's name, "
+    "where others aren't written; not set, predictionCol with _ and the output's name.",
+    _named_columns(several=False),
+)
 PROBABILITY_COL = Option(
     "probabilityCol",
     "The column that the class probabilities are written to, as a Vector; '' for none.",
@@ -194,25 +277,91 @@ RAW_PREDICTION_COL = Option(
     _text,
     "rawPrediction",
 )
+THRESHOLDS = Option(
+    "thresholds",
+    "A threshold for each class, at most one of them 0: the class of greatest probability / threshold is predicted.",
+    _thresholds,
+)
+TOP_K = Option("topK", "How many of the most probable classes transform writes to topKCol; not set, none.", _integer(1))
+TOP_K_COL = Option(
+    "topKCol",
+    "The column of the topK most probable classes, the first ones first: an array of (label, probability).",
+    _text,
+    "topK",
+)
+CLASS_LABELS = Option(
+    "classLabels", "The classes' names in the order of their indices, for topKCol; not set, the indices.", _names
+)
+OUTPUT_LAYER = Option(
+    "outputLayer",
+    "The layer whose output transform writes to predictionCol, as an array of floats, in place of the model's own: an "
+    "embedding.",
+    _text,
+)
 VALIDATION_COL = Option("validationCol", "A boolean column that is true in the rows for validation.", _text)
+VALIDATION_DATA = Option("validationData", "A DataFrame of rows for validation, with the same columns.", _anything)
 VALIDATION_FRACTION = Option(
     "validationFraction", "The part of the rows that is drawn, by the seed, for validation.", _number(0, 1), 0.0
 )
+STRATIFIED = Option(
+    "stratified",
+    "Whether validationFraction is drawn from each class, so that it is the same part of each.",
+    _boolean,
+    False,
+)
+BALANCE = Option(
+    "balance",
+    "Have all classes train alike: 'oversample' writes rows of rare classes several times, 'undersample' leaves out "
+    "rows of frequent ones, by the seed; rows for validation stay as they are.",
+    _choice("none", "oversample", "undersample"),
+    "none",
+)
 NULL_POLICY = Option(
     "nullPolicy",
-    "What to do with rows that have a null or NaN in a feature, the label or the weight: 'error' or 'drop'.",
-    _choice("error", "drop"),
+    "What to do about a null or NaN in a feature, a label or the weight: 'error', or 'drop' for rows left out of "
+    "training; or a dict by column of 'error', 'drop' or {'fill': value}, which fills them in transform, too.",
+    _null_policy,
     "error",
 )
 
 # --- model -------------------------------------------------------------------------------------------------
-MODEL = Option(
-    "model", "The Keras model to train, built, with one input and one output. It is never changed.", _anything
+MODEL = Option("model", "The Keras model to train, built. It is never changed.", _anything)
+MODEL_FN = Option(
+    "modelFn",
+    "A function that builds the Keras model, in place of `model`; it is called on the driver, with modelParams.",
+    _function,
+)
+MODEL_PARAMS = Option(
+    "modelParams", "Keyword arguments of modelFn, as a dict: hyperparameters that a grid can search.", _keywords
+)
+WARM_START = Option(
+    "warmStart",
+    "A fitted KerasModel whose Keras model training begins with, in place of `model`: its weights, and what it was "
+    "compiled with where nothing else is given.",
+    _anything,
 )
 OPTIMIZER = Option("optimizer", "A Keras optimizer or its name, in place of the compiled model's.", _anything)
-LOSS = Option("loss", "A Keras loss or its name, in place of the compiled model's.", _anything)
-METRICS = Option("metrics", "Keras metrics or their names, in place of the compiled model's.", _list)
+LOSS = Option(
+    "loss",
+    "A Keras loss or its name, in place of the compiled model's; of several outputs, a list or a dict by their names.",
+    _anything,
+)
+LOSS_WEIGHTS = Option(
+    "lossWeights", "What the losses of several outputs count: a list, or a dict by the outputs' names.", _loss_weights
+)
+METRICS = Option(
+    "metrics",
+    "Keras metrics or their names, in place of the compiled model's; of several outputs, a dict by their names.",
+    _list,
+)
 CALLBACKS = Option("callbacks", "Keras callbacks. Each rank runs a copy of its own.", _list)
+
+AUGMENT = Option(
+    "augment",
+    "Keras layers that change the features in training only, such as RandomFlip: one layer (or a Sequential), or a "
+    "dict by the inputs' names. After lost workers their random draws begin anew.",
+    _anything,
+)
 
 # --- training ----------------------------------------------------------------------------------------------
 BATCH_SIZE = Option("batchSize", "Rows in a batch of one worker.", _integer(1), 32)
@@ -249,6 +398,15 @@ COMPRESSION = Option(
     "none",
 )
 EPOCHS = Option("epochs", "Passes over the training rows.", _integer(1), 1)
+INITIAL_EPOCH = Option(
+    "initialEpoch", "The epoch that training begins with, counted from 0, out of `epochs`, as in Keras.", _integer(0), 0
+)
+DTYPE_POLICY = Option(
+    "dtypePolicy",
+    "Keras's dtype policy of all layers, in place of their own: 'float32', 'mixed_bfloat16' or 'mixed_float16'. The "
+    "model's outputs stay float32.",
+    _choice("float32", "mixed_bfloat16", "mixed_float16"),
+)
 SHUFFLE = Option("shuffle", "Whether rows are shuffled anew in each epoch.", _boolean, True)
 SEED = Option("seed", "Seed of the validation draw, the shuffle, and dropout.", _integer(0), 0)
 RESTORE_BEST_WEIGHTS = Option(

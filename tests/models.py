@@ -12,6 +12,54 @@ from pyspark.sql import functions as F
 ROWS = 200
 
 
+# A value that isn't the default, for each kind of default.
+_OTHER: dict[type, Any] = {int: 7, float: 0.25, str: "other", type(None): "other"}
+_OTHERS: dict[str, Any] = {
+    "model": None,
+    "modelFn": dict,
+    "modelParams": {"width": 2},
+    "warmStart": "a fitted model",
+    "optimizer": "sgd",
+    "loss": "mse",
+    "lossWeights": [0.5, 2.0],
+    "metrics": ["mae"],
+    "callbacks": [keras.callbacks.TerminateOnNaN()],
+    "augment": keras.layers.Rescaling(2.0),
+    "inputCols": ["a", "b"],
+    "columnShapes": {"a": [2, 3]},
+    "labelCols": {"price": "y"},
+    "outputCols": ["p", "q"],
+    "validationData": "rows",
+    "nullPolicy": {"a": "drop", "b": {"fill": 0.5}},
+    "balance": "oversample",
+    "monitorMode": "max",
+    "learningRateScaling": "linear",
+    "compression": "fp16",
+    "cacheData": "disk",
+    "binaryFormat": "raw",
+    "dtypePolicy": "mixed_bfloat16",
+    "thresholds": [0.5, 0.2],
+    "topK": 2,
+    "classLabels": ["a", "b"],
+    "slotTimeout": 5.0,
+    "stallTimeout": 5.0,
+    "verbose": 2,
+    "globalBatchSize": 64,
+    "checkpointSteps": 3,
+    "minWorkers": 1,
+    "cpusPerWorker": 2,
+    "gpusPerWorker": 1,
+    "classWeights": {0: 2.0, 2: 0.5},
+}
+
+
+def another(option: Any) -> Any:
+    """A good value of an option that isn't its default."""
+    if isinstance(option.default, bool):
+        return not option.default
+    return regressor() if option.name == "model" else _OTHERS.get(option.name, _OTHER[type(option.default)])
+
+
 def classifier(classes: int = 3, width: int = 4, seed: int = 1) -> keras.Model:
     keras.utils.set_random_seed(seed)
     return keras.Sequential(

@@ -31,16 +31,16 @@ ROWS, IMAGES = 500_000, 100_000
 
 
 def images(spark: SparkSession, contents: list[bytes]) -> DataFrame:
-    """Rows of these images, over and over."""
+    """Rows of these images, over and over, each with its number at the end: Parquet would write equal ones once."""
 
-    def repeated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        pool = pa.array(contents, pa.binary())
+    def numbered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            chosen = pool.take(pa.array(batch.column(0).to_numpy() % len(contents)))
-            label = pa.array((batch.column(0).to_numpy() % 10).astype(np.int32))
+            rows = batch.column(0).to_pylist()
+            chosen = pa.array([contents[row % len(contents)][:-8] + row.to_bytes(8, "big") for row in rows])
+            label = pa.array([row % 10 for row in rows], pa.int32())
             yield pa.RecordBatch.from_arrays([chosen, label], names=["features", "label"])
 
-    return spark.range(0, IMAGES, 1, 8).mapInArrow(repeated, "features binary, label int")
+    return spark.range(0, IMAGES, 1, 8).mapInArrow(numbered, "features binary, label int")
 
 
 def frames(spark: SparkSession) -> dict[str, tuple[DataFrame, tuple[int, ...], list[str], str]]:
@@ -48,7 +48,7 @@ def frames(spark: SparkSession) -> dict[str, tuple[DataFrame, tuple[int, ...], l
     random = np.random.default_rng(0)
     digits = [random.integers(0, 256, 784, np.uint8).tobytes() for _ in range(100)]
     smooth = [tf.image.resize(random.integers(0, 256, (8, 8, 3)), (64, 64)) for _ in range(100)]
-    jpegs = [tf.io.encode_jpeg(tf.cast(picture, tf.uint8)).numpy() for picture in smooth]
+    jpegs = [tf.io.encode_jpeg(tf.cast(picture, tf.uint8)).numpy() + bytes(8) for picture in smooth]
     rows = spark.range(0, ROWS, 1, 8)
     label = (F.col("id") % 10).cast("int").alias("label")
     floats = rows.select(label, F.array(*(F.rand(i).cast("float") for i in range(64))).alias("features"))
@@ -73,7 +73,7 @@ def checked(frame: DataFrame, shape: tuple[int, ...], columns: list[str], binary
     model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(10)])
     model.compile("sgd", "sparse_categorical_crossentropy")
     estimator = KerasEstimator(model=model, inputCols=columns, binaryFormat=binary)
-    return estimator._check(frame, estimator._values()).packing
+    return estimator.packing(frame)
 
 
 def ours(frame: DataFrame, rows: int, packing: Packing, directory: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from spark_dl.data.schema import Column
 
-__all__ = ["Extracted", "extract", "extract_together", "extract_vectors"]
+__all__ = ["Extracted", "extract", "extract_together", "extract_vectors", "flattened"]
 
 
 @dataclass
@@ -42,12 +42,31 @@ def extract(array: pa.Array, column: Column) -> Extracted:
         column: what it is.
     """
     if column.kind == "bytes":
-        return _bytes(array)
+        return _filled(_bytes(array), column)
     if column.kind == "binary":
         return _lists(_as_lists(array), column.width, column.dtype)
     if column.kind == "scalar":
-        return _finish(_numbers(array).reshape(-1, 1), _mask(array.is_null()))
+        return _filled(_finish(_numbers(array).reshape(-1, 1), _mask(array.is_null())), column)
     return _lists(array, column.width, column.dtype)
+
+
+def flattened(array: pa.Array, times: int) -> pa.Array:
+    """Arrays of arrays as arrays of their elements, so many times."""
+    for _ in range(times):
+        inner = array.values
+        ends = inner.offsets.to_numpy()[array.offsets.to_numpy()]
+        mask = array.is_null() if array.null_count else None
+        array = type(inner).from_arrays(pa.array(ends, inner.offsets.type), inner.values, mask=mask)
+    return array
+
+
+def _filled(extracted: Extracted, column: Column) -> Extracted:
+    """With the column's own value in the place of missing ones."""
+    if column.fill is None or not extracted.missing.any():
+        return extracted
+    values = extracted.values.copy()
+    values[extracted.missing] = column.fill.encode() if isinstance(column.fill, str) else column.fill
+    return Extracted(values, np.zeros_like(extracted.missing))
 
 
 def _bytes(array: pa.Array) -> Extracted:
@@ -69,12 +88,12 @@ def _as_lists(array: pa.Array) -> pa.Array:
     )
 
 
-def extract_together(array: pa.Array, count: int) -> list[Extracted]:
+def extract_together(array: pa.Array, columns: Sequence[Column]) -> list[Extracted]:
     """The numbers of several columns of scalars that travel as one array in each row."""
-    flat = array.flatten()
+    flat, count = array.flatten(), len(columns)
     numbers = _numbers(flat).reshape(-1, count)
     nulls = _mask(flat.is_null()).reshape(-1, count) if flat.null_count else np.zeros((len(numbers), count), bool)
-    return [_finish(numbers[:, i : i + 1], nulls[:, i]) for i in range(count)]
+    return [_filled(_finish(numbers[:, i : i + 1], nulls[:, i]), column) for i, column in enumerate(columns)]
 
 
 def _lists(array: pa.Array, width: int, dtype: str) -> Extracted:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from spark_dl.data.dataset import ConvertedDataset, Tensor
+from spark_dl.data.dataset import FEATURES, LABEL, WEIGHT, ConvertedDataset, Tensor
 from spark_dl.data.media import fed
 from spark_dl.data.ragged import BYTES, memory
 from spark_dl.data.readers import Reader
 from spark_dl.data.shards import Shard, epoch_order
 
-__all__ = ["pools", "tensorflow_batches"]
+__all__ = ["keras_batch", "pools", "tensorflow_batches"]
 
 # Rows are shuffled within a pool of this many bytes; the order of the blocks is shuffled over the whole shard.
 POOL_BYTES = 64 << 20
@@ -225,10 +225,31 @@ def _without(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator[Pool
 
 
 def _fed(part: Any, tensor: Tensor) -> Any:
-    """A tensor as the model gets it, in a graph."""
+    """A tensor as the model gets it."""
     import tensorflow as tf
 
-    return fed(part, tensor.fed, tensor.dtype) if tensor.stored == BYTES else tf.cast(part, tensor.dtype)
+    if tensor.stored == BYTES:
+        return fed(tf.convert_to_tensor(part, tf.string), tensor.fed, tensor.dtype)
+    return tf.cast(part, tensor.dtype)
+
+
+def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, ...]:
+    """What Keras takes as x, y and, where there are weights, sample_weight.
+
+    Args:
+        tensors: features, labels and perhaps weight.
+        parts: the rows of each, as they are stored.
+
+    Returns:
+        tensors as the model is fed them; of several inputs or outputs, dicts by their names.
+    """
+    roles: dict[str, Any] = {}
+    for tensor, part in zip(tensors, parts, strict=True):
+        if tensor.key:
+            roles.setdefault(tensor.role, {})[tensor.key] = _fed(part, tensor)
+        else:
+            roles[tensor.role] = _fed(part, tensor)
+    return tuple(roles[role] for role in (FEATURES, LABEL, WEIGHT) if role in roles)
 
 
 def tensorflow_batches(
@@ -244,7 +265,7 @@ def tensorflow_batches(
     class_weights: Sequence[float] = (),
     stamped: bool = False,
 ) -> Any:
-    """A tf.data.Dataset of (features, label[, weight][, made]) batches.
+    """A tf.data.Dataset of (features, label[, weight][, made]) batches; of several inputs or outputs, dicts by name.
 
     Args:
         dataset: what is read.
@@ -274,14 +295,14 @@ def tensorflow_batches(
         def batch(index: Any) -> Any:
             start = index * batch_size
             parts = [array[start : start + batch_size] for array in arrays]
-            tensors = [_fed(part, t) for part, t in zip(parts, dataset.tensors, strict=True)]
+            made = keras_batch(dataset.tensors, parts)
             if class_weights:
-                by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(tensors[1], tf.int32))
-                tensors[2:] = [by_class * weight for weight in tensors[2:]] or [by_class]
+                by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(made[1], tf.int32))
+                made = (*made[:2], *([by_class * weight for weight in made[2:]] or [by_class]))
             if stamped:
-                with tf.control_dependencies(tensors):
-                    tensors.append(tf.timestamp())
-            return tuple(tensors)
+                with tf.control_dependencies(tf.nest.flatten(made)):
+                    made = (*made, tf.timestamp())
+            return made
 
         return tf.data.Dataset.range(batches).map(batch)
 

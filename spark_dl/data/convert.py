@@ -11,7 +11,7 @@ import functools
 import math
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
-from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, Block, ConvertedDataset, Tensor
+from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
+from spark_dl.data.draw import Draw
 from spark_dl.data.faults import Faults, describe
 from spark_dl.data.media import image_formats, no_images
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
@@ -30,7 +31,7 @@ from spark_dl.errors import DataError
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 
-__all__ = ["Packing", "convert"]
+__all__ = ["Packing", "convert", "pack_batches"]
 
 # A block is read whole; a rank holds a few of them.
 _BLOCK_BYTES = 8 << 20
@@ -48,32 +49,40 @@ class Packing:
 
     Attributes:
         store: where the blocks go.
-        features, label, weight: the columns; weight may be None.
+        features: of each input of the model.
+        labels: of each output of the model.
+        weight: the column of weights, or None.
         validation_col: a boolean column, or None.
         validation_fraction: part of the rows drawn for validation.
-        seed: of that draw.
-        drop_missing: leave out rows with a null or NaN, instead of counting them as faults.
+        stratified: draw that part from each class of the one label.
+        balance: "oversample" or "undersample", where classes are to train alike; else "none".
+        factors: what follows: how often a row for training is written, by its class; empty where each is written once.
+        seed: of the draws.
     """
 
     store: Store
-    features: FeatureSpec
-    label: LabelSpec
+    features: tuple[FeatureSpec, ...]
+    labels: tuple[LabelSpec, ...]
     weight: Column | None = None
     validation_col: Column | None = None
     validation_fraction: float = 0.0
+    stratified: bool = False
+    balance: str = "none"
+    factors: tuple[float, ...] = ()
     seed: int = 0
-    drop_missing: bool = False
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of a block."""
-        both = (self.features.tensor(), self.label.tensor())
-        return (*both, weight_tensor()) if self.weight else both
+        features = [spec.tensor(_numbered(FEATURES, index, self.features)) for index, spec in enumerate(self.features)]
+        labels = [spec.tensor(_numbered(LABEL, index, self.labels)) for index, spec in enumerate(self.labels)]
+        return (*features, *labels, *([weight_tensor()] if self.weight else []))
 
     @property
     def columns(self) -> list[Column]:
         """The columns that are read, each once."""
-        named = [*self.features.columns, self.label.column, self.weight, self.validation_col]
+        fed = [column for spec in self.features for column in spec.columns]
+        named = [*fed, *(spec.column for spec in self.labels), self.weight, self.validation_col]
         return list(dict.fromkeys(column for column in named if column))
 
 
@@ -90,8 +99,7 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
         rows = job.rows()
     faults = [row for row in rows if row["kind"] != "block"]
     if faults:
-        widths = {c.name: c.width for c in (*packing.features.columns, packing.label.column)}
-        raise DataError(describe(faults, widths, packing.label))
+        raise DataError(describe(faults, packing.columns, packing.labels))
     blocks = sorted((row for row in rows), key=lambda row: int(row["block_id"]))
     return ConvertedDataset(
         store=packing.store,
@@ -107,14 +115,17 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
 def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     context = TaskContext.get()
     partition = context.partitionId() if context else 0
-    random = np.random.default_rng([packing.seed, partition])
+    draw = Draw(packing.seed, partition, packing.validation_fraction, packing.stratified, packing.factors)
     faults = Faults()
     writers = {part: _BlockWriter(packing, partition, validation=part) for part in (False, True)}
     written: list[dict[str, object]] = []
     for batch in batches:
-        arrays, validation = _pack_batch(packing, batch, random, faults)
+        arrays, validation = _pack_batch(packing, batch, draw, faults)
         if faults.counts:
             continue  # keep counting, write no more
+        places = draw.written(arrays[len(packing.features)], validation)
+        if places is not None:
+            arrays, validation = [array[places] for array in arrays], validation[places]
         for part, writer in writers.items():
             chosen = validation == part
             if chosen.all():
@@ -145,38 +156,44 @@ def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iter
     yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
 
+def pack_batches(packing: Packing, batches: Iterable[pa.RecordBatch]) -> tuple[Faults, Iterator[list[np.ndarray]]]:
+    """The tensors of batches that came of `send(packing.columns)`; and their faults, known after the last."""
+    faults, draw = Faults(), Draw(0, 0)
+
+    def packed() -> Iterator[list[np.ndarray]]:
+        for batch in batches:
+            arrays, _ = _pack_batch(packing, batch, draw, faults)
+            if not faults.counts:
+                yield [array.reshape(-1, *t.shape) for array, t in zip(arrays, packing.tensors, strict=True)]
+
+    return faults, packed()
+
+
 def _pack_batch(
-    packing: Packing, batch: pa.RecordBatch, random: np.random.Generator, faults: Faults
+    packing: Packing, batch: pa.RecordBatch, draw: Draw, faults: Faults
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The tensors of a batch's good rows, in stored dtypes, and which of them are for validation."""
     rows = batch.num_rows
     keep = np.ones(rows, bool)
-    received = receive(batch, packing.columns)
-
-    def column(spec: Column) -> np.ndarray:
-        extracted = received[spec]
-        faults.add_extracted(spec.name, extracted, packing.drop_missing)
+    values: dict[Column, np.ndarray] = {}
+    for column, extracted in receive(batch, packing.columns).items():
+        faults.add_extracted(column, extracted)
         np.logical_and(keep, ~extracted.missing, out=keep)
-        return extracted.values
-
-    features = [column(spec) for spec in packing.features.columns]
-    label = column(packing.label.column)
-    weight = column(packing.weight) if packing.weight else None
-    if packing.validation_col:
-        validation = column(packing.validation_col)[:, 0].astype(bool)
-    else:
-        validation = random.random(rows) < packing.validation_fraction
+        values[column] = extracted.values
     # Which rows are kept is known only now: values are checked in these alone.
     tensors = [
-        _joined(features, packing.features, faults, keep),
-        _target(label, packing.label, faults, keep),
+        *(_joined([values[column] for column in spec.columns], spec, faults, keep) for spec in packing.features),
+        *(_target(values[spec.column], spec, faults, keep) for spec in packing.labels),
     ]
-    if packing.weight and weight is not None:
+    if packing.weight:
+        weight = values[packing.weight]
         faults.add("negative", packing.weight.name, int((weight[keep] < 0).sum()), "")
         tensors.append(weight[:, 0].astype(np.float32))
-    if keep.all():
-        return tensors, validation
-    return [tensor[keep] for tensor in tensors], validation[keep]
+    if not keep.all():
+        tensors = [tensor[keep] for tensor in tensors]
+    if packing.validation_col:
+        return tensors, values[packing.validation_col][keep, 0].astype(bool)
+    return tensors, draw.validation(tensors[len(packing.features)])
 
 
 def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
@@ -282,12 +299,16 @@ class _BlockWriter:
             "bytes": size,
             "validation": self._validation,
             "checksum": sum(map(_sum, written)) % (1 << 63),
-            "class_rows": self._class_rows(written[1]),
+            "class_rows": self._class_rows(written[len(self._packing.features)]),
         }
 
     def _class_rows(self, labels: np.ndarray) -> list[int]:
-        classes = self._packing.label.classes
+        classes = self._packing.labels[0].classes if len(self._packing.labels) == 1 else None
         return np.bincount(labels.astype(np.int64), minlength=classes).tolist() if classes else []
+
+
+def _numbered(name: str, index: int, specs: Sequence[object]) -> str:
+    return f"{name}_{index}" if len(specs) > 1 else name
 
 
 def _sum(array: np.ndarray) -> int:

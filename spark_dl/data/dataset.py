@@ -14,7 +14,7 @@ from spark_dl.store import Store
 
 __all__ = ["BLOCK_ID", "BLOCK_ROWS", "FEATURES", "LABEL", "WEIGHT", "Block", "ConvertedDataset", "Tensor"]
 
-# Names of the columns in a block's file.
+# Names of the columns in a block's file; of several inputs or labels, features_0, features_1, ...
 FEATURES, LABEL, WEIGHT = "features", "label", "weight"
 BLOCK_ID, BLOCK_ROWS = "block_id", "block_rows"
 
@@ -29,6 +29,7 @@ class Tensor:
         stored: NumPy dtype in the file; "object" for bytes of different lengths, whose lengths have a column of theirs.
         dtype: NumPy dtype that the model is fed; "string" for bytes.
         fed: shape of one row as the model is fed it, where that is made of bytes: texts, or images to be decoded.
+        key: name of the model's input or output, where it has several.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Tensor:
     stored: str
     dtype: str
     fed: tuple[int, ...] = ()
+    key: str = ""
+
+    @property
+    def role(self) -> str:
+        """FEATURES, LABEL or WEIGHT."""
+        return self.name.partition("_")[0]
 
     @property
     def lengths_name(self) -> str:
@@ -70,7 +77,7 @@ class ConvertedDataset:
 
     Attributes:
         store: the directory of the blocks.
-        tensors: features, label and perhaps weight, in this order.
+        tensors: features, labels and perhaps weight, in this order.
         blocks: all blocks, in the order of the DataFrame's partitions.
         bytes: size of the packed rows.
     """

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pyspark.sql import Row
 
 from spark_dl.data.arrow import Extracted
-from spark_dl.data.schema import LabelSpec
+from spark_dl.data.schema import Column, LabelSpec
 from spark_dl.errors import explain
 
 __all__ = ["Faults", "describe"]
@@ -30,27 +30,28 @@ class Faults:
         if count:
             self.counts[kind, column, detail] += count
 
-    def add_extracted(self, column: str, extracted: Extracted, drop_missing: bool) -> None:
+    def add_extracted(self, column: Column, extracted: Extracted) -> None:
         """Count what was wrong with a column's rows; missing values only where they aren't dropped."""
-        if not drop_missing:
-            self.add("null", column, extracted.nulls)
-            self.add("nan", column, extracted.nans)
+        if not column.drop:
+            self.add("null", column.name, extracted.nulls)
+            self.add("nan", column.name, extracted.nans)
         for length, count in extracted.lengths.items():
-            self.add("length", column, count, str(length))
+            self.add("length", column.name, count, str(length))
 
 
-def describe(faults: Iterable[Row], widths: Mapping[str, int], label: LabelSpec) -> str:
+def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[LabelSpec]) -> str:
     """The message for all faults together.
 
     Args:
         faults: rows of kind, name, detail and rows, from all partitions.
-        widths: how many numbers each column should have.
-        label: the label, whose classes are named.
+        columns: all that are read; their widths are named.
+        labels: their classes are named.
     """
+    widths = {column.name: column.width for column in columns}
+    classes_of = {label.column.name: label.classes or 0 for label in labels}
     counts: Counter[tuple[str, str, str]] = Counter()
     for row in faults:
         counts[row["kind"], row["name"], row["detail"]] += row["rows"]
-    classes = label.classes or 0
     missing = [(k, c, d) for k, c, d in counts if k in ("null", "nan")]
     lines = []
     for kind, name, detail in sorted(counts):
@@ -62,15 +63,17 @@ def describe(faults: Iterable[Row], widths: Mapping[str, int], label: LabelSpec)
                 "nan": f"column {name!r}: {rows} with NaN",
                 "length": f"column {name!r}: {rows} of length {detail}, the model's input has {widths.get(name)}",
                 "fraction": f"label {name!r}: {rows} with a value that is not whole, such as {detail}",
-                "class": f"label {name!r}: {rows} outside the model's {classes} classes, such as {detail}",
+                "class": f"label {name!r}: {rows} outside the model's {classes_of.get(name)} classes, such as {detail}",
                 "negative": f"weight {name!r}: {rows} below 0",
                 "range": f"column {name!r}: {rows} with values beyond {detail}",
                 "image": f"column {name!r}: {rows} without an image that can be decoded ({detail})",
             }[kind]
         )
-    fixes = ["Set nullPolicy='drop', or fill them in."] if missing else []
-    if any(kind in ("fraction", "class") for kind, _, _ in counts):
-        fixes.append(f"Labels are class indices, whole numbers from 0 to {classes - 1}: see StringIndexer.")
+    fixes = []
+    if missing:
+        fixes.append("Set nullPolicy='drop', or a value for the column: nullPolicy={column: {'fill': 0}}.")
+    for name in sorted({name for kind, name, _ in counts if kind in ("fraction", "class")}):
+        fixes.append(f"Labels are class indices, whole numbers from 0 to {classes_of[name] - 1}: see StringIndexer.")
     if any(kind == "length" for kind, _, _ in counts):
         fixes.append("Make all rows as long as the model's input.")
     if any(kind == "image" for kind, _, _ in counts):

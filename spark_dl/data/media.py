@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["fed", "image_formats", "no_images"]
+__all__ = ["SPARK_IMAGE", "fed", "image_bytes", "image_formats", "no_images"]
 
-# How each format begins, and into how many channels TensorFlow decodes it.
+# Spark's image struct as bytes, which `image_bytes` makes: this; height, width and channels as big-endian int32; the
+# pixels, uint8, in the order blue, green, red, alpha.
+SPARK_IMAGE = b"\x93SPARK"
+_HEADER = struct.Struct(">6s3i")
+# How each format begins, and into how many channels it can be decoded.
 _FORMATS = {
     "JPEG": (b"\xff\xd8\xff", (1, 3)),
     "PNG": (b"\x89PNG\r\n\x1a\n", (1, 3, 4)),
@@ -23,15 +28,51 @@ def image_formats(channels: int) -> list[str]:
 
 def no_images(contents: Iterable[bytes], channels: int) -> int:
     """How many values don't begin as an image that can be decoded to so many channels."""
-    begins = tuple(begin for begin, known in _FORMATS.values() if channels in known)
-    return sum(not content.startswith(begins) for content in contents)
+    begins = (SPARK_IMAGE, *(begin for begin, known in _FORMATS.values() if channels in known))
+    return sum(not content.startswith(begins) or not _is_whole(content) for content in contents)
+
+
+def image_bytes(height: int, width: int, channels: int, data: bytes) -> bytes:
+    """The fields of Spark's image struct as one value."""
+    return _HEADER.pack(SPARK_IMAGE, height, width, channels) + data
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether an image of Spark's has as many bytes as it should; others aren't looked through."""
+    if not content.startswith(SPARK_IMAGE):
+        return True
+    if len(content) < _HEADER.size:
+        return False
+    _, height, width, channels = _HEADER.unpack_from(content)
+    whole = len(content) - _HEADER.size == height * width * channels
+    return whole and height > 0 and width > 0 and channels in (1, 3, 4)
+
+
+def _spark_image(content: Any, channels: int) -> Any:
+    """The pixels of Spark's image struct, in a graph: uint8, shape (height, width, channels), red first."""
+    import tensorflow as tf
+
+    start = len(SPARK_IMAGE)
+    header = tf.io.decode_raw(tf.strings.substr(content, start, _HEADER.size - start), tf.int32, little_endian=False)
+    data = tf.io.decode_raw(tf.strings.substr(content, _HEADER.size, 2**31 - 1), tf.uint8)
+    pixels = tf.reshape(data, header[:3])
+    gray, has_alpha = tf.equal(header[2], 1), tf.equal(header[2], 4)
+    colour = tf.cond(gray, lambda: tf.repeat(pixels, 3, axis=2), lambda: tf.reverse(pixels[..., :3], [2]))
+    if channels == 1:
+        return tf.cond(gray, lambda: pixels, lambda: tf.image.rgb_to_grayscale(colour))
+    if channels == 3:
+        return colour
+    alpha = tf.cond(
+        has_alpha, lambda: pixels[..., 3:4], lambda: tf.fill([header[0], header[1], 1], tf.constant(255, tf.uint8))
+    )
+    return tf.concat([colour, alpha], axis=2)
 
 
 def fed(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
     """The model's input, in a graph.
 
     Args:
-        contents: string tensor, shape (rows,): texts; or images as JPEG, PNG, GIF (its first frame) or BMP.
+        contents: string tensor, shape (rows,): texts; or images as JPEG, PNG, GIF (its first frame), BMP, or Spark's.
         shape: of one row; for images (height, width, channels), with 1, 3 or 4 channels. An image of another size is
             resized: bilinear, antialiased.
         dtype: "string" for texts. An image's numbers run from 0 to 255, whatever the dtype.
@@ -46,7 +87,12 @@ def fed(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
     size, whole = shape[:2], tf.as_dtype(dtype).is_integer
 
     def image(content: Any) -> Any:
-        pixels = tf.io.decode_image(content, channels=shape[2], expand_animations=False)
+        pixels = tf.cond(
+            tf.equal(tf.strings.substr(content, 0, len(SPARK_IMAGE)), SPARK_IMAGE),
+            lambda: _spark_image(content, shape[2]),
+            lambda: tf.io.decode_image(content, channels=shape[2], expand_animations=False),
+        )
+        pixels = tf.ensure_shape(pixels, (None, None, shape[2]))
         pixels = tf.cond(
             tf.reduce_all(tf.equal(tf.shape(pixels)[:2], size)),
             lambda: tf.cast(pixels, tf.float32),

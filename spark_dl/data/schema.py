@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from pyspark.ml.linalg import VectorUDT
@@ -18,10 +19,12 @@ __all__ = [
     "Column",
     "FeatureSpec",
     "LabelSpec",
+    "NullPolicy",
     "boolean_column",
     "feature_spec",
     "label_spec",
     "quoted",
+    "spark_type",
     "weight_column",
     "weight_tensor",
 ]
@@ -37,6 +40,16 @@ _NUMBERS: dict[type[T.DataType], str] = {
 }
 
 
+# No rule for these is right for all: a decimal may not fit a double, and a date means a year here and a weekday there.
+_FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
+    ((T.DecimalType,), "Cast it, for example to double."),
+    (
+        (T.DateType, T.TimestampType, T.TimestampNTZType),
+        "Encode it as numbers, for example with unix_timestamp, dayofweek or months_between.",
+    ),
+]
+# Of Spark's image data source.
+_IMAGE_FIELDS = ("height", "width", "nChannels", "mode", "data")
 _NUMERIC = "a Vector, an array of numbers, or a number"
 
 
@@ -46,15 +59,24 @@ class Column:
 
     Attributes:
         name: its name.
-        kind: "scalar", "array", "vector", "binary" (its bytes are numbers), or "bytes" (texts, encoded images).
+        kind: "scalar", "array", "vector", "binary" (its bytes are numbers), or "bytes" (texts, encoded images). Before
+            it is known what it feeds also "text" and "image".
         dtype: NumPy dtype of its numbers as Arrow delivers them.
         width: how many numbers each row has; 1 for a scalar, 0 for bytes.
+        nested: how many arrays an array's numbers lie in, beyond the first.
+        image_struct: whether it is Spark's struct of an image, which becomes bytes.
+        drop: whether rows without a value are left out of training, instead of being faults.
+        fill: what stands for a missing value; None where nothing does.
     """
 
     name: str
     kind: str
     dtype: str
     width: int
+    nested: int = 0
+    image_struct: bool = False
+    drop: bool = False
+    fill: float | str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,26 +87,28 @@ class FeatureSpec:
         columns: the columns, joined in this order.
         shape: the shape of one row of the model's input.
         dtype: the dtype of the model's input; "string" for text.
+        key: the input's name, where the model has several.
     """
 
     columns: tuple[Column, ...]
     shape: tuple[int, ...]
     dtype: str
+    key: str = ""
 
     @property
     def image(self) -> bool:
         """Whether the column holds encoded images, which are decoded to the input's shape."""
         return self.columns[0].kind == "bytes" and self.dtype != "string"
 
-    def tensor(self) -> Tensor:
+    def tensor(self, name: str = FEATURES) -> Tensor:
         """The tensor as it is stored: in the columns' own dtype where that is smaller than the model's."""
         if self.columns[0].kind == "bytes":
-            return Tensor(FEATURES, (), BYTES, self.dtype, self.shape)
+            return Tensor(name, (), BYTES, self.dtype, self.shape, self.key)
         kinds = {column.dtype for column in self.columns}
         own = kinds.pop() if len(kinds) == 1 else self.dtype
         own = "int8" if own == "bool" else own
         smaller = np.dtype(own).itemsize < np.dtype(self.dtype).itemsize and np.can_cast(own, self.dtype)
-        return Tensor(FEATURES, self.shape, own if smaller else self.dtype, self.dtype)
+        return Tensor(name, self.shape, own if smaller else self.dtype, self.dtype, key=self.key)
 
 
 @dataclass(frozen=True)
@@ -96,20 +120,74 @@ class LabelSpec:
         shape: the shape of one row of the target, () for a number.
         dtype: the target's dtype.
         classes: number of classes where the label is a class index, else None.
+        key: the output's name, where the model has several.
     """
 
     column: Column
     shape: tuple[int, ...]
     dtype: str
     classes: int | None
+    key: str = ""
 
-    def tensor(self) -> Tensor:
+    def tensor(self, name: str = LABEL) -> Tensor:
         """The tensor as it is stored."""
-        return Tensor(LABEL, self.shape, self.dtype, self.dtype)
+        return Tensor(name, self.shape, self.dtype, self.dtype, key=self.key)
+
+
+@dataclass(frozen=True)
+class NullPolicy:
+    """What is done about missing values.
+
+    Attributes:
+        default: "error" or "drop", of columns that aren't named.
+        named: by column: "error", "drop", or {"fill": the value that stands for a missing one}.
+    """
+
+    default: str = "error"
+    named: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(given: str | Mapping[str, Any]) -> NullPolicy:
+        """From the option."""
+        return NullPolicy(given) if isinstance(given, str) else NullPolicy(named=given)
+
+    def column(self, column: Column) -> Column:
+        """The column with what is done about its missing values.
+
+        Raises:
+            DataError: the value doesn't fit the column.
+        """
+        policy = self.named.get(column.name, self.default)
+        if isinstance(policy, str):
+            return replace(column, drop=policy == "drop")
+        fill = policy["fill"]
+        if column.kind == "scalar" and isinstance(fill, (int, float)):
+            whole = np.dtype(column.dtype).kind != "f"
+            kind = np.dtype(column.dtype)
+            low, high = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max) if whole else (0, 0)
+            if not whole or (float(fill).is_integer() and low <= fill <= high):
+                return replace(column, fill=int(fill) if whole else float(fill))
+        if column.kind == "text" and isinstance(fill, str):
+            return replace(column, fill=fill)
+        raise DataError(
+            explain(
+                f"nullPolicy can't fill the column {column.name!r} with this value.",
+                expected="a value of the column's own type, and a column of numbers or strings",
+                received=f"{fill!r} for a column of {column.kind if column.kind != 'scalar' else column.dtype}",
+                fix="Use 'error' or 'drop', or Spark ML's Imputer before fit.",
+            )
+        )
 
 
 def feature_spec(
-    schema: T.StructType, names: Sequence[str], param: str, shape: tuple[int, ...], dtype: str, binary: str = "image"
+    schema: T.StructType,
+    names: Sequence[str],
+    param: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    binary: str = "image",
+    nulls: NullPolicy | None = None,
+    key: str = "",
 ) -> FeatureSpec:
     """Match feature columns with the model's input.
 
@@ -120,18 +198,26 @@ def feature_spec(
         shape: the shape of one row of the model's input.
         dtype: the model's input dtype; "string" for text.
         binary: what a binary column holds: "image" (encoded) or "raw" (uint8 numbers).
+        nulls: what is done about missing values; by default they are faults.
+        key: the input's name, where the model has several.
 
     Raises:
         DataError: a column is missing, can't be fed, or the widths don't fit.
     """
+    columns = [(nulls or NullPolicy()).column(_column(schema, name, param)) for name in names]
+    return replace(_feature_spec(schema, columns, param, shape, dtype, binary), key=key)
+
+
+def _feature_spec(
+    schema: T.StructType, columns: Sequence[Column], param: str, shape: tuple[int, ...], dtype: str, binary: str
+) -> FeatureSpec:
     expected = math.prod(shape)
-    columns = [_column(schema, name, param) for name in names]
     if dtype == "string":
         return _text_spec(schema, columns, param, shape)
     for column in columns:
         if column.kind == "text":
             raise DataError(_unsuited(schema, column.name, param, _NUMERIC))
-    if binary == "image" and any(column.kind == "binary" for column in columns):
+    if any(column.kind == "image" or (binary == "image" and column.kind == "binary") for column in columns):
         return _image_spec(columns, param, shape, dtype)
     wide = [column for column in columns if column.kind != "scalar"]
     if len(wide) > 1:
@@ -151,7 +237,7 @@ def feature_spec(
             explain(
                 "The columns' width isn't the width of the model's input.",
                 expected=f"{expected} numbers a row, for the model's input of shape {_shape(shape)}",
-                received=f"{received} number{'s' * (received != 1)} a row from " + ", ".join(names),
+                received=f"{received} number{'s' * (received != 1)} a row from " + ", ".join(c.name for c in columns),
                 fix=f"Change {param}, or build the model for this width.",
             )
         )
@@ -164,7 +250,7 @@ def feature_spec(
                 fix="Cast the columns to int, or give the model a float input.",
             )
         )
-    sized = [Column(c.name, c.kind, c.dtype, 1 if c.kind == "scalar" else width) for c in columns]
+    sized = [replace(c, width=1 if c.kind == "scalar" else width) for c in columns]
     return FeatureSpec(tuple(sized), shape, dtype)
 
 
@@ -180,7 +266,7 @@ def _text_spec(schema: T.StructType, columns: Sequence[Column], param: str, shap
                 received=f"columns {', '.join(c.name for c in columns)}, and an input of shape {_shape(shape)}",
             )
         )
-    return FeatureSpec((Column(columns[0].name, "bytes", BYTES, 0),), shape, "string")
+    return FeatureSpec((replace(columns[0], kind="bytes", dtype=BYTES),), shape, "string")
 
 
 def _image_spec(columns: Sequence[Column], param: str, shape: tuple[int, ...], dtype: str) -> FeatureSpec:
@@ -194,10 +280,18 @@ def _image_spec(columns: Sequence[Column], param: str, shape: tuple[int, ...], d
                 fix=f"Change {param}, or set binaryFormat='raw' where the bytes are the numbers themselves.",
             )
         )
-    return FeatureSpec((Column(columns[0].name, "bytes", BYTES, 0),), shape, dtype)
+    return FeatureSpec((replace(columns[0], kind="bytes", dtype=BYTES),), shape, dtype)
 
 
-def label_spec(schema: T.StructType, name: str, output: tuple[int, ...], classes: int | None) -> LabelSpec:
+def label_spec(
+    schema: T.StructType,
+    name: str,
+    output: tuple[int, ...],
+    classes: int | None,
+    nulls: NullPolicy | None = None,
+    param: str = "labelCol",
+    key: str = "",
+) -> LabelSpec:
     """Match the label column with the model's output.
 
     Args:
@@ -205,17 +299,21 @@ def label_spec(schema: T.StructType, name: str, output: tuple[int, ...], classes
         name: the label column.
         output: the shape of one row of the model's output.
         classes: number of classes where labels are class indices, else None.
+        nulls: what is done about missing values; by default they are faults.
+        param: the option that named the column, for messages.
+        key: the output's name, where the model has several.
 
     Raises:
         DataError: the column is missing or can't be a label.
     """
-    column = _column(schema, name, "labelCol")
-    if column.kind in ("text", "binary"):
-        raise DataError(_unsuited(schema, name, "labelCol", _NUMERIC))
+    column = _column(schema, name, param)
+    if column.kind in ("text", "binary", "image"):
+        raise DataError(_unsuited(schema, name, param, _NUMERIC))
+    column = (nulls or NullPolicy()).column(column)
     if column.kind == "scalar":
         whole = np.dtype(column.dtype).kind != "f"
         dtype = "int32" if classes is not None else column.dtype if whole else "float32"
-        return LabelSpec(column, (), "int8" if dtype == "bool" else dtype, classes)
+        return LabelSpec(column, (), "int8" if dtype == "bool" else dtype, classes, key)
     if classes is not None:
         raise DataError(
             explain(
@@ -225,11 +323,10 @@ def label_spec(schema: T.StructType, name: str, output: tuple[int, ...], classes
                 fix="Turn the labels into indices with StringIndexer, or use KerasEstimator with another loss.",
             )
         )
-    sized = Column(name, column.kind, column.dtype, math.prod(output))
-    return LabelSpec(sized, output, "float32", None)
+    return LabelSpec(replace(column, width=math.prod(output)), output, "float32", None, key)
 
 
-def weight_column(schema: T.StructType, name: str) -> Column:
+def weight_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:
     """The column of sample weights.
 
     Raises:
@@ -238,7 +335,7 @@ def weight_column(schema: T.StructType, name: str) -> Column:
     column = _column(schema, name, "weightCol")
     if column.kind != "scalar":
         raise DataError(_unsuited(schema, name, "weightCol", "a number in each row"))
-    return column
+    return (nulls or NullPolicy()).column(column)
 
 
 def weight_tensor() -> Tensor:
@@ -246,7 +343,7 @@ def weight_tensor() -> Tensor:
     return Tensor(WEIGHT, (), "float32", "float32")
 
 
-def boolean_column(schema: T.StructType, name: str) -> Column:
+def boolean_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:
     """The column that marks the rows for validation.
 
     Raises:
@@ -255,7 +352,16 @@ def boolean_column(schema: T.StructType, name: str) -> Column:
     _present(schema, name, "validationCol")
     if not isinstance(schema[name].dataType, T.BooleanType):
         raise DataError(_unsuited(schema, name, "validationCol", "a boolean column"))
-    return Column(name, "scalar", "bool", 1)
+    return (nulls or NullPolicy()).column(Column(name, "scalar", "bool", 1))
+
+
+def spark_type(dtype: str) -> T.DataType:
+    """The Spark type whose numbers have this NumPy dtype.
+
+    >>> spark_type("int16").simpleString()
+    'smallint'
+    """
+    return next(kind for kind, name in _NUMBERS.items() if name == dtype)()
 
 
 def quoted(name: str) -> str:
@@ -272,10 +378,15 @@ def _column(schema: T.StructType, name: str, param: str) -> Column:
     kind = schema[name].dataType
     if isinstance(kind, VectorUDT):
         return Column(name, "vector", "float64", 0)
-    if isinstance(kind, T.ArrayType) and type(kind.elementType) in _NUMBERS:
-        return Column(name, "array", _NUMBERS[type(kind.elementType)], 0)
+    nested, element = 0, kind
+    while isinstance(element, T.ArrayType):
+        nested, element = nested + 1, element.elementType
+    if nested and type(element) in _NUMBERS:
+        return Column(name, "array", _NUMBERS[type(element)], 0, nested - 1)
     if isinstance(kind, T.BinaryType):
         return Column(name, "binary", "uint8", 0)
+    if isinstance(kind, T.StructType) and set(_IMAGE_FIELDS) <= set(kind.names):
+        return Column(name, "image", "uint8", 0, image_struct=True)
     if isinstance(kind, T.StringType):
         return Column(name, "text", BYTES, 0)
     if type(kind) in _NUMBERS:
@@ -300,7 +411,10 @@ def _unsuited(schema: T.StructType, name: str, param: str, expected: str) -> str
         f"The column {name!r}, which {param} names, can't be fed to the model.",
         expected=expected,
         received=f"{name}: {schema[name].dataType.simpleString()}",
-        fix="Cast or encode it, for example with StringIndexer or VectorAssembler.",
+        fix=next(
+            (fix for kinds, fix in _FIXES if isinstance(schema[name].dataType, kinds)),
+            "Cast or encode it, for example with StringIndexer or VectorAssembler.",
+        ),
     )
 
 

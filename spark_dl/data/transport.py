@@ -15,11 +15,13 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import functions as F
 
 from spark_dl.data.arrow import Extracted, extract, extract_together, extract_vectors
+from spark_dl.data.media import SPARK_IMAGE
 from spark_dl.data.schema import Column, quoted
 
-__all__ = ["receive", "send"]
+__all__ = ["VECTOR_FIELDS", "receive", "selected", "send"]
 
-_VECTOR_FIELDS = ("type", "size", "indices", "values")
+# A Vector is a struct of these.
+VECTOR_FIELDS = ("type", "size", "indices", "values")
 
 
 def send(columns: Sequence[Column]) -> list[SparkColumn]:
@@ -29,17 +31,28 @@ def send(columns: Sequence[Column]) -> list[SparkColumn]:
     """
     sent: list[SparkColumn] = []
     for group in _groups(columns):
-        named = [F.col(quoted(column.name)) for column in group]
+        named = [selected(column) for column in group]
         if group[0].kind == "vector":
             vector = F.unwrap_udt(named[0])
             none = F.array().cast("array<int>")
             # The vector may be null: then so is its type.
             sent += [
-                F.coalesce(vector[field], none) if field == "indices" else vector[field] for field in _VECTOR_FIELDS
+                F.coalesce(vector[field], none) if field == "indices" else vector[field] for field in VECTOR_FIELDS
             ]
         else:
             sent.append(F.array(*named) if len(named) > 1 else named[0])
     return [column.alias(f"c{index}") for index, column in enumerate(sent)]
+
+
+def selected(column: Column) -> SparkColumn:
+    """A column; its arrays of arrays as one array, null where one of them is; Spark's image structs as bytes."""
+    value = F.col(quoted(column.name))
+    if column.image_struct:
+        sizes = [F.unhex(F.lpad(F.hex(value[name]), 8, "0")) for name in ("height", "width", "nChannels")]
+        return F.concat(F.lit(SPARK_IMAGE), *sizes, value["data"])
+    for _ in range(column.nested):
+        value = F.flatten(value)
+    return value
 
 
 def receive(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Column, Extracted]:
@@ -53,10 +66,10 @@ def receive(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Column, Ex
     received: dict[Column, Extracted] = {}
     for group in _groups(columns):
         if group[0].kind == "vector":
-            fields = dict(zip(_VECTOR_FIELDS, itertools.islice(arrays, len(_VECTOR_FIELDS)), strict=True))
+            fields = dict(zip(VECTOR_FIELDS, itertools.islice(arrays, len(VECTOR_FIELDS)), strict=True))
             received[group[0]] = extract_vectors(fields, group[0].width)
         elif len(group) > 1:
-            received.update(zip(group, extract_together(next(arrays), len(group)), strict=True))
+            received.update(zip(group, extract_together(next(arrays), group), strict=True))
         else:
             received[group[0]] = extract(next(arrays), group[0])
     return received

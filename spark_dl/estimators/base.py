@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 from pyspark.ml.base import Estimator
+from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from spark_dl import diagnosis, options
-from spark_dl.data import schema
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.estimators.checks import check_options, scaled_rate
+from spark_dl.estimators.checks import check_augment, check_options, scaled_rate
+from spark_dl.estimators.columns import (
+    InputFacts,
+    OutputFacts,
+    check_null_policy,
+    feature_specs,
+    input_columns,
+    label_specs,
+    optional_columns,
+    output_columns,
+    shapes_of_inputs,
+)
+from spark_dl.estimators.converted import ConvertedData
+from spark_dl.estimators.fit_many import FitMany
+from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
-from spark_dl.estimators.saving import OBJECTS, SavableEstimator, named
-from spark_dl.estimators.steps import convert_rows, recorded, try_to_log
+from spark_dl.estimators.saving import OBJECTS, SavableEstimator, given_model, named
+from spark_dl.estimators.steps import check_rows, convert_rows, recorded, try_to_log
 from spark_dl.estimators.training import train_on_ranks
+from spark_dl.estimators.validation import marked, marked_schema, marking
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slots import check_cluster
-from spark_dl.score.heads import Head, Regression, TensorOutput
+from spark_dl.launch.slots import check_cluster, setting_of, slots_of
+from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
 from spark_dl.store import Store
 from spark_dl.track import tracker
 from spark_dl.train.learning_rate import LearningRate
@@ -31,7 +49,7 @@ from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.workspace import Workspace
 
 if TYPE_CHECKING:
-    from spark_dl.train.model_bytes import LossFacts, ModelShape
+    from spark_dl.train.model_bytes import LossFacts, ModelOutput, ModelShape
 
 __all__ = ["KerasEstimator"]
 
@@ -44,35 +62,52 @@ class _Job:
     """A checked fit, before any Spark job.
 
     Attributes:
+        values: the options.
+        name: the model's.
         content: the compiled model's bytes.
         custom_objects: cloudpickled dict of what Keras needs by name to load it.
-        shape: of the model.
+        inputs: the model's.
+        outputs: the model's.
         head: what the output will mean.
         packing: how rows become blocks; its store is set later.
+        plan: which column feeds what.
         learning_rate: of the warm-up; None where there is none.
     """
 
+    values: dict[str, Any]
+    name: str
     content: bytes
     custom_objects: bytes
-    shape: ModelShape
+    inputs: tuple[InputFacts, ...]
+    outputs: tuple[OutputFacts, ...]
     head: Head
     packing: Packing
+    plan: InputPlan
     learning_rate: LearningRate | None
 
 
 @with_options(
     options.MODEL,
+    options.MODEL_FN,
+    options.MODEL_PARAMS,
+    options.WARM_START,
     options.OPTIMIZER,
     options.LOSS,
+    options.LOSS_WEIGHTS,
     options.METRICS,
     options.CALLBACKS,
+    options.AUGMENT,
     options.FEATURES_COL,
     options.INPUT_COLS,
+    options.COLUMN_SHAPES,
     options.BINARY_FORMAT,
     options.LABEL_COL,
+    options.LABEL_COLS,
     options.WEIGHT_COL,
     options.PREDICTION_COL,
+    options.OUTPUT_COLS,
     options.VALIDATION_COL,
+    options.VALIDATION_DATA,
     options.VALIDATION_FRACTION,
     options.NULL_POLICY,
     options.NUM_WORKERS,
@@ -83,6 +118,8 @@ class _Job:
     options.WARMUP_EPOCHS,
     options.COMPRESSION,
     options.EPOCHS,
+    options.INITIAL_EPOCH,
+    options.DTYPE_POLICY,
     options.SHUFFLE,
     options.SEED,
     options.RESTORE_BEST_WEIGHTS,
@@ -113,30 +150,131 @@ class _Job:
 class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
     """Trains a Keras model on a DataFrame, on Horovod ranks in Spark's executors.
 
-    The general form: any model with one input and one output, any loss. The fitted `KerasModel` writes the
-    model's output to `predictionCol`: a double where the model has one output unit, else an array of floats.
+    The general form: any model, any loss. The fitted `KerasModel` writes the model's output to `predictionCol`: a
+    double where the model has one output unit, else an array of floats; several outputs each to a column of its own.
 
     Example:
 
         estimator = KerasEstimator(model=model, optimizer="adam", loss="mse", labelCol="y", numWorkers=2)
         scored = estimator.fit(train).transform(test)
+
+        two = KerasEstimator(
+            model=keras.Model([user, item], {"rating": rating, "clicked": clicked}),
+            inputCols={"user": "user_id", "item": ["item_id", "price"]},
+            labelCols={"rating": "stars", "clicked": "clicked"},
+            loss={"rating": "mse", "clicked": "binary_crossentropy"},
+        )
+        two.fit(train).transform(test)   # prediction_rating, prediction_clicked
     """
 
     model_class: ClassVar[type[KerasModel]] = KerasModel
 
-    def _fit(self, dataset: DataFrame) -> KerasModel:
-        values = self._values()
+    def plan(self, dataset: DataFrame) -> InputPlan:
+        """Which column becomes what and feeds which input or output of the model, without a Spark job.
+
+        Args:
+            dataset: what `fit` would be given.
+
+        Returns:
+            a table: `print(estimator.plan(df))`. `fit` logs it as the run's artifact `columns.txt`.
+
+        Raises:
+            SparkDLError: what `fit` would refuse before its first job.
+        """
+        job, _ = self._checked(dataset)
+        return job.plan
+
+    def packing(self, dataset: DataFrame) -> Packing:
+        """How a DataFrame's rows are packed: where it is the same, so are the converted rows."""
+        job, _ = self._checked(dataset)
+        return job.packing
+
+    def convert(self, dataset: DataFrame) -> ConvertedData:
+        """Convert a DataFrame once, for several fits by `fitOnDataset`. Its rows lie in cacheDir until they are closed.
+
+        Args:
+            dataset: what `fit` would be given.
+
+        Raises:
+            DataError: columns or rows that can't be fed.
+        """
+        job, rows = self._checked(dataset)
+        spark, values = dataset.sparkSession, job.values
+        settings = LaunchSettings.of_options(values)
+        check_cluster(spark, values["numWorkers"], settings)
+        with contextlib.ExitStack() as owned:
+            workspace = owned.enter_context(Workspace(values["cacheDir"], _master(spark)))
+            diagnosis.quick(spark, values["numWorkers"], [workspace], settings)
+            converted = self._convert(rows, job, workspace)
+            return ConvertedData.of(rows, converted, job.packing, job.plan, owned.pop_all())
+
+    def fitOnDataset(self, converted: ConvertedData, params: Mapping[Param[Any], Any] | None = None) -> KerasModel:
+        """`fit` on rows that `convert` has converted.
+
+        Args:
+            converted: the rows; several fits may read them, one after the other or at once.
+            params: values for this fit alone.
+
+        Raises:
+            DataError: the rows were converted for other columns or options, or are too few.
+        """
+        estimator = self.copy(dict(params)) if params else self
+        job = estimator._check(converted.schema, marking(estimator._values()))
+        dataset = converted.dataset_for(job.packing)
+        return estimator._train(converted.spark, job, lambda workspace: dataset)
+
+    def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Mapping[Param[Any], Any]]) -> FitMany:
+        """Fit by each of several param maps; the rows are converted once for those that pack them alike.
+
+        Args:
+            dataset: the rows.
+            paramMaps: one for each fit.
+
+        Returns:
+            a thread-safe iterator of (index, fitted model). No more fits run at the same time than have slots.
+        """
+        values = [self.copy(dict(params))._values() for params in paramMaps]
         spark = dataset.sparkSession
-        job = self._check(dataset, values)
+        fits = [
+            (slots_of(_master(spark), setting_of(spark), LaunchSettings.of_options(one)) or 0) // one["numWorkers"]
+            for one in values
+        ]
+        return FitMany(self, dataset, paramMaps, max(1, min(fits, default=1)))
+
+    def _fit(self, dataset: DataFrame) -> KerasModel:
+        job, rows = self._checked(dataset)
+        return self._train(dataset.sparkSession, job, functools.partial(self._convert, rows, job))
+
+    def _convert(self, rows: DataFrame, job: _Job, workspace: Store) -> ConvertedDataset:
+        factors = self._class_factors(rows, job.packing)
+        return convert_rows(rows, replace(job.packing, factors=factors), workspace)
+
+    def _checked(self, dataset: DataFrame) -> tuple[_Job, DataFrame]:
+        """A fit, checked; and its rows, those of validationData among them."""
+        values = marking(self._values())
+        job = self._check(marked_schema(dataset.schema, values), values)
+        return job, marked(dataset, values, job.packing.columns)
+
+    def _train(self, spark: SparkSession, job: _Job, rows: Callable[[Store], ConvertedDataset]) -> KerasModel:
+        """Train a checked fit.
+
+        Args:
+            spark: the session.
+            job: the fit.
+            rows: converts them into the workspace that it is given, if they aren't converted.
+        """
+        values = job.values
         settings = LaunchSettings.of_options(values)
         check_cluster(spark, values["numWorkers"], settings)
         record = tracker(values["tracking"], experiment_name=values["experimentName"], run_name=values["runName"])
-        facts = self._facts(spark, values)
+        facts = self._facts(spark, job.name, values)
         with Workspace(values["cacheDir"], _master(spark)) as workspace, recorded(record, *facts):
             kept = Store.at(values["checkpointDir"]) if values["checkpointDir"] else workspace.child("checkpoints")
             kept.make()
+            try_to_log(functools.partial(record.file, "columns.txt", f"{job.plan}\n".encode()))
             diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings)
-            converted = convert_rows(dataset, job.packing, workspace, values)
+            converted = rows(workspace)
+            check_rows(converted, job.packing, values)
             workspace.write(INITIAL_MODEL, job.content)
             validated = converted.rows(validation=True) > 0
             plan = TrainPlan.of_options(
@@ -148,6 +286,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 callbacks=cloudpickle.dumps(values["callbacks"] or []),
                 class_weights=self._class_weights(converted, values),
                 learning_rate=job.learning_rate,
+                augment=b"" if values["augment"] is None else cloudpickle.dumps(values["augment"]),
                 reader="petastorm",
             )
             result = train_on_ranks(spark, plan, settings, values, record)
@@ -158,56 +297,89 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 try_to_log(lambda: record.file(_PROFILE_ARTIFACT, workspace.read(PROFILE)))
         return fitted
 
-    def _check(self, frame: DataFrame, values: Mapping[str, Any]) -> _Job:
+    def _check(self, columns: StructType, values: Mapping[str, Any]) -> _Job:
         """Everything that can be known without a Spark job."""
         from spark_dl.train import model_bytes
 
-        shape = model_bytes.shape_of(values["model"])
-        loss = values["loss"] if values["loss"] is not None else self._default_loss(shape, values["model"])
-        compiled = model_bytes.compiled_copy(values["model"], values["optimizer"], loss, values["metrics"])
-        facts = model_bytes.loss_facts(compiled.loss)
-        check_options(values, facts)
-        rate = scaled_rate(compiled, values)
-        head = self._head(shape, facts)
-        names, param = self._feature_columns()
-        features = schema.feature_spec(
-            frame.schema, names, param, shape.input_shape, shape.input_dtype, values["binaryFormat"]
+        model = given_model(values)
+        open_shape = model_bytes.shape_of(model)
+        named, _ = input_columns(values, [one.name for one in open_shape.inputs])
+        shape = model_bytes.fixed_shapes(model, open_shape, shapes_of_inputs(values, named))
+        self._check_outputs(shape)
+        loss = values["loss"] if values["loss"] is not None else self._default_loss(shape, model)
+        compiled = model_bytes.compiled_copy(
+            model, values["optimizer"], loss, values["metrics"], values["lossWeights"], values["dtypePolicy"]
         )
-        classes = self._classes(shape, facts)
-        label = schema.label_spec(frame.schema, values["labelCol"], shape.output_shape, classes)
-        weight, validation = values["weightCol"], values["validationCol"]
+        losses = model_bytes.losses_of(compiled.loss, shape)
+        check_options(values, losses)
+        check_augment(values["augment"], [one.name for one in shape.inputs])
+        rate = scaled_rate(compiled, values)
+        head = self._head(shape, losses)
+        if len(shape.outputs) > 1:
+            output_columns(values, [one.name for one in shape.outputs])
+        inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
+        outputs = tuple(
+            OutputFacts(one.name, one.shape, self._classes(one, loss))
+            for one, loss in zip(shape.outputs, losses, strict=True)
+        )
+        weight, validation = optional_columns(columns, values)
         packing = Packing(
             store=Store(""),
-            features=features,
-            label=label,
-            weight=schema.weight_column(frame.schema, weight) if weight else None,
-            validation_col=schema.boolean_column(frame.schema, validation) if validation else None,
+            features=feature_specs(columns, values, inputs),
+            labels=label_specs(columns, values, outputs),
+            weight=weight,
+            validation_col=validation,
             validation_fraction=values["validationFraction"],
+            stratified=values.get("stratified", False) and values["validationFraction"] > 0,
+            balance=values.get("balance", "none"),
             seed=values["seed"],
-            drop_missing=values["nullPolicy"] == "drop",
         )
-        custom = cloudpickle.dumps(model_bytes.custom_objects(compiled, values["loss"], values["metrics"]))
-        return _Job(model_bytes.to_bytes(compiled), custom, shape, head, packing, rate)
+        check_null_policy(values, packing.columns)
+        augment = [inner for layer in model_bytes.leaves(values["augment"] or []) for inner in layer._flatten_layers()]
+        custom = cloudpickle.dumps(model_bytes.custom_objects(compiled, values["loss"], values["metrics"], augment))
+        return _Job(
+            values=dict(values),
+            name=model.name,
+            content=model_bytes.to_bytes(compiled),
+            custom_objects=custom,
+            outputs=outputs,
+            inputs=inputs,
+            head=head,
+            packing=packing,
+            plan=input_plan(columns, packing, inputs, outputs),
+            learning_rate=rate,
+        )
+
+    def _check_outputs(self, shape: ModelShape) -> None:
+        """Refuse a model whose outputs aren't those of the task, with a ModelError."""
 
     def _default_loss(self, shape: ModelShape, model: Any) -> Any:
         """The loss for a model that has none; None where only the user can say."""
         return None
 
-    def _head(self, shape: ModelShape, loss: LossFacts) -> Head:
-        """What the model's output means."""
-        width = functools.reduce(lambda a, b: a * b, shape.output_shape, 1)
-        return Regression() if width == 1 else TensorOutput(width)
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
+        """What the model's outputs mean."""
+        widths = [(output.name, math.prod(output.shape)) for output in shape.outputs]
+        if len(widths) > 1:
+            return SeveralOutputs(tuple(widths))
+        return Regression() if widths[0][1] == 1 else TensorOutput(widths[0][1])
 
-    def _classes(self, shape: ModelShape, loss: LossFacts) -> int | None:
-        """The number of classes where labels are class indices."""
-        sparse = loss.name == "sparse_categorical_crossentropy" and len(shape.output_shape) == 1
-        return shape.output_shape[-1] if sparse else None
+    def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
+        """The number of classes where an output's labels are class indices."""
+        sparse = loss.name == "sparse_categorical_crossentropy" and len(output.shape) == 1
+        return output.shape[-1] if sparse else None
+
+    def _class_factors(self, frame: DataFrame, packing: Packing) -> tuple[float, ...]:
+        """How often a row of each class is written for training, which takes a Spark job; empty where each is once."""
+        return ()
 
     def _class_weights(self, converted: ConvertedDataset, values: Mapping[str, Any]) -> tuple[float, ...]:
         """The weight of each class in training; empty where they all weigh 1."""
         return ()
 
-    def _facts(self, spark: SparkSession, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    def _facts(
+        self, spark: SparkSession, model: str, values: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """What the tracker is told at the beginning: params, and tags."""
         params = {name: value for name, value in values.items() if name not in OBJECTS and value is not None}
         for name in OBJECTS:
@@ -218,7 +390,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             "spark_dl.estimator": type(self).__name__,
             "spark_dl.spark": spark.version,
             "spark_dl.master": _master(spark),
-            "spark_dl.model": str(values["model"].name),
+            "spark_dl.model": model,
         }
         return params, tags
 
@@ -230,7 +402,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             seconds=result.seconds,
             best_epoch=result.best_epoch,
         )
-        model = self.model_class()._with_content(content, job.custom_objects, job.shape, job.head, summary)
+        model = self.model_class()._with_content(
+            content, job.custom_objects, job.inputs, job.outputs, job.head, summary
+        )
         model._resetUid(self.uid)
         return self._copyValues(model)
 

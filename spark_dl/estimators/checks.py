@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spark_dl.errors import ModelError, OptionError, explain
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from spark_dl.train.model_bytes import LossFacts
 
-__all__ = ["check_options", "scaled_rate"]
+__all__ = ["check_augment", "check_options", "scaled_rate"]
 
 
-def check_options(values: Mapping[str, Any], loss: LossFacts) -> None:
+def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> None:
     """Refuse options that exclude each other, and what would not mean the same on several ranks as on one.
 
     Raises:
@@ -25,15 +25,16 @@ def check_options(values: Mapping[str, Any], loss: LossFacts) -> None:
     """
     import keras
 
-    if values["numWorkers"] > 1 and loss.reduction not in ("sum_over_batch_size", "mean"):
-        raise ModelError(
-            explain(
-                "Gradients of several workers are joined as means over rows.",
-                expected="a loss with reduction 'sum_over_batch_size'",
-                received=f"{loss.name} with reduction {loss.reduction!r} and numWorkers={values['numWorkers']}",
-                fix="Change the loss's reduction, or set numWorkers=1.",
+    for loss in losses:
+        if values["numWorkers"] > 1 and loss.reduction not in ("sum_over_batch_size", "mean"):
+            raise ModelError(
+                explain(
+                    "Gradients of several workers are joined as means over rows.",
+                    expected="a loss with reduction 'sum_over_batch_size'",
+                    received=f"{loss.name} with reduction {loss.reduction!r} and numWorkers={values['numWorkers']}",
+                    fix="Change the loss's reduction, or set numWorkers=1.",
+                )
             )
-        )
     every, together = values["checkpointSteps"], values["gradientAccumulation"]
     if every is not None and every % together:
         raise OptionError(
@@ -69,6 +70,15 @@ def check_options(values: Mapping[str, Any], loss: LossFacts) -> None:
                 f"validationFraction={values['validationFraction']}",
             )
         )
+    if values["initialEpoch"] >= values["epochs"]:
+        raise OptionError(
+            explain(
+                "There is no epoch to train.",
+                expected=f"initialEpoch < epochs={values['epochs']}",
+                received=f"initialEpoch={values['initialEpoch']}",
+                fix="epochs is the number of the last one, not of those that are added.",
+            )
+        )
     least = values["minWorkers"]
     if least is not None and least > values["numWorkers"]:
         raise OptionError(
@@ -76,6 +86,29 @@ def check_options(values: Mapping[str, Any], loss: LossFacts) -> None:
                 "minWorkers is more than numWorkers.",
                 expected=f"minWorkers <= {values['numWorkers']}",
                 received=f"minWorkers={least}, numWorkers={values['numWorkers']}",
+            )
+        )
+
+
+def check_augment(augment: Any, inputs: Sequence[str]) -> None:
+    """Refuse what can't change the features of a batch.
+
+    Raises:
+        OptionError: it isn't a Keras layer, or a dict of them by the names of several inputs.
+    """
+    import keras
+
+    if augment is None:
+        return
+    named = dict(augment) if isinstance(augment, dict) else {}
+    layers = list(named.values()) if named else [augment]
+    fits = len(inputs) > 1 and set(named) <= set(inputs) if named else len(inputs) == 1
+    if not fits or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
+        raise OptionError(
+            explain(
+                "augment can't change the model's features.",
+                expected="a Keras layer" if len(inputs) == 1 else f"a dict of Keras layers for {', '.join(inputs)}",
+                received=repr(augment),
             )
         )
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
 from spark_dl import options
+from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.schema import quoted
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.model import KerasModel
 from spark_dl.estimators.params import with_options
 from spark_dl.score.heads import Classification, Head
+from spark_dl.score.predict import check_new
+from spark_dl.score.top_classes import top_classes
+from spark_dl.spark_job import SparkJob
 
 if TYPE_CHECKING:
-    from spark_dl.train.model_bytes import LossFacts, ModelShape
+    from spark_dl.train.model_bytes import LossFacts, ModelOutput, ModelShape
 
 __all__ = ["KerasClassifier", "KerasClassifierModel"]
 
@@ -24,9 +34,23 @@ _ONE_UNIT_MARGINS = ("hinge", "squared_hinge")
 _ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", *_ONE_UNIT_MARGINS)
 
 
-@with_options(options.PROBABILITY_COL, options.RAW_PREDICTION_COL)
+# Of the fitted model, and set on the classifier for it.
+_OUTPUT_OPTIONS = (
+    options.PROBABILITY_COL,
+    options.RAW_PREDICTION_COL,
+    options.THRESHOLDS,
+    options.TOP_K,
+    options.TOP_K_COL,
+    options.CLASS_LABELS,
+)
+
+
+@with_options(*_OUTPUT_OPTIONS)
 class KerasClassifierModel(KerasModel):
     """A trained classifier as a Transformer: prediction (double), probability and rawPrediction (Vectors).
+
+    With `topK` also `topKCol`: an array of the most probable classes with their probabilities, which `scoreParquet`
+    leaves out.
 
     Attributes:
         summary: how the training went.
@@ -44,8 +68,47 @@ class KerasClassifierModel(KerasModel):
         head = self._fitted_head()
         return head.classes if isinstance(head, Classification) else 0
 
+    def _scored(self) -> tuple[bytes, Head]:
+        content, head = super()._scored()
+        thresholds = self.getOrDefault("thresholds")
+        if thresholds and isinstance(head, Classification):
+            check_for_each_class("thresholds", thresholds, head.classes)
+            head = replace(head, thresholds=tuple(thresholds))
+        return content, head
 
-@with_options(options.PROBABILITY_COL, options.RAW_PREDICTION_COL, options.CLASS_WEIGHTS)
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        count, into = self.getOrDefault("topK"), self.getOrDefault("topKCol")
+        if not count or self.getOrDefault("outputLayer"):
+            return super()._transform(dataset)
+        labels = self.getOrDefault("classLabels")
+        if labels:
+            check_for_each_class("classLabels", labels, self.numClasses)
+        check_new(dataset.sparkSession, dataset.columns, [into])
+        probability = self.getOrDefault("probabilityCol")
+        if probability:
+            return top_classes(super()._transform(dataset), probability, into, count, labels)
+        passing = f"spark_dl_{uuid.uuid4().hex[:8]}"
+        scored = self.copy({self.getParam("probabilityCol"): passing, self.getParam("topK"): None})._transform(dataset)
+        return top_classes(scored, passing, into, count, labels).drop(passing)
+
+
+def check_for_each_class(param: str, given: Sequence[Any], classes: int) -> None:
+    """Refuse a list that isn't as long as there are classes.
+
+    Raises:
+        OptionError: it isn't.
+    """
+    if len(given) != classes:
+        raise OptionError(
+            explain(
+                f"{param} isn't as long as there are classes.",
+                expected=f"{classes} values",
+                received=f"{len(given)}: {given}",
+            )
+        )
+
+
+@with_options(*_OUTPUT_OPTIONS, options.CLASS_WEIGHTS, options.STRATIFIED, options.BALANCE)
 class KerasClassifier(KerasEstimator):
     """Trains a Keras model to tell classes apart, on Horovod ranks in Spark's executors.
 
@@ -67,7 +130,8 @@ class KerasClassifier(KerasEstimator):
             return None
         import keras
 
-        if not shape.activation:
+        (output,) = shape.outputs
+        if not output.activation:
             raise ModelError(
                 explain(
                     f"It can't be told whether the model {model.name!r} gives probabilities or logits.",
@@ -76,22 +140,25 @@ class KerasClassifier(KerasEstimator):
                     fix="Set loss, for example keras.losses.SparseCategoricalCrossentropy(from_logits=True).",
                 )
             )
-        logits = shape.activation not in ("softmax", "sigmoid")
-        if shape.output_shape[-1:] == (1,):
+        logits = output.activation not in ("softmax", "sigmoid")
+        if output.shape == (1,):
             return keras.losses.BinaryCrossentropy(from_logits=logits)
         return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
 
-    def _head(self, shape: ModelShape, loss: LossFacts) -> Head:
-        if len(shape.output_shape) != 1:
+    def _check_outputs(self, shape: ModelShape) -> None:
+        shapes = [output.shape for output in shape.outputs]
+        if [len(found) for found in shapes] != [1]:
             raise ModelError(
                 explain(
                     "The model's output isn't one of a classifier.",
-                    expected="an output of shape (batch, classes), or (batch, 1) for two classes",
-                    received=f"(batch, {', '.join(map(str, shape.output_shape))})",
+                    expected="one output, of shape (batch, classes), or (batch, 1) for two classes",
+                    received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
                     fix="End the model with Dense(classes, activation='softmax').",
                 )
             )
-        units = shape.output_shape[0]
+
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
+        ((units,),), (loss,) = [output.shape for output in shape.outputs], losses
         if loss.known and loss.name not in (_ONE_UNIT if units == 1 else _SEVERAL_UNITS):
             expected = "binary_crossentropy" if units == 1 else "sparse_categorical_crossentropy"
             raise ModelError(
@@ -102,11 +169,15 @@ class KerasClassifier(KerasEstimator):
                     fix=f"Set loss={expected!r}.",
                 )
             )
+        for param in ("thresholds", "classLabels"):
+            if self.getOrDefault(param):
+                check_for_each_class(param, self.getOrDefault(param), max(units, 2))
         logits = loss.from_logits or loss.name in _ONE_UNIT_MARGINS
         return Classification(classes=max(units, 2), units=units, from_logits=logits)
 
-    def _classes(self, shape: ModelShape, loss: LossFacts) -> int | None:
-        classes, weights = max(shape.output_shape[0], 2), self.getOrDefault("classWeights")
+    def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
+        classes: int = max(output.shape[0], 2)
+        weights = self.getOrDefault("classWeights")
         if isinstance(weights, dict) and max(weights) >= classes:
             raise OptionError(
                 explain(
@@ -116,6 +187,22 @@ class KerasClassifier(KerasEstimator):
                 )
             )
         return classes
+
+    def _class_factors(self, frame: DataFrame, packing: Packing) -> tuple[float, ...]:
+        if packing.balance == "none":
+            return ()
+        (label,) = packing.labels
+        held = packing.validation_col
+        training = frame.where(~F.col(quoted(held.name))) if held else frame
+        counted = training.groupBy(F.col(quoted(label.column.name)).alias("label")).count()
+        with SparkJob(counted) as job:
+            rows = {row["label"]: row["count"] for row in job.rows()}
+        counts = [rows.get(index, 0) for index in range(label.classes or 0)]
+        present = [count for count in counts if count]
+        if not present:
+            return ()  # which the conversion tells of
+        wanted = max(present) if packing.balance == "oversample" else min(present)
+        return tuple(wanted / count if count else 1.0 for count in counts)
 
     def _class_weights(self, converted: ConvertedDataset, values: Mapping[str, Any]) -> tuple[float, ...]:
         weights, rows = values["classWeights"], converted.class_rows(validation=False)

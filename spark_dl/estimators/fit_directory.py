@@ -35,6 +35,7 @@ _LEASE_SECONDS = 60.0
 # What must be the same for a fit to go on where another one stopped, besides model and data.
 _OPTIONS = (
     "batchSize",
+    "initialEpoch",
     "globalBatchSize",
     "gradientAccumulation",
     "learningRateScaling",
@@ -45,7 +46,9 @@ _OPTIONS = (
     "monitor",
     "monitorMode",
     "classWeights",
+    "lossWeights",
     "binaryFormat",
+    "nullPolicy",
 )
 
 

@@ -23,7 +23,7 @@ from spark_dl.errors import SavedModelError, explain
 
 __all__ = ["FORMAT", "Reader", "Saved", "Writer"]
 
-FORMAT = 1
+FORMAT = 2
 # Far below the 2 GB that a Parquet page or a Spark row can hold, and small beside the default heap of the driver's JVM
 # (1 GB), through which they pass a few at a time.
 _CHUNK_BYTES = 8 << 20
@@ -113,6 +113,11 @@ class Reader(MLReader[Any]):
         found = metadata.get("class")
         if found != name or not isinstance(metadata.get("sparkDL"), dict):
             raise _damaged(path, f"a saved {name}", f"a saved {found}")
+        if metadata["sparkDL"].get("format") == 1 and "input_shape" in metadata["sparkDL"]:
+            # Models had one input, then.
+            facts = metadata["sparkDL"]
+            facts["inputs"] = [{"name": "", "shape": facts.pop("input_shape"), "dtype": facts.pop("input_dtype")}]
+            facts["outputs"] = []
         if not isinstance(metadata["sparkDL"].get("format"), int) or metadata["sparkDL"]["format"] > FORMAT:
             raise _damaged(
                 path,

@@ -12,13 +12,24 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from spark_dl import options
-from spark_dl.data import schema
-from spark_dl.errors import SavedModelError, explain
+from spark_dl.data.convert import Packing
+from spark_dl.errors import ModelError, OptionError, SavedModelError, explain, hint
+from spark_dl.estimators.columns import (
+    InputFacts,
+    OutputFacts,
+    feature_specs,
+    label_specs,
+    optional_columns,
+    output_columns,
+)
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
+from spark_dl.estimators.sql_function import sql_function
 from spark_dl.score.bulk import Source, score_parquet
-from spark_dl.score.heads import Head, head_from_dict
+from spark_dl.score.evaluate import Evaluation, evaluate
+from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput, head_from_dict
 from spark_dl.score.predict import ScoringModel, check_new, score
+from spark_dl.store import Store
 
 __all__ = ["KerasModel", "TrainingSummary"]
 
@@ -46,7 +57,13 @@ class TrainingSummary:
     options.FEATURES_COL,
     options.INPUT_COLS,
     options.BINARY_FORMAT,
+    options.LABEL_COL,
+    options.LABEL_COLS,
+    options.WEIGHT_COL,
+    options.NULL_POLICY,
     options.PREDICTION_COL,
+    options.OUTPUT_COLS,
+    options.OUTPUT_LAYER,
     options.SCORE_BATCH_SIZE,
 )
 class KerasModel(OptionParams, Model, Saved):
@@ -64,8 +81,8 @@ class KerasModel(OptionParams, Model, Saved):
         self.summary = TrainingSummary()
         self._content = b""
         self._custom_objects = b""
-        self._input_shape: tuple[int, ...] = ()
-        self._input_dtype = ""
+        self._inputs: tuple[InputFacts, ...] = ()
+        self._outputs: tuple[OutputFacts, ...] = ()
         self._head: Head | None = None
 
     def keras(self) -> Any:
@@ -73,6 +90,66 @@ class KerasModel(OptionParams, Model, Saved):
         from spark_dl.train.model_bytes import from_bytes
 
         return from_bytes(self._fitted_content(), self._named_objects())
+
+    def evaluate(self, dataset: DataFrame) -> dict[str, float]:
+        """The loss and the metrics of a DataFrame's rows, by the names of `keras.Model.evaluate`.
+
+        They are computed over the cluster. The tasks' metric states are summed, as in training, so that the result is
+        that of all rows together.
+
+        Args:
+            dataset: has the feature columns, the label columns, and the column of weights where weightCol is set.
+
+        Returns:
+            {"loss": ..., and each metric by its name}.
+
+        Raises:
+            ModelError: the model was saved by a release that didn't note what its outputs are taught by.
+            DataError: columns or rows that can't be fed; or no rows.
+        """
+        if not self._outputs:
+            raise ModelError(
+                explain(
+                    "This model can't be evaluated.",
+                    expected="a model that was fitted or saved by this release",
+                    received="one that was saved by an older release",
+                    fix="Use its keras(), or an evaluator on the columns of transform.",
+                )
+            )
+        values = self._values()
+        weight, _ = optional_columns(dataset.schema, values)
+        packing = Packing(
+            store=Store(""),
+            features=feature_specs(dataset.schema, values, self._inputs),
+            labels=label_specs(dataset.schema, values, self._outputs),
+            weight=weight,
+        )
+        custom = cloudpickle.dumps(self._named_objects())
+        return evaluate(dataset, Evaluation(self._fitted_content(), custom, packing, values["scoreBatchSize"]))
+
+    def registerUdf(self, spark: SparkSession, name: str, output: str = "prediction") -> None:
+        """Register the model as a function of Spark SQL: `SELECT name(features) FROM ...`.
+
+        Its arguments are the feature columns in the order of featuresCol or inputCols; a Vector as an array.
+
+        Args:
+            spark: the session.
+            name: of the function.
+            output: what it returns: a field of transform's result, such as "prediction" (a double, or an array of
+                floats), "probability" (an array of doubles), or the name of one of several outputs.
+
+        Raises:
+            OptionError: there is no such field.
+        """
+        content, head = self._scored()
+        if output not in head.fields():
+            raise OptionError(
+                explain(f"The model doesn't give {output!r}.", received=output, fix=hint(output, head.fields()))
+            )
+        values = self._values()
+        custom = cloudpickle.dumps(self._named_objects())
+        model = ScoringModel.of(content, custom, (), head, values["scoreBatchSize"])
+        spark.udf.register(name, sql_function(model, values, self._inputs, output))
 
     def scoreParquet(self, inputPath: str, outputPath: str, overwrite: bool = False) -> int:
         """Score Parquet files into Parquet files, as `transform` and a write would, without the JVM touching a row.
@@ -92,43 +169,63 @@ class KerasModel(OptionParams, Model, Saved):
         """
         spark = SparkSession.active()
         source = Source.at(spark, inputPath)
-        outputs = self._outputs()
+        outputs = self._output_columns()
         check_new(spark, source.schema.names, outputs.values())
         return score_parquet(spark, source, outputPath, self._scoring(source.schema), outputs, overwrite)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        return score(dataset, self._scoring(dataset.schema), self._outputs())
+        return score(dataset, self._scoring(dataset.schema), self._output_columns())
 
     def _scoring(self, columns: StructType) -> ScoringModel:
         """What scores rows of these columns."""
-        names, param = self._feature_columns()
-        content = self._fitted_content()
-        features = schema.feature_spec(
-            columns, names, param, self._input_shape, self._input_dtype, self.getOrDefault("binaryFormat")
-        )
+        features = feature_specs(columns, self._values(), self._inputs)
         custom = cloudpickle.dumps(self._named_objects())
-        return ScoringModel.of(content, custom, features, self._fitted_head(), self.getOrDefault("scoreBatchSize"))
+        content, head = self._scored()
+        return ScoringModel.of(content, custom, features, head, self.getOrDefault("scoreBatchSize"))
 
-    def _outputs(self) -> dict[str, str]:
+    def _scored(self) -> tuple[bytes, Head]:
+        """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
+        layer = self.getOrDefault("outputLayer")
+        if not layer:
+            return self._fitted_content(), self._fitted_head()
+        from spark_dl.train.model_bytes import up_to_layer
+
+        content, width = up_to_layer(self.keras(), layer)
+        return content, TensorOutput(width)
+
+    def _output_columns(self) -> dict[str, str]:
         """Field of the head -> name of its column."""
-        names = {field: self.getOrDefault(option) for field, option in self.output_options.items()}
+        head = self._fitted_head()
+        if self.getOrDefault("outputLayer"):
+            names = {"prediction": self.getOrDefault("predictionCol")}
+        elif isinstance(head, SeveralOutputs):
+            names = output_columns(self._values(), list(head.fields()))
+        else:
+            names = {field: self.getOrDefault(option) for field, option in self.output_options.items()}
         return {field: name for field, name in names.items() if name}
 
     def _with_content(
-        self, content: bytes, custom_objects: bytes, shape: Any, head: Head, summary: TrainingSummary
+        self,
+        content: bytes,
+        custom_objects: bytes,
+        inputs: tuple[InputFacts, ...],
+        outputs: tuple[OutputFacts, ...],
+        head: Head,
+        summary: TrainingSummary,
     ) -> KerasModel:
         """Fill a new model in.
 
         Args:
             content: `.keras` bytes.
             custom_objects: cloudpickled dict of what Keras needs by name; it lives as long as this process.
-            shape: has input_shape and input_dtype.
+            inputs: the Keras model's.
+            outputs: the Keras model's.
             head: what the output means.
             summary: how the training went.
         """
         self._content = content
         self._custom_objects = custom_objects
-        self._input_shape, self._input_dtype = tuple(shape.input_shape), shape.input_dtype
+        self._inputs, self._outputs = inputs, outputs
         self._head = head
         self.summary = summary
         return self
@@ -160,8 +257,8 @@ class KerasModel(OptionParams, Model, Saved):
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
         """What `Writer` writes: facts, the model's bytes, and the params."""
         facts = {
-            "input_shape": list(self._input_shape),
-            "input_dtype": self._input_dtype,
+            "inputs": [asdict(one) for one in self._inputs],
+            "outputs": [asdict(one) for one in self._outputs],
             "head": self._fitted_head().as_dict(),
             "summary": asdict(self.summary),
         }
@@ -174,8 +271,8 @@ class KerasModel(OptionParams, Model, Saved):
             raise SavedModelError(explain("The saved model's metadata name no model.", expected="its digest (sha256)"))
         model = cls()
         try:
-            model._input_shape = tuple(facts["input_shape"])
-            model._input_dtype = str(facts["input_dtype"])
+            model._inputs = tuple(map(InputFacts.of, facts["inputs"]))
+            model._outputs = tuple(map(OutputFacts.of, facts["outputs"]))
             model._head = head_from_dict(facts["head"])
             model.summary = TrainingSummary(**facts["summary"])
         except (KeyError, TypeError) as error:

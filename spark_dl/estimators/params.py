@@ -49,11 +49,6 @@ class OptionParams(Params):
                 option.check(None)
         return super()._set(**values)
 
-    def _feature_columns(self) -> tuple[list[str], str]:
-        """The feature columns, and the option that names them."""
-        columns = self.getOrDefault("inputCols")
-        return (columns, "inputCols") if columns else ([self.getOrDefault("featuresCol")], "featuresCol")
-
     def _values(self) -> dict[str, Any]:
         """Every option's value, set or default."""
         return {option.name: self.getOrDefault(option.name) for option in self.options}

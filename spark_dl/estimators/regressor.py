@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from spark_dl.errors import ModelError, explain
@@ -11,7 +12,7 @@ from spark_dl.estimators.params import with_options
 from spark_dl.score.heads import Head, Regression
 
 if TYPE_CHECKING:
-    from spark_dl.train.model_bytes import LossFacts, ModelShape
+    from spark_dl.train.model_bytes import LossFacts, ModelOutput, ModelShape
 
 __all__ = ["KerasRegressor", "KerasRegressorModel"]
 
@@ -42,17 +43,20 @@ class KerasRegressor(KerasEstimator):
     def _default_loss(self, shape: ModelShape, model: Any) -> Any:
         return None if model.compiled and getattr(model, "loss", None) is not None else "mean_squared_error"
 
-    def _head(self, shape: ModelShape, loss: LossFacts) -> Head:
-        if shape.output_shape not in ((1,), ()):
+    def _check_outputs(self, shape: ModelShape) -> None:
+        shapes = [output.shape for output in shape.outputs]
+        if shapes not in ([(1,)], [()]):
             raise ModelError(
                 explain(
                     "The model's output isn't one of a regressor.",
-                    expected="an output of shape (batch, 1)",
-                    received=f"(batch, {', '.join(map(str, shape.output_shape))})",
+                    expected="one output, of shape (batch, 1)",
+                    received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
                     fix="End the model with Dense(1), or use KerasEstimator.",
                 )
             )
+
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
         return Regression()
 
-    def _classes(self, shape: ModelShape, loss: LossFacts) -> int | None:
+    def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         return None

@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from spark_dl.errors import SavedModelError, explain
+from spark_dl.errors import ModelError, OptionError, SavedModelError, explain
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams
 
-__all__ = ["OBJECTS", "SavableEstimator", "named"]
+__all__ = ["OBJECTS", "SavableEstimator", "given_model", "named"]
 
 # Options whose values are Keras objects: not JSON, and logged by their names.
-OBJECTS = ("model", "optimizer", "loss", "metrics", "callbacks")
+OBJECTS = ("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "augment", "validationData")
 
 
 def named(value: Any) -> str:
     """A Keras object, or several, by name."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {named(part)}" for name, part in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(named, value))
-    return value if isinstance(value, str) else getattr(value, "name", None) or type(value).__name__
+    if isinstance(value, str):
+        return value
+    return getattr(value, "name", None) or getattr(value, "__name__", None) or type(value).__name__
+
+
+def given_model(values: Mapping[str, Any]) -> Any:
+    """The Keras model to train, by `model`, `modelFn` or `warmStart`.
+
+    Raises:
+        OptionError: more than one of them is set, or they can't be used.
+        ModelError: modelFn fails.
+    """
+    chosen = [name for name in ("model", "modelFn", "warmStart") if values[name] is not None]
+    if len(chosen) > 1 or (values["modelParams"] and chosen != ["modelFn"]):
+        raise OptionError(
+            explain(
+                "It can't be told which model to train.",
+                expected="one of model, modelFn (with modelParams) and warmStart",
+                received=", ".join([*chosen, *(["modelParams"] if values["modelParams"] else [])]),
+                fix="Unset the others: set them to None.",
+            )
+        )
+    if chosen == ["modelFn"]:
+        try:
+            return values["modelFn"](**(values["modelParams"] or {}))
+        except Exception as error:
+            raise ModelError(
+                explain(
+                    f"modelFn failed: {type(error).__name__}: {error}",
+                    expected="a function that returns a Keras model",
+                    received=f"{named(values['modelFn'])}(**{values['modelParams'] or {}})",
+                )
+            ) from error
+    if chosen == ["warmStart"]:
+        if not hasattr(values["warmStart"], "keras"):
+            raise OptionError(
+                explain("warmStart can't be used.", expected="a fitted KerasModel", received=named(values["warmStart"]))
+            )
+        return values["warmStart"].keras()
+    return values["model"]
 
 
 class SavableEstimator(OptionParams, Saved):
@@ -39,10 +81,12 @@ class SavableEstimator(OptionParams, Saved):
                     fix="Save it without them (setCallbacks([])), and set them again after loading.",
                 )
             )
-        given = {name: self.getOrDefault(name) for name in ("optimizer", "loss", "metrics")}
+        given = {name: self.getOrDefault(name) for name in ("optimizer", "loss", "metrics", "augment")}
         facts = {name: keras.saving.serialize_keras_object(v) for name, v in given.items() if v is not None}
-        model = self.getOrDefault("model")
-        params = {p.name: value for p, value in self._paramMap.items() if p.name not in OBJECTS}
+        model = given_model(self._values())
+        # Functions are code: the model that this one builds is what is saved.
+        left_out = (*OBJECTS, "modelParams")
+        params = {p.name: value for p, value in self._paramMap.items() if p.name not in left_out}
         return {"objects": facts}, None if model is None else model_bytes.to_bytes(model), params
 
     @classmethod

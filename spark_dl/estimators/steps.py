@@ -6,6 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -16,7 +17,7 @@ from spark_dl.errors import DataError, explain
 from spark_dl.store import Store
 from spark_dl.track import Tracker
 
-__all__ = ["convert_rows", "recorded", "try_to_log"]
+__all__ = ["check_rows", "convert_rows", "recorded", "try_to_log"]
 
 
 @contextmanager
@@ -39,22 +40,27 @@ def try_to_log(write: Callable[[], None]) -> None:
         warnings.warn(f"Not logged: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
 
 
-def convert_rows(frame: DataFrame, packing: Packing, workspace: Store, values: Mapping[str, Any]) -> ConvertedDataset:
-    """The DataFrame's rows as blocks in the workspace, enough of them.
-
-    Raises:
-        DataError: no rows, or too few.
-    """
+def convert_rows(frame: DataFrame, packing: Packing, workspace: Store) -> ConvertedDataset:
+    """The DataFrame's rows as blocks in the workspace."""
     store = workspace.child("data")
     store.make()
-    dataset = convert(frame, Packing(**{**vars(packing), "store": store}))
+    return convert(frame, replace(packing, store=store))
+
+
+def check_rows(dataset: ConvertedDataset, packing: Packing, values: Mapping[str, Any]) -> None:
+    """Refuse to train on no rows, or too few.
+
+    Raises:
+        DataError: there are.
+    """
     rows, held_out = dataset.rows(validation=False), dataset.rows(validation=True)
     if rows + held_out == 0:
         raise DataError(
             explain(
                 "The DataFrame has no rows to train on.",
                 expected="at least one row for each worker",
-                received="0 rows" + (" after rows with nulls were dropped" if packing.drop_missing else ""),
+                received="0 rows"
+                + (" after rows with nulls were dropped" if any(column.drop for column in packing.columns) else ""),
                 fix="Check the filters before fit.",
             )
         )
@@ -77,4 +83,3 @@ def convert_rows(frame: DataFrame, packing: Packing, workspace: Store, values: M
                 fix="Raise validationFraction, change the seed, or mark rows in validationCol.",
             )
         )
-    return dataset

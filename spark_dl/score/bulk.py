@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as arrow_fs
 import pyarrow.parquet as pq
@@ -21,11 +22,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_dl.data.arrow import Extracted, extract, extract_vectors
+from spark_dl.data.arrow import Extracted, extract, extract_vectors, flattened
+from spark_dl.data.media import image_bytes
 from spark_dl.data.schema import Column
+from spark_dl.data.transport import VECTOR_FIELDS
 from spark_dl.errors import StoreError, explain
 from spark_dl.score.heads import Field
-from spark_dl.score.predict import ScoringModel, joined, loaded, unfit
+from spark_dl.score.predict import ScoringModel, unfit
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 
@@ -217,13 +220,8 @@ def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
 def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch with the output columns added."""
     model = scoring.model
-    parts = [_matrix(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.features.columns]
-    inputs = joined(parts, model.features)
-    predict = loaded(model)
-    step = model.step
-    starts = range(0, max(1, len(inputs)), step)
-    outputs = np.concatenate([predict(inputs[start : start + step]) for start in starts])
-    columns = model.head.columns(outputs)
+    values = {c: _matrix(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.columns}
+    columns = model.outputs(model.inputs(values))
     added = [_arrow(columns[name], field) for name, field in scoring.fields.values()]
     kept = [_kept(array, scoring.source.schema[index].dataType) for index, array in enumerate(batch.columns)]
     return pa.RecordBatch.from_arrays([*kept, *added], names=[*batch.schema.names, *scoring.fields])
@@ -232,13 +230,21 @@ def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
 def _matrix(array: pa.Array, column: Column) -> np.ndarray:
     """A feature column's numbers, none of them missing: shape (rows, width)."""
     if column.kind == "vector":
-        names = ("type", "size", "indices", "values")
-        fields = dict(zip(names, array.flatten(), strict=True))
+        fields = dict(zip(VECTOR_FIELDS, array.flatten(), strict=True))
         extracted = extract_vectors(fields, column.width)
     else:
+        array = _images(array) if column.image_struct else flattened(array, column.nested)
         extracted = extract(array, column)
     _check(extracted, column)
     return extracted.values
+
+
+def _images(array: pa.StructArray) -> pa.Array:
+    """Spark's image structs as bytes."""
+    fields = [pc.struct_field(array, name).to_pylist() for name in ("height", "width", "nChannels", "data")]
+    present = array.is_valid().to_pylist()
+    rows = zip(present, *fields, strict=True)
+    return pa.array([image_bytes(*parts) if there else None for there, *parts in rows], pa.binary())
 
 
 def _check(extracted: Extracted, column: Column) -> None:

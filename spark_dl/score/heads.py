@@ -5,6 +5,7 @@ A head is one class here and its line in the table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from spark_dl.errors import SavedModelError, explain, hint
 
-__all__ = ["HEADS", "Classification", "Field", "Head", "Regression", "TensorOutput", "head_from_dict"]
+__all__ = ["HEADS", "Classification", "Field", "Head", "Regression", "SeveralOutputs", "TensorOutput", "head_from_dict"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Head(Protocol):
     def fields(self) -> dict[str, Field]:
         """The fields by name."""
 
-    def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
-        """The fields' values: shape (rows,) for a double, (rows, width) for an array or a Vector."""
+    def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The fields' values from the model's outputs: shape (rows,) for a double, (rows, width) for others."""
 
     def as_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
@@ -55,24 +56,31 @@ class Classification:
         classes: how many.
         units: the model's output units, `classes`, or 1 for two classes.
         from_logits: whether the model gives logits; otherwise it gives probabilities.
+        thresholds: of each class, as Spark ML has them; empty where the most probable class is predicted.
     """
 
     name: ClassVar[str] = "classification"
     classes: int
     units: int
     from_logits: bool
+    thresholds: tuple[float, ...] = ()
 
     def fields(self) -> dict[str, Field]:
         """A double and two Vectors."""
         vector = Field("vector", self.classes)
         return {"prediction": Field("double"), "probability": vector, "rawPrediction": vector}
 
-    def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
-        """All three fields, from outputs of shape (rows, units)."""
-        values = outputs.reshape(len(outputs), self.units).astype(np.float64)
+    def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """All three fields, from one output of shape (rows, units)."""
+        (output,) = outputs
+        values = output.reshape(len(output), self.units).astype(np.float64)
         raw, probability = self._one_unit(values[:, 0]) if self.units == 1 else self._many_units(values)
+        scaled = raw
+        if self.thresholds:
+            with np.errstate(divide="ignore"):
+                scaled = np.clip(probability, np.finfo(np.float64).tiny, None) / np.array(self.thresholds)
         return {
-            "prediction": np.argmax(raw, axis=1).astype(np.float64),
+            "prediction": np.argmax(scaled, axis=1).astype(np.float64),
             "probability": probability,
             "rawPrediction": raw,
         }
@@ -107,9 +115,10 @@ class Regression:
         """One double."""
         return {"prediction": Field("double")}
 
-    def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+    def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The number."""
-        return {"prediction": outputs.reshape(len(outputs)).astype(np.float64)}
+        (output,) = outputs
+        return {"prediction": output.reshape(len(output)).astype(np.float64)}
 
     def as_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
@@ -131,16 +140,46 @@ class TensorOutput:
         """An array of floats."""
         return {"prediction": Field("array<float>", self.width)}
 
-    def columns(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+    def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The numbers."""
-        return {"prediction": outputs.reshape(len(outputs), self.width).astype(np.float32)}
+        (output,) = outputs
+        return {"prediction": output.reshape(len(output), self.width).astype(np.float32)}
 
     def as_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
         return {"name": self.name, "width": self.width}
 
 
-HEADS: dict[str, type] = {head.name: head for head in (Classification, Regression, TensorOutput)}
+@dataclass(frozen=True)
+class SeveralOutputs:
+    """A field for each output of the model: a number where it has one unit, else its numbers flattened in C order.
+
+    Attributes:
+        widths: numbers a row, by the outputs' names, in the model's order.
+    """
+
+    name: ClassVar[str] = "several"
+    widths: tuple[tuple[str, int], ...]
+
+    def fields(self) -> dict[str, Field]:
+        """A double or an array of floats for each output."""
+        return {name: self._head(width).fields()["prediction"] for name, width in self.widths}
+
+    def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The numbers of each output."""
+        named = zip(self.widths, outputs, strict=True)
+        return {name: self._head(width).columns([output])["prediction"] for (name, width), output in named}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return {"name": self.name, "widths": [list(pair) for pair in self.widths]}
+
+    @staticmethod
+    def _head(width: int) -> Head:
+        return Regression() if width == 1 else TensorOutput(width)
+
+
+HEADS: dict[str, type] = {head.name: head for head in (Classification, Regression, TensorOutput, SeveralOutputs)}
 
 
 def head_from_dict(content: dict[str, Any]) -> Head:
@@ -154,8 +193,10 @@ def head_from_dict(content: dict[str, Any]) -> Head:
     if name not in HEADS:
         raise SavedModelError(explain(f"There is no head {name!r}.", fix=hint(name, HEADS)))
     try:
+        if "widths" in rest:
+            rest["widths"] = tuple((str(output), int(width)) for output, width in rest["widths"])
         head: Head = HEADS[name](**rest)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise SavedModelError(explain(f"The head {name!r} can't be read.", received=f"{rest}: {error}")) from error
     return head
 

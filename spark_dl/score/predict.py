@@ -25,12 +25,13 @@ from pyspark.sql import functions as F
 
 from spark_dl.data.media import fed, image_formats, no_images
 from spark_dl.data.ragged import BYTES
-from spark_dl.data.schema import Column, FeatureSpec, quoted
+from spark_dl.data.schema import Column, FeatureSpec
+from spark_dl.data.transport import selected
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import importing
 from spark_dl.score.heads import Field, Head
 
-__all__ = ["ScoringModel", "check_new", "joined", "loaded", "score", "unfit"]
+__all__ = ["ScoringModel", "check_new", "loaded", "score", "set_threads", "unfit"]
 
 # Spark reads several numbers of a row from Arrow about twice as fast from as many columns as from a list. Up to here:
 _WIDEST = 256
@@ -45,30 +46,61 @@ class ScoringModel:
     Attributes:
         content: `.keras` bytes.
         custom_objects: cloudpickled dict of registered Keras objects.
-        features: how the columns become the input.
+        features: how the columns become the inputs.
         head: what the output means.
         batch_size: rows scored at once.
     """
 
     content: bytes = field(repr=False, compare=False)
     custom_objects: bytes = field(repr=False, compare=False)
-    features: FeatureSpec
+    features: tuple[FeatureSpec, ...]
     head: Head
     batch_size: int
     digest: str
 
     @property
+    def columns(self) -> list[Column]:
+        """The columns that are read, each once."""
+        return list(dict.fromkeys(column for spec in self.features for column in spec.columns))
+
+    @property
     def step(self) -> int:
         """Rows that are computed at once: `batch_size`, or fewer where they are images that must be decoded."""
-        if not self.features.image:
-            return self.batch_size
-        return min(self.batch_size, max(1, _DECODED_BYTES // (4 * math.prod(self.features.shape))))
+        decoded = 4 * sum(math.prod(spec.shape) for spec in self.features if spec.image)
+        return min(self.batch_size, max(1, _DECODED_BYTES // decoded)) if decoded else self.batch_size
+
+    def inputs(self, values: Mapping[Column, np.ndarray]) -> list[np.ndarray]:
+        """The model's inputs from the columns' numbers, each of shape (rows, width).
+
+        Raises:
+            DataError: rows that can't be scored.
+        """
+        return [_joined([values[column] for column in spec.columns], spec) for spec in self.features]
+
+    def score_pandas(self, columns: Sequence[pd.Series]) -> dict[str, np.ndarray]:
+        """The head's columns for rows as pandas has them: a Series for each of `columns`.
+
+        Raises:
+            DataError: rows that can't be scored.
+        """
+        return self.outputs(
+            self.inputs({column: _matrix(one, column) for column, one in zip(self.columns, columns, strict=True)})
+        )
+
+    def outputs(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The head's columns for these rows, computed in steps. The model is loaded once in this Python worker."""
+        predict, step = loaded(self), self.step
+        starts = range(0, max(1, len(inputs[0])), step)
+        parts = [predict(*(given[start : start + step] for given in inputs)) for start in starts]
+        return self.head.columns([np.concatenate(same) for same in zip(*parts, strict=True)])
 
     @staticmethod
-    def of(content: bytes, custom_objects: bytes, features: FeatureSpec, head: Head, batch_size: int) -> ScoringModel:
+    def of(
+        content: bytes, custom_objects: bytes, features: Sequence[FeatureSpec], head: Head, batch_size: int
+    ) -> ScoringModel:
         """The record, with the digest of the bytes."""
         digest = hashlib.sha256(content + custom_objects).hexdigest()
-        return ScoringModel(content, custom_objects, features, head, batch_size, digest)
+        return ScoringModel(content, custom_objects, tuple(features), head, batch_size, digest)
 
 
 def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> DataFrame:
@@ -87,7 +119,7 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     types = ", ".join(f"{column} {kind}" for name, field in fields.items() for column, kind in _sent(name, field))
     udf = F.pandas_udf(_scorer(model, list(fields)), types)  # type: ignore[call-overload]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
-    result = frame.withColumn(scored, udf(*[_input(column) for column in model.features.columns]))
+    result = frame.withColumn(scored, udf(*map(_input, model.columns)))
     added = {outputs[name]: _received(scored, name, field) for name, field in fields.items()}
     return result.withColumns(added).drop(scored)
 
@@ -138,7 +170,7 @@ def _split(name: str, field: Field, values: np.ndarray) -> dict[str, Any]:
 
 
 def _input(column: Column) -> SparkColumn:
-    value = F.col(quoted(column.name))
+    value = selected(column)
     return vector_to_array(value, "float32") if column.kind == "vector" else value
 
 
@@ -148,56 +180,64 @@ def _scorer(
     fields = {name: field for name, field in model.head.fields().items() if name in wanted}
 
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
-        predict = loaded(model)
         for series in batches:  # a lone column comes without the tuple
-            inputs = _tensor(series if isinstance(series, tuple) else (series,), model.features)
-            parts = [predict(inputs[i : i + model.step]) for i in range(0, len(inputs), model.step)]
+            given = series if isinstance(series, tuple) else (series,)
+            columns = model.score_pandas(given)
             content: dict[str, Any] = {}
-            if parts:
-                columns = model.head.columns(np.concatenate(parts))
-                for name, field in fields.items():
-                    content.update(_split(name, field, columns[name]))
-            else:
-                content = {column: [] for name, field in fields.items() for column, _ in _sent(name, field)}
+            for name, kind in fields.items():
+                content.update(_split(name, kind, columns[name]))
             yield pd.DataFrame(content)
 
     return score_batches
 
 
-# The worker's process outlives the task; this is the one state that a module keeps, and it is only a cache.
-@functools.lru_cache(maxsize=2)
-def loaded(model: ScoringModel) -> Callable[[np.ndarray], np.ndarray]:
-    """The model's prediction function, kept in this Python worker for the next task."""
+def set_threads() -> None:
+    """Before TensorFlow is imported: as many threads as the task has cores, since its neighbours compute, too."""
     context = TaskContext.get()
-    # As many threads as the task has cores: its neighbours compute, too.
     threads = str(context.cpus() if context else 1)
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+# The worker's process outlives the task; this is the one state that a module keeps, and it is only a cache.
+@functools.lru_cache(maxsize=2)
+def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
+    """The model's outputs for its inputs, both in the model's order; kept in this Python worker for the next task."""
+    set_threads()
     with importing():
+        import keras
         import tensorflow as tf
 
         from spark_dl.train.model_bytes import from_bytes
 
     keras_model = from_bytes(model.content, cloudpickle.loads(model.custom_objects), compiled=False)
-    spec = model.features
-    of_bytes = spec.tensor().stored == BYTES
-    signature = tf.TensorSpec((None,) if of_bytes else (None, *spec.shape), "string" if of_bytes else spec.dtype)
+    specs = model.features
+    of_bytes = [spec.tensor().stored == BYTES for spec in specs]
+    signature = [
+        tf.TensorSpec((None,), "string") if coded else tf.TensorSpec((None, *spec.shape), spec.dtype)
+        for spec, coded in zip(specs, of_bytes, strict=True)
+    ]
 
-    @functools.partial(tf.function, input_signature=[signature])
-    def call(inputs: Any) -> Any:
-        return keras_model(fed(inputs, spec.shape, spec.dtype) if of_bytes else inputs, training=False)
+    @functools.partial(tf.function, input_signature=signature)
+    def call(*inputs: Any) -> list[Any]:
+        tensors = [
+            fed(given, spec.shape, spec.dtype) if coded else given
+            for given, spec, coded in zip(inputs, specs, of_bytes, strict=True)
+        ]
+        named = {spec.key: tensor for spec, tensor in zip(specs, tensors, strict=True)}
+        result = keras_model(named if len(specs) > 1 else tensors[0], training=False)
+        return list(keras.tree.flatten(result))
 
-    return lambda inputs: call(tf.constant(inputs, signature.dtype)).numpy()
+    def predict(*inputs: np.ndarray) -> list[np.ndarray]:
+        given = (tf.constant(part, spec.dtype) for part, spec in zip(inputs, signature, strict=True))
+        return [output.numpy() for output in call(*given)]
+
+    return predict
 
 
-def _tensor(series: tuple[pd.Series, ...], spec: FeatureSpec) -> np.ndarray:
-    """The model's input from the columns of one batch: shape (rows, *spec.shape)."""
-    return joined([_matrix(values, column) for values, column in zip(series, spec.columns, strict=True)], spec)
-
-
-def joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
+def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
     """The model's input, shape (rows, *spec.shape), from its columns' numbers, each of shape (rows, width).
 
     Of bytes, each value is still encoded: objects of shape (rows,).
@@ -228,10 +268,13 @@ def joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
 
 
 def _matrix(values: pd.Series, column: Column) -> np.ndarray:
+    if column.fill is not None:
+        values = values.fillna(column.fill)
     if values.isna().any():
         raise unfit(column, "no nulls", f"{int(values.isna().sum())} null or NaN in a batch of {len(values)} rows")
     if column.kind == "scalar":
-        return np.asarray(values).reshape(-1, 1)
+        # With nulls, whole numbers come as fractions.
+        return np.asarray(values, None if column.fill is None else column.dtype).reshape(-1, 1)
     rows = values.to_numpy()
     if column.kind == "bytes":
         return np.asarray(rows)

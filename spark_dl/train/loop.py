@@ -10,14 +10,14 @@ from typing import Any
 import cloudpickle
 import keras
 import numpy as np
-import tensorflow as tf
 
 from spark_dl.collectives import Collectives
+from spark_dl.train.augment import augment_features
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.feed import Feed
 from spark_dl.train.keep_rows import KeepRows
-from spark_dl.train.model_bytes import from_bytes, seed_states, to_bytes
+from spark_dl.train.model_bytes import from_bytes, is_seed, seed_states, shift_seeds, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.plan import TrainPlan, TrainResult
 from spark_dl.train.profile import TraceSteps
@@ -54,6 +54,9 @@ def train(
     feed = Feed.of(plan, world)
     keras.utils.set_random_seed((plan.seed * 1_000_003 + world.rank) % 2**32)
     model = _model(plan, collectives)
+    if plan.augment:
+        with keras.saving.custom_object_scope(cloudpickle.loads(plan.custom_objects)):
+            augment_features(model, cloudpickle.loads(plan.augment), world.rank)
     clock = StepClock()
     reducer = GradientReducer(
         collectives,
@@ -85,7 +88,7 @@ def train(
     if world.is_first:
         ours.append(ReportProgress(report, measure, plan.epochs, time.monotonic, plan.start))
         ours += [TraceSteps(plan.workspace, feed.steps)] if plan.profile else []
-    warming = [WarmUp(plan.learning_rate, feed.steps, plan.start)] if plan.learning_rate else []
+    warming = [WarmUp(plan.learning_rate, feed.steps, plan.start, plan.initial_epoch)] if plan.learning_rate else []
     callbacks = _OneTraining(
         [
             MarkPosition(mark, plan.start),
@@ -137,7 +140,7 @@ def _model(plan: TrainPlan, collectives: Collectives) -> keras.Model:
 
 def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> None:
     """Keras's own `fit`, from where the plan starts."""
-    done, taken = (plan.start.epoch, plan.start.step) if plan.start else (0, 0)
+    done, taken = (plan.start.epoch, plan.start.step) if plan.start else (plan.initial_epoch, 0)
     # An epoch that is begun in its middle is a fit of its own: Keras knows no other way.
     parts = [(done, done + 1, taken)] if taken and done < plan.epochs else []
     parts += [(done + len(parts), plan.epochs, 0)]
@@ -190,8 +193,7 @@ def _start_alike(model: keras.Model, collectives: Collectives) -> None:
     variables = [*model.variables, *model.optimizer.variables]
     for index, variable in enumerate(variables):
         value = np.asarray(variable)
-        if "seed_generator_state" in variable.path:
-            shifted = value.astype(np.uint64) + np.array([collectives.world.rank, 0], np.uint64)
-            variable.assign(tf.cast(shifted % 2**32, variable.dtype))
+        if is_seed(variable):
+            shift_seeds([variable], collectives.world.rank)
         elif collectives.world.size > 1:
             variable.assign(collectives.broadcast(value, f"spark_dl.variable.{index}").reshape(value.shape))

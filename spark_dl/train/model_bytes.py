@@ -6,29 +6,38 @@ The user's model is never compiled, built or otherwise changed: it is saved, and
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import numpy as np
 
-from spark_dl.errors import ModelError, SavedModelError, explain
+from spark_dl.errors import ModelError, SavedModelError, explain, hint
 
 __all__ = [
     "LossFacts",
+    "ModelInput",
+    "ModelOutput",
     "ModelShape",
     "compiled_copy",
     "custom_objects",
+    "fixed_shapes",
     "from_bytes",
+    "is_seed",
     "leaves",
     "loss_facts",
+    "losses_of",
     "seed_states",
     "shape_of",
+    "shift_seeds",
     "to_bytes",
+    "up_to_layer",
 ]
 
 
@@ -36,19 +45,46 @@ _FED_DTYPES = tuple(f"float{n}" for n in (16, 32, 64)) + tuple(f"{k}int{n}" for 
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """One input and one output of a model; shapes are those of one row.
+class ModelInput:
+    """One input of a model.
 
     Attributes:
-        input_shape, input_dtype: of the input.
-        output_shape: of the output.
-        activation: name of the activation that the output comes from, "" where it can't be told.
+        name: its key where the model takes a dict, else its layer's name.
+        shape: of one row; None where the model leaves a size open.
+        dtype: NumPy's name of it, or "string".
     """
 
-    input_shape: tuple[int, ...]
-    input_dtype: str
-    output_shape: tuple[int, ...]
+    name: str
+    shape: tuple[Any, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """One output of a model.
+
+    Attributes:
+        name: its key where the model gives a dict, else its layer's name.
+        shape: of one row; None where the model leaves a size open.
+        activation: name of the activation that it comes from, "" where it can't be told.
+    """
+
+    name: str
+    shape: tuple[Any, ...]
     activation: str
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model's inputs and outputs.
+
+    Attributes:
+        inputs: in the model's order.
+        outputs: in the model's order.
+    """
+
+    inputs: tuple[ModelInput, ...]
+    outputs: tuple[ModelOutput, ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +114,9 @@ def custom_objects(model: keras.Model, *others: Any) -> dict[str, Any]:
     found = dict(keras.saving.get_custom_objects())
     # _flatten_layers, unlike `layers`, sees what wrappers such as Bidirectional hold.
     layers = list(model._flatten_layers())
-    held = [value for layer in layers for value in vars(layer).values()]
+    # Keras itself sets functions on layers, such as a wrapped `build`, which hold the whole layer.
+    keras_own = keras.layers.Layer
+    held = [value for layer in layers for name, value in vars(layer).items() if not hasattr(keras_own, name)]
     metrics = getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
     compiled = [getattr(model, "optimizer", None), getattr(model, "loss", None), metrics]
     for thing in leaves([layers, held, compiled, others]):
@@ -99,7 +137,19 @@ def leaves(thing: Any) -> Iterator[Any]:
 
 def seed_states(model: keras.Model) -> list[Any]:
     """The variables from which a model's random numbers follow."""
-    return [variable for variable in model.variables if "seed_generator_state" in variable.path]
+    return [variable for variable in model.variables if is_seed(variable)]
+
+
+def is_seed(variable: Any) -> bool:
+    """Whether random numbers follow from a variable."""
+    return "seed_generator_state" in variable.path
+
+
+def shift_seeds(variables: Iterable[Any], rank: int) -> None:
+    """Have each rank draw other random numbers: the seeds among the variables are moved on by its number."""
+    for variable in filter(is_seed, variables):
+        shifted = np.asarray(variable).astype(np.uint64) + np.array([rank, 0], np.uint64)
+        variable.assign((shifted % 2**32).astype(str(variable.dtype)))
 
 
 def _is_keras(kind: Any) -> bool:
@@ -143,10 +193,10 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
 
 
 def shape_of(model: Any) -> ModelShape:
-    """The model's input and output.
+    """The model's inputs and outputs.
 
     Raises:
-        ModelError: not a built Keras model with one input and one output of fixed shape.
+        ModelError: not a built Keras model whose inputs and outputs are known, each by a name of its own.
     """
     if not isinstance(model, keras.Model):
         raise ModelError(
@@ -157,47 +207,210 @@ def shape_of(model: Any) -> ModelShape:
                 fix="Set the param `model`.",
             )
         )
-    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
-    if not model.built or not inputs or not outputs:
-        raise ModelError(
-            explain(
-                f"The model {model.name!r} isn't built: the shapes of its input and output aren't known.",
-                expected="a Sequential or functional model that begins with keras.Input(shape=...)",
-                received=f"an unbuilt {type(model).__name__}",
-                fix="Add keras.Input(shape=(...)) as the first layer.",
+    inputs, outputs = _ports(model)
+    for dtype in (given.dtype for given in inputs):
+        if dtype not in (*_FED_DTYPES, "string"):
+            raise ModelError(
+                explain(
+                    f"The model {model.name!r} can't be fed from columns.",
+                    expected=f"inputs of dtype {', '.join(_FED_DTYPES)} or string",
+                    received=f"dtype {dtype}",
+                    fix="Give keras.Input another dtype.",
+                )
             )
-        )
-    shapes = [tuple(tensor.shape[1:]) for tensor in (*inputs, *outputs)]
-    if len(inputs) != 1 or len(outputs) != 1 or any(size is None for shape in shapes for size in shape):
-        raise ModelError(
-            explain(
-                f"The model {model.name!r} can't be fed from columns.",
-                expected="one input and one output, each of a fixed shape",
-                received=f"inputs {[tuple(t.shape) for t in inputs]}, outputs {[tuple(t.shape) for t in outputs]}",
-                fix="Give the model one input of fixed shape; join several columns with inputCols.",
+    for kind, names in (("inputs", [i.name for i in inputs]), ("outputs", [o.name for o in outputs])):
+        if len(set(names)) < len(names):
+            raise ModelError(
+                explain(
+                    f"The {kind} of the model {model.name!r} can't be told apart.",
+                    expected="a name for each",
+                    received=", ".join(names),
+                    fix="Give their layers names, or build the model on dicts.",
+                )
             )
-        )
-    dtype = str(inputs[0].dtype)
-    if dtype not in (*_FED_DTYPES, "string"):
-        raise ModelError(
-            explain(
-                f"The model {model.name!r} can't be fed from columns.",
-                expected=f"an input of dtype {', '.join(_FED_DTYPES)} or string",
-                received=f"dtype {dtype}",
-                fix="Give keras.Input another dtype.",
-            )
-        )
-    return ModelShape(shapes[0], dtype, shapes[1], _last_activation(model))
+    return ModelShape(tuple(inputs), tuple(outputs))
 
 
-def _last_activation(model: keras.Model) -> str:
-    operation = model.outputs[0]._keras_history.operation
+def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tuple[int, ...]]) -> ModelShape:
+    """The shapes with what the model leaves open (None) filled in.
+
+    Args:
+        model: whose they are.
+        shape: of the model.
+        given: name of an input -> the shape of one row.
+
+    Raises:
+        ModelError: a shape isn't one that the model takes, or something is left open.
+    """
+    inputs = []
+    for one in shape.inputs:
+        chosen = given.get(one.name, one.shape)
+        fits = len(chosen) == len(one.shape) and all(b in (None, a) for a, b in zip(chosen, one.shape, strict=True))
+        if not fits or None in chosen:
+            raise ModelError(
+                explain(
+                    f"The shape of the model's input {one.name!r} isn't fixed."
+                    if fits
+                    else f"The model's input {one.name!r} doesn't take the shape in columnShapes.",
+                    expected=f"a shape like {one.shape} of one row, without None",
+                    received=chosen,
+                    fix="Set columnShapes={column: shape of one row}, or give keras.Input a fixed shape.",
+                )
+            )
+        inputs.append(replace(one, shape=chosen))
+    if not any(None in one.shape for one in shape.outputs):
+        return ModelShape(tuple(inputs), shape.outputs)
+    tensors = {one.name: keras.KerasTensor((None, *one.shape), dtype=one.dtype) for one in inputs}
+    result = model.compute_output_spec(tensors if len(tensors) > 1 else next(iter(tensors.values())))
+    shapes = [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(result)]
+    if any(None in found for found in shapes):
+        raise ModelError(
+            explain(
+                "The shape of the model's output isn't fixed.",
+                expected="a shape that follows from those of the inputs",
+                received=shapes,
+            )
+        )
+    outputs = [replace(one, shape=found) for one, found in zip(shape.outputs, shapes, strict=True)]
+    return ModelShape(tuple(inputs), tuple(outputs))
+
+
+def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput]]:
+    """The inputs and outputs in Keras's own order, that of the flattened structures."""
+    if not model.built or not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        return _called_ports(model)
+    inputs = [
+        ModelInput(_key(path) or tensor._keras_history.operation.name, tuple(tensor.shape[1:]), str(tensor.dtype))
+        for path, tensor in _flat(model.inputs if isinstance(model, keras.Sequential) else model.input, model)
+    ]
+    given = model.outputs if isinstance(model, keras.Sequential) else model.output
+    outputs = [
+        ModelOutput(
+            _key(path) or tensor._keras_history.operation.name,
+            tuple(tensor.shape[1:]),
+            _activation(tensor._keras_history.operation, index),
+        )
+        for index, (path, tensor) in enumerate(_flat(given, model))
+    ]
+    return inputs, outputs
+
+
+def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput]]:
+    """Those of a subclassed model that has been built for one tensor, or for a dict of tensors."""
+    built = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    shapes: dict[str, Any] = built if isinstance(built, dict) else {"input": built}
+    if not all(map(_is_shape, shapes.values())):
+        raise ModelError(
+            explain(
+                f"The model {model.name!r} isn't built: the shapes of its inputs and outputs aren't known.",
+                expected="a model that begins with keras.Input(shape=...); or a subclass that was built, or called "
+                "once, with one tensor or a dict of tensors",
+                received=f"an unbuilt {type(model).__name__}" if built is None else f"built for {built}",
+                fix="Add keras.Input(shape=(...)) as the first layer, or call model.build((None, ...)).",
+            )
+        )
+    kind = model.input_dtype
+    tensors = {name: keras.KerasTensor((None, *shape[1:]), dtype=kind) for name, shape in shapes.items()}
+    result: Any = model.compute_output_spec(tensors if isinstance(built, dict) else tensors["input"])
+    inputs = [ModelInput(name, tuple(tensor.shape[1:]), kind) for name, tensor in sorted(tensors.items())]
+    outputs = [
+        ModelOutput(_key(path) or f"output_{index}", tuple(tensor.shape[1:]), "")
+        for index, (path, tensor) in enumerate(_flat(result, model))
+    ]
+    return inputs, outputs
+
+
+def _is_shape(thing: Any) -> bool:
+    return isinstance(thing, (tuple, list)) and all(size is None or isinstance(size, int) for size in thing)
+
+
+def _flat(structure: Any, model: keras.Model) -> list[tuple[tuple[Any, ...], Any]]:
+    """Tensors with their places in a list or a dict.
+
+    Raises:
+        ModelError: lists or dicts within others.
+    """
+    found = keras.tree.flatten_with_path(structure)
+    if any(len(path) > 1 for path, _ in found):
+        raise ModelError(
+            explain(
+                f"The inputs or outputs of the model {model.name!r} are nested.",
+                expected="one tensor, or a list or a dict of tensors",
+                received=str([".".join(map(str, path)) for path, _ in found]),
+            )
+        )
+    return list(found)
+
+
+def _key(path: tuple[Any, ...]) -> str:
+    """A tensor's key in a dict; "" elsewhere."""
+    return path[0] if path and isinstance(path[0], str) else ""
+
+
+def _activation(operation: Any, index: int) -> str:
     if isinstance(operation, keras.Model):
-        return _last_activation(operation)
+        inner = operation.outputs
+        return _activation(inner[index if len(inner) > 1 else 0]._keras_history.operation, index)
     name = type(operation).__name__.lower()
     if name in ("softmax", "sigmoid"):  # a layer, or an operation of keras.ops
         return name
     return str(getattr(getattr(operation, "activation", None), "__name__", ""))
+
+
+def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
+    """The model that gives a layer's output in place of its own, as bytes, and how many numbers that has a row.
+
+    Raises:
+        ModelError: there is no such layer, or its output has no fixed shape.
+    """
+    names = [one.name for one in model.layers]
+    if layer not in names:
+        raise ModelError(
+            explain(
+                f"The model has no layer {layer!r}, which outputLayer names.",
+                expected="the name of one of its layers",
+                received=layer,
+                fix=hint(layer, names),
+            )
+        )
+    output = model.get_layer(layer).output
+    if not hasattr(output, "shape") or None in output.shape[1:]:
+        raise ModelError(
+            explain(
+                f"The output of the layer {layer!r} can't be a column.",
+                expected="one tensor of fixed shape",
+                received=getattr(output, "shape", type(output).__name__),
+            )
+        )
+    return to_bytes(keras.Model(model.input, output)), math.prod(output.shape[1:])
+
+
+def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
+    """What the losses of the model's outputs tell, in the outputs' order.
+
+    Args:
+        loss: one for all outputs, a list of one for each, or a dict by the outputs' names.
+        shape: of the model.
+
+    Raises:
+        ModelError: an output has no loss, or it can't be used.
+    """
+    names = [output.name for output in shape.outputs]
+    if isinstance(loss, dict):
+        given = [loss.get(name) for name in names]
+        unknown = [name for name in loss if name not in names]
+    else:
+        given = list(loss) if isinstance(loss, (list, tuple)) else [loss] * len(names)
+        unknown = []
+    if unknown or len(given) != len(names) or any(one is None for one in given):
+        raise ModelError(
+            explain(
+                "Each output of the model takes a loss.",
+                expected=f"one loss for all, or one each for {', '.join(names)}",
+                received=repr(loss),
+            )
+        )
+    return tuple(loss_facts(one) for one in given)
 
 
 def loss_facts(loss: Any) -> LossFacts:
@@ -225,8 +438,15 @@ def loss_facts(loss: Any) -> LossFacts:
     )
 
 
-def compiled_copy(model: keras.Model, optimizer: Any, loss: Any, metrics: list[Any] | None) -> keras.Model:
-    """A copy of the model, compiled anew where an optimizer, a loss or metrics are given.
+def compiled_copy(
+    model: keras.Model,
+    optimizer: Any,
+    loss: Any,
+    metrics: Any,
+    loss_weights: Any = None,
+    dtype_policy: str | None = None,
+) -> keras.Model:
+    """A copy of the model, compiled anew where an optimizer, a loss, its weights or metrics are given.
 
     What isn't given is taken from the model's own compile options. The given objects are copied, too.
 
@@ -235,12 +455,24 @@ def compiled_copy(model: keras.Model, optimizer: Any, loss: Any, metrics: list[A
     """
     with keras.saving.custom_object_scope(custom_objects(model, optimizer, loss, metrics)):
         copy = from_bytes(to_bytes(model))
-        if optimizer is None and loss is None and metrics is None and copy.compiled:
+        if dtype_policy:
+            copy = _with_policy(copy, dtype_policy)
+        elif all(given is None for given in (optimizer, loss, metrics, loss_weights)) and copy.compiled:
             return _built(copy)
-        return _built(_recompiled(copy, optimizer, loss, metrics))
+        return _built(_recompiled(copy, optimizer, loss, metrics, loss_weights))
 
 
-def _recompiled(copy: keras.Model, optimizer: Any, loss: Any, metrics: list[Any] | None) -> keras.Model:
+def _with_policy(model: keras.Model, policy: str) -> keras.Model:
+    """The model under another dtype policy; the layers that its outputs come from compute in float32."""
+    last = {id(tensor._keras_history.operation) for tensor in getattr(model, "outputs", None) or []}
+    for layer in model._flatten_layers():
+        # The model's own policy tells `compile` whether the optimizer scales the loss.
+        layer.dtype_policy = "float32" if id(layer) in last else policy
+    # Anew, since tensors between layers have dtypes of their own.
+    return from_bytes(to_bytes(model))
+
+
+def _recompiled(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any) -> keras.Model:
     own = keras.saving.deserialize_keras_object(copy.get_compile_config() or {})
     loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
     if loss is None:
@@ -257,9 +489,9 @@ def _recompiled(copy: keras.Model, optimizer: Any, loss: Any, metrics: list[Any]
     copy.compile(
         optimizer=given or "adam",
         loss=_copied(loss, keras.losses),
-        metrics=[_copied(m, keras.metrics) for m in metrics] if metrics is not None else own.get("metrics"),
+        metrics=_copied(metrics, keras.metrics) if metrics is not None else own.get("metrics"),
         weighted_metrics=own.get("weighted_metrics"),
-        loss_weights=own.get("loss_weights"),
+        loss_weights=loss_weights if loss_weights is not None else own.get("loss_weights"),
     )
     return copy
 
@@ -271,7 +503,11 @@ def _built(model: keras.Model) -> keras.Model:
 
 
 def _copied(thing: Any, module: Any) -> Any:
-    """A Keras object of the same class and config; names and functions as they are."""
+    """A Keras object of the same class and config, or several; names and functions as they are."""
+    if isinstance(thing, dict):
+        return {name: _copied(part, module) for name, part in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [_copied(part, module) for part in thing]
     if isinstance(thing, str) or not hasattr(thing, "get_config"):
         return thing
     return module.deserialize(module.serialize(thing))

@@ -29,10 +29,12 @@ class TrainPlan:
         custom_objects: cloudpickled dict of the objects registered with Keras on the driver.
         callbacks: cloudpickled list of the user's callbacks.
         reader: name of the reader.
-        batch_size, global_batch_size, epochs, shuffle, seed, monitor, restore_best_weights, monitor_mode,
-            keep_checkpoints, checkpoint_steps, gradient_accumulation, compression, cache_data, profile: the options.
+        batch_size, global_batch_size, epochs, initial_epoch, shuffle, seed, monitor, restore_best_weights,
+            monitor_mode, keep_checkpoints, checkpoint_steps, gradient_accumulation, compression, cache_data,
+            profile: the options.
         learning_rate: of the warm-up; None where there is none.
         class_weights: of each class, in training; empty where they all weigh 1.
+        augment: cloudpickled Keras layer, or dict of them by input, for features in training; empty for none.
         initial_model: the model's file in the workspace: as the user gave it, or the checkpoint to go on from.
         start: that checkpoint's record; None at the beginning.
         callback_state: the file in the workspace with what callbacks remembered there; empty where there is none.
@@ -59,8 +61,10 @@ class TrainPlan:
     compression: str = "none"
     cache_data: str = "auto"
     profile: bool = False
+    initial_epoch: int = 0
     learning_rate: LearningRate | None = None
     class_weights: tuple[float, ...] = ()
+    augment: bytes = b""
     initial_model: str = INITIAL_MODEL
     start: Checkpoint | None = None
     callback_state: str = ""

@@ -19,13 +19,14 @@ class WarmUp(keras.callbacks.Callback):
         rate: what it becomes.
         steps: steps in an epoch.
         start: the checkpoint that training goes on from, if any.
+        initial_epoch: the epoch that training begins with elsewhere.
     """
 
-    def __init__(self, rate: LearningRate, steps: int, start: Checkpoint | None) -> None:
+    def __init__(self, rate: LearningRate, steps: int, start: Checkpoint | None, initial_epoch: int = 0) -> None:
         super().__init__()
         self._rate = rate
         self._steps = steps
-        self._step = start.epoch * steps + start.step if start else 0
+        self._step = start.epoch * steps + start.step if start else initial_epoch * steps
         self._warming = self._still()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

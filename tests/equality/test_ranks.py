@@ -42,7 +42,7 @@ WIDTH, EPOCHS, CLASSES = 6, 2, 3
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: rows, batch of a rank, optimizer; with weights of samples, of classes, an embedding, or not."""
+    """What is trained: rows, batch of a rank, optimizer; with weights, an embedding, two inputs and outputs, or not."""
 
     rows: int
     batch: int
@@ -50,6 +50,7 @@ class Case:
     weighted: bool = False
     class_weights: tuple[float, ...] = ()
     embedding: bool = False
+    several: bool = False
 
 
 CASES = {
@@ -63,6 +64,8 @@ CASES = {
     "Adam": Case(101, 8, "adam"),
     "Adam, weights of samples": Case(61, 8, "adam", weighted=True),
     "an embedding": Case(101, 8, "momentum", embedding=True),
+    "two inputs and two outputs": Case(101, 8, "momentum", several=True),
+    "two inputs and two outputs, weights of samples": Case(61, 8, "momentum", weighted=True, several=True),
 }
 
 
@@ -76,6 +79,8 @@ def optimizer(name: str) -> keras.optimizers.Optimizer:
 
 def network(case: Case) -> keras.Model:
     keras.utils.set_random_seed(5)
+    if case.several:
+        return two_by_two(case)
     first = [keras.layers.Embedding(20, 4), keras.layers.Flatten()] if case.embedding else []
     dtype = "int32" if case.embedding else "float32"
     hidden = keras.layers.Dense(16, "tanh")
@@ -83,6 +88,23 @@ def network(case: Case) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer(case.optimizer), loss, jit_compile=False)
     return model
+
+
+def two_by_two(case: Case) -> keras.Model:
+    left, right = keras.Input((WIDTH,), name="left"), keras.Input((WIDTH,), name="right")
+    hidden = keras.layers.Dense(16, "tanh")(keras.layers.Concatenate()([left, keras.layers.Dense(4)(right)]))
+    outputs = {"kind": keras.layers.Dense(CLASSES)(hidden), "value": keras.layers.Dense(1)(hidden)}
+    model = keras.Model([left, right], outputs)
+    losses = {"kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "value": "mse"}
+    model.compile(optimizer(case.optimizer), losses, loss_weights={"kind": 1.0, "value": 0.3}, jit_compile=False)
+    return model
+
+
+def fed(case: Case, features: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
+    """What the network takes as x and y."""
+    if case.several:
+        return {"left": features, "right": features}, {"kind": labels, "value": labels}
+    return features, labels
 
 
 def arrays(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,8 +137,7 @@ def joined_batches(case: Case, size: int) -> keras.Model:
         for step in parts(case, size):
             rows = np.concatenate(step)
             model.train_on_batch(
-                features[rows],
-                labels[rows],
+                *fed(case, features[rows], labels[rows]),
                 weights[rows] if case.weighted else None,
                 class_weight=dict(enumerate(case.class_weights)) or None,
             )
@@ -151,14 +172,15 @@ def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
 def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
     """What `fit` would tell the ranks, over blocks that Spark has written."""
     weight = "weight" if case.weighted else None
+    several = {"inputCols": ["features", "features"], "labelCols": ["label", "label"]} if case.several else {}
     estimator = KerasEstimator(
-        model=network(case), weightCol=weight, batchSize=case.batch, epochs=EPOCHS, shuffle=False
+        model=network(case), weightCol=weight, batchSize=case.batch, epochs=EPOCHS, shuffle=False, **several
     )
     values = {**estimator._values(), "monitor": "loss"}
     workspace = Store.at(str(directory))
     rows = frame(spark, case)
-    job = estimator._check(rows, values)
-    dataset = convert_rows(rows, job.packing, workspace, values)
+    job = estimator._check(rows.schema, values)
+    dataset = convert_rows(rows, job.packing, workspace)
     workspace.write(INITIAL_MODEL, job.content)
     return TrainPlan.of_options(
         values,

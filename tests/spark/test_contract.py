@@ -17,37 +17,6 @@ PUBLIC = [getattr(spark_dl, name) for name in spark_dl.__all__]
 ESTIMATORS = [thing for thing in PUBLIC if isinstance(thing, type) and issubclass(thing, Estimator)]
 MODELS = [thing for thing in PUBLIC if isinstance(thing, type) and issubclass(thing, Model)]
 
-# A value that is not the default, for each kind of default.
-OTHER = {int: 7, float: 0.25, bool: True, str: "other", type(None): "other"}
-SPECIAL: dict[str, Any] = {
-    "model": models.regressor(),
-    "optimizer": "sgd",
-    "loss": "mse",
-    "metrics": ["mae"],
-    "callbacks": [keras.callbacks.TerminateOnNaN()],
-    "inputCols": ["a", "b"],
-    "nullPolicy": "drop",
-    "monitorMode": "max",
-    "learningRateScaling": "linear",
-    "compression": "fp16",
-    "cacheData": "disk",
-    "binaryFormat": "raw",
-    "shuffle": False,
-    "slotTimeout": 5.0,
-    "stallTimeout": 5.0,
-    "verbose": 2,
-    "globalBatchSize": 64,
-    "checkpointSteps": 3,
-    "minWorkers": 1,
-    "cpusPerWorker": 2,
-    "gpusPerWorker": 1,
-    "classWeights": {0: 2.0, 2: 0.5},
-}
-
-
-def another(option: Any) -> Any:
-    return SPECIAL.get(option.name, OTHER[type(option.default)])
-
 
 @pytest.fixture(scope="module")
 def data(spark: SparkSession) -> DataFrame:
@@ -68,15 +37,15 @@ class TestParams:
         for option in cls.options:
             title = option.name[0].upper() + option.name[1:]
             assert getattr(instance, f"get{title}")() == option.default
-            value = another(option)
+            value = models.another(option)
             assert getattr(instance, f"set{title}")(value) is instance
             assert getattr(instance, f"get{title}")() == value
             assert instance.isSet(option.name)
 
     def test_the_constructor_takes_each_option(self, cls: type) -> None:
-        instance = cls(**{option.name: another(option) for option in cls.options})
+        instance = cls(**{option.name: models.another(option) for option in cls.options})
         for option in cls.options:
-            assert instance.getOrDefault(option.name) == another(option)
+            assert instance.getOrDefault(option.name) == models.another(option)
 
     def test_explain_params_tells_all(self, cls: type) -> None:
         text = cls().explainParams()

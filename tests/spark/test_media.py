@@ -12,22 +12,29 @@ from keras import layers
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier, KerasClassifierModel
+from spark_dl.data.media import fed, no_images
+from spark_dl.data.schema import feature_spec
+from spark_dl.data.transport import selected
 from spark_dl.errors import DataError
 
 QUIET = {"tracking": None, "verbose": 0, "batchSize": 16}
 WORDS = ["good nice fine", "bad ugly awful", "nice good", "awful bad bad"]
 
 
-def bright_or_dark(spark: SparkSession, encoded: bool) -> DataFrame:
-    random, rows = np.random.default_rng(0), []
+STRUCT = "struct<origin: string, height: int, width: int, nChannels: int, mode: int, data: binary>"
+
+
+def bright_or_dark(spark: SparkSession, kind: str) -> DataFrame:
+    """Encoded images ("image"), their numbers ("raw"), or Spark's structs ("struct")."""
+    random, rows, encoded = np.random.default_rng(0), [], kind == "image"
     for index in range(120):
         size = (12, 10) if index % 3 or not encoded else (20, 30)
         picture = random.integers(0, 100, (*size, 1), np.uint8)
         picture[: size[0] // 2] += np.uint8(120 * (index % 2))
         encode = tf.io.encode_png if index % 4 < 2 else tf.io.encode_jpeg
-        content = encode(picture).numpy() if encoded else picture.tobytes()
-        rows.append((index, bytearray(content), index % 2))
-    return spark.createDataFrame(rows, "id int, content binary, label int")
+        content = bytearray(encode(picture).numpy() if encoded else picture.tobytes())
+        rows.append((index, ("", *size, 1, 0, content) if kind == "struct" else content, index % 2))
+    return spark.createDataFrame(rows, f"id int, content {STRUCT if kind == 'struct' else 'binary'}, label int")
 
 
 def a_network() -> keras.Model:
@@ -41,13 +48,13 @@ def accuracy(scored: DataFrame) -> float:
     return float(np.mean([row.label == row.prediction for row in scored.collect()]))
 
 
-@pytest.mark.parametrize("kind", ["image", "raw"])
+@pytest.mark.parametrize("kind", ["image", "raw", "struct"])
 def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Path, kind: str) -> None:
-    frame = bright_or_dark(spark, encoded=kind == "image")
+    frame = bright_or_dark(spark, kind)
     estimator = KerasClassifier(
         model=a_network(),
         featuresCol="content",
-        binaryFormat=kind,
+        binaryFormat="raw" if kind == "raw" else "image",
         optimizer=keras.optimizers.Adam(0.02),
         epochs=8,
         validationFraction=0.2,
@@ -57,9 +64,10 @@ def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Pat
     scored = fitted.transform(frame)
     assert accuracy(scored) > 0.95
     # The same as plain Keras, on what plain TensorFlow decodes; images of the model's own size alone.
-    rows = [row for row in scored.collect() if kind == "raw" or row.id % 3]
+    rows = [row for row in scored.collect() if kind != "image" or row.id % 3]
     decode = tf.io.decode_image if kind == "image" else lambda c: np.frombuffer(c, np.uint8).reshape(12, 10, 1)
-    inputs = np.stack([np.asarray(decode(bytes(row.content))) for row in rows]).astype("float32")
+    contents = [bytes(row.content.data if kind == "struct" else row.content) for row in rows]
+    inputs = np.stack([np.asarray(decode(content)) for content in contents]).astype("float32")
     np.testing.assert_allclose(
         [row.probability.toArray() for row in rows], fitted.keras().predict(inputs, verbose=0), atol=1e-6
     )
@@ -70,8 +78,26 @@ def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Pat
         np.testing.assert_allclose(by_id[row.id].toArray(), row.probability.toArray(), atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_what_sparks_image_source_reads_is_what_tensorflow_decodes(
+    spark: SparkSession, tmp_path: Path, channels: int
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 4, channels), np.uint8)
+    (tmp_path / "image.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    frame = spark.read.format("image").load(str(tmp_path))
+    for wanted in (1, 3, 4):
+        spec = feature_spec(frame.schema, ["image"], "featuresCol", (5, 4, wanted), "float32")
+        content = bytes(frame.select(selected(spec.columns[0])).first()[0])
+        assert no_images([content], wanted) == 0
+        assert no_images([content[:-1]], wanted) == 1
+        png = tf.io.encode_png(pixels).numpy()
+        expected, got = (fed(tf.constant([one]), (5, 4, wanted), "float32").numpy() for one in (png, content))
+        # Two ways to make gray of colours round otherwise.
+        np.testing.assert_allclose(got, expected, atol=1.0 if wanted == 1 < channels else 0)
+
+
 def test_what_is_no_image_is_told_by_fit_and_by_transform(spark: SparkSession) -> None:
-    frame = bright_or_dark(spark, encoded=True)
+    frame = bright_or_dark(spark, "image")
     fitted = KerasClassifier(model=a_network(), featuresCol="content", **QUIET).fit(frame)
     broken = frame.selectExpr("id", "label", "if(id = 7, cast('no image' as binary), content) as content")
     with pytest.raises(DataError, match=r"'content': 1 row without an image that can be decoded"):

@@ -121,7 +121,7 @@ def headless(content: dict[str, Any]) -> None:
 
 
 def torn(content: dict[str, Any]) -> None:
-    del content["sparkDL"]["input_shape"]
+    del content["sparkDL"]["inputs"]
 
 
 def swapped(content: dict[str, Any]) -> None:
@@ -131,9 +131,9 @@ def swapped(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (newer, "format 1 or older.*format 99"),
+        (newer, "format 2 or older.*format 99"),
         (headless, "no head 'clasification'.*'classification'"),
-        (torn, "input_shape"),
+        (torn, "inputs"),
         (swapped, "digest"),
     ],
 )

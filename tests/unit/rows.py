@@ -90,8 +90,8 @@ def packed_arrays(
     }
     packing = Packing(
         store=Store.at(str(directory)),
-        features=FeatureSpec((Column("x", "array", "float32", width),), (width,), "float32"),
-        label=LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", int(labels.max()) + 1),
+        features=(FeatureSpec((Column("x", "array", "float32", width),), (width,), "float32"),),
+        labels=(LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", int(labels.max()) + 1),),
         validation_col=Column("v", "scalar", "bool", 1),
     )
     packing.store.make()

@@ -128,7 +128,7 @@ def test_scalars_that_travel_together(data: st.DataObject, dtype: str, around: t
     kind, value = numbers[dtype]
     row = st.lists(st.none() | value, min_size=3, max_size=3)
     array, rows = cut(data.draw(st.lists(row, max_size=9)), pa.list_(kind), *around)
-    together = extract_together(array, 3)
+    together = extract_together(array, [Column(f"x{i}", "scalar", dtype, 1) for i in range(3)])
     assert len(together) == 3
     for index, extracted in enumerate(together):
         agree(extracted, [[found[index]] for found in rows], width=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def a_packing(
     directory: Path, columns: Sequence[Column], dtype: str = "float32", label: LabelSpec = LABEL, **others: Any
 ) -> Packing:
     width = sum(column.width for column in columns)
-    return Packing(Store.at(str(directory)), FeatureSpec(tuple(columns), (width,), dtype), label, **others)
+    return Packing(Store.at(str(directory)), (FeatureSpec(tuple(columns), (width,), dtype),), (label,), **others)
 
 
 def a_batch(**columns: Any) -> pa.RecordBatch:
@@ -122,7 +123,7 @@ def test_several_columns_are_joined_in_order_into_the_models_shape(tmp_path: Pat
     columns = (Column("b", "scalar", "int32", 1), Column("v", "array", "float64", 2), Column("a", "scalar", "bool", 1))
     features = FeatureSpec(columns, (2, 2), "float32")
     weight = Column("w", "scalar", "float64", 1)
-    packing = Packing(Store.at(str(tmp_path)), features, LABEL, weight)
+    packing = Packing(Store.at(str(tmp_path)), (features,), (LABEL,), weight)
     batch = a_batch(
         a=pa.array([True, False]),
         b=pa.array([7, 8], pa.int32()),
@@ -150,8 +151,8 @@ def test_one_column_as_feature_and_label_of_another_width_is_a_fault(tmp_path: P
     feature, label = (Column("v", kind, "float64", width) for width in (2, 3))
     packing = Packing(
         store=Store.at(str(tmp_path)),
-        features=FeatureSpec((feature,), (2,), "float32"),
-        label=LabelSpec(label, (3,), "float32", None),
+        features=(FeatureSpec((feature,), (2,), "float32"),),
+        labels=(LabelSpec(label, (3,), "float32", None),),
     )
     values = pa.array([[1.0, 2.0]], pa.list_(pa.float64()))
     if kind == "vector":
@@ -356,8 +357,7 @@ def test_a_boolean_column_chooses_the_rows_for_validation(tmp_path: Path) -> Non
 def told(packing: Packing, faults: dict[tuple[str, str, str], int]) -> str:
     """The message on the driver."""
     rows = [{"kind": k, "name": n, "detail": d, "rows": count} for (k, n, d), count in faults.items()]
-    widths = {column.name: column.width for column in (*packing.features.columns, packing.label.column)}
-    return describe(rows, widths, packing.label)  # type: ignore[arg-type]
+    return describe(rows, packing.columns, packing.labels)  # type: ignore[arg-type]
 
 
 X = Column("x", "scalar", "float64", 1)
@@ -418,8 +418,20 @@ def test_the_faults_of_all_batches_and_columns_are_told_together(tmp_path: Path)
         assert part in message
 
 
+def dropping(packing: Packing) -> Packing:
+    """The same, where rows without a value in any column are left out."""
+
+    def dropped(column: Column) -> Column:
+        return replace(column, drop=True)
+
+    features = (replace(spec, columns=tuple(map(dropped, spec.columns))) for spec in packing.features)
+    labels = (replace(spec, column=dropped(spec.column)) for spec in packing.labels)
+    weight = dropped(packing.weight) if packing.weight else None
+    return replace(packing, features=tuple(features), labels=tuple(labels), weight=weight)
+
+
 def test_dropping_leaves_out_rows_with_null_or_nan_in_any_column(tmp_path: Path) -> None:
-    packing = a_packing(tmp_path, [ARRAY], weight=WEIGHT, drop_missing=True)
+    packing = dropping(a_packing(tmp_path, [ARRAY], weight=WEIGHT))
     x = [[1.0, 1], None, [1.0, None], [NAN, 1], [5.0, 5], [6.0, 6], [7.0, 7], [8.0, 8]]
     y = [0.0, 1, 2, 3, None, NAN, 6, 7]
     w = [1.0, 1, 1, 1, 1, 1, None, 0.5]
@@ -431,7 +443,7 @@ def test_dropping_leaves_out_rows_with_null_or_nan_in_any_column(tmp_path: Path)
 
 
 def test_dropping_leaves_wrong_lengths_and_labels_faults(tmp_path: Path) -> None:
-    packing = a_packing(tmp_path, [ARRAY], drop_missing=True)
+    packing = dropping(a_packing(tmp_path, [ARRAY]))
     _, faults = pack(packing, a_batch(x=[None, [1.0], [1.0, 2]], y=[1.0, 1, 12]))
     assert faults == {("length", "x", "1"): 1, ("class", "y", "12"): 1}
 
@@ -456,7 +468,7 @@ def test_fractions_beyond_the_models_dtype_are_a_fault(tmp_path: Path) -> None:
 
 
 def test_a_row_that_is_dropped_for_its_weight_may_have_any_label(tmp_path: Path) -> None:
-    packing = a_packing(tmp_path, [X], weight=WEIGHT, drop_missing=True)
+    packing = dropping(a_packing(tmp_path, [X], weight=WEIGHT))
     _, faults = pack(packing, a_batch(x=[1.0, 2.0], y=[0.0, 99.0], w=[1.0, None]))
     assert not faults
 

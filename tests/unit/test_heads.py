@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from spark_dl.errors import SavedModelError
-from spark_dl.score.heads import HEADS, Classification, Head, Regression, TensorOutput, head_from_dict
+from spark_dl.score.heads import HEADS, Classification, Head, Regression, SeveralOutputs, TensorOutput, head_from_dict
 
 finite = st.integers(-50, 50)
 
@@ -28,7 +28,7 @@ def softmax(values: np.ndarray) -> np.ndarray:
 
 @given(outputs(4))
 def test_logits_of_many_units_become_probabilities_by_softmax(logits: np.ndarray) -> None:
-    columns = Classification(classes=4, units=4, from_logits=True).columns(logits)
+    columns = Classification(classes=4, units=4, from_logits=True).columns([logits])
     np.testing.assert_allclose(columns["probability"], softmax(logits), rtol=1e-9)
     np.testing.assert_array_equal(columns["rawPrediction"], logits)
     np.testing.assert_array_equal(columns["prediction"], logits.argmax(axis=1))
@@ -37,7 +37,7 @@ def test_logits_of_many_units_become_probabilities_by_softmax(logits: np.ndarray
 @given(outputs(4))
 def test_probabilities_of_many_units_stay_and_their_logarithms_are_raw(logits: np.ndarray) -> None:
     probability = softmax(logits)
-    columns = Classification(classes=4, units=4, from_logits=False).columns(probability)
+    columns = Classification(classes=4, units=4, from_logits=False).columns([probability])
     np.testing.assert_array_equal(columns["probability"], probability)
     np.testing.assert_allclose(softmax(columns["rawPrediction"]), probability, rtol=1e-9)
     np.testing.assert_array_equal(columns["prediction"], probability.argmax(axis=1))
@@ -45,7 +45,7 @@ def test_probabilities_of_many_units_stay_and_their_logarithms_are_raw(logits: n
 
 @given(outputs(1))
 def test_one_logit_is_that_of_class_1_as_in_sparks_logistic_regression(logits: np.ndarray) -> None:
-    columns = Classification(classes=2, units=1, from_logits=True).columns(logits)
+    columns = Classification(classes=2, units=1, from_logits=True).columns([logits])
     positive = 1 / (1 + np.exp(-logits[:, 0].astype(np.float64)))
     np.testing.assert_allclose(columns["probability"], np.stack([1 - positive, positive], axis=1), rtol=1e-9)
     np.testing.assert_array_equal(columns["rawPrediction"], np.concatenate([-logits, logits], axis=1))
@@ -54,7 +54,7 @@ def test_one_logit_is_that_of_class_1_as_in_sparks_logistic_regression(logits: n
 
 @given(outputs(1, st.floats(0.0078125, 0.9921875, width=32)))
 def test_one_probability_is_that_of_class_1(probability: np.ndarray) -> None:
-    columns = Classification(classes=2, units=1, from_logits=False).columns(probability)
+    columns = Classification(classes=2, units=1, from_logits=False).columns([probability])
     positive = probability[:, 0].astype(np.float64)
     np.testing.assert_array_equal(columns["probability"][:, 1], positive)
     raw = columns["rawPrediction"]
@@ -69,7 +69,7 @@ def test_extreme_outputs_stay_finite(units: int, from_logits: bool) -> None:
     extreme = np.array([[3.4e38], [-3.4e38], [0.0]]) if from_logits else np.array([[1.0], [0.0], [1e-45]])
     values = np.tile(extreme, (1, units)) * np.eye(3, units) if units > 1 else extreme
     with np.errstate(all="raise", under="ignore"):
-        columns = Classification(max(units, 2), units, from_logits).columns(values.astype(np.float32))
+        columns = Classification(max(units, 2), units, from_logits).columns([values.astype(np.float32)])
     for name in ("probability", "rawPrediction"):
         assert np.isfinite(columns[name]).all()
     assert ((columns["probability"] >= 0) & (columns["probability"] <= 1)).all()
@@ -77,35 +77,36 @@ def test_extreme_outputs_stay_finite(units: int, from_logits: bool) -> None:
 
 def test_outputs_of_one_unit_may_come_without_the_axis() -> None:
     head = Classification(classes=2, units=1, from_logits=True)
-    assert head.columns(np.array([3.0, -3.0]))["prediction"].tolist() == [1, 0]
+    assert head.columns([np.array([3.0, -3.0])])["prediction"].tolist() == [1, 0]
 
 
 def test_a_regression_is_one_number_a_row() -> None:
     for shape in ((3, 1), (3,), (3, 1, 1)):
-        (prediction,) = Regression().columns(np.arange(3, dtype=np.float32).reshape(shape)).values()
+        (prediction,) = Regression().columns([np.arange(3, dtype=np.float32).reshape(shape)]).values()
         assert prediction.tolist() == [0, 1, 2]
         assert prediction.dtype == np.float64
 
 
 def test_a_tensor_is_flattened_in_c_order() -> None:
     values = np.arange(12).reshape(2, 2, 3)
-    (prediction,) = TensorOutput(6).columns(values).values()
+    (prediction,) = TensorOutput(6).columns([values]).values()
     assert prediction.tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
     assert prediction.dtype == np.float32
 
 
 ALL = [
-    (Classification(3, 3, False), (3,)),
-    (Classification(2, 1, True), (1,)),
-    (Regression(), (1,)),
-    (TensorOutput(6), (2, 3)),
+    (Classification(3, 3, False), [(3,)]),
+    (Classification(2, 1, True), [(1,)]),
+    (Regression(), [(1,)]),
+    (TensorOutput(6), [(2, 3)]),
+    (SeveralOutputs((("price", 1), ("kind", 4))), [(1,), (4,)]),
 ]
 
 
-@pytest.mark.parametrize(("head", "shape"), ALL)
-def test_every_head_gives_the_fields_that_it_promises(head: Head, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("head", "shapes"), ALL)
+def test_every_head_gives_the_fields_that_it_promises(head: Head, shapes: list[tuple[int, ...]]) -> None:
     for rows in (0, 1, 4):
-        columns = head.columns(np.full((rows, *shape), 0.5, np.float32))
+        columns = head.columns([np.full((rows, *shape), 0.5, np.float32) for shape in shapes])
         assert list(columns) == list(head.fields())
         for name, field in head.fields().items():
             assert columns[name].shape == ((rows,) if field.kind == "double" else (rows, field.width))
@@ -127,6 +128,7 @@ def test_all_heads_of_the_table_are_tested() -> None:
         ({"name": "clasification"}, "no head 'clasification'.*Did you mean 'classification'"),
         ({}, "no head ''"),
         ({"name": "tensor"}, "head 'tensor' can't be read"),
+        ({"name": "several", "widths": [["a", "b"]]}, "head 'several' can't be read"),
         ({"name": "regression", "width": 3}, "head 'regression' can't be read"),
     ],
 )

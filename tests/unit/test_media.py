@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from spark_dl.data.readers import READERS, reader
 from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, feature_spec, label_spec
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import DataError
-from spark_dl.score.predict import _tensor
+from spark_dl.score.heads import Regression
+from spark_dl.score.predict import ScoringModel, _joined, _matrix
 from spark_dl.store import Store
 
 from .rows import pack
@@ -43,7 +45,7 @@ def image(seed: int, shape: tuple[int, ...] = (4, 6, 3)) -> np.ndarray:
 
 
 def packed(directory: Path, spec: FeatureSpec, values: pa.Array, **others: Any) -> Any:
-    packing = Packing(Store.at(str(directory)), spec, LABEL, **others)
+    packing = Packing(Store.at(str(directory)), (spec,), (LABEL,), **others)
     packing.store.make()
     batch = pa.RecordBatch.from_pydict({"x": values, "y": pa.array(range(len(values)), pa.int32())})
     return pack(packing, batch.slice(0, 2), batch.slice(2))
@@ -80,7 +82,7 @@ def test_blocks_of_bytes_are_cut_by_their_size_and_into_segments(
 
 def test_the_checksum_knows_the_bytes_and_not_their_order(tmp_path: Path) -> None:
     def checksum(name: str, texts: list[bytes]) -> int:
-        packing = Packing(Store.at(str(tmp_path / name)), TEXT, LABEL)
+        packing = Packing(Store.at(str(tmp_path / name)), (TEXT,), (LABEL,))
         packing.store.make()
         batch = pa.RecordBatch.from_pydict({"x": pa.array(texts), "y": pa.array([0] * len(texts), pa.int32())})
         (result,) = convert._pack_partition(packing, [batch])
@@ -92,7 +94,8 @@ def test_the_checksum_knows_the_bytes_and_not_their_order(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("drop", [False, True])
 def test_rows_without_a_value_are_counted_or_dropped(tmp_path: Path, drop: bool) -> None:
-    dataset, faults = packed(tmp_path, TEXT, pa.array([b"a", None, b"c"]), drop_missing=drop)
+    spec = replace(TEXT, columns=(replace(TEXT.columns[0], drop=drop),))
+    dataset, faults = packed(tmp_path, spec, pa.array([b"a", None, b"c"]))
     if drop:
         assert arrays(dataset)[0].tolist() == [b"a", b"c"]
     else:
@@ -103,11 +106,11 @@ def test_what_is_no_image_is_counted_and_told(tmp_path: Path) -> None:
     good = tf.io.encode_png(image(0)).numpy()
     _, faults = packed(tmp_path, IMAGE, pa.array([good, b"GIF", b"\x89PN"]))
     assert faults == {("image", "x", "JPEG, PNG, GIF, BMP"): 2}
-    told = describe([{"kind": "image", "name": "x", "detail": "JPEG, PNG", "rows": 2}], {}, LABEL)
+    told = describe([{"kind": "image", "name": "x", "detail": "JPEG, PNG", "rows": 2}], [], [])
     assert "column 'x': 2 rows without an image that can be decoded (JPEG, PNG)" in told
     assert "binaryFormat='raw'" in told
     with pytest.raises(DataError, match=r"column 'x' can't be scored.*JPEG.*1 rows that are none"):
-        _tensor((pd.Series([good, b"?"]),), IMAGE)
+        _joined([np.array([good, b"?"], object)], IMAGE)
 
 
 @pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg], ids=["png", "jpeg"])
@@ -188,7 +191,12 @@ def test_raw_bytes_are_numbers(tmp_path: Path, kind: pa.DataType) -> None:
     features, _ = arrays(dataset)
     assert features.dtype == np.uint8
     assert features.reshape(2, 6).tolist() == [list(row) for row in pixels]
-    np.testing.assert_array_equal(_tensor((pd.Series(pixels),), RAW), features.astype(np.float32))
+    np.testing.assert_array_equal(
+        ScoringModel.of(b"", b"", [RAW], Regression(), 1).inputs(
+            {RAW.columns[0]: _matrix(pd.Series(pixels), RAW.columns[0])}
+        )[0],
+        features.astype(np.float32),
+    )
     _, faults = packed(tmp_path / "bad", RAW, pa.array([pixels[0], b"12", None, b""]))
     assert faults == {("length", "x", "2"): 1, ("length", "x", "0"): 1, ("null", "x", ""): 1}
 

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from spark_dl.errors import ModelError, SavedModelError
-from spark_dl.train.model_bytes import LossFacts, compiled_copy, from_bytes, loss_facts, shape_of, to_bytes
+from spark_dl.train.model_bytes import (
+    LossFacts,
+    compiled_copy,
+    fixed_shapes,
+    from_bytes,
+    loss_facts,
+    losses_of,
+    shape_of,
+    to_bytes,
+)
 
 
 def a_model(compiled: bool = True) -> keras.Model:
@@ -142,24 +151,116 @@ def test_a_config_that_names_a_function_of_python_is_refused() -> None:
 def test_the_shape_of_a_model_tells_rows_and_the_last_activation(last: Any, activation: str) -> None:
     model = keras.Sequential([keras.Input((2, 4), dtype="float32"), keras.layers.Dense(3), last()])
     shape = shape_of(model)
-    assert (shape.input_shape, shape.input_dtype, shape.output_shape) == ((2, 4), "float32", (2, 3))
-    assert shape.activation == activation
+    ((given,), (output,)) = shape.inputs, shape.outputs
+    assert (given.shape, given.dtype, output.shape) == ((2, 4), "float32", (2, 3))
+    assert output.activation == activation
 
 
 def test_integer_inputs_and_functional_models_are_known() -> None:
     inputs = keras.Input((), dtype="int32")
     shape = shape_of(keras.Model(inputs, keras.layers.Embedding(5, 2)(inputs)))
-    assert (shape.input_shape, shape.input_dtype, shape.output_shape) == ((), "int32", (2,))
+    assert [(one.shape, one.dtype) for one in shape.inputs] == [((), "int32")]
+    assert [one.shape for one in shape.outputs] == [(2,)]
 
 
-def two_inputs() -> keras.Model:
-    inputs = [keras.Input((1,)), keras.Input((1,))]
-    return keras.Model(inputs, keras.layers.Add()(inputs))
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    """Without symbolic inputs."""
+
+    def __init__(self, named: bool = False, **others: Any) -> None:
+        super().__init__(**others)
+        self.named = named
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, inputs: Any) -> Any:
+        return {"one": self.dense(inputs["a"]), "two": inputs["b"]} if self.named else self.dense(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "named": self.named}
 
 
-def two_outputs() -> keras.Model:
-    inputs = keras.Input((1,))
-    return keras.Model(inputs, [keras.layers.Dense(1)(inputs), keras.layers.Dense(2)(inputs)])
+def called(model: keras.Model, *given: Any) -> keras.Model:
+    model(*given)
+    return model
+
+
+def both() -> tuple[Any, Any]:
+    return keras.Input((3,), name="left"), keras.Input((), dtype="int32", name="right")
+
+
+def heads(*inputs: Any) -> tuple[Any, Any]:
+    joined = keras.layers.Concatenate()([inputs[0], keras.layers.Embedding(5, 2)(inputs[1])])
+    return keras.layers.Dense(1, name="price")(joined), keras.layers.Dense(4, "softmax", name="kind")(joined)
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "outputs"),
+    [
+        (
+            lambda left, right: keras.Model([left, right], list(heads(left, right))),
+            [("left", (3,), "float32"), ("right", (), "int32")],
+            [("price", (1,), "linear"), ("kind", (4,), "softmax")],
+        ),
+        (
+            # Dicts go by their keys, in the order of these.
+            lambda left, right: keras.Model(
+                {"z": left, "a": right}, dict(zip(("y", "b"), heads(left, right), strict=True))
+            ),
+            [("a", (), "int32"), ("z", (3,), "float32")],
+            [("b", (4,), "softmax"), ("y", (1,), "linear")],
+        ),
+        (
+            lambda left, right: called(Subclassed(), np.zeros((1, 3))),
+            [("input", (3,), "float32")],
+            [("output_0", (2,), "")],
+        ),
+        (
+            lambda left, right: called(Subclassed(named=True), {"a": np.zeros((1, 3)), "b": np.zeros((1, 5))}),
+            [("a", (3,), "float32"), ("b", (5,), "float32")],
+            [("one", (2,), ""), ("two", (5,), "")],
+        ),
+    ],
+    ids=["lists", "dicts", "subclassed", "subclassed on a dict"],
+)
+def test_inputs_and_outputs_are_known_by_name(make: Any, inputs: Any, outputs: Any) -> None:
+    shape = shape_of(make(*both()))
+    assert [(one.name, one.shape, one.dtype) for one in shape.inputs] == inputs
+    assert [(one.name, one.shape, one.activation) for one in shape.outputs] == outputs
+
+
+def open_model() -> keras.Model:
+    steps = keras.Input((None, 2), name="steps")
+    return keras.Model(steps, keras.layers.Dense(3)(steps))
+
+
+def test_what_a_model_leaves_open_is_filled_in() -> None:
+    model = open_model()
+    shape = fixed_shapes(model, shape_of(model), {"steps": (7, 2)})
+    assert (shape.inputs[0].shape, shape.outputs[0].shape) == ((7, 2), (7, 3))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "'steps' isn't fixed.*(None, 2).*columnShapes"),
+        ({"steps": (7, 3)}, "doesn't take the shape in columnShapes.*(None, 2).*(7, 3)"),
+        ({"steps": (7,)}, "doesn't take the shape"),
+    ],
+)
+def test_a_shape_that_is_open_or_does_not_fit_is_refused(given: Any, told: str) -> None:
+    model = open_model()
+    with pytest.raises(ModelError, match=told.replace("(", r"\(").replace(")", r"\)")):
+        fixed_shapes(model, shape_of(model), given)
+
+
+def nested_inputs() -> keras.Model:
+    inputs = {"a": [keras.Input((1,)), keras.Input((1,))]}
+    return keras.Model(inputs, keras.layers.Add()(inputs["a"]))
+
+
+def one_head_twice() -> keras.Model:
+    inputs, dense = keras.Input((1,)), keras.layers.Dense(1, name="head")
+    return keras.Model(inputs, [dense(inputs), dense(keras.ops.negative(inputs))])
 
 
 @pytest.mark.parametrize(
@@ -168,9 +269,10 @@ def two_outputs() -> keras.Model:
         (lambda: None, "no Keras model to train.*received: None"),
         (lambda: "model.keras", "no Keras model to train.*received: 'model.keras' .str."),
         (lambda: keras.Sequential([keras.layers.Dense(1)]), "isn't built.*keras.Input"),
-        (two_inputs, r"one input and one output.*\(None, 1\), \(None, 1\)"),
-        (two_outputs, r"one input and one output.*\(None, 1\), \(None, 2\)"),
-        (lambda: keras.Sequential([keras.Input((None,)), keras.layers.Softmax()]), "fixed shape"),
+        (lambda: Subclassed(), "isn't built.*an unbuilt Subclassed"),
+        (nested_inputs, "nested.*a.0.*a.1"),
+        (one_head_twice, "can't be told apart.*head, head"),
+        (lambda: keras.Sequential([keras.Input((1,), dtype="bool"), keras.layers.Flatten()]), "dtype bool"),
     ],
 )
 def test_a_model_that_columns_can_not_feed_is_refused(make: Any, told: str) -> None:
@@ -200,6 +302,28 @@ def test_a_loss_tells_its_name_and_whether_it_takes_logits(loss: Any, name: str,
 def test_a_loss_tells_its_reduction() -> None:
     assert loss_facts(keras.losses.MeanSquaredError(reduction="sum")).reduction == "sum"
     assert loss_facts("mse") == LossFacts("mean_squared_error", False, "sum_over_batch_size")
+
+
+@pytest.mark.parametrize(
+    ("loss", "names"),
+    [
+        ("mse", ["mean_squared_error"] * 2),
+        (["mse", "mae"], ["mean_squared_error", "mean_absolute_error"]),
+        ({"kind": "mae", "price": "mse"}, ["mean_squared_error", "mean_absolute_error"]),
+    ],
+)
+def test_each_output_has_a_loss(loss: Any, names: list[str]) -> None:
+    inputs = both()
+    shape = shape_of(keras.Model(inputs, list(heads(*inputs))))
+    assert [facts.name for facts in losses_of(loss, shape)] == names
+
+
+@pytest.mark.parametrize("loss", [["mse"], {"price": "mse"}, {"price": "mse", "kind": "mae", "other": "mae"}])
+def test_an_output_without_a_loss_is_refused(loss: Any) -> None:
+    inputs = both()
+    shape = shape_of(keras.Model(inputs, list(heads(*inputs))))
+    with pytest.raises(ModelError, match=r"Each output of the model takes a loss.*price, kind"):
+        losses_of(loss, shape)
 
 
 @pytest.mark.parametrize("loss", ["squares", ["mse", "mae"], {"a": "mse"}, 3, None])

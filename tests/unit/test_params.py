@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import models
 import pytest
 from pyspark.sql import SparkSession
 
@@ -15,33 +16,6 @@ from spark_dl.options import Option
 
 CLASSES = [KerasEstimator, KerasClassifier, KerasRegressor, KerasModel, KerasClassifierModel]
 EACH = [(cls, option) for cls in CLASSES for option in cls.options]
-# A value for each option whose default isn't one.
-VALUES: dict[str, Any] = {
-    "checkpointSteps": 7,
-    "globalBatchSize": 64,
-    "minWorkers": 1,
-    "cpusPerWorker": 2,
-    "gpusPerWorker": 1,
-    "classWeights": {0: 2.0},
-    "inputCols": ["a", "b"],
-    "metrics": ["accuracy"],
-    "callbacks": [],
-    "validationFraction": 0.25,
-    "nullPolicy": "drop",
-    "monitorMode": "max",
-    "learningRateScaling": "linear",
-    "compression": "fp16",
-    "cacheData": "disk",
-    "binaryFormat": "raw",
-}
-
-
-def another(option: Option) -> Any:
-    """A good value that isn't the default."""
-    if option.name in VALUES:
-        return VALUES[option.name]
-    default = option.default
-    return not default if isinstance(default, bool) else default + 1 if isinstance(default, (int, float)) else "other"
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -55,7 +29,7 @@ def test_making_one_needs_no_spark_session(cls: type[OptionParams]) -> None:
 @pytest.mark.parametrize(("cls", "option"), EACH, ids=lambda part: getattr(part, "name", getattr(part, "__name__", "")))
 def test_every_option_has_a_param_a_setter_a_getter_and_a_keyword(cls: type[OptionParams], option: Option) -> None:
     title = option.name[0].upper() + option.name[1:]
-    value = another(option)
+    value = models.another(option)
     instance = cls()
     setter, getter = getattr(instance, f"set{title}"), getattr(instance, f"get{title}")
     assert getter() == option.default

@@ -14,11 +14,15 @@ import pytest
 from spark_dl.data.schema import Column, FeatureSpec
 from spark_dl.errors import DataError
 from spark_dl.score.heads import Head, Regression, TensorOutput
-from spark_dl.score.predict import ScoringModel, _scorer, _tensor
+from spark_dl.score.predict import ScoringModel, _joined, _matrix, _scorer
 from spark_dl.train.model_bytes import to_bytes
 
 ARRAY = Column("x", "array", "float32", 3)
 SCALAR = Column("s", "scalar", "float64", 1)
+
+
+def _tensor(series: tuple[pd.Series, ...], spec: FeatureSpec) -> np.ndarray:
+    return _joined([_matrix(values, column) for values, column in zip(series, spec.columns, strict=True)], spec)
 
 
 def a_scorer(columns: tuple[Column, ...], head: Head, units: int, batch_size: int) -> tuple[keras.Model, Any]:
@@ -26,7 +30,7 @@ def a_scorer(columns: tuple[Column, ...], head: Head, units: int, batch_size: in
     keras.utils.set_random_seed(4)
     model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(units), keras.layers.Dropout(0.9)])
     features = FeatureSpec(columns, (width,), "float32")
-    scoring = ScoringModel.of(to_bytes(model), cloudpickle.dumps({}), features, head, batch_size)
+    scoring = ScoringModel.of(to_bytes(model), cloudpickle.dumps({}), [features], head, batch_size)
     return model, _scorer(scoring, list(head.fields()))
 
 
@@ -84,11 +88,11 @@ def test_what_can_not_be_scored_is_told_by_column(column: Column, values: list[A
 
 def test_models_are_the_same_where_their_bytes_are() -> None:
     spec, head = FeatureSpec((ARRAY,), (3,), "float32"), Regression()
-    one, again = (ScoringModel.of(b"model", b"objects", spec, head, 4) for _ in range(2))
+    one, again = (ScoringModel.of(b"model", b"objects", [spec], head, 4) for _ in range(2))
     assert one == again
     assert hash(one) == hash(again)
-    assert one != ScoringModel.of(b"other", b"objects", spec, head, 4)
-    assert one != ScoringModel.of(b"model", b"others", spec, head, 4)
+    assert one != ScoringModel.of(b"other", b"objects", [spec], head, 4)
+    assert one != ScoringModel.of(b"model", b"others", [spec], head, 4)
     assert "content" not in repr(one)
 
 
@@ -97,7 +101,7 @@ def test_images_are_decoded_together_only_up_to_some_megabytes() -> None:
     image = FeatureSpec((column,), (224, 224, 3), "float32")
     small = FeatureSpec((column,), (8, 8, 3), "float32")
     text = FeatureSpec((column,), (1,), "string")
-    steps = [ScoringModel.of(b"", b"", spec, Regression(), 4096).step for spec in (image, small, text)]
+    steps = [ScoringModel.of(b"", b"", [spec], Regression(), 4096).step for spec in (image, small, text)]
     assert steps == [(64 << 20) // (224 * 224 * 3 * 4), 4096, 4096]
     huge = FeatureSpec((column,), (9000, 9000, 3), "float32")
-    assert ScoringModel.of(b"", b"", huge, Regression(), 4096).step == 1
+    assert ScoringModel.of(b"", b"", [huge], Regression(), 4096).step == 1

@@ -9,12 +9,16 @@ import pytest
 
 from spark_dl import KerasClassifier, KerasEstimator, KerasRegressor
 from spark_dl.errors import ModelError
-from spark_dl.score.heads import Classification, Regression, TensorOutput
-from spark_dl.train.model_bytes import LossFacts, ModelShape
+from spark_dl.score.heads import Classification, Regression, SeveralOutputs, TensorOutput
+from spark_dl.train.model_bytes import LossFacts, ModelInput, ModelOutput, ModelShape
 
 
 def a_shape(*output: int, activation: str = "linear") -> ModelShape:
-    return ModelShape((4,), "float32", output, activation)
+    return ModelShape((ModelInput("in", (4,), "float32"),), (ModelOutput("out", output, activation),))
+
+
+def classes(estimator: KerasEstimator, shape: ModelShape, loss: LossFacts) -> int | None:
+    return estimator._classes(shape.outputs[0], loss)
 
 
 def facts(name: str, from_logits: bool = False) -> LossFacts:
@@ -33,8 +37,8 @@ def facts(name: str, from_logits: bool = False) -> LossFacts:
 )
 def test_a_classifiers_head_follows_its_units_and_loss(units: int, loss: LossFacts, head: Classification) -> None:
     classifier = KerasClassifier()
-    assert classifier._head(a_shape(units), loss) == head
-    assert classifier._classes(a_shape(units), loss) == head.classes
+    assert classifier._head(a_shape(units), [loss]) == head
+    assert classes(classifier, a_shape(units), loss) == head.classes
 
 
 @pytest.mark.parametrize(
@@ -47,20 +51,20 @@ def test_a_classifiers_head_follows_its_units_and_loss(units: int, loss: LossFac
 )
 def test_a_loss_that_takes_no_class_indices_is_refused(units: int, loss: str, fix: str) -> None:
     with pytest.raises(ModelError, match=f"loss {loss} doesn't take class indices for {units} output.*{fix}"):
-        KerasClassifier()._head(a_shape(units), facts(loss))
+        KerasClassifier()._head(a_shape(units), [facts(loss)])
 
 
 @pytest.mark.parametrize("loss", ["mean_squared_error", "kl_divergence", "poisson", "hinge", "cosine_similarity"])
 def test_a_loss_of_vectors_is_refused_for_several_units(loss: str) -> None:
     with pytest.raises(ModelError, match="doesn't take class indices"):
-        KerasClassifier()._head(a_shape(10), facts(loss))
+        KerasClassifier()._head(a_shape(10), [facts(loss)])
 
 
 @pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
 def test_a_margin_is_no_probability(loss: str) -> None:
     import numpy as np
 
-    columns = KerasClassifier()._head(a_shape(1), facts(loss)).columns(np.array([[0.25], [-0.25]]))
+    columns = KerasClassifier()._head(a_shape(1), [facts(loss)]).columns([np.array([[0.25], [-0.25]])])
     assert columns["prediction"].tolist() == [1, 0]
     assert (columns["probability"] >= 0).all()
 
@@ -68,7 +72,7 @@ def test_a_margin_is_no_probability(loss: str) -> None:
 @pytest.mark.parametrize("shape", [(2, 3), ()])
 def test_a_classifiers_output_has_one_axis(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="isn't one of a classifier"):
-        KerasClassifier()._head(a_shape(*shape), facts("sparse_categorical_crossentropy"))
+        KerasClassifier()._check_outputs(a_shape(*shape))
 
 
 @pytest.mark.parametrize(
@@ -103,20 +107,30 @@ def test_a_compiled_loss_is_kept() -> None:
 
 @pytest.mark.parametrize("shape", [(1,), ()])
 def test_a_regressor_has_one_unit(shape: tuple[int, ...]) -> None:
-    assert KerasRegressor()._head(a_shape(*shape), facts("mse")) == Regression()
-    assert KerasRegressor()._classes(a_shape(*shape), facts("mse")) is None
+    KerasRegressor()._check_outputs(a_shape(*shape))
+    assert KerasRegressor()._head(a_shape(*shape), [facts("mse")]) == Regression()
+    assert classes(KerasRegressor(), a_shape(*shape), facts("mse")) is None
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 1)])
 def test_a_regressor_with_more_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=r"isn't one of a regressor.*Dense\(1\)"):
-        KerasRegressor()._head(a_shape(*shape), facts("mse"))
+        KerasRegressor()._check_outputs(a_shape(*shape))
 
 
 def test_the_general_estimator_takes_any_output() -> None:
     estimator = KerasEstimator()
-    assert estimator._head(a_shape(1), facts("mse")) == Regression()
-    assert estimator._head(a_shape(2, 3), facts("mse")) == TensorOutput(6)
-    assert estimator._classes(a_shape(5), facts("sparse_categorical_crossentropy")) == 5
-    assert estimator._classes(a_shape(2, 5), facts("sparse_categorical_crossentropy")) is None
-    assert estimator._classes(a_shape(5), facts("mse")) is None
+    assert estimator._head(a_shape(1), [facts("mse")]) == Regression()
+    assert estimator._head(a_shape(2, 3), [facts("mse")]) == TensorOutput(6)
+    assert classes(estimator, a_shape(5), facts("sparse_categorical_crossentropy")) == 5
+    assert classes(estimator, a_shape(2, 5), facts("sparse_categorical_crossentropy")) is None
+    assert classes(estimator, a_shape(5), facts("mse")) is None
+
+
+def test_the_general_estimator_takes_several_outputs_and_the_task_estimators_one() -> None:
+    outputs = (ModelOutput("a", (1,), ""), ModelOutput("b", (2, 3), ""))
+    shape = ModelShape((ModelInput("in", (4,), "float32"),), outputs)
+    assert KerasEstimator()._head(shape, [facts("mse")] * 2) == SeveralOutputs((("a", 1), ("b", 6)))
+    for estimator in (KerasClassifier(), KerasRegressor()):
+        with pytest.raises(ModelError, match=r"one output.*\(batch, 1\), \(batch, 2, 3\)"):
+            estimator._check_outputs(shape)

@@ -20,6 +20,7 @@ from spark_dl.data.readers import READERS, petastorm
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import ClusterError, OptionError, SavedModelError
 from spark_dl.store import Store
+from spark_dl.train.augment import augment_features
 from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.loop import train
@@ -539,3 +540,67 @@ def test_a_profile_is_written_to_the_workspace(tmp_path: Path, batch_size: int, 
     run(plan)
     # A protocol buffer, with the names of the operations that ran.
     assert b"MatMul" in plan.workspace.read(PROFILE)
+
+
+# --- augmentation ------------------------------------------------------------------------------------------------
+
+
+class Doubled(keras.layers.Layer):
+    """Doubles in training, with noise that is drawn anew in each step."""
+
+    def __init__(self, noise: float = 0.0, **others: Any) -> None:
+        super().__init__(**others)
+        self.amount = noise
+        self.noise = keras.layers.GaussianNoise(noise, seed=1)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self.noise(inputs * 2.0, training=training) if training else inputs
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "noise": self.amount}
+
+
+def augmenting(plan: TrainPlan, layers: Any) -> TrainPlan:
+    return replace(plan, augment=cloudpickle.dumps(layers), custom_objects=cloudpickle.dumps({"Doubled": Doubled}))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_features_are_changed_in_training_alone(tmp_path: Path, size: int) -> None:
+    # 40 rows: 5 steps, of which the second rank's last has fewer rows, or none.
+    plan = augmenting(a_plan(tmp_path, a_model(), HELD_OUT, batch_size=8 // size, epochs=2), Doubled())
+    result = on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+    trained = from_bytes(plan.workspace.read(result.model_file))
+    if size == 1:
+        model = a_model()
+        model.fit(X[~HELD_OUT] * 2, Y[~HELD_OUT], batch_size=8, epochs=2, shuffle=False, verbose=0)
+        same_weights(trained, model, 1e-6)
+    # Validation saw the rows as they are.
+    expected = trained.evaluate(X[HELD_OUT], Y[HELD_OUT], verbose=0, return_dict=True)
+    assert result.history["val_loss"][-1] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_each_rank_and_each_step_draws_its_own_numbers(tmp_path: Path) -> None:
+    seen: dict[int, list[np.ndarray]] = {0: [], 1: []}
+
+    def note(rank: Any) -> None:
+        model = a_model()
+        layer = Doubled(noise=1.0)
+        model.train_step = lambda data: seen[rank.world.rank].append(np.asarray(data[0]))
+        augment_features(model, layer, rank.world.rank)
+        for _ in range(2):
+            model.train_step((np.zeros((4, 3), np.float32), None))
+
+    on_ranks(2, note)
+    drawn = {array.tobytes() for arrays in seen.values() for array in arrays}
+    assert len(drawn) == 4
+
+
+def test_only_the_inputs_that_are_named_are_changed() -> None:
+    model = a_model()
+    given = {"one": np.ones((2, 3), np.float32), "two": np.ones((2, 3), np.float32)}
+    model.train_step = lambda data: data
+    augment_features(model, {"two": Doubled()}, rank=0)
+    features, label = model.train_step((given, "label"))
+    assert (np.asarray(features["one"]) == 1).all()
+    assert (np.asarray(features["two"]) == 2).all()
+    assert label == "label"

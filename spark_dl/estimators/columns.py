@@ -1,0 +1,254 @@
+"""Which columns feed which input of the model, and which column each of its outputs is taught by and written to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark.sql.types import StructType
+
+from spark_dl.data.schema import (
+    Column,
+    FeatureSpec,
+    LabelSpec,
+    NullPolicy,
+    boolean_column,
+    feature_spec,
+    label_spec,
+    weight_column,
+)
+from spark_dl.errors import OptionError, explain, hint
+
+__all__ = [
+    "InputFacts",
+    "OutputFacts",
+    "check_null_policy",
+    "feature_specs",
+    "input_columns",
+    "label_specs",
+    "optional_columns",
+    "output_columns",
+    "shapes_of_inputs",
+]
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """One input of the Keras model, as it is kept with it.
+
+    Attributes:
+        name: the input's.
+        shape: of one row.
+        dtype: NumPy's name of it, or "string".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @staticmethod
+    def of(saved: Mapping[str, Any]) -> InputFacts:
+        """From what was saved."""
+        return InputFacts(str(saved["name"]), tuple(map(int, saved["shape"])), str(saved["dtype"]))
+
+
+@dataclass(frozen=True)
+class OutputFacts:
+    """One output of the Keras model, as it is kept with it.
+
+    Attributes:
+        name: the output's.
+        shape: of one row.
+        classes: number of classes where its labels are class indices, else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int | None
+
+    @staticmethod
+    def of(saved: Mapping[str, Any]) -> OutputFacts:
+        """From what was saved."""
+        classes = saved["classes"]
+        return OutputFacts(
+            str(saved["name"]), tuple(map(int, saved["shape"])), None if classes is None else int(classes)
+        )
+
+
+def input_columns(values: Mapping[str, Any], inputs: Sequence[str]) -> tuple[dict[str, list[str]], str]:
+    """The columns of each input of the model, by its name, and the option that names them.
+
+    Args:
+        values: the options featuresCol and inputCols.
+        inputs: the inputs' names, in the model's order.
+
+    Raises:
+        OptionError: an input without a column, or columns of no input.
+    """
+    given = values["inputCols"]
+    if not given:
+        if len(inputs) > 1:
+            raise OptionError(
+                explain(
+                    "The model has several inputs.",
+                    expected=f"inputCols, with a column for each of {', '.join(inputs)}",
+                    received=f"featuresCol={values['featuresCol']!r}",
+                    fix=f"Set inputCols={{{inputs[0]!r}: ..., {inputs[1]!r}: ...}}.",
+                )
+            )
+        return {inputs[0]: [values["featuresCol"]]}, "featuresCol"
+    if isinstance(given, dict):
+        named = _by_name(given, inputs, "inputCols", "input")
+        return {name: [named[name]] if isinstance(named[name], str) else named[name] for name in inputs}, "inputCols"
+    if len(inputs) == 1:
+        return {inputs[0]: given}, "inputCols"
+    return {name: [column] for name, column in _by_name(given, inputs, "inputCols", "input").items()}, "inputCols"
+
+
+def output_columns(values: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, str]:
+    """The columns that several outputs of the model are written to, by their names; those without one are left out.
+
+    Raises:
+        OptionError: columns of no output.
+    """
+    given = values["outputCols"]
+    if not given:
+        return {name: f"{values['predictionCol']}_{name}" for name in outputs}
+    return _by_name(given, outputs, "outputCols", "output", partly=isinstance(given, dict))
+
+
+def shapes_of_inputs(values: Mapping[str, Any], columns: Mapping[str, list[str]]) -> dict[str, tuple[int, ...]]:
+    """The shapes that columnShapes gives inputs.
+
+    Raises:
+        OptionError: a column that feeds no input, or one that it shares with others.
+    """
+    alone = {names[0]: name for name, names in columns.items() if len(names) == 1}
+    given = values["columnShapes"] or {}
+    unknown = [column for column in given if column not in alone]
+    if unknown:
+        raise OptionError(
+            explain(
+                f"columnShapes gives a shape for {unknown[0]!r}, which isn't the one column of an input.",
+                expected=f"columns among {', '.join(alone) or 'none'}",
+                received=f"columnShapes={given}",
+            )
+        )
+    return {alone[column]: tuple(shape) for column, shape in given.items()}
+
+
+def feature_specs(
+    schema: StructType, values: Mapping[str, Any], inputs: Sequence[InputFacts]
+) -> tuple[FeatureSpec, ...]:
+    """How columns become each of the model's inputs.
+
+    Args:
+        schema: the DataFrame's.
+        values: the options of columns.
+        inputs: the model's.
+
+    Raises:
+        OptionError: an input without columns, or columns of no input.
+        DataError: columns that can't be fed.
+    """
+    columns, param = input_columns(values, [one.name for one in inputs])
+    nulls = NullPolicy.of(values["nullPolicy"])
+    return tuple(
+        feature_spec(
+            schema,
+            columns[one.name],
+            param,
+            one.shape,
+            one.dtype,
+            values["binaryFormat"],
+            nulls,
+            one.name if len(inputs) > 1 else "",
+        )
+        for one in inputs
+    )
+
+
+def label_specs(schema: StructType, values: Mapping[str, Any], outputs: Sequence[OutputFacts]) -> tuple[LabelSpec, ...]:
+    """How columns become what each of the model's outputs is taught by, or compared with.
+
+    Raises:
+        OptionError: an output without a column, or columns of no output.
+        DataError: columns that can't be labels.
+    """
+    named, param = _label_columns(values, [one.name for one in outputs])
+    nulls = NullPolicy.of(values["nullPolicy"])
+    return tuple(
+        label_spec(schema, named[one.name], one.shape, one.classes, nulls, param, one.name if len(outputs) > 1 else "")
+        for one in outputs
+    )
+
+
+def optional_columns(schema: StructType, values: Mapping[str, Any]) -> tuple[Column | None, Column | None]:
+    """The columns of weights, and of rows for validation, where they are named.
+
+    Raises:
+        DataError: they can't be used.
+    """
+    nulls = NullPolicy.of(values["nullPolicy"])
+    weight, validation = values["weightCol"], values.get("validationCol")
+    return (
+        weight_column(schema, weight, nulls) if weight else None,
+        boolean_column(schema, validation, nulls) if validation else None,
+    )
+
+
+def check_null_policy(values: Mapping[str, Any], columns: Sequence[Column]) -> None:
+    """Refuse a policy for a column that isn't read.
+
+    Raises:
+        OptionError: there is one.
+    """
+    policy = values["nullPolicy"]
+    names = [column.name for column in columns]
+    for name in policy if isinstance(policy, dict) else ():
+        if name not in names:
+            raise OptionError(
+                explain(
+                    f"nullPolicy names {name!r}, which feeds nothing.",
+                    expected=f"columns among {', '.join(names)}",
+                    received=f"nullPolicy={policy}",
+                    fix=hint(name, names),
+                )
+            )
+
+
+def _label_columns(values: Mapping[str, Any], outputs: Sequence[str]) -> tuple[dict[str, str], str]:
+    """The label column of each output of the model, by its name, and the option that names it.
+
+    Raises:
+        OptionError: an output without a column, or columns of no output.
+    """
+    if values["labelCols"]:
+        return _by_name(values["labelCols"], outputs, "labelCols", "output"), "labelCols"
+    if len(outputs) > 1:
+        raise OptionError(
+            explain(
+                "The model has several outputs.",
+                expected=f"labelCols, with a column for each of {', '.join(outputs)}",
+                received=f"labelCol={values['labelCol']!r}",
+                fix=f"Set labelCols={{{outputs[0]!r}: ..., {outputs[1]!r}: ...}}.",
+            )
+        )
+    return {outputs[0]: values["labelCol"]}, "labelCol"
+
+
+def _by_name(given: Any, names: Sequence[str], param: str, kind: str, partly: bool = False) -> dict[str, Any]:
+    """A list in the model's order, or a dict, as a dict by name in the model's order."""
+    found = dict(given) if isinstance(given, dict) else dict(zip(names, given, strict=False))
+    fits = isinstance(given, dict) or len(given) == len(names)
+    if not fits or set(found) - set(names) or (not partly and set(names) - set(found)):
+        raise OptionError(
+            explain(
+                f"{param} doesn't match the model's {kind}s.",
+                expected=f"a column for {'any' if partly else 'each'} of {', '.join(names)}",
+                received=f"{param}={given}",
+                fix=f"Give a list in the model's order, or a dict from {kind} to column.",
+            )
+        )
+    return {name: found[name] for name in names if name in found}

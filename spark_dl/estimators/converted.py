@@ -1,0 +1,128 @@
+"""Rows that are converted once, for several fits."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from spark_dl.data.convert import Packing
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.errors import DataError, StoreError, explain
+from spark_dl.estimators.input_plan import InputPlan
+from spark_dl.store import Store
+
+__all__ = ["ConvertedData", "convert"]
+
+
+@dataclass
+class ConvertedData:
+    """A DataFrame's rows as an estimator's fits read them, in its cacheDir until `close`, or the end of a `with`.
+
+    Attributes:
+        rows: for training.
+        validationRows: for validation.
+        bytes: of the packed rows.
+        schema: of the DataFrame.
+        plan: which column became what; `print` shows it.
+        files: of what the DataFrame was made; empty where Spark can't tell.
+    """
+
+    rows: int
+    validationRows: int
+    bytes: int
+    schema: StructType
+    plan: InputPlan
+    files: tuple[str, ...]
+    spark: SparkSession = field(repr=False)
+    _dataset: ConvertedDataset = field(repr=False)
+    _packing: Packing = field(repr=False)
+    _owned: contextlib.ExitStack = field(repr=False)
+    _closed: bool = field(default=False, repr=False)
+
+    @staticmethod
+    def of(
+        frame: DataFrame, dataset: ConvertedDataset, packing: Packing, plan: InputPlan, owned: contextlib.ExitStack
+    ) -> ConvertedData:
+        """The handle.
+
+        Args:
+            frame: what was converted.
+            dataset: what came of it.
+            packing: how.
+            plan: the same as a table.
+            owned: what is closed with the handle.
+        """
+        return ConvertedData(
+            rows=dataset.rows(validation=False),
+            validationRows=dataset.rows(validation=True),
+            bytes=dataset.bytes,
+            schema=frame.schema,
+            plan=plan,
+            files=tuple(frame.inputFiles()),
+            spark=frame.sparkSession,
+            _dataset=dataset,
+            _packing=_anywhere(packing),
+            _owned=owned,
+        )
+
+    def dataset_for(self, packing: Packing) -> ConvertedDataset:
+        """The rows, for a fit that packs them like this.
+
+        Raises:
+            StoreError: they have been removed.
+            DataError: they were packed in another way.
+        """
+        if self._closed:
+            raise StoreError(
+                explain("The converted rows have been removed.", fix="Fit before close(), or convert anew.")
+            )
+        wanted = _anywhere(packing)
+        other = [name for name, value in vars(wanted).items() if value != getattr(self._packing, name)]
+        if other:
+            raise DataError(
+                explain(
+                    "The rows were converted in another way than this fit needs them.",
+                    expected=f"the same {', '.join(other)}: {[getattr(wanted, name) for name in other]}",
+                    received=f"{[getattr(self._packing, name) for name in other]}",
+                    fix="Convert them anew, with this estimator.",
+                )
+            )
+        return self._dataset
+
+    def close(self) -> None:
+        """Remove the rows."""
+        self._closed = True
+        self._owned.close()
+
+    def __enter__(self) -> ConvertedData:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def convert(dataset: DataFrame, estimator: Any) -> ConvertedData:
+    """Convert a DataFrame once, for several fits of an estimator: `estimator.fitOnDataset(converted, params)`.
+
+    Example:
+
+        with spark_dl.convert(train, classifier) as converted:
+            models = [classifier.fitOnDataset(converted, {classifier.batchSize: size}) for size in (32, 256)]
+
+    Args:
+        dataset: the rows.
+        estimator: tells the columns and the model that they feed.
+
+    Raises:
+        DataError: columns or rows that can't be fed.
+    """
+    converted: ConvertedData = estimator.convert(dataset)
+    return converted
+
+
+def _anywhere(packing: Packing) -> Packing:
+    return replace(packing, store=Store(""))

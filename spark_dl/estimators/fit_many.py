@@ -1,0 +1,75 @@
+"""Fits of one DataFrame by many param maps: it is converted once, and no more fits run than there are slots for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyspark.ml.param import Param
+from pyspark.sql import DataFrame
+
+from spark_dl.data.convert import Packing
+from spark_dl.estimators.converted import ConvertedData
+
+if TYPE_CHECKING:
+    from spark_dl.estimators.base import KerasEstimator
+    from spark_dl.estimators.model import KerasModel
+
+__all__ = ["FitMany"]
+
+
+class FitMany(Iterator[tuple[int, "KerasModel"]]):
+    """Gives (index of the param map, fitted model), in any order. Several threads may take, as CrossValidator's do.
+
+    The converted rows are removed with the last fit, or when one has failed.
+
+    Args:
+        estimator: is copied for each fit.
+        dataset: the rows.
+        param_maps: one for each fit.
+        at_once: how many fits may run at the same time; others wait.
+    """
+
+    def __init__(
+        self,
+        estimator: KerasEstimator,
+        dataset: DataFrame,
+        param_maps: Sequence[Mapping[Param[Any], Any]],
+        at_once: int,
+    ) -> None:
+        self._estimators = [estimator.copy(dict(params)) for params in param_maps]
+        self._dataset = dataset
+        self._slots = threading.Semaphore(at_once)
+        self._lock = threading.Lock()
+        self._converting = threading.Lock()
+        self._converted: dict[Packing, ConvertedData] = {}
+        self._next = self._running = 0
+        self._failed = False
+
+    def __next__(self) -> tuple[int, KerasModel]:
+        with self._lock:
+            if self._failed or self._next == len(self._estimators):
+                raise StopIteration
+            index, self._next, self._running = self._next, self._next + 1, self._running + 1
+        try:
+            estimator = self._estimators[index]
+            with self._slots:
+                return index, estimator.fitOnDataset(self._data(estimator))
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            with self._lock:
+                self._running -= 1
+                ended = not self._running and (self._failed or self._next == len(self._estimators))
+            if ended:
+                for converted in self._converted.values():
+                    converted.close()
+
+    def _data(self, estimator: KerasEstimator) -> ConvertedData:
+        packing = estimator.packing(self._dataset)
+        with self._converting:
+            if packing not in self._converted:
+                self._converted[packing] = estimator.convert(self._dataset)
+            return self._converted[packing]

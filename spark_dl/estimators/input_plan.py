@@ -1,0 +1,99 @@
+"""Which column feeds what, as a table to look at before training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pyspark.sql.types import StructType
+
+from spark_dl.data.convert import Packing
+from spark_dl.data.schema import Column, FeatureSpec, LabelSpec
+from spark_dl.estimators.columns import InputFacts, OutputFacts
+
+__all__ = ["FedColumn", "InputPlan", "input_plan"]
+
+_HEAD = ("column", "type", "becomes", "feeds", "missing values")
+
+
+@dataclass(frozen=True)
+class FedColumn:
+    """A column and its way into the model.
+
+    Attributes:
+        column: its name.
+        type: its type in Spark.
+        becomes: what it is in a batch: dtype and shape of a row.
+        feeds: the model's input or output, or what else the column is for.
+        missing: what is done about missing values.
+    """
+
+    column: str
+    type: str
+    becomes: str
+    feeds: str
+    missing: str
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """How a DataFrame's columns feed a model: `print` shows a table.
+
+    Attributes:
+        columns: in the order of the model's inputs, then its outputs, then the others.
+    """
+
+    columns: tuple[FedColumn, ...]
+
+    def __str__(self) -> str:
+        rows = [_HEAD, *((c.column, c.type, c.becomes, c.feeds, c.missing) for c in self.columns)]
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+        rows.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    __repr__ = __str__
+
+
+def input_plan(
+    schema: StructType, packing: Packing, inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
+) -> InputPlan:
+    """The plan of a checked fit.
+
+    Args:
+        schema: the DataFrame's.
+        packing: how rows become blocks.
+        inputs: the model's.
+        outputs: the model's.
+    """
+    return InputPlan(tuple(_columns(schema, packing, inputs, outputs)))
+
+
+def _columns(
+    schema: StructType, packing: Packing, inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
+) -> Iterator[FedColumn]:
+    def fed(column: Column, becomes: str, feeds: str) -> FedColumn:
+        missing = "dropped" if column.drop else "an error" if column.fill is None else f"{column.fill!r} for each"
+        return FedColumn(column.name, schema[column.name].dataType.simpleString(), becomes, feeds, missing)
+
+    for spec, given in zip(packing.features, inputs, strict=True):
+        for column in spec.columns:
+            yield fed(column, _feature(column, spec), f"input {given.name} {spec.shape}")
+    for label, output in zip(packing.labels, outputs, strict=True):
+        yield fed(label.column, _label(label), f"label of output {output.name} {output.shape}")
+    if packing.weight:
+        yield fed(packing.weight, "float32 ()", "weight of the row")
+    if packing.validation_col:
+        yield fed(packing.validation_col, "bool ()", "true for validation")
+
+
+def _feature(column: Column, spec: FeatureSpec) -> str:
+    if spec.image:
+        return f"{spec.dtype} {spec.shape}, decoded"
+    if len(spec.columns) == 1:
+        return f"{spec.dtype} {spec.shape}"
+    return f"{spec.dtype} ({column.width},), joined"
+
+
+def _label(label: LabelSpec) -> str:
+    classes = f", classes 0 to {label.classes - 1}" if label.classes else ""
+    return f"{label.dtype} {label.shape}{classes}"

@@ -1,0 +1,115 @@
+"""Keras metrics of a DataFrame's rows, over the cluster: each task's metric states are summed, never their values."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from spark_dl.data.batches import keras_batch
+from spark_dl.data.convert import Packing, pack_batches
+from spark_dl.data.faults import describe
+from spark_dl.data.transport import send
+from spark_dl.errors import DataError, explain
+from spark_dl.imports import importing
+from spark_dl.score.predict import set_threads
+from spark_dl.spark_job import SparkJob
+
+__all__ = ["Evaluation", "evaluate"]
+
+_RESULT = "kind string, name string, detail string, rows long, states array<double>"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a task is told.
+
+    Attributes:
+        content: `.keras` bytes, compiled.
+        custom_objects: cloudpickled dict of what Keras needs by name.
+        packing: how columns become a batch; its store isn't used.
+        batch_size: rows that are computed at once.
+    """
+
+    content: bytes = field(repr=False)
+    custom_objects: bytes = field(repr=False)
+    packing: Packing
+    batch_size: int
+
+    def model(self) -> Any:
+        """The Keras model, its metrics built."""
+        with importing():
+            from spark_dl.train.model_bytes import from_bytes
+            from spark_dl.train.step import build_state
+        model = from_bytes(self.content, cloudpickle.loads(self.custom_objects))
+        model.jit_compile = False  # batches are of many sizes
+        tensors = self.packing.tensors
+        build_state(model, keras_batch(tensors, [np.zeros((0, *t.shape), t.stored) for t in tensors]))
+        return model
+
+
+def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, float]:
+    """The loss and the metrics of all rows, as `keras.Model.evaluate` names them.
+
+    Raises:
+        DataError: rows that can't be fed, counted by column; or no rows.
+    """
+    packed = frame.select(send(evaluation.packing.columns))
+    with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, evaluation), _RESULT)) as job:
+        rows = job.rows()
+    faults = [row for row in rows if row["kind"] != "states"]
+    if faults:
+        raise DataError(describe(faults, evaluation.packing.columns, evaluation.packing.labels))
+    states = [row["states"] for row in rows if row["rows"]]
+    if not states:
+        raise DataError(explain("There are no rows to evaluate.", expected="at least one row", received="0 rows"))
+    model = evaluation.model()
+    total = np.sum(states, axis=0)
+    ends = list(itertools.accumulate(int(np.prod(variable.shape)) for variable in model.metrics_variables))
+    for variable, part in zip(model.metrics_variables, np.split(total, ends[:-1]), strict=True):
+        variable.assign(part.reshape(variable.shape).astype(str(variable.dtype)))
+    return {name: float(value) for name, value in model.get_metrics_result().items()}
+
+
+def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The model's step as Keras's `evaluate` runs it; `test_on_batch` would forget the batches before."""
+    import tensorflow as tf
+
+    graph: Callable[[Any], Any] = tf.function(step, reduce_retracing=True)
+    return graph
+
+
+def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    set_threads()
+    faults, arrays = pack_batches(evaluation.packing, batches)
+    model, step, rows = None, None, 0
+    for whole in arrays:
+        if model is None or step is None:
+            model = evaluation.model()
+            step = model.test_step if model.run_eagerly else _in_a_graph(model.test_step)
+        for start in range(0, len(whole[0]), evaluation.batch_size):
+            part = [array[start : start + evaluation.batch_size] for array in whole]
+            step(keras_batch(evaluation.packing.tensors, part))
+            rows += len(part[0])
+    states = [np.asarray(variable, np.float64).ravel() for variable in model.metrics_variables] if model else []
+    told: list[dict[str, Any]] = [
+        {"kind": "states", "rows": rows, "states": np.concatenate(states) if states else np.empty(0)}
+    ]
+    told += [{"kind": kind, "name": n, "detail": d, "rows": count} for (kind, n, d), count in faults.counts.items()]
+    schema = pa.schema(
+        [
+            ("kind", pa.string()),
+            ("name", pa.string()),
+            ("detail", pa.string()),
+            ("rows", pa.int64()),
+            ("states", pa.list_(pa.float64())),
+        ]
+    )
+    yield pa.RecordBatch.from_pylist(told, schema=schema)
