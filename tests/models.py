@@ -15,7 +15,6 @@ ROWS = 200
 # A value that isn't the default, for each kind of default.
 _OTHER: dict[type, Any] = {int: 7, float: 0.25, str: "other", type(None): "other"}
 _OTHERS: dict[str, Any] = {
-    "model": None,
     "modelFn": dict,
     "modelParams": {"width": 2},
     "warmStart": "a fitted model",
@@ -57,7 +56,7 @@ def another(option: Any) -> Any:
     """A good value of an option that isn't its default."""
     if isinstance(option.default, bool):
         return not option.default
-    return regressor() if option.name == "model" else _OTHERS.get(option.name, _OTHER[type(option.default)])
+    return _OTHERS.get(option.name, _OTHER[type(option.default)])
 
 
 def classifier(classes: int = 3, width: int = 4, seed: int = 1) -> keras.Model:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -17,12 +16,12 @@ import socket
 import threading
 import time
 import uuid
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import StoreError
+from spark_dl.estimators.saving import config_text
 from spark_dl.store import Store
 from spark_dl.workspace import is_alive
 
@@ -144,10 +143,8 @@ def fingerprint(model: bytes, dataset: ConvertedDataset, values: Mapping[str, An
             folds of a cross-validation are told apart.
         values: the estimator's options.
     """
-    with zipfile.ZipFile(io.BytesIO(model)) as archive:
-        config = archive.read("config.json").decode()
     # Keras numbers names and shared objects as they are made in a process.
-    config = re.sub(r'"shared_object_id": \d+', "", re.sub(r'_\d+"', '"', config))
+    config = re.sub(r'"shared_object_id": \d+', "", re.sub(r'_\d+"', '"', config_text(model)))
     parts = {
         "model": config,
         "data schema": repr(dataset.tensors),

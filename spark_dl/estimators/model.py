@@ -24,6 +24,7 @@ from spark_dl.estimators.columns import (
 )
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
+from spark_dl.estimators.saving import config_text
 from spark_dl.estimators.sql_function import sql_function
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
@@ -231,10 +232,12 @@ class KerasModel(OptionParams, Model, Saved):
         return self
 
     def _named_objects(self) -> dict[str, Any]:
-        """What Keras may need by name: what the fit took along, and what is registered in this process."""
+        """What Keras may need by name: what the fit took along, and what of the registered the model's config names."""
         keras = sys.modules.get("keras")  # who hasn't imported it hasn't registered anything
-        registered = dict(keras.saving.get_custom_objects()) if keras else {}
-        return {**(cloudpickle.loads(self._custom_objects) if self._custom_objects else {}), **registered}
+        registered = keras.saving.get_custom_objects() if keras else {}
+        config = config_text(self._fitted_content()) if registered else ""
+        taken = cloudpickle.loads(self._custom_objects) if self._custom_objects else {}
+        return {**taken, **{name: thing for name, thing in registered.items() if name in config}}
 
     def _fitted_content(self) -> bytes:
         if not self._content:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ from spark_dl.errors import ModelError, OptionError, SavedModelError, explain
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams
 
-__all__ = ["OBJECTS", "SavableEstimator", "given_model", "named"]
+__all__ = ["OBJECTS", "SavableEstimator", "config_text", "given_model", "named"]
 
 # Options whose values are Keras objects: not JSON, and logged by their names.
 OBJECTS = ("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "augment", "validationData")
@@ -24,6 +26,12 @@ def named(value: Any) -> str:
     if isinstance(value, str):
         return value
     return getattr(value, "name", None) or getattr(value, "__name__", None) or type(value).__name__
+
+
+def config_text(content: bytes) -> str:
+    """The config of a Keras model, from its `.keras` bytes, as JSON."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read("config.json").decode()
 
 
 def given_model(values: Mapping[str, Any]) -> Any:

@@ -91,7 +91,7 @@ def _first(name: str, series: pd.Series, policy: Any) -> Any:
             f"The column {name!r} can't be scored.",
             expected="no nulls",
             received=f"{len(series)} null or NaN in a batch of {len(series)} rows",
-            fix="Clean the column, for example with coalesce; a Vector is given as vector_to_array(column): Spark hands "
-            "a function nulls in its place.",
+            fix="Clean the column, for example with coalesce. A Vector is given as vector_to_array(column): a function "
+            "sees nulls in its place.",
         )
     )

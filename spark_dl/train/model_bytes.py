@@ -105,13 +105,18 @@ class LossFacts:
 
 
 def custom_objects(model: keras.Model, *others: Any) -> dict[str, Any]:
-    """What Keras needs by name to load a model elsewhere: what is registered, and the user's own functions and classes.
+    """What Keras needs by name to load a model elsewhere: the user's own functions and classes, registered or not.
+
+    Of what is registered in this process only what the model's config names: the rest may come from modules that aren't
+    where the model is loaded.
 
     Args:
         model: its layers and what they hold, its optimizer and its loss are looked through.
         others: further Keras objects, functions, names, or lists of them, such as the metrics.
     """
-    found = dict(keras.saving.get_custom_objects())
+    config = str(keras.saving.serialize_keras_object(model))
+    registered = keras.saving.get_custom_objects()
+    found = {name: thing for name, thing in registered.items() if name in config}
     # _flatten_layers, unlike `layers`, sees what wrappers such as Bidirectional hold.
     layers = list(model._flatten_layers())
     # Keras itself sets functions on layers, such as a wrapped `build`, which hold the whole layer.
@@ -459,20 +464,21 @@ def compiled_copy(
             copy = _with_policy(copy, dtype_policy)
         elif all(given is None for given in (optimizer, loss, metrics, loss_weights)) and copy.compiled:
             return _built(copy)
-        return _built(_recompiled(copy, optimizer, loss, metrics, loss_weights))
+        return _built(_recompiled(copy, optimizer, loss, metrics, loss_weights, dtype_policy == "mixed_float16"))
 
 
 def _with_policy(model: keras.Model, policy: str) -> keras.Model:
     """The model under another dtype policy; the layers that its outputs come from compute in float32."""
     last = {id(tensor._keras_history.operation) for tensor in getattr(model, "outputs", None) or []}
     for layer in model._flatten_layers():
-        # The model's own policy tells `compile` whether the optimizer scales the loss.
         layer.dtype_policy = "float32" if id(layer) in last else policy
     # Anew, since tensors between layers have dtypes of their own.
     return from_bytes(to_bytes(model))
 
 
-def _recompiled(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any) -> keras.Model:
+def _recompiled(
+    copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, scales: bool
+) -> keras.Model:
     own = keras.saving.deserialize_keras_object(copy.get_compile_config() or {})
     loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
     if loss is None:
@@ -485,9 +491,14 @@ def _recompiled(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss
             )
         )
     own_optimizer = copy.optimizer if copy.compiled else None
-    given = _copied(optimizer, keras.optimizers) if optimizer is not None else own_optimizer
+    given = keras.optimizers.get(
+        _copied(optimizer, keras.optimizers) if optimizer is not None else own_optimizer or "adam"
+    )
+    if scales and not isinstance(given, keras.optimizers.LossScaleOptimizer):
+        # Keras does so by itself where it compiles, but forgets it where it loads.
+        given = keras.optimizers.LossScaleOptimizer(given)
     copy.compile(
-        optimizer=given or "adam",
+        optimizer=given,
         loss=_copied(loss, keras.losses),
         metrics=_copied(metrics, keras.metrics) if metrics is not None else own.get("metrics"),
         weighted_metrics=own.get("weighted_metrics"),

@@ -12,13 +12,14 @@ from typing import Any
 
 import keras
 import models
+import numpy as np
 import pytest
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier, KerasClassifierModel, KerasRegressor, KerasRegressorModel
-from spark_dl.errors import SavedModelError
+from spark_dl.errors import ModelError, SavedModelError
 from spark_dl.estimators import io
 from spark_dl.train.model_bytes import to_bytes
 
@@ -67,6 +68,23 @@ def test_a_saved_pipeline_predicts_the_same_in_a_new_process(
     (line,) = (line for line in ran.stdout.splitlines() if line.startswith("RESULT"))
     # The driver that only scores needs none of the heavy libraries.
     assert line == f"RESULT {here} []"
+
+
+def test_a_model_of_an_older_release_loads_and_scores_the_same(data: DataFrame, tmp_path: Path) -> None:
+    """Saved in format 1, when models had one input and one output."""
+    saved = Path(__file__).parent / "saved"
+    expected = json.loads((saved / "format-1.json").read_text())
+    model = KerasClassifierModel.load(str(saved / "format-1"))
+    assert model.summary.best_epoch >= 0
+    model.write().save(str(tmp_path / "again"))
+    assert metadata(tmp_path / "again")[1]["sparkDL"]["format"] == 2
+    for loaded in (model, KerasClassifierModel.load(str(tmp_path / "again"))):
+        rows = {row.id: row for row in loaded.transform(data).collect()}
+        for row, told, probability in expected:
+            assert rows[row].told == told
+            np.testing.assert_allclose(rows[row].probability.toArray(), probability, atol=1e-6)
+    with pytest.raises(ModelError, match=r"can't be evaluated.*saved by an older release"):
+        model.evaluate(data)
 
 
 def test_saving_refuses_an_existing_path_unless_told_to_overwrite(pipeline: PipelineModel, saved: Path) -> None:

@@ -274,7 +274,6 @@ def test_an_open_shape_is_given_by_column(data: DataFrame) -> None:
     np.testing.assert_allclose([row.probability.toArray() for row in rows], expected, atol=1e-6)
 
 
-@keras.saving.register_keras_serializable("tests")
 class Subclassed(keras.Model):
     """Without symbolic inputs; its parts are made when it is built."""
 

@@ -15,6 +15,7 @@ from spark_dl.errors import ModelError, SavedModelError
 from spark_dl.train.model_bytes import (
     LossFacts,
     compiled_copy,
+    custom_objects,
     fixed_shapes,
     from_bytes,
     loss_facts,
@@ -68,6 +69,19 @@ def test_saving_and_copying_leave_the_users_model_as_it_was(compiled: bool) -> N
 
 def test_a_model_may_be_loaded_without_its_compile_options() -> None:
     assert not from_bytes(to_bytes(a_model()), compiled=False).compiled
+
+
+def test_what_is_registered_and_not_used_stays_behind() -> None:
+    @keras.saving.register_keras_serializable("tests")
+    class Used(keras.layers.Layer):
+        pass
+
+    @keras.saving.register_keras_serializable("tests")
+    class Unused(keras.layers.Layer):
+        pass
+
+    model = keras.Sequential([keras.Input((1,)), Used(), keras.layers.Dense(1)])
+    assert set(custom_objects(model)) == {"tests>Used", "Used"}
 
 
 def test_custom_objects_are_found_by_the_name_they_are_given() -> None:
@@ -163,7 +177,6 @@ def test_integer_inputs_and_functional_models_are_known() -> None:
     assert [one.shape for one in shape.outputs] == [(2,)]
 
 
-@keras.saving.register_keras_serializable("tests")
 class Subclassed(keras.Model):
     """Without symbolic inputs."""
 
