@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tables of docs/benchmarks.md and docs/scaling.md, one after the other, about an hour and a half. Nothing else should
+# All tables of docs/benchmarks.md and docs/scaling.md, one after the other, about an hour. Nothing else should
 # run beside it. `links` needs tc (of the package iproute2), and root or user namespaces; it says so where it is left out.
 # With PEER_PYTHON (see peer.sh) also against Horovod's own estimator and its model.
 set -euo pipefail
