@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,14 +51,33 @@ def extract(array: pa.Array, column: Column) -> Extracted:
     return _lists(array, column.width, column.dtype)
 
 
-def flattened(array: pa.Array, times: int) -> pa.Array:
-    """Arrays of arrays as arrays of their elements, so many times."""
+def flattened(array: pa.Array, times: int, lengths: Sequence[int] = ()) -> pa.Array:
+    """Arrays of arrays as arrays of their elements, so many times.
+
+    Rows whose inner arrays have other lengths than these, from the outer to the inner ones, become empty arrays.
+    """
+    if lengths:
+        array = _emptied(array, [_has_lengths(row, lengths) for row in array.to_pylist()])
     for _ in range(times):
         inner = array.values
         ends = inner.offsets.to_numpy()[array.offsets.to_numpy()]
         mask = array.is_null() if array.null_count else None
         array = type(inner).from_arrays(pa.array(ends, inner.offsets.type), inner.values, mask=mask)
     return array
+
+
+def _has_lengths(row: list[Any] | None, lengths: Sequence[int]) -> bool:
+    return row is None or all(
+        part is not None and len(part) == lengths[0] and (len(lengths) == 1 or _has_lengths(part, lengths[1:]))
+        for part in row
+    )
+
+
+def _emptied(array: pa.Array, fits: list[bool]) -> pa.Array:
+    rows = array.to_pylist()
+    return (
+        array if all(fits) else pa.array([row if fit else [] for row, fit in zip(rows, fits, strict=True)], array.type)
+    )
 
 
 def _filled(extracted: Extracted, column: Column) -> Extracted:

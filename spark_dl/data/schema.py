@@ -64,6 +64,7 @@ class Column:
         dtype: NumPy dtype of its numbers as Arrow delivers them.
         width: how many numbers each row has; 1 for a scalar, 0 for bytes.
         nested: how many arrays an array's numbers lie in, beyond the first.
+        inner: how long the arrays within it are, from the outer to the inner ones; empty where that doesn't matter.
         image_struct: whether it is Spark's struct of an image, which becomes bytes.
         drop: whether rows without a value are left out of training, instead of being faults.
         fill: what stands for a missing value; None where nothing does.
@@ -74,6 +75,7 @@ class Column:
     dtype: str
     width: int
     nested: int = 0
+    inner: tuple[int, ...] = ()
     image_struct: bool = False
     drop: bool = False
     fill: float | str | None = None
@@ -161,7 +163,7 @@ class NullPolicy:
         if isinstance(policy, str):
             return replace(column, drop=policy == "drop")
         fill = policy["fill"]
-        if column.kind == "scalar" and isinstance(fill, (int, float)):
+        if column.kind == "scalar" and isinstance(fill, (int, float)) and math.isfinite(fill):
             whole = np.dtype(column.dtype).kind != "f"
             kind = np.dtype(column.dtype)
             low, high = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max) if whole else (0, 0)
@@ -250,8 +252,15 @@ def _feature_spec(
                 fix="Cast the columns to int, or give the model a float input.",
             )
         )
-    sized = [replace(c, width=1 if c.kind == "scalar" else width) for c in columns]
+    sized = [_with_inner(replace(c, width=1 if c.kind == "scalar" else width), shape) for c in columns]
     return FeatureSpec(tuple(sized), shape, dtype)
+
+
+def _with_inner(column: Column, shape: tuple[int, ...]) -> Column:
+    """The column with the lengths that its inner arrays have in a row of this shape."""
+    if not 0 < column.nested < len(shape):
+        return column
+    return replace(column, inner=(*shape[1 : column.nested], math.prod(shape[column.nested :])))
 
 
 def _text_spec(schema: T.StructType, columns: Sequence[Column], param: str, shape: tuple[int, ...]) -> FeatureSpec:
@@ -323,7 +332,7 @@ def label_spec(
                 fix="Turn the labels into indices with StringIndexer, or use KerasEstimator with another loss.",
             )
         )
-    return LabelSpec(replace(column, width=math.prod(output)), output, "float32", None, key)
+    return LabelSpec(_with_inner(replace(column, width=math.prod(output)), output), output, "float32", None, key)
 
 
 def weight_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:

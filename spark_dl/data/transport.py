@@ -50,9 +50,21 @@ def selected(column: Column) -> SparkColumn:
     if column.image_struct:
         sizes = [F.unhex(F.lpad(F.hex(value[name]), 8, "0")) for name in ("height", "width", "nChannels")]
         return F.concat(F.lit(SPARK_IMAGE), *sizes, value["data"])
+    flat = value
     for _ in range(column.nested):
-        value = F.flatten(value)
-    return value
+        flat = F.flatten(flat)
+    # Other lengths would regroup the numbers without a word: such a row becomes an array of no length.
+    return F.when(_of_lengths(value, column.inner), flat).otherwise(F.slice(flat, 1, 0)) if column.inner else flat
+
+
+def _of_lengths(arrays: SparkColumn, lengths: Sequence[int]) -> SparkColumn:
+    """Whether all arrays within an array have these lengths; true for null."""
+
+    def fits(part: SparkColumn) -> SparkColumn:
+        right = F.size(part) == lengths[0]
+        return right & _of_lengths(part, lengths[1:]) if len(lengths) > 1 else right
+
+    return F.coalesce(F.forall(arrays, fits), F.lit(True))
 
 
 def receive(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Column, Extracted]:

@@ -28,6 +28,7 @@ from spark_dl.estimators.columns import (
     label_specs,
     optional_columns,
     output_columns,
+    refuse_lists,
     shapes_of_inputs,
 )
 from spark_dl.estimators.converted import ConvertedData
@@ -303,6 +304,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
         model = given_model(values)
         open_shape = model_bytes.shape_of(model)
+        refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
         named, _ = input_columns(values, [one.name for one in open_shape.inputs])
         shape = model_bytes.fixed_shapes(model, open_shape, shapes_of_inputs(values, named))
         self._check_outputs(shape)
@@ -383,7 +385,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """What the tracker is told at the beginning: params, and tags."""
         params = {name: value for name, value in values.items() if name not in OBJECTS and value is not None}
         for name in OBJECTS:
-            if values[name] is not None and name != "model":
+            if values[name] is not None and name not in ("model", "validationData"):
                 params[name] = named(values[name])
         tags = {
             "spark_dl.uid": self.uid,

@@ -70,6 +70,14 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
                 f"validationFraction={values['validationFraction']}",
             )
         )
+    if values["warmStart"] is not None and values["learningRateScaling"] != "none" and values["optimizer"] is None:
+        raise OptionError(
+            explain(
+                "A fitted model's learning rate may have been scaled before.",
+                expected="the optimizer set, or learningRateScaling='none'",
+                received=f"warmStart with learningRateScaling={values['learningRateScaling']!r}",
+            )
+        )
     if values["initialEpoch"] >= values["epochs"]:
         raise OptionError(
             explain(

@@ -29,6 +29,7 @@ __all__ = [
     "label_specs",
     "optional_columns",
     "output_columns",
+    "refuse_lists",
     "shapes_of_inputs",
 ]
 
@@ -104,6 +105,23 @@ def input_columns(values: Mapping[str, Any], inputs: Sequence[str]) -> tuple[dic
     if len(inputs) == 1:
         return {inputs[0]: given}, "inputCols"
     return {name: [column] for name, column in _by_name(given, inputs, "inputCols", "input").items()}, "inputCols"
+
+
+def refuse_lists(values: Mapping[str, Any], takes_dict: bool, gives_dict: bool) -> None:
+    """Refuse lists of columns for a model that was built on dicts, which have no order.
+
+    Raises:
+        OptionError: there is one.
+    """
+    for param, is_dict in (("inputCols", takes_dict), ("labelCols", gives_dict), ("outputCols", gives_dict)):
+        if is_dict and isinstance(values[param], list):
+            raise OptionError(
+                explain(
+                    f"{param} is a list, but the model was built on a dict, which has no order.",
+                    expected=f"a dict from the {'input' if param == 'inputCols' else 'output'}'s name to the column",
+                    received=f"{param}={values[param]}",
+                )
+            )
 
 
 def output_columns(values: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from spark_dl.errors import DataError, StoreError, explain
 from spark_dl.estimators.input_plan import InputPlan
 from spark_dl.store import Store
 
-__all__ = ["ConvertedData", "convert"]
+__all__ = ["ConvertedData", "comparable", "convert"]
 
 
 @dataclass
@@ -65,7 +65,7 @@ class ConvertedData:
             files=tuple(frame.inputFiles()),
             spark=frame.sparkSession,
             _dataset=dataset,
-            _packing=_anywhere(packing),
+            _packing=comparable(packing),
             _owned=owned,
         )
 
@@ -80,7 +80,7 @@ class ConvertedData:
             raise StoreError(
                 explain("The converted rows have been removed.", fix="Fit before close(), or convert anew.")
             )
-        wanted = _anywhere(packing)
+        wanted = comparable(packing)
         other = [name for name, value in vars(wanted).items() if value != getattr(self._packing, name)]
         if other:
             raise DataError(
@@ -91,7 +91,10 @@ class ConvertedData:
                     fix="Convert them anew, with this estimator.",
                 )
             )
-        return self._dataset
+        # Its names of inputs and outputs may be other ones: a function that builds a model gives it new ones each time.
+        keys = [tensor.key for tensor in packing.tensors]
+        tensors = tuple(replace(t, key=key) for t, key in zip(self._dataset.tensors, keys, strict=True))
+        return replace(self._dataset, tensors=tensors)
 
     def close(self) -> None:
         """Remove the rows."""
@@ -124,5 +127,8 @@ def convert(dataset: DataFrame, estimator: Any) -> ConvertedData:
     return converted
 
 
-def _anywhere(packing: Packing) -> Packing:
-    return replace(packing, store=Store(""))
+def comparable(packing: Packing) -> Packing:
+    """Without what doesn't change the rows: where they go, and the names of the model's inputs and outputs."""
+    features = tuple(replace(spec, key="") for spec in packing.features)
+    labels = tuple(replace(spec, key="") for spec in packing.labels)
+    return replace(packing, store=Store(""), features=features, labels=labels)

@@ -48,6 +48,14 @@ _OPTIONS = (
     "lossWeights",
     "binaryFormat",
     "nullPolicy",
+    "featuresCol",
+    "inputCols",
+    "columnShapes",
+    "labelCol",
+    "labelCols",
+    "weightCol",
+    "balance",
+    "dtypePolicy",
 )
 
 
@@ -143,15 +151,27 @@ def fingerprint(model: bytes, dataset: ConvertedDataset, values: Mapping[str, An
             folds of a cross-validation are told apart.
         values: the estimator's options.
     """
-    # Keras numbers names and shared objects as they are made in a process.
-    config = re.sub(r'"shared_object_id": \d+', "", re.sub(r'_\d+"', '"', config_text(model)))
     parts = {
-        "model": config,
+        "model": _plain(config_text(model)),
         "data schema": repr(dataset.tensors),
         "rows": repr((dataset.rows(validation=False), dataset.rows(validation=True), dataset.checksum)),
         "options": repr([values.get(name) for name in _OPTIONS]),
+        "augment": _plain(_config(values.get("augment"))),
     }
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in parts.items()}
+
+
+def _config(augment: Any) -> str:
+    if augment is None:
+        return ""
+    import keras
+
+    return json.dumps(keras.saving.serialize_keras_object(augment), default=str)
+
+
+def _plain(config: str) -> str:
+    """Without the numbers of names and shared objects, which Keras gives as they are made in a process."""
+    return re.sub(r'"shared_object_id": \d+', "", re.sub(r'_\d+"', '"', config))
 
 
 def _new_record(kind: Mapping[str, str]) -> dict[str, Any]:

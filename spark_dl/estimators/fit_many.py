@@ -10,7 +10,7 @@ from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
 from spark_dl.data.convert import Packing
-from spark_dl.estimators.converted import ConvertedData
+from spark_dl.estimators.converted import ConvertedData, comparable
 
 if TYPE_CHECKING:
     from spark_dl.estimators.base import KerasEstimator
@@ -22,7 +22,7 @@ __all__ = ["FitMany"]
 class FitMany(Iterator[tuple[int, "KerasModel"]]):
     """Gives (index of the param map, fitted model), in any order. Several threads may take, as CrossValidator's do.
 
-    The converted rows are removed with the last fit, or when one has failed.
+    The converted rows are removed with the last fit, or when one has failed; what it raised, all that follow raise.
 
     Args:
         estimator: is copied for each fit.
@@ -43,33 +43,36 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
         self._slots = threading.Semaphore(at_once)
         self._lock = threading.Lock()
         self._converting = threading.Lock()
-        self._converted: dict[Packing, ConvertedData] = {}
+        self._converted: dict[tuple[Packing, int], ConvertedData] = {}
         self._next = self._running = 0
-        self._failed = False
+        self._failed: BaseException | None = None
 
     def __next__(self) -> tuple[int, KerasModel]:
         with self._lock:
-            if self._failed or self._next == len(self._estimators):
+            if self._failed is not None:
+                raise self._failed
+            if self._next == len(self._estimators):
                 raise StopIteration
             index, self._next, self._running = self._next, self._next + 1, self._running + 1
         try:
             estimator = self._estimators[index]
             with self._slots:
                 return index, estimator.fitOnDataset(self._data(estimator))
-        except BaseException:
-            self._failed = True
+        except BaseException as error:
+            self._failed = error
             raise
         finally:
             with self._lock:
                 self._running -= 1
-                ended = not self._running and (self._failed or self._next == len(self._estimators))
+                ended = not self._running and (self._failed is not None or self._next == len(self._estimators))
             if ended:
                 for converted in self._converted.values():
                     converted.close()
 
     def _data(self, estimator: KerasEstimator) -> ConvertedData:
-        packing = estimator.packing(self._dataset)
+        # The estimators live as long as this, and so do their DataFrames: an id is one's own.
+        key = (comparable(estimator.packing(self._dataset)), id(estimator.getOrDefault("validationData")))
         with self._converting:
-            if packing not in self._converted:
-                self._converted[packing] = estimator.convert(self._dataset)
-            return self._converted[packing]
+            if key not in self._converted:
+                self._converted[key] = estimator.convert(self._dataset)
+            return self._converted[key]

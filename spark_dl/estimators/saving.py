@@ -89,6 +89,15 @@ class SavableEstimator(OptionParams, Saved):
                     fix="Save it without them (setCallbacks([])), and set them again after loading.",
                 )
             )
+        if self.getOrDefault("validationData") is not None:
+            raise SavedModelError(
+                explain(
+                    "An estimator with validationData can't be saved.",
+                    expected="none: it is a DataFrame of this session",
+                    received="validationData",
+                    fix="Save it without (setValidationData(None)), and set it again after loading.",
+                )
+            )
         given = {name: self.getOrDefault(name) for name in ("optimizer", "loss", "metrics", "augment")}
         facts = {name: keras.saving.serialize_keras_object(v) for name, v in given.items() if v is not None}
         model = given_model(self._values())

@@ -56,7 +56,14 @@ def _scorer(
                 continue
             found = dict(zip(names, given, strict=True))
             firsts = {name: _first(name, column, values["nullPolicy"]) for name, column in found.items()}
-            schema = T.StructType([T.StructField(name, _type(first)) for name, first in firsts.items()])
+            schema = T.StructType([T.StructField(name, _type(name, first)) for name, first in firsts.items()])
+            # With nulls, whole numbers come as fractions.
+            found = {
+                name: column.fillna(firsts[name]).astype("int64")
+                if _whole(name, column, values["nullPolicy"])
+                else column
+                for name, column in found.items()
+            }
             typed = replace(model, features=feature_specs(schema, values, inputs))
             result = typed.score_pandas([found[column.name] for column in typed.columns])[output]
             yield pd.Series(list(result) if result.ndim > 1 else result)
@@ -64,28 +71,47 @@ def _scorer(
     return score_batches
 
 
-def _type(first: Any) -> T.DataType:
+def _type(name: str, first: Any) -> T.DataType:
     """The Spark type of such values."""
     if isinstance(first, (bytes, bytearray)):
         return T.BinaryType()
     if isinstance(first, str):
         return T.StringType()
-    if isinstance(first, (np.ndarray, list)):
-        array = np.asarray(first)
-        if array.dtype == object:  # with a null among the numbers, which is told where they are read
-            array = array.astype(np.float64)
-        return T.ArrayType(spark_type(array.dtype.name))
-    return spark_type(np.asarray(first).dtype.name)
+    array = np.asarray(first)
+    if array.ndim == 1 and array.dtype == object and not any(isinstance(v, (list, np.ndarray)) for v in array):
+        array = array.astype(np.float64)  # with a null among the numbers, which is told where they are read
+    if array.ndim > 1 or array.dtype.kind not in "biuf":
+        raise DataError(
+            explain(
+                f"The function can't be given the column {name!r}.",
+                expected="a number, an array of numbers, a string or binary",
+                received=type(first).__name__,
+                fix="Cast it; flatten arrays of arrays; use transform for image structs.",
+            )
+        )
+    kind = spark_type(array.dtype.name)
+    return T.ArrayType(kind) if array.ndim else kind
+
+
+def _whole(name: str, column: pd.Series, policy: Any) -> bool:
+    """Whether a column of fractions is one of whole numbers, with nulls that a whole number stands for."""
+    given = policy.get(name) if isinstance(policy, dict) else None
+    if not isinstance(given, dict) or not isinstance(given["fill"], int) or column.dtype.kind != "f":
+        return False
+    values = column.dropna()
+    return bool(column.isna().any() and (values == values.round()).all())
 
 
 def _first(name: str, series: pd.Series, policy: Any) -> Any:
-    """A value of the column; where all are missing, the one that stands for them."""
-    values = series.dropna()
+    """A value of the column; where some are missing, the one that stands for them."""
+    values = series.dropna() if isinstance(series, pd.Series) else series
+    given = policy.get(name) if isinstance(policy, dict) else None
+    if isinstance(given, dict) and len(values) < len(series):
+        return given["fill"]
+    if isinstance(series, pd.DataFrame):
+        return series  # of a struct, which is refused
     if len(values):
         return values.iloc[0]
-    given = policy.get(name) if isinstance(policy, dict) else None
-    if isinstance(given, dict):
-        return given["fill"]
     raise DataError(
         explain(
             f"The column {name!r} can't be scored.",

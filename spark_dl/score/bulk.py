@@ -233,7 +233,7 @@ def _matrix(array: pa.Array, column: Column) -> np.ndarray:
         fields = dict(zip(VECTOR_FIELDS, array.flatten(), strict=True))
         extracted = extract_vectors(fields, column.width)
     else:
-        array = _images(array) if column.image_struct else flattened(array, column.nested)
+        array = _images(array) if column.image_struct else flattened(array, column.nested, column.inner)
         extracted = extract(array, column)
     _check(extracted, column)
     return extracted.values

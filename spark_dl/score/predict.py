@@ -116,11 +116,13 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     """
     check_new(frame.sparkSession, frame.columns, outputs.values())
     fields = {name: field for name, field in model.head.fields().items() if name in outputs}
-    types = ", ".join(f"{column} {kind}" for name, field in fields.items() for column, kind in _sent(name, field))
+    types = ", ".join(
+        f"{column} {kind}" for place, field in enumerate(fields.values()) for column, kind in _sent(place, field)
+    )
     udf = F.pandas_udf(_scorer(model, list(fields)), types)  # type: ignore[call-overload]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     result = frame.withColumn(scored, udf(*map(_input, model.columns)))
-    added = {outputs[name]: _received(scored, name, field) for name, field in fields.items()}
+    added = {outputs[name]: _received(scored, place, fields[name]) for place, name in enumerate(fields)}
     return result.withColumns(added).drop(scored)
 
 
@@ -144,8 +146,9 @@ def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str])
         )
 
 
-def _sent(name: str, field: Field) -> list[tuple[str, str]]:
-    """The columns, with their types, in which a field travels to the JVM."""
+def _sent(place: int, field: Field) -> list[tuple[str, str]]:
+    """The columns, with their types, in which a field travels to the JVM; an output may have a name that SQL refuses."""
+    name = f"field{place}"
     number = "float" if field.kind == "array<float>" else "double"
     if field.kind == "double":
         return [(name, number)]
@@ -154,23 +157,27 @@ def _sent(name: str, field: Field) -> list[tuple[str, str]]:
     return [(name, f"array<{number}>")]
 
 
-def _received(scored: str, name: str, field: Field) -> SparkColumn:
+def _received(scored: str, place: int, field: Field) -> SparkColumn:
     """A field made of the columns in which it has travelled."""
-    parts = [F.col(f"{scored}.{column}") for column, _ in _sent(name, field)]
+    parts = [F.col(f"{scored}.{column}") for column, _ in _sent(place, field)]
     value = F.array(*parts) if field.kind != "double" and field.width <= _WIDEST else parts[0]
     return array_to_vector(value) if field.kind == "vector" else value
 
 
-def _split(name: str, field: Field, values: np.ndarray) -> dict[str, Any]:
+def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:
     """A field's values, by the columns in which they travel."""
-    names = [column for column, _ in _sent(name, field)]
+    names = [column for column, _ in _sent(place, field)]
     if field.kind == "double":
-        return {name: values}
-    return dict(zip(names, values.T, strict=True)) if field.width <= _WIDEST else {name: list(values)}
+        return {names[0]: values}
+    return dict(zip(names, values.T, strict=True)) if field.width <= _WIDEST else {names[0]: list(values)}
 
 
 def _input(column: Column) -> SparkColumn:
     value = selected(column)
+    if column.fill is not None:  # here, since pandas would make fractions of whole numbers with nulls
+        fill = F.lit(bool(column.fill) if column.dtype == "bool" else column.fill)
+        missing = value.isNull() | F.isnan(value) if column.dtype.startswith("float") else value.isNull()
+        value = F.when(missing, fill).otherwise(value)
     return vector_to_array(value, "float32") if column.kind == "vector" else value
 
 
@@ -184,8 +191,8 @@ def _scorer(
             given = series if isinstance(series, tuple) else (series,)
             columns = model.score_pandas(given)
             content: dict[str, Any] = {}
-            for name, kind in fields.items():
-                content.update(_split(name, kind, columns[name]))
+            for place, (name, kind) in enumerate(fields.items()):
+                content.update(_split(place, kind, columns[name]))
             yield pd.DataFrame(content)
 
     return score_batches

@@ -25,6 +25,7 @@ __all__ = [
     "ModelInput",
     "ModelOutput",
     "ModelShape",
+    "by_output",
     "compiled_copy",
     "custom_objects",
     "fixed_shapes",
@@ -79,12 +80,16 @@ class ModelShape:
     """A model's inputs and outputs.
 
     Attributes:
-        inputs: in the model's order.
-        outputs: in the model's order.
+        inputs: in the model's order; that of the names, sorted, where it takes a dict.
+        outputs: in the model's order; that of the names, sorted, where it gives a dict.
+        takes_dict: whether the model was built on a dict of inputs.
+        gives_dict: whether it was built on a dict of outputs.
     """
 
     inputs: tuple[ModelInput, ...]
     outputs: tuple[ModelOutput, ...]
+    takes_dict: bool = False
+    gives_dict: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,8 @@ def custom_objects(model: keras.Model, *others: Any) -> dict[str, Any]:
         kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
         if (inspect.isfunction(thing) or hasattr(thing, "get_config")) and not _is_keras(kind):
             found.setdefault(kind.__name__, kind)
+            if not inspect.isfunction(kind):
+                found.setdefault(keras.saving.get_registered_name(kind), kind)
     return found
 
 
@@ -212,7 +219,7 @@ def shape_of(model: Any) -> ModelShape:
                 fix="Set the param `model`.",
             )
         )
-    inputs, outputs = _ports(model)
+    inputs, outputs, takes_dict, gives_dict = _ports(model)
     for dtype in (given.dtype for given in inputs):
         if dtype not in (*_FED_DTYPES, "string"):
             raise ModelError(
@@ -233,7 +240,7 @@ def shape_of(model: Any) -> ModelShape:
                     fix="Give their layers names, or build the model on dicts.",
                 )
             )
-    return ModelShape(tuple(inputs), tuple(outputs))
+    return ModelShape(tuple(inputs), tuple(outputs), takes_dict, gives_dict)
 
 
 def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tuple[int, ...]]) -> ModelShape:
@@ -264,9 +271,12 @@ def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tupl
             )
         inputs.append(replace(one, shape=chosen))
     if not any(None in one.shape for one in shape.outputs):
-        return ModelShape(tuple(inputs), shape.outputs)
-    tensors = {one.name: keras.KerasTensor((None, *one.shape), dtype=one.dtype) for one in inputs}
-    result = model.compute_output_spec(tensors if len(tensors) > 1 else next(iter(tensors.values())))
+        return replace(shape, inputs=tuple(inputs))
+    tensors = [keras.KerasTensor((None, *one.shape), dtype=one.dtype) for one in inputs]
+    if shape.takes_dict:
+        result = model.compute_output_spec({one.name: t for one, t in zip(inputs, tensors, strict=True)})
+    else:
+        result = model.compute_output_spec(tensors if len(tensors) > 1 else tensors[0])
     shapes = [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(result)]
     if any(None in found for found in shapes):
         raise ModelError(
@@ -277,18 +287,24 @@ def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tupl
             )
         )
     outputs = [replace(one, shape=found) for one, found in zip(shape.outputs, shapes, strict=True)]
-    return ModelShape(tuple(inputs), tuple(outputs))
+    return replace(shape, inputs=tuple(inputs), outputs=tuple(outputs))
 
 
-def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput]]:
-    """The inputs and outputs in Keras's own order, that of the flattened structures."""
+def _structures(model: keras.Model) -> tuple[Any, Any]:
+    """The inputs and outputs as the model was built on them."""
+    # A Sequential hides the functional model that it is.
+    return (model.inputs, model.outputs) if isinstance(model, keras.Sequential) else (model.input, model.output)
+
+
+def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], bool, bool]:
+    """The inputs and outputs in Keras's own order, that of the flattened structures; and whether these are dicts."""
     if not model.built or not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         return _called_ports(model)
+    taken, given = _structures(model)
     inputs = [
         ModelInput(_key(path) or tensor._keras_history.operation.name, tuple(tensor.shape[1:]), str(tensor.dtype))
-        for path, tensor in _flat(model.inputs if isinstance(model, keras.Sequential) else model.input, model)
+        for path, tensor in _flat(taken, model)
     ]
-    given = model.outputs if isinstance(model, keras.Sequential) else model.output
     outputs = [
         ModelOutput(
             _key(path) or tensor._keras_history.operation.name,
@@ -297,10 +313,10 @@ def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput]]:
         )
         for index, (path, tensor) in enumerate(_flat(given, model))
     ]
-    return inputs, outputs
+    return inputs, outputs, isinstance(taken, dict), isinstance(given, dict)
 
 
-def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput]]:
+def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], bool, bool]:
     """Those of a subclassed model that has been built for one tensor, or for a dict of tensors."""
     built = (model.get_build_config() or {}).get("input_shape") if model.built else None
     shapes: dict[str, Any] = built if isinstance(built, dict) else {"input": built}
@@ -322,7 +338,7 @@ def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutpu
         ModelOutput(_key(path) or f"output_{index}", tuple(tensor.shape[1:]), "")
         for index, (path, tensor) in enumerate(_flat(result, model))
     ]
-    return inputs, outputs
+    return inputs, outputs, isinstance(built, dict), isinstance(result, dict)
 
 
 def _is_shape(thing: Any) -> bool:
@@ -387,7 +403,8 @@ def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
                 received=getattr(output, "shape", type(output).__name__),
             )
         )
-    return to_bytes(keras.Model(model.input, output)), math.prod(output.shape[1:])
+    inputs, _ = _structures(model)
+    return to_bytes(keras.Model(inputs, output)), math.prod(output.shape[1:])
 
 
 def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
@@ -400,22 +417,39 @@ def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
     Raises:
         ModelError: an output has no loss, or it can't be used.
     """
+    several = isinstance(loss, (list, tuple, dict))
+    given = by_output("loss", loss if several else [loss] * len(shape.outputs), shape)
+    return tuple(loss_facts(one) for one in given.values())
+
+
+def by_output(what: str, given: Any, shape: ModelShape) -> dict[str, Any]:
+    """What is given for each output, by its name, in the model's order.
+
+    Args:
+        what: is given, for messages.
+        given: a list in the model's order, or a dict.
+        shape: of the model.
+
+    Raises:
+        ModelError: an output without one, or one of no output; or a list for a model that gives a dict.
+    """
     names = [output.name for output in shape.outputs]
-    if isinstance(loss, dict):
-        given = [loss.get(name) for name in names]
-        unknown = [name for name in loss if name not in names]
-    else:
-        given = list(loss) if isinstance(loss, (list, tuple)) else [loss] * len(names)
-        unknown = []
-    if unknown or len(given) != len(names) or any(one is None for one in given):
+    one_each = not isinstance(given, dict) and len({id(one) for one in given}) > 1
+    found = dict(given) if isinstance(given, dict) else dict(zip(names, given, strict=False))
+    if (
+        set(found) != set(names)
+        or len(given) != len(names)
+        or None in found.values()
+        or (one_each and shape.gives_dict)
+    ):
         raise ModelError(
             explain(
-                "Each output of the model takes a loss.",
-                expected=f"one loss for all, or one each for {', '.join(names)}",
-                received=repr(loss),
+                f"Each output of the model takes a {what}.",
+                expected=f"one each for {', '.join(names)}" + (", as a dict by name" if shape.gives_dict else ""),
+                received=repr(given),
             )
         )
-    return tuple(loss_facts(one) for one in given)
+    return {name: found[name] for name in names}
 
 
 def loss_facts(loss: Any) -> LossFacts:
@@ -467,9 +501,18 @@ def compiled_copy(
         return _built(_recompiled(copy, optimizer, loss, metrics, loss_weights, dtype_policy == "mixed_float16"))
 
 
+def _last_operations(model: keras.Model) -> Iterator[int]:
+    """The ids of the layers that the outputs come from, within inner models, too."""
+    for tensor in getattr(model, "outputs", None) or []:
+        operation = tensor._keras_history.operation
+        yield id(operation)
+        if isinstance(operation, keras.Model):
+            yield from _last_operations(operation)
+
+
 def _with_policy(model: keras.Model, policy: str) -> keras.Model:
     """The model under another dtype policy; the layers that its outputs come from compute in float32."""
-    last = {id(tensor._keras_history.operation) for tensor in getattr(model, "outputs", None) or []}
+    last = set(_last_operations(model))
     for layer in model._flatten_layers():
         layer.dtype_policy = "float32" if id(layer) in last else policy
     # Anew, since tensors between layers have dtypes of their own.
@@ -491,6 +534,12 @@ def _recompiled(
             )
         )
     own_optimizer = copy.optimizer if copy.compiled else None
+    if loss_weights is not None:
+        # Keras matches weights and losses as flat lists where their forms differ.
+        shape = shape_of(copy)
+        several = isinstance(loss, (list, tuple, dict))
+        loss = by_output("loss", loss if several else [loss] * len(shape.outputs), shape)
+        loss_weights = by_output("weight of its loss", loss_weights, shape)
     given = keras.optimizers.get(
         _copied(optimizer, keras.optimizers) if optimizer is not None else own_optimizer or "adam"
     )

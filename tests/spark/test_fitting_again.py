@@ -15,7 +15,7 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationS
 from pyspark.sql import DataFrame, SparkSession
 
 import spark_dl
-from spark_dl import KerasClassifier, KerasRegressor
+from spark_dl import KerasClassifier, KerasEstimator, KerasRegressor
 from spark_dl.errors import DataError, ModelError, OptionError, RankError, StoreError
 
 QUIET = {"tracking": None, "verbose": 0}
@@ -110,7 +110,8 @@ def test_a_failed_fit_of_several_leaves_nothing(data: DataFrame, tmp_path: Path)
     with pytest.raises(RankError, match="on purpose"):
         next(fits)
     assert os.listdir(tmp_path) == []
-    assert next(fits, None) is None
+    with pytest.raises(RankError, match="on purpose"):
+        next(fits)
 
 
 def test_fits_of_other_columns_are_converted_anew(data: DataFrame) -> None:
@@ -140,6 +141,26 @@ def test_a_grid_searches_the_hyperparameters_of_a_model(data: DataFrame) -> None
     told = split.fit(data)
     assert [model.keras().layers[0].units for model in told.subModels] == [2, 3]
     assert [float(model.keras().optimizer.learning_rate) for model in told.subModels] == pytest.approx([0.01, 0.1])
+
+
+def two_by_two(width: int = 3) -> keras.Model:
+    """Names that Keras makes up, another time others."""
+    one, two = keras.Input((1,)), keras.Input((1,))
+    hidden = keras.layers.Dense(width)(keras.layers.Concatenate()([one, two]))
+    model = keras.Model([one, two], [keras.layers.Dense(1)(hidden), keras.layers.Dense(2)(hidden)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_a_function_may_name_inputs_and_outputs_anew_each_time(data: DataFrame) -> None:
+    estimator = KerasEstimator(
+        modelFn=two_by_two, inputCols=["f0", "f1"], labelCols=["label", "f2"], outputCols=["a", "b"], **QUIET
+    )
+    (fitted, _) = (
+        model for _, model in sorted(estimator.fitMultiple(data, [{}, {estimator.modelParams: {"width": 5}}]))
+    )
+    scored = fitted.transform(data)
+    assert dict(scored.dtypes).items() >= {"a": "double", "b": "array<float>"}.items()
 
 
 def test_a_model_of_a_function_is_saved_as_what_it_builds(data: DataFrame, tmp_path: Path) -> None:

@@ -98,10 +98,11 @@ def test_thresholds_that_mean_nothing_are_refused(value: Any) -> None:
 # --- layers ------------------------------------------------------------------------------------------------------
 
 
-def test_a_layers_output_is_an_embedding(data: DataFrame) -> None:
+@pytest.mark.parametrize("sequential", [True, False])
+def test_a_layers_output_is_an_embedding(data: DataFrame, sequential: bool) -> None:
     inputs = keras.Input((4,))
-    hidden = keras.layers.Dense(5, "tanh", name="embedding")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(hidden))
+    layers = [keras.layers.Dense(5, "tanh", name="embedding"), keras.layers.Dense(3, "softmax")]
+    model = keras.Sequential([inputs, *layers]) if sequential else keras.Model(inputs, layers[1](layers[0](inputs)))
     fitted = KerasClassifier(model=model, **QUIET).fit(data)
     scored = fitted.copy({fitted.outputLayer: "embedding", fitted.predictionCol: "vector"}).transform(data)
     assert set(scored.columns) - set(data.columns) == {"vector"}

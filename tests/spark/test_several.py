@@ -198,8 +198,10 @@ def test_parquet_is_scored_the_same(fitted: KerasModel, data: DataFrame, tmp_pat
         np.testing.assert_allclose(one.prediction_kind, other.prediction_kind, atol=1e-6)
 
 
-def test_a_list_gives_columns_in_the_models_order(fitted: KerasModel, data: DataFrame) -> None:
-    columns = {"inputCols": ["steps", "count", "word"], "labelCols": ["kind", "price"]}
+def test_a_list_gives_columns_in_the_order_of_a_model_that_was_built_on_a_list(
+    fitted: KerasModel, data: DataFrame
+) -> None:
+    columns = {"inputCols": ["steps", "count", "word"]}
     estimator = an_estimator(**columns, **OPTIONS)
     told = [" ".join(line.split()) for line in str(estimator.plan(data)).splitlines()[2:]]
     assert told == [
@@ -219,6 +221,8 @@ def test_a_list_gives_columns_in_the_models_order(fitted: KerasModel, data: Data
     [
         ({"inputCols": None}, "several inputs"),
         ({"labelCols": None}, "several outputs"),
+        ({"labelCols": ["price", "kind"]}, "labelCols is a list, but the model was built on a dict"),
+        ({"outputCols": ["p", "k"]}, "outputCols is a list, but the model was built on a dict"),
         ({"inputCols": ["steps", "count"]}, "inputCols doesn't match the model's inputs"),
         ({"nullPolicy": {"cuont": "drop"}}, "nullPolicy names 'cuont'.*Did you mean 'count'"),
         ({"outputCols": {"prise": "p"}}, "outputCols doesn't match the model's outputs"),

@@ -185,7 +185,7 @@ def test_each_column_has_its_own_policy() -> None:
 
 @pytest.mark.parametrize(
     ("column", "fill"),
-    [("a", "text"), ("b", 0.5), ("b", 1 << 70), ("array", 0.0), ("vector", 0.0), ("flag", 300)],
+    [("a", "text"), ("b", 0.5), ("b", 1 << 70), ("array", 0.0), ("vector", 0.0), ("flag", 300), ("a", float("nan"))],
 )
 def test_a_value_that_can_not_stand_for_a_missing_one_is_refused(column: str, fill: Any) -> None:
     with pytest.raises(DataError, match=f"nullPolicy can't fill the column '{column}'.*Imputer"):
@@ -238,7 +238,11 @@ def test_arrays_of_arrays_are_flattened_row_by_row(kind: Any, cut: slice) -> Non
 
 def test_an_array_of_arrays_takes_the_models_shape() -> None:
     spec = feature_spec(SCHEMA, ["steps"], "featuresCol", (3, 2), "float32")
-    assert spec.columns == (Column("steps", "array", "float32", 6, nested=1),)
+    assert spec.columns == (Column("steps", "array", "float32", 6, nested=1, inner=(2,)),)
+    rows = [[[1.0, 2], [3, 4], [5, 6]], [[1.0, 2, 3], [4, 5, 6]], [[1.0], [2, 3], [4, 5, 6]], None]
+    array = flattened(pa.array(rows, pa.list_(pa.list_(pa.float32()))), 1, spec.columns[0].inner)
+    extracted = extract(array, spec.columns[0])
+    assert (extracted.lengths, extracted.nulls) == ({0: 2}, 1)
 
 
 @pytest.mark.parametrize(

@@ -331,6 +331,17 @@ def test_each_output_has_a_loss(loss: Any, names: list[str]) -> None:
     assert [facts.name for facts in losses_of(loss, shape)] == names
 
 
+def test_weights_of_losses_are_matched_by_name() -> None:
+    inputs = both()
+    model = keras.Model(inputs, list(heads(*inputs)))
+    for loss in (["mse", "mae"], {"price": "mse", "kind": "mae"}):
+        copy = compiled_copy(model, None, loss, None, {"price": 1.0, "kind": 10.0})
+        assert copy.get_compile_config()["loss_weights"] == {"price": 1.0, "kind": 10.0}
+        assert set(copy.loss) == {"price", "kind"}
+    with pytest.raises(ModelError, match=r"takes a weight of its loss.*price, kind"):
+        compiled_copy(model, None, "mse", None, {"prise": 1.0, "kind": 10.0})
+
+
 @pytest.mark.parametrize("loss", [["mse"], {"price": "mse"}, {"price": "mse", "kind": "mae", "other": "mae"}])
 def test_an_output_without_a_loss_is_refused(loss: Any) -> None:
     inputs = both()

@@ -41,7 +41,7 @@ def test_batches_of_any_size_give_the_models_own_predictions(batch_size: int) ->
     batches: Iterator[Any] = iter([pd.Series(list(x[:7])), pd.Series(list(x[7:7])), (pd.Series(list(x[7:])),)])
     scored = list(run(batches))
     assert [len(frame) for frame in scored] == [7, 0, 3]
-    got = np.concatenate([frame[["prediction_0", "prediction_1"]].to_numpy() for frame in scored])
+    got = np.concatenate([frame[["field0_0", "field0_1"]].to_numpy() for frame in scored])
     np.testing.assert_allclose(got, model.predict(x, verbose=0), rtol=1e-5)
 
 
@@ -49,16 +49,16 @@ def test_many_numbers_a_row_travel_as_a_list() -> None:
     model, run = a_scorer((ARRAY,), TensorOutput(300), 300, 4)
     x = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
     full, empty = run(iter([pd.Series(list(x)), pd.Series([], dtype=object)]))
-    assert (list(full.columns), list(empty.columns), len(empty)) == (["prediction"], ["prediction"], 0)
-    np.testing.assert_allclose(np.stack(full["prediction"]), model.predict(x, verbose=0), rtol=1e-5)
+    assert (list(full.columns), list(empty.columns), len(empty)) == (["field0"], ["field0"], 0)
+    np.testing.assert_allclose(np.stack(full["field0"]), model.predict(x, verbose=0), rtol=1e-5)
 
 
 def test_several_columns_are_joined_in_their_order() -> None:
     model, run = a_scorer((SCALAR, ARRAY), Regression(), 1, 4)
     x = np.arange(8, dtype="float32").reshape(2, 4)
     (frame,) = run(iter([(pd.Series(x[:, 0]), pd.Series(list(x[:, 1:])))]))
-    assert frame["prediction"].dtype == np.float64
-    np.testing.assert_allclose(frame["prediction"], model.predict(x, verbose=0)[:, 0], rtol=1e-5)
+    assert frame["field0"].dtype == np.float64
+    np.testing.assert_allclose(frame["field0"], model.predict(x, verbose=0)[:, 0], rtol=1e-5)
 
 
 def test_rows_take_the_shape_and_dtype_of_the_models_input() -> None:
