@@ -147,7 +147,7 @@ def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str])
 
 
 def _sent(place: int, field: Field) -> list[tuple[str, str]]:
-    """The columns, with their types, in which a field travels to the JVM; an output may have a name that SQL refuses."""
+    """The columns, with their types, in which a field travels to the JVM; SQL doesn't take any name of an output."""
     name = f"field{place}"
     number = "float" if field.kind == "array<float>" else "double"
     if field.kind == "double":
