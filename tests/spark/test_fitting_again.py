@@ -147,7 +147,7 @@ def two_by_two(width: int = 3) -> keras.Model:
     """Names that Keras makes up, another time others."""
     one, two = keras.Input((1,)), keras.Input((1,))
     hidden = keras.layers.Dense(width)(keras.layers.Concatenate()([one, two]))
-    model = keras.Model([one, two], [keras.layers.Dense(1)(hidden), keras.layers.Dense(2)(hidden)])
+    model = keras.Model([one, two], [keras.layers.Dense(1)(hidden), keras.layers.Dense(1)(hidden)])
     model.compile("sgd", "mse")
     return model
 
@@ -160,7 +160,7 @@ def test_a_function_may_name_inputs_and_outputs_anew_each_time(data: DataFrame) 
         model for _, model in sorted(estimator.fitMultiple(data, [{}, {estimator.modelParams: {"width": 5}}]))
     )
     scored = fitted.transform(data)
-    assert dict(scored.dtypes).items() >= {"a": "double", "b": "array<float>"}.items()
+    assert dict(scored.dtypes).items() >= {"a": "double", "b": "double"}.items()
 
 
 def test_a_model_of_a_function_is_saved_as_what_it_builds(data: DataFrame, tmp_path: Path) -> None:
@@ -202,12 +202,13 @@ def test_epochs_are_counted_from_the_initial_one(data: DataFrame) -> None:
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_a_dtype_policy_is_that_of_all_layers_but_the_last(data: DataFrame, policy: str) -> None:
     model = built()
-    fitted = KerasRegressor(model=model, dtypePolicy=policy, numWorkers=2, epochs=2, **QUIET).fit(data)
+    fitted = KerasRegressor(model=model, dtypePolicy=policy, numWorkers=2, epochs=2, batchSize=2, **QUIET).fit(data)
     trained = fitted.keras()
     assert [layer.dtype_policy.name for layer in trained.layers] == [policy, "float32"]
     assert [layer.dtype_policy.name for layer in model.layers] == ["float32", "float32"]
     scales = isinstance(trained.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scales is (policy == "mixed_float16")
+    # The first steps in float16 are left out, until the scale of the loss fits.
     losses = fitted.summary.history["loss"]
     assert losses[1] < losses[0]
     rows = fitted.transform(data).collect()
