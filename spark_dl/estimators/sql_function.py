@@ -85,8 +85,9 @@ def _type(name: str, first: Any) -> T.DataType:
             explain(
                 f"The function can't be given the column {name!r}.",
                 expected="a number, an array of numbers, a string or binary",
-                received=type(first).__name__,
-                fix="Cast it; flatten arrays of arrays; use transform for image structs.",
+                received="a struct" if isinstance(first, pd.DataFrame) else type(first).__name__,
+                fix="Give a Vector as vector_to_array(column), an array of arrays as flatten(column); for Spark's images "
+                "use transform.",
             )
         )
     kind = spark_type(array.dtype.name)
@@ -117,7 +118,6 @@ def _first(name: str, series: pd.Series, policy: Any) -> Any:
             f"The column {name!r} can't be scored.",
             expected="no nulls",
             received=f"{len(series)} null or NaN in a batch of {len(series)} rows",
-            fix="Clean the column, for example with coalesce. A Vector is given as vector_to_array(column): a function "
-            "sees nulls in its place.",
+            fix="Clean the column, for example with coalesce.",
         )
     )

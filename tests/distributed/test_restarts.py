@@ -103,9 +103,9 @@ def test_a_lost_worker_costs_the_work_since_the_last_checkpoint(
     fitted = estimator(callbacks=[Once(what, mark)], checkpointSteps=2).fit(data)
     said = capsys.readouterr().err
     assert mark.exists()
-    # Of a task that is killed either Spark tells first, or the other rank that misses it.
-    lost = "Rank 1 on host .* was lost" if what == "kill" else "(Rank|The Spark job)"
-    assert re.search(rf"In epoch 3: {lost}.* Restarting from step 2 of epoch 3, attempt 2 of 4\.", said), said
+    # Of a task that is killed either Spark tells first, or the other rank that misses it; it may take some steps more.
+    lost, step = ("Rank 1 on host .* was lost", "2") if what == "kill" else ("(Rank|The Spark job)", r"\d+")
+    assert re.search(rf"In epoch 3: {lost}.* Restarting from step {step} of epoch 3, attempt 2 of 4\.", said), said
     assert len(fitted.summary.history["loss"]) == EPOCHS
     same(weights(fitted), undisturbed)
 

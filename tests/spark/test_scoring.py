@@ -153,7 +153,7 @@ def test_a_function_tells_what_it_can_not_score(fitted: KerasClassifierModel, da
         ("told(features, f0)", "expected: 1 arguments: features.*received: 2"),
         ("told(f0)", "width isn't the width of the model's input"),
         ("told(cast(null as array<float>))", "column 'features' can't be scored.*no nulls.*null or NaN in a batch"),
-        ("told(v)", "column 'features' can't be scored.*vector_to_array"),
+        ("told(v)", "can't be given the column 'features'.*a struct.*vector_to_array"),
         ("told(note)", "'features', which featuresCol names, can't be fed.*string"),
     ):
         with pytest.raises(PythonException, match=f"(?is){told}"):

@@ -87,7 +87,12 @@ REFUSED = {
     "a cache that can't be written": ({}, {"SPARK_DL_CACHE": "/proc/none"}, [], "set SPARK_DL_CACHE to a directory"),
     "no CUDA": ({"nvcc": "exit 1"}, {}, ["--gpu"], "--gpu: no CUDA toolkit"),
     "no NCCL": ({"nvcc": CUDA}, {}, ["--gpu"], "--gpu: NCCL is missing"),
-    "no GPU": ({"nvcc": CUDA, "g++": "exit 0", "nvidia-smi": "exit 9"}, {}, ["--gpu"], "--gpu: no NVIDIA driver"),
+    "no GPU": (
+        {"nvcc": CUDA, "g++": "cat >/dev/null", "nvidia-smi": "exit 9"},
+        {},
+        ["--gpu"],
+        "--gpu: no NVIDIA driver",
+    ),
 }
 
 
