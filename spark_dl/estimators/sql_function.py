@@ -86,8 +86,8 @@ def _type(name: str, first: Any) -> T.DataType:
                 f"The function can't be given the column {name!r}.",
                 expected="a number, an array of numbers, a string or binary",
                 received="a struct" if isinstance(first, pd.DataFrame) else type(first).__name__,
-                fix="Give a Vector as vector_to_array(column), an array of arrays as flatten(column); for Spark's images "
-                "use transform.",
+                fix="Give a Vector as vector_to_array(column), an array of arrays as flatten(column); for images use "
+                "transform.",
             )
         )
     kind = spark_type(array.dtype.name)
