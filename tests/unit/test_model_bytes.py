@@ -335,9 +335,10 @@ def test_weights_of_losses_are_matched_by_name() -> None:
     inputs = both()
     model = keras.Model(inputs, list(heads(*inputs)))
     for loss in (["mse", "mae"], {"price": "mse", "kind": "mae"}):
-        copy = compiled_copy(model, None, loss, None, {"price": 1.0, "kind": 10.0})
-        assert copy.get_compile_config()["loss_weights"] == {"price": 1.0, "kind": 10.0}
-        assert set(copy.loss) == {"price", "kind"}
+        for weights in ([1.0, 10.0], {"price": 1.0, "kind": 10.0}):
+            copy = compiled_copy(model, None, loss, None, weights)
+            assert copy.get_compile_config()["loss_weights"] == {"price": 1.0, "kind": 10.0}
+            assert set(copy.loss) == {"price", "kind"}
     with pytest.raises(ModelError, match=r"takes a weight of its loss.*price, kind"):
         compiled_copy(model, None, "mse", None, {"prise": 1.0, "kind": 10.0})
 
