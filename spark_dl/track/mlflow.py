@@ -126,7 +126,8 @@ class MlflowTracker:
         with tempfile.TemporaryDirectory() as directory:
             local = Path(directory, Path(path).name)
             local.write_bytes(content)
-            self._client.log_artifact(self.run_id, str(local), str(Path(path).parent))
+            folder = "/".join(Path(path).parts[:-1]) or None
+            self._client.log_artifact(self.run_id, str(local), folder)
 
     def end(self, failure: BaseException | None) -> None:
         """End a run that was opened here; note the failure in any."""

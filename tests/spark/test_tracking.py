@@ -58,6 +58,8 @@ def test_a_fit_is_one_finished_run_with_its_params(run: tuple[Any, Run]) -> None
     assert logged.data.params.items() >= {"batchSize": "16", "epochs": "2", "metrics": "accuracy"}.items()
     assert logged.data.tags["spark_dl.uid"] == fitted.uid
     assert logged.data.tags["spark_dl.master"] == "local[2]"
+    plan = mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/columns.txt")
+    assert [line.split()[0] for line in plan.splitlines()[2:]] == ["features", "label", "held"]
     assert mlflow.active_run() is None
 
 
