@@ -172,7 +172,8 @@ def apart(one: list[np.ndarray], other: list[np.ndarray]) -> float:
 def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
     """What `fit` would tell the ranks, over blocks that Spark has written."""
     weight = "weight" if case.weighted else None
-    several = {"inputCols": ["features", "features"], "labelCols": ["label", "label"]} if case.several else {}
+    labels = {"kind": "label", "value": "label"}
+    several = {"inputCols": ["features", "features"], "labelCols": labels} if case.several else {}
     estimator = KerasEstimator(
         model=network(case), weightCol=weight, batchSize=case.batch, epochs=EPOCHS, shuffle=False, **several
     )
