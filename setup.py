@@ -37,7 +37,17 @@ setup(
     extras_require={
         "cpu": ["tensorflow-cpu>=2.21,<2.22"],
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        "dev": ["hypothesis", "mypy", "pytest", "ruff", "scikit-learn"],
+        "connect": ["googleapis-common-protos", "grpcio>=1.67", "grpcio-status", "zstandard"],
+        "dev": [
+            "googleapis-common-protos",
+            "grpcio-status",
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "ruff",
+            "scikit-learn",
+            "zstandard",
+        ],
     },
     entry_points={"console_scripts": ["spark-dl = spark_dl.cli:main"]},
 )

@@ -10,6 +10,8 @@ from typing import Any
 from pyspark import InheritableThread
 from pyspark.sql import DataFrame, Row, SparkSession
 
+from spark_dl.session import cancel, tag_jobs
+
 __all__ = ["SparkJob"]
 
 _CANCEL_SECONDS = 10.0
@@ -41,7 +43,7 @@ class SparkJob:
 
     def __exit__(self, *error: Any) -> None:
         if not self._ended.is_set():
-            self._spark.sparkContext.cancelJobsWithTag(self._tag)
+            cancel(self._spark, self._tag)
         self._thread.join(_CANCEL_SECONDS)
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -60,9 +62,8 @@ class SparkJob:
         return self._rows
 
     def _collect(self) -> None:
-        # The session's own tags (addTag, interruptTag) reach no job of a classic session in Spark 4.0.5.
-        self._spark.sparkContext.addJobTag(self._tag)
         try:
+            tag_jobs(self._spark, self._tag)
             self._rows = self._frame.collect()
         except BaseException as error:
             self._error = error

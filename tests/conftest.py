@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folder tells what a test needs; the fast ones run first."""
-    order = {"spark": 1, "distributed": 2, "equality": 3, "hosts": 4}
+    order = {"spark": 1, "connect": 2, "distributed": 3, "equality": 4, "hosts": 5}
     for item in items:
         if item.path.parent.name in order:
             item.add_marker(item.path.parent.name)

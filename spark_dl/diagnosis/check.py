@@ -19,7 +19,7 @@ from spark_dl.diagnosis.visit import Order, visit
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slots import check_cluster, encryption, no_slots, resource_profile, setting_of, slots_of
+from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 from spark_dl.workspace import Workspace
@@ -82,7 +82,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
         findings.append(Finding("cluster", "encryption", told, fix))
     slots = slots_of(master, setting_of(spark), LaunchSettings())
     task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
-    counted = slots or max(1, spark.sparkContext.defaultParallelism // task_cpus)
+    counted = slots or max(1, (cores_now(spark) or 1) // task_cpus)
     findings.append(Finding("cluster", "slots", f"{counted}{'' if slots else ' or more'} on {master}"))
     try:
         with Workspace(cacheDir, master) as store:

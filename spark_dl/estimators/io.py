@@ -20,6 +20,7 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 from pyspark.sql import SparkSession
 
 from spark_dl.errors import SavedModelError, explain
+from spark_dl.session import is_connect
 
 __all__ = ["FORMAT", "Reader", "Saved", "Writer"]
 
@@ -56,6 +57,14 @@ class Writer(MLWriter):
         super().__init__()
         self._instance = instance
 
+    def _handleOverwrite(self, path: str) -> None:
+        if is_connect(self.sparkSession):  # MLWriter's own way is through the JVM
+            from pyspark.ml.connect.readwrite import RemoteMLWriter
+
+            RemoteMLWriter.handleOverwrite(path, True)
+        else:
+            super()._handleOverwrite(path)
+
     def saveImpl(self, path: str) -> None:
         """Write the directory."""
         facts, content, params = self._instance._to_saved()
@@ -70,7 +79,7 @@ class Writer(MLWriter):
             while some := list(itertools.islice(chunks, _CHUNKS_AT_ONCE)):
                 frame = spark.createDataFrame(some, "chunk int, content binary").coalesce(1)
                 # A directory that is there already is refused before anything in it is touched.
-                frame.write.mode("append" if some[0][0] else "errorifexists").parquet(f"{path}/model")
+                frame.write.mode("append" if some[0][0] else "error").parquet(f"{path}/model")
         DefaultParamsWriter.saveMetadata(self._instance, path, spark, extraMetadata={"sparkDL": saved}, paramMap=params)
 
 

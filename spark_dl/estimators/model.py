@@ -26,6 +26,7 @@ from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
 from spark_dl.estimators.saving import config_text
 from spark_dl.estimators.sql_function import sql_function
+from spark_dl.parcel import Parcel
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
 from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput, head_from_dict
@@ -126,7 +127,7 @@ class KerasModel(OptionParams, Model, Saved):
             weight=weight,
         )
         custom = cloudpickle.dumps(self._named_objects())
-        return evaluate(dataset, Evaluation(self._fitted_content(), custom, packing, values["scoreBatchSize"]))
+        return evaluate(dataset, Evaluation(Parcel(self._fitted_content()), custom, packing, values["scoreBatchSize"]))
 
     def registerUdf(self, spark: SparkSession, name: str, output: str = "prediction") -> None:
         """Register the model as a function of Spark SQL: `SELECT name(features) FROM ...`.
@@ -150,7 +151,7 @@ class KerasModel(OptionParams, Model, Saved):
         values = self._values()
         custom = cloudpickle.dumps(self._named_objects())
         model = ScoringModel.of(content, custom, (), head, values["scoreBatchSize"])
-        spark.udf.register(name, sql_function(model, values, self._inputs, output))
+        spark.udf.register(name, sql_function(model.sent(spark), values, self._inputs, output))
 
     def scoreParquet(self, inputPath: str, outputPath: str, overwrite: bool = False) -> int:
         """Score Parquet files into Parquet files, as `transform` and a write would, without the JVM touching a row.

@@ -17,6 +17,7 @@ from spark_dl.estimators.progress import SPEEDS, Progress
 from spark_dl.estimators.steps import try_to_log
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.slots import cores_now
 from spark_dl.track import Tracker
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.plan import TrainPlan, TrainResult
@@ -164,8 +165,7 @@ class _Training:
         """With how many workers to go on when there were no slots for so many; None where that are too few."""
         least = self.values["minWorkers"] or self.values["numWorkers"]
         fewer = workers - 1
-        if not self.spark.conf.get("spark.default.parallelism", ""):  # else it is what it was set to
-            cores = self.spark.sparkContext.defaultParallelism
+        if cores := cores_now(self.spark):
             fewer = min(fewer, cores // (self.settings.cpus or int(self.spark.conf.get("spark.task.cpus", "1") or 1)))
         return fewer if fewer >= least else None
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spark_dl.errors import ClusterError, explain
+from spark_dl.session import driver_address
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -74,8 +75,7 @@ class Channel:
     @classmethod
     def of(cls, spark: SparkSession, messages: queue.Queue[dict[str, Any]]) -> Channel:
         """A channel on the address at which the session's executors know the driver."""
-        host = spark.conf.get("spark.driver.host") or "localhost"
-        return cls(host, spark.conf.get("spark.driver.bindAddress", host) or host, messages)
+        return cls(*driver_address(spark), messages)
 
     def __enter__(self) -> Channel:
         self._thread.start()

@@ -21,6 +21,7 @@ from spark_dl.launch.failure import first_cause
 from spark_dl.launch.rank_main import Rank
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.watch import Watch
+from spark_dl.session import running_session
 from spark_dl.spark_job import SparkJob
 
 __all__ = ["HorovodLauncher", "run_ranks"]
@@ -82,7 +83,7 @@ class HorovodLauncher:
             ClusterError: the ranks can't be started.
             RankError: a rank raised; its exception is the `__cause__`.
         """
-        spark = SparkSession.builder.getOrCreate()
+        spark = running_session()
         slots.check_cluster(spark, self.numWorkers, self.settings)
         return run_ranks(spark, functools.partial(_without_rank, fn, args), self.numWorkers, self.settings)
 

@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 from pyspark.resource import ResourceProfile, ResourceProfileBuilder, TaskResourceRequests
 from pyspark.sql import SparkSession
-from pyspark.sql.utils import is_remote
+from pyspark.sql import functions as F
 
 from spark_dl.errors import ClusterError, SlotsError, explain
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.spark_job import SparkJob
 
 __all__ = [
     "check_cluster",
+    "cores_now",
     "encryption",
     "no_slots",
     "resource_profile",
@@ -25,6 +27,8 @@ __all__ = [
 
 Setting = Callable[[str, str], str]
 
+_MANY_ROWS, _COUNT_SECONDS = 100_000, 20.0
+
 _LOCAL = re.compile(r"local(\[(\d+|\*)(,\s*\d+)?\])?")
 _LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*\]")
 # Of what executors say to each other; spark.ssl.enabled is about web pages.
@@ -34,7 +38,8 @@ _TASK_GPUS, _EXECUTOR_GPUS = "spark.task.resource.gpu.amount", "spark.executor.r
 
 def setting_of(spark: SparkSession) -> Setting:
     """Looks up a Spark setting with a default."""
-    return lambda key, default: spark.conf.get(key, default) or default
+    # Connect checks a default against the setting's type.
+    return lambda key, default: spark.conf.get(key, None) or default
 
 
 def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | None:
@@ -66,6 +71,16 @@ def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | N
     return None
 
 
+def cores_now(spark: SparkSession) -> int | None:
+    """The cores of the executors that are there, as Spark cuts a range by; at least 2. None where it can't be told."""
+    told = ("spark.default.parallelism", "spark.sql.leafNodeDefaultParallelism")  # which count in the cores' place
+    if any(setting_of(spark)(key, "") for key in told):
+        return None
+    parts = spark.range(_MANY_ROWS).select(F.spark_partition_id().alias("part")).distinct()
+    with SparkJob(parts) as job:
+        return len(job.rows()) if job.wait(_COUNT_SECONDS) else None
+
+
 def tasks_share_gpus(spark: SparkSession) -> bool:
     """Whether the application gives a task less than a whole GPU."""
     return 0 < float(setting_of(spark)(_TASK_GPUS, "0")) < 1
@@ -86,18 +101,9 @@ def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -
     """Refuse at once what Spark would refuse late or never.
 
     Raises:
-        ClusterError: a Connect session, dynamic allocation, fewer slots than workers, resources that executors don't
+        ClusterError: dynamic allocation, fewer slots than workers, resources that executors don't
             have, or plain TCP where Spark is told to encrypt.
     """
-    if is_remote():
-        raise ClusterError(
-            explain(
-                "Training over Spark Connect isn't supported yet.",
-                expected="a classic SparkSession, in the driver's own process",
-                received=type(spark).__module__,
-                fix="Run the program with spark-submit, or make the session with .master(...).",
-            )
-        )
     setting = setting_of(spark)
     if setting("spark.dynamicAllocation.enabled", "false").lower() == "true":
         raise ClusterError(

@@ -157,7 +157,7 @@ def score_parquet(
     aside = Store.at(f"{target.rstrip('/')}-{uuid.uuid4().hex[:12]}")
     aside.make()
     try:
-        scoring = _Scoring(model, fields, source, aside, schema.json().encode())
+        scoring = _Scoring(model.sent(spark), fields, source, aside, schema.json().encode())
         numbers = spark.range(0, len(source.fragments), 1, max(1, len(source.fragments)))
         with SparkJob(numbers.mapInArrow(functools.partial(_score_fragments, scoring), _RESULT)) as job:
             written = job.rows()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cloudpickle
@@ -19,6 +19,7 @@ from spark_dl.data.faults import describe
 from spark_dl.data.transport import send
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import importing
+from spark_dl.parcel import Parcel
 from spark_dl.score.predict import set_threads
 from spark_dl.spark_job import SparkJob
 
@@ -38,7 +39,7 @@ class Evaluation:
         batch_size: rows that are computed at once.
     """
 
-    content: bytes = field(repr=False)
+    content: Parcel = field(repr=False)
     custom_objects: bytes = field(repr=False)
     packing: Packing
     batch_size: int
@@ -48,7 +49,7 @@ class Evaluation:
         with importing():
             from spark_dl.train.model_bytes import from_bytes
             from spark_dl.train.step import build_state
-        model = from_bytes(self.content, cloudpickle.loads(self.custom_objects))
+        model = from_bytes(self.content.opened(), cloudpickle.loads(self.custom_objects))
         model.jit_compile = False  # batches are of many sizes
         tensors = self.packing.tensors
         build_state(model, keras_batch(tensors, [np.zeros((0, *t.shape), t.stored) for t in tensors]))
@@ -62,7 +63,8 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, float]:
         DataError: rows that can't be fed, counted by column; or no rows.
     """
     packed = frame.select(send(evaluation.packing.columns))
-    with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, evaluation), _RESULT)) as job:
+    told = replace(evaluation, content=evaluation.content.sent(frame.sparkSession))
+    with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, told), _RESULT)) as job:
         rows = job.rows()
     faults = [row for row in rows if row["kind"] != "states"]
     if faults:

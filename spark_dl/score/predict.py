@@ -11,7 +11,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cloudpickle
@@ -29,6 +29,7 @@ from spark_dl.data.schema import Column, FeatureSpec
 from spark_dl.data.transport import selected
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import importing
+from spark_dl.parcel import Parcel
 from spark_dl.score.heads import Field, Head
 
 __all__ = ["ScoringModel", "check_new", "loaded", "score", "set_threads", "unfit"]
@@ -51,7 +52,7 @@ class ScoringModel:
         batch_size: rows scored at once.
     """
 
-    content: bytes = field(repr=False, compare=False)
+    content: Parcel = field(repr=False, compare=False)
     custom_objects: bytes = field(repr=False, compare=False)
     features: tuple[FeatureSpec, ...]
     head: Head
@@ -94,13 +95,25 @@ class ScoringModel:
         parts = [predict(*(given[start : start + step] for given in inputs)) for start in starts]
         return self.head.columns([np.concatenate(same) for same in zip(*parts, strict=True)])
 
+    def sent(self, spark: SparkSession) -> ScoringModel:
+        """What to put into a function for the tasks of this session."""
+        return replace(self, content=self.content.sent(spark))
+
     @staticmethod
     def of(
         content: bytes, custom_objects: bytes, features: Sequence[FeatureSpec], head: Head, batch_size: int
     ) -> ScoringModel:
-        """The record, with the digest of the bytes."""
+        """The record, with the digest of the bytes.
+
+        Args:
+            content: `.keras` bytes.
+            custom_objects: cloudpickled dict of what Keras needs by name.
+            features: how the columns become the inputs.
+            head: what the output means.
+            batch_size: rows scored at once.
+        """
         digest = hashlib.sha256(content + custom_objects).hexdigest()
-        return ScoringModel(content, custom_objects, tuple(features), head, batch_size, digest)
+        return ScoringModel(Parcel(content), custom_objects, tuple(features), head, batch_size, digest)
 
 
 def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> DataFrame:
@@ -119,7 +132,7 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     types = ", ".join(
         f"{column} {kind}" for place, field in enumerate(fields.values()) for column, kind in _sent(place, field)
     )
-    udf = F.pandas_udf(_scorer(model, list(fields)), types)  # type: ignore[call-overload]
+    udf = F.pandas_udf(_scorer(model.sent(frame.sparkSession), list(fields)), types)  # type: ignore[call-overload]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     result = frame.withColumn(scored, udf(*map(_input, model.columns)))
     added = {outputs[name]: _received(scored, place, fields[name]) for place, name in enumerate(fields)}
@@ -219,7 +232,7 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
 
         from spark_dl.train.model_bytes import from_bytes
 
-    keras_model = from_bytes(model.content, cloudpickle.loads(model.custom_objects), compiled=False)
+    keras_model = from_bytes(model.content.opened(), cloudpickle.loads(model.custom_objects), compiled=False)
     specs = model.features
     of_bytes = [spec.tensor().stored == BYTES for spec in specs]
     signature = [

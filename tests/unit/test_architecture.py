@@ -22,7 +22,7 @@ MODULES = {
 }
 
 # Layer -> the layers that it may import, besides itself.
-BASE = {"errors", "options", "world", "store", "workspace", "collectives", "spark_job", "imports"}
+BASE = {"errors", "options", "world", "store", "workspace", "collectives", "session", "spark_job", "imports", "parcel"}
 ALLOWED = {
     "base": set(),
     "data": {"base"},

@@ -1,0 +1,1 @@
+"""Tests of a client of Spark Connect, against a server of its own with two executors."""
