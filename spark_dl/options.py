@@ -407,6 +407,12 @@ DTYPE_POLICY = Option(
     "model's outputs stay float32.",
     _choice("float32", "mixed_bfloat16", "mixed_float16"),
 )
+JIT_COMPILE = Option(
+    "jitCompile",
+    "Whether XLA compiles each worker's forward and backward pass; gradients are joined and applied outside of it.",
+    _boolean,
+    False,
+)
 SHUFFLE = Option("shuffle", "Whether rows are shuffled anew in each epoch.", _boolean, True)
 SEED = Option("seed", "Seed of the validation draw, the shuffle, and dropout.", _integer(0), 0)
 RESTORE_BEST_WEIGHTS = Option(

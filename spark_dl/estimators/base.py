@@ -18,7 +18,7 @@ from pyspark.sql.types import StructType
 from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.estimators.checks import check_augment, check_options, scaled_rate
+from spark_dl.estimators.checks import check_augment, check_compiles, check_options, scaled_rate
 from spark_dl.estimators.columns import (
     InputFacts,
     OutputFacts,
@@ -121,6 +121,7 @@ class _Job:
     options.EPOCHS,
     options.INITIAL_EPOCH,
     options.DTYPE_POLICY,
+    options.JIT_COMPILE,
     options.SHUFFLE,
     options.SEED,
     options.RESTORE_BEST_WEIGHTS,
@@ -314,6 +315,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         )
         losses = model_bytes.losses_of(compiled.loss, shape)
         check_options(values, losses)
+        if values["jitCompile"]:
+            check_compiles(compiled)
         check_augment(values["augment"], [one.name for one in shape.inputs])
         rate = scaled_rate(compiled, values)
         head = self._head(shape, losses)

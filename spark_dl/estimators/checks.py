@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from spark_dl.train.model_bytes import LossFacts
 
-__all__ = ["check_augment", "check_options", "scaled_rate"]
+__all__ = ["check_augment", "check_compiles", "check_options", "scaled_rate"]
 
 
 def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> None:
@@ -94,6 +94,24 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
                 "minWorkers is more than numWorkers.",
                 expected=f"minWorkers <= {values['numWorkers']}",
                 received=f"minWorkers={least}, numWorkers={values['numWorkers']}",
+            )
+        )
+
+
+def check_compiles(model: keras.Model) -> None:
+    """Refuse layers that XLA can't compile, as Keras itself knows them.
+
+    Raises:
+        ModelError: there is one.
+    """
+    unfit = [layer for layer in model._flatten_layers() if not layer.supports_jit]
+    if unfit:
+        raise ModelError(
+            explain(
+                "XLA can't compile the whole model.",
+                expected="layers that support it, with jitCompile=True",
+                received=", ".join(f"{layer.name} ({type(layer).__name__})" for layer in unfit),
+                fix="Leave jitCompile off, or take those layers out of the model.",
             )
         )
 

@@ -24,7 +24,7 @@ from spark_dl.train.profile import TraceSteps
 from spark_dl.train.progress import MarkPosition, MeasureSpeed, ReportProgress
 from spark_dl.train.saving import SaveCheckpoint
 from spark_dl.train.speed import StepClock
-from spark_dl.train.step import build_state, prepare_steps, quick_train_function
+from spark_dl.train.step import build_state, compile_gradients, prepare_steps, quick_train_function
 from spark_dl.train.warm_up import WarmUp
 
 __all__ = ["train"]
@@ -69,6 +69,8 @@ def train(
         reducer.skip(plan.start.step)
     if world.size > 1 or plan.gradient_accumulation > 1:
         distribute(model, reducer)
+    if plan.jit_compile:
+        compile_gradients(model)
     if feed.empty_steps or (plan.start is not None and plan.start.metrics):
         build_state(model, feed.example)
     prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
@@ -127,7 +129,7 @@ def train(
 def _model(plan: TrainPlan, collectives: Collectives) -> keras.Model:
     """The model that training begins with, alike on all ranks."""
     model = from_bytes(plan.workspace.read(plan.initial_model), cloudpickle.loads(plan.custom_objects))
-    # The collective can't be part of a compiled XLA program.
+    # The collective can't be part of a compiled XLA program; `compile_gradients` makes one of what comes before.
     model.jit_compile = False
     # The steps of an epoch are counted one by one.
     model.steps_per_execution = 1

@@ -31,7 +31,7 @@ class TrainPlan:
         reader: name of the reader.
         batch_size, global_batch_size, epochs, initial_epoch, shuffle, seed, monitor, restore_best_weights,
             monitor_mode, keep_checkpoints, checkpoint_steps, gradient_accumulation, compression, cache_data,
-            profile: the options.
+            profile, jit_compile: the options.
         learning_rate: of the warm-up; None where there is none.
         class_weights: of each class, in training; empty where they all weigh 1.
         augment: cloudpickled Keras layer, or dict of them by input, for features in training; empty for none.
@@ -62,6 +62,7 @@ class TrainPlan:
     cache_data: str = "auto"
     profile: bool = False
     initial_epoch: int = 0
+    jit_compile: bool = False
     learning_rate: LearningRate | None = None
     class_weights: tuple[float, ...] = ()
     augment: bytes = b""

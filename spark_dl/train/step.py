@@ -12,10 +12,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from spark_dl.errors import ModelError, explain
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.speed import StepClock
 
-__all__ = ["build_state", "prepare_steps", "quick_train_function"]
+__all__ = ["build_state", "compile_gradients", "prepare_steps", "quick_train_function"]
 
 
 def build_state(model: keras.Model, example: Any) -> None:
@@ -57,6 +58,48 @@ def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock
     model.train_step = counted
     if may_be_empty:
         model.test_step = lambda data: _standing_empty(model, test_step, data, _rows(data))
+
+
+def compile_gradients(model: keras.Model) -> None:
+    """Let XLA compile the model's train step up to its gradients, which the optimizer then applies outside.
+
+    Args:
+        model: its optimizer is as it will be; its own train step may be the user's.
+
+    Raises:
+        ModelError: in the first step, where it applies gradients never, or more than once; TensorFlow raises it as an
+            error of its own.
+    """
+    step, optimizer, apply = model.train_step, model.optimizer, model.optimizer.apply
+
+    def compiled(data: Any) -> Any:
+        applied: list[tuple[list[Any], Any]] = []
+
+        @tf.function(jit_compile=True)
+        def forward_and_backward(data: Any) -> Any:
+            applied.clear()  # by an earlier trace
+            optimizer.apply = lambda grads, trainable_variables=None: applied.append((list(grads), trainable_variables))
+            try:
+                logs = step(data)
+            finally:
+                optimizer.apply = apply
+            if len(applied) != 1:
+                raise ModelError(
+                    explain(
+                        "The model's train_step can't be compiled by XLA.",
+                        expected="one that lets the model's optimizer apply gradients once",
+                        received=f"{len(applied)} times",
+                        fix="Leave jitCompile off.",
+                    )
+                )
+            return logs, [gradient for gradient in applied[0][0] if gradient is not None]
+
+        logs, found = forward_and_backward(data)
+        (traced, variables), given = applied[0], iter(found)
+        apply([None if gradient is None else next(given) for gradient in traced], variables)
+        return logs
+
+    model.train_step = compiled
 
 
 def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:

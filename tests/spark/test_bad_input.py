@@ -45,6 +45,12 @@ def same(frame: DataFrame) -> DataFrame:
     return frame
 
 
+def hashing() -> keras.Model:
+    """Made of a layer that XLA can't compile."""
+    layers = [keras.layers.Hashing(8), keras.layers.Embedding(8, 2), keras.layers.Flatten()]
+    return keras.Sequential([keras.Input((4,), dtype="int32"), *layers, keras.layers.Dense(3, "softmax")])
+
+
 # what is wrong: (change of the DataFrame, other options, error, what the message must say)
 BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
     "a missing feature column": (same, {"featuresCol": "feature"}, DataError, ["'feature'", "Did you mean 'features'"]),
@@ -148,6 +154,12 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         ["isn't built", "keras.Input"],
     ),
     "an uncompiled model without a loss": (same, {"cls": KerasEstimator}, ModelError, ["has no loss", "loss"]),
+    "a layer that XLA can't compile": (
+        same,
+        {"model": hashing(), "jitCompile": True},
+        ModelError,
+        ["Hashing", "jitCompile"],
+    ),
     "an unknown loss": (same, {"loss": "sparse_crossentropy"}, ModelError, ["sparse_crossentropy"]),
     "a loss for other labels": (
         same,

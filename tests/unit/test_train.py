@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -604,3 +605,62 @@ def test_only_the_inputs_that_are_named_are_changed() -> None:
     assert (np.asarray(features["one"]) == 1).all()
     assert (np.asarray(features["two"]) == 2).all()
     assert label == "label"
+
+
+HIDDEN: dict[str, list[Callable[[], Any]]] = {
+    "dense": [lambda: keras.layers.Dense(6, activation="relu", kernel_regularizer="l2")],
+    "statistics": [keras.layers.BatchNormalization, lambda: keras.layers.ActivityRegularization(0.1)],
+}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_what_xla_compiles_trains_the_same(tmp_path: Path, hidden: str, size: int) -> None:
+    """Among three ranks are some without rows in the last step."""
+    model = a_model(*HIDDEN[hidden])
+    plans = [a_plan(tmp_path / str(jit), model, jit_compile=jit, batch_size=4) for jit in (False, True)]
+
+    def ranks_training(plan: TrainPlan, rank: Together) -> TrainResult:
+        return train(plan, rank, lambda content: None)
+
+    plain, compiled = (on_ranks(size, functools.partial(ranks_training, plan))[0] for plan in plans)
+    models = [from_bytes(plan.workspace.read(plain.model_file)) for plan in plans]
+    same_weights(models[1], models[0], 1e-5)
+    same_history(compiled.history, plain.history)
+
+
+def test_sparse_gradients_come_out_of_a_compiled_step(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(3)
+    layers = [keras.layers.Embedding(20, 4), keras.layers.Flatten(), keras.layers.Dense(CLASSES, activation="softmax")]
+    model = keras.Sequential([keras.Input((WIDTH,)), keras.layers.Rescaling(0.0, 1.0), *layers])
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    trained = [run(a_plan(tmp_path / str(jit), model, jit_compile=jit))[1] for jit in (False, True)]
+    same_weights(trained[1], trained[0], 1e-6)
+
+
+@keras.saving.register_keras_serializable("tests")
+class TwiceAStep(keras.Model):
+    """Applies its gradients twice in a step."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(CLASSES, activation="softmax")
+
+    def build(self, shape: Any) -> None:
+        self.dense.build(shape)
+
+    def call(self, inputs: Any) -> Any:
+        return self.dense(inputs)
+
+    def train_step(self, data: Any) -> Any:
+        super().train_step(data)
+        return super().train_step(data)
+
+
+def test_a_step_that_applies_gradients_twice_is_refused(tmp_path: Path) -> None:
+    model = TwiceAStep()
+    model.build((None, WIDTH))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    custom = cloudpickle.dumps({"tests>TwiceAStep": TwiceAStep})
+    with pytest.raises(Exception, match=r"ModelError: .*\n?.*apply gradients once. Received: 2 times"):
+        run(a_plan(tmp_path, model, jit_compile=True, custom_objects=custom))
