@@ -21,6 +21,7 @@ setup(
     install_requires=[
         "cloudpickle>=3",
         "fsspec",
+        "h5py",
         "horovod==0.28.1",
         "keras>=3.15,<3.16",
         "matplotlib>=3.8",

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_dl import options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.data.schema import quoted
+from spark_dl.data.schema import Column, quoted
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.model import KerasModel
@@ -194,7 +195,11 @@ class KerasClassifier(KerasEstimator):
         (label,) = packing.labels
         held = packing.validation_col
         training = frame.where(~F.col(quoted(held.name))) if held else frame
-        counted = training.groupBy(F.col(quoted(label.column.name)).alias("label")).count()
+        for column in packing.columns:
+            training = training.where(_present(column)) if column.drop else training
+        told = F.col(quoted(label.column.name))
+        told = told if label.column.fill is None else F.coalesce(told, F.lit(label.column.fill))
+        counted = training.groupBy(told.alias("label")).count()
         with SparkJob(counted) as job:
             rows = {row["label"]: row["count"] for row in job.rows()}
         counts = [rows.get(index, 0) for index in range(label.classes or 0)]
@@ -210,3 +215,13 @@ class KerasClassifier(KerasEstimator):
             present = sum(count > 0 for count in rows)
             return tuple(sum(rows) / (present * count) if count else 1.0 for count in rows)
         return tuple(weights.get(index, 1.0) for index in range(len(rows))) if weights else ()
+
+
+def _present(column: Column) -> SparkColumn:
+    """Whether a row has a value that training would not leave out."""
+    value = F.col(quoted(column.name))
+    if not column.dtype.startswith("float") or column.kind == "vector" or column.nested:
+        return value.isNotNull()
+    if column.kind == "array":
+        return value.isNotNull() & ~F.exists(value, lambda one: one.isNull() | F.isnan(one))
+    return value.isNotNull() & ~F.isnan(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 from pyspark.ml.base import Model
@@ -26,12 +26,16 @@ from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
 from spark_dl.estimators.saving import config_text
 from spark_dl.estimators.sql_function import sql_function
+from spark_dl.figures import history_figure
 from spark_dl.parcel import Parcel
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
 from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput, head_from_dict
 from spark_dl.score.predict import ScoringModel, check_new, score
 from spark_dl.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["KerasModel", "TrainingSummary"]
 
@@ -92,6 +96,18 @@ class KerasModel(OptionParams, Model, Saved):
         from spark_dl.train.model_bytes import from_bytes
 
         return from_bytes(self._fitted_content(), self._named_objects())
+
+    def plotHistory(self) -> Figure:
+        """The curves of loss and metrics over the epochs of the training, as a matplotlib Figure; notebooks show it.
+
+        Raises:
+            ModelError: the model wasn't trained.
+        """
+        if not self.summary.history:
+            raise ModelError(
+                explain("There is no history to plot.", expected="a model made by fit", received="summary.history={}")
+            )
+        return history_figure(self.summary.history)
 
     def evaluate(self, dataset: DataFrame) -> dict[str, float]:
         """The loss and the metrics of a DataFrame's rows, by the names of `keras.Model.evaluate`.

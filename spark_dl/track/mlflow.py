@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
-from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from spark_dl.errors import TrackingError, explain
+from spark_dl.figures import history_figure
 
 __all__ = ["MlflowTracker", "open_tracker"]
 
@@ -114,8 +114,8 @@ class MlflowTracker:
         self._client.log_text(self.run_id, "\n".join(self._events) + "\n", "events.txt")
 
     def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
-        """Log the loss curve and the Keras model."""
-        self._client.log_figure(self.run_id, _curves(history), "loss_curve.png")
+        """Log the curves of loss and metrics, and the Keras model."""
+        self._client.log_figure(self.run_id, history_figure(history), "history.png")
         pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("keras", "numpy")]
         pins.append(f"tensorflow=={_tensorflow_version()}")
         model = load()
@@ -149,17 +149,3 @@ def _tensorflow_version() -> str:
     import tensorflow as tf
 
     return str(tf.__version__)
-
-
-def _curves(history: Mapping[str, list[float]]) -> Figure:
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for name in ("loss", "val_loss"):
-        if name in history:
-            axes.plot(range(1, len(history[name]) + 1), history[name], marker="o", markersize=3, label=name)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    axes.set_ylim(bottom=0 if min(min(v) for v in history.values()) >= 0 else None)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure

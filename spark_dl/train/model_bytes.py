@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from spark_dl.errors import ModelError, SavedModelError, explain, hint
+from spark_dl.train.archive import refuse_hostile
 
 __all__ = [
     "LossFacts",
@@ -188,6 +189,7 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
         with open(path, "wb") as file:
             file.write(content)
         try:
+            refuse_hostile(content)
             with warnings.catch_warnings():
                 # An optimizer that had not been built when it was saved: it begins anew.
                 warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")

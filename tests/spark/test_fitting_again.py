@@ -258,3 +258,22 @@ def test_a_stratified_split_and_balanced_classes(data: DataFrame) -> None:
             other = "none" if balance != "none" else "oversample"
             with pytest.raises(DataError, match="the same balance"):
                 classifier.fitOnDataset(converted, {classifier.balance: other})
+
+
+@pytest.mark.parametrize("hole", ["null", "array(1f, null, 1f, 1f)", "array(1f, float('nan'), 1f, 1f)"])
+def test_classes_are_balanced_by_the_rows_that_are_left(data: DataFrame, hole: str) -> None:
+    """Of the first class half have no features and are left out; some of the second have no label, which is filled."""
+    rows = data.where("label < 2").selectExpr(
+        "id",
+        f"if(label = 0 AND id % 4 < 2, {hole}, features) AS features",
+        "if(label = 1, null, label) AS label",
+    )
+    policy = {"features": "drop", "label": {"fill": 1}}
+    classifier = KerasClassifier(model=models.classifier(), balance="oversample", nullPolicy=policy, **QUIET)
+    left = {0: rows.where("label = 0 AND id % 4 >= 2").count(), 1: rows.where("label IS NULL").count()}
+    assert left[1] > left[0] > 0
+    with classifier.convert(rows) as converted:
+        counts = converted.dataset_for(classifier.packing(rows)).class_rows(validation=False)
+    assert counts[1] == left[1]
+    assert counts[0] == pytest.approx(left[1], abs=left[0])
+    assert counts[0] > left[0]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +197,36 @@ def test_a_streaming_query_gives_what_a_batch_gives_and_goes_on_after_a_restart(
     for one, other in zip(streamed, expected, strict=True):
         assert one.prediction == other.prediction
         np.testing.assert_allclose(one.probability.toArray(), other.probability.toArray(), atol=1e-6)
+
+
+# --- all of them -------------------------------------------------------------------------------------------------
+
+
+def test_all_ways_give_the_same_predictions_with_one_thread_and_with_two(
+    fitted: KerasClassifierModel, data: DataFrame, tmp_path: Path
+) -> None:
+    fitted.save(f"{tmp_path}/model")
+    data.write.parquet(f"{tmp_path}/rows")
+    found: dict[str, list[list[float]]] = {}
+    for cpus in ("1", "2"):
+        command = [sys.executable, str(Path(__file__).parent / "all_ways.py"), f"{tmp_path}/model", f"{tmp_path}/rows"]
+        threads = {"TF_NUM_INTRAOP_THREADS": cpus, "TF_NUM_INTEROP_THREADS": cpus}
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **threads}
+        ran = subprocess.run(
+            [*command, f"{tmp_path}/{cpus}", cpus], capture_output=True, text=True, env=environment, check=False
+        )
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        (line,) = (line for line in ran.stdout.splitlines() if line.startswith("RESULT"))
+        found |= {f"{way}, {cpus} threads": rows for way, rows in json.loads(line.removeprefix("RESULT")).items()}
+    assert len(found) == 10
+    expected = np.array(found.pop("keras, 1 threads"))
+    assert expected.shape == (60, 3)
+    for way, rows in found.items():
+        np.testing.assert_allclose(rows, expected, atol=1e-6, err_msg=way)
+
+
+def test_the_history_is_plotted_and_a_model_without_one_says_so(fitted: KerasClassifierModel) -> None:
+    (plot,) = fitted.plotHistory().axes
+    assert [line.get_ydata().tolist() for line in plot.lines] == [fitted.summary.history["loss"]]
+    with pytest.raises(ModelError, match="no history to plot"):
+        KerasClassifierModel().plotHistory()

@@ -78,9 +78,9 @@ def test_each_epochs_metrics_are_there(run: tuple[Any, Run]) -> None:
     assert logged.data.metrics["bytes_reduced"] == logged.data.metrics["collective_wait"] == 0
 
 
-def test_the_loss_curve_and_the_model_are_there(run: tuple[Any, Run], tmp_path: Path) -> None:
+def test_the_curves_and_the_model_are_there(run: tuple[Any, Run], tmp_path: Path) -> None:
     fitted, logged = run
-    picture = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="loss_curve.png")
+    picture = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="history.png")
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
     (model,) = mlflow.search_logged_models(
         experiment_ids=[logged.info.experiment_id],

@@ -22,7 +22,19 @@ MODULES = {
 }
 
 # Layer -> the layers that it may import, besides itself.
-BASE = {"errors", "options", "world", "store", "workspace", "collectives", "session", "spark_job", "imports", "parcel"}
+BASE = {
+    "errors",
+    "options",
+    "world",
+    "store",
+    "workspace",
+    "collectives",
+    "session",
+    "spark_job",
+    "figures",
+    "imports",
+    "parcel",
+}
 ALLOWED = {
     "base": set(),
     "data": {"base"},

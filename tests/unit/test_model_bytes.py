@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -127,6 +129,76 @@ def test_damaged_bytes_are_one_kind_of_error(damage: Any) -> None:
         from_bytes(damage(to_bytes(a_model())))
     assert isinstance(caught.value, ValueError)
     assert "Received:" in str(caught.value)
+
+
+def reworked(content: bytes, change: Callable[[h5py.File], None]) -> bytes:
+    """An archive whose weights' file is changed."""
+
+    def rewrite(held: bytes) -> bytes:
+        file = io.BytesIO(held)
+        with h5py.File(file, "r+") as weights:
+            change(weights)
+        return file.getvalue()
+
+    return edited(content, "model.weights.h5", rewrite)
+
+
+def a_kernel(weights: h5py.File) -> tuple[h5py.Group, str]:
+    names: list[str] = []
+    weights.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    parent, _, name = next(name for name in names if name.startswith("layers")).rpartition("/")
+    return weights[parent], name
+
+
+def put_an_external_link(weights: h5py.File) -> None:
+    group, name = a_kernel(weights)
+    del group[name]
+    group[name] = h5py.ExternalLink("/etc/passwd", "x")
+
+
+def put_a_soft_link(weights: h5py.File) -> None:
+    group, name = a_kernel(weights)
+    del group[name]
+    group[name] = h5py.SoftLink("/x")
+
+
+def put_elsewhere(weights: h5py.File) -> None:
+    group, name = a_kernel(weights)
+    shape = group[name].shape
+    del group[name]
+    group.create_dataset(name, shape, "float32", external=[("/etc/passwd", 0, 1 << 10)])
+
+
+def put_a_bomb(weights: h5py.File) -> None:
+    group, name = a_kernel(weights)
+    del group[name]
+    group.create_dataset(name, (1 << 20, 1 << 10), "float32", chunks=(1 << 10, 1 << 10), compression="gzip")
+
+
+def with_member(content: bytes, name: str, held: bytes) -> bytes:
+    file = io.BytesIO(content)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, held)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: with_member(c, "../../outside", b"x"), "outside of the archive's directory: '../../outside'"),
+        (lambda c: with_member(c, "/tmp/outside", b"x"), "outside of the archive's directory"),
+        (lambda c: with_member(c, "assets/..\\..\\outside", b"x"), "outside of the archive's directory"),
+        (lambda c: with_member(c, "assets/bomb", bytes(257 << 20)), r"\d+ bytes that unpack to 269\d+"),
+        (lambda c: reworked(c, put_a_bomb), "weights that unpack to 4294\\d+ bytes"),
+        (lambda c: reworked(c, put_elsewhere), "weights that lie in another file"),
+        (lambda c: reworked(c, put_an_external_link), "weights that are a link"),
+        (lambda c: reworked(c, put_a_soft_link), "weights that are a link"),
+    ],
+    ids=["above", "absolute", "backslashes", "zip bomb", "hdf5 bomb", "external data", "external link", "soft link"],
+)
+def test_a_hostile_archive_is_refused_before_keras_opens_it(change: Callable[[bytes], bytes], told: str) -> None:
+    with pytest.raises(SavedModelError, match=told):
+        from_bytes(change(to_bytes(a_model())))
 
 
 def test_a_lambda_layer_is_refused_and_does_not_run() -> None:
