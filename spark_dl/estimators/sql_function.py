@@ -34,7 +34,7 @@ def sql_function(model: ScoringModel, values: Mapping[str, Any], inputs: Sequenc
     number = "float" if field.kind == "array<float>" else "double"
     kept = {name: values[name] for name in ("featuresCol", "inputCols", "binaryFormat", "nullPolicy")}
     score = _scorer(model, kept, tuple(inputs), names, output)
-    return F.pandas_udf(score, "double" if field.kind == "double" else f"array<{number}>")  # type: ignore[call-overload]
+    return F.pandas_udf(score, "double" if field.kind == "double" else f"array<{number}>")  # type: ignore[attr-defined]
 
 
 def _scorer(

@@ -132,7 +132,7 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     types = ", ".join(
         f"{column} {kind}" for place, field in enumerate(fields.values()) for column, kind in _sent(place, field)
     )
-    udf = F.pandas_udf(_scorer(model.sent(frame.sparkSession), list(fields)), types)  # type: ignore[call-overload]
+    udf = F.pandas_udf(_scorer(model.sent(frame.sparkSession), list(fields)), types)  # type: ignore[attr-defined]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     result = frame.withColumn(scored, udf(*map(_input, model.columns)))
     added = {outputs[name]: _received(scored, place, fields[name]) for place, name in enumerate(fields)}

@@ -75,7 +75,7 @@ class CallbackState:
             archive.writestr(_VALUES, json.dumps(records))
             for index, array in enumerate(arrays):
                 with archive.open(f"{index}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, array, allow_pickle=False)
+                    np.lib.format.write_array(entry, array, allow_pickle=False)  # type: ignore[no-untyped-call]
         return content.getvalue()
 
 
@@ -124,7 +124,7 @@ def _restored(archive: zipfile.ZipFile, value: Any) -> Any:
     kind, held = value
     if kind == "array":
         with archive.open(f"{int(held)}.npy") as entry:
-            return np.lib.format.read_array(entry, allow_pickle=False)
+            return np.lib.format.read_array(entry, allow_pickle=False)  # type: ignore[no-untyped-call]
     if kind == "list":
         return [_restored(archive, one) for one in held]
     if kind == "dict":

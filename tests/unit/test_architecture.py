@@ -23,17 +23,17 @@ MODULES = {
 
 # Layer -> the layers that it may import, besides itself.
 BASE = {
-    "errors",
-    "options",
-    "world",
-    "store",
-    "workspace",
     "collectives",
-    "session",
-    "spark_job",
+    "errors",
     "figures",
     "imports",
+    "options",
     "parcel",
+    "session",
+    "spark_job",
+    "store",
+    "workspace",
+    "world",
 }
 ALLOWED = {
     "base": set(),
