@@ -157,16 +157,27 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     Example:
 
-        estimator = KerasEstimator(model=model, optimizer="adam", loss="mse", labelCol="y", numWorkers=2)
-        scored = estimator.fit(train).transform(test)
-
-        two = KerasEstimator(
-            model=keras.Model([user, item], {"rating": rating, "clicked": clicked}),
-            inputCols={"user": "user_id", "item": ["item_id", "price"]},
-            labelCols={"rating": "stars", "clicked": "clicked"},
-            loss={"rating": "mse", "clicked": "binary_crossentropy"},
-        )
-        two.fit(train).transform(test)   # prediction_rating, prediction_clicked
+        >>> import keras
+        >>> from pyspark.sql import SparkSession
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> books = spark.range(100)
+        >>> train = books.selectExpr("id % 5 AS reader", "id / 100 AS price", "id % 6 AS stars", "id % 2 AS sold")
+        >>> reader, book = keras.Input((1,), name="reader"), keras.Input((1,), name="book")
+        >>> hidden = keras.layers.Dense(4, "relu")(keras.layers.Concatenate()([reader, book]))
+        >>> outputs = {"rating": keras.layers.Dense(1)(hidden), "sold": keras.layers.Dense(1, "sigmoid")(hidden)}
+        >>> estimator = KerasEstimator(
+        ...     model=keras.Model([reader, book], outputs),
+        ...     inputCols={"reader": "reader", "book": "price"},
+        ...     labelCols={"rating": "stars", "sold": "sold"},
+        ...     loss={"rating": "mse", "sold": "binary_crossentropy"},
+        ...     numWorkers=2, tracking=None, verbose=0,
+        ... )
+        >>> fitted = estimator.fit(train)
+        >>> fitted.transform(train).columns
+        ['reader', 'price', 'stars', 'sold', 'prediction_rating', 'prediction_sold']
+        >>> sorted(fitted.summary.history)
+        ['loss', 'rating_loss', 'sold_loss']
+        >>> spark.stop()
     """
 
     model_class: ClassVar[type[KerasModel]] = KerasModel

@@ -119,9 +119,24 @@ class KerasClassifier(KerasEstimator):
 
     Example:
 
-        classifier = KerasClassifier(model=model, labelCol="digit", numWorkers=2, epochs=10)
-        fitted = Pipeline(stages=[assembler, classifier]).fit(train)
-        scored = fitted.transform(test)   # prediction, probability, rawPrediction
+        >>> import keras
+        >>> from pyspark.ml import Pipeline
+        >>> from pyspark.ml.feature import VectorAssembler
+        >>> from pyspark.sql import SparkSession
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> train = spark.range(200).selectExpr("id % 2 AS x", "id % 3 AS y", "int(id % 2) AS label")
+        >>> assembler = VectorAssembler(inputCols=["x", "y"], outputCol="features")
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
+        >>> classifier = KerasClassifier(
+        ...     model=model, optimizer=keras.optimizers.Adam(0.1), numWorkers=2, epochs=20, tracking=None, verbose=0
+        ... )
+        >>> fitted = Pipeline(stages=[assembler, classifier]).fit(train)
+        >>> scored = fitted.transform(train)
+        >>> scored.columns
+        ['x', 'y', 'label', 'features', 'prediction', 'probability', 'rawPrediction']
+        >>> scored.where("prediction = label").count()
+        200
+        >>> spark.stop()
     """
 
     model_class: ClassVar[type[KerasModel]] = KerasClassifierModel

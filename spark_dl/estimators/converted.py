@@ -113,8 +113,18 @@ def convert(dataset: DataFrame, estimator: Any) -> ConvertedData:
 
     Example:
 
-        with spark_dl.convert(train, classifier) as converted:
-            models = [classifier.fitOnDataset(converted, {classifier.batchSize: size}) for size in (32, 256)]
+        >>> import keras
+        >>> from pyspark.sql import SparkSession
+        >>> from spark_dl import KerasRegressor
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> train = spark.range(100).selectExpr("id / 100 AS x", "id / 50 AS y")
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> regressor = KerasRegressor(model=model, inputCols=["x"], labelCol="y", tracking=None, verbose=0)
+        >>> with convert(train, regressor) as converted:
+        ...     models = [regressor.fitOnDataset(converted, {regressor.batchSize: size}) for size in (10, 50)]
+        >>> converted.rows, len(models)
+        (100, 2)
+        >>> spark.stop()
 
     Args:
         dataset: the rows.

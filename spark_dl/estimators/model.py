@@ -75,6 +75,28 @@ class TrainingSummary:
 class KerasModel(OptionParams, Model, Saved):
     """A trained Keras model as a Transformer. `KerasEstimator.fit` makes it, `KerasModel.load` loads it.
 
+    Example:
+
+        >>> import keras, tempfile
+        >>> from pyspark.sql import SparkSession
+        >>> from spark_dl import KerasEstimator
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> train = spark.range(100).selectExpr("array(id / 100) AS features", "id / 50 AS label")
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> fitted = KerasEstimator(model=model, loss="mse", tracking=None, verbose=0).fit(train)
+        >>> fitted.summary.rows
+        100
+        >>> fitted.keras().count_params()
+        2
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     fitted.save(f"{directory}/model")
+        ...     loaded = KerasModel.load(f"{directory}/model")
+        >>> loaded.registerUdf(spark, "priced")
+        >>> same = loaded.transform(train).where("abs(priced(features) - prediction) < 1e-6")
+        >>> same.count()
+        100
+        >>> spark.stop()
+
     Attributes:
         summary: how the training went.
     """

@@ -34,8 +34,20 @@ class KerasRegressor(KerasEstimator):
 
     Example:
 
-        regressor = KerasRegressor(model=model, inputCols=["rooms", "age"], labelCol="price", numWorkers=2)
-        scored = regressor.fit(train).transform(test)
+        >>> import keras
+        >>> from pyspark.sql import SparkSession
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> homes = spark.range(1, 101).selectExpr("id / 50 AS rooms", "id / 100 AS age", "id / 20 + 1 AS price")
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> regressor = KerasRegressor(
+        ...     model=model, optimizer=keras.optimizers.Adam(0.1), inputCols=["rooms", "age"], labelCol="price",
+        ...     epochs=60, tracking=None, verbose=0,
+        ... )
+        >>> fitted = regressor.fit(homes)
+        >>> scored = fitted.transform(homes)
+        >>> scored.selectExpr("round(avg(abs(prediction - price))) AS error").first()
+        Row(error=0.0)
+        >>> spark.stop()
     """
 
     model_class: ClassVar[type[KerasModel]] = KerasRegressorModel

@@ -45,11 +45,14 @@ class HorovodLauncher:
 
     Example:
 
-        def train(rate):
-            import horovod.tensorflow as hvd
-            return hvd.rank(), rate
-
-        HorovodLauncher(2).run(train, 0.1)   # [(0, 0.1), (1, 0.1)]
+        >>> from pyspark.sql import SparkSession
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> def train(rate):
+        ...     import horovod.tensorflow as hvd
+        ...     return hvd.rank(), hvd.size(), rate
+        >>> HorovodLauncher(2).run(train, 0.1)
+        [(0, 2, 0.1), (1, 2, 0.1)]
+        >>> spark.stop()
     """
 
     def __init__(
