@@ -31,7 +31,7 @@ class Parcel:
     file: str = ""
 
     def sent(self, spark: SparkSession) -> Parcel:
-        """What to put into a function for the tasks of this session."""
+        """What to put into a function for the tasks of this session; a file stays as long as the session does."""
         if len(self.content) < _LARGE_BYTES or not is_connect(spark):
             return self
         name = f"spark-dl-{hashlib.sha256(self.content).hexdigest()[:32]}"

@@ -28,6 +28,7 @@ from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.transport import receive, send
 from spark_dl.errors import DataError
+from spark_dl.imports import forget_archives
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 
@@ -113,6 +114,7 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
 
 
 def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    forget_archives()
     context = TaskContext.get()
     partition = context.partitionId() if context else 0
     draw = Draw(packing.seed, partition, packing.validation_fraction, packing.stratified, packing.factors)

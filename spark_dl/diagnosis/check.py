@@ -82,7 +82,8 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
         findings.append(Finding("cluster", "encryption", told, fix))
     slots = slots_of(master, setting_of(spark), LaunchSettings())
     task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
-    counted = slots or max(1, (cores_now(spark) or 1) // task_cpus)
+    cores = cores_now(spark) or int(setting_of(spark)("spark.default.parallelism", "1"))
+    counted = slots or max(1, cores // task_cpus)
     findings.append(Finding("cluster", "slots", f"{counted}{'' if slots else ' or more'} on {master}"))
     try:
         with Workspace(cacheDir, master) as store:

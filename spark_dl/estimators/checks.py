@@ -99,19 +99,23 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
 
 
 def check_compiles(model: keras.Model) -> None:
-    """Refuse layers that XLA can't compile, as Keras itself knows them.
+    """Refuse what XLA can't compile, as Keras knows of layers; and steps that may go on after their gradients.
 
     Raises:
-        ModelError: there is one.
+        ModelError: there is such a thing.
     """
-    unfit = [layer for layer in model._flatten_layers() if not layer.supports_jit]
+    import keras
+
+    unfit = [f"{part.name} ({type(part).__name__})" for part in model._flatten_layers() if not part.supports_jit]
+    unfit += ["a train_step of its own"] if type(model).train_step is not keras.Model.train_step else []
+    unfit += ["run_eagerly=True"] if model.run_eagerly else []
     if unfit:
         raise ModelError(
             explain(
                 "XLA can't compile the whole model.",
-                expected="layers that support it, with jitCompile=True",
-                received=", ".join(f"{layer.name} ({type(layer).__name__})" for layer in unfit),
-                fix="Leave jitCompile off, or take those layers out of the model.",
+                expected="layers that support it, and Keras's own train_step, with jitCompile=True",
+                received=", ".join(unfit),
+                fix="Leave jitCompile off, or change the model.",
             )
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -15,6 +16,7 @@ from spark_dl import options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.schema import Column, quoted
+from spark_dl.data.transport import selected
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.model import KerasModel
@@ -234,9 +236,11 @@ class KerasClassifier(KerasEstimator):
 
 def _present(column: Column) -> SparkColumn:
     """Whether a row has a value that training would not leave out."""
-    value = F.col(quoted(column.name))
-    if not column.dtype.startswith("float") or column.kind == "vector" or column.nested:
-        return value.isNotNull()
+    value = selected(column)
+    whole = value.isNotNull()
+    if column.kind == "vector":
+        return whole & ~F.exists(vector_to_array(value), F.isnan)
+    fractions = column.dtype.startswith("float")
     if column.kind == "array":
-        return value.isNotNull() & ~F.exists(value, lambda one: one.isNull() | F.isnan(one))
-    return value.isNotNull() & ~F.isnan(value)
+        return whole & ~F.exists(value, lambda one: one.isNull() | F.isnan(one) if fractions else one.isNull())
+    return whole & ~F.isnan(value) if column.kind == "scalar" and fractions else whole

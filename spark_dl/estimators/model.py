@@ -120,7 +120,7 @@ class KerasModel(OptionParams, Model, Saved):
         return from_bytes(self._fitted_content(), self._named_objects())
 
     def plotHistory(self) -> Figure:
-        """The curves of loss and metrics over the epochs of the training, as a matplotlib Figure; notebooks show it.
+        """The curves of loss and metrics over the epochs of the training, as a matplotlib Figure: `savefig` writes it.
 
         Raises:
             ModelError: the model wasn't trained.

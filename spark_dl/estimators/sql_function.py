@@ -14,6 +14,7 @@ from pyspark.sql import types as T
 from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, explain
 from spark_dl.estimators.columns import InputFacts, feature_specs, input_columns
+from spark_dl.imports import forget_archives
 from spark_dl.score.predict import ScoringModel
 
 __all__ = ["sql_function"]
@@ -41,6 +42,7 @@ def _scorer(
     model: ScoringModel, values: Mapping[str, Any], inputs: Sequence[InputFacts], names: Sequence[str], output: str
 ) -> Callable[[Iterator[tuple[pd.Series, ...]]], Iterator[pd.Series]]:
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
+        forget_archives()
         for series in batches:  # a lone argument comes without the tuple
             given = series if isinstance(series, tuple) else (series,)
             if len(given) != len(names):

@@ -67,7 +67,19 @@ class Channel:
                 except OSError:  # the rank's process is gone: Spark tells the driver what became of it
                     return b""
 
-        self._server = socketserver.ThreadingTCPServer((bind, 0), Handler)
+        try:
+            self._server = socketserver.ThreadingTCPServer((bind, 0), Handler)
+        except OSError as error:
+            raise ClusterError(
+                explain(
+                    f"{socket.gethostname()} can't listen at {bind}, where the executors would reach it.",
+                    expected="an address of this host: spark.driver.host, or for a client of Spark Connect the one "
+                    "from which it reaches the server",
+                    received=f"{type(error).__name__}: {error}",
+                    fix="Set spark.driver.host; a client behind a tunnel or a container's port can't be reached: run "
+                    "it in the cluster's network.",
+                )
+            ) from error
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self.address = Address(host, self._server.server_address[1], token)
@@ -103,7 +115,8 @@ class Sender:
                     f"{socket.gethostname()} can't reach the driver at {address.host}:{address.port}.",
                     expected="a way from every executor to the driver, on any port",
                     received=f"{type(error).__name__}: {error}",
-                    fix="Open the way, or set spark.driver.host to an address that the executors reach.",
+                    fix="Open the way, or set spark.driver.host to an address that the executors reach. A client of "
+                    "Spark Connect must be reached at its address towards the server.",
                 )
             ) from error
         self._lock = threading.Lock()

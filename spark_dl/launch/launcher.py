@@ -141,7 +141,8 @@ def _values(collect: Callable[[], list[Row]], watch: Watch) -> list[Any]:
         rows = sorted(collect(), key=lambda row: int(row["rank"]))
     except Exception as error:
         if not watch.failures:
-            cancelled = "cancelled" in str(error).lower()
+            # A client of Spark Connect is told of it with one l.
+            cancelled = re.search("cancell?ed", str(error), re.IGNORECASE) is not None
             raise RankError(f"The Spark job that ran the ranks failed: {_said(error)}", lost=not cancelled) from error
         rows = []
     if not rows and watch.failures:

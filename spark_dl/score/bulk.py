@@ -27,6 +27,7 @@ from spark_dl.data.media import image_bytes
 from spark_dl.data.schema import Column
 from spark_dl.data.transport import VECTOR_FIELDS
 from spark_dl.errors import StoreError, explain
+from spark_dl.imports import forget_archives
 from spark_dl.score.heads import Field
 from spark_dl.score.predict import ScoringModel, unfit
 from spark_dl.spark_job import SparkJob
@@ -184,6 +185,7 @@ def _spark_type(field: Field) -> T.DataType:
 
 
 def _score_fragments(scoring: _Scoring, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    forget_archives()
     for batch in batches:
         for index in batch.column(0).to_pylist():
             name = f"part-{index:05d}-{uuid.uuid4().hex}.snappy.parquet"

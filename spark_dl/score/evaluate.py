@@ -18,7 +18,7 @@ from spark_dl.data.convert import Packing, pack_batches
 from spark_dl.data.faults import describe
 from spark_dl.data.transport import send
 from spark_dl.errors import DataError, explain
-from spark_dl.imports import importing
+from spark_dl.imports import forget_archives, importing
 from spark_dl.parcel import Parcel
 from spark_dl.score.predict import set_threads
 from spark_dl.spark_job import SparkJob
@@ -89,6 +89,7 @@ def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    forget_archives()
     set_threads()
     faults, arrays = pack_batches(evaluation.packing, batches)
     model, step, rows = None, None, 0

@@ -28,7 +28,7 @@ from spark_dl.data.ragged import BYTES
 from spark_dl.data.schema import Column, FeatureSpec
 from spark_dl.data.transport import selected
 from spark_dl.errors import DataError, explain
-from spark_dl.imports import importing
+from spark_dl.imports import forget_archives, importing
 from spark_dl.parcel import Parcel
 from spark_dl.score.heads import Field, Head
 
@@ -200,6 +200,7 @@ def _scorer(
     fields = {name: field for name, field in model.head.fields().items() if name in wanted}
 
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
+        forget_archives()
         for series in batches:  # a lone column comes without the tuple
             given = series if isinstance(series, tuple) else (series,)
             columns = model.score_pandas(given)

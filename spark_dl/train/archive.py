@@ -40,15 +40,21 @@ def refuse_hostile(content: bytes) -> None:
                 if path.is_absolute() or path.drive or ".." in path.parts:
                     raise ValueError(f"a member outside of the archive's directory: {member.filename!r}")
             if member.filename.endswith(".h5"):
-                with archive.open(member) as stream, h5py.File(stream, "r") as weights:
+                # Not as a stream: HDF5 seeks, and an archive's member can only be read from its beginning.
+                with h5py.File(io.BytesIO(archive.read(member)), "r") as weights:
                     _refuse_weights(weights, most)
 
 
 def _refuse_weights(weights: h5py.File, most: int) -> None:
     found = 0
+    seen = set()
 
     def visit(group: Any) -> None:
         nonlocal found
+        place = h5py.h5o.get_info(group.id).addr
+        if place in seen:  # groups may hold each other
+            return
+        seen.add(place)
         for name in group:
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):

@@ -54,9 +54,6 @@ def train(
     feed = Feed.of(plan, world)
     keras.utils.set_random_seed((plan.seed * 1_000_003 + world.rank) % 2**32)
     model = _model(plan, collectives)
-    if plan.augment:
-        with keras.saving.custom_object_scope(cloudpickle.loads(plan.custom_objects)):
-            augment_features(model, cloudpickle.loads(plan.augment), world.rank)
     clock = StepClock()
     reducer = GradientReducer(
         collectives,
@@ -71,6 +68,9 @@ def train(
         distribute(model, reducer)
     if plan.jit_compile:
         compile_gradients(model)
+    if plan.augment:
+        with keras.saving.custom_object_scope(cloudpickle.loads(plan.custom_objects)):
+            augment_features(model, cloudpickle.loads(plan.augment), world.rank)
     if feed.empty_steps or (plan.start is not None and plan.start.metrics):
         build_state(model, feed.example)
     prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from spark_dl.errors import ModelError, explain
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.speed import StepClock
 
@@ -64,42 +63,36 @@ def compile_gradients(model: keras.Model) -> None:
     """Let XLA compile the model's train step up to its gradients, which the optimizer then applies outside.
 
     Args:
-        model: its optimizer is as it will be; its own train step may be the user's.
-
-    Raises:
-        ModelError: in the first step, where it applies gradients never, or more than once; TensorFlow raises it as an
-            error of its own.
+        model: its train step is Keras's own, and its optimizer as it will be.
     """
     step, optimizer, apply = model.train_step, model.optimizer, model.optimizer.apply
+    applied: list[tuple[list[Any], list[Any]]] = []  # gradients and their variables, as they were traced last
+
+    @tf.function(jit_compile=True)
+    def forward_and_backward(data: Any) -> Any:
+        optimizer.apply = lambda grads, trainable_variables: applied.append((list(grads), list(trainable_variables)))
+        try:
+            logs = step(data)
+        finally:
+            optimizer.apply = apply
+        return logs, [gradient for gradient in applied[-1][0] if gradient is not None]
 
     def compiled(data: Any) -> Any:
-        applied: list[tuple[list[Any], Any]] = []
-
-        @tf.function(jit_compile=True)
-        def forward_and_backward(data: Any) -> Any:
-            applied.clear()  # by an earlier trace
-            optimizer.apply = lambda grads, trainable_variables=None: applied.append((list(grads), trainable_variables))
-            try:
-                logs = step(data)
-            finally:
-                optimizer.apply = apply
-            if len(applied) != 1:
-                raise ModelError(
-                    explain(
-                        "The model's train_step can't be compiled by XLA.",
-                        expected="one that lets the model's optimizer apply gradients once",
-                        received=f"{len(applied)} times",
-                        fix="Leave jitCompile off.",
-                    )
-                )
-            return logs, [gradient for gradient in applied[0][0] if gradient is not None]
-
         logs, found = forward_and_backward(data)
-        (traced, variables), given = applied[0], iter(found)
-        apply([None if gradient is None else next(given) for gradient in traced], variables)
+        gradients, variables = applied[-1]
+        given = iter(found)
+        pairs = zip(gradients, variables, strict=True)
+        apply([None if g is None else _of_shape(next(given), variable) for g, variable in pairs], variables)
         return logs
 
     model.train_step = compiled
+
+
+def _of_shape(gradient: Any, variable: Any) -> Any:
+    """Sparse gradients forget their whole shape on the way out of a compiled function."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values, gradient.indices, tf.constant(tuple(variable.shape), tf.int64))
+    return gradient
 
 
 def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:

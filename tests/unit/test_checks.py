@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import pytest
 
-from spark_dl.errors import OptionError
-from spark_dl.estimators.checks import scaled_rate
+from spark_dl.errors import ModelError, OptionError
+from spark_dl.estimators.checks import check_compiles, scaled_rate
 
 VALUES: dict[str, Any] = {
     "learningRateScaling": "linear",
@@ -43,3 +43,31 @@ def test_a_schedule_is_refused_by_name(wrap: Any) -> None:
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
     with pytest.raises(OptionError, match="SGD with ExponentialDecay"):
         scaled_rate(compiled(wrap(keras.optimizers.SGD(schedule))), VALUES)
+
+
+class OwnStep(keras.Model):
+    def call(self, inputs: Any) -> Any:
+        return inputs
+
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (lambda: OwnStep(), "a train_step of its own"),
+        (lambda: keras.Sequential([keras.Input((1,)), keras.layers.Hashing(3)]), r"hashing.* \(Hashing\)"),
+        (lambda: compiled_eagerly(), "run_eagerly=True"),
+    ],
+)
+def test_what_xla_can_not_compile_is_refused(model: Any, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        check_compiles(model())
+    check_compiles(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
+
+
+def compiled_eagerly() -> keras.Model:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    return model

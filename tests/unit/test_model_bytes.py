@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import zipfile
 from collections.abc import Callable
@@ -173,6 +174,18 @@ def put_a_bomb(weights: h5py.File) -> None:
     group, name = a_kernel(weights)
     del group[name]
     group.create_dataset(name, (1 << 20, 1 << 10), "float32", chunks=(1 << 10, 1 << 10), compression="gzip")
+
+
+def put_a_maze(weights: h5py.File) -> None:
+    """Two ways from each group to the next: 2^60 in all."""
+    groups = [weights.create_group(f"maze/{index}") for index in range(60)]
+    for one, following in itertools.pairwise(groups):
+        one["left"] = one["right"] = following
+
+
+def test_a_maze_of_groups_is_walked_once() -> None:
+    model = from_bytes(reworked(to_bytes(a_model()), put_a_maze))
+    assert model.count_params() == 15
 
 
 def with_member(content: bytes, name: str, held: bytes) -> bytes:

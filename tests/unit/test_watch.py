@@ -186,9 +186,14 @@ def test_where_the_others_only_miss_a_rank_it_is_the_one_that_is_lost(monkeypatc
     assert isinstance(caught.value.__cause__, RankError)
 
 
-def test_a_job_that_was_cancelled_is_not_lost() -> None:
+@pytest.mark.parametrize(
+    "told",
+    ["Job 3 cancelled as part of cancellation of all jobs", "[OPERATION_CANCELED] Operation has been canceled."],
+    ids=["classic", "Connect"],
+)
+def test_a_job_that_was_cancelled_is_not_lost(told: str) -> None:
     def cancelled() -> list[Any]:
-        raise RuntimeError("Job 3 cancelled as part of cancellation of all jobs")
+        raise RuntimeError(told)
 
     with pytest.raises(RankError) as caught:
         _values(cancelled, watch_of())
