@@ -161,3 +161,8 @@ def test_after_the_with_nothing_listens() -> None:
         raise KeyError
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((HOST, channel.address.port), 30)
+
+
+def test_an_address_that_is_not_this_hosts_is_one_clear_error() -> None:
+    with pytest.raises(ClusterError, match=r"can't listen at 198\.51\.100\.77.*spark\.driver\.host.*Spark Connect"):
+        Channel("198.51.100.77", "198.51.100.77", queue.Queue())
