@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["train_on_ranks"]
 
+# What `_rank` imports.
+_MODULES = ("spark_dl.train.loop", "spark_dl.data.readers.petastorm")
+
 
 def train_on_ranks(
     spark: SparkSession, plan: TrainPlan, settings: LaunchSettings, values: Mapping[str, Any], record: Tracker
@@ -139,7 +142,7 @@ class _Training:
         together = self.values["globalBatchSize"] or self.values["batchSize"] * workers
         self.progress.steps = math.ceil(rows / together)
         results: list[TrainResult] = run_ranks(
-            self.spark, functools.partial(_rank, plan), workers, self.settings, self._on_report
+            self.spark, functools.partial(_rank, plan), workers, self.settings, self._on_report, _MODULES
         )
         return results[0]
 

@@ -30,6 +30,7 @@ class RankJob:
     Attributes:
         payload: the cloudpickled function of one `Rank`.
         channel: where the driver listens.
+        modules: what the ranks import beside TensorFlow and Horovod.
         threads: computing threads of a rank, 0 for the task's cores.
         interface: name or CIDR of the network between the ranks, or None.
         share_gpus: whether two ranks may be given the same GPU.
@@ -39,6 +40,7 @@ class RankJob:
 
     payload: bytes
     channel: channel.Address
+    modules: tuple[str, ...]
     threads: int
     interface: str | None
     share_gpus: bool
@@ -92,7 +94,7 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender)
     alone = len(set(hosts)) == 1
     environment = resources.task_environment(context.cpus(), gpus, job.threads)
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(RankProcess(environment))
+        process = stack.enter_context(RankProcess(environment, job.modules))
         rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0], alone))) if rank == 0 else None
         place = [rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None
         told = [json.loads(text) for text in context.allGather(json.dumps([place, resources.gpu_names(gpus)]))]

@@ -6,7 +6,7 @@ import functools
 import pickle
 import queue
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
@@ -101,8 +101,17 @@ def run_ranks(
     size: int,
     settings: LaunchSettings,
     on_report: Callable[[dict[str, Any]], None] = lambda content: None,
+    modules: Sequence[str] = (),
 ) -> list[Any]:
-    """Call a function with its `Rank` on every rank; `on_report` gets what the ranks report, in this thread.
+    """Call a function with its `Rank` on every rank.
+
+    Args:
+        spark: the session.
+        function: is called on every rank.
+        size: the number of ranks.
+        settings: what each is given.
+        on_report: gets what the ranks report, in this thread.
+        modules: what the function imports, beside TensorFlow and Horovod: it is imported once for all calls.
 
     Returns:
         what each rank returned, in rank order.
@@ -116,6 +125,7 @@ def run_ranks(
         job = RankJob(
             payload=cloudpickle.dumps(function),
             channel=channel.address,
+            modules=tuple(modules),
             threads=settings.threads,
             interface=settings.interface,
             share_gpus=settings.gpus is None and slots.tasks_share_gpus(spark),

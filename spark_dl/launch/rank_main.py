@@ -1,33 +1,25 @@
-"""The program of a rank's process: import TensorFlow, learn the place, meet the others, run the function.
-
-Run as `python -m spark_dl.launch.rank_main FD PARENT`: orders come by standard input, answers leave by the file
-descriptor FD. The process ends with the task that started it, even when it is frozen.
-"""
+"""The life of a rank, in a process of its own: learn the place, meet the others, run the function."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 
-from spark_dl.imports import importing
 from spark_dl.launch.failure import of_exception
-from spark_dl.launch.rank_process import read_frame, write_frame
+from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.world import World
 
-__all__ = ["Order", "Rank"]
+__all__ = ["Order", "Rank", "serve"]
 
-_PR_SET_PDEATHSIG = 1
 _MARK_SECONDS = 1.0
 _FRAMES = 12
 
@@ -101,9 +93,12 @@ class _Marks(threading.Thread):
         return "".join(traceback.format_stack(frame)[-_FRAMES:]) if frame else ""
 
 
-def main(answers: int, parent: int) -> None:
-    """Carry out one order."""
-    _end_with_parent(parent)
+def serve(answers: int) -> NoReturn:
+    """Carry out one order, which comes by standard input.
+
+    Args:
+        answers: the file descriptor for what the rank says.
+    """
     with os.fdopen(answers, "wb") as stream:
         lock = threading.Lock()
 
@@ -111,13 +106,9 @@ def main(answers: int, parent: int) -> None:
             with lock:
                 write_frame(stream, message)
 
-        # Imported while the task waits for the other ranks.
-        with importing():
-            import horovod.tensorflow  # noqa: F401
-
         order = read_frame(sys.stdin.buffer)
         if order is None:
-            return
+            os._exit(0)
         threading.Thread(target=_end_with_input, daemon=True).start()
         _carry_out(order, answer)
     # No finalisers: threads of TensorFlow and Horovod may still run, and a fault in them would hide the result.
@@ -145,19 +136,7 @@ def _carry_out(order: Order, answer: Callable[[dict[str, Any]], None]) -> None:
         collectives.stop()
 
 
-def _end_with_parent(parent: int) -> None:
-    library = ctypes.CDLL(None)
-    if hasattr(library, "prctl"):  # Linux: also when this process is frozen or deep in native code
-        library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before this could be asked for
-        os._exit(1)
-
-
 def _end_with_input() -> None:
     while sys.stdin.buffer.read(1):
         pass
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

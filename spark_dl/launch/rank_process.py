@@ -1,8 +1,8 @@
-"""A rank's process, as its Spark task sees it: started, told what to do, listened to, never left behind.
+"""A rank's process, as its Spark task sees it: asked for, told what to do, listened to, never left behind.
 
 A process of its own, and not the Spark Python worker: the worker may be a used one whose TensorFlow is
-configured already, it would be lost with a crash in native code, and its import of TensorFlow would hold up
-the barrier's allGather. Here the import runs beside it.
+configured already, and it would be lost with a crash in native code. It is forked from one that has imported
+TensorFlow (`rank_host`); where that is still importing, the barrier's allGather runs beside it.
 """
 
 from __future__ import annotations
@@ -10,108 +10,107 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import pickle
-import struct
-import subprocess
+import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
-__all__ = ["RankProcess", "read_frame", "write_frame"]
+from spark_dl.launch import rank_host
+from spark_dl.launch.frames import read_frame, write_frame
 
-_HEADER = struct.Struct("<Q")
+__all__ = ["RankProcess"]
+
 _LOG_LINES = 60
 _LEAVE_SECONDS = 3.0
-
-
-def write_frame(stream: BinaryIO, message: Any) -> None:
-    """Write one pickled message with its length before it."""
-    content = pickle.dumps(message)
-    stream.write(_HEADER.pack(len(content)))
-    stream.write(content)
-    stream.flush()
-
-
-def read_frame(stream: BinaryIO) -> Any:
-    """Read one message, or None at the end of the stream."""
-    header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None
-    (length,) = _HEADER.unpack(header)
-    content = stream.read(length)
-    return pickle.loads(content) if len(content) == length else None
+_KILLED = -9
 
 
 class RankProcess:
-    """A fresh Python process for one rank, which ends with the `with`.
+    """A process for one rank, fresh but for its imports, which ends with the `with`.
 
     Args:
-        environment: variables to set over the task's own before Python starts.
+        environment: variables to set over the task's own.
+        modules: what is imported beside TensorFlow and Horovod before the process begins.
+
+    Raises:
+        ClusterError: it can't be started.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], modules: Sequence[str] = ()) -> None:
         # TensorFlow writes files that only an orderly end of Python would remove. Spark removes its own directory even
         # after a crash of the task.
         spark_directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
         parent = spark_directory if os.path.isdir(spark_directory) else None
         self._directory = tempfile.TemporaryDirectory(prefix="spark-dl-rank-", dir=parent, ignore_cleanup_errors=True)
-        reading, writing = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "spark_dl.launch.rank_main", str(writing), str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(writing,),
-            # What Spark put on this worker's path (addPyFile, spark-submit --py-files) is the rank's, too.
-            env={
-                **os.environ,
-                **environment,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "TMPDIR": self._directory.name,
-            },
-        )
-        os.close(writing)
-        self._orders, self._output = self._process.stdin, self._process.stdout
-        self._messages = os.fdopen(reading, "rb")
+        self.pid = 0
+        self._code: int | None = None
+        self._ended = threading.Event()
         self._log: collections.deque[str] = collections.deque(maxlen=_LOG_LINES)
-        self._pump = threading.Thread(target=self._forward_output, daemon=True)
+        self._host = rank_host.connect(environment, modules)
+        (orders, own_orders), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
+        variables = {**os.environ, **environment, "TMPDIR": self._directory.name}
+        rank_host.ask(self._host, rank_host.Wanted(variables, list(sys.path), os.getcwd()), (orders, output, answers))
+        for given in (orders, output, answers):
+            os.close(given)
+        self._orders = os.fdopen(own_orders, "wb")
+        self._answers = os.fdopen(own_answers, "rb")
+        self._pump = threading.Thread(target=self._forward_output, args=(os.fdopen(own_output, "rb"),), daemon=True)
+        self._watch = threading.Thread(target=self._wait_for_end, daemon=True)
         self._pump.start()
+        self._watch.start()
 
     def __enter__(self) -> RankProcess:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # A rank that has answered leaves Horovod in good order, unless the others are gone.
-            self._process.wait(_LEAVE_SECONDS if kind is None else 0)
-        self._process.kill()
-        self._process.wait()
-        self._messages.close()
+        # A rank that has answered leaves Horovod in good order, unless the others are gone.
+        self._ended.wait(_LEAVE_SECONDS if kind is None else 0)
+        self.kill()
+        self._ended.wait()
+        self._watch.join()
+        self._host.close()
+        self._answers.close()
         with contextlib.suppress(BrokenPipeError):
-            cast(BinaryIO, self._orders).close()
+            self._orders.close()
         self._pump.join(_LEAVE_SECONDS)  # it closes the output, at once unless a grandchild holds it
         self._directory.cleanup()
+
+    def kill(self) -> None:
+        """Let the host kill the process, if it hasn't ended."""
+        with contextlib.suppress(OSError):
+            self._host.shutdown(socket.SHUT_WR)
 
     def begin(self, order: Any) -> None:
         """Tell the process what to do. It may have died meanwhile: `messages` then ends at once."""
         with contextlib.suppress(BrokenPipeError):
-            write_frame(cast(BinaryIO, self._orders), order)
+            write_frame(self._orders, order)
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the process says, until it ends."""
-        while (message := read_frame(self._messages)) is not None:
+        while (message := read_frame(self._answers)) is not None:
             yield message
 
     def exit(self) -> tuple[int, str]:
         """Wait for the end: the exit code, and the last lines that the process printed."""
-        code = self._process.wait()
+        self._ended.wait()
         self._pump.join(5)
-        return code, "".join(self._log)
+        return self._code if self._code is not None else _KILLED, "".join(self._log)
 
-    def _forward_output(self) -> None:
-        with cast(BinaryIO, self._output) as output:
+    def _wait_for_end(self) -> None:
+        place = rank_host.place_of(self._host)
+        with self._host.makefile("rb") as stream, contextlib.suppress(OSError):
+            while (told := read_frame(stream)) is not None:
+                self.pid = told.get("pid", self.pid)
+                self._code = told.get("exit", self._code)
+        if not self.pid:  # the host has ended before it could fork
+            self._code = 1
+            self._log.append(rank_host.said(place))
+        self._ended.set()
+
+    def _forward_output(self, output: BinaryIO) -> None:
+        with output:
             for line in output:
                 text = line.decode(errors="replace")
                 self._log.append(text)

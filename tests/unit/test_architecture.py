@@ -49,7 +49,7 @@ ALLOWED = {
 }
 # Library -> the only modules that import it.
 OWNERS = {
-    "horovod": {"collectives", "launch.rank_main"},
+    "horovod": {"collectives", "launch.rank_host"},
     "petastorm": {"data.readers.petastorm"},
     "mlflow": {"track.mlflow"},
 }

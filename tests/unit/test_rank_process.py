@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,9 @@ import psutil
 import pytest
 
 from spark_dl.launch.failure import Failure
+from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.launch.rank_main import Order, Rank
-from spark_dl.launch.rank_process import RankProcess, read_frame, write_frame
+from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.launch.resources import horovod_environment, task_environment
 from spark_dl.world import solo
@@ -28,7 +30,13 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 def ended(process: RankProcess) -> bool:
     """Whether a process is gone, and was waited for."""
-    return not psutil.pid_exists(process._process.pid)
+    return not psutil.pid_exists(process.pid)
+
+
+def forked(process: RankProcess) -> None:
+    """Wait until there is a process."""
+    while not process.pid:
+        time.sleep(0.01)
 
 
 def carry_out(function: Callable[[Rank], Any]) -> tuple[list[dict[str, Any]], tuple[int, str], RankProcess]:
@@ -112,6 +120,7 @@ def test_a_rank_is_gone_after_a_with_that_fails() -> None:
 
     def task() -> None:
         with process:
+            forked(process)
             assert not ended(process)
             raise ZeroDivisionError
 
@@ -123,7 +132,7 @@ def test_a_rank_is_gone_after_a_with_that_fails() -> None:
 def test_a_rank_that_waits_for_its_order_is_gone_after_the_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spark_dl.launch.rank_process._LEAVE_SECONDS", 0.0)
     with RankProcess({}) as process:
-        pass
+        forked(process)
     assert ended(process)
 
 
@@ -134,7 +143,8 @@ def hangs(rank: Rank) -> None:
 
 TASK = """
 import sys
-from spark_dl.launch.rank_process import RankProcess, read_frame
+from spark_dl.launch.frames import read_frame
+from spark_dl.launch.rank_process import RankProcess
 
 with RankProcess({}) as process:
     process.begin(read_frame(sys.stdin.buffer))
@@ -162,8 +172,8 @@ def test_even_a_frozen_rank_ends_with_the_task_that_is_killed() -> None:
 
 def test_an_order_to_a_dead_process_ends_the_messages_at_once() -> None:
     with RankProcess({}) as process:
-        process._process.kill()
-        process._process.wait()
+        process.kill()
+        process._ended.wait()
         process.begin(Order(solo(HOST), {}, b""))
         assert list(process.messages()) == []
         assert process.exit()[0] == -signal.SIGKILL

@@ -1,0 +1,293 @@
+"""The process that ranks are forked from: it imports TensorFlow once for all ranks of its executor, fit after fit.
+
+Run as `python -m spark_dl.launch.rank_host DIRECTORY EXECUTOR MODULE...`. A task that wants a rank connects to its
+socket and sends the rank's environment with three descriptors: for its orders, its output and its answers. It is told
+the rank's process, and in the end its exit code. The connection is the rank's life: when it closes, the rank is killed,
+even a frozen one. The host ends with the executor, or when it has had no rank for a while.
+
+The host itself computes nothing: it has one thread, and what it forks finds TensorFlow as it is after an import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import hashlib
+import importlib
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import psutil
+
+from spark_dl.errors import ClusterError, explain
+from spark_dl.imports import importing
+from spark_dl.launch import rank_main
+from spark_dl.launch.frames import read_frame, write_frame
+
+__all__ = ["Wanted", "ask", "connect", "place_of", "said"]
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_IDLE_SECONDS = 120.0
+_TICK_SECONDS = 1.0
+_STARTS_SECONDS = 10.0
+_DESCRIPTORS = 3
+# What libraries read as they are imported. All else is the rank's own matter, which gets its whole environment.
+_OF_IMPORTS = ("ARROW", "CUDA", "GOTO", "KERAS", "KMP", "LD", "MALLOC", "MKL", "OMP", "OPENBLAS", "TF", "XLA")
+_NOT_OF_IMPORTS = ("CUDA_VISIBLE_DEVICES",)
+# A path of a socket has room for 107 bytes.
+_LONGEST_PATH = 90
+_SOCKET = "socket"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The rank that a task wants.
+
+    Attributes:
+        environment: all of its variables.
+        path: its sys.path.
+        directory: its working directory.
+    """
+
+    environment: dict[str, str]
+    path: list[str]
+    directory: str
+
+
+def connect(environment: Mapping[str, str], modules: Sequence[str]) -> socket.socket:
+    """A connection to this executor's host for ranks of such an environment, which is started where there is none.
+
+    Args:
+        environment: a rank's, over the task's own.
+        modules: what the host imports beside TensorFlow and Horovod.
+
+    Raises:
+        ClusterError: no host can be started.
+    """
+    # What Spark put on this worker's path (addPyFile, spark-submit --py-files) is the rank's, too.
+    variables = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    place = _place(variables, modules)
+    place.mkdir(mode=0o700, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            return _connected(place)
+        (place / _SOCKET).unlink(missing_ok=True)
+        with (place / "log").open("wb") as log:
+            host = subprocess.Popen(
+                [sys.executable, "-m", "spark_dl.launch.rank_host", str(place), str(_executor()), *modules],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=variables,
+                start_new_session=True,
+            )
+        end = time.monotonic() + _STARTS_SECONDS
+        while time.monotonic() < end and host.poll() is None:
+            with contextlib.suppress(OSError):
+                return _connected(place)
+            time.sleep(0.01)
+    raise ClusterError(
+        explain(
+            f"{socket.gethostname()} can't start the process that ranks are forked from.",
+            received=said(place),
+            fix="Run `spark-dl doctor`.",
+        )
+    )
+
+
+def ask(host: socket.socket, wanted: Wanted, descriptors: Sequence[int]) -> None:
+    """Ask for a rank: its orders are read from the first descriptor, its output and answers go to the others."""
+    socket.send_fds(host, [b"r"], descriptors)
+    with host.makefile("wb") as stream:
+        write_frame(stream, wanted)
+
+
+def place_of(host: socket.socket) -> Path:
+    """The directory of the host at the other end."""
+    return Path(host.getpeername()).parent
+
+
+def said(place: Path) -> str:
+    """The last words of the host in this directory."""
+    try:
+        return (place / "log").read_text(errors="replace")[-2000:]
+    except OSError:
+        return ""
+
+
+def _place(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
+    """The directory of the host for such variables."""
+    read = [name for name in sorted(variables) if name.partition("_")[0] in _OF_IMPORTS and name not in _NOT_OF_IMPORTS]
+    told = [variables["PYTHONPATH"], *((name, variables[name]) for name in read)]
+    facts = repr([sys.executable, os.getuid(), _executor(), *modules, told])
+    name = f"ranks-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    # Spark removes its own directory even after a crash of the executor.
+    given = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+    parent = given if os.path.isdir(given) and len(given) + len(name) < _LONGEST_PATH else tempfile.gettempdir()
+    return Path(parent, name)
+
+
+def _executor() -> int:
+    """The process that this one's tasks end with: the daemon that Spark forks Python workers from."""
+    parent = psutil.Process().parent()
+    return parent.pid if parent and "pyspark.daemon" in parent.cmdline() else os.getpid()
+
+
+def _connected(place: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(place / _SOCKET))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+class _Host:
+    """Listens, forks, kills, and tells of ends.
+
+    Args:
+        place: its directory.
+        executor: the process that it ends with.
+    """
+
+    def __init__(self, place: Path, executor: int) -> None:
+        self._executor = executor
+        self._ranks: dict[int, socket.socket] = {}  # by process, the connections of their tasks
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(place / _SOCKET))
+        self._listener.listen(128)
+
+    def run(self) -> None:
+        """Until the executor is gone, or nobody has wanted a rank for a while; its ranks end with it."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(writing)
+        selector = selectors.DefaultSelector()
+        selector.register(self._listener, selectors.EVENT_READ)
+        selector.register(reading, selectors.EVENT_READ)
+        used = time.monotonic()
+        while time.monotonic() - used < _IDLE_SECONDS and psutil.pid_exists(self._executor):
+            for key, _ in selector.select(_TICK_SECONDS):
+                if key.fileobj is self._listener:
+                    pid, connection = self._fork()
+                    if connection:
+                        selector.register(connection, selectors.EVENT_READ, pid)
+                elif key.fileobj == reading:
+                    os.read(reading, 1 << 16)
+                else:  # the task says nothing more: it is gone, or wants the rank's end
+                    selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
+            for pid, code in _ended():
+                connection = self._ranks.pop(pid)
+                with contextlib.suppress(KeyError):
+                    selector.unregister(connection)
+                _tell(connection, {"exit": code})
+                connection.close()
+            used = time.monotonic() if self._ranks else used
+
+    def _fork(self) -> tuple[int, socket.socket | None]:
+        connection, _ = self._listener.accept()
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, _DESCRIPTORS)
+        with connection.makefile("rb") as stream:
+            wanted = read_frame(stream)
+        if wanted is None:  # the task is gone
+            pid = 0
+        else:
+            pid = os.fork()
+            if not pid:
+                self._become(wanted, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if not pid:
+            connection.close()
+            return 0, None
+        self._ranks[pid] = connection
+        _tell(connection, {"pid": pid})
+        return pid, connection
+
+    def _become(self, wanted: Wanted, descriptors: Sequence[int]) -> NoReturn:
+        """What is a rank from here on."""
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _end_with_parent()
+            for inherited in (self._listener, *self._ranks.values()):
+                inherited.close()
+            orders, output, answers = descriptors
+            for own, standard in ((orders, 0), (output, 1), (output, 2)):
+                os.dup2(own, standard)
+            os.close(orders)
+            os.close(output)
+            os.environ.clear()
+            os.environ.update(wanted.environment)
+            os.chdir(wanted.directory)
+            sys.path[:] = wanted.path
+            tempfile.tempdir = None  # as the environment says
+            np.random.seed()  # else all ranks of a host would draw the same
+            gc.enable()
+            rank_main.serve(answers)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Ranks that have ended since the last look, with their exit codes."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            yield pid, os.waitstatus_to_exitcode(status)
+
+
+def _tell(connection: socket.socket, message: dict[str, int]) -> None:
+    with contextlib.suppress(OSError), connection.makefile("wb") as stream:
+        write_frame(stream, message)
+
+
+def _end_with_parent() -> None:
+    """Let the system kill this process with its host: also when it is frozen or deep in native code."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "prctl"):  # Linux
+        library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        library.prctl(_PR_SET_NAME, b"spark-dl-rank")
+
+
+def main(place: Path, executor: int, modules: Sequence[str]) -> None:
+    """Be a host."""
+    try:
+        host = _Host(place, executor)
+        with importing():
+            import horovod.tensorflow  # noqa: F401
+
+            for name in modules:
+                importlib.import_module(name)
+        gc.disable()
+        gc.freeze()  # the pages of what is imported stay shared with the ranks
+        host.run()
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
