@@ -17,6 +17,7 @@ import gc
 import hashlib
 import importlib
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -39,7 +40,7 @@ from spark_dl.imports import importing
 from spark_dl.launch import rank_main
 from spark_dl.launch.frames import read_frame, write_frame
 
-__all__ = ["Wanted", "ask", "connect", "place_of", "said"]
+__all__ = ["Wanted", "ask", "connect"]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _IDLE_SECONDS = 120.0
@@ -82,30 +83,28 @@ def connect(environment: Mapping[str, str], modules: Sequence[str]) -> socket.so
     # What Spark put on this worker's path (addPyFile, spark-submit --py-files) is the rank's, too.
     variables = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     place = _place(variables, modules)
-    place.mkdir(mode=0o700, exist_ok=True)
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(OSError):
-            return _connected(place)
-        (place / _SOCKET).unlink(missing_ok=True)
-        with (place / "log").open("wb") as log:
-            host = subprocess.Popen(
-                [sys.executable, "-m", "spark_dl.launch.rank_host", str(place), str(_executor()), *modules],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=variables,
-                start_new_session=True,
-            )
-        end = time.monotonic() + _STARTS_SECONDS
-        while time.monotonic() < end and host.poll() is None:
+    command = [sys.executable, "-m", "spark_dl.launch.rank_host", str(place), str(_executor()), *modules]
+    end = time.monotonic() + _STARTS_SECONDS
+    while time.monotonic() < end:
+        place.mkdir(mode=0o700, exist_ok=True)
+        # One task starts it, the others find it; and it doesn't end while one of them is on its way.
+        with contextlib.suppress(FileNotFoundError), _locked(place):
             with contextlib.suppress(OSError):
                 return _connected(place)
-            time.sleep(0.01)
+            (place / _SOCKET).unlink(missing_ok=True)
+            with (place / "log").open("wb") as log:
+                host = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables, start_new_session=True
+                )
+            while time.monotonic() < end and host.poll() is None:
+                with contextlib.suppress(OSError):
+                    return _connected(place)
+                time.sleep(0.01)
+            break
     raise ClusterError(
         explain(
             f"{socket.gethostname()} can't start the process that ranks are forked from.",
-            received=said(place),
+            received=(place / "log").read_text(errors="replace")[-2000:],
             fix="Run `spark-dl doctor`.",
         )
     )
@@ -118,19 +117,6 @@ def ask(host: socket.socket, wanted: Wanted, descriptors: Sequence[int]) -> None
         write_frame(stream, wanted)
 
 
-def place_of(host: socket.socket) -> Path:
-    """The directory of the host at the other end."""
-    return Path(host.getpeername()).parent
-
-
-def said(place: Path) -> str:
-    """The last words of the host in this directory."""
-    try:
-        return (place / "log").read_text(errors="replace")[-2000:]
-    except OSError:
-        return ""
-
-
 def _place(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
     """The directory of the host for such variables."""
     read = [name for name in sorted(variables) if name.partition("_")[0] in _OF_IMPORTS and name not in _NOT_OF_IMPORTS]
@@ -141,6 +127,19 @@ def _place(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
     given = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
     parent = given if os.path.isdir(given) and len(given) + len(name) < _LONGEST_PATH else tempfile.gettempdir()
     return Path(parent, name)
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Alone among those who start, find or end this host.
+
+    Raises:
+        FileNotFoundError: the directory went with a host that has ended.
+    """
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (place / "lock").stat()
+        yield
 
 
 def _executor() -> int:
@@ -168,6 +167,7 @@ class _Host:
     """
 
     def __init__(self, place: Path, executor: int) -> None:
+        self._place = place
         self._executor = executor
         self._ranks: dict[int, socket.socket] = {}  # by process, the connections of their tasks
         self._listener = socket.socket(socket.AF_UNIX)
@@ -184,7 +184,9 @@ class _Host:
         selector.register(self._listener, selectors.EVENT_READ)
         selector.register(reading, selectors.EVENT_READ)
         used = time.monotonic()
-        while time.monotonic() - used < _IDLE_SECONDS and psutil.pid_exists(self._executor):
+        while psutil.pid_exists(self._executor):
+            if time.monotonic() - used > _IDLE_SECONDS and self._closes():
+                return
             for key, _ in selector.select(_TICK_SECONDS):
                 if key.fileobj is self._listener:
                     pid, connection = self._fork()
@@ -203,22 +205,36 @@ class _Host:
                 connection.close()
             used = time.monotonic() if self._ranks else used
 
-    def _fork(self) -> tuple[int, socket.socket | None]:
+    def _closes(self) -> bool:
+        """Stop listening, unless a task is on its way."""
+        with _locked(self._place):
+            if select.select([self._listener], [], [], 0)[0]:
+                return False
+            shutil.rmtree(self._place)
+            return True
+
+    def refuse(self, why: str) -> None:
+        """Tell all that want a rank why there is none, and end."""
+        while not self._closes():
+            connection, _, descriptors = self._wanted()
+            _tell(connection, {"failed": why})
+            _close(connection, descriptors)
+
+    def _wanted(self) -> tuple[socket.socket, Wanted | None, list[int]]:
         connection, _ = self._listener.accept()
         _, descriptors, _, _ = socket.recv_fds(connection, 1, _DESCRIPTORS)
         with connection.makefile("rb") as stream:
-            wanted = read_frame(stream)
+            return connection, read_frame(stream), descriptors
+
+    def _fork(self) -> tuple[int, socket.socket | None]:
+        connection, wanted, descriptors = self._wanted()
         if wanted is None:  # the task is gone
-            pid = 0
-        else:
-            pid = os.fork()
-            if not pid:
-                self._become(wanted, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        if not pid:
-            connection.close()
+            _close(connection, descriptors)
             return 0, None
+        pid = os.fork()
+        if not pid:
+            self._become(wanted, descriptors)
+        _close(None, descriptors)
         self._ranks[pid] = connection
         _tell(connection, {"pid": pid})
         return pid, connection
@@ -260,7 +276,14 @@ def _ended() -> Iterator[tuple[int, int]]:
             yield pid, os.waitstatus_to_exitcode(status)
 
 
-def _tell(connection: socket.socket, message: dict[str, int]) -> None:
+def _close(connection: socket.socket | None, descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+    if connection:
+        connection.close()
+
+
+def _tell(connection: socket.socket, message: dict[str, int | str]) -> None:
     with contextlib.suppress(OSError), connection.makefile("wb") as stream:
         write_frame(stream, message)
 
@@ -275,15 +298,19 @@ def _end_with_parent() -> None:
 
 def main(place: Path, executor: int, modules: Sequence[str]) -> None:
     """Be a host."""
+    host = _Host(place, executor)
     try:
-        host = _Host(place, executor)
         with importing():
             import horovod.tensorflow  # noqa: F401
 
             for name in modules:
                 importlib.import_module(name)
-        gc.disable()
-        gc.freeze()  # the pages of what is imported stay shared with the ranks
+    except Exception:
+        host.refuse(traceback.format_exc())
+        return
+    gc.disable()
+    gc.freeze()  # the pages of what is imported stay shared with the ranks
+    try:
         host.run()
     finally:
         shutil.rmtree(place, ignore_errors=True)

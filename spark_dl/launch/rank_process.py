@@ -99,14 +99,13 @@ class RankProcess:
         return self._code if self._code is not None else _KILLED, "".join(self._log)
 
     def _wait_for_end(self) -> None:
-        place = rank_host.place_of(self._host)
         with self._host.makefile("rb") as stream, contextlib.suppress(OSError):
             while (told := read_frame(stream)) is not None:
                 self.pid = told.get("pid", self.pid)
                 self._code = told.get("exit", self._code)
-        if not self.pid:  # the host has ended before it could fork
-            self._code = 1
-            self._log.append(rank_host.said(place))
+                if "failed" in told:  # before there could be a rank
+                    self._code = 1
+                    self._log.append(told["failed"])
         self._ended.set()
 
     def _forward_output(self, output: BinaryIO) -> None:

@@ -23,8 +23,8 @@ from spark_dl.launch.settings import LaunchSettings
 def rank_processes() -> list[psutil.Process]:
     """The processes of ranks on this machine."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "spark_dl.launch.rank_main" in (process.info["cmdline"] or []):
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "spark-dl-rank":
             found.append(process)
     return found
 

@@ -217,9 +217,9 @@ def test_more_workers_as_the_least_than_there_are_is_refused(data: DataFrame) ->
 def ranks() -> list[psutil.Process]:
     """The ranks that run on this host, and not on one that another test has made."""
     found, own = [], os.readlink("/proc/self/ns/net")
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter(["name"]):
         with contextlib.suppress(psutil.Error, OSError):
-            named = "spark_dl.launch.rank_main" in (process.info["cmdline"] or [])
+            named = process.info["name"] == "spark-dl-rank"
             if named and os.readlink(f"/proc/{process.pid}/ns/net") == own:
                 found.append(process)
     return found

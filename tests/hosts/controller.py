@@ -56,7 +56,7 @@ class Cluster:
 
     def training(self) -> list[Host]:
         """The hosts on which ranks run."""
-        return [host for host in self.workers() if host.processes("spark_dl.launch.rank_main")]
+        return [host for host in self.workers() if host.processes("spark-dl-rank")]
 
     def workers(self) -> list[Host]:
         """The hosts of workers that have not crashed."""
@@ -85,10 +85,10 @@ def signal_one(cluster: Cluster, word: str, number: signal.Signals) -> None:
 
 # What is done when the second epoch's line is seen; nothing, for those that aren't here.
 FAULTS: dict[str, Callable[[Cluster], None]] = {
-    "rank killed": lambda cluster: signal_one(cluster, "spark_dl.launch.rank_main", signal.SIGKILL),
+    "rank killed": lambda cluster: signal_one(cluster, "spark-dl-rank", signal.SIGKILL),
     "worker killed": lambda cluster: signal_one(cluster, "pyspark.daemon", signal.SIGKILL),
     "executor killed": lambda cluster: signal_one(cluster, "CoarseGrainedExecutorBackend", signal.SIGKILL),
-    "rank frozen": lambda cluster: signal_one(cluster, "spark_dl.launch.rank_main", signal.SIGSTOP),
+    "rank frozen": lambda cluster: signal_one(cluster, "spark-dl-rank", signal.SIGSTOP),
     "network partition": lambda cluster: cluster.network.partition(cluster.training()[-1].name),
     "host crashed": lambda cluster: cluster.training()[-1].crash(),
     "no spare": lambda cluster: cluster.training()[-1].crash(),
@@ -129,7 +129,7 @@ def main(directory: Path, workers: int, cores: int, faults: list[str]) -> None:
             results[fault].setdefault("noticed", round(now - at, 1))
         elif line.startswith("Epoch 3/") and results[fault].get("said") and "trained" not in results[fault]:
             results[fault]["trained"] = round(now - at, 1)
-    left = [process.pid for host in cluster.workers() for process in host.processes("spark_dl.launch.rank_main")]
+    left = [process.pid for host in cluster.workers() for process in host.processes("spark-dl-rank")]
     files = sorted(path.name for path in (directory / "cache").iterdir())
     print(json.dumps({"faults": results, "processes": left, "files": files}), flush=True)
     os._exit(0)  # the hosts go with this process

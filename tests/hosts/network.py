@@ -42,12 +42,13 @@ class Host:
         subprocess.run(self.command(*words), check=True, capture_output=True)
 
     def processes(self, word: str) -> list[psutil.Process]:
-        """The host's processes that have this word on their command line, by their age."""
+        """The host's processes that have this word on their command line, or for a name, by their age."""
         namespace = os.readlink(f"/proc/{self.pid}/ns/uts")
         found = []
         for process in psutil.process_iter():
             try:
-                if word in " ".join(process.cmdline()) and os.readlink(f"/proc/{process.pid}/ns/uts") == namespace:
+                named = word in " ".join([process.name(), *process.cmdline()])
+                if named and os.readlink(f"/proc/{process.pid}/ns/uts") == namespace:
                     found.append(process)
             except (OSError, psutil.Error):
                 continue

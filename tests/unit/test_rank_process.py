@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -10,12 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import psutil
 import pytest
 
+from spark_dl.launch import rank_host
 from spark_dl.launch.failure import Failure
 from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.launch.rank_main import Order, Rank
@@ -177,6 +181,106 @@ def test_an_order_to_a_dead_process_ends_the_messages_at_once() -> None:
         process.begin(Order(solo(HOST), {}, b""))
         assert list(process.messages()) == []
         assert process.exit()[0] == -signal.SIGKILL
+
+
+# --- the process that ranks are forked from --------------------------------------------------------------------------
+
+
+def tells(rank: Rank) -> dict[str, Any]:
+    import random
+    import tempfile
+
+    import numpy as np
+
+    draws = (np.random.random(), random.random())
+    return {
+        "host": os.getppid(),
+        "cwd": os.getcwd(),
+        "own": os.environ.get("OWN"),
+        "tmp": tempfile.gettempdir(),
+        "draws": draws,
+    }
+
+
+def told(environment: dict[str, str]) -> dict[str, Any]:
+    """What a rank with these variables tells of itself."""
+    with Rendezvous(HOST) as store, RankProcess({**task_environment(1, [], 0), **environment}) as process:
+        variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
+        process.begin(Order(solo(HOST), variables, cloudpickle.dumps(tells)))
+        value: dict[str, Any] = cloudpickle.loads(list(process.messages())[-1]["value"])
+        return value
+
+
+def test_ranks_of_one_host_have_an_environment_and_random_numbers_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = told({"OWN": "one"})
+    monkeypatch.chdir(tmp_path)
+    second, third = told({"OWN": "two"}), told({})
+    assert first["host"] == second["host"] == third["host"]
+    assert [one["own"] for one in (first, second, third)] == ["one", "two", None]
+    assert (first["cwd"] != second["cwd"], second["cwd"]) == (True, str(tmp_path))
+    for kind in ("tmp", "draws"):
+        assert len({one[kind] for one in (first, second, third)}) == 3, kind
+
+
+def test_what_a_library_reads_as_it_is_imported_makes_another_host() -> None:
+    assert told({"OMP_NUM_THREADS": "3"})["host"] != told({})["host"]
+
+
+def test_tasks_that_begin_at_once_share_a_host() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(told, [{"TF_CPP_MAX_VLOG_LEVEL": "0"}] * 4))
+    assert len({one["host"] for one in found}) == 1
+    assert len({one["draws"] for one in found}) == 4
+
+
+def test_an_import_that_fails_is_told_each_time() -> None:
+    for _ in range(2):
+        with RankProcess({}, ["no_such_module"]) as process:
+            assert list(process.messages()) == []
+            code, log = process.exit()
+        assert code == 1
+        assert "No module named 'no_such_module'" in log
+
+
+def test_ranks_end_with_a_host_that_is_killed_and_the_next_one_has_another() -> None:
+    with RankProcess(task_environment(1, [], 0)) as process:
+        forked(process)
+        host = psutil.Process(process.pid).parent()
+        assert host
+        host.kill()
+        assert list(process.messages()) == []
+        assert process.exit()[0] == -signal.SIGKILL
+    assert told({})["host"] != host.pid
+
+
+def test_a_host_without_work_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(rank_host, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(rank_host, "_TICK_SECONDS", 0.1)
+    place = tmp_path / "host"
+    place.mkdir()
+    host = rank_host._Host(place, os.getpid())
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        host.run()
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, handler)
+    assert not place.exists()
+
+
+def test_a_host_ends_with_its_executor() -> None:
+    program = (
+        "from spark_dl.launch.rank_process import RankProcess\nwith RankProcess({}) as p:\n  while not p.pid: pass\n"
+    )
+    program += "  import psutil\n  print(psutil.Process(p.pid).ppid(), flush=True)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(ran.stdout)).wait(30)
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("message", [None, {"event": "done", "value": b"\x00" * 100_000}, [1, 2]])
