@@ -22,6 +22,7 @@ import selectors
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ __all__ = ["Wanted", "ask", "connect"]
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _IDLE_SECONDS = 120.0
 _TICK_SECONDS = 1.0
-_STARTS_SECONDS = 10.0
+_STARTS_SECONDS = 60.0
 _DESCRIPTORS = 3
 # What libraries read as they are imported. All else is the rank's own matter, which gets its whole environment.
 _OF_IMPORTS = ("ARROW", "CUDA", "GOTO", "KERAS", "KMP", "LD", "MALLOC", "MKL", "OMP", "OPENBLAS", "TF", "XLA")
@@ -87,6 +88,7 @@ def connect(environment: Mapping[str, str], modules: Sequence[str]) -> socket.so
     end = time.monotonic() + _STARTS_SECONDS
     while time.monotonic() < end:
         place.mkdir(mode=0o700, exist_ok=True)
+        _refuse_others(place)
         # One task starts it, the others find it; and it doesn't end while one of them is on its way.
         with contextlib.suppress(FileNotFoundError), _locked(place):
             with contextlib.suppress(OSError):
@@ -140,6 +142,19 @@ def _locked(place: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (place / "lock").stat()
         yield
+
+
+def _refuse_others(place: Path) -> None:
+    found = place.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        raise ClusterError(
+            explain(
+                f"{place} on {socket.gethostname()} isn't this user's alone.",
+                expected=f"a directory of user {os.getuid()} with mode 700",
+                received=f"user {found.st_uid}, {stat.filemode(found.st_mode)}",
+                fix="Remove it.",
+            )
+        )
 
 
 def _executor() -> int:
