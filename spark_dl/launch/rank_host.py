@@ -52,7 +52,7 @@ _DESCRIPTORS = 3
 _OF_IMPORTS = ("ARROW", "CUDA", "GOTO", "KERAS", "KMP", "LD", "MALLOC", "MKL", "OMP", "OPENBLAS", "TF", "XLA")
 _NOT_OF_IMPORTS = ("CUDA_VISIBLE_DEVICES",)
 # A path of a socket has room for 107 bytes.
-_LONGEST_PATH = 90
+_LONGEST_PATH = 100
 _SOCKET = "socket"
 
 
@@ -123,12 +123,25 @@ def _place(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
     """The directory of the host for such variables."""
     read = [name for name in sorted(variables) if name.partition("_")[0] in _OF_IMPORTS and name not in _NOT_OF_IMPORTS]
     told = [variables["PYTHONPATH"], *((name, variables[name]) for name in read)]
-    facts = repr([sys.executable, os.getuid(), _executor(), *modules, told])
-    name = f"ranks-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
-    # Spark removes its own directory even after a crash of the executor.
+    facts = repr([sys.executable, socket.gethostname(), os.getuid(), _executor(), *modules, told])
+    # Spark removes its own directory, which no other executor has, even after a crash of the executor.
     given = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
-    parent = given if os.path.isdir(given) and len(given) + len(name) < _LONGEST_PATH else tempfile.gettempdir()
-    return Path(parent, name)
+    parent = given if os.path.isdir(given) else tempfile.gettempdir()
+    return Path(parent, f"ranks-{hashlib.sha256(facts.encode()).hexdigest()[:16]}")
+
+
+@contextlib.contextmanager
+def _address(place: Path) -> Iterator[str]:
+    """The path of a host's socket, in the few bytes that it may have."""
+    path = str(place / _SOCKET)
+    if len(path) <= _LONGEST_PATH:
+        yield path
+        return
+    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{_SOCKET}"
+    finally:
+        os.close(directory)
 
 
 @contextlib.contextmanager
@@ -166,7 +179,8 @@ def _executor() -> int:
 def _connected(place: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(str(place / _SOCKET))
+        with _address(place) as address:
+            connection.connect(address)
     except OSError:
         connection.close()
         raise
@@ -186,7 +200,8 @@ class _Host:
         self._executor = executor
         self._ranks: dict[int, socket.socket] = {}  # by process, the connections of their tasks
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(place / _SOCKET))
+        with _address(place) as address:
+            self._listener.bind(address)
         self._listener.listen(128)
 
     def run(self) -> None:

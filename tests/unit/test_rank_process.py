@@ -19,6 +19,7 @@ import cloudpickle
 import psutil
 import pytest
 
+from spark_dl.errors import ClusterError
 from spark_dl.launch import rank_host
 from spark_dl.launch.failure import Failure
 from spark_dl.launch.frames import read_frame, write_frame
@@ -270,12 +271,34 @@ def test_a_host_without_work_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert not place.exists()
 
 
+def test_a_directory_that_others_can_use_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(rank_host, "_place", lambda variables, modules: tmp_path / "host")
+    (tmp_path / "host").mkdir(mode=0o755)
+    with pytest.raises(ClusterError, match=r"isn't this user's alone.*drwxr-xr-x"):
+        RankProcess({})
+
+
+def test_a_directory_of_sparks_may_be_far_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    far = tmp_path / ("executor-" + "0" * 60) / ("blockmgr-" + "0" * 60)
+    far.mkdir(parents=True)
+    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(far))
+    assert told({})["host"] == told({})["host"]
+    assert [name for name in os.listdir(far) if name.startswith("ranks-")]
+
+
+EXECUTOR = """
+import psutil, time
+from spark_dl.launch.rank_process import RankProcess
+
+with RankProcess({}) as process:
+    while not process.pid:
+        time.sleep(0.01)
+    print(psutil.Process(process.pid).ppid())
+"""
+
+
 def test_a_host_ends_with_its_executor() -> None:
-    program = (
-        "from spark_dl.launch.rank_process import RankProcess\nwith RankProcess({}) as p:\n  while not p.pid: pass\n"
-    )
-    program += "  import psutil\n  print(psutil.Process(p.pid).ppid(), flush=True)"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", EXECUTOR], capture_output=True, text=True, check=True)
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(ran.stdout)).wait(30)
 
