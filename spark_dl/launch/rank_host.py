@@ -41,16 +41,21 @@ from spark_dl.imports import importing
 from spark_dl.launch import rank_main
 from spark_dl.launch.frames import read_frame, write_frame
 
-__all__ = ["Wanted", "ask", "connect"]
+__all__ = ["Wanted", "ask", "connect", "last_words"]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _IDLE_SECONDS = 120.0
 _TICK_SECONDS = 1.0
 _STARTS_SECONDS = 60.0
 _DESCRIPTORS = 3
+# A task that connects and asks for nothing must not hold the others up.
+_REQUEST_SECONDS = 5.0
 # What libraries read as they are imported. All else is the rank's own matter, which gets its whole environment.
-_OF_IMPORTS = ("ARROW", "CUDA", "GOTO", "KERAS", "KMP", "LD", "MALLOC", "MKL", "OMP", "OPENBLAS", "TF", "XLA")
-_NOT_OF_IMPORTS = ("CUDA_VISIBLE_DEVICES",)
+_OF_IMPORTS = (
+    *("ARROW_", "CUDA_", "GOTO_", "KERAS_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "PROTOCOL_BUFFERS_"),
+    *("PYTHON", "TF2_", "TF_", "XLA_"),
+)
+_NOT_OF_IMPORTS = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHON_")
 # A path of a socket has room for 107 bytes.
 _LONGEST_PATH = 100
 _SOCKET = "socket"
@@ -71,8 +76,9 @@ class Wanted:
     directory: str
 
 
-def connect(environment: Mapping[str, str], modules: Sequence[str]) -> socket.socket:
-    """A connection to this executor's host for ranks of such an environment, which is started where there is none.
+def connect(environment: Mapping[str, str], modules: Sequence[str]) -> tuple[socket.socket, Path]:
+    """A connection to this executor's host for ranks of such an environment, which is started where there is none, and
+    the host's directory.
 
     Args:
         environment: a rank's, over the task's own.
@@ -87,12 +93,10 @@ def connect(environment: Mapping[str, str], modules: Sequence[str]) -> socket.so
     command = [sys.executable, "-m", "spark_dl.launch.rank_host", str(place), str(_executor()), *modules]
     end = time.monotonic() + _STARTS_SECONDS
     while time.monotonic() < end:
-        place.mkdir(mode=0o700, exist_ok=True)
-        _refuse_others(place)
         # One task starts it, the others find it; and it doesn't end while one of them is on its way.
-        with contextlib.suppress(FileNotFoundError), _locked(place):
-            with contextlib.suppress(OSError):
-                return _connected(place)
+        with contextlib.suppress(FileExistsError, FileNotFoundError), _locked(place):
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                return _connected(place), place
             (place / _SOCKET).unlink(missing_ok=True)
             with (place / "log").open("wb") as log:
                 host = subprocess.Popen(
@@ -100,13 +104,13 @@ def connect(environment: Mapping[str, str], modules: Sequence[str]) -> socket.so
                 )
             while time.monotonic() < end and host.poll() is None:
                 with contextlib.suppress(OSError):
-                    return _connected(place)
+                    return _connected(place), place
                 time.sleep(0.01)
             break
     raise ClusterError(
         explain(
             f"{socket.gethostname()} can't start the process that ranks are forked from.",
-            received=(place / "log").read_text(errors="replace")[-2000:],
+            received=last_words(place),
             fix="Run `spark-dl doctor`.",
         )
     )
@@ -114,14 +118,24 @@ def connect(environment: Mapping[str, str], modules: Sequence[str]) -> socket.so
 
 def ask(host: socket.socket, wanted: Wanted, descriptors: Sequence[int]) -> None:
     """Ask for a rank: its orders are read from the first descriptor, its output and answers go to the others."""
-    socket.send_fds(host, [b"r"], descriptors)
-    with host.makefile("wb") as stream:
-        write_frame(stream, wanted)
+    with contextlib.suppress(OSError):  # the host is gone: the end of the connection tells so
+        socket.send_fds(host, [b"r"], descriptors)
+        with host.makefile("wb") as stream:
+            write_frame(stream, wanted)
+
+
+def last_words(place: Path) -> str:
+    """What a host in this directory printed last."""
+    try:
+        return (place / "log").read_text(errors="replace")[-2000:]
+    except OSError:
+        return "nothing"
 
 
 def _place(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
     """The directory of the host for such variables."""
-    read = [name for name in sorted(variables) if name.partition("_")[0] in _OF_IMPORTS and name not in _NOT_OF_IMPORTS]
+    known = (name for name in sorted(variables) if name.startswith(_OF_IMPORTS))
+    read = [name for name in known if not name.startswith(_NOT_OF_IMPORTS)]
     told = [variables["PYTHONPATH"], *((name, variables[name]) for name in read)]
     facts = repr([sys.executable, socket.gethostname(), os.getuid(), _executor(), *modules, told])
     # Spark removes its own directory, which no other executor has, even after a crash of the executor.
@@ -151,9 +165,12 @@ def _locked(place: Path) -> Iterator[None]:
     Raises:
         FileNotFoundError: the directory went with a host that has ended.
     """
+    place.mkdir(mode=0o700, exist_ok=True)
+    _refuse_others(place)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (place / "lock").stat()
+        if not os.path.samestat(os.fstat(lock.fileno()), (place / "lock").stat()):
+            raise FileNotFoundError(str(place))
         yield
 
 
@@ -205,7 +222,7 @@ class _Host:
         self._listener.listen(128)
 
     def run(self) -> None:
-        """Until the executor is gone, or nobody has wanted a rank for a while; its ranks end with it."""
+        """Until the executor is gone, or nobody has wanted a rank for a while; its ranks and directory end with it."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -228,12 +245,14 @@ class _Host:
                     selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)
             for pid, code in _ended():
-                connection = self._ranks.pop(pid)
-                with contextlib.suppress(KeyError):
-                    selector.unregister(connection)
-                _tell(connection, {"exit": code})
-                connection.close()
+                connection = self._ranks.pop(pid, None)
+                if connection:
+                    with contextlib.suppress(KeyError):
+                        selector.unregister(connection)
+                    _tell(connection, {"exit": code})
+                    connection.close()
             used = time.monotonic() if self._ranks else used
+        shutil.rmtree(self._place, ignore_errors=True)
 
     def _closes(self) -> bool:
         """Stop listening, unless a task is on its way."""
@@ -246,35 +265,52 @@ class _Host:
     def refuse(self, why: str) -> None:
         """Tell all that want a rank why there is none, and end."""
         while not self._closes():
-            connection, _, descriptors = self._wanted()
-            _tell(connection, {"failed": why})
-            _close(connection, descriptors)
+            with contextlib.suppress(OSError), self._accepted() as (connection, _, _):
+                _tell(connection, {"failed": why})
+                connection.close()
 
-    def _wanted(self) -> tuple[socket.socket, Wanted | None, list[int]]:
+    @contextlib.contextmanager
+    def _accepted(self) -> Iterator[tuple[socket.socket, Wanted | None, list[int]]]:
+        """The next task's connection, what it wants, and its descriptors, which are closed at the end."""
         connection, _ = self._listener.accept()
+        connection.settimeout(_REQUEST_SECONDS)
         _, descriptors, _, _ = socket.recv_fds(connection, 1, _DESCRIPTORS)
-        with connection.makefile("rb") as stream:
-            return connection, read_frame(stream), descriptors
+        try:
+            with connection.makefile("rb") as stream:
+                wanted = read_frame(stream)
+            connection.settimeout(None)
+            yield connection, wanted, descriptors
+        except Exception:  # only this task's rank is lost
+            _tell(connection, {"failed": traceback.format_exc()})
+            connection.close()
+            raise
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _fork(self) -> tuple[int, socket.socket | None]:
-        connection, wanted, descriptors = self._wanted()
-        if wanted is None:  # the task is gone
-            _close(connection, descriptors)
-            return 0, None
-        pid = os.fork()
-        if not pid:
-            self._become(wanted, descriptors)
-        _close(None, descriptors)
-        self._ranks[pid] = connection
-        _tell(connection, {"pid": pid})
-        return pid, connection
+        """The next rank, and the connection of its task; None where there is none."""
+        sys.stdout.flush()
+        host = os.getpid()
+        with contextlib.suppress(Exception), self._accepted() as (connection, wanted, descriptors):
+            if wanted is None:  # the task is gone
+                connection.close()
+                return 0, None
+            pid = os.fork()
+            if not pid:
+                connection.close()
+                self._become(wanted, descriptors, host)
+            self._ranks[pid] = connection
+            _tell(connection, {"pid": pid})
+            return pid, connection
+        return 0, None
 
-    def _become(self, wanted: Wanted, descriptors: Sequence[int]) -> NoReturn:
+    def _become(self, wanted: Wanted, descriptors: Sequence[int], host: int) -> NoReturn:
         """What is a rank from here on."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _end_with_parent()
+            _end_with_parent(host)
             for inherited in (self._listener, *self._ranks.values()):
                 inherited.close()
             orders, output, answers = descriptors
@@ -286,6 +322,7 @@ class _Host:
             os.environ.update(wanted.environment)
             os.chdir(wanted.directory)
             sys.path[:] = wanted.path
+            importlib.invalidate_caches()  # of what was not there when the host looked
             tempfile.tempdir = None  # as the environment says
             np.random.seed()  # else all ranks of a host would draw the same
             gc.enable()
@@ -306,24 +343,19 @@ def _ended() -> Iterator[tuple[int, int]]:
             yield pid, os.waitstatus_to_exitcode(status)
 
 
-def _close(connection: socket.socket | None, descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-    if connection:
-        connection.close()
-
-
 def _tell(connection: socket.socket, message: dict[str, int | str]) -> None:
     with contextlib.suppress(OSError), connection.makefile("wb") as stream:
         write_frame(stream, message)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Let the system kill this process with its host: also when it is frozen or deep in native code."""
     library = ctypes.CDLL(None)
     if hasattr(library, "prctl"):  # Linux
         library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         library.prctl(_PR_SET_NAME, b"spark-dl-rank")
+    if os.getppid() != parent:  # it was gone before this could be asked for
+        os._exit(1)
 
 
 def main(place: Path, executor: int, modules: Sequence[str]) -> None:
@@ -340,10 +372,7 @@ def main(place: Path, executor: int, modules: Sequence[str]) -> None:
         return
     gc.disable()
     gc.freeze()  # the pages of what is imported stay shared with the ranks
-    try:
-        host.run()
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    host.run()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -48,9 +49,14 @@ class RankProcess:
         self._code: int | None = None
         self._ended = threading.Event()
         self._log: collections.deque[str] = collections.deque(maxlen=_LOG_LINES)
-        self._host = rank_host.connect(environment, modules)
+        self._host, self._place = rank_host.connect(environment, modules)
         (orders, own_orders), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
-        variables = {**os.environ, **environment, "TMPDIR": self._directory.name}
+        variables = {
+            **os.environ,
+            **environment,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "TMPDIR": self._directory.name,
+        }
         rank_host.ask(self._host, rank_host.Wanted(variables, list(sys.path), os.getcwd()), (orders, output, answers))
         for given in (orders, output, answers):
             os.close(given)
@@ -68,7 +74,11 @@ class RankProcess:
         # A rank that has answered leaves Horovod in good order, unless the others are gone.
         self._ended.wait(_LEAVE_SECONDS if kind is None else 0)
         self.kill()
-        self._ended.wait()
+        # Where the host is still importing, there is none to wait for: it will be killed as it begins.
+        if not self._ended.wait(_LEAVE_SECONDS if self.pid else 0) and self.pid:
+            os.kill(self.pid, signal.SIGKILL)  # the host doesn't: it is frozen
+        with contextlib.suppress(OSError):
+            self._host.shutdown(socket.SHUT_RDWR)
         self._watch.join()
         self._host.close()
         self._answers.close()
@@ -96,17 +106,23 @@ class RankProcess:
         """Wait for the end: the exit code, and the last lines that the process printed."""
         self._ended.wait()
         self._pump.join(5)
-        return self._code if self._code is not None else _KILLED, "".join(self._log)
+        return self._code or 0, "".join(self._log)
 
     def _wait_for_end(self) -> None:
-        with self._host.makefile("rb") as stream, contextlib.suppress(OSError):
-            while (told := read_frame(stream)) is not None:
-                self.pid = told.get("pid", self.pid)
-                self._code = told.get("exit", self._code)
-                if "failed" in told:  # before there could be a rank
-                    self._code = 1
-                    self._log.append(told["failed"])
-        self._ended.set()
+        try:
+            with self._host.makefile("rb") as stream:
+                while self._code is None and (told := read_frame(stream)) is not None:
+                    self.pid = told.get("pid", self.pid)
+                    self._code = told.get("exit")
+                    if "failed" in told:  # before there could be a rank
+                        self._code = 1
+                        self._log.append(told["failed"])
+            if self._code is None:
+                self._code = _KILLED if self.pid else 1
+                words = rank_host.last_words(self._place)
+                self._log.append(f"The process that ranks are forked from has ended; it said last: {words}\n")
+        finally:
+            self._ended.set()
 
     def _forward_output(self, output: BinaryIO) -> None:
         with output:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,7 +40,7 @@ def ended(process: RankProcess) -> bool:
 def forked(process: RankProcess) -> None:
     """Wait until there is a process."""
     while not process.pid:
-        time.sleep(0.01)
+        assert not process._ended.wait(0.01)
 
 
 def carry_out(function: Callable[[Rank], Any]) -> tuple[list[dict[str, Any]], tuple[int, str], RankProcess]:
@@ -269,6 +268,41 @@ def test_a_host_without_work_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, handler)
     assert not place.exists()
+
+
+def forks_a_child(rank: Rank) -> int:
+    import multiprocessing
+    import time
+
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    child.start()
+    return child.pid or 0
+
+
+def test_a_child_that_outlives_its_rank_holds_nobody_up() -> None:
+    with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
+        variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
+        process.begin(Order(solo(HOST), variables, cloudpickle.dumps(forks_a_child)))
+        done = next(message for message in process.messages() if message["event"] == "done")
+    assert ended(process)
+    child = psutil.Process(cloudpickle.loads(done["value"]))
+    assert child.is_running()
+    child.kill()
+
+
+def test_who_asks_for_nothing_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, _ = rank_host.connect(task_environment(1, [], 0), ())
+    talking, _ = rank_host.connect(task_environment(1, [], 0), ())
+    talking.sendall(b"r" * 100)
+    with silent, talking:
+        assert told({})["own"] is None
+
+
+def test_leaving_does_not_wait_for_an_import() -> None:
+    with RankProcess({"KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}) as process:
+        begun = bool(process.pid)
+    assert not begun
+    assert not process.pid
 
 
 def test_a_directory_that_others_can_use_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
