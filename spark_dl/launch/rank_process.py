@@ -24,7 +24,7 @@ from spark_dl.launch.frames import read_frame, write_frame
 __all__ = ["RankProcess"]
 
 _LOG_LINES = 60
-_LEAVE_SECONDS = 3.0
+_LEAVE_SECONDS, _KILL_SECONDS = 3.0, 5.0
 _KILLED = -9
 
 
@@ -75,7 +75,7 @@ class RankProcess:
         self._ended.wait(_LEAVE_SECONDS if kind is None else 0)
         self.kill()
         # Where the host is still importing, there is none to wait for: it will be killed as it begins.
-        if not self._ended.wait(_LEAVE_SECONDS if self.pid else 0) and self.pid:
+        if not self._ended.wait(_KILL_SECONDS if self.pid else 0) and self.pid:
             os.kill(self.pid, signal.SIGKILL)  # the host doesn't: it is frozen
         with contextlib.suppress(OSError):
             self._host.shutdown(socket.SHUT_RDWR)
