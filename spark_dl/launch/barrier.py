@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -97,9 +96,14 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender)
         process = stack.enter_context(RankProcess(environment, job.modules))
         rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0], alone))) if rank == 0 else None
         place = [rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None
-        told = [json.loads(text) for text in context.allGather(json.dumps([place, resources.gpu_names(gpus)]))]
-        resources.check_gpus(hosts, [names for _, names in told], job.share_gpus)
-        host, port, token = told[0][0]
+        facts = {"place": place, "gpus": resources.gpu_names(gpus)}
+        # In hvd.init the ranks have little patience with each other: none goes there before all can.
+        if not process.ready():
+            return failure.crash(rank, hosts[rank], *process.exit())
+        sender.send({"event": "ready", "rank": rank, "facts": facts})
+        told = sender.receive()["ranks"]
+        resources.check_gpus(hosts, [other["gpus"] for other in told], job.share_gpus)
+        host, port, token = told[0]["place"]
         interface = resources.interface_towards(host, port, job.reach_timeout, own)
         world = worlds(hosts)[rank]
         variables = resources.horovod_environment(world, (host, port, token), interface, job.collective_timeout)
@@ -113,5 +117,4 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender)
             if message["event"] == "started" and rendezvous:
                 rendezvous.stop()
             sender.send({**message, "rank": rank})
-        code, log = process.exit()
-        return failure.crash(rank, hosts[rank], code, log)
+        return failure.crash(rank, hosts[rank], *process.exit())

@@ -1,7 +1,7 @@
-"""How ranks speak to the driver while they run: JSON lines over one TCP connection for each rank.
+"""How ranks and the driver speak while the ranks run: JSON lines over one TCP connection for each rank.
 
-One way only, guarded by a token, with a size limit on each line. What must not be lost travels as rows of the
-Spark job; the channel carries what must be known now: progress, and that a rank has failed.
+Guarded by a token, with a size limit on each line. What must not be lost travels as rows of the Spark job; the channel
+carries what must be known now: where the ranks meet, progress, and that a rank has failed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import queue
 import secrets
 import socket
 import socketserver
+import struct
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,9 @@ class Channel:
 
     def __init__(self, host: str, bind: str, messages: queue.Queue[dict[str, Any]]) -> None:
         token = secrets.token_hex(16)
+        self._ranks: list[socket.socket] = []
+        self._lock = threading.Lock()
+        ranks, lock = self._ranks, self._lock
 
         class Handler(socketserver.StreamRequestHandler):
             timeout = _TOKEN_SECONDS
@@ -57,9 +61,15 @@ class Channel:
                 if not secrets.compare_digest(self._line(), token.encode()):
                     return
                 self.connection.settimeout(None)
-                while line := self._line():
-                    with contextlib.suppress(ValueError):  # a line that was too long costs itself alone
-                        messages.put(json.loads(line))
+                with lock:
+                    ranks.append(self.connection)
+                try:
+                    while line := self._line():
+                        with contextlib.suppress(ValueError):  # a line that was too long costs itself alone
+                            messages.put(json.loads(line))
+                finally:
+                    with lock:
+                        ranks.remove(self.connection)
 
             def _line(self) -> bytes:
                 try:
@@ -88,6 +98,14 @@ class Channel:
     def of(cls, spark: SparkSession, messages: queue.Queue[dict[str, Any]]) -> Channel:
         """A channel on the address at which the session's executors know the driver."""
         return cls(*driver_address(spark), messages)
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message to all ranks that are connected."""
+        line = json.dumps(message).encode() + b"\n"
+        with self._lock:
+            for rank in self._ranks:
+                with contextlib.suppress(OSError):  # it is gone: Spark tells the driver what became of it
+                    rank.sendall(line)
 
     def __enter__(self) -> Channel:
         self._thread.start()
@@ -119,7 +137,12 @@ class Sender:
                     "Spark Connect must be reached at its address towards the server.",
                 )
             ) from error
+        # Sending has a limit, else a driver that stands still would hold the rank up; waiting for its word has none.
+        self._socket.settimeout(None)
+        limit = struct.pack("ll", int(timeout), 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._lock = threading.Lock()
+        self._lines = self._socket.makefile("rb")
         self._socket.sendall(address.token.encode() + b"\n")
 
     def send(self, message: dict[str, Any]) -> None:
@@ -131,6 +154,22 @@ class Sender:
             except OSError:
                 return
 
+    def receive(self) -> dict[str, Any]:
+        """Wait for the driver's next message.
+
+        Raises:
+            ClusterError: the driver is gone.
+        """
+        try:
+            line = self._lines.readline(_LONGEST_LINE)
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise ClusterError(f"The driver no longer speaks with {socket.gethostname()}.")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
     def close(self) -> None:
         """Close the connection."""
+        self._lines.close()
         self._socket.close()

@@ -18,7 +18,7 @@ from spark_dl.launch import slots
 from spark_dl.launch.barrier import RESULT_SCHEMA, RankJob, run_task
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.failure import first_cause
-from spark_dl.launch.rank_main import Rank
+from spark_dl.launch.rank_main import Rank, without_rank
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.watch import Watch
 from spark_dl.session import running_session
@@ -88,11 +88,7 @@ class HorovodLauncher:
         """
         spark = running_session()
         slots.check_cluster(spark, self.numWorkers, self.settings)
-        return run_ranks(spark, functools.partial(_without_rank, fn, args), self.numWorkers, self.settings)
-
-
-def _without_rank(fn: Callable[..., Any], args: tuple[Any, ...], rank: Rank) -> Any:
-    return fn(*args)
+        return run_ranks(spark, functools.partial(without_rank, fn, args), self.numWorkers, self.settings)
 
 
 def run_ranks(
@@ -139,7 +135,7 @@ def run_ranks(
             profile=slots.resource_profile(spark, settings),
         )
         with SparkJob(frame, lambda: messages.put({"event": "ended"})) as spark_job:
-            watch = Watch(size, settings, on_report)
+            watch = Watch(size, settings, on_report, lambda facts: channel.tell({"ranks": facts}))
             while not watch.ended:
                 watch.take(messages)
             watch.take_late(messages)

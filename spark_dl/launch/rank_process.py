@@ -2,7 +2,7 @@
 
 A process of its own, and not the Spark Python worker: the worker may be a used one whose TensorFlow is
 configured already, and it would be lost with a crash in native code. It is forked from one that has imported
-TensorFlow (`rank_host`); where that is still importing, the barrier's allGather runs beside it.
+TensorFlow (`rank_host`).
 """
 
 from __future__ import annotations
@@ -91,6 +91,11 @@ class RankProcess:
         """Let the host kill the process, if it hasn't ended."""
         with contextlib.suppress(OSError):
             self._host.shutdown(socket.SHUT_WR)
+
+    def ready(self) -> bool:
+        """Wait until the process can take an order; False if it has ended before."""
+        message = read_frame(self._answers)
+        return message is not None and message["event"] == "ready"
 
     def begin(self, order: Any) -> None:
         """Tell the process what to do. It may have died meanwhile: `messages` then ends at once."""

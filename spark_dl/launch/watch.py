@@ -32,15 +32,30 @@ class _Mark:
 
 
 class Watch:
-    """What is known of the ranks while they run, and until when the next thing must have happened."""
+    """What is known of the ranks while they run, and until when the next thing must have happened.
 
-    def __init__(self, size: int, settings: LaunchSettings, on_report: Callable[[dict[str, Any]], None]) -> None:
+    Args:
+        size: the number of ranks.
+        settings: how they are launched.
+        on_report: gets what they report.
+        on_ready: gets what each said of itself, in rank order, when all are ready to meet.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        settings: LaunchSettings,
+        on_report: Callable[[dict[str, Any]], None],
+        on_ready: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
         self.ended = False
         self.failures: dict[int, Failure] = {}
         self._size = size
         self._settings = settings
         self._on_report = on_report
+        self._on_ready = on_ready
         self._arrived: dict[int, str] = {}
+        self._ready: dict[int, dict[str, Any]] = {}
         self._started: set[int] = set()
         self._marks: dict[int, _Mark] = {}
         self._warned_at = 0.0
@@ -80,6 +95,10 @@ class Watch:
             self._arrived[message["rank"]] = message["host"]
             if len(self._arrived) == self._size and not self.failures:
                 self._deadline = time.monotonic() + self._settings.start_timeout
+        elif event == "ready":
+            self._ready[message["rank"]] = message["facts"]
+            if len(self._ready) == self._size:
+                self._on_ready([self._ready[rank] for rank in range(self._size)])
         elif event == "started":
             self._started.add(message["rank"])
             if len(self._started) == self._size and not self.failures:
@@ -127,9 +146,10 @@ class Watch:
             return self.failed()
         if not self._arrived:
             return slots.no_slots(self._size, self._settings.slot_timeout)
-        missing = sorted(set(range(self._size)) - self._started)
+        all_ranks = set(range(self._size))
+        missing = sorted(all_ranks - self._ready.keys() or all_ranks - self._started)
         named = ", ".join(f"rank {rank} on {self._arrived.get(rank, 'an unknown host')}" for rank in missing)
-        if not missing:
+        if len(self._started) == self._size:
             return RankError(
                 "No rank has said anything for too long: their hosts, or the way to them, are gone.", lost=True
             )

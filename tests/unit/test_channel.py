@@ -31,6 +31,40 @@ def test_messages_arrive_whole_and_in_order() -> None:
         sender.close()
 
 
+def test_the_driver_tells_all_ranks_and_a_stranger_nothing() -> None:
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    with Channel(HOST, HOST, messages) as channel:
+        stranger = socket.create_connection((HOST, channel.address.port), 30)
+        senders = [Sender(channel.address) for _ in range(3)]
+        gone = Sender(channel.address)
+        for sender in (*senders, gone):
+            sender.send({"event": "ready"})
+        heard(messages, 4)
+        gone.close()
+        told = {"ranks": [{"place": ["ü" * 100_000, 1]}]}
+        channel.tell(told)
+        channel.tell({"n": 2})
+        for sender in senders:
+            assert sender.receive() == told
+            assert sender.receive() == {"n": 2}
+            sender.close()
+        stranger.shutdown(socket.SHUT_WR)
+        assert stranger.recv(1) == b""
+        stranger.close()
+
+
+@pytest.mark.parametrize("words", [b"", b'{"torn'])
+def test_a_driver_that_goes_while_a_rank_waits_is_a_clear_error(words: bytes) -> None:
+    with socket.create_server((HOST, 0)) as server:
+        sender = Sender(Address(HOST, server.getsockname()[1], "token"))
+        accepted, _ = server.accept()
+    with accepted:
+        accepted.sendall(words)
+    with pytest.raises(ClusterError, match="no longer speaks"):
+        sender.receive()
+    sender.close()
+
+
 def test_each_ranks_messages_keep_their_order() -> None:
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     with Channel(HOST, HOST, messages) as channel:
@@ -96,6 +130,16 @@ def test_a_wrong_token_gets_nothing_through(token: str) -> None:
         assert heard(messages, 1) == [{"event": "started"}]
         assert messages.empty()
         sender.close()
+
+
+def test_a_driver_that_stands_still_holds_no_rank_up() -> None:
+    with socket.create_server((HOST, 0)) as server:
+        sender = Sender(Address(HOST, server.getsockname()[1], "token"), timeout=1)
+        accepted, _ = server.accept()
+        with accepted:
+            for _ in range(4):  # more than the sockets' buffers hold
+                sender.send({"text": "x" * (1 << 22)})
+            sender.close()
 
 
 def assert_closed(sender: Sender) -> None:

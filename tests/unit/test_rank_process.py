@@ -48,6 +48,7 @@ def carry_out(function: Callable[[Rank], Any]) -> tuple[list[dict[str, Any]], tu
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
         place = (HOST, store.port, store.token)
         variables = horovod_environment(solo(HOST), place, "lo", 30)
+        assert process.ready()
         process.begin(Order(solo(HOST), variables, cloudpickle.dumps(function)))
         messages = list(process.messages())
         return messages, process.exit(), process
@@ -151,6 +152,7 @@ from spark_dl.launch.frames import read_frame
 from spark_dl.launch.rank_process import RankProcess
 
 with RankProcess({}) as process:
+    assert process.ready()
     process.begin(read_frame(sys.stdin.buffer))
     for message in process.messages():
         if message["event"] == "report":
@@ -178,6 +180,7 @@ def test_an_order_to_a_dead_process_ends_the_messages_at_once() -> None:
     with RankProcess({}) as process:
         process.kill()
         process._ended.wait()
+        process.ready()  # it may have come so far
         process.begin(Order(solo(HOST), {}, b""))
         assert list(process.messages()) == []
         assert process.exit()[0] == -signal.SIGKILL
@@ -206,6 +209,7 @@ def told(environment: dict[str, str]) -> dict[str, Any]:
     """What a rank with these variables tells of itself."""
     with Rendezvous(HOST) as store, RankProcess({**task_environment(1, [], 0), **environment}) as process:
         variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
+        assert process.ready()
         process.begin(Order(solo(HOST), variables, cloudpickle.dumps(tells)))
         value: dict[str, Any] = cloudpickle.loads(list(process.messages())[-1]["value"])
         return value
@@ -238,7 +242,7 @@ def test_tasks_that_begin_at_once_share_a_host() -> None:
 def test_an_import_that_fails_is_told_each_time() -> None:
     for _ in range(2):
         with RankProcess({}, ["no_such_module"]) as process:
-            assert list(process.messages()) == []
+            assert not process.ready()
             code, log = process.exit()
         assert code == 1
         assert "No module named 'no_such_module'" in log
@@ -282,6 +286,7 @@ def forks_a_child(rank: Rank) -> int:
 def test_a_child_that_outlives_its_rank_holds_nobody_up() -> None:
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
         variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
+        assert process.ready()
         process.begin(Order(solo(HOST), variables, cloudpickle.dumps(forks_a_child)))
         done = next(message for message in process.messages() if message["event"] == "done")
     assert ended(process)

@@ -20,7 +20,8 @@ def watch_of(*messages: dict[str, Any], size: int = 2, reports: list[Any] | None
     """A watch that has taken these messages."""
     waiting: queue.Queue[dict[str, Any]] = queue.Queue()
     settings = LaunchSettings(**{"slot_timeout": 600.0, "start_timeout": 600.0, **limits})  # type: ignore[arg-type]
-    watch = Watch(size, settings, (reports if reports is not None else []).append)
+    told = reports if reports is not None else []
+    watch = Watch(size, settings, told.append, told.append)
     for message in messages:
         waiting.put(message)
         watch.take(waiting)
@@ -29,6 +30,10 @@ def watch_of(*messages: dict[str, Any], size: int = 2, reports: list[Any] | None
 
 def arrived(rank: int) -> dict[str, Any]:
     return {"event": "arrived", "rank": rank, "host": f"node{rank}"}
+
+
+def ready(rank: int) -> dict[str, Any]:
+    return {"event": "ready", "rank": rank, "facts": {"place": rank}}
 
 
 def started(rank: int) -> dict[str, Any]:
@@ -54,8 +59,23 @@ def test_no_slots_in_time_is_told_with_the_number() -> None:
         watch_of(slot_timeout=0.0).take(queue.Queue())
 
 
+def test_when_all_are_ready_each_is_told_of_all_in_rank_order() -> None:
+    told: list[Any] = []
+    watch_of(arrived(2), ready(2), arrived(0), ready(0), arrived(1), size=3, reports=told)
+    assert told == []
+    watch_of(arrived(2), ready(2), arrived(0), ready(0), arrived(1), ready(1), size=3, reports=told)
+    assert told == [[{"place": 0}, {"place": 1}, {"place": 2}]]
+
+
+def test_ranks_that_are_not_ready_in_time_are_named_with_their_hosts() -> None:
+    watch = watch_of(arrived(0), ready(0), arrived(1), arrived(2), size=3, start_timeout=0.0)
+    with pytest.raises(ClusterError, match=r"did not meet within 0 s.*missing: rank 1 on node1, rank 2 on node2\."):
+        watch.take(queue.Queue())
+
+
 def test_ranks_that_do_not_meet_in_time_are_named_with_their_hosts() -> None:
-    watch = watch_of(arrived(0), arrived(2), arrived(1), started(1), size=3, start_timeout=0.0)
+    ranks = (arrived(0), arrived(2), arrived(1), ready(1), ready(0), ready(2))
+    watch = watch_of(*ranks, started(1), size=3, start_timeout=0.0)
     with pytest.raises(ClusterError, match=r"did not meet within 0 s.*missing: rank 0 on node0, rank 2 on node2\."):
         watch.take(queue.Queue())
 
