@@ -356,10 +356,17 @@ METRICS = Option(
 )
 CALLBACKS = Option("callbacks", "Keras callbacks. Each rank runs a copy of its own.", _list)
 
+TRANSFORM_FN = Option(
+    "transformFn",
+    "Keras layers that change the features alike in training and in scoring, such as Normalization: one layer (or a "
+    "Sequential), or a dict by the inputs' names. They become the front of the fitted model, and aren't trained.",
+    _anything,
+)
 AUGMENT = Option(
     "augment",
     "Keras layers that change the features in training only, such as RandomFlip: one layer (or a Sequential), or a "
-    "dict by the inputs' names. After lost workers their random draws begin anew.",
+    "dict by the inputs' names. They see the features before transformFn does. After lost workers their random draws "
+    "begin anew.",
     _anything,
 )
 

@@ -18,7 +18,7 @@ from pyspark.sql.types import StructType
 from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.estimators.checks import check_augment, check_compiles, check_options, scaled_rate
+from spark_dl.estimators.checks import check_compiles, check_layers, check_options, scaled_rate
 from spark_dl.estimators.columns import (
     InputFacts,
     OutputFacts,
@@ -97,6 +97,7 @@ class _Job:
     options.LOSS_WEIGHTS,
     options.METRICS,
     options.CALLBACKS,
+    options.TRANSFORM_FN,
     options.AUGMENT,
     options.FEATURES_COL,
     options.INPUT_COLS,
@@ -313,12 +314,19 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
     def _check(self, columns: StructType, values: Mapping[str, Any]) -> _Job:
         """Everything that can be known without a Spark job."""
         from spark_dl.train import model_bytes
+        from spark_dl.train.transform import with_transform
 
         model = given_model(values)
         open_shape = model_bytes.shape_of(model)
         refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
         named, _ = input_columns(values, [one.name for one in open_shape.inputs])
-        shape = model_bytes.fixed_shapes(model, open_shape, shapes_of_inputs(values, named))
+        shapes = shapes_of_inputs(values, named)
+        for param in ("transformFn", "augment"):
+            check_layers(param, values[param], list(named))
+        if values["transformFn"] is not None:
+            model = with_transform(model, values["transformFn"], shapes)
+            open_shape = model_bytes.shape_of(model)
+        shape = model_bytes.fixed_shapes(model, open_shape, shapes)
         self._check_outputs(shape)
         loss = values["loss"] if values["loss"] is not None else self._default_loss(shape, model)
         compiled = model_bytes.compiled_copy(
@@ -328,7 +336,6 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         check_options(values, losses)
         if values["jitCompile"]:
             check_compiles(compiled)
-        check_augment(values["augment"], [one.name for one in shape.inputs])
         rate = scaled_rate(compiled, values)
         head = self._head(shape, losses)
         if len(shape.outputs) > 1:
@@ -351,7 +358,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             seed=values["seed"],
         )
         check_null_policy(values, packing.columns)
-        augment = [inner for layer in model_bytes.leaves(values["augment"] or []) for inner in layer._flatten_layers()]
+        augment = list(model_bytes.inner_layers(values["augment"] or []))
         custom = cloudpickle.dumps(model_bytes.custom_objects(compiled, values["loss"], values["metrics"], augment))
         return _Job(
             values=dict(values),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from spark_dl.train.model_bytes import LossFacts
 
-__all__ = ["check_augment", "check_compiles", "check_options", "scaled_rate"]
+__all__ = ["check_compiles", "check_layers", "check_options", "scaled_rate"]
 
 
 def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> None:
@@ -120,25 +120,30 @@ def check_compiles(model: keras.Model) -> None:
         )
 
 
-def check_augment(augment: Any, inputs: Sequence[str]) -> None:
+def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
     """Refuse what can't change the features of a batch.
+
+    Args:
+        param: is given, for messages.
+        given: a Keras layer, a dict of them by the names of several inputs, or None.
+        inputs: the names of the model's.
 
     Raises:
         OptionError: it isn't a Keras layer, or a dict of them by the names of several inputs.
     """
     import keras
 
-    if augment is None:
+    if given is None:
         return
-    named = dict(augment) if isinstance(augment, dict) else {}
-    layers = list(named.values()) if named else [augment]
+    named = dict(given) if isinstance(given, dict) else {}
+    layers = list(named.values()) if named else [given]
     fits = len(inputs) > 1 and set(named) <= set(inputs) if named else len(inputs) == 1
     if not fits or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
         raise OptionError(
             explain(
-                "augment can't change the model's features.",
+                f"{param} can't change the model's features.",
                 expected="a Keras layer" if len(inputs) == 1 else f"a dict of Keras layers for {', '.join(inputs)}",
-                received=repr(augment),
+                received=repr(given),
             )
         )
 

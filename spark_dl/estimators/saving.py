@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import warnings
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +16,10 @@ from spark_dl.estimators.params import OptionParams
 __all__ = ["OBJECTS", "SavableEstimator", "config_text", "given_model", "named"]
 
 # Options whose values are Keras objects: not JSON, and logged by their names.
-OBJECTS = ("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "augment", "validationData")
+OBJECTS = (
+    *("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "transformFn", "augment"),
+    "validationData",
+)
 
 
 def named(value: Any) -> str:
@@ -99,12 +104,14 @@ class SavableEstimator(OptionParams, Saved):
                 )
             )
         given = {name: self.getOrDefault(name) for name in ("optimizer", "loss", "metrics", "augment")}
-        facts = {name: keras.saving.serialize_keras_object(v) for name, v in given.items() if v is not None}
+        objects = {name: keras.saving.serialize_keras_object(v) for name, v in given.items() if v is not None}
+        facts: dict[str, Any] = {"objects": objects}
+        facts["transformFn"] = _layers_to_text(self.getOrDefault("transformFn"))
         model = given_model(self._values())
         # Functions are code: the model that this one builds is what is saved.
         left_out = (*OBJECTS, "modelParams")
         params = {p.name: value for p, value in self._paramMap.items() if p.name not in left_out}
-        return {"objects": facts}, None if model is None else model_bytes.to_bytes(model), params
+        return facts, None if model is None else model_bytes.to_bytes(model), params
 
     @classmethod
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> Any:
@@ -119,4 +126,30 @@ class SavableEstimator(OptionParams, Saved):
         }
         if content is not None:
             objects["model"] = model_bytes.from_bytes(content)
+        if facts.get("transformFn") is not None:
+            objects["transformFn"] = _layers_from_text(facts["transformFn"])
         return cls(**objects)
+
+
+def _layers_to_text(layers: Any) -> Any:
+    """Keras layers with what they have learned of data: each as a `.keras` archive, in base 64."""
+    import keras
+
+    from spark_dl.train.model_bytes import to_bytes
+
+    if isinstance(layers, dict):
+        return {name: _layers_to_text(layer) for name, layer in layers.items()}
+    if layers is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are saving a model that has not yet been built")
+        return base64.b64encode(to_bytes(keras.Sequential([layers]))).decode()
+
+
+def _layers_from_text(text: Any) -> Any:
+    """The inverse of `_layers_to_text`."""
+    from spark_dl.train.model_bytes import from_bytes
+
+    if isinstance(text, dict):
+        return {name: _layers_from_text(one) for name, one in text.items()}
+    return from_bytes(base64.b64decode(text)).layers[-1]

@@ -22,6 +22,7 @@ from spark_dl.errors import ModelError, SavedModelError, explain, hint
 from spark_dl.train.archive import refuse_hostile
 
 __all__ = [
+    "FRONT",
     "LossFacts",
     "ModelInput",
     "ModelOutput",
@@ -31,6 +32,7 @@ __all__ = [
     "custom_objects",
     "fixed_shapes",
     "from_bytes",
+    "inner_layers",
     "is_seed",
     "leaves",
     "loss_facts",
@@ -42,6 +44,9 @@ __all__ = [
     "up_to_layer",
 ]
 
+
+# The name of the inner model that holds the transform of an input, followed by the input's where there are several.
+FRONT = "transform_fn"
 
 _FED_DTYPES = tuple(f"float{n}" for n in (16, 32, 64)) + tuple(f"{k}int{n}" for k in ("", "u") for n in (8, 16, 32, 64))
 
@@ -146,6 +151,12 @@ def leaves(thing: Any) -> Iterator[Any]:
             yield from leaves(part)
     else:
         yield thing
+
+
+def inner_layers(layers: Any) -> Iterator[Any]:
+    """Keras layers, one or several, and all that they hold."""
+    for layer in leaves(layers):
+        yield from layer._flatten_layers()
 
 
 def seed_states(model: keras.Model) -> list[Any]:
@@ -513,10 +524,15 @@ def _last_operations(model: keras.Model) -> Iterator[int]:
 
 
 def _with_policy(model: keras.Model, policy: str) -> keras.Model:
-    """The model under another dtype policy; the layers that its outputs come from compute in float32."""
+    """The model under another dtype policy; the layers that its outputs come from compute in float32.
+
+    What is before training, the transform of the features, stays as it is.
+    """
     last = set(_last_operations(model))
+    before = {id(part) for layer in model.layers if layer.name.startswith(FRONT) for part in inner_layers(layer)}
     for layer in model._flatten_layers():
-        layer.dtype_policy = "float32" if id(layer) in last else policy
+        if id(layer) not in before:
+            layer.dtype_policy = "float32" if id(layer) in last else policy
     # Anew, since tensors between layers have dtypes of their own.
     return from_bytes(to_bytes(model))
 

@@ -1,0 +1,234 @@
+"""A transform of the features that becomes the front of the model: the same numbers, names, options and classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from spark_dl.errors import ModelError, OptionError
+from spark_dl.estimators.saving import _layers_from_text, _layers_to_text
+from spark_dl.train import model_bytes
+from spark_dl.train.transform import with_transform
+
+RANDOM = np.random.default_rng(3)
+FEATURES = RANDOM.normal(5.0, 3.0, (64, 4)).astype(np.float32)
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnStep(keras.Model):
+    """A functional model with a step of its own."""
+
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    def __init__(self, **others: Any) -> None:
+        super().__init__(**others)
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, features: Any) -> Any:
+        return self.dense(features)
+
+
+def normalization() -> keras.layers.Normalization:
+    layer = keras.layers.Normalization(name="norm")
+    layer.adapt(FEATURES)
+    return layer
+
+
+def sequential() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(3, "tanh", name="hidden"), keras.layers.Dense(2, "softmax", name="out")]
+    return keras.Sequential([keras.Input((4,), name="x"), *layers], name="small")
+
+
+def functional(kind: type[keras.Model] = keras.Model) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    x = keras.Input((4,), name="x")
+    hidden = keras.layers.Dense(3, "tanh", name="hidden")(x)
+    outputs = [keras.layers.Dense(1, name="one")(hidden), keras.layers.Dense(2, name="two")(hidden)]
+    return kind(inputs=x, outputs=outputs, name="small")
+
+
+def two_inputs(as_dict: bool) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    inputs = {name: keras.Input((4,), name=name) for name in ("b", "a")}
+    joined = keras.layers.Subtract()([inputs["a"], inputs["b"]])
+    return keras.Model(inputs if as_dict else list(inputs.values()), keras.layers.Dense(1, name="out")(joined))
+
+
+def variables(model: keras.Model) -> list[str]:
+    return [variable.path.removeprefix("small/") for variable in model.trainable_variables]
+
+
+def whole_numbers() -> keras.Model:
+    return keras.Sequential([keras.Input((4,), dtype="int64"), keras.layers.Embedding(9, 2), keras.layers.Flatten()])
+
+
+def facts(model: keras.Model) -> tuple[Any, ...]:
+    return model.get_config(), [w.tolist() for w in model.get_weights()], model.compiled, model.built
+
+
+def equal(found: Any, wanted: Any) -> None:
+    for one, other in zip(keras.tree.flatten(found), keras.tree.flatten(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [sequential, functional, lambda: functional(OwnStep)])
+def test_the_model_takes_the_features_as_they_are_and_keeps_names_classes_and_objects(make: Any) -> None:
+    model, layer = make(), normalization()
+    before, layer_before = facts(model), (layer.get_config(), layer.trainable)
+    joined = with_transform(model, layer, {})
+    equal(joined.predict(FEATURES, verbose=0), model.predict(layer(FEATURES), verbose=0))
+    assert model_bytes.shape_of(joined) == model_bytes.shape_of(model)
+    assert type(joined) is (OwnStep if type(model) is OwnStep else type(functional()))
+    assert joined.name == "small"
+    assert variables(joined) == variables(model)
+    assert facts(model) == before
+    assert (layer.get_config(), layer.trainable) == layer_before
+
+
+def test_compile_options_and_the_optimizers_state_are_kept() -> None:
+    model, layer = sequential(), normalization()
+    metric = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top")
+    loss = keras.losses.SparseCategoricalCrossentropy(name="own")
+    model.compile(keras.optimizers.Adam(0.02), loss, metrics=[metric], weighted_metrics=["accuracy"])
+    labels = np.arange(64) % 2
+    model.fit(layer(FEATURES), labels, epochs=2, verbose=0)
+    joined = with_transform(model, layer, {})
+    for _ in range(2):
+        told = model.fit(layer(FEATURES), labels, batch_size=64, verbose=0).history
+        history = joined.fit(FEATURES, labels, batch_size=64, verbose=0).history
+        assert {name: values[0] for name, values in history.items()} == pytest.approx(
+            {name: values[0] for name, values in told.items()}, rel=1e-5
+        )
+    assert joined.optimizer.iterations == model.optimizer.iterations
+    equal(joined.get_layer("hidden").get_weights(), model.get_layer("hidden").get_weights())
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_one_of_several_inputs_may_have_a_transform(as_dict: bool) -> None:
+    model = two_inputs(as_dict)
+    joined = with_transform(model, {"a": keras.layers.Rescaling(2.0)}, {})
+    shape = model_bytes.shape_of(joined)
+    assert shape == model_bytes.shape_of(model)
+    a, b = FEATURES, FEATURES[::-1].copy()
+    raw, changed = ({"a": a, "b": b}, {"a": 2 * a, "b": b}) if as_dict else ([b, a], [b, 2 * a])
+    equal(joined.predict(raw, verbose=0), model.predict(changed, verbose=0))
+
+
+def test_a_layer_without_an_input_of_its_own_takes_the_shape_of_the_column() -> None:
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    joined = with_transform(model, keras.layers.Resizing(2, 2), {model_bytes.shape_of(model).inputs[0].name: (8, 6, 1)})
+    assert [one.shape for one in model_bytes.shape_of(joined).inputs] == [(8, 6, 1)]
+    images = RANDOM.random((3, 8, 6, 1), np.float32)
+    equal(joined.predict(images, verbose=0), model.predict(keras.layers.Resizing(2, 2)(images), verbose=0))
+
+
+def test_a_sequential_says_by_its_input_what_it_takes() -> None:
+    words = keras.layers.TextVectorization(output_sequence_length=3)
+    words.adapt(["a b c", "c d"])
+    model = keras.Sequential([keras.Input((3,), dtype="int64"), keras.layers.Embedding(9, 2), keras.layers.Flatten()])
+    joined = with_transform(model, keras.Sequential([keras.Input((1,), dtype="string"), words]), {})
+    (taken,) = model_bytes.shape_of(joined).inputs
+    assert (taken.shape, taken.dtype) == ((1,), "string")
+    import tensorflow as tf
+
+    texts = tf.constant([["a d"], ["unknown c"]])
+    equal(joined(texts), model(words(texts)))
+
+
+def test_inner_layers_can_be_asked_for_by_their_names() -> None:
+    joined = with_transform(sequential(), normalization(), {})
+    content, width = model_bytes.up_to_layer(joined, "hidden")
+    assert width == 3
+    hidden = sequential().get_layer("hidden")
+    equal(model_bytes.from_bytes(content).predict(FEATURES, verbose=0), hidden(normalization()(FEATURES)))
+
+
+def test_nothing_in_it_is_trained_and_nothing_differs_in_training() -> None:
+    layers = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.BatchNormalization()])
+    joined = with_transform(functional(), layers, {})
+    assert len(joined.trainable_variables) == 6
+    equal(joined(FEATURES, training=True), joined(FEATURES, training=False))
+    assert layers.trainable
+
+
+def test_mixed_precision_leaves_it_in_float32() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(1)])
+    big = keras.layers.Rescaling(1e-5, dtype="float32")
+    compiled = model_bytes.compiled_copy(
+        with_transform(model, big, {}), None, "mse", None, dtype_policy="mixed_float16"
+    )
+    found = compiled.predict(np.full((1, 4), 1e6, np.float32), verbose=0)
+    np.testing.assert_allclose(found, model.predict(np.full((1, 4), 10.0, np.float32), verbose=0), rtol=1e-2)
+    policies = [layer.dtype_policy.name for layer in compiled.layers if isinstance(layer, keras.layers.Dense)]
+    assert policies == ["mixed_float16", "float32"]
+
+
+def test_a_model_that_has_it_already_is_left_as_it_is() -> None:
+    layer = normalization()
+    joined = with_transform(sequential(), layer, {})
+    assert with_transform(joined, layer, {}) is joined
+    other = keras.layers.Normalization(name="norm")
+    other.adapt(2 * FEATURES)
+    for different in (other, keras.layers.Rescaling(2.0)):
+        with pytest.raises(OptionError, match=r"has another transform in front already.*Unset transformFn"):
+            with_transform(joined, different, {})
+
+
+@pytest.mark.parametrize(
+    ("make", "transform", "shapes", "expected"),
+    [
+        (sequential, keras.layers.GaussianNoise(1.0, name="noise"), {}, r"draws random numbers.*noise.*augment"),
+        (sequential, keras.layers.Reshape((2, 2)), {}, r"doesn't fit the model's input 'x'.*\(4,\).*\(2, 2\)"),
+        (whole_numbers, keras.layers.Rescaling(0.5), {}, r"doesn't fit.*one tensor of int64.*Received: float32 \(4,\)"),
+        (
+            sequential,
+            keras.layers.Rescaling(2.0),
+            {"x": (3,)},
+            r"doesn't fit.*Received: float32 \(3,\), from float32 \(3,\)",
+        ),
+        (
+            sequential,
+            keras.layers.Conv2D(1, 3, name="image"),
+            {},
+            r"can't be put in front of the model's input 'x'.*image",
+        ),
+    ],
+)
+def test_what_can_not_be_in_front_is_one_clear_error(make: Any, transform: Any, shapes: Any, expected: str) -> None:
+    with pytest.raises((ModelError, OptionError), match=rf"(?s){expected}"):
+        with_transform(make(), transform, shapes)
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnCall(keras.Model):
+    def call(self, *given: Any, **others: Any) -> Any:
+        return [2 * output for output in super().call(*given, **others)]
+
+
+@pytest.mark.parametrize("make", [Subclassed, lambda: functional(OwnCall)])
+def test_a_model_that_is_no_graph_of_layers_is_refused(make: Any) -> None:
+    model = make()
+    model.build((None, 4))
+    with pytest.raises(ModelError, match=r"can't be put in front of the model.*functional or Sequential.*in the model"):
+        with_transform(model, keras.layers.Rescaling(2.0), {})
+
+
+def test_layers_are_saved_with_what_they_have_learned() -> None:
+    words = keras.layers.TextVectorization(name="words")
+    words.adapt(["a b"])
+    nested = keras.Sequential([keras.Input((4,)), keras.layers.Rescaling(3.0)])
+    again = _layers_from_text(_layers_to_text({"a": normalization(), "b": words, "c": nested}))
+    equal(again["a"](FEATURES), normalization()(FEATURES))
+    assert again["b"].get_vocabulary() == words.get_vocabulary()
+    equal(again["c"](FEATURES), 3 * FEATURES)
+    assert again["c"].inputs[0].shape == (None, 4)
+    assert _layers_from_text(_layers_to_text(keras.layers.Rescaling(2.0))).scale == 2.0
+    assert _layers_to_text(None) is None
