@@ -118,8 +118,9 @@ def agent(rank: int, addresses: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(RankProcess(resources.task_environment(1, [], 0)))
         rendezvous = stack.enter_context(Rendezvous(addresses[0])) if rank == 0 else None
-        if rendezvous:
-            print(json.dumps([rendezvous.host, rendezvous.port, rendezvous.token]), flush=True)
+        if not process.ready():
+            raise SystemExit(f"rank {rank} ended: {process.exit()}")
+        print(json.dumps([rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None), flush=True)
         host, port, token = json.loads(sys.stdin.readline())
         interface = resources.interface_towards(host, port, 10.0)
         world = worlds(addresses)[rank]
@@ -148,7 +149,7 @@ def over_hosts(count: int) -> dict[str, Any]:
             subprocess.Popen(host.command(sys.executable, __file__, "agent", str(rank), addresses), **pipes)
             for rank, host in enumerate(hosts)
         ]
-        place = agents[0].stdout.readline()  # type: ignore[union-attr]
+        place, *_ = [process.stdout.readline() for process in agents]  # type: ignore[union-attr]
         for process in agents:
             process.stdin.write(place)  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
