@@ -50,7 +50,8 @@ from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.workspace import Workspace
 
 if TYPE_CHECKING:
-    from spark_dl.train.model_bytes import LossFacts, ModelOutput, ModelShape
+    from spark_dl.train.losses import LossFacts
+    from spark_dl.train.model_shape import ModelOutput, ModelShape
 
 __all__ = ["KerasEstimator"]
 
@@ -313,11 +314,15 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _check(self, columns: StructType, values: Mapping[str, Any]) -> _Job:
         """Everything that can be known without a Spark job."""
-        from spark_dl.train import model_bytes
+        from spark_dl.train.compiling import compiled_copy
+        from spark_dl.train.losses import losses_of
+        from spark_dl.train.model_bytes import custom_objects, to_bytes
+        from spark_dl.train.model_shape import fixed_shapes, shape_of
+        from spark_dl.train.parts import inner_layers
         from spark_dl.train.transform import with_transform
 
         model = given_model(values)
-        open_shape = model_bytes.shape_of(model)
+        open_shape = shape_of(model)
         refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
         named, _ = input_columns(values, [one.name for one in open_shape.inputs])
         shapes = shapes_of_inputs(values, named)
@@ -325,14 +330,14 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             check_layers(param, values[param], list(named))
         if values["transformFn"] is not None:
             model = with_transform(model, values["transformFn"], shapes)
-            open_shape = model_bytes.shape_of(model)
-        shape = model_bytes.fixed_shapes(model, open_shape, shapes)
+            open_shape = shape_of(model)
+        shape = fixed_shapes(model, open_shape, shapes)
         self._check_outputs(shape)
         loss = values["loss"] if values["loss"] is not None else self._default_loss(shape, model)
-        compiled = model_bytes.compiled_copy(
+        compiled = compiled_copy(
             model, values["optimizer"], loss, values["metrics"], values["lossWeights"], values["dtypePolicy"]
         )
-        losses = model_bytes.losses_of(compiled.loss, shape)
+        losses = losses_of(compiled.loss, shape)
         check_options(values, losses)
         if values["jitCompile"]:
             check_compiles(compiled)
@@ -358,12 +363,12 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             seed=values["seed"],
         )
         check_null_policy(values, packing.columns)
-        augment = list(model_bytes.inner_layers(values["augment"] or []))
-        custom = cloudpickle.dumps(model_bytes.custom_objects(compiled, values["loss"], values["metrics"], augment))
+        augment = list(inner_layers(values["augment"] or []))
+        custom = cloudpickle.dumps(custom_objects(compiled, values["loss"], values["metrics"], augment))
         return _Job(
             values=dict(values),
             name=model.name,
-            content=model_bytes.to_bytes(compiled),
+            content=to_bytes(compiled),
             custom_objects=custom,
             outputs=outputs,
             inputs=inputs,

@@ -11,7 +11,7 @@ from spark_dl.train.learning_rate import LearningRate, scaling
 if TYPE_CHECKING:
     import keras
 
-    from spark_dl.train.model_bytes import LossFacts
+    from spark_dl.train.losses import LossFacts
 
 __all__ = ["check_compiles", "check_layers", "check_options", "scaled_rate"]
 

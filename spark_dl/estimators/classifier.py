@@ -27,7 +27,8 @@ from spark_dl.score.top_classes import top_classes
 from spark_dl.spark_job import SparkJob
 
 if TYPE_CHECKING:
-    from spark_dl.train.model_bytes import LossFacts, ModelOutput, ModelShape
+    from spark_dl.train.losses import LossFacts
+    from spark_dl.train.model_shape import ModelOutput, ModelShape
 
 __all__ = ["KerasClassifier", "KerasClassifierModel"]
 

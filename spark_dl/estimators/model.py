@@ -228,7 +228,7 @@ class KerasModel(OptionParams, Model, Saved):
         layer = self.getOrDefault("outputLayer")
         if not layer:
             return self._fitted_content(), self._fitted_head()
-        from spark_dl.train.model_bytes import up_to_layer
+        from spark_dl.train.model_shape import up_to_layer
 
         content, width = up_to_layer(self.keras(), layer)
         return content, TensorOutput(width)

@@ -12,7 +12,8 @@ from spark_dl.estimators.params import with_options
 from spark_dl.score.heads import Head, Regression
 
 if TYPE_CHECKING:
-    from spark_dl.train.model_bytes import LossFacts, ModelOutput, ModelShape
+    from spark_dl.train.losses import LossFacts
+    from spark_dl.train.model_shape import ModelOutput, ModelShape
 
 __all__ = ["KerasRegressor", "KerasRegressorModel"]
 

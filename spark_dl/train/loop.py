@@ -17,8 +17,9 @@ from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.feed import Feed
 from spark_dl.train.keep_rows import KeepRows
-from spark_dl.train.model_bytes import from_bytes, is_seed, seed_states, shift_seeds, to_bytes
+from spark_dl.train.model_bytes import from_bytes, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
+from spark_dl.train.parts import is_seed, seed_states, shift_seeds
 from spark_dl.train.plan import TrainPlan, TrainResult
 from spark_dl.train.profile import TraceSteps
 from spark_dl.train.progress import MarkPosition, MeasureSpeed, ReportProgress

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from spark_dl.collectives import Collectives
-from spark_dl.train.model_bytes import leaves
+from spark_dl.train.parts import leaves
 from spark_dl.train.speed import StepClock
 
 __all__ = ["GradientReducer", "distribute"]

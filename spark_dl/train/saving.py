@@ -13,7 +13,8 @@ from spark_dl.errors import OptionError, StoreError, explain, hint
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
-from spark_dl.train.model_bytes import seed_states, to_bytes
+from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.parts import seed_states
 from spark_dl.train.plan import TrainPlan
 from spark_dl.train.progress import Counting
 

@@ -10,16 +10,10 @@ import keras
 import numpy as np
 
 from spark_dl.errors import ModelError, OptionError, explain
-from spark_dl.train.model_bytes import (
-    FRONT,
-    ModelInput,
-    custom_objects,
-    from_bytes,
-    inner_layers,
-    is_seed,
-    shape_of,
-    to_bytes,
-)
+from spark_dl.train.compiling import FRONT
+from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
+from spark_dl.train.model_shape import ModelInput, shape_of
+from spark_dl.train.parts import inner_layers, is_seed
 
 __all__ = ["with_transform"]
 

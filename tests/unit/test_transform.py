@@ -10,7 +10,7 @@ import pytest
 
 from spark_dl.errors import ModelError, OptionError
 from spark_dl.estimators.saving import _layers_from_text, _layers_to_text
-from spark_dl.train import model_bytes
+from spark_dl.train import compiling, model_bytes, model_shape
 from spark_dl.train.transform import with_transform
 
 RANDOM = np.random.default_rng(3)
@@ -85,7 +85,7 @@ def test_the_model_takes_the_features_as_they_are_and_keeps_names_classes_and_ob
     before, layer_before = facts(model), (layer.get_config(), layer.trainable)
     joined = with_transform(model, layer, {})
     equal(joined.predict(FEATURES, verbose=0), model.predict(layer(FEATURES), verbose=0))
-    assert model_bytes.shape_of(joined) == model_bytes.shape_of(model)
+    assert model_shape.shape_of(joined) == model_shape.shape_of(model)
     assert type(joined) is (OwnStep if type(model) is OwnStep else type(functional()))
     assert joined.name == "small"
     assert variables(joined) == variables(model)
@@ -115,8 +115,8 @@ def test_compile_options_and_the_optimizers_state_are_kept() -> None:
 def test_one_of_several_inputs_may_have_a_transform(as_dict: bool) -> None:
     model = two_inputs(as_dict)
     joined = with_transform(model, {"a": keras.layers.Rescaling(2.0)}, {})
-    shape = model_bytes.shape_of(joined)
-    assert shape == model_bytes.shape_of(model)
+    shape = model_shape.shape_of(joined)
+    assert shape == model_shape.shape_of(model)
     a, b = FEATURES, FEATURES[::-1].copy()
     raw, changed = ({"a": a, "b": b}, {"a": 2 * a, "b": b}) if as_dict else ([b, a], [b, 2 * a])
     equal(joined.predict(raw, verbose=0), model.predict(changed, verbose=0))
@@ -124,8 +124,8 @@ def test_one_of_several_inputs_may_have_a_transform(as_dict: bool) -> None:
 
 def test_a_layer_without_an_input_of_its_own_takes_the_shape_of_the_column() -> None:
     model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
-    joined = with_transform(model, keras.layers.Resizing(2, 2), {model_bytes.shape_of(model).inputs[0].name: (8, 6, 1)})
-    assert [one.shape for one in model_bytes.shape_of(joined).inputs] == [(8, 6, 1)]
+    joined = with_transform(model, keras.layers.Resizing(2, 2), {model_shape.shape_of(model).inputs[0].name: (8, 6, 1)})
+    assert [one.shape for one in model_shape.shape_of(joined).inputs] == [(8, 6, 1)]
     images = RANDOM.random((3, 8, 6, 1), np.float32)
     equal(joined.predict(images, verbose=0), model.predict(keras.layers.Resizing(2, 2)(images), verbose=0))
 
@@ -135,7 +135,7 @@ def test_a_sequential_says_by_its_input_what_it_takes() -> None:
     words.adapt(["a b c", "c d"])
     model = keras.Sequential([keras.Input((3,), dtype="int64"), keras.layers.Embedding(9, 2), keras.layers.Flatten()])
     joined = with_transform(model, keras.Sequential([keras.Input((1,), dtype="string"), words]), {})
-    (taken,) = model_bytes.shape_of(joined).inputs
+    (taken,) = model_shape.shape_of(joined).inputs
     assert (taken.shape, taken.dtype) == ((1,), "string")
     import tensorflow as tf
 
@@ -145,7 +145,7 @@ def test_a_sequential_says_by_its_input_what_it_takes() -> None:
 
 def test_inner_layers_can_be_asked_for_by_their_names() -> None:
     joined = with_transform(sequential(), normalization(), {})
-    content, width = model_bytes.up_to_layer(joined, "hidden")
+    content, width = model_shape.up_to_layer(joined, "hidden")
     assert width == 3
     hidden = sequential().get_layer("hidden")
     equal(model_bytes.from_bytes(content).predict(FEATURES, verbose=0), hidden(normalization()(FEATURES)))
@@ -162,9 +162,7 @@ def test_nothing_in_it_is_trained_and_nothing_differs_in_training() -> None:
 def test_mixed_precision_leaves_it_in_float32() -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(1)])
     big = keras.layers.Rescaling(1e-5, dtype="float32")
-    compiled = model_bytes.compiled_copy(
-        with_transform(model, big, {}), None, "mse", None, dtype_policy="mixed_float16"
-    )
+    compiled = compiling.compiled_copy(with_transform(model, big, {}), None, "mse", None, dtype_policy="mixed_float16")
     found = compiled.predict(np.full((1, 4), 1e6, np.float32), verbose=0)
     np.testing.assert_allclose(found, model.predict(np.full((1, 4), 10.0, np.float32), verbose=0), rtol=1e-2)
     policies = [layer.dtype_policy.name for layer in compiled.layers if isinstance(layer, keras.layers.Dense)]

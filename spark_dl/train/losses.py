@@ -1,0 +1,103 @@
+"""What a model's losses tell of its labels and outputs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from spark_dl.errors import ModelError, explain
+from spark_dl.train.model_shape import ModelShape
+from spark_dl.train.parts import is_keras
+
+__all__ = ["LossFacts", "by_output", "loss_facts", "losses_of"]
+
+
+@dataclass(frozen=True)
+class LossFacts:
+    """What the loss tells about labels and outputs.
+
+    Attributes:
+        name: in snake case, such as "sparse_categorical_crossentropy".
+        from_logits: whether it takes logits.
+        reduction: Keras's name of it.
+        known: whether it is one of Keras's own, so that its name tells what it takes.
+    """
+
+    name: str
+    from_logits: bool
+    reduction: str
+    known: bool = True
+
+
+def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
+    """What the losses of the model's outputs tell, in the outputs' order.
+
+    Args:
+        loss: one for all outputs, a list of one for each, or a dict by the outputs' names.
+        shape: of the model.
+
+    Raises:
+        ModelError: an output has no loss, or it can't be used.
+    """
+    several = isinstance(loss, (list, tuple, dict))
+    given = by_output("loss", loss if several else [loss] * len(shape.outputs), shape)
+    return tuple(loss_facts(one) for one in given.values())
+
+
+def by_output(what: str, given: Any, shape: ModelShape) -> dict[str, Any]:
+    """What is given for each output, by its name, in the model's order.
+
+    Args:
+        what: is given, for messages.
+        given: a list in the model's order, or a dict.
+        shape: of the model.
+
+    Raises:
+        ModelError: an output without one, or one of no output; or a list for a model that gives a dict.
+    """
+    names = [output.name for output in shape.outputs]
+    one_each = not isinstance(given, dict) and len({id(one) for one in given}) > 1
+    found = dict(given) if isinstance(given, dict) else dict(zip(names, given, strict=False))
+    if (
+        set(found) != set(names)
+        or len(given) != len(names)
+        or None in found.values()
+        or (one_each and shape.gives_dict)
+    ):
+        raise ModelError(
+            explain(
+                f"Each output of the model takes a {what}.",
+                expected=f"one each for {', '.join(names)}" + (", as a dict by name" if shape.gives_dict else ""),
+                received=repr(given),
+            )
+        )
+    return {name: found[name] for name in names}
+
+
+def loss_facts(loss: Any) -> LossFacts:
+    """What a loss, or its name, tells.
+
+    Raises:
+        ModelError: it isn't one loss.
+    """
+    try:
+        found = keras.losses.get(loss)
+    except Exception as error:
+        raise ModelError(
+            explain("The loss can't be used.", expected="a Keras loss, or its name", received=f"{loss!r}: {error}")
+        ) from error
+    if not callable(found):
+        raise ModelError(
+            explain("The loss can't be used.", expected="one Keras loss, or its name", received=repr(loss))
+        )
+    kind = found if inspect.isfunction(found) else type(found)
+    return LossFacts(
+        name=re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(),  # `found.name` is the user's to choose
+        from_logits=bool(getattr(found, "from_logits", False)),
+        reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
+        known=is_keras(kind),
+    )
