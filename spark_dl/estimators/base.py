@@ -318,7 +318,6 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         from spark_dl.train.losses import losses_of
         from spark_dl.train.model_bytes import custom_objects, to_bytes
         from spark_dl.train.model_shape import fixed_shapes, shape_of
-        from spark_dl.train.parts import inner_layers
         from spark_dl.train.transform import with_transform
 
         model = given_model(values)
@@ -363,8 +362,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             seed=values["seed"],
         )
         check_null_policy(values, packing.columns)
-        augment = list(inner_layers(values["augment"] or []))
-        custom = cloudpickle.dumps(custom_objects(compiled, values["loss"], values["metrics"], augment))
+        custom = cloudpickle.dumps(custom_objects(compiled, values["loss"], values["metrics"], values["augment"]))
         return _Job(
             values=dict(values),
             name=model.name,

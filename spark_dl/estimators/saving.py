@@ -20,6 +20,8 @@ OBJECTS = (
     *("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "transformFn", "augment"),
     "validationData",
 )
+# Of metadata, which are one line of JSON.
+_LARGEST_LAYERS = 16 << 20
 
 
 def named(value: Any) -> str:
@@ -143,7 +145,17 @@ def _layers_to_text(layers: Any) -> Any:
         return None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are saving a model that has not yet been built")
-        return base64.b64encode(to_bytes(keras.Sequential([layers]))).decode()
+        content = to_bytes(keras.Sequential([layers]))
+    if len(content) > _LARGEST_LAYERS:
+        raise SavedModelError(
+            explain(
+                "The layers of transformFn are too large to be saved with the estimator.",
+                expected=f"at most {_LARGEST_LAYERS:,} bytes",
+                received=f"{len(content):,} bytes",
+                fix="Make them a part of the model.",
+            )
+        )
+    return base64.b64encode(content).decode()
 
 
 def _layers_from_text(text: Any) -> Any:
@@ -152,4 +164,13 @@ def _layers_from_text(text: Any) -> Any:
 
     if isinstance(text, dict):
         return {name: _layers_from_text(one) for name, one in text.items()}
-    return from_bytes(base64.b64decode(text)).layers[-1]
+    try:
+        content = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise SavedModelError(f"transformFn of the saved estimator is damaged: {error}") from error
+    saved = from_bytes(content)
+    if len(saved.layers) != 1:
+        raise SavedModelError(
+            f"transformFn of the saved estimator is damaged: it has {len(saved.layers)} layers, not 1."
+        )
+    return saved.layers[0]

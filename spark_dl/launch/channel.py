@@ -61,6 +61,7 @@ class Channel:
                 if not secrets.compare_digest(self._line(), token.encode()):
                     return
                 self.connection.settimeout(None)
+                _limit_sending(self.connection)
                 with lock:
                     ranks.append(self.connection)
                 try:
@@ -102,19 +103,31 @@ class Channel:
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to all ranks that are connected."""
         line = json.dumps(message).encode() + b"\n"
+        for rank in self._connected():
+            with contextlib.suppress(OSError):  # it is gone: Spark tells the driver what became of it
+                rank.sendall(line)
+
+    def _connected(self) -> list[socket.socket]:
         with self._lock:
-            for rank in self._ranks:
-                with contextlib.suppress(OSError):  # it is gone: Spark tells the driver what became of it
-                    rank.sendall(line)
+            return list(self._ranks)
 
     def __enter__(self) -> Channel:
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        for rank in self._connected():
+            with contextlib.suppress(OSError):
+                rank.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def _limit_sending(connection: socket.socket, seconds: float = 10.0) -> None:
+    """Nobody is held up by an end that stands still; waiting for its word has no limit but that the host is there."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), 0))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 class Sender:
@@ -137,10 +150,8 @@ class Sender:
                     "Spark Connect must be reached at its address towards the server.",
                 )
             ) from error
-        # Sending has a limit, else a driver that stands still would hold the rank up; waiting for its word has none.
         self._socket.settimeout(None)
-        limit = struct.pack("ll", int(timeout), 0)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        _limit_sending(self._socket, timeout)
         self._lock = threading.Lock()
         self._lines = self._socket.makefile("rb")
         self._socket.sendall(address.token.encode() + b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import tempfile
@@ -13,7 +14,7 @@ import keras
 
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.train.archive import refuse_hostile
-from spark_dl.train.parts import is_keras, leaves
+from spark_dl.train.parts import inner_layers, is_keras, leaves
 
 __all__ = ["custom_objects", "from_bytes", "to_bytes"]
 
@@ -26,13 +27,15 @@ def custom_objects(model: keras.Model, *others: Any) -> dict[str, Any]:
 
     Args:
         model: its layers and what they hold, its optimizer and its loss are looked through.
-        others: further Keras objects, functions, names, or lists of them, such as the metrics.
+        others: further Keras objects, functions, names, or lists of them, such as the metrics; layers are looked
+            through, too.
     """
     config = str(keras.saving.serialize_keras_object(model))
     registered = keras.saving.get_custom_objects()
     found = {name: thing for name, thing in registered.items() if name in config}
     # _flatten_layers, unlike `layers`, sees what wrappers such as Bidirectional hold.
-    layers = list(model._flatten_layers())
+    given = [layer for layer in leaves(others) if isinstance(layer, keras.layers.Layer)]
+    layers = list(inner_layers([model, *given]))
     # Keras itself sets functions on layers, such as a wrapped `build`, which hold the whole layer.
     keras_own = keras.layers.Layer
     held = [value for layer in layers for name, value in vars(layer).items() if not hasattr(keras_own, name)]
@@ -71,7 +74,9 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
             with warnings.catch_warnings():
                 # An optimizer that had not been built when it was saved: it begins anew.
                 warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
-                return keras.saving.load_model(path, custom_objects=custom_objects, compile=compiled, safe_mode=True)
+                # A scope takes the place of the one around it.
+                with keras.saving.custom_object_scope(custom_objects) if custom_objects else contextlib.nullcontext():
+                    return _refrozen(keras.saving.load_model(path, compile=compiled, safe_mode=True), path)
         except Exception as error:
             raise SavedModelError(
                 explain(
@@ -82,3 +87,17 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
                     "keras.saving.register_keras_serializable, or save the model anew.",
                 )
             ) from error
+
+
+def _refrozen(model: keras.Model, path: str) -> keras.Model:
+    """The model with all frozen that a frozen layer holds: Keras forgets it of what a layer makes as it is built."""
+    trained = len(model.trainable_variables)
+    for layer in [layer for layer in model._flatten_layers() if not layer.trainable]:
+        for inner in layer._flatten_layers(include_self=False):
+            inner.trainable = False
+        for variable in layer.variables:
+            variable.trainable = False
+    if len(model.trainable_variables) < trained and model.compiled:
+        model.compile_from_config(model.get_compile_config())  # with an optimizer for what is left
+        model.load_weights(path)
+    return model

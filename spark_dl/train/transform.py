@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +16,7 @@ from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.train.compiling import FRONT
 from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model_shape import ModelInput, shape_of
-from spark_dl.train.parts import inner_layers, is_seed
+from spark_dl.train.parts import inner_layers, is_keras, is_seed
 
 __all__ = ["with_transform"]
 
@@ -21,8 +24,8 @@ __all__ = ["with_transform"]
 def with_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tuple[int, ...]]) -> keras.Model:
     """A copy of the model that takes its features as they are before the transform.
 
-    The inputs keep their names, outputs and layers theirs, and the compile options and the optimizer's state are kept.
-    A model that has this very transform in front already, as a fitted one has, is given back as it is.
+    Inputs, outputs and layers keep their names; the compile options and the optimizer's state are kept. A model that
+    has this very transform in front already, as a fitted one has, is given back as it is.
 
     Args:
         model: a functional or Sequential one. It isn't changed, nor are the layers.
@@ -32,69 +35,96 @@ def with_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tupl
 
     Raises:
         ModelError: the model isn't a graph of layers; or the transform doesn't give what the model takes.
-        OptionError: the transform draws random numbers, or the model has another one.
+        OptionError: the transform draws random numbers or would be trained; or the model has another one.
     """
     shape = shape_of(model)
+    _refuse_graphless(model)
     layers = transform if isinstance(transform, dict) else {shape.inputs[0].name: transform}
-    _refuse_random(layers)
-    with keras.saving.custom_object_scope(custom_objects(model, list(inner_layers(transform)))):
+    # The keys of a dict may be what no layer may be called.
+    starts = {one.name: _start_name(tensor) for one, tensor in zip(shape.inputs, _taken(model), strict=True)}
+    names = {name: FRONT if len(starts) == 1 else f"{FRONT}_{start}" for name, start in starts.items()}
+    with keras.saving.custom_object_scope(custom_objects(model, transform)):
         fronts = {
-            one.name: _front(layers[one.name], one, shapes, FRONT if len(shape.inputs) == 1 else f"{FRONT}_{one.name}")
+            one.name: _front(layers[one.name], one, shapes.get(one.name), names[one.name])
             for one in shape.inputs
             if one.name in layers
         }
-        there = [layer for layer in model.layers if layer.name in {front.name for front in fronts.values()}]
+        _refuse_random(fronts.values())
+        there = [layer for layer in model.layers if layer.name in names.values()]
         if there:
             _refuse_others(there, fronts.values())
             return model
-        return _joined(from_bytes(to_bytes(model)), fronts)
+        for one in shape.inputs:
+            if one.name in fronts:
+                _refuse_misfit(fronts[one.name], one)
+        joined = _joined(from_bytes(to_bytes(model)), fronts, starts)
+    _refuse_trained(layer for layer in joined.layers if layer.name in names.values())
+    return joined
 
 
-def _refuse_random(layers: Mapping[str, Any]) -> None:
-    drawing = [
-        f"{inner.name} ({type(inner).__name__})"
-        for inner in inner_layers(list(layers.values()))
-        if any(map(is_seed, inner.variables))
-    ]
-    if drawing:
-        raise OptionError(
+def _taken(model: keras.Model) -> list[Any]:
+    """The tensors that the model takes, in the order of its inputs."""
+    return list(keras.tree.flatten(model.inputs if isinstance(model, keras.Sequential) else model.input))
+
+
+def _start_name(tensor: Any) -> str:
+    return str(tensor._keras_history.operation.name)
+
+
+def _refuse_graphless(model: keras.Model) -> None:
+    kind = type(model)
+    caller = next(one for one in kind.__mro__ if "call" in vars(one))
+    graph = model.built and getattr(model, "inputs", None) and is_keras(caller)
+    if not graph or (isinstance(model, keras.Sequential) and kind is not keras.Sequential):
+        raise ModelError(
             explain(
-                "transformFn draws random numbers.",
-                expected="layers that do the same in training and in scoring",
-                received=", ".join(drawing),
-                fix="Put them into augment.",
+                f"transformFn can't be put in front of the model {model.name!r}.",
+                expected="a functional or Sequential model",
+                received=f"{kind.__name__}, a class with a call of its own",
+                fix="Call the layers of the transform in the model itself.",
             )
         )
 
 
-def _front(layer: Any, fed: ModelInput, shapes: Mapping[str, tuple[int, ...]], name: str) -> keras.Model:
-    """The model of one input's transform."""
-    own = copy.deepcopy(layer)
-    own.trainable = False
-    asked = getattr(own, "inputs", None) or []
+def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str) -> keras.Model:
+    """The model of one input's transform.
+
+    Args:
+        layer: the user's.
+        fed: the model's input.
+        given: the shape of one row before it, if it is told.
+        name: of the model.
+    """
+    asked = getattr(layer, "inputs", None) or []
     shape, dtype = (tuple(asked[0].shape[1:]), asked[0].dtype) if asked else (fed.shape, fed.dtype)
-    start = keras.Input(shapes.get(fed.name, shape), dtype=dtype, name=fed.name)
+    shape = shape if given is None else given
     try:
-        result = own(start)
+        own = copy.deepcopy(layer)
+        own.trainable = False
+        start = keras.Input(shape, dtype=dtype, name="before")
+        # Loaded anew, with all frozen that the layer has made as it was called.
+        return from_bytes(to_bytes(keras.Model(start, own(start), name=name)))
     except Exception as error:
         raise ModelError(
             explain(
                 f"transformFn can't be put in front of the model's input {fed.name!r}.",
-                expected=f"a layer that takes {start.dtype} of the shape {tuple(start.shape[1:])}",
-                received=f"{own.name}: {type(error).__name__}: {error}",
+                expected=f"a layer that takes {dtype} of the shape {shape} a row and gives one tensor",
+                received=f"{layer.name}: {type(error).__name__}: {error}",
                 fix="A Sequential that begins with keras.Input says what it takes; columnShapes the shape of a column.",
             )
         ) from error
-    if not isinstance(result, keras.KerasTensor) or not _fits(result, fed):
+
+
+def _refuse_misfit(front: keras.Model, fed: ModelInput) -> None:
+    if not isinstance(front.output, keras.KerasTensor) or not _fits(front.output, fed):
         raise ModelError(
             explain(
                 f"What transformFn gives doesn't fit the model's input {fed.name!r}.",
                 expected=f"one tensor of {fed.dtype} and the shape {fed.shape} a row",
-                received=f"{_told(result)}, from {_told(start)}",
+                received=f"{_told(front.output)}, from {_told(front.inputs[0])}",
                 fix="Set columnShapes for the shape before the transform, or let it begin with keras.Input.",
             )
         )
-    return keras.Model(start, result, name=name)
 
 
 def _fits(given: Any, fed: ModelInput) -> bool:
@@ -115,45 +145,90 @@ def _told(tensor: Any) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape[1:])}" if hasattr(tensor, "shape") else repr(tensor)
 
 
-def _refuse_others(there: Iterable[Any], fronts: Iterable[keras.Model]) -> None:
-    wanted = {front.name: front for front in fronts}
-    for layer in there:
-        front = wanted[layer.name]
-        weights, others = front.get_weights(), layer.get_weights()
-        same = front.get_config() == layer.get_config() and len(weights) == len(others)
-        if not same or not all(np.array_equal(a, b) for a, b in zip(weights, others, strict=True)):
-            raise OptionError(
-                explain(
-                    "The model has another transform in front already.",
-                    expected="the one that it was fitted with, or none",
-                    received=", ".join(inner.name for inner in front.layers[1:]),
-                    fix="Unset transformFn, or train a model without a transform.",
-                )
+def _refuse_random(fronts: Iterable[keras.Model]) -> None:
+    drawing = [layer for layer in inner_layers(list(fronts)) if any(map(is_seed, layer.variables))]
+    if drawing:
+        raise OptionError(
+            explain(
+                "transformFn draws random numbers.",
+                expected="layers that do the same in training and in scoring",
+                received=_named(drawing),
+                fix="Put them into augment.",
             )
+        )
 
 
-def _joined(model: keras.Model, fronts: Mapping[str, keras.Model]) -> keras.Model:
+def _refuse_trained(fronts: Iterable[Any]) -> None:
+    trained = [
+        layer
+        for layer in inner_layers(list(fronts))
+        if layer.trainable and (layer.trainable_variables or isinstance(layer, keras.layers.BatchNormalization))
+    ]
+    if trained:
+        raise OptionError(
+            explain(
+                "transformFn would be trained with the model.",
+                expected="layers that Keras saves as frozen (a layer of your own passes `trainable` on to its parent)",
+                received=_named(trained),
+                fix="Make them a part of the model.",
+            )
+        )
+
+
+def _named(layers: Sequence[Any]) -> str:
+    """The innermost of them."""
+    outer = {
+        id(layer) for layer in layers if any(one is not layer and one in layers for one in layer._flatten_layers())
+    }
+    return ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers if id(layer) not in outer)
+
+
+def _refuse_others(there: Iterable[Any], fronts: Iterable[keras.Model]) -> None:
+    found, wanted = ({front.name: front for front in some} for some in (there, fronts))
+    if found.keys() != wanted.keys() or any(_content(found[name]) != _content(wanted[name]) for name in found):
+        raise OptionError(
+            explain(
+                "The model has another transform in front already.",
+                expected="the one that it was fitted with, or none",
+                received=", ".join(_named(front.layers[1:]) for front in wanted.values()),
+                fix="Unset transformFn, or train a model without a transform.",
+            )
+        )
+
+
+def _content(front: Any) -> tuple[Any, ...]:
+    """What tells two fronts apart: layers, weights and vocabularies. Both have been loaded, which levels configs."""
+    content = to_bytes(front)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        config = json.loads(archive.read("config.json"))["config"]
+        assets = {name: archive.read(name) for name in sorted(archive.namelist()) if name.startswith("assets/")}
+    return config, assets, [np.asarray(weights).tolist() for weights in front.get_weights()]
+
+
+def _joined(model: keras.Model, fronts: Mapping[str, keras.Model], starts: Mapping[str, str]) -> keras.Model:
     """The model with the fronts before its inputs; its layers are called anew, and are the same objects."""
     shape = shape_of(model)
-    starts: dict[str, Any] = {}
-    fed: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+    features: dict[str, Any] = {}
     for one in shape.inputs:
         front = fronts.get(one.name)
         taken = front.inputs[0] if front else keras.KerasTensor((None, *one.shape), dtype=one.dtype)
-        starts[one.name] = keras.Input(tuple(taken.shape[1:]), dtype=taken.dtype, name=one.name)
-        fed[one.name] = front(starts[one.name]) if front else starts[one.name]
-    kind = keras.Model if type(model) is keras.Sequential else type(model)
-    caller = next(one for one in kind.__mro__ if "call" in vars(one))
+        inputs[one.name] = keras.Input(tuple(taken.shape[1:]), dtype=taken.dtype, name=starts[one.name])
+        features[one.name] = front(inputs[one.name]) if front else inputs[one.name]
+    kind = type(model)
     try:
-        if issubclass(kind, keras.Sequential) or caller.__module__.partition(".")[0] != "keras":
-            raise TypeError(f"{kind.__name__} is a class of its own")
-        inputs, features = (_as_built(parts, model, shape.takes_dict) for parts in (starts, fed))
-        joined = kind(inputs=inputs, outputs=model.call(features), name=model.name)
+        given, changed = (_as_built(parts, model, shape.takes_dict) for parts in (inputs, features))
+        outputs = model.call(changed)
+        if is_keras(kind):
+            joined = keras.Model(given, outputs, name=model.name)
+        else:
+            own = {name: value for name, value in model.get_config().items() if name not in _OF_GRAPHS}
+            joined = kind(inputs=given, outputs=outputs, name=model.name, **own)
     except Exception as error:
         raise ModelError(
             explain(
                 f"transformFn can't be put in front of the model {model.name!r}.",
-                expected="a functional or Sequential model",
+                expected="a model that can be built anew on what its layers give",
                 received=f"{type(error).__name__}: {error}",
                 fix="Call the layers of the transform in the model itself.",
             )
@@ -162,6 +237,10 @@ def _joined(model: keras.Model, fronts: Mapping[str, keras.Model]) -> keras.Mode
         joined.compile_from_config(model.get_compile_config())
         joined.optimizer = model.optimizer  # with its state
     return from_bytes(to_bytes(joined))  # without the graph that the layers had before
+
+
+# What Keras itself writes into the config of a functional model.
+_OF_GRAPHS = ("name", "trainable", "dtype", "layers", "input_layers", "output_layers")
 
 
 def _as_built(parts: Mapping[str, Any], model: keras.Model, takes_dict: bool) -> Any:

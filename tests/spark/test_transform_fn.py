@@ -104,8 +104,11 @@ def test_texts_become_numbers_in_the_model(data: DataFrame, spark: SparkSession)
     )
     assert "text" in str(classifier.plan(texts))
     assert "string" in str(classifier.plan(texts))
-    scored = classifier.fit(texts).transform(texts).collect()
+    fitted = classifier.fit(texts)
+    scored = fitted.transform(texts).collect()
     assert [row.prediction for row in scored] == [row.label for row in scored]
+    further = classifier.copy({classifier.model: None, classifier.warmStart: fitted, classifier.epochs: 1}).fit(texts)
+    assert further.summary.history["loss"][0] < fitted.summary.history["loss"][0]
 
 
 @pytest.mark.parametrize(

@@ -506,3 +506,26 @@ def test_a_function_may_be_a_loss_or_a_metric() -> None:
 def test_a_model_without_a_loss_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match="The model 'digits' has no loss"):
         compiled_copy(a_model(compiled=False), "adam", None, None)
+
+
+def test_what_a_frozen_layer_holds_stays_frozen_with_the_optimizers_state() -> None:
+    """Keras itself forgets it of what a layer makes as it is built."""
+    x = keras.Input((3, 4))
+    attention = keras.layers.MultiHeadAttention(2, 2, name="attention")
+    outputs = keras.layers.Dense(1)(attention(x, x))
+    attention.trainable = False
+    model = keras.Model(x, outputs)
+    model.compile("adam", "mse")
+    features = np.random.default_rng(0).normal(size=(8, 3, 4)).astype(np.float32)
+    model.fit(features, np.ones((8, 3, 1)), verbose=0)
+    kept = [np.array(weights) for weights in attention.get_weights()]
+    copy = from_bytes(to_bytes(model))
+    assert [v.path for v in copy.trainable_variables] == [v.path for v in model.trainable_variables]
+    for ours, theirs in zip(copy.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    for one in (copy, model):
+        one.fit(features, np.ones((8, 3, 1)), batch_size=8, verbose=0)
+    for ours, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+    for before, after in zip(kept, copy.get_layer("attention").get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)

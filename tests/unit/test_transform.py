@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from spark_dl.errors import ModelError, OptionError
+from spark_dl.errors import ModelError, OptionError, SavedModelError
 from spark_dl.estimators.saving import _layers_from_text, _layers_to_text
 from spark_dl.train import compiling, model_bytes, model_shape
 from spark_dl.train.transform import with_transform
@@ -33,6 +34,57 @@ class Subclassed(keras.Model):
 
     def call(self, features: Any) -> Any:
         return self.dense(features)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Composite(keras.layers.Layer):
+    """Makes its layers as it is built."""
+
+    def __init__(self, noise: float = 0.0, **others: Any) -> None:
+        super().__init__(**others)
+        self.noise = noise
+
+    def build(self, shape: Any) -> None:
+        self.inner = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dropout(self.noise)]
+        for layer in self.inner:
+            layer.build(shape)
+
+    def call(self, features: Any, training: bool = False) -> Any:
+        dense, norm, dropout = self.inner
+        return dropout(norm(dense(features), training=training), training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "noise": self.noise}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Forgetful(keras.layers.Layer):
+    """Doesn't save whether it is frozen."""
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(4, 4), name="kernel")
+
+    def call(self, features: Any) -> Any:
+        return features @ self.kernel
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable("tests")
+class WithArgument(keras.Model):
+    """A functional model with an argument of its own."""
+
+    def __init__(self, *args: Any, temperature: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.temperature = temperature
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "temperature": self.temperature}
+
+
+def squared(features: Any) -> Any:
+    return features * features
 
 
 def normalization() -> keras.layers.Normalization:
@@ -169,15 +221,75 @@ def test_mixed_precision_leaves_it_in_float32() -> None:
     assert policies == ["mixed_float16", "float32"]
 
 
-def test_a_model_that_has_it_already_is_left_as_it_is() -> None:
-    layer = normalization()
-    joined = with_transform(sequential(), layer, {})
-    assert with_transform(joined, layer, {}) is joined
-    other = keras.layers.Normalization(name="norm")
-    other.adapt(2 * FEATURES)
-    for different in (other, keras.layers.Rescaling(2.0)):
-        with pytest.raises(OptionError, match=r"has another transform in front already.*Unset transformFn"):
-            with_transform(joined, different, {})
+def lookup(*words: int) -> keras.layers.IntegerLookup:
+    layer = keras.layers.IntegerLookup(name="lookup")
+    layer.adapt(np.array(words))
+    return layer
+
+
+def another_normalization() -> keras.layers.Normalization:
+    layer = keras.layers.Normalization(name="norm")
+    layer.adapt(2 * FEATURES)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "transform", "another"),
+    [
+        (sequential, normalization, another_normalization),
+        (sequential, lambda: keras.layers.Rescaling(2.0), lambda: keras.layers.Rescaling(3.0)),
+        (
+            sequential,
+            lambda: keras.Sequential([keras.Input((2, 2)), keras.layers.Flatten(), keras.layers.Rescaling(2.0)]),
+            lambda: keras.Sequential([keras.Input((4,)), keras.layers.Rescaling(2.0)]),
+        ),
+        (whole_numbers, lambda: lookup(3, 4, 5, 6), lambda: lookup(3, 4, 5, 7)),
+        (lambda: two_inputs(True), lambda: {"a": normalization()}, lambda: dict.fromkeys("ab", normalization())),
+        (lambda: two_inputs(True), lambda: dict.fromkeys("ab", normalization()), lambda: {"a": normalization()}),
+    ],
+)
+def test_a_model_that_has_it_already_is_left_as_it_is_and_another_is_refused(
+    make: Any, transform: Any, another: Any
+) -> None:
+    given = transform()
+    joined = with_transform(make(), given, {})
+    again = model_bytes.from_bytes(model_bytes.to_bytes(joined))
+    assert with_transform(again, given, {}) is again
+    with pytest.raises(OptionError, match=r"has another transform in front already.*Unset transformFn"):
+        with_transform(again, another(), {})
+
+
+def test_a_composite_layer_is_not_trained_and_does_the_same_in_training() -> None:
+    model = sequential()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(FEATURES, np.arange(64) % 2, verbose=0)
+    layer = Composite()
+    joined = with_transform(model, layer, {})
+    for one in (joined, model_bytes.from_bytes(model_bytes.to_bytes(joined))):
+        assert variables(one) == variables(model)
+        assert len(one.optimizer.variables) == len(model.optimizer.variables)
+        equal([np.asarray(v) for v in one.optimizer.variables], [np.asarray(v) for v in model.optimizer.variables])
+        equal(one(FEATURES, training=True), one(FEATURES, training=False))
+
+
+def test_arguments_of_a_models_class_are_kept() -> None:
+    x = keras.Input((4,), name="x")
+    model = WithArgument(inputs=x, outputs=keras.layers.Dense(1)(x), temperature=5.0)
+    assert with_transform(model, keras.layers.Rescaling(2.0), {}).temperature == 5.0
+
+
+def test_functions_need_not_be_registered() -> None:
+    joined = with_transform(sequential(), keras.layers.Activation(squared), {})
+    equal(joined(FEATURES), sequential()(squared(FEATURES)))
+
+
+def test_names_of_inputs_layers_and_transforms_may_be_the_same() -> None:
+    x = keras.Input((4,), name="x_in")
+    model = keras.Model({"a/b": x}, keras.layers.Dense(1, name="a")(x))
+    joined = with_transform(model, keras.layers.Rescaling(2.0, name="x_in"), {})
+    assert model_bytes.to_bytes(joined)
+    assert [one.name for one in model_shape.shape_of(joined).inputs] == ["a/b"]
+    equal(joined({"a/b": FEATURES}), model({"a/b": 2 * FEATURES}))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +304,8 @@ def test_a_model_that_has_it_already_is_left_as_it_is() -> None:
             {"x": (3,)},
             r"doesn't fit.*Received: float32 \(3,\), from float32 \(3,\)",
         ),
+        (sequential, Composite(noise=0.5, name="late"), {}, r"draws random numbers.*\(Dropout\).*augment"),
+        (sequential, Forgetful(name="forgets"), {}, r"would be trained with the model.*forgets"),
         (
             sequential,
             keras.layers.Conv2D(1, 3, name="image"),
@@ -230,3 +344,25 @@ def test_layers_are_saved_with_what_they_have_learned() -> None:
     assert again["c"].inputs[0].shape == (None, 4)
     assert _layers_from_text(_layers_to_text(keras.layers.Rescaling(2.0))).scale == 2.0
     assert _layers_to_text(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("no base 64!", "transformFn of the saved estimator is damaged"),
+        (base64.b64encode(b"no archive").decode(), "Keras can't load the model"),
+        (
+            base64.b64encode(model_bytes.to_bytes(keras.Sequential([keras.Input((2,))]))).decode(),
+            "is damaged: it has 0 layers",
+        ),
+    ],
+)
+def test_damaged_layers_are_one_clear_error(text: str, expected: str) -> None:
+    with pytest.raises(SavedModelError, match=expected):
+        _layers_from_text(text)
+
+
+def test_layers_too_large_for_metadata_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark_dl.estimators.saving._LARGEST_LAYERS", 1000)
+    with pytest.raises(SavedModelError, match=r"too large.*at most 1,000 bytes.*part of the model"):
+        _layers_to_text(normalization())
