@@ -65,6 +65,17 @@ def test_a_driver_that_goes_while_a_rank_waits_is_a_clear_error(words: bytes) ->
     sender.close()
 
 
+def test_a_rank_that_waits_is_let_go_when_the_driver_ends() -> None:
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    with Channel(HOST, HOST, messages) as channel:
+        sender = Sender(channel.address)
+        sender.send({"event": "ready"})
+        heard(messages, 1)
+    with pytest.raises(ClusterError, match="no longer speaks"):
+        sender.receive()
+    sender.close()
+
+
 def test_each_ranks_messages_keep_their_order() -> None:
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     with Channel(HOST, HOST, messages) as channel:
