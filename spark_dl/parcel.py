@@ -6,10 +6,10 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pyspark.sql import SparkSession
-
-from spark_dl.session import is_connect
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 __all__ = ["Parcel"]
 
@@ -32,6 +32,8 @@ class Parcel:
 
     def sent(self, spark: SparkSession) -> Parcel:
         """What to put into a function for the tasks of this session; a file stays as long as the session does."""
+        from spark_dl.session import is_connect  # where there is a session, there is Spark
+
         if len(self.content) < _LARGE_BYTES or not is_connect(spark):
             return self
         name = f"spark-dl-{hashlib.sha256(self.content).hexdigest()[:32]}"

@@ -22,8 +22,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_dl import KerasEstimator
+from spark_dl.data.column import Column
 from spark_dl.data.convert import Packing, convert
-from spark_dl.data.schema import Column
 from spark_dl.data.transport import send
 from spark_dl.store import Store
 

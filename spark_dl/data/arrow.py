@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spark_dl.data.schema import Column
+from spark_dl.data.column import Column
 
 __all__ = ["Extracted", "extract", "extract_together", "extract_vectors", "flattened"]
 

@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
 from spark_dl.data.draw import Draw
 from spark_dl.data.faults import Faults, describe
 from spark_dl.data.media import image_formats, no_images
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
-from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.transport import receive, send
 from spark_dl.errors import DataError
 from spark_dl.imports import forget_archives

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pyspark.sql import Row
 
 from spark_dl.data.arrow import Extracted
-from spark_dl.data.schema import Column, LabelSpec
+from spark_dl.data.column import Column, LabelSpec
 from spark_dl.errors import explain
 
 __all__ = ["Faults", "describe"]

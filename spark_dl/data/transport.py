@@ -15,8 +15,9 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import functions as F
 
 from spark_dl.data.arrow import Extracted, extract, extract_together, extract_vectors
+from spark_dl.data.column import Column
 from spark_dl.data.media import SPARK_IMAGE
-from spark_dl.data.schema import Column, quoted
+from spark_dl.data.schema import quoted
 
 __all__ = ["VECTOR_FIELDS", "receive", "selected", "send"]
 

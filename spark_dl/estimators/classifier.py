@@ -13,9 +13,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_dl import options
+from spark_dl.data.column import Column
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.data.schema import Column, quoted
+from spark_dl.data.schema import quoted
 from spark_dl.data.transport import selected
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.base import KerasEstimator

@@ -8,16 +8,8 @@ from typing import Any
 
 from pyspark.sql.types import StructType
 
-from spark_dl.data.schema import (
-    Column,
-    FeatureSpec,
-    LabelSpec,
-    NullPolicy,
-    boolean_column,
-    feature_spec,
-    label_spec,
-    weight_column,
-)
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
+from spark_dl.data.schema import boolean_column, feature_spec, label_spec, weight_column
 from spark_dl.errors import OptionError, explain, hint
 
 __all__ = [

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pyspark.sql.types import StructType
 
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
-from spark_dl.data.schema import Column, FeatureSpec, LabelSpec
 from spark_dl.estimators.columns import InputFacts, OutputFacts
 
 __all__ = ["FedColumn", "InputPlan", "input_plan"]

@@ -31,7 +31,8 @@ from spark_dl.parcel import Parcel
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
 from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput, head_from_dict
-from spark_dl.score.predict import ScoringModel, check_new, score
+from spark_dl.score.predict import check_new, score
+from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.store import Store
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, explain
 from spark_dl.estimators.columns import InputFacts, feature_specs, input_columns
 from spark_dl.imports import forget_archives
-from spark_dl.score.predict import ScoringModel
+from spark_dl.score.scoring_model import ScoringModel
 
 __all__ = ["sql_function"]
 

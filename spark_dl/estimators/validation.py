@@ -9,7 +9,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, StructField, StructType
 
-from spark_dl.data.schema import Column, quoted
+from spark_dl.data.column import Column
+from spark_dl.data.schema import quoted
 from spark_dl.errors import DataError, OptionError, explain, hint
 
 __all__ = ["marked", "marked_schema", "marking"]

@@ -23,13 +23,13 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
 from spark_dl.data.arrow import Extracted, extract, extract_vectors, flattened
+from spark_dl.data.column import Column
 from spark_dl.data.media import image_bytes
-from spark_dl.data.schema import Column
 from spark_dl.data.transport import VECTOR_FIELDS
 from spark_dl.errors import StoreError, explain
 from spark_dl.imports import forget_archives
 from spark_dl.score.heads import Field
-from spark_dl.score.predict import ScoringModel, unfit
+from spark_dl.score.scoring_model import ScoringModel, unfit
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 

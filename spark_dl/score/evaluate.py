@@ -20,7 +20,7 @@ from spark_dl.data.transport import send
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import forget_archives, importing
 from spark_dl.parcel import Parcel
-from spark_dl.score.predict import set_threads
+from spark_dl.score.scoring_model import set_threads
 from spark_dl.spark_job import SparkJob
 
 __all__ = ["Evaluation", "evaluate"]

@@ -1,119 +1,32 @@
 """`transform`: a pandas UDF over the feature columns alone, and the columns made of its result.
 
-The other columns never leave the JVM. The model is loaded once in each Python worker.
+The other columns never leave the JVM.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import math
-import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import pandas as pd
-from pyspark import TaskContext
 from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_dl.data.media import fed, image_formats, no_images
-from spark_dl.data.ragged import BYTES
-from spark_dl.data.schema import Column, FeatureSpec
+from spark_dl.data.column import Column
 from spark_dl.data.transport import selected
 from spark_dl.errors import DataError, explain
-from spark_dl.imports import forget_archives, importing
-from spark_dl.parcel import Parcel
-from spark_dl.score.heads import Field, Head
+from spark_dl.imports import forget_archives
+from spark_dl.score.heads import Field
+from spark_dl.score.scoring_model import ScoringModel
 
-__all__ = ["ScoringModel", "check_new", "loaded", "score", "set_threads", "unfit"]
+__all__ = ["check_new", "score"]
 
 # Spark reads several numbers of a row from Arrow about twice as fast from as many columns as from a list. Up to here:
 _WIDEST = 256
-# Images are decoded together up to so many bytes of float32.
-_DECODED_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class ScoringModel:
-    """What a Python worker needs to score; equal where the model's bytes are equal.
-
-    Attributes:
-        content: `.keras` bytes.
-        custom_objects: cloudpickled dict of registered Keras objects.
-        features: how the columns become the inputs.
-        head: what the output means.
-        batch_size: rows scored at once.
-    """
-
-    content: Parcel = field(repr=False, compare=False)
-    custom_objects: bytes = field(repr=False, compare=False)
-    features: tuple[FeatureSpec, ...]
-    head: Head
-    batch_size: int
-    digest: str
-
-    @property
-    def columns(self) -> list[Column]:
-        """The columns that are read, each once."""
-        return list(dict.fromkeys(column for spec in self.features for column in spec.columns))
-
-    @property
-    def step(self) -> int:
-        """Rows that are computed at once: `batch_size`, or fewer where they are images that must be decoded."""
-        decoded = 4 * sum(math.prod(spec.shape) for spec in self.features if spec.image)
-        return min(self.batch_size, max(1, _DECODED_BYTES // decoded)) if decoded else self.batch_size
-
-    def inputs(self, values: Mapping[Column, np.ndarray]) -> list[np.ndarray]:
-        """The model's inputs from the columns' numbers, each of shape (rows, width).
-
-        Raises:
-            DataError: rows that can't be scored.
-        """
-        return [_joined([values[column] for column in spec.columns], spec) for spec in self.features]
-
-    def score_pandas(self, columns: Sequence[pd.Series]) -> dict[str, np.ndarray]:
-        """The head's columns for rows as pandas has them: a Series for each of `columns`.
-
-        Raises:
-            DataError: rows that can't be scored.
-        """
-        return self.outputs(
-            self.inputs({column: _matrix(one, column) for column, one in zip(self.columns, columns, strict=True)})
-        )
-
-    def outputs(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The head's columns for these rows, computed in steps. The model is loaded once in this Python worker."""
-        predict, step = loaded(self), self.step
-        starts = range(0, max(1, len(inputs[0])), step)
-        parts = [predict(*(given[start : start + step] for given in inputs)) for start in starts]
-        return self.head.columns([np.concatenate(same) for same in zip(*parts, strict=True)])
-
-    def sent(self, spark: SparkSession) -> ScoringModel:
-        """What to put into a function for the tasks of this session."""
-        return replace(self, content=self.content.sent(spark))
-
-    @staticmethod
-    def of(
-        content: bytes, custom_objects: bytes, features: Sequence[FeatureSpec], head: Head, batch_size: int
-    ) -> ScoringModel:
-        """The record, with the digest of the bytes.
-
-        Args:
-            content: `.keras` bytes.
-            custom_objects: cloudpickled dict of what Keras needs by name.
-            features: how the columns become the inputs.
-            head: what the output means.
-            batch_size: rows scored at once.
-        """
-        digest = hashlib.sha256(content + custom_objects).hexdigest()
-        return ScoringModel(Parcel(content), custom_objects, tuple(features), head, batch_size, digest)
 
 
 def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> DataFrame:
@@ -210,113 +123,3 @@ def _scorer(
             yield pd.DataFrame(content)
 
     return score_batches
-
-
-def set_threads() -> None:
-    """Before TensorFlow is imported: as many threads as the task has cores, since its neighbours compute, too."""
-    context = TaskContext.get()
-    threads = str(context.cpus() if context else 1)
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-# The worker's process outlives the task; this is the one state that a module keeps, and it is only a cache.
-@functools.lru_cache(maxsize=2)
-def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
-    """The model's outputs for its inputs, both in the model's order; kept in this Python worker for the next task."""
-    set_threads()
-    with importing():
-        import keras
-        import tensorflow as tf
-
-        from spark_dl.train.model_bytes import from_bytes
-
-    keras_model = from_bytes(model.content.opened(), cloudpickle.loads(model.custom_objects), compiled=False)
-    specs = model.features
-    of_bytes = [spec.tensor().stored == BYTES for spec in specs]
-    signature = [
-        tf.TensorSpec((None,), "string") if coded else tf.TensorSpec((None, *spec.shape), spec.dtype)
-        for spec, coded in zip(specs, of_bytes, strict=True)
-    ]
-
-    @functools.partial(tf.function, input_signature=signature)
-    def call(*inputs: Any) -> list[Any]:
-        tensors = [
-            fed(given, spec.shape, spec.dtype) if coded else given
-            for given, spec, coded in zip(inputs, specs, of_bytes, strict=True)
-        ]
-        named = {spec.key: tensor for spec, tensor in zip(specs, tensors, strict=True)}
-        result = keras_model(named if len(specs) > 1 else tensors[0], training=False)
-        return list(keras.tree.flatten(result))
-
-    def predict(*inputs: np.ndarray) -> list[np.ndarray]:
-        given = (tf.constant(part, spec.dtype) for part, spec in zip(inputs, signature, strict=True))
-        return [output.numpy() for output in call(*given)]
-
-    return predict
-
-
-def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
-    """The model's input, shape (rows, *spec.shape), from its columns' numbers, each of shape (rows, width).
-
-    Of bytes, each value is still encoded: objects of shape (rows,).
-
-    Raises:
-        DataError: numbers beyond what an integer input can hold; bytes that are no image.
-    """
-    if spec.tensor().stored == BYTES:
-        unknown = no_images(parts[0], spec.shape[-1]) if spec.image else 0
-        if unknown:
-            known = ", ".join(image_formats(spec.shape[-1]))
-            raise unfit(spec.columns[0], f"images that can be decoded ({known})", f"{unknown} rows that are none")
-        return parts[0]
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    wanted = np.dtype(spec.dtype)
-    if wanted.kind in "iu" and not np.can_cast(whole.dtype, wanted):
-        limits = np.iinfo(wanted)
-        if len(whole) and (whole.min() < limits.min or whole.max() > limits.max):
-            names = ", ".join(column.name for column in spec.columns)
-            raise DataError(
-                explain(
-                    f"Numbers of {names} are beyond what the model's input can hold.",
-                    expected=f"{limits.min} to {limits.max} ({wanted})",
-                    received=f"{whole.min()} to {whole.max()} in a batch of {len(whole)} rows",
-                )
-            )
-    return whole.astype(wanted, copy=False).reshape(-1, *spec.shape)
-
-
-def _matrix(values: pd.Series, column: Column) -> np.ndarray:
-    if column.fill is not None:
-        values = values.fillna(column.fill)
-    if values.isna().any():
-        raise unfit(column, "no nulls", f"{int(values.isna().sum())} null or NaN in a batch of {len(values)} rows")
-    if column.kind == "scalar":
-        # With nulls, whole numbers come as fractions.
-        return np.asarray(values, None if column.fill is None else column.dtype).reshape(-1, 1)
-    rows = values.to_numpy()
-    if column.kind == "bytes":
-        return np.asarray(rows)
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    if (lengths != column.width).any():
-        raise unfit(column, f"{column.width} numbers a row", f"a row of {lengths[lengths != column.width][0]}")
-    if column.kind == "binary":
-        return np.frombuffer(b"".join(rows), column.dtype).reshape(-1, column.width)
-    matrix = np.concatenate(rows).reshape(-1, column.width) if len(rows) else np.empty((0, column.width))
-    if matrix.dtype == object or (matrix.dtype.kind == "f" and np.isnan(matrix.min(initial=0))):
-        raise unfit(column, "no nulls and no NaN in the arrays", "some")
-    return matrix
-
-
-def unfit(column: Column, expected: str, received: str) -> DataError:
-    """The error for a column that can't be scored."""
-    return DataError(
-        explain(
-            f"The column {column.name!r} can't be scored.",
-            expected=expected,
-            received=received,
-            fix="Clean the column before transform, for example with dropna or fillna.",
-        )
-    )

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import tensorflow as tf
 
 from spark_dl.data import convert, transport
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import Block, ConvertedDataset, Tensor
-from spark_dl.data.schema import Column, FeatureSpec, LabelSpec
 from spark_dl.data.shards import Segment
 from spark_dl.store import Store
 from spark_dl.world import World, worlds

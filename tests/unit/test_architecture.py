@@ -185,6 +185,7 @@ HEAVY = ("tensorflow", "keras", "horovod", "petastorm", "mlflow", "pyspark", "nu
             "from spark_dl import KerasClassifier, HorovodLauncher, doctor; KerasClassifier(epochs=2)",
             {"pyspark", "numpy", "pandas", "pyarrow"},
         ),
+        ("import spark_dl.score.scoring_model", {"numpy", "pandas", "pyarrow"}),
         ("import spark_dl.train.loop", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_dl.data.arrow import Extracted, extract, extract_together, extract_vectors
-from spark_dl.data.schema import Column
+from spark_dl.data.column import Column
 
 from .rows import vector_fields
 

@@ -14,10 +14,11 @@ from pyspark.sql import types as T
 from spark_dl import KerasEstimator, KerasModel
 from spark_dl.data.arrow import extract, extract_together, flattened
 from spark_dl.data.batches import keras_batch
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import Tensor
 from spark_dl.data.readers import reader
-from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, NullPolicy, feature_spec
+from spark_dl.data.schema import feature_spec
 from spark_dl.data.shards import Segment
 from spark_dl.errors import DataError, OptionError
 from spark_dl.estimators.columns import (
@@ -31,7 +32,7 @@ from spark_dl.estimators.columns import (
     shapes_of_inputs,
 )
 from spark_dl.estimators.input_plan import input_plan
-from spark_dl.score.predict import _matrix
+from spark_dl.score.scoring_model import _matrix
 from spark_dl.store import Store
 
 from .rows import pack

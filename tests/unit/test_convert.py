@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from petastorm.workers_pool.thread_pool import ThreadPool
 
 from spark_dl.data import convert
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import Block, ConvertedDataset
 from spark_dl.data.faults import describe
 from spark_dl.data.readers import READERS, reader
-from spark_dl.data.schema import Column, FeatureSpec, LabelSpec
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import OptionError
 from spark_dl.store import Store

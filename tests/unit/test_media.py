@@ -18,16 +18,17 @@ from pyspark.sql import types as T
 from spark_dl.data import convert
 from spark_dl.data.batches import tensorflow_batches
 from spark_dl.data.cache import CACHES, Cache
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
 from spark_dl.data.faults import describe
 from spark_dl.data.media import fed, image_formats, no_images
 from spark_dl.data.ragged import joined, lengths, split
 from spark_dl.data.readers import READERS, reader
-from spark_dl.data.schema import Column, FeatureSpec, LabelSpec, feature_spec, label_spec
+from spark_dl.data.schema import feature_spec, label_spec
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import DataError
 from spark_dl.score.heads import Regression
-from spark_dl.score.predict import ScoringModel, _joined, _matrix
+from spark_dl.score.scoring_model import ScoringModel, _joined, _matrix
 from spark_dl.store import Store
 
 from .rows import pack

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spark_dl.data.schema import Column, FeatureSpec
+from spark_dl.data.column import Column, FeatureSpec
 from spark_dl.errors import DataError
 from spark_dl.score.heads import Head, Regression, TensorOutput
-from spark_dl.score.predict import ScoringModel, _joined, _matrix, _scorer
+from spark_dl.score.predict import _scorer
+from spark_dl.score.scoring_model import ScoringModel, _joined, _matrix
 from spark_dl.train.model_bytes import to_bytes
 
 ARRAY = Column("x", "array", "float32", 3)

@@ -9,16 +9,8 @@ import pytest
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
-from spark_dl.data.schema import (
-    Column,
-    FeatureSpec,
-    LabelSpec,
-    boolean_column,
-    feature_spec,
-    label_spec,
-    weight_column,
-    weight_tensor,
-)
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec, weight_tensor
+from spark_dl.data.schema import boolean_column, feature_spec, label_spec, weight_column
 from spark_dl.errors import DataError
 
 SCHEMA = T.StructType(
