@@ -13,7 +13,7 @@ import cloudpickle
 from pyspark.ml.base import Estimator
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType
 
 from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
@@ -34,6 +34,7 @@ from spark_dl.estimators.columns import (
 from spark_dl.estimators.converted import ConvertedData
 from spark_dl.estimators.fit_many import FitMany
 from spark_dl.estimators.input_plan import InputPlan, input_plan
+from spark_dl.estimators.logged import logged_model
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
 from spark_dl.estimators.saving import OBJECTS, SavableEstimator, given_model, named
@@ -72,6 +73,7 @@ class _Job:
         outputs: the model's.
         head: what the output will mean.
         packing: how rows become blocks; its store is set later.
+        columns: Spark's types of the feature columns.
         plan: which column feeds what.
         learning_rate: of the warm-up; None where there is none.
     """
@@ -84,6 +86,7 @@ class _Job:
     outputs: tuple[OutputFacts, ...]
     head: Head
     packing: Packing
+    columns: StructType
     plan: InputPlan
     learning_rate: LearningRate | None
 
@@ -307,7 +310,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             result = train_on_ranks(spark, plan, settings, values, record)
             content = workspace.read(result.model_file)
             fitted = self._fitted(content, job, result)
-            try_to_log(functools.partial(record.model, fitted.keras, result.history))
+            try_to_log(lambda: record.model(logged_model(fitted), result.history))
             if values["profile"]:
                 try_to_log(lambda: record.file(_PROFILE_ARTIFACT, workspace.read(PROFILE)))
         return fitted
@@ -372,6 +375,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             inputs=inputs,
             head=head,
             packing=packing,
+            columns=_types_of(columns, packing),
             plan=input_plan(columns, packing, inputs, outputs),
             learning_rate=rate,
         )
@@ -429,10 +433,16 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             best_epoch=result.best_epoch,
         )
         model = self.model_class()._with_content(
-            content, job.custom_objects, job.inputs, job.outputs, job.head, summary
+            content, job.custom_objects, job.inputs, job.outputs, job.head, job.columns, summary
         )
         model._resetUid(self.uid)
         return self._copyValues(model)
+
+
+def _types_of(columns: StructType, packing: Packing) -> StructType:
+    """The types of the feature columns, each once."""
+    names = dict.fromkeys(column.name for spec in packing.features for column in spec.columns)
+    return StructType([StructField(name, columns[name].dataType) for name in names])
 
 
 def _master(spark: SparkSession) -> str:

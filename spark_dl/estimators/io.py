@@ -12,9 +12,11 @@ import hashlib
 import importlib.metadata
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import pyspark
 from pyspark.errors import PySparkException
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import SparkSession
@@ -22,7 +24,7 @@ from pyspark.sql import SparkSession
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.session import is_connect
 
-__all__ = ["FORMAT", "Reader", "Saved", "Writer"]
+__all__ = ["FORMAT", "Reader", "Saved", "Writer", "described", "revived"]
 
 FORMAT = 2
 # Far below the 2 GB that a Parquet page or a Spark row can hold, and small beside the default heap of the driver's JVM
@@ -67,12 +69,7 @@ class Writer(MLWriter):
 
     def saveImpl(self, path: str) -> None:
         """Write the directory."""
-        facts, content, params = self._instance._to_saved()
-        saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
-        if content is not None:
-            saved["bytes"] = len(content)
-            saved["chunks"] = math.ceil(len(content) / _CHUNK_BYTES)
-            saved["sha256"] = hashlib.sha256(content).hexdigest()
+        saved, content, params = _facts(self._instance)
         spark = self.sparkSession
         if content is not None:
             chunks = _chunks(content)
@@ -105,12 +102,9 @@ class Reader(MLReader[Any]):
         facts = metadata["sparkDL"]
         try:
             content = _content(spark, path, facts) if "sha256" in facts else None
-            instance = self._cls._from_saved(facts, content)
-            instance._resetUid(metadata["uid"])
-            DefaultParamsReader.getAndSetParams(instance, metadata)
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
             raise _damaged(path, "whole metadata", f"{type(error).__name__}: {error}") from error
-        return instance
+        return _instance(self._cls, metadata, content, path)
 
     def _metadata(self, spark: SparkSession, path: str) -> dict[str, Any]:
         name = f"{self._cls.__module__}.{self._cls.__name__}"
@@ -119,22 +113,77 @@ class Reader(MLReader[Any]):
         except (PySparkException, ValueError, KeyError, TypeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise _damaged(path, f"a directory saved by {name}", first) from error
-        found = metadata.get("class")
-        if found != name or not isinstance(metadata.get("sparkDL"), dict):
-            raise _damaged(path, f"a saved {name}", f"a saved {found}")
-        if metadata["sparkDL"].get("format") == 1 and "input_shape" in metadata["sparkDL"]:
-            # Models had one input, then.
-            facts = metadata["sparkDL"]
-            facts["inputs"] = [{"name": "", "shape": facts.pop("input_shape"), "dtype": facts.pop("input_dtype")}]
-            facts["outputs"] = []
-        if not isinstance(metadata["sparkDL"].get("format"), int) or metadata["sparkDL"]["format"] > FORMAT:
-            raise _damaged(
-                path,
-                f"format {FORMAT} or older",
-                f"format {metadata['sparkDL'].get('format')}, by spark_dl {metadata['sparkDL'].get('version')}",
-                "Install that release of spark_dl.",
-            )
+        _check(metadata, name, path)
         return metadata
+
+
+def described(instance: Saved) -> tuple[dict[str, Any], bytes | None]:
+    """The metadata that `Writer` would write, and the Keras model's bytes, if there is one."""
+    saved, content, params = _facts(instance)
+    cls = type(instance)
+    metadata = {
+        "class": f"{cls.__module__}.{cls.__name__}",
+        "timestamp": int(time.time() * 1000),
+        "sparkVersion": pyspark.__version__,
+        "uid": instance.uid,  # type: ignore[attr-defined]
+        "paramMap": params,
+        "defaultParamMap": {},  # the release that loads it has its own
+        "sparkDL": saved,
+    }
+    return metadata, content
+
+
+def revived(cls: Any, metadata: dict[str, Any], content: bytes | None, where: str) -> Any:
+    """The inverse of `described`.
+
+    Raises:
+        SavedModelError: it is damaged, of another class, or of a newer release.
+    """
+    _check(metadata, f"{cls.__module__}.{cls.__name__}", where)
+    digest = metadata["sparkDL"].get("sha256")
+    if content is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise _damaged(where, "the model with the digest in the metadata", f"{len(content)} other bytes")
+    return _instance(cls, metadata, content, where)
+
+
+def _facts(instance: Any) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
+    """What metadata hold under "sparkDL", the Keras model's bytes, and the params."""
+    facts, content, params = instance._to_saved()
+    saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
+    if content is not None:
+        saved["bytes"] = len(content)
+        saved["chunks"] = math.ceil(len(content) / _CHUNK_BYTES)
+        saved["sha256"] = hashlib.sha256(content).hexdigest()
+    return saved, content, params
+
+
+def _instance(cls: Any, metadata: dict[str, Any], content: bytes | None, where: str) -> Any:
+    try:
+        instance = cls._from_saved(metadata["sparkDL"], content)
+        instance._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(instance, metadata)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(where, "whole metadata", f"{type(error).__name__}: {error}") from error
+    return instance
+
+
+def _check(metadata: dict[str, Any], name: str, where: str) -> None:
+    """Refuse another class's metadata and newer ones; bring older ones to this format."""
+    found = metadata.get("class")
+    if found != name or not isinstance(metadata.get("sparkDL"), dict):
+        raise _damaged(where, f"a saved {name}", f"a saved {found}")
+    facts = metadata["sparkDL"]
+    if facts.get("format") == 1 and "input_shape" in facts:
+        # Models had one input, then.
+        facts["inputs"] = [{"name": "", "shape": facts.pop("input_shape"), "dtype": facts.pop("input_dtype")}]
+        facts["outputs"] = []
+    if not isinstance(facts.get("format"), int) or facts["format"] > FORMAT:
+        raise _damaged(
+            where,
+            f"format {FORMAT} or older",
+            f"format {facts.get('format')}, by spark_dl {facts.get('version')}",
+            "Install that release of spark_dl.",
+        )
 
 
 def _chunks(content: bytes) -> Iterator[tuple[int, bytearray]]:

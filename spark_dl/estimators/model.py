@@ -33,6 +33,7 @@ from spark_dl.score.evaluate import Evaluation, evaluate
 from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput, head_from_dict
 from spark_dl.score.predict import check_new, score
 from spark_dl.score.scoring_model import ScoringModel
+from spark_dl.score.serving import Serving
 from spark_dl.store import Store
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class KerasModel(OptionParams, Model, Saved):
         self._custom_objects = b""
         self._inputs: tuple[InputFacts, ...] = ()
         self._outputs: tuple[OutputFacts, ...] = ()
+        self._columns: StructType | None = None
         self._head: Head | None = None
 
     def keras(self) -> Any:
@@ -224,6 +226,21 @@ class KerasModel(OptionParams, Model, Saved):
         content, head = self._scored()
         return ScoringModel.of(content, custom, features, head, self.getOrDefault("scoreBatchSize"))
 
+    def _serving(self) -> tuple[Serving, bytes]:
+        """How the model is served without Spark, for columns as they were when it was fitted; and what scores them."""
+        if self._columns is None:
+            raise ModelError(
+                explain(
+                    "It isn't known what columns this model was fitted on.",
+                    expected="a model that was fitted or saved by this release",
+                    received="one that was saved by an older release",
+                    fix="Use transform, or fit it anew.",
+                )
+            )
+        content, head = self._scored()
+        features = feature_specs(self._columns, self._values(), self._inputs)
+        return Serving(features, head, self._output_columns(), self.getOrDefault("scoreBatchSize")), content
+
     def _scored(self) -> tuple[bytes, Head]:
         """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
         layer = self.getOrDefault("outputLayer")
@@ -252,6 +269,7 @@ class KerasModel(OptionParams, Model, Saved):
         inputs: tuple[InputFacts, ...],
         outputs: tuple[OutputFacts, ...],
         head: Head,
+        columns: StructType,
         summary: TrainingSummary,
     ) -> KerasModel:
         """Fill a new model in.
@@ -262,12 +280,14 @@ class KerasModel(OptionParams, Model, Saved):
             inputs: the Keras model's.
             outputs: the Keras model's.
             head: what the output means.
+            columns: Spark's types of the feature columns that it was fitted on.
             summary: how the training went.
         """
         self._content = content
         self._custom_objects = custom_objects
         self._inputs, self._outputs = inputs, outputs
         self._head = head
+        self._columns = columns
         self.summary = summary
         return self
 
@@ -303,6 +323,7 @@ class KerasModel(OptionParams, Model, Saved):
             "inputs": [asdict(one) for one in self._inputs],
             "outputs": [asdict(one) for one in self._outputs],
             "head": self._fitted_head().as_dict(),
+            "columns": self._columns.jsonValue() if self._columns else None,
             "summary": asdict(self.summary),
         }
         return facts, self._fitted_content(), {param.name: value for param, value in self._paramMap.items()}
@@ -317,6 +338,7 @@ class KerasModel(OptionParams, Model, Saved):
             model._inputs = tuple(map(InputFacts.of, facts["inputs"]))
             model._outputs = tuple(map(OutputFacts.of, facts["outputs"]))
             model._head = head_from_dict(facts["head"])
+            model._columns = StructType.fromJson(facts["columns"]) if facts.get("columns") else None
             model.summary = TrainingSummary(**facts["summary"])
         except (KeyError, TypeError) as error:
             raise SavedModelError(

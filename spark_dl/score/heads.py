@@ -193,6 +193,8 @@ def head_from_dict(content: dict[str, Any]) -> Head:
     if name not in HEADS:
         raise SavedModelError(explain(f"There is no head {name!r}.", fix=hint(name, HEADS)))
     try:
+        if "thresholds" in rest:
+            rest["thresholds"] = tuple(map(float, rest["thresholds"]))
         if "widths" in rest:
             rest["widths"] = tuple((str(output), int(width)) for output, width in rest["widths"])
         head: Head = HEADS[name](**rest)

@@ -6,9 +6,9 @@ import importlib
 from typing import Any
 
 from spark_dl.errors import OptionError, explain, hint
-from spark_dl.track.tracker import NoTracker, Tracker
+from spark_dl.track.tracker import LoggedModel, NoTracker, Tracker
 
-__all__ = ["TRACKERS", "Tracker", "tracker"]
+__all__ = ["TRACKERS", "LoggedModel", "Tracker", "tracker"]
 
 TRACKERS = {"mlflow": "spark_dl.track.mlflow"}
 

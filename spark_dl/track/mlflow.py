@@ -1,27 +1,25 @@
-"""One MLflow run for each fit, written by the driver: the only file that imports mlflow."""
+"""One MLflow run for each fit, written by the driver."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
 
 from spark_dl.errors import TrackingError, explain
 from spark_dl.figures import history_figure
+from spark_dl.track import flavor
+from spark_dl.track.tracker import LoggedModel
 
 __all__ = ["MlflowTracker", "open_tracker"]
 
@@ -113,13 +111,10 @@ class MlflowTracker:
         self._events.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}")
         self._client.log_text(self.run_id, "\n".join(self._events) + "\n", "events.txt")
 
-    def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
-        """Log the curves of loss and metrics, and the Keras model."""
+    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
+        """Log the curves of loss and metrics, and the model."""
         self._client.log_figure(self.run_id, history_figure(history), "history.png")
-        pins = [f"{name}=={importlib.metadata.version(name)}" for name in ("keras", "numpy")]
-        pins.append(f"tensorflow=={_tensorflow_version()}")
-        model = load()
-        mlflow.keras.log_model(model, name="model", pip_requirements=pins, signature=_signature(model))
+        flavor.log(model, "model")
 
     def file(self, path: str, content: bytes) -> None:
         """Log an artifact, under this path."""
@@ -135,17 +130,3 @@ class MlflowTracker:
             self._client.set_tag(self.run_id, "spark_dl.failure", f"{type(failure).__name__}: {failure}"[:5000])
         if self._opened:
             mlflow.end_run("FINISHED" if failure is None else "FAILED")
-
-
-def _signature(model: Any) -> ModelSignature:
-    inputs, outputs = (
-        Schema([TensorSpec(np.dtype(tensor.dtype), (-1, *tensor.shape[1:])) for tensor in tensors])
-        for tensors in (model.inputs, model.outputs)
-    )
-    return ModelSignature(inputs=inputs, outputs=outputs)
-
-
-def _tensorflow_version() -> str:
-    import tensorflow as tf
-
-    return str(tf.__version__)

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["NoTracker", "Tracker"]
+__all__ = ["LoggedModel", "NoTracker", "Tracker"]
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """A fitted model as a tracker writes it.
+
+    Attributes:
+        keras: the whole Keras model, `.keras` bytes.
+        stage: the Spark ML stage without its Keras model, as JSON.
+        serving: how it is served without Spark, as JSON.
+        scored: `.keras` bytes of what is served, where that isn't the whole model.
+        inputs: the feature columns with their types: "double", "long", "boolean", "string", "binary", or ("array", the
+            type of its elements); None where a type has no such name.
+        outputs: the output columns with their types.
+    """
+
+    keras: bytes
+    stage: str
+    serving: str
+    scored: bytes | None
+    inputs: Sequence[tuple[str, Any]] | None
+    outputs: Sequence[tuple[str, Any]]
 
 
 class Tracker(Protocol):
@@ -20,8 +43,8 @@ class Tracker(Protocol):
     def event(self, text: str) -> None:
         """Write what happened to the training: a worker lost, a restart."""
 
-    def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
-        """Write the fitted Keras model, which `load` gives, and the curves of its training."""
+    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
+        """Write the fitted model, and the curves of its training."""
 
     def file(self, path: str, content: bytes) -> None:
         """Add a file, under this path."""
@@ -42,7 +65,7 @@ class NoTracker:
     def event(self, text: str) -> None:
         """Nothing."""
 
-    def model(self, load: Callable[[], Any], history: Mapping[str, list[float]]) -> None:
+    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
         """Nothing."""
 
     def file(self, path: str, content: bytes) -> None:

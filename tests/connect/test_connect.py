@@ -20,6 +20,7 @@ from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.tuning import ParamGridBuilder, TrainValidationSplit, TrainValidationSplitModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 import spark_dl
 from spark_dl import HorovodLauncher, KerasClassifier, KerasClassifierModel, KerasRegressor
@@ -195,6 +196,7 @@ def test_a_model_beyond_what_a_message_holds_is_sent_as_a_file(spark: SparkSessi
         (InputFacts("", (8,), "float32"),),
         (),
         Regression(),
+        StructType(),
         KerasRegressorModel().summary,
     )
     frame = spark.range(3).withColumn("features", F.array_repeat(F.lit(1.0), 8))

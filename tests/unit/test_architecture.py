@@ -44,6 +44,7 @@ ALLOWED = {
     "score": {"base", "data", "train"},
     "diagnosis": {"base", "launch"},
     "estimators": {"base", "data", "launch", "track", "train", "score", "diagnosis"},
+    "mlflow": {"base", "estimators", "score", "track"},
     "cli": {"base", "diagnosis", "estimators"},
     "": {"base", "diagnosis", "estimators", "launch"},
 }
@@ -51,7 +52,7 @@ ALLOWED = {
 OWNERS = {
     "horovod": {"collectives", "launch.rank_host"},
     "petastorm": {"data.readers.petastorm"},
-    "mlflow": {"track.mlflow"},
+    "mlflow": {"mlflow", "track.flavor", "track.mlflow"},
 }
 
 

@@ -1,0 +1,86 @@
+"""A fitted model as trackers write it, and back: files that need no Spark to be written or read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import types as T
+
+from spark_dl.errors import SavedModelError, explain
+from spark_dl.estimators.io import described, revived
+from spark_dl.estimators.model import KerasModel
+from spark_dl.track import LoggedModel
+
+__all__ = ["logged_model", "model_of"]
+
+# Python and JSON know one kind of whole numbers and one of fractions.
+_TYPES: dict[type[T.DataType], str] = {
+    T.BooleanType: "boolean",
+    T.ByteType: "long",
+    T.ShortType: "long",
+    T.IntegerType: "long",
+    T.LongType: "long",
+    T.FloatType: "double",
+    T.DoubleType: "double",
+    T.StringType: "string",
+    T.BinaryType: "binary",
+}
+
+
+def logged_model(model: KerasModel) -> LoggedModel:
+    """What a tracker writes of a fitted model.
+
+    Raises:
+        ModelError: the model was saved by a release that didn't note its columns.
+    """
+    serving, scored = model._serving()
+    metadata, content = described(model)
+    fields = serving.head.fields()
+    types = {field.name: _type(field.dataType) for field in (model._columns or T.StructType([])).fields}
+    return LoggedModel(
+        keras=content or b"",
+        stage=json.dumps(metadata),
+        serving=serving.to_json(),
+        scored=None if scored == content else scored,
+        inputs=None if None in types.values() else list(types.items()),
+        outputs=[
+            (name, "double" if fields[field].kind == "double" else ("array", "double"))
+            for field, name in serving.outputs.items()
+        ],
+    )
+
+
+def model_of(stage: str, content: bytes, classes: dict[str, Any], where: str) -> KerasModel:
+    """The inverse of `logged_model`.
+
+    Args:
+        stage: JSON.
+        content: `.keras` bytes.
+        classes: name -> what may be loaded.
+        where: the place, for messages.
+
+    Raises:
+        SavedModelError: it is damaged, of another class, or of a newer release.
+    """
+    try:
+        metadata = json.loads(stage)
+        cls = classes[metadata["class"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SavedModelError(
+            explain(
+                f"{where} can't be loaded.", expected=", ".join(classes), received=f"{type(error).__name__}: {error}"
+            )
+        ) from error
+    model: KerasModel = revived(cls, metadata, content, where)
+    return model
+
+
+def _type(kind: T.DataType) -> Any:
+    if isinstance(kind, VectorUDT):
+        return ("array", "double")
+    if isinstance(kind, T.ArrayType):
+        inner = _type(kind.elementType)
+        return None if inner is None else ("array", inner)
+    return _TYPES.get(type(kind))

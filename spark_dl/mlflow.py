@@ -1,0 +1,121 @@
+"""spark_dl as an MLflow flavor: fitted models logged, saved and loaded, and served without Spark.
+
+    import spark_dl.mlflow
+
+    info = spark_dl.mlflow.log_model(fitted, "model", registered_model_name="price")
+    fitted = spark_dl.mlflow.load_model("models:/price@champion")      # a Transformer again
+    mlflow.pyfunc.load_model("models:/price@champion").predict(rows)   # pandas, NumPy, dicts; no Spark
+
+`mlflow models serve` and `mlflow.pyfunc.spark_udf` take the same URIs, and `mlflow.keras.load_model` gives the plain
+Keras model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from spark_dl.score.serving import Served, Serving
+from spark_dl.track import flavor
+
+if TYPE_CHECKING:
+    from mlflow.models.model import ModelInfo
+
+    from spark_dl.estimators.model import KerasModel
+
+__all__ = ["load_model", "log_model", "save_model"]
+
+
+def log_model(
+    model: KerasModel,
+    name: str = "model",
+    *,
+    registered_model_name: str | None = None,
+    code_paths: Sequence[str] = (),
+    pip_requirements: Sequence[str] | None = None,
+    input_example: Any = None,
+) -> ModelInfo:
+    """Log a fitted model into the active run.
+
+    Its signature is that of the feature columns that it was fitted on; whole numbers of any width are longs there, and
+    fractions doubles, as JSON has them.
+
+    Args:
+        model: a fitted model.
+        name: of the logged model.
+        registered_model_name: the registered model that it becomes a version of, if any.
+        code_paths: files and directories with your own code, such as registered layers.
+        pip_requirements: in place of those that this process has.
+        input_example: rows as `predict` of the pyfunc takes them.
+
+    Returns:
+        MLflow's record, with `model_uri`.
+
+    Raises:
+        ModelError: the model was saved by a release that didn't note its columns.
+    """
+    from spark_dl.estimators.logged import logged_model
+
+    logged = logged_model(model)
+    return flavor.log(logged, name, registered_model_name, code_paths, pip_requirements, input_example)
+
+
+def save_model(
+    model: KerasModel,
+    path: str,
+    *,
+    code_paths: Sequence[str] = (),
+    pip_requirements: Sequence[str] | None = None,
+    input_example: Any = None,
+) -> None:
+    """Write a fitted model into a local directory, which must not exist; see `log_model` for the arguments.
+
+    Raises:
+        ModelError: the model was saved by a release that didn't note its columns.
+        SavedModelError: the path exists.
+    """
+    from spark_dl.estimators.logged import logged_model
+
+    flavor.save_model(path, logged_model(model), None, code_paths, pip_requirements, input_example)
+
+
+def load_model(model_uri: str) -> KerasModel:
+    """The fitted model, as a Transformer of the class that it had.
+
+    Args:
+        model_uri: a directory, or a URI such as "models:/name@alias", "models:/name/2" or "runs:/run/model".
+
+    Raises:
+        SavedModelError: there is none, it is damaged, another flavor's, or of a newer release.
+    """
+    from spark_dl.estimators.classifier import KerasClassifierModel
+    from spark_dl.estimators.logged import model_of
+    from spark_dl.estimators.model import KerasModel
+    from spark_dl.estimators.regressor import KerasRegressorModel
+
+    kinds = (KerasModel, KerasClassifierModel, KerasRegressorModel)
+    stage, content = flavor.stage_content(flavor.fetched(model_uri))
+    return model_of(stage, content, {f"{kind.__module__}.{kind.__name__}": kind for kind in kinds}, model_uri)
+
+
+class _Pyfunc:
+    """What MLflow calls: `predict` of a model in this process."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        found = self._served.predict(model_input)
+        # Lists, which all that reads the result knows: JSON, and Spark's conversion to Arrow.
+        arrays = [name for name in found if len(found) and isinstance(found[name].iloc[0], np.ndarray)]
+        return found.assign(**{name: [row.tolist() for row in found[name]] for name in arrays})
+
+
+def _load_pyfunc(path: str) -> _Pyfunc:
+    """MLflow's way in."""
+    serving, content = flavor.served_content(Path(path))
+    return _Pyfunc(Served(Serving.of_json(serving), content))

@@ -1,0 +1,207 @@
+"""A fitted model without Spark: what it needs, as JSON, and its predictions for rows as pandas or NumPy have them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+
+from spark_dl.data.column import Column, FeatureSpec
+from spark_dl.data.media import image_bytes
+from spark_dl.errors import DataError, SavedModelError, explain, hint
+from spark_dl.score.heads import Head, head_from_dict
+from spark_dl.score.scoring_model import ScoringModel
+
+__all__ = ["Served", "Serving"]
+
+_IMAGE_FIELDS = ("height", "width", "nChannels", "data")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How rows become the model's inputs, and its outputs columns.
+
+    Attributes:
+        features: how columns become each input.
+        head: what the outputs mean.
+        outputs: field of the head -> name of its column.
+        batch_size: rows that are computed at once.
+    """
+
+    features: tuple[FeatureSpec, ...]
+    head: Head
+    outputs: Mapping[str, str]
+    batch_size: int
+
+    def to_json(self) -> str:
+        """As text."""
+        content = {
+            "features": [asdict(spec) for spec in self.features],
+            "head": {**self.head.as_dict(), **_more(self.head)},
+            "outputs": dict(self.outputs),
+            "batch_size": self.batch_size,
+        }
+        return json.dumps(content, indent=1)
+
+    @staticmethod
+    def of_json(text: str) -> Serving:
+        """The inverse of `to_json`.
+
+        Raises:
+            SavedModelError: the text is another's.
+        """
+        try:
+            content = json.loads(text)
+            return Serving(
+                tuple(_spec(spec) for spec in content["features"]),
+                head_from_dict(content["head"]),
+                {str(field): str(name) for field, name in content["outputs"].items()},
+                int(content["batch_size"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SavedModelError(
+                explain("What the model is served with can't be read.", received=f"{type(error).__name__}: {error}")
+            ) from error
+
+
+class Served:
+    """Predictions of a model, in this process.
+
+    Args:
+        serving: what goes in and comes out.
+        content: `.keras` bytes.
+    """
+
+    def __init__(self, serving: Serving, content: bytes) -> None:
+        self._outputs = serving.outputs
+        self._model = ScoringModel.of(
+            content, cloudpickle.dumps({}), serving.features, serving.head, serving.batch_size
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns that are read."""
+        return [column.name for column in self._model.columns]
+
+    def predict(self, rows: Any) -> pd.DataFrame:
+        """The output columns.
+
+        Args:
+            rows: a pandas DataFrame, a dict of columns or a list of dicts, with the feature columns; or a NumPy array
+                of shape (rows, ...): of the only feature column, or of all where each is a number.
+
+        Returns:
+            a row for each: numbers, and arrays where `transform` gives Vectors or arrays.
+
+        Raises:
+            DataError: a column is missing, or rows can't be scored.
+        """
+        frame = self._frame(rows)
+        missing = [name for name in self.columns if name not in frame]
+        if missing:
+            raise DataError(
+                explain(
+                    f"The rows have no column {missing[0]!r}.",
+                    expected=", ".join(self.columns),
+                    received=", ".join(map(str, frame)) or "no columns",
+                    fix=hint(missing[0], list(map(str, frame))),
+                )
+            )
+        found = self._model.score_pandas([_plain(frame[column.name], column) for column in self._model.columns])
+        content = {name: found[field] for field, name in self._outputs.items()}
+        return pd.DataFrame(
+            {name: values if values.ndim == 1 else list(values) for name, values in content.items()},
+            index=frame.index,
+        )
+
+    def _frame(self, rows: Any) -> pd.DataFrame:
+        if isinstance(rows, pd.DataFrame):
+            return rows
+        if isinstance(rows, Mapping):
+            return pd.DataFrame({name: pd.Series(list(np.atleast_1d(values))) for name, values in rows.items()})
+        if isinstance(rows, np.ndarray) and rows.ndim:
+            return self._columns_of(rows)
+        if isinstance(rows, Sequence) and rows and all(isinstance(row, Mapping) for row in rows):
+            return pd.DataFrame(list(rows))
+        raise DataError(
+            explain(
+                "These rows can't be read.",
+                expected=f"a DataFrame, an array, a dict or a list of dicts, with columns {', '.join(self.columns)}",
+                received=type(rows).__name__,
+            )
+        )
+
+    def _columns_of(self, rows: np.ndarray) -> pd.DataFrame:
+        names = self.columns
+        if len(names) == 1:
+            scalar = self._model.columns[0].kind in ("scalar", "bytes")
+            return pd.DataFrame({names[0]: pd.Series(list(rows.reshape(len(rows)) if scalar else rows))})
+        if rows.ndim == 2 and rows.shape[1] == len(names):
+            return pd.DataFrame(rows, columns=names)
+        raise DataError(
+            explain(
+                "An array can't be told apart into the model's columns.",
+                expected=f"shape (rows, {len(names)}) for {', '.join(names)}; or a DataFrame, or a dict of columns",
+                received=f"shape {rows.shape}",
+            )
+        )
+
+
+def _plain(values: pd.Series, column: Column) -> pd.Series:
+    """The values as `transform` gives them to the model: arrays without arrays in them, images as bytes."""
+    if column.image_struct:
+        return values.map(lambda image: _image(image, column))
+    if column.kind not in ("array", "vector"):
+        return values
+    return values.map(lambda row: _flat(row, column))
+
+
+def _flat(row: Any, column: Column) -> Any:
+    if row is None or isinstance(row, float):
+        return None
+    try:
+        array = np.asarray(row, np.float64 if column.kind == "vector" else column.dtype)
+    except (ValueError, TypeError):
+        array = np.asarray(None)
+    inner = array.shape[1:]
+    if array.ndim != column.nested + 1 or (column.inner and inner != column.inner):
+        wanted = " of arrays" * column.nested + (f" of {' x '.join(map(str, column.inner))}" if column.inner else "")
+        raise DataError(
+            explain(
+                f"The column {column.name!r} can't be scored.",
+                expected=f"an array{wanted} of numbers in each row",
+                received=f"{row!r}"[:200],
+            )
+        )
+    return array.ravel()
+
+
+def _image(image: Any, column: Column) -> Any:
+    if image is None or isinstance(image, float):
+        return None
+    if not isinstance(image, Mapping) or not set(_IMAGE_FIELDS) <= image.keys():
+        raise DataError(
+            explain(
+                f"The column {column.name!r} can't be scored.",
+                expected=f"images as Spark has them, with {', '.join(_IMAGE_FIELDS)}",
+                received=f"{type(image).__name__}",
+            )
+        )
+    height, width, channels, data = (image[name] for name in _IMAGE_FIELDS)
+    return image_bytes(int(height), int(width), int(channels), bytes(data))
+
+
+def _more(head: Head) -> dict[str, Any]:
+    """What a head has been told since it was fitted."""
+    thresholds = getattr(head, "thresholds", ())
+    return {"thresholds": list(thresholds)} if thresholds else {}
+
+
+def _spec(saved: Mapping[str, Any]) -> FeatureSpec:
+    columns = tuple(Column(**{**column, "inner": tuple(column["inner"])}) for column in saved["columns"])
+    return FeatureSpec(columns, tuple(map(int, saved["shape"])), str(saved["dtype"]), str(saved["key"]))

@@ -1,0 +1,195 @@
+"""The MLflow flavor "spark_dl": a directory that Spark ML, Keras and MLflow's own tools each load their way.
+
+    MLmodel                   flavors spark_dl, keras and python_function; the signature
+    data/model.keras          the whole Keras model, as mlflow.keras loads it
+    spark_dl/stage.json       the Spark ML stage without it
+    spark_dl/serving.json     how rows become its inputs, and its outputs columns
+    spark_dl/scored.keras     what is served, where that isn't the whole model
+    code/spark_dl             this package, for processes that haven't installed it
+
+Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import pyfunc
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
+from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import Array, DataType
+from mlflow.utils import environment
+from mlflow.utils.yaml_utils import write_yaml
+
+from spark_dl import errors
+from spark_dl.errors import SavedModelError, explain
+from spark_dl.track.tracker import LoggedModel
+
+__all__ = ["FLAVOR", "fetched", "log", "save_model", "served_content", "stage_content"]
+
+FLAVOR = "spark_dl"
+_LOADER = "spark_dl.mlflow"
+_KERAS, _KERAS_MODULE = "data/model.keras", "data/keras_module.txt"
+_STAGE, _SERVING, _SCORED = "spark_dl/stage.json", "spark_dl/serving.json", "spark_dl/scored.keras"
+_CONDA, _PYTHON = "conda.yaml", "python_env.yaml"
+# What a process imports that serves a model.
+_NEEDED = ("cloudpickle", "keras", "numpy", "pandas", "pyarrow", "tensorflow")
+
+
+def log(
+    model: LoggedModel,
+    name: str,
+    registered_model_name: str | None = None,
+    code_paths: Sequence[str] = (),
+    pip_requirements: Sequence[str] | None = None,
+    input_example: Any = None,
+) -> ModelInfo:
+    """Log a model into the active run.
+
+    Args:
+        model: what is written.
+        name: of the logged model.
+        registered_model_name: the registered model that it becomes a version of, if any.
+        code_paths: files and directories with the user's own code, such as custom layers.
+        pip_requirements: in place of those that this process has.
+        input_example: rows as the served model takes them.
+    """
+    info: ModelInfo = Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=sys.modules[__name__],
+        flavor_name=FLAVOR,
+        registered_model_name=registered_model_name,
+        model=model,
+        code_paths=code_paths,
+        pip_requirements=pip_requirements,
+        input_example=input_example,
+    )
+    return info
+
+
+def save_model(
+    path: str,
+    model: LoggedModel,
+    mlflow_model: Model | None = None,
+    code_paths: Sequence[str] = (),
+    pip_requirements: Sequence[str] | None = None,
+    input_example: Any = None,
+) -> None:
+    """Write the directory, which must not exist; see `log` for the arguments.
+
+    Raises:
+        SavedModelError: the path exists.
+    """
+    root = Path(path)
+    if root.exists() and any(root.iterdir()):
+        raise SavedModelError(explain(f"{path} exists already.", fix="Choose another path, or remove it."))
+    contents = {
+        _KERAS: model.keras,
+        _KERAS_MODULE: b"keras",
+        _STAGE: model.stage.encode(),
+        _SERVING: model.serving.encode(),
+        **({} if model.scored is None else {_SCORED: model.scored}),
+    }
+    for name, content in contents.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    _copy_code([str(Path(errors.__file__).parent), *code_paths], root / "code")
+    mlflow_model = mlflow_model or Model()
+    if model.inputs is not None:
+        mlflow_model.signature = ModelSignature(inputs=_schema(model.inputs), outputs=_schema(model.outputs))
+    mlflow_model.add_flavor(FLAVOR, version=importlib.metadata.version("spark_dl"), stage=_STAGE, code="code")
+    mlflow_model.add_flavor(
+        "keras",
+        data="data",
+        keras_version=importlib.metadata.version("keras"),
+        keras_backend="tensorflow",
+        save_exported_model=False,
+    )
+    pyfunc.add_to_model(mlflow_model, loader_module=_LOADER, code="code", conda_env=_CONDA, python_env=_PYTHON)
+    if input_example is not None:
+        _save_example(mlflow_model, input_example, path)
+    mlflow_model.save(str(root / MLMODEL_FILE_NAME))
+    _write_environment(root, pip_requirements)
+
+
+def fetched(uri: str) -> Path:
+    """A local copy of a logged, saved or registered model.
+
+    Raises:
+        SavedModelError: there is none, or it is another flavor's.
+    """
+    try:
+        root = Path(uri) if Path(uri).is_dir() else Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        found = Model.load(str(root)).flavors
+    except Exception as error:
+        raise SavedModelError(
+            explain(
+                f"There is no model at {uri!r}.",
+                expected="a directory, or a URI such as 'models:/name@alias' or 'runs:/run/model'",
+                received=f"{type(error).__name__}: {error}",
+            )
+        ) from error
+    if FLAVOR not in found:
+        raise SavedModelError(
+            explain(f"The model at {uri!r} isn't one of spark_dl.", expected=FLAVOR, received=", ".join(found))
+        )
+    return root
+
+
+def stage_content(root: Path) -> tuple[str, bytes]:
+    """The stage's JSON, and the Keras model's bytes."""
+    return (root / _STAGE).read_text(), (root / _KERAS).read_bytes()
+
+
+def served_content(root: Path) -> tuple[str, bytes]:
+    """How it is served, as JSON, and the bytes of what is."""
+    scored = root / _SCORED
+    return (root / _SERVING).read_text(), (scored if scored.exists() else root / _KERAS).read_bytes()
+
+
+def _copy_code(paths: Sequence[str], into: Path) -> None:
+    for path in map(Path, paths):
+        if path.is_dir():
+            shutil.copytree(path, into / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            into.mkdir(exist_ok=True)
+            shutil.copy2(path, into / path.name)
+
+
+def _schema(columns: Sequence[tuple[str, Any]]) -> Schema:
+    return Schema([ColSpec(_type(kind), name) for name, kind in columns])
+
+
+def _type(kind: Any) -> Any:
+    return DataType[kind] if isinstance(kind, str) else Array(_type(kind[1]))
+
+
+def _save_example(mlflow_model: Model, example: Any, path: str) -> None:
+    from mlflow.models.utils import _save_example as save
+
+    save(mlflow_model, example, path)
+
+
+def _write_environment(root: Path, pip_requirements: Sequence[str] | None) -> None:
+    """What an environment needs to serve the model, in the files that MLflow's tools read."""
+    given = list(pip_requirements) if pip_requirements is not None else list(map(_pinned, _NEEDED))
+    conda, requirements, _ = environment._process_pip_requirements(given, None, None)
+    write_yaml(str(root), _CONDA, conda)
+    (root / "requirements.txt").write_text("\n".join(requirements) + "\n")
+    environment._PythonEnv.current().to_yaml(str(root / _PYTHON))
+
+
+def _pinned(package: str) -> str:
+    """The distribution that gives a package here, with its version: tensorflow may come as tensorflow-cpu."""
+    names = importlib.metadata.packages_distributions().get(package, [package])
+    name = package if package in names else names[0]
+    return f"{name}=={importlib.metadata.version(name)}"
