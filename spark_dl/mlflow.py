@@ -48,7 +48,8 @@ def log_model(
         model: a fitted model.
         name: of the logged model.
         registered_model_name: the registered model that it becomes a version of, if any.
-        code_paths: files and directories with your own code, such as registered layers.
+        code_paths: files and directories with your own code, such as registered layers: modules that are imported
+            where the model is loaded.
         pip_requirements: in place of those that this process has.
         input_example: rows as `predict` of the pyfunc takes them.
 
@@ -92,14 +93,9 @@ def load_model(model_uri: str) -> KerasModel:
     Raises:
         SavedModelError: there is none, it is damaged, another flavor's, or of a newer release.
     """
-    from spark_dl.estimators.classifier import KerasClassifierModel
-    from spark_dl.estimators.logged import model_of
-    from spark_dl.estimators.model import KerasModel
-    from spark_dl.estimators.regressor import KerasRegressorModel
+    from spark_dl.estimators.logged import fetched_model
 
-    kinds = (KerasModel, KerasClassifierModel, KerasRegressorModel)
-    stage, content = flavor.stage_content(flavor.fetched(model_uri))
-    return model_of(stage, content, {f"{kind.__module__}.{kind.__name__}": kind for kind in kinds}, model_uri)
+    return fetched_model(model_uri)
 
 
 class _Pyfunc:
@@ -117,5 +113,6 @@ class _Pyfunc:
 
 def _load_pyfunc(path: str) -> _Pyfunc:
     """MLflow's way in."""
+    flavor.import_code(Path(path))
     serving, content = flavor.served_content(Path(path))
     return _Pyfunc(Served(Serving.of_json(serving), content))

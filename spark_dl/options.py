@@ -509,6 +509,9 @@ STALL_TIMEOUT = Option(
 TRACKING = Option("tracking", "Where the fit is logged: 'mlflow', or None for nowhere.", _text_or_none, "mlflow")
 EXPERIMENT_NAME = Option("experimentName", "The MLflow experiment; the current one without it.", _text)
 RUN_NAME = Option("runName", "The name of the MLflow run that the fit opens.", _text)
+REGISTERED_MODEL_NAME = Option(
+    "registeredModelName", "The registered model of MLflow that the fitted model becomes a new version of.", _text
+)
 PROFILE = Option(
     "profile",
     "Trace some steps of rank 0 with TensorFlow's profiler; the run's artifact `profile` opens in TensorBoard.",

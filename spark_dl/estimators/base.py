@@ -150,6 +150,7 @@ class _Job:
     options.TRACKING,
     options.EXPERIMENT_NAME,
     options.RUN_NAME,
+    options.REGISTERED_MODEL_NAME,
     options.PROFILE,
     options.VERBOSE,
     options.SCORE_BATCH_SIZE,
@@ -284,7 +285,12 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         values = job.values
         settings = LaunchSettings.of_options(values)
         check_cluster(spark, values["numWorkers"], settings)
-        record = tracker(values["tracking"], experiment_name=values["experimentName"], run_name=values["runName"])
+        record = tracker(
+            values["tracking"],
+            experiment_name=values["experimentName"],
+            run_name=values["runName"],
+            registered_model_name=values["registeredModelName"],
+        )
         facts = self._facts(spark, job.name, values)
         with Workspace(values["cacheDir"], _master(spark)) as workspace, recorded(record, *facts):
             kept = Store.at(values["checkpointDir"]) if values["checkpointDir"] else workspace.child("checkpoints")

@@ -13,7 +13,7 @@ from spark_dl.estimators.io import described, revived
 from spark_dl.estimators.model import KerasModel
 from spark_dl.track import LoggedModel
 
-__all__ = ["logged_model", "model_of"]
+__all__ = ["fetched_model", "logged_model"]
 
 # Python and JSON know one kind of whole numbers and one of fractions.
 _TYPES: dict[type[T.DataType], str] = {
@@ -52,29 +52,39 @@ def logged_model(model: KerasModel) -> LoggedModel:
     )
 
 
-def model_of(stage: str, content: bytes, classes: dict[str, Any], where: str) -> KerasModel:
-    """The inverse of `logged_model`.
-
-    Args:
-        stage: JSON.
-        content: `.keras` bytes.
-        classes: name -> what may be loaded.
-        where: the place, for messages.
+def fetched_model(uri: str) -> KerasModel:
+    """A logged, registered or saved model as the stage that it was.
 
     Raises:
-        SavedModelError: it is damaged, of another class, or of a newer release.
+        SavedModelError: there is none; it is damaged, another flavor's, or of a newer release.
     """
+    from spark_dl.track import flavor  # MLflow is imported where it is used
+
+    root = flavor.fetched(uri)
+    flavor.import_code(root)
+    stage, content = flavor.stage_content(root)
     try:
         metadata = json.loads(stage)
-        cls = classes[metadata["class"]]
+        kind = _kinds()[metadata["class"]]
     except (ValueError, KeyError, TypeError) as error:
         raise SavedModelError(
             explain(
-                f"{where} can't be loaded.", expected=", ".join(classes), received=f"{type(error).__name__}: {error}"
+                f"The model at {uri!r} can't be loaded.",
+                expected=f"metadata of one of {', '.join(_kinds())}",
+                received=f"{type(error).__name__}: {error}",
             )
         ) from error
-    model: KerasModel = revived(cls, metadata, content, where)
+    model: KerasModel = revived(kind, metadata, content, uri)
     return model
+
+
+def _kinds() -> dict[str, type[KerasModel]]:
+    """What may be loaded, by the name that its metadata have."""
+    from spark_dl.estimators.classifier import KerasClassifierModel
+    from spark_dl.estimators.regressor import KerasRegressorModel
+
+    kinds = (KerasModel, KerasClassifierModel, KerasRegressorModel)
+    return {f"{kind.__module__}.{kind.__name__}": kind for kind in kinds}
 
 
 def _type(kind: T.DataType) -> Any:

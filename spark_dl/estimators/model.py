@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["KerasModel", "TrainingSummary"]
 
 
+# How the URIs of its models begin.
+_OF_MLFLOW = ("models:/", "runs:/")
+
+
 @dataclass(frozen=True)
 class TrainingSummary:
     """How the training went.
@@ -115,6 +119,24 @@ class KerasModel(OptionParams, Model, Saved):
         self._outputs: tuple[OutputFacts, ...] = ()
         self._columns: StructType | None = None
         self._head: Head | None = None
+
+    @classmethod
+    def load(cls, path: str) -> Any:
+        """The model that was saved at a path, or that MLflow knows by "models:/name@alias" or "runs:/run/model".
+
+        Raises:
+            SavedModelError: there is none; it is damaged, of another class, or of a newer release.
+        """
+        if not path.startswith(_OF_MLFLOW):
+            return super().load(path)
+        from spark_dl.estimators.logged import fetched_model
+
+        found = fetched_model(path)
+        if not isinstance(found, cls):
+            raise SavedModelError(
+                explain(f"{path} can't be loaded.", expected=cls.__name__, received=f"a {type(found).__name__}")
+            )
+        return found
 
     def keras(self) -> Any:
         """A plain Keras model, compiled as it was trained: a new one at each call."""

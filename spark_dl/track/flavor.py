@@ -12,6 +12,7 @@ Nothing in it is pickled.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import shutil
 import sys
@@ -32,7 +33,7 @@ from spark_dl import errors
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.track.tracker import LoggedModel
 
-__all__ = ["FLAVOR", "fetched", "log", "save_model", "served_content", "stage_content"]
+__all__ = ["FLAVOR", "fetched", "import_code", "log", "save_model", "served_content", "stage_content"]
 
 FLAVOR = "spark_dl"
 _LOADER = "spark_dl.mlflow"
@@ -57,7 +58,8 @@ def log(
         model: what is written.
         name: of the logged model.
         registered_model_name: the registered model that it becomes a version of, if any.
-        code_paths: files and directories with the user's own code, such as custom layers.
+        code_paths: files and directories with the user's own code, such as custom layers; each is a module that is
+            imported where the model is loaded.
         pip_requirements: in place of those that this process has.
         input_example: rows as the served model takes them.
     """
@@ -106,7 +108,13 @@ def save_model(
     mlflow_model = mlflow_model or Model()
     if model.inputs is not None:
         mlflow_model.signature = ModelSignature(inputs=_schema(model.inputs), outputs=_schema(model.outputs))
-    mlflow_model.add_flavor(FLAVOR, version=importlib.metadata.version("spark_dl"), stage=_STAGE, code="code")
+    mlflow_model.add_flavor(
+        FLAVOR,
+        version=importlib.metadata.version("spark_dl"),
+        stage=_STAGE,
+        code="code",
+        modules=[Path(path).stem for path in code_paths],
+    )
     mlflow_model.add_flavor(
         "keras",
         data="data",
@@ -143,6 +151,29 @@ def fetched(uri: str) -> Path:
             explain(f"The model at {uri!r} isn't one of spark_dl.", expected=FLAVOR, received=", ".join(found))
         )
     return root
+
+
+def import_code(root: Path) -> None:
+    """Import the user's own code that a model brings along, which registers its layers with Keras.
+
+    Raises:
+        SavedModelError: it can't be imported.
+    """
+    modules = Model.load(str(root)).flavors[FLAVOR].get("modules", [])
+    code = str(root / "code")
+    if modules and code not in sys.path:
+        sys.path.append(code)
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise SavedModelError(
+                explain(
+                    f"The code that the model brings along can't be imported: {name}.",
+                    received=f"{type(error).__name__}: {error}",
+                    fix="Install what it needs.",
+                )
+            ) from error
 
 
 def stage_content(root: Path) -> tuple[str, bytes]:

@@ -28,7 +28,7 @@ _LONGEST_PARAM = 500
 _PARAMS_A_CALL = 100
 
 
-def open_tracker(experiment_name: str | None, run_name: str | None) -> MlflowTracker:
+def open_tracker(experiment_name: str | None, run_name: str | None, registered_model_name: str | None) -> MlflowTracker:
     """A tracker on the store that MLflow is set to.
 
     Raises:
@@ -45,7 +45,7 @@ def open_tracker(experiment_name: str | None, run_name: str | None) -> MlflowTra
         raise TrackingError(
             explain(f"The experiment {experiment_name!r} can't be used at {uri}.", received=str(error))
         ) from error
-    return MlflowTracker(experiment_id, run_name)
+    return MlflowTracker(experiment_id, run_name, registered_model_name)
 
 
 def _check_answers(uri: str) -> None:
@@ -73,10 +73,12 @@ class MlflowTracker:
     Args:
         experiment_id: where a run is opened; None for MLflow's current experiment.
         run_name: the name of a run that is opened.
+        registered_model_name: the registered model that gets a new version, if any.
     """
 
-    def __init__(self, experiment_id: str | None, run_name: str | None) -> None:
+    def __init__(self, experiment_id: str | None, run_name: str | None, registered_model_name: str | None) -> None:
         self.run_id = ""
+        self._registered_model_name = registered_model_name
         self._experiment_id = experiment_id
         self._run_name = run_name
         self._opened = False
@@ -114,7 +116,7 @@ class MlflowTracker:
     def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
         """Log the curves of loss and metrics, and the model."""
         self._client.log_figure(self.run_id, history_figure(history), "history.png")
-        flavor.log(model, "model")
+        flavor.log(model, "model", self._registered_model_name)
 
     def file(self, path: str, content: bytes) -> None:
         """Log an artifact, under this path."""

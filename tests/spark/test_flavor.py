@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import spark_dl.mlflow
-from spark_dl import KerasClassifier, KerasClassifierModel, KerasRegressor
+from spark_dl import KerasClassifier, KerasClassifierModel, KerasRegressor, KerasRegressorModel
 from spark_dl.errors import ModelError, SavedModelError
 
 QUIET: dict[str, Any] = {"tracking": None, "verbose": 0}
@@ -103,6 +103,17 @@ def test_a_registered_model_is_found_by_its_alias(fitted: KerasClassifierModel, 
     mlflow.MlflowClient().set_registered_model_alias("blobs", "champion", info.registered_model_version)
     loaded = spark_dl.mlflow.load_model("models:/blobs@champion")
     assert loaded.transform(data).collect() == fitted.transform(data).collect()
+
+
+def test_a_fit_may_register_its_model_for_load_by_alias(data: DataFrame, store: str) -> None:
+    for seed in (1, 2):
+        options: dict[str, Any] = {"loss": "mse", "verbose": 0, "registeredModelName": "prices"}
+        fitted = KerasRegressor(model=models.regressor(seed=seed), **options).fit(data)
+        mlflow.MlflowClient().set_registered_model_alias("prices", "champion", str(seed))
+        loaded = KerasRegressorModel.load("models:/prices@champion")
+        assert loaded.transform(data).collect() == fitted.transform(data).collect()
+    with pytest.raises(SavedModelError, match=r"Expected: KerasClassifierModel.*Received: a KerasRegressorModel"):
+        KerasClassifierModel.load("models:/prices/1")
 
 
 def test_spark_udf_scores_the_same(
