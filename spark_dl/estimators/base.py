@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -295,7 +296,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         with Workspace(values["cacheDir"], _master(spark)) as workspace, recorded(record, *facts):
             kept = Store.at(values["checkpointDir"]) if values["checkpointDir"] else workspace.child("checkpoints")
             kept.make()
-            try_to_log(functools.partial(record.file, "columns.txt", f"{job.plan}\n".encode()))
+            record.file("columns.txt", f"{job.plan}\n".encode())
             diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings)
             converted = rows(workspace)
             check_rows(converted, job.packing, values)
@@ -319,7 +320,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             try_to_log(lambda: record.model(logged_model(fitted), result.history))
             if values["profile"]:
                 try_to_log(lambda: record.file(_PROFILE_ARTIFACT, workspace.read(PROFILE)))
-        return fitted
+        return _with_unlogged(fitted, record.unlogged)
 
     def _check(self, columns: StructType, values: Mapping[str, Any]) -> _Job:
         """Everything that can be known without a Spark job."""
@@ -443,6 +444,15 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         )
         model._resetUid(self.uid)
         return self._copyValues(model)
+
+
+def _with_unlogged(fitted: KerasModel, unlogged: list[dict[str, Any]]) -> KerasModel:
+    """The model, with what could not be logged kept beside it, and said."""
+    if unlogged:
+        fitted.summary = replace(fitted.summary, unlogged=unlogged)
+        text = f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged."
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return fitted
 
 
 def _types_of(columns: StructType, packing: Packing) -> StructType:

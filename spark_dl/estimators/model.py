@@ -56,6 +56,7 @@ class TrainingSummary:
         validation_rows: validation rows.
         seconds: of the training itself, validation included.
         best_epoch: the best epoch by the monitored metric, from 0; -1 where there was none.
+        unlogged: what the tracker could not be told: epochs with their metrics, events, names of files.
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class TrainingSummary:
     validation_rows: int = 0
     seconds: float = 0.0
     best_epoch: int = -1
+    unlogged: list[dict[str, Any]] = field(default_factory=list)
 
 
 @with_options(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from spark_dl.data.shards import canonical_count
 from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, explain
 from spark_dl.estimators.fit_directory import FitDirectory, fingerprint
 from spark_dl.estimators.progress import SPEEDS, Progress
-from spark_dl.estimators.steps import try_to_log
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import cores_now
@@ -180,14 +180,14 @@ class _Training:
             self.epoch = min(content["epoch"] + 1, self.values["epochs"] - 1)
             speed = {name: content[name] for name in SPEEDS}
             self.progress.epoch(content["epoch"], content["logs"], speed)
-            try_to_log(functools.partial(self.record.epoch, content["epoch"], {**content["logs"], **speed}))
+            self.record.epoch(content["epoch"], {**content["logs"], **speed}, time.time())
         elif content["kind"] == "warning":
             self._event(content["text"])
 
     def _event(self, text: str) -> None:
         """What happened, for the user and for the run."""
         self.progress.say(text)
-        try_to_log(functools.partial(self.record.event, text))
+        self.record.event(text)
 
 
 def _first_line(error: Exception) -> str:

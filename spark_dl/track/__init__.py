@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from spark_dl.errors import OptionError, explain, hint
+from spark_dl.track.queued import QueuedTracker
 from spark_dl.track.tracker import LoggedModel, NoTracker, Tracker
 
 __all__ = ["TRACKERS", "LoggedModel", "Tracker", "tracker"]
@@ -26,5 +27,4 @@ def tracker(name: str | None, **settings: Any) -> Tracker:
         raise OptionError(
             explain("tracking can't have this value.", received=f"tracking={name!r}", fix=hint(name, TRACKERS))
         )
-    made: Tracker = importlib.import_module(TRACKERS[name]).open_tracker(**settings)
-    return made
+    return QueuedTracker(importlib.import_module(TRACKERS[name]).open_tracker(**settings))

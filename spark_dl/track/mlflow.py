@@ -103,10 +103,10 @@ class MlflowTracker:
             self._client.log_batch(self.run_id, params=entries[start : start + _PARAMS_A_CALL])
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         """Log an epoch's metrics."""
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, [Metric(n, float(v), now, epoch) for n, v in metrics.items()])
+        when = int(at * 1000)
+        self._client.log_batch(self.run_id, [Metric(n, float(v), when, epoch) for n, v in metrics.items()])
 
     def event(self, text: str) -> None:
         """Keep the events, one below the other, as the artifact events.txt."""

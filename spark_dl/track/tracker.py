@@ -37,8 +37,8 @@ class Tracker(Protocol):
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the record, with the options and the facts."""
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Write an epoch's metrics; epochs count from 0."""
+    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
+        """Write an epoch's metrics; epochs count from 0. It ended at this time, in seconds since 1970."""
 
     def event(self, text: str) -> None:
         """Write what happened to the training: a worker lost, a restart."""
@@ -52,6 +52,10 @@ class Tracker(Protocol):
     def end(self, failure: BaseException | None) -> None:
         """Close the record, with what went wrong, if anything did."""
 
+    @property
+    def unlogged(self) -> list[dict[str, Any]]:
+        """What could not be written, fit for JSON."""
+
 
 class NoTracker:
     """Writes nothing."""
@@ -59,7 +63,7 @@ class NoTracker:
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Nothing."""
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         """Nothing."""
 
     def event(self, text: str) -> None:
@@ -73,3 +77,8 @@ class NoTracker:
 
     def end(self, failure: BaseException | None) -> None:
         """Nothing."""
+
+    @property
+    def unlogged(self) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []

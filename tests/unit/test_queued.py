@@ -1,0 +1,140 @@
+"""Writing beside the training: order, patience, and what is kept of what fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from spark_dl.track import queued
+from spark_dl.track.queued import QueuedTracker
+from spark_dl.track.tracker import LoggedModel
+
+MODEL = LoggedModel(b"", "", "", None, None, ())
+
+
+class Notes:
+    """A tracker that notes what it is told; `before` is called first, and may raise or wait."""
+
+    def __init__(self, before: Callable[[str], None] = lambda what: None) -> None:
+        self.told: list[Any] = []
+        self._before = before
+
+    def _note(self, what: str, *values: Any) -> None:
+        self._before(what)
+        self.told.append((what, *values))
+
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        self._note("begin")
+
+    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
+        self._note("epoch", epoch, metrics, at)
+
+    def event(self, text: str) -> None:
+        self._note("event", text)
+
+    def file(self, path: str, content: bytes) -> None:
+        self._note("file", path, content)
+
+    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
+        self._note("model")
+
+    def end(self, failure: BaseException | None) -> None:
+        self._note("end", failure)
+
+
+def tell(tracker: QueuedTracker) -> None:
+    tracker.begin({}, {})
+    for epoch in range(3):
+        tracker.epoch(epoch, {"loss": 1.0 / (epoch + 1)}, 10.0 + epoch)
+    tracker.event("restarted")
+    tracker.file("a.txt", b"a")
+
+
+def test_all_is_written_in_order() -> None:
+    notes = Notes()
+    tracker = QueuedTracker(notes)
+    tell(tracker)
+    tracker.model(MODEL, {})
+    tracker.end(None)
+    assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "file", "model", "end"]
+    assert notes.told[2] == ("epoch", 1, {"loss": 0.5}, 11.0)
+    assert tracker.unlogged == []
+
+
+def test_nobody_waits_for_a_server_that_stands_still() -> None:
+    goes_on = threading.Event()
+    notes = Notes(lambda what: None if what == "begin" else goes_on.wait(60) and None)
+    tracker = QueuedTracker(notes)
+    tell(tracker)  # returns though nothing is written
+    assert notes.told == [("begin",)]
+    assert [entry.get("epoch") for entry in tracker.unlogged] == [0, 1, 2, None, None]
+    goes_on.set()
+    tracker.end(None)
+    assert len(notes.told) == 7
+    assert tracker.unlogged == []
+
+
+def test_what_fails_is_tried_again_and_the_rest_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queued, "_FIRST_PAUSE_SECONDS", 0.01)
+    fails = iter([True, True, False])
+
+    def before(what: str) -> None:
+        if what == "epoch" and next(fails, False):
+            raise ConnectionError("no answer")
+
+    notes = Notes(before)
+    tracker = QueuedTracker(notes)
+    tell(tracker)
+    tracker.end(None)
+    assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "file", "end"]
+
+
+def test_what_can_not_be_written_is_given_up_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queued, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(queued, "_TRY_SECONDS", 0.05)
+
+    def before(what: str) -> None:
+        if what == "file":
+            raise OSError("no room")
+
+    notes = Notes(before)
+    tracker = QueuedTracker(notes)
+    tell(tracker)
+    tracker.model(MODEL, {})
+    tracker.end(None)
+    assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "model", "end"]
+    (kept,) = tracker.unlogged
+    assert kept["file"] == "a.txt"
+
+
+def test_a_fit_ends_without_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queued, "_CLOSING_SECONDS", 0.05)
+    monkeypatch.setattr(queued, "_FIRST_PAUSE_SECONDS", 0.01)
+
+    def before(what: str) -> None:
+        if what != "begin":
+            raise ConnectionError("gone")
+
+    notes = Notes(before)
+    tracker = QueuedTracker(notes)
+    tell(tracker)
+    with pytest.raises(TimeoutError, match="the model is not logged"):
+        tracker.model(MODEL, {})
+    with pytest.raises(TimeoutError, match="stays open"):
+        tracker.end(None)
+    tracker._thread.join(30)
+    assert not tracker._thread.is_alive()
+    assert [entry.get("epoch") for entry in tracker.unlogged][:3] == [0, 1, 2]
+    assert notes.told == [("begin",)]
+
+
+def test_a_record_that_can_not_be_opened_is_told_at_once() -> None:
+    def before(what: str) -> None:
+        raise ConnectionError("no server")
+
+    tracker = QueuedTracker(Notes(before))
+    with pytest.raises(ConnectionError):
+        tracker.begin({}, {})
