@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 import time
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.tracking.fluent import _get_experiment_id
 
 from spark_dl.errors import TrackingError, explain
 from spark_dl.figures import history_figure
@@ -86,10 +89,29 @@ class MlflowTracker:
         self._client = mlflow.MlflowClient()
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Join the active run or open one; log the params."""
+        """Join the active run or open one; log the params.
+
+        Raises:
+            TrackingError: the server doesn't let us.
+        """
+        try:
+            self._open(params, tags)
+        except MlflowException as error:
+            raise TrackingError(
+                explain(
+                    f"The fit's run can't be opened at {mlflow.get_tracking_uri()}.",
+                    received=str(error),
+                    fix="Check the server and the credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or "
+                    "switch tracking off with tracking=None.",
+                )
+            ) from error
+
+    def _open(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         active = mlflow.active_run()
         if active is None:
-            active = mlflow.start_run(experiment_id=self._experiment_id, run_name=self._run_name)
+            # Not mlflow.start_run: a run that is active in this thread stays so where its end can't be told.
+            experiment = self._experiment_id or _get_experiment_id()
+            active = self._client.create_run(experiment, tags=resolve_tags(), run_name=self._run_name)
             self._opened = True
         self.run_id = active.info.run_id
         known = self._client.get_run(self.run_id).data.params
@@ -116,7 +138,9 @@ class MlflowTracker:
     def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
         """Log the curves of loss and metrics, and the model."""
         self._client.log_figure(self.run_id, history_figure(history), "history.png")
-        flavor.log(model, "model", self._registered_model_name)
+        # The logged model belongs to the experiment of the active run.
+        with mlflow.start_run(run_id=self.run_id) if self._opened else contextlib.nullcontext():
+            flavor.log(model, "model", self._registered_model_name)
 
     def file(self, path: str, content: bytes) -> None:
         """Log an artifact, under this path."""
@@ -131,4 +155,4 @@ class MlflowTracker:
         if failure is not None:
             self._client.set_tag(self.run_id, "spark_dl.failure", f"{type(failure).__name__}: {failure}"[:5000])
         if self._opened:
-            mlflow.end_run("FINISHED" if failure is None else "FAILED")
+            self._client.set_terminated(self.run_id, "FINISHED" if failure is None else "FAILED")
