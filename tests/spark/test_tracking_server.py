@@ -1,4 +1,4 @@
-"""MLflow's own server over HTTP, with passwords and an artifact proxy: as it should be, standing still, gone, closed."""
+"""MLflow's own server over HTTP, with passwords and an artifact proxy: in order, standing still, gone, closed."""
 
 from __future__ import annotations
 
