@@ -74,7 +74,7 @@ class _Job:
         outputs: the model's.
         head: what the output will mean.
         packing: how rows become blocks; its store is set later.
-        columns: Spark's types of the feature columns.
+        columns: Spark's types of the columns that are read.
         plan: which column feeds what.
         learning_rate: of the warm-up; None where there is none.
     """
@@ -241,7 +241,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         estimator = self.copy(dict(params)) if params else self
         job = estimator._check(converted.schema, marking(estimator._values()))
         dataset = converted.dataset_for(job.packing)
-        return estimator._train(converted.spark, job, lambda workspace: dataset)
+        return estimator._train(converted.spark, job, lambda workspace: dataset, lambda: converted.files)
 
     def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Mapping[Param[Any], Any]]) -> FitMany:
         """Fit by each of several param maps; the rows are converted once for those that pack them alike.
@@ -263,7 +263,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
         job, rows = self._checked(dataset)
-        return self._train(dataset.sparkSession, job, functools.partial(self._convert, rows, job))
+        return self._train(dataset.sparkSession, job, functools.partial(self._convert, rows, job), dataset.inputFiles)
 
     def _convert(self, rows: DataFrame, job: _Job, workspace: Store) -> ConvertedDataset:
         factors = self._class_factors(rows, job.packing)
@@ -275,13 +275,20 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         job = self._check(marked_schema(dataset.schema, values), values)
         return job, marked(dataset, values, job.packing.columns)
 
-    def _train(self, spark: SparkSession, job: _Job, rows: Callable[[Store], ConvertedDataset]) -> KerasModel:
+    def _train(
+        self,
+        spark: SparkSession,
+        job: _Job,
+        rows: Callable[[Store], ConvertedDataset],
+        files: Callable[[], Sequence[str]],
+    ) -> KerasModel:
         """Train a checked fit.
 
         Args:
             spark: the session.
             job: the fit.
             rows: converts them into the workspace that it is given, if they aren't converted.
+            files: tells what they were read from.
         """
         values = job.values
         settings = LaunchSettings.of_options(values)
@@ -300,6 +307,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings)
             converted = rows(workspace)
             check_rows(converted, job.packing, values)
+            if values["tracking"] is not None:
+                for part in logged_data(converted, job.columns, files()):
+                    record.data(part)
             workspace.write(INITIAL_MODEL, job.content)
             validated = converted.rows(validation=True) > 0
             plan = TrainPlan.of_options(
@@ -440,10 +450,15 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             best_epoch=result.best_epoch,
         )
         model = self.model_class()._with_content(
-            content, job.custom_objects, job.inputs, job.outputs, job.head, job.columns, summary
+            content, job.custom_objects, job.inputs, job.outputs, job.head, _features_of(job), summary
         )
         model._resetUid(self.uid)
         return self._copyValues(model)
+
+
+def _features_of(job: _Job) -> StructType:
+    names = {column.name for spec in job.packing.features for column in spec.columns}
+    return StructType([field for field in job.columns.fields if field.name in names])
 
 
 def _with_unlogged(fitted: KerasModel, unlogged: list[dict[str, Any]]) -> KerasModel:
@@ -456,8 +471,8 @@ def _with_unlogged(fitted: KerasModel, unlogged: list[dict[str, Any]]) -> KerasM
 
 
 def _types_of(columns: StructType, packing: Packing) -> StructType:
-    """The types of the feature columns, each once."""
-    names = dict.fromkeys(column.name for spec in packing.features for column in spec.columns)
+    """The types of the columns that are read, each once."""
+    names = dict.fromkeys(column.name for column in packing.columns)
     return StructType([StructField(name, columns[name].dataType) for name in names])
 
 

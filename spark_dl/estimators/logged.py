@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
+from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.estimators.io import described, revived
 from spark_dl.estimators.model import KerasModel
-from spark_dl.track import LoggedModel
+from spark_dl.track import LoggedData, LoggedModel
 
-__all__ = ["fetched_model", "logged_model"]
+__all__ = ["fetched_model", "logged_data", "logged_model"]
 
 # Python and JSON know one kind of whole numbers and one of fractions.
 _TYPES: dict[type[T.DataType], str] = {
@@ -38,18 +40,39 @@ def logged_model(model: KerasModel) -> LoggedModel:
     serving, scored = model._serving()
     metadata, content = described(model)
     fields = serving.head.fields()
-    types = {field.name: _type(field.dataType) for field in (model._columns or T.StructType([])).fields}
     return LoggedModel(
         keras=content or b"",
         stage=json.dumps(metadata),
         serving=serving.to_json(),
         scored=None if scored == content else scored,
-        inputs=None if None in types.values() else list(types.items()),
+        inputs=_types(model._columns or T.StructType([])),
         outputs=[
             (name, "double" if fields[field].kind == "double" else ("array", "double"))
             for field, name in serving.outputs.items()
         ],
     )
+
+
+def logged_data(dataset: ConvertedDataset, columns: T.StructType, files: Sequence[str]) -> list[LoggedData]:
+    """What a tracker writes of the rows for training, and of those for validation, where there are any.
+
+    Args:
+        dataset: the converted rows.
+        columns: Spark's types of the columns that were read.
+        files: what they were read from.
+    """
+    parts = {"training": dataset.part(validation=False), "validation": dataset.part(validation=True)}
+    return [
+        LoggedData(
+            context=context,
+            rows=sum(block.rows for block in blocks),
+            digest=f"{sum(block.checksum for block in blocks) % (1 << 63):016x}",
+            columns=_types(columns),
+            files=files,
+        )
+        for context, blocks in parts.items()
+        if blocks
+    ]
 
 
 def fetched_model(uri: str) -> KerasModel:
@@ -85,6 +108,11 @@ def _kinds() -> dict[str, type[KerasModel]]:
 
     kinds = (KerasModel, KerasClassifierModel, KerasRegressorModel)
     return {f"{kind.__module__}.{kind.__name__}": kind for kind in kinds}
+
+
+def _types(columns: T.StructType) -> list[tuple[str, Any]] | None:
+    types = [(field.name, _type(field.dataType)) for field in columns.fields]
+    return None if any(kind is None for _, kind in types) else types
 
 
 def _type(kind: T.DataType) -> Any:

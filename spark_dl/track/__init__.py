@@ -7,9 +7,9 @@ from typing import Any
 
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.track.queued import QueuedTracker
-from spark_dl.track.tracker import LoggedModel, NoTracker, Tracker
+from spark_dl.track.tracker import LoggedData, LoggedModel, NoTracker, Tracker
 
-__all__ = ["TRACKERS", "LoggedModel", "Tracker", "tracker"]
+__all__ = ["TRACKERS", "LoggedData", "LoggedModel", "Tracker", "tracker"]
 
 TRACKERS = {"mlflow": "spark_dl.track.mlflow"}
 

@@ -33,7 +33,7 @@ from spark_dl import errors
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.track.tracker import LoggedModel
 
-__all__ = ["FLAVOR", "fetched", "import_code", "log", "save_model", "served_content", "stage_content"]
+__all__ = ["FLAVOR", "fetched", "import_code", "log", "save_model", "schema_of", "served_content", "stage_content"]
 
 FLAVOR = "spark_dl"
 _LOADER = "spark_dl.mlflow"
@@ -107,7 +107,7 @@ def save_model(
     _copy_code([str(Path(errors.__file__).parent), *code_paths], root / "code")
     mlflow_model = mlflow_model or Model()
     if model.inputs is not None:
-        mlflow_model.signature = ModelSignature(inputs=_schema(model.inputs), outputs=_schema(model.outputs))
+        mlflow_model.signature = ModelSignature(inputs=schema_of(model.inputs), outputs=schema_of(model.outputs))
     mlflow_model.add_flavor(
         FLAVOR,
         version=importlib.metadata.version("spark_dl"),
@@ -196,7 +196,8 @@ def _copy_code(paths: Sequence[str], into: Path) -> None:
             shutil.copy2(path, into / path.name)
 
 
-def _schema(columns: Sequence[tuple[str, Any]]) -> Schema:
+def schema_of(columns: Sequence[tuple[str, Any]]) -> Schema:
+    """Columns, with types as `LoggedModel` has them, as MLflow has them."""
     return Schema([ColSpec(_type(kind), name) for name, kind in columns])
 
 

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _get_experiment_id
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from spark_dl.errors import TrackingError, explain
 from spark_dl.figures import history_figure
 from spark_dl.track import flavor
-from spark_dl.track.tracker import LoggedModel
+from spark_dl.track.tracker import LoggedData, LoggedModel
 
 __all__ = ["MlflowTracker", "open_tracker"]
 
@@ -49,6 +51,13 @@ def open_tracker(experiment_name: str | None, run_name: str | None, registered_m
             explain(f"The experiment {experiment_name!r} can't be used at {uri}.", received=str(error))
         ) from error
     return MlflowTracker(experiment_id, run_name, registered_model_name)
+
+
+def _common_folder(files: Sequence[str]) -> str:
+    """The directory below which all files are; "" where there is none."""
+    folders = {name.rpartition("/")[0] for name in files}
+    parts = zip(*(folder.split("/") for folder in folders), strict=False)
+    return "/".join(same[0] for same in itertools.takewhile(lambda some: len(set(some)) == 1, parts))
 
 
 def _check_answers(uri: str) -> None:
@@ -124,6 +133,20 @@ class MlflowTracker:
         for start in range(0, len(entries), _PARAMS_A_CALL):
             self._client.log_batch(self.run_id, params=entries[start : start + _PARAMS_A_CALL])
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def data(self, data: LoggedData) -> None:
+        """Log the rows as an MLflow Dataset, an input of the run."""
+        folder = _common_folder(data.files)
+        columns = None if data.columns is None else {"mlflow_colspec": flavor.schema_of(data.columns).to_dict()}
+        dataset = Dataset(
+            name=folder.rstrip("/").rpartition("/")[2] or "rows",
+            digest=data.digest,
+            source_type="spark" if folder else "code",
+            source=json.dumps({"path": folder} if folder else {"tags": resolve_tags()}),
+            schema=json.dumps(columns),
+            profile=json.dumps({"num_rows": data.rows}),
+        )
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, data.context)])])
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         """Log an epoch's metrics."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spark_dl.track.tracker import LoggedModel, Tracker
+from spark_dl.track.tracker import LoggedData, LoggedModel, Tracker
 
 __all__ = ["QueuedTracker"]
 
@@ -49,6 +49,11 @@ class QueuedTracker:
         """Open the record, at once."""
         self._tracker.begin(params, tags)
         self._thread.start()
+
+    def data(self, data: LoggedData) -> None:
+        """Put rows in line."""
+        kept = {"data": data.context, "rows": data.rows, "digest": data.digest, "at": time.time()}
+        self._put(functools.partial(self._tracker.data, data), kept)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         """Put an epoch's metrics in line."""

@@ -6,7 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["LoggedModel", "NoTracker", "Tracker"]
+__all__ = ["LoggedData", "LoggedModel", "NoTracker", "Tracker"]
+
+
+@dataclass(frozen=True)
+class LoggedData:
+    """Rows that a fit reads.
+
+    Attributes:
+        context: "training" or "validation".
+        rows: how many.
+        digest: of their numbers, whatever the order of the rows.
+        columns: with their types as `LoggedModel` has them; None where a type has no such name.
+        files: what the DataFrame was read from; empty where Spark can't tell.
+    """
+
+    context: str
+    rows: int
+    digest: str
+    columns: Sequence[tuple[str, Any]] | None
+    files: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,9 @@ class Tracker(Protocol):
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the record, with the options and the facts."""
 
+    def data(self, data: LoggedData) -> None:
+        """Write what is trained or validated on."""
+
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         """Write an epoch's metrics; epochs count from 0. It ended at this time, in seconds since 1970."""
 
@@ -61,6 +83,9 @@ class NoTracker:
     """Writes nothing."""
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def data(self, data: LoggedData) -> None:
         """Nothing."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:

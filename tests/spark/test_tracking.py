@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,6 +77,27 @@ def test_each_epochs_metrics_are_there(run: tuple[Any, Run]) -> None:
     assert 0 <= speeds["input_wait"] <= 1
     # One worker joins its gradients with nobody's.
     assert logged.data.metrics["bytes_reduced"] == logged.data.metrics["collective_wait"] == 0
+
+
+def test_the_rows_are_datasets_with_source_schema_and_digest(data: DataFrame, store: str, tmp_path: Path) -> None:
+    data.write.parquet(f"{tmp_path}/prices")
+    frame = data.sparkSession.read.parquet(f"{tmp_path}/prices")
+    digests = []
+    for rows in (frame, frame.orderBy("note"), frame.withColumn("label", 2 - frame["label"])):
+        fit(rows, experimentName=store)
+        inputs = {one.tags[0].value: one.dataset for one in newest(store).inputs.dataset_inputs}
+        assert inputs.keys() == {"training", "validation"}
+        assert [json.loads(inputs[part].profile) for part in inputs] == [{"num_rows": 48}, {"num_rows": 12}]
+        digests.append(inputs["training"].digest)
+    assert digests[0] == digests[1] != digests[2]
+    assert inputs["training"].name == "prices"
+    assert mlflow.data.get_source(inputs["training"]).path == f"file://{tmp_path}/prices"
+    columns = json.loads(inputs["training"].schema)["mlflow_colspec"]
+    assert [(one["name"], one["type"]) for one in columns] == [
+        ("features", "array"),
+        ("label", "double"),
+        ("held", "boolean"),
+    ]
 
 
 def test_the_curves_and_the_model_are_there(run: tuple[Any, Run], tmp_path: Path) -> None:

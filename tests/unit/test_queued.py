@@ -10,7 +10,7 @@ import pytest
 
 from spark_dl.track import queued
 from spark_dl.track.queued import QueuedTracker
-from spark_dl.track.tracker import LoggedModel
+from spark_dl.track.tracker import LoggedData, LoggedModel
 
 MODEL = LoggedModel(b"", "", "", None, None, ())
 
@@ -28,6 +28,9 @@ class Notes:
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         self._note("begin")
+
+    def data(self, data: LoggedData) -> None:
+        self._note("data", data)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         self._note("epoch", epoch, metrics, at)
