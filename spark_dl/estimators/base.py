@@ -35,7 +35,7 @@ from spark_dl.estimators.columns import (
 from spark_dl.estimators.converted import ConvertedData
 from spark_dl.estimators.fit_many import FitMany
 from spark_dl.estimators.input_plan import InputPlan, input_plan
-from spark_dl.estimators.logged import logged_model
+from spark_dl.estimators.logged import logged_data, logged_model
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
 from spark_dl.estimators.saving import OBJECTS, SavableEstimator, given_model, named
