@@ -43,6 +43,7 @@ setup(
             "googleapis-common-protos",
             "grpcio-status",
             "hypothesis",
+            "mlflow[auth]",
             "mypy",
             "pytest",
             "ruff",

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from spark_dl.estimators.converted import ConvertedData, convert
     from spark_dl.estimators.model import KerasModel
     from spark_dl.estimators.regressor import KerasRegressor, KerasRegressorModel
-    from spark_dl.launch.launcher import HorovodLauncher
+    from spark_dl.horovod_launcher import HorovodLauncher, autolog
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "ConvertedData": "spark_dl.estimators.converted",
-    "HorovodLauncher": "spark_dl.launch.launcher",
+    "HorovodLauncher": "spark_dl.horovod_launcher",
     "KerasClassifier": "spark_dl.estimators.classifier",
     "KerasClassifierModel": "spark_dl.estimators.classifier",
     "KerasEstimator": "spark_dl.estimators.base",
     "KerasModel": "spark_dl.estimators.model",
     "KerasRegressor": "spark_dl.estimators.regressor",
     "KerasRegressorModel": "spark_dl.estimators.regressor",
+    "autolog": "spark_dl.horovod_launcher",
     "convert": "spark_dl.estimators.converted",
     "doctor": "spark_dl.diagnosis",
 }
@@ -42,6 +43,7 @@ __all__ = [
     "KerasModel",
     "KerasRegressor",
     "KerasRegressorModel",
+    "autolog",
     "convert",
     "doctor",
 ]

@@ -71,14 +71,24 @@ class RankError(SparkDLError, RuntimeError):
         rank_traceback: the traceback as text, as it was printed on that host.
         lost: whether it was lost with its process, executor, host or network, and another attempt may do better;
             False where its own code failed.
+        rank_log: the last lines that its process printed.
     """
 
-    def __init__(self, text: str, rank: int = -1, host: str = "", rank_traceback: str = "", lost: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        rank: int = -1,
+        host: str = "",
+        rank_traceback: str = "",
+        lost: bool = False,
+        rank_log: str = "",
+    ) -> None:
         super().__init__(text)
         self.rank = rank
         self.host = host
         self.rank_traceback = rank_traceback
         self.lost = lost
+        self.rank_log = rank_log
 
 
 def explain(what: str, *, expected: object = None, received: object = None, fix: str = "") -> str:

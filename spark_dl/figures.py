@@ -1,16 +1,40 @@
-"""Figures of a training, drawn with matplotlib without a display."""
+"""Figures of a training and of what came of it, drawn with matplotlib without a display."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["history_figure"]
+__all__ = [
+    "class_curves",
+    "confusion_figure",
+    "graph_figure",
+    "history_figure",
+    "learning_rate_figure",
+    "predicted_figure",
+    "ranks_figure",
+    "residuals_figure",
+    "written",
+]
 
 _WIDTH, _HEIGHT = 7.0, 3.0
+# Up to so many classes, a matrix has its numbers and its names.
+_MOST_NUMBERS = 25
+# And so many ranks have a line of their own.
+_MOST_LINES = 16
+
+
+def written(draw: Callable[[], Figure], kind: str = "png") -> bytes:
+    """A figure as the content of a file."""
+    stream = io.BytesIO()
+    draw().savefig(stream, format=kind)
+    return stream.getvalue()
 
 
 def history_figure(history: Mapping[str, Sequence[float]]) -> Figure:
@@ -19,20 +43,215 @@ def history_figure(history: Mapping[str, Sequence[float]]) -> Figure:
     Args:
         history: each metric's value after each epoch; those of validation begin with `val_`.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
     names = list(dict.fromkeys(name.removeprefix("val_") for name in history))
     names.sort(key=lambda name: name != "loss")
-    figure = Figure(figsize=(_WIDTH, _HEIGHT * max(1, len(names))), layout="constrained")
+    figure = _figure(_HEIGHT * max(1, len(names)))
     for place, name in enumerate(names):
         axes = figure.add_subplot(len(names), 1, place + 1)
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in history:
                 axes.plot(range(1, len(history[key]) + 1), history[key], marker="o", markersize=3, label=label)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
+        _over_epochs(axes, name)
         axes.legend()
     return figure
+
+
+def learning_rate_figure(rates: Mapping[int, float]) -> Figure:
+    """The learning rate at the end of each epoch; epochs count from 0."""
+    figure = _figure()
+    axes = figure.add_subplot()
+    axes.plot([epoch + 1 for epoch in rates], list(rates.values()), marker="o", markersize=3)
+    _over_epochs(axes, "learning rate")
+    return figure
+
+
+def ranks_figure(epochs: Sequence[int], speeds: Sequence[Sequence[Mapping[str, float]]]) -> Figure:
+    """How fast each rank computes, and what part of its time it does so: of many ranks the slowest, median and fastest.
+
+    Args:
+        epochs: the epochs, from 0.
+        speeds: for each epoch, for each rank: "rows_per_second" and "working".
+    """
+    figure = _figure(2 * _HEIGHT)
+    named = (("rows_per_second", "rows/s of a rank at work"), ("working", "part of its time at work"))
+    for place, (key, label) in enumerate(named):
+        axes = figure.add_subplot(2, 1, place + 1)
+        table = np.array([[rank[key] for rank in epoch] for epoch in speeds])
+        if table.shape[1] <= _MOST_LINES:
+            lines = {f"rank {rank}": table[:, rank] for rank in range(table.shape[1])}
+        else:
+            lines = {"fastest": table.max(axis=1), "median": np.median(table, axis=1), "slowest": table.min(axis=1)}
+        for name, values in lines.items():
+            axes.plot([epoch + 1 for epoch in epochs], values, marker="o", markersize=3, label=name)
+        _over_epochs(axes, label)
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    return figure
+
+
+def confusion_figure(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
+    """Rows of each class by what they were predicted as, coloured by their part of the class.
+
+    Args:
+        confusion: actual by predicted, float64 (classes, classes).
+        labels: of the classes.
+    """
+    classes = len(confusion)
+    side = max(4.0, min(0.6 * classes, 12.0))
+    figure = _figure(side, side * 1.15)
+    axes = figure.add_subplot()
+    parts = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="part of the actual class")
+    if classes <= _MOST_NUMBERS:
+        axes.set_xticks(range(classes), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
+        axes.set_yticks(range(classes), labels)
+        for actual, predicted in np.ndindex(*confusion.shape):
+            colour = "white" if parts[actual, predicted] > 0.5 else "black"
+            text = f"{confusion[actual, predicted]:,.0f}"
+            axes.text(predicted, actual, text, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("actual")
+    axes.set_title(f"{confusion.sum():,.0f} validation rows")
+    return figure
+
+
+def class_curves(
+    counts: np.ndarray, labels: Sequence[str], rows: int
+) -> tuple[dict[str, dict[str, float]], Callable[[], Figure], Callable[[], Figure]]:
+    """Areas under curves, and what draws the ROC and the precision-recall curves.
+
+    Args:
+        counts: of each curve the rows of other classes and of its own, by growing score: float64 (curves, 2, bins).
+        labels: of the curves.
+        rows: how many were looked at.
+
+    Returns:
+        "roc_auc" and "average_precision" of each curve; the curves are exact but for rows in the same bin.
+    """
+    areas: dict[str, dict[str, float]] = {}
+    rocs, precisions = {}, {}
+    for label, (others, own) in zip(labels, counts[:, :, ::-1].cumsum(axis=2), strict=True):
+        if not own[-1] or not others[-1]:
+            continue  # there is nothing to tell apart
+        hit, wrong = np.append(0.0, own / own[-1]), np.append(0.0, others / others[-1])
+        precision = own / np.maximum(own + others, 1)
+        area = float(np.sum(np.diff(wrong) * (hit[1:] + hit[:-1]) / 2))
+        average = float(np.sum(np.diff(hit) * precision))
+        areas[label] = {"roc_auc": area, "average_precision": average}
+        rocs[f"{label}: {area:.4f}"] = (wrong, hit)
+        shown = own + others > 0
+        precisions[f"{label}: {average:.4f}"] = (hit[1:][shown], precision[shown])
+    title = f"{rows:,} validation rows, in {counts.shape[2]:,} steps of the probability"
+
+    def roc() -> Figure:
+        return _curves(rocs, "false positive rate", "true positive rate", f"{title}\narea under each curve")
+
+    def precision_recall() -> Figure:
+        return _curves(precisions, "recall", "precision", f"{title}\naverage precision")
+
+    return areas, roc, precision_recall
+
+
+def predicted_figure(sample: np.ndarray, rows: int, told: str) -> Figure:
+    """Predicted against actual.
+
+    Args:
+        sample: actual and predicted, float64 (drawn, 2).
+        rows: of how many.
+        told: what is said of all rows.
+    """
+    figure = _figure(5.5)
+    axes = figure.add_subplot()
+    axes.scatter(sample[:, 0], sample[:, 1], s=6, alpha=0.4, linewidths=0)
+    ends = [sample.min(), sample.max()]
+    axes.plot(ends, ends, color="black", linewidth=0.8)
+    axes.set_xlabel("actual")
+    axes.set_ylabel("predicted")
+    axes.set_title(f"{told}\n{_drawn(sample, rows)}")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def residuals_figure(sample: np.ndarray, rows: int) -> Figure:
+    """Predicted - actual: against what was predicted, and how often; see `predicted_figure`."""
+    figure = _figure(2 * _HEIGHT)
+    apart = sample[:, 1] - sample[:, 0]
+    axes = figure.add_subplot(2, 1, 1)
+    axes.scatter(sample[:, 1], apart, s=6, alpha=0.4, linewidths=0)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("predicted - actual")
+    axes.set_title(_drawn(sample, rows))
+    axes = figure.add_subplot(2, 1, 2)
+    axes.hist(apart, bins=min(60, max(5, len(apart) // 10)))
+    axes.set_xlabel("predicted - actual")
+    axes.set_ylabel("rows")
+    return figure
+
+
+def graph_figure(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]]) -> Figure:
+    """Boxes and arrows, from top to bottom.
+
+    Args:
+        nodes: the boxes by name, each with a second line; each after those that lead to it.
+        edges: from, to.
+    """
+    depth = dict.fromkeys(nodes, 0)
+    for name in nodes:
+        depth[name] = max((depth[one] + 1 for one, other in edges if other == name), default=0)
+    rows: dict[int, list[str]] = {}
+    for name in nodes:
+        rows.setdefault(depth[name], []).append(name)
+    place = {
+        name: (index - (len(row) - 1) / 2, -level) for level, row in rows.items() for index, name in enumerate(row)
+    }
+    widest, longest = max(map(len, rows.values())), max(len(text) for pair in nodes.items() for text in pair)
+    figure = _figure(0.8 * len(rows) + 0.4, max(3.0, widest * (0.09 * longest + 0.6)))
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.set_xlim(-widest / 2, widest / 2)
+    axes.set_ylim(0.6 - len(rows), 0.6)
+    for one, other in edges:
+        arrow = {"arrowstyle": "-|>", "shrinkA": 14, "shrinkB": 14, "color": "#555555"}
+        axes.annotate("", place[other], place[one], arrowprops=arrow)
+    for name, kind in nodes.items():
+        box = {"boxstyle": "round", "facecolor": "#eaf2fb", "edgecolor": "#4a7ebb"}
+        axes.text(*place[name], f"{name}\n{kind}", ha="center", va="center", fontsize=8, bbox=box)
+    return figure
+
+
+def _drawn(sample: np.ndarray, rows: int) -> str:
+    some = f"{len(sample):,} drawn of {rows:,}" if len(sample) < rows else f"all {rows:,}"
+    return f"{some} validation rows"
+
+
+def _curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str, title: str) -> Figure:
+    figure = _figure(5.5)
+    axes = figure.add_subplot()
+    for label, (along, up) in curves.items():
+        axes.plot(along, up, label=label)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    if curves:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _figure(height: float = _HEIGHT, width: float = _WIDTH) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _over_epochs(axes: Any, label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)

@@ -506,7 +506,12 @@ STALL_TIMEOUT = Option(
 )
 
 # --- what the user sees --------------------------------------------------------------------------------------
-TRACKING = Option("tracking", "Where the fit is logged: 'mlflow', or None for nowhere.", _text_or_none, "mlflow")
+TRACKING = Option(
+    "tracking",
+    "Where the fit is logged: 'mlflow'; 'optional' for MLflow where it can be reached; or None for nowhere.",
+    _text_or_none,
+    "mlflow",
+)
 EXPERIMENT_NAME = Option("experimentName", "The MLflow experiment; the current one without it.", _text)
 RUN_NAME = Option("runName", "The name of the MLflow run that the fit opens.", _text)
 REGISTERED_MODEL_NAME = Option(

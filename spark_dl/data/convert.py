@@ -44,6 +44,10 @@ _RESULT_SCHEMA = (
 )
 
 
+# Odd, and large: they spread a row's bytes over 64 bits. The golden ratio's, and two of SplitMix64's (Steele et al.).
+_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
+
+
 @dataclass(frozen=True)
 class Packing:
     """How rows are packed; what the driver sends to every task.
@@ -300,7 +304,7 @@ class _BlockWriter:
             "rows": rows,
             "bytes": size,
             "validation": self._validation,
-            "checksum": sum(map(_sum, written)) % (1 << 63),
+            "checksum": _checksum(written),
             "class_rows": self._class_rows(written[len(self._packing.features)]),
         }
 
@@ -313,13 +317,29 @@ def _numbered(name: str, index: int, specs: Sequence[object]) -> str:
     return f"{name}_{index}" if len(specs) > 1 else name
 
 
-def _sum(array: np.ndarray) -> int:
-    """A sum over the rows: of their bytes, up to eight taken at a time. It is the same for any order of the rows."""
+def _checksum(arrays: Sequence[np.ndarray]) -> int:
+    """A sum over the rows, of a number that each row's values make together: the same for any order of the rows."""
+    rows = np.zeros(len(arrays[0]), np.uint64)
+    for array in arrays:
+        rows = rows * _FACTORS[2] + _row_numbers(array)
+    rows ^= rows >> np.uint64(29)  # or values that are swapped between rows would not be seen
+    rows *= _FACTORS[0]
+    rows ^= rows >> np.uint64(32)
+    return int(rows.sum(dtype=np.uint64)) % (1 << 63)
+
+
+def _row_numbers(array: np.ndarray) -> np.ndarray:
+    """A number of each row's bytes, up to eight of which are taken at a time: uint64 (rows,)."""
     if array.dtype == BYTES:
-        return sum(map(zlib.crc32, array))
+        return np.fromiter(map(zlib.crc32, array), np.uint64, len(array))
     row_bytes = array.itemsize * math.prod(array.shape[1:])
+    if not row_bytes or not len(array):
+        return np.zeros(len(array), np.uint64)
     word = next(kind for kind in (np.uint64, np.uint32, np.uint8) if row_bytes % np.dtype(kind).itemsize == 0)
-    return int(np.ascontiguousarray(array).reshape(-1).view(word).sum(dtype=np.uint64))
+    words: np.ndarray = np.ascontiguousarray(array).reshape(len(array), -1).view(word)
+    factors = (np.arange(words.shape[1], dtype=np.uint64) * _FACTORS[1]) | np.uint64(1)
+    numbers: np.ndarray = np.einsum("ij,j->i", words, factors, dtype="uint64")
+    return numbers
 
 
 def _one_value(array: np.ndarray) -> pa.Array:

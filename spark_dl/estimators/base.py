@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import math
+import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from pyspark.sql.types import StructField, StructType
 from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.estimators.artifacts import of_estimator, of_model, of_training
 from spark_dl.estimators.checks import check_compiles, check_layers, check_options, scaled_rate
 from spark_dl.estimators.columns import (
     InputFacts,
@@ -39,14 +42,15 @@ from spark_dl.estimators.logged import logged_data, logged_model
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
 from spark_dl.estimators.saving import OBJECTS, SavableEstimator, given_model, named
-from spark_dl.estimators.steps import check_rows, convert_rows, recorded, try_to_log
+from spark_dl.estimators.steps import check_rows, convert_rows
 from spark_dl.estimators.training import train_on_ranks
 from spark_dl.estimators.validation import marked, marked_schema, marking
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slots import check_cluster, setting_of, slots_of
+from spark_dl.launch.slots import check_cluster, setting_of, slots_of, task_gpus
+from spark_dl.score.assess import can_assess
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
 from spark_dl.store import Store
-from spark_dl.track import tracker
+from spark_dl.track import Record, active_record, tracker, try_to_log
 from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.workspace import Workspace
@@ -69,6 +73,7 @@ class _Job:
         values: the options.
         name: the model's.
         content: the compiled model's bytes.
+        model: the compiled model.
         custom_objects: cloudpickled dict of what Keras needs by name to load it.
         inputs: the model's.
         outputs: the model's.
@@ -82,6 +87,7 @@ class _Job:
     values: dict[str, Any]
     name: str
     content: bytes
+    model: Any
     custom_objects: bytes
     inputs: tuple[InputFacts, ...]
     outputs: tuple[OutputFacts, ...]
@@ -239,9 +245,12 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             DataError: the rows were converted for other columns or options, or are too few.
         """
         estimator = self.copy(dict(params)) if params else self
-        job = estimator._check(converted.schema, marking(estimator._values()))
+        return estimator._fit_converted(converted)
+
+    def _fit_converted(self, converted: ConvertedData, parent: str = "") -> KerasModel:
+        job = self._check(converted.schema, marking(self._values()))
         dataset = converted.dataset_for(job.packing)
-        return estimator._train(converted.spark, job, lambda workspace: dataset, lambda: converted.files)
+        return self._train(converted.spark, job, lambda workspace: dataset, lambda: converted.files, parent)
 
     def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Mapping[Param[Any], Any]]) -> FitMany:
         """Fit by each of several param maps; the rows are converted once for those that pack them alike.
@@ -251,7 +260,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             paramMaps: one for each fit.
 
         Returns:
-            a thread-safe iterator of (index, fitted model). No more fits run at the same time than have slots.
+            a thread-safe iterator of (index, fitted model). No more fits run at the same time than have slots. Where an
+            MLflow run is active, each has a run of its own below it.
         """
         values = [self.copy(dict(params))._values() for params in paramMaps]
         spark = dataset.sparkSession
@@ -259,7 +269,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             (slots_of(_master(spark), setting_of(spark), LaunchSettings.of_options(one)) or 0) // one["numWorkers"]
             for one in values
         ]
-        return FitMany(self, dataset, paramMaps, max(1, min(fits, default=1)))
+        # Here, where the caller's run is active: fits may run in other threads.
+        parent = active_record(self.getOrDefault("tracking"))
+        return FitMany(self, dataset, paramMaps, max(1, min(fits, default=1)), parent)
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
         job, rows = self._checked(dataset)
@@ -281,6 +293,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         job: _Job,
         rows: Callable[[Store], ConvertedDataset],
         files: Callable[[], Sequence[str]],
+        parent: str = "",
     ) -> KerasModel:
         """Train a checked fit.
 
@@ -289,27 +302,32 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             job: the fit.
             rows: converts them into the workspace that it is given, if they aren't converted.
             files: tells what they were read from.
+            parent: the id of the tracker's record below which this fit's is opened; empty for none.
         """
         values = job.values
         settings = LaunchSettings.of_options(values)
         check_cluster(spark, values["numWorkers"], settings)
-        record = tracker(
+        told = tracker(
             values["tracking"],
             experiment_name=values["experimentName"],
             run_name=values["runName"],
             registered_model_name=values["registeredModelName"],
+            parent=parent,
         )
-        facts = self._facts(spark, job.name, values)
-        with Workspace(values["cacheDir"], _master(spark)) as workspace, recorded(record, *facts):
-            kept = Store.at(values["checkpointDir"]) if values["checkpointDir"] else workspace.child("checkpoints")
+        facts = self._facts(spark, job.name, values, settings)
+        with Workspace(values["cacheDir"], _master(spark)) as workspace, Record(told, *facts) as record:
+            if values["checkpointDir"]:
+                kept = Store.at(values["checkpointDir"])
+            else:
+                kept = workspace.child("checkpoints")
+                record.open()  # there is no other fit that this one goes on with
             kept.make()
-            record.file("columns.txt", f"{job.plan}\n".encode())
             diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings)
+            record.add({"columns.txt": f"{job.plan}\n".encode}, of_model(job.model, job.content), of_estimator(self))
             converted = rows(workspace)
             check_rows(converted, job.packing, values)
-            if values["tracking"] is not None:
-                for part in logged_data(converted, job.columns, files()):
-                    record.data(part)
+            for part in logged_data(converted, job.columns, files) if record.written else ():
+                told.data(part)
             workspace.write(INITIAL_MODEL, job.content)
             validated = converted.rows(validation=True) > 0
             plan = TrainPlan.of_options(
@@ -324,13 +342,15 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 augment=b"" if values["augment"] is None else cloudpickle.dumps(values["augment"]),
                 reader="petastorm",
             )
-            result = train_on_ranks(spark, plan, settings, values, record)
-            content = workspace.read(result.model_file)
-            fitted = self._fitted(content, job, result)
-            try_to_log(lambda: record.model(logged_model(fitted), result.history))
+            assessed = job.head if record.written and validated and can_assess(job.head) else None
+            trained = train_on_ranks(spark, plan, settings, values, record, assessed)
+            fitted = self._fitted(workspace.read(trained.result.model_file), job, trained.result)
+            record.add(of_training(trained, values.get("classLabels") or ()))
             if values["profile"]:
-                try_to_log(lambda: record.file(_PROFILE_ARTIFACT, workspace.read(PROFILE)))
-        return _with_unlogged(fitted, record.unlogged)
+                trace = workspace.read(PROFILE)
+                record.add({_PROFILE_ARTIFACT: lambda: trace})
+            try_to_log(lambda: told.model(logged_model(fitted)))
+        return _with_unlogged(fitted, told.unlogged)
 
     def _check(self, columns: StructType, values: Mapping[str, Any]) -> _Job:
         """Everything that can be known without a Spark job."""
@@ -387,6 +407,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             values=dict(values),
             name=model.name,
             content=to_bytes(compiled),
+            model=compiled,
             custom_objects=custom,
             outputs=outputs,
             inputs=inputs,
@@ -425,21 +446,28 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         return ()
 
     def _facts(
-        self, spark: SparkSession, model: str, values: Mapping[str, Any]
+        self, spark: SparkSession, model: str, values: Mapping[str, Any], settings: LaunchSettings
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """What the tracker is told at the beginning: params, and tags."""
+        import tensorflow as tf
+
         params = {name: value for name, value in values.items() if name not in OBJECTS and value is not None}
         for name in OBJECTS:
             if values[name] is not None and name not in ("model", "validationData"):
                 params[name] = named(values[name])
         tags = {
-            "spark_dl.uid": self.uid,
-            "spark_dl.estimator": type(self).__name__,
-            "spark_dl.spark": spark.version,
-            "spark_dl.master": _master(spark),
-            "spark_dl.model": model,
+            "uid": self.uid,
+            "estimator": type(self).__name__,
+            "model": model,
+            "spark": spark.version,
+            "master": _master(spark),
+            "application": spark.conf.get("spark.app.id", "") or "",
+            "gpus": f"{values['numWorkers'] * task_gpus(setting_of(spark), settings):g}",
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("spark_dl", "keras", "horovod")},
+            "tensorflow": tf.__version__,
         }
-        return params, tags
+        return params, {f"spark_dl.{name}": value for name, value in tags.items()}
 
     def _fitted(self, content: bytes, job: _Job, result: TrainResult) -> KerasModel:
         summary = TrainingSummary(

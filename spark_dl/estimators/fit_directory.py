@@ -65,11 +65,13 @@ class FitDirectory:
     Attributes:
         store: where the checkpoints are.
         first_attempt: number of this fit's first attempt; more than 1 where it goes on with another fit's.
+        tracked: the id of the tracker's record of that other fit; empty where there is none.
     """
 
     def __init__(self, store: Store, record: dict[str, Any]) -> None:
         self.store = store
         self.first_attempt: int = record["attempts"] + 1
+        self.tracked = str(record.get("tracked") or "")
         self._record = {**record, "host": socket.gethostname(), "pid": os.getpid()}
         self._ended = threading.Event()
         self._writing = threading.Lock()
@@ -111,6 +113,10 @@ class FitDirectory:
     def starts(self, attempt: int) -> None:
         """Note an attempt, so that a later fit counts on from it."""
         self._note(attempts=attempt)
+
+    def tracked_as(self, record_id: str) -> None:
+        """Note the tracker's record, so that a fit that goes on here goes on there."""
+        self._note(tracked=record_id)
 
     def finish(self) -> None:
         """Nothing is left to do here."""

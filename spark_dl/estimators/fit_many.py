@@ -29,6 +29,7 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
         dataset: the rows.
         param_maps: one for each fit.
         at_once: how many fits may run at the same time; others wait.
+        parent: the id of the tracker's record below which the fits' are opened; empty for none.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
         dataset: DataFrame,
         param_maps: Sequence[Mapping[Param[Any], Any]],
         at_once: int,
+        parent: str,
     ) -> None:
         self._estimators = [estimator.copy(dict(params)) for params in param_maps]
         self._dataset = dataset
+        self._parent = parent
         self._slots = threading.Semaphore(at_once)
         self._lock = threading.Lock()
         self._converting = threading.Lock()
@@ -57,7 +60,7 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
         try:
             estimator = self._estimators[index]
             with self._slots:
-                return index, estimator.fitOnDataset(self._data(estimator))
+                return index, estimator._fit_converted(self._data(estimator), self._parent)
         except BaseException as error:
             self._failed = error
             raise

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from pyarrow import fs as arrow_fs
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.errors import SavedModelError, explain
+from spark_dl.errors import ModelError, SavedModelError, explain
 from spark_dl.estimators.io import described, revived
 from spark_dl.estimators.model import KerasModel
-from spark_dl.track import LoggedData, LoggedModel
+from spark_dl.session import running_session
+from spark_dl.track import LoggedData, LoggedModel, LoggedStage
+from spark_dl.workspace import Workspace
 
-__all__ = ["fetched_model", "logged_data", "logged_model"]
+__all__ = ["fetched_model", "logged", "logged_data", "logged_model"]
+
+# Spark's own models that may hold ours.
+_AROUND = (
+    "pyspark.ml.pipeline.PipelineModel",
+    "pyspark.ml.tuning.CrossValidatorModel",
+    "pyspark.ml.tuning.TrainValidationSplitModel",
+)
 
 # Python and JSON know one kind of whole numbers and one of fractions.
 _TYPES: dict[type[T.DataType], str] = {
@@ -50,17 +62,51 @@ def logged_model(model: KerasModel) -> LoggedModel:
             (name, "double" if fields[field].kind == "double" else ("array", "double"))
             for field, name in serving.outputs.items()
         ],
+        example=serving.example(),
     )
 
 
-def logged_data(dataset: ConvertedDataset, columns: T.StructType, files: Sequence[str]) -> list[LoggedData]:
+def logged(model: Any, cache_dir: str | None) -> LoggedModel | LoggedStage:
+    """What a tracker writes of a fitted model, or of a fitted Pipeline or tuning.
+
+    Args:
+        model: a model of ours, or one of Spark's own around some.
+        cache_dir: a directory that driver and executors share, where Spark writes it first; None for a temporary one.
+
+    Raises:
+        ModelError: it is another thing, or was saved by a release that didn't note its columns.
+    """
+    if isinstance(model, KerasModel):
+        return logged_model(model)
+    kind = _name(type(model))
+    if kind not in _AROUND:
+        expected = f"a KerasModel, {', '.join(name.rpartition('.')[2] for name in _AROUND)}"
+        raise ModelError(explain("This model can't be logged.", expected=expected, received=kind))
+    spark = running_session()
+    with Workspace(cache_dir, spark.conf.get("spark.master", "") or "") as workspace:
+        below = workspace.child("stage")
+        model.write().save(below.url)
+        filesystem, path = below.open()
+        files = filesystem.get_file_info(arrow_fs.FileSelector(path, recursive=True))
+        contents = {
+            one.path.removeprefix(f"{path}/"): filesystem.open_input_stream(one.path).read()
+            for one in files
+            if one.type == arrow_fs.FileType.File
+        }
+    return LoggedStage(kind, contents)
+
+
+def logged_data(
+    dataset: ConvertedDataset, columns: T.StructType, files: Callable[[], Sequence[str]]
+) -> list[LoggedData]:
     """What a tracker writes of the rows for training, and of those for validation, where there are any.
 
     Args:
         dataset: the converted rows.
         columns: Spark's types of the columns that were read.
-        files: what they were read from.
+        files: tells what they were read from.
     """
+    read = files()
     parts = {"training": dataset.part(validation=False), "validation": dataset.part(validation=True)}
     return [
         LoggedData(
@@ -68,15 +114,19 @@ def logged_data(dataset: ConvertedDataset, columns: T.StructType, files: Sequenc
             rows=sum(block.rows for block in blocks),
             digest=f"{sum(block.checksum for block in blocks) % (1 << 63):016x}",
             columns=_types(columns),
-            files=files,
+            files=read,
         )
         for context, blocks in parts.items()
         if blocks
     ]
 
 
-def fetched_model(uri: str) -> KerasModel:
+def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
     """A logged, registered or saved model as the stage that it was.
+
+    Args:
+        uri: where it is.
+        cache_dir: a directory that driver and executors share, where a Pipeline is put for Spark to read it.
 
     Raises:
         SavedModelError: there is none; it is damaged, another flavor's, or of a newer release.
@@ -85,6 +135,8 @@ def fetched_model(uri: str) -> KerasModel:
 
     root = flavor.fetched(uri)
     flavor.import_code(root)
+    if (written := flavor.stage_files(root)) is not None:
+        return _read_by_spark(uri, *written, cache_dir)
     stage, content = flavor.stage_content(root)
     try:
         metadata = json.loads(stage)
@@ -101,13 +153,44 @@ def fetched_model(uri: str) -> KerasModel:
     return model
 
 
+def _read_by_spark(uri: str, kind: str, root: Path, cache_dir: str | None) -> Any:
+    if kind not in _AROUND:
+        raise SavedModelError(
+            explain(f"The model at {uri!r} can't be loaded.", expected=" or ".join(_AROUND), received=kind)
+        )
+    module, _, name = kind.rpartition(".")
+    spark = running_session()
+    with Workspace(cache_dir, spark.conf.get("spark.master", "") or "") as workspace:
+        filesystem, path = workspace.child("stage").open()
+        for file in sorted(root.rglob("*")):
+            place = f"{path}/{file.relative_to(root).as_posix()}"
+            if file.is_dir():
+                filesystem.create_dir(place, recursive=True)
+            else:
+                with filesystem.open_output_stream(place) as stream:
+                    stream.write(file.read_bytes())
+        try:
+            return getattr(importlib.import_module(module), name).load(workspace.child("stage").url)
+        except SavedModelError:
+            raise
+        except Exception as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise SavedModelError(
+                explain(f"The model at {uri!r} can't be loaded.", expected=f"a saved {name}", received=first)
+            ) from error
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
+
+
 def _kinds() -> dict[str, type[KerasModel]]:
     """What may be loaded, by the name that its metadata have."""
     from spark_dl.estimators.classifier import KerasClassifierModel
     from spark_dl.estimators.regressor import KerasRegressorModel
 
     kinds = (KerasModel, KerasClassifierModel, KerasRegressorModel)
-    return {f"{kind.__module__}.{kind.__name__}": kind for kind in kinds}
+    return {_name(kind): kind for kind in kinds}
 
 
 def _types(columns: T.StructType) -> list[tuple[str, Any]] | None:

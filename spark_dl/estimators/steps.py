@@ -1,11 +1,8 @@
-"""Steps of a fit around its training: the record, the conversion."""
+"""Steps of a fit before its training: the conversion, and what must have come of it."""
 
 from __future__ import annotations
 
-import functools
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,29 +12,8 @@ from spark_dl.data.convert import Packing, convert
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import DataError, explain
 from spark_dl.store import Store
-from spark_dl.track import Tracker
 
-__all__ = ["check_rows", "convert_rows", "recorded", "try_to_log"]
-
-
-@contextmanager
-def recorded(record: Tracker, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[None]:
-    """The tracker's record, open while the `with` lasts, and ended with what went wrong, if anything did."""
-    try:
-        record.begin(params, tags)
-        yield
-    except BaseException as error:
-        try_to_log(functools.partial(record.end, error))
-        raise
-    try_to_log(functools.partial(record.end, None))
-
-
-def try_to_log(write: Callable[[], None]) -> None:
-    """Write to the tracker. Once training runs, a tracker that fails costs what it would have logged, and no more."""
-    try:
-        write()
-    except Exception as error:
-        warnings.warn(f"Not logged: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+__all__ = ["check_rows", "convert_rows"]
 
 
 def convert_rows(frame: DataFrame, packing: Packing, workspace: Store) -> ConvertedDataset:

@@ -6,11 +6,12 @@ import functools
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
+from spark_dl.collectives import join
 from spark_dl.data.shards import canonical_count
 from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, explain
 from spark_dl.estimators.fit_directory import FitDirectory, fingerprint
@@ -18,22 +19,44 @@ from spark_dl.estimators.progress import SPEEDS, Progress
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import cores_now
-from spark_dl.track import Tracker
+from spark_dl.score.assess import Assessment, assess
+from spark_dl.score.heads import Head
+from spark_dl.track import Record
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.plan import TrainPlan, TrainResult
 
 if TYPE_CHECKING:
     from spark_dl.launch.rank_main import Rank
 
-__all__ = ["train_on_ranks"]
+__all__ = ["Trained", "train_on_ranks"]
 
 # What `_rank` imports.
 _MODULES = ("spark_dl.train.loop", "spark_dl.data.readers.petastorm")
 
 
+@dataclass
+class Trained:
+    """What a training came to.
+
+    Attributes:
+        result: as the ranks tell it.
+        assessment: what the fitted model gives for the validation rows; None where it wasn't asked for.
+        epochs: what each epoch told beside its metrics, the ranks' speeds among it, as `train.progress` reports it.
+    """
+
+    result: TrainResult
+    assessment: Assessment | None
+    epochs: list[dict[str, Any]]
+
+
 def train_on_ranks(
-    spark: SparkSession, plan: TrainPlan, settings: LaunchSettings, values: Mapping[str, Any], record: Tracker
-) -> TrainResult:
+    spark: SparkSession,
+    plan: TrainPlan,
+    settings: LaunchSettings,
+    values: Mapping[str, Any],
+    record: Record,
+    assessed: Head | None,
+) -> Trained:
     """Train, and show and log the progress.
 
     Args:
@@ -41,7 +64,8 @@ def train_on_ranks(
         plan: what the ranks are told; its checkpoints are the user's directory, or one that ends with the fit.
         settings: how the ranks are launched.
         values: the estimator's options.
-        record: the tracker.
+        record: the fit's; it is opened here if it isn't yet.
+        assessed: what the outputs mean, where the fitted model is to be looked at on the validation rows.
 
     Raises:
         OptionError: globalBatchSize is too small for so many workers.
@@ -71,12 +95,13 @@ def train_on_ranks(
             directory = FitDirectory.temporary(plan.checkpoints)
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
-            result = _Training(spark, plan, directory, settings, values, record, progress).run()
+            directory.tracked_as(record.open(directory.tracked))
+            trained = _Training(spark, plan, directory, settings, values, record, progress, assessed).run()
         except BaseException:
             directory.leave()
             raise
         directory.finish()
-    return result
+    return trained
 
 
 @dataclass
@@ -89,11 +114,14 @@ class _Training:
         directory: the fit's checkpoints.
         settings: how the ranks are launched.
         values: the estimator's options.
-        record: the tracker.
+        record: the fit's.
         progress: what the user sees.
+        assessed: what the outputs mean, where the fitted model is to be looked at on the validation rows.
 
     Attributes:
         epoch: the epoch under way, from 0; None before the first step.
+        epochs: what each that has ended told beside its metrics.
+        restarts: how often workers were lost and it went on.
     """
 
     spark: SparkSession
@@ -101,11 +129,14 @@ class _Training:
     directory: FitDirectory
     settings: LaunchSettings
     values: Mapping[str, Any]
-    record: Tracker
+    record: Record
     progress: Progress
+    assessed: Head | None
     epoch: int | None = None
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    restarts: int = 0
 
-    def run(self) -> TrainResult:
+    def run(self) -> Trained:
         """Train; start again after workers were lost."""
         workers, attempts = self.values["numWorkers"], self.values["maxRestarts"] + 1
         attempt, begun = 1, False
@@ -115,7 +146,7 @@ class _Training:
             self._event(f"Going on from {_place(plan)}.")
         while True:
             try:
-                return self._attempt(plan, workers)
+                return Trained(*self._attempt(plan, workers), self.epochs)
             except SlotsError as error:
                 fewer = self._fewer(workers)
                 if not begun or fewer is None:
@@ -132,17 +163,19 @@ class _Training:
                     raise
                 attempt, begun = attempt + 1, True
                 cause, how = error, f"attempt {attempt} of {attempts}"
+            self.restarts += 1
             plan = self._from_checkpoint(attempt, workers)
             when = f"In epoch {self.epoch + 1}: " if self.epoch is not None else ""
             self._event(f"{when}{_first_line(cause)} Restarting from {_place(plan)}, {how}.")
 
-    def _attempt(self, plan: TrainPlan, workers: int) -> TrainResult:
+    def _attempt(self, plan: TrainPlan, workers: int) -> tuple[TrainResult, Assessment | None]:
         self.directory.starts(plan.attempt)
         rows = plan.dataset.rows(validation=False)
         together = self.values["globalBatchSize"] or self.values["batchSize"] * workers
         self.progress.steps = math.ceil(rows / together)
-        results: list[TrainResult] = run_ranks(
-            self.spark, functools.partial(_rank, plan), workers, self.settings, self._on_report, _MODULES
+        rank = functools.partial(_rank, plan, self.assessed)
+        results: list[tuple[TrainResult, Assessment | None]] = run_ranks(
+            self.spark, rank, workers, self.settings, self._on_report, _MODULES
         )
         return results[0]
 
@@ -180,14 +213,16 @@ class _Training:
             self.epoch = min(content["epoch"] + 1, self.values["epochs"] - 1)
             speed = {name: content[name] for name in SPEEDS}
             self.progress.epoch(content["epoch"], content["logs"], speed)
-            self.record.epoch(content["epoch"], {**content["logs"], **speed}, time.time())
+            self.epochs.append(content)
+            metrics = {**content["logs"], **speed, "restarts": self.restarts, **_more(content)}
+            self.record.tracker.epoch(content["epoch"], metrics, time.time())
         elif content["kind"] == "warning":
             self._event(content["text"])
 
     def _event(self, text: str) -> None:
         """What happened, for the user and for the run."""
         self.progress.say(text)
-        self.record.event(text)
+        self.record.tracker.event(text)
 
 
 def _first_line(error: Exception) -> str:
@@ -198,9 +233,22 @@ def _place(plan: TrainPlan) -> str:
     return plan.start.place if plan.start else "the beginning"
 
 
-def _rank(plan: TrainPlan, rank: Rank) -> TrainResult:
+def _more(content: Mapping[str, Any]) -> dict[str, float]:
+    """What an epoch tells for the run alone: the learning rate, and what each rank took of its host."""
+    told = {} if content["learning_rate"] is None else {"learning_rate": content["learning_rate"]}
+    for rank, one in enumerate(content["ranks"]):
+        told[f"system/rank_{rank}/rows_per_second"] = one["rows_per_second"]
+        told[f"system/rank_{rank}/cpu_utilization_percentage"] = one["cpu_percent"]
+        told[f"system/rank_{rank}/memory_usage_megabytes"] = one["memory_mb"]
+        if one["gpu_memory_mb"]:
+            told[f"system/rank_{rank}/gpu_memory_usage_megabytes"] = one["gpu_memory_mb"]
+    return told
+
+
+def _rank(plan: TrainPlan, assessed: Head | None, rank: Rank) -> tuple[TrainResult, Assessment | None]:
     """What each rank runs."""
-    from spark_dl.collectives import join
     from spark_dl.train.loop import train
 
-    return train(plan, join(rank.world), rank.report, rank.mark)
+    collectives = join(rank.world)
+    result = train(plan, collectives, rank.report, rank.mark)
+    return result, assess(plan, result, assessed, collectives, rank.report) if assessed is not None else None

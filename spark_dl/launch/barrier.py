@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from pyspark import BarrierTaskContext
@@ -113,7 +113,7 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender)
                 return bytes(message["value"])
             if message["event"] == "failed":
                 failed: failure.Failure = message["failure"]
-                return failed
+                return replace(failed, log=process.last_lines())
             if message["event"] == "started" and rendezvous:
                 rendezvous.stop()
             sender.send({**message, "rank": rank})

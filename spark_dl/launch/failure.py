@@ -34,6 +34,7 @@ class Failure:
         at: seconds since the epoch, by the host's clock.
         secondary: whether it is a collective that failed because another rank was gone.
         exception: the pickled exception, or None where it can't be pickled.
+        log: the last lines that the rank's process printed.
     """
 
     rank: int
@@ -44,6 +45,7 @@ class Failure:
     at: float
     secondary: bool
     exception: bytes | None = None
+    log: str = ""
 
     @property
     def lost(self) -> bool:
@@ -67,6 +69,7 @@ class Failure:
             host=self.host,
             rank_traceback=self.trace,
             lost=self.lost,
+            rank_log=self.log,
         )
         error.__cause__ = self._original()
         return error

@@ -12,83 +12,17 @@ from typing import Any
 import cloudpickle
 from pyspark.sql import Row, SparkSession
 
-from spark_dl import options
 from spark_dl.errors import RankError, explain
 from spark_dl.launch import slots
 from spark_dl.launch.barrier import RESULT_SCHEMA, RankJob, run_task
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.failure import first_cause
-from spark_dl.launch.rank_main import Rank, without_rank
+from spark_dl.launch.rank_main import Rank
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.watch import Watch
-from spark_dl.session import running_session
 from spark_dl.spark_job import SparkJob
 
-__all__ = ["HorovodLauncher", "run_ranks"]
-
-
-class HorovodLauncher:
-    """Runs a function of your own on Horovod ranks, one in each task of a Spark barrier stage.
-
-    Horovod is initialised when the function is called; `hvd.init()` in it does no harm. Each rank is a fresh
-    process with the GPUs and threads that Spark gave its task.
-
-    Args:
-        numWorkers: number of ranks; each takes one slot.
-        cpusPerWorker: cores of a rank's task; None, the default, for spark.task.cpus.
-        gpusPerWorker: GPUs of a rank's task; None, the default, for spark.task.resource.gpu.amount.
-        threadsPerWorker: computing threads of a rank; 0, the default, for as many as its task has cores.
-        networkInterface: name or CIDR of the network between the ranks; None, the default, for the one that leads
-            to rank 0.
-        allowPlaintext: run although Spark is told to encrypt, and the ranks speak plain TCP; False by default.
-        slotTimeout: seconds to wait until all ranks have a slot, 60 by default.
-
-    Example:
-
-        >>> from pyspark.sql import SparkSession
-        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
-        >>> def train(rate):
-        ...     import horovod.tensorflow as hvd
-        ...     return hvd.rank(), hvd.size(), rate
-        >>> HorovodLauncher(2).run(train, 0.1)
-        [(0, 2, 0.1), (1, 2, 0.1)]
-        >>> spark.stop()
-    """
-
-    def __init__(
-        self,
-        numWorkers: int,
-        *,
-        cpusPerWorker: int | None = None,
-        gpusPerWorker: int | None = None,
-        threadsPerWorker: int = 0,
-        networkInterface: str | None = None,
-        allowPlaintext: bool = False,
-        slotTimeout: float = 60.0,
-    ) -> None:
-        self.numWorkers: int = options.NUM_WORKERS.check(numWorkers)
-        self.settings = LaunchSettings(
-            cpus=options.CPUS_PER_WORKER.check(cpusPerWorker),
-            gpus=options.GPUS_PER_WORKER.check(gpusPerWorker),
-            interface=options.NETWORK_INTERFACE.check(networkInterface),
-            allow_plaintext=options.ALLOW_PLAINTEXT.check(allowPlaintext),
-            threads=options.THREADS_PER_WORKER.check(threadsPerWorker),
-            slot_timeout=options.SLOT_TIMEOUT.check(slotTimeout),
-        )
-
-    def run(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call `fn(*args)` on every rank.
-
-        Returns:
-            what each rank returned, in rank order.
-
-        Raises:
-            ClusterError: the ranks can't be started.
-            RankError: a rank raised; its exception is the `__cause__`.
-        """
-        spark = running_session()
-        slots.check_cluster(spark, self.numWorkers, self.settings)
-        return run_ranks(spark, functools.partial(without_rank, fn, args), self.numWorkers, self.settings)
+__all__ = ["run_ranks"]
 
 
 def run_ranks(

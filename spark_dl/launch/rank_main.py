@@ -137,6 +137,7 @@ def _carry_out(order: Order, answer: Callable[[dict[str, Any]], None]) -> None:
         rank = Rank(order.world, lambda content: answer({"event": "report", "content": content}), marks.mark)
         answer({"event": "done", "value": cloudpickle.dumps(function(rank))})
     except BaseException as error:
+        sys.stdout.flush()
         answer({"event": "failed", "failure": of_exception(error, order.world.rank, order.world.host)})
     finally:
         collectives.stop()

@@ -24,7 +24,7 @@ from spark_dl.launch.frames import read_frame, write_frame
 __all__ = ["RankProcess"]
 
 _LOG_LINES = 60
-_LEAVE_SECONDS, _KILL_SECONDS = 3.0, 5.0
+_LEAVE_SECONDS, _KILL_SECONDS, _WORDS_SECONDS = 3.0, 5.0, 0.5
 _KILLED = -9
 
 
@@ -106,6 +106,12 @@ class RankProcess:
         """What the process says, until it ends."""
         while (message := read_frame(self._answers)) is not None:
             yield message
+
+    def last_lines(self) -> str:
+        """What the process printed last, of what it has printed by now."""
+        # What it says comes by another way than what it prints, and may be here before.
+        self._pump.join(_WORDS_SECONDS)
+        return "".join(self._log)
 
     def exit(self) -> tuple[int, str]:
         """Wait for the end: the exit code, and the last lines that the process printed."""

@@ -22,6 +22,7 @@ __all__ = [
     "resource_profile",
     "setting_of",
     "slots_of",
+    "task_gpus",
     "tasks_share_gpus",
 ]
 
@@ -51,13 +52,13 @@ def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | N
         settings: what each rank is to be given.
     """
     task_cpus = settings.cpus or int(setting("spark.task.cpus", "1"))
-    task_gpus, gpus = _task_gpus(setting, settings), int(setting(_EXECUTOR_GPUS, "0"))
+    for_task, gpus = task_gpus(setting, settings), int(setting(_EXECUTOR_GPUS, "0"))
 
     def of_executor(cores: int) -> int:
-        if not task_gpus:
+        if not for_task:
             return cores // task_cpus
         # Several tasks may share a GPU, but none has parts of two.
-        by_gpus = gpus * int(1 / task_gpus) if task_gpus < 1 else int(gpus // task_gpus)
+        by_gpus = gpus * int(1 / for_task) if for_task < 1 else int(gpus // for_task)
         return min(cores // task_cpus, by_gpus)
 
     if match := _LOCAL.fullmatch(master):
@@ -92,7 +93,7 @@ def resource_profile(spark: SparkSession, settings: LaunchSettings) -> ResourceP
         return None
     requests = TaskResourceRequests().cpus(settings.cpus or int(setting_of(spark)("spark.task.cpus", "1")))
     # A profile takes nothing over from the application.
-    if gpus := _task_gpus(setting_of(spark), settings):
+    if gpus := task_gpus(setting_of(spark), settings):
         requests = requests.resource("gpu", gpus)
     return ResourceProfileBuilder().require(requests).build
 
@@ -150,7 +151,8 @@ def _counts_executors(master: str) -> bool:
     return master == "yarn" or master.startswith("k8s://")
 
 
-def _task_gpus(setting: Setting, settings: LaunchSettings) -> float:
+def task_gpus(setting: Setting, settings: LaunchSettings) -> float:
+    """The GPUs of a worker's task; a part of one where tasks share it."""
     return float(setting(_TASK_GPUS, "0")) if settings.gpus is None else settings.gpus
 
 

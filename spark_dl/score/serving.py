@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -47,6 +48,16 @@ class Serving:
             "batch_size": self.batch_size,
         }
         return json.dumps(content, indent=1)
+
+    def example(self) -> dict[str, Any] | None:
+        """A row as it may be served, by its columns: zeros, and texts that are empty; None where there are images."""
+        row = {}
+        for spec in self.features:
+            for column in spec.columns:
+                if column.kind == "binary" or spec.image:
+                    return None
+                row[column.name] = _example(column, spec)
+        return row
 
     @staticmethod
     def of_json(text: str) -> Serving:
@@ -194,6 +205,18 @@ def _image(image: Any, column: Column) -> Any:
         )
     height, width, channels, data = (image[name] for name in _IMAGE_FIELDS)
     return image_bytes(int(height), int(width), int(channels), bytes(data))
+
+
+def _example(column: Column, spec: FeatureSpec) -> Any:
+    if column.kind == "bytes":
+        return ""
+    zero = {"b": False, "i": 0, "u": 0}.get(np.dtype(column.dtype).kind, 0.0)
+    if column.kind == "scalar":
+        return zero
+    shape: tuple[int, ...] = (column.width,)
+    if column.nested:
+        shape = (column.width // math.prod(column.inner), *column.inner) if column.inner else spec.shape
+    return np.full(shape, zero, object).tolist()
 
 
 def _more(head: Head) -> dict[str, Any]:

@@ -7,6 +7,7 @@
     spark_dl/scored.keras     what is served, where that isn't the whole model
     code/spark_dl             this package, for processes that haven't installed it
 
+A fitted Pipeline, and what else Spark's own writer has written, has that under spark_dl/stage, and no other flavor.
 Nothing in it is pickled.
 """
 
@@ -16,14 +17,18 @@ import importlib
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
+import requests
 from mlflow import pyfunc
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array, DataType
 from mlflow.utils import environment
@@ -31,21 +36,33 @@ from mlflow.utils.yaml_utils import write_yaml
 
 from spark_dl import errors
 from spark_dl.errors import SavedModelError, explain
-from spark_dl.track.tracker import LoggedModel
+from spark_dl.track.tracker import LoggedModel, LoggedStage
 
-__all__ = ["FLAVOR", "fetched", "import_code", "log", "save_model", "schema_of", "served_content", "stage_content"]
+__all__ = [
+    "FLAVOR",
+    "fetched",
+    "import_code",
+    "log",
+    "pinned",
+    "save_model",
+    "schema_of",
+    "served_content",
+    "stage_content",
+    "stage_files",
+]
 
 FLAVOR = "spark_dl"
 _LOADER = "spark_dl.mlflow"
 _KERAS, _KERAS_MODULE = "data/model.keras", "data/keras_module.txt"
 _STAGE, _SERVING, _SCORED = "spark_dl/stage.json", "spark_dl/serving.json", "spark_dl/scored.keras"
+_STAGE_FILES = "spark_dl/stage"
 _CONDA, _PYTHON = "conda.yaml", "python_env.yaml"
 # What a process imports that serves a model.
 _NEEDED = ("cloudpickle", "keras", "numpy", "pandas", "pyarrow", "tensorflow")
 
 
 def log(
-    model: LoggedModel,
+    model: LoggedModel | LoggedStage,
     name: str,
     registered_model_name: str | None = None,
     code_paths: Sequence[str] = (),
@@ -61,7 +78,7 @@ def log(
         code_paths: files and directories with the user's own code, such as custom layers; each is a module that is
             imported where the model is loaded.
         pip_requirements: in place of those that this process has.
-        input_example: rows as the served model takes them.
+        input_example: rows as the served model takes them, which is tried at once; None for a row that is made up.
     """
     info: ModelInfo = Model.log(
         artifact_path=None,
@@ -73,19 +90,21 @@ def log(
         code_paths=code_paths,
         pip_requirements=pip_requirements,
         input_example=input_example,
+        validate_serving_input=input_example is not None,
     )
     return info
 
 
 def save_model(
     path: str,
-    model: LoggedModel,
+    model: LoggedModel | LoggedStage,
     mlflow_model: Model | None = None,
     code_paths: Sequence[str] = (),
     pip_requirements: Sequence[str] | None = None,
     input_example: Any = None,
+    validate_serving_input: bool = True,
 ) -> None:
-    """Write the directory, which must not exist; see `log` for the arguments.
+    """Write the directory, which must not exist; see `log` for the arguments. The last is MLflow's own.
 
     Raises:
         SavedModelError: the path exists.
@@ -93,6 +112,25 @@ def save_model(
     root = Path(path)
     if root.exists() and any(root.iterdir()):
         raise SavedModelError(explain(f"{path} exists already.", fix="Choose another path, or remove it."))
+    mlflow_model = mlflow_model or Model()
+    if isinstance(model, LoggedModel):
+        facts = _write_model(root, model, mlflow_model)
+    else:
+        _write_files(root, {f"{_STAGE_FILES}/{name}": content for name, content in model.files.items()})
+        facts = {"stage_files": _STAGE_FILES, "stage_class": model.kind}
+    _copy_code([str(Path(errors.__file__).parent), *code_paths], root / "code")
+    version, modules = importlib.metadata.version("spark_dl"), [Path(path).stem for path in code_paths]
+    mlflow_model.add_flavor(FLAVOR, version=version, code="code", modules=modules, **facts)
+    if input_example is None and isinstance(model, LoggedModel) and model.inputs is not None and model.example:
+        input_example = pd.DataFrame([model.example])
+    if input_example is not None:
+        _save_example(mlflow_model, input_example, path)
+    mlflow_model.save(str(root / MLMODEL_FILE_NAME))
+    _write_environment(root, pip_requirements)
+
+
+def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[str, str]:
+    """Write the files of a model and note what else can load it; gives what our own flavor must know."""
     contents = {
         _KERAS: model.keras,
         _KERAS_MODULE: b"keras",
@@ -100,21 +138,9 @@ def save_model(
         _SERVING: model.serving.encode(),
         **({} if model.scored is None else {_SCORED: model.scored}),
     }
-    for name, content in contents.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-    _copy_code([str(Path(errors.__file__).parent), *code_paths], root / "code")
-    mlflow_model = mlflow_model or Model()
+    _write_files(root, contents)
     if model.inputs is not None:
         mlflow_model.signature = ModelSignature(inputs=schema_of(model.inputs), outputs=schema_of(model.outputs))
-    mlflow_model.add_flavor(
-        FLAVOR,
-        version=importlib.metadata.version("spark_dl"),
-        stage=_STAGE,
-        code="code",
-        modules=[Path(path).stem for path in code_paths],
-    )
     mlflow_model.add_flavor(
         "keras",
         data="data",
@@ -123,10 +149,14 @@ def save_model(
         save_exported_model=False,
     )
     pyfunc.add_to_model(mlflow_model, loader_module=_LOADER, code="code", conda_env=_CONDA, python_env=_PYTHON)
-    if input_example is not None:
-        _save_example(mlflow_model, input_example, path)
-    mlflow_model.save(str(root / MLMODEL_FILE_NAME))
-    _write_environment(root, pip_requirements)
+    return {"stage": _STAGE}
+
+
+def _write_files(root: Path, contents: Mapping[str, bytes]) -> None:
+    for name, content in contents.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
 
 
 def fetched(uri: str) -> Path:
@@ -153,6 +183,25 @@ def fetched(uri: str) -> Path:
     return root
 
 
+def pinned(uri: str) -> str:
+    """The URI of the version that a registered model's URI names now.
+
+    Raises:
+        SavedModelError: there is none, or the registry doesn't answer.
+    """
+    try:
+        name, version = get_model_name_and_version(mlflow.MlflowClient(), uri)
+        return f"models:/{name}/{version}"
+    except (MlflowException, requests.RequestException, ValueError) as error:
+        raise SavedModelError(
+            explain(
+                f"It can't be told which version {uri!r} is.",
+                expected="'models:/name@alias' or 'models:/name/latest'",
+                received=f"{type(error).__name__}: {error}",
+            )
+        ) from error
+
+
 def import_code(root: Path) -> None:
     """Import the user's own code that a model brings along, which registers its layers with Keras.
 
@@ -174,6 +223,12 @@ def import_code(root: Path) -> None:
                     fix="Install what it needs.",
                 )
             ) from error
+
+
+def stage_files(root: Path) -> tuple[str, Path] | None:
+    """The class of what Spark's own writer has written, and its directory; None where it is a model of ours."""
+    found = Model.load(str(root)).flavors[FLAVOR]
+    return (str(found["stage_class"]), root / _STAGE_FILES) if "stage_class" in found else None
 
 
 def stage_content(root: Path) -> tuple[str, bytes]:

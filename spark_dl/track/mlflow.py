@@ -9,48 +9,93 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+import requests
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
+from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _get_experiment_id
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from spark_dl.errors import TrackingError, explain
-from spark_dl.figures import history_figure
 from spark_dl.track import flavor
 from spark_dl.track.tracker import LoggedData, LoggedModel
 
-__all__ = ["MlflowTracker", "open_tracker"]
+__all__ = ["MlflowTracker", "active_run_id", "open_tracker"]
 
 _ANSWER_SECONDS = 5.0
-_LONGEST_PARAM = 500
-_PARAMS_A_CALL = 100
+_LONGEST_PARAM, _CUT = 500, "..."
+_PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000
+_EVENTS, _FAILURE = "events.txt", "spark_dl.failure"
 
 
-def open_tracker(experiment_name: str | None, run_name: str | None, registered_model_name: str | None) -> MlflowTracker:
+def open_tracker(
+    experiment_name: str | None, run_name: str | None, registered_model_name: str | None, parent: str = ""
+) -> MlflowTracker:
     """A tracker on the store that MLflow is set to.
 
+    Args:
+        experiment_name: where a run is opened; None for MLflow's current experiment.
+        run_name: of a run that is opened.
+        registered_model_name: the registered model that gets a new version, if any.
+        parent: the id of the run below which a run is opened; empty for none.
+
     Raises:
-        TrackingError: the server doesn't answer, or the experiment can't be used.
+        TrackingError: the server doesn't answer or doesn't let us in, or the experiment or run can't be used.
     """
     uri = mlflow.get_tracking_uri()
     _check_answers(uri)
-    experiment_id = None
+    client = mlflow.MlflowClient()
+    joined, experiment = "" if parent else active_run_id(), ""
     try:
-        if experiment_name is not None and mlflow.active_run() is None:
-            found = mlflow.get_experiment_by_name(experiment_name)
-            experiment_id = found.experiment_id if found else mlflow.create_experiment(experiment_name)
+        if parent or joined:
+            experiment = client.get_run(parent or joined).info.experiment_id
+        else:
+            experiment = _experiment(client, experiment_name)
     except MlflowException as error:
+        what = f"run {parent or joined}" if parent or joined else f"experiment {experiment_name or 'that is current'}"
         raise TrackingError(
-            explain(f"The experiment {experiment_name!r} can't be used at {uri}.", received=str(error))
+            explain(
+                f"The {what} can't be used at {uri}.",
+                received=str(error),
+                fix="Check the name, the server and the credentials (MLFLOW_TRACKING_USERNAME, "
+                "MLFLOW_TRACKING_PASSWORD), or switch tracking off with tracking=None.",
+            )
         ) from error
-    return MlflowTracker(experiment_id, run_name, registered_model_name)
+    return MlflowTracker(experiment, run_name, registered_model_name, joined, parent)
+
+
+def active_run_id() -> str:
+    """The run that this thread, or the process's environment, says is under way; empty where there is none."""
+    active = mlflow.active_run()
+    return active.info.run_id if active else MLFLOW_RUN_ID.get() or ""
+
+
+def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
+    """The experiment's id; one of a new name is made."""
+    if name is None:
+        found = client.get_experiment(_get_experiment_id())
+    else:
+        known = client.get_experiment_by_name(name)
+        if known is None:
+            return str(client.create_experiment(name))
+        found = known
+    if found.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise TrackingError(
+            explain(
+                f"The experiment {found.name!r} was deleted.",
+                expected="one that is there",
+                received=f"id {found.experiment_id}, {found.lifecycle_stage}",
+                fix=f"Restore it (mlflow experiments restore -x {found.experiment_id}), or set another experimentName.",
+            )
+        )
+    return str(found.experiment_id)
 
 
 def _common_folder(files: Sequence[str]) -> str:
@@ -80,59 +125,79 @@ def _check_answers(uri: str) -> None:
 
 
 class MlflowTracker:
-    """Writes into the active run, or opens one and ends it.
+    """Writes into a run: the active one, that of a fit that was cut short, or a new one.
 
     Args:
-        experiment_id: where a run is opened; None for MLflow's current experiment.
+        experiment_id: where a run is opened.
         run_name: the name of a run that is opened.
         registered_model_name: the registered model that gets a new version, if any.
+        joined: the run that is under way; empty for none. It is left open.
+        parent: the run below which one is opened; empty for none.
     """
 
-    def __init__(self, experiment_id: str | None, run_name: str | None, registered_model_name: str | None) -> None:
-        self.run_id = ""
+    def __init__(
+        self, experiment_id: str, run_name: str | None, registered_model_name: str | None, joined: str, parent: str
+    ) -> None:
+        self.run_id = joined
         self._registered_model_name = registered_model_name
         self._experiment_id = experiment_id
         self._run_name = run_name
-        self._opened = False
+        self._joined = joined
+        self._parent = parent
         self._events: list[str] = []
         self._client = mlflow.MlflowClient()
 
-    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Join the active run or open one; log the params.
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
+        """Join the run that is under way, go on with that of a fit that was cut short, or open one; log the params.
 
         Raises:
             TrackingError: the server doesn't let us.
         """
         try:
-            self._open(params, tags)
+            if not self._joined:
+                self.run_id = self._reopened(resumed) or self._opened()
         except MlflowException as error:
-            raise TrackingError(
-                explain(
-                    f"The fit's run can't be opened at {mlflow.get_tracking_uri()}.",
-                    received=str(error),
-                    fix="Check the server and the credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or "
-                    "switch tracking off with tracking=None.",
-                )
-            ) from error
+            raise _not_opened(error) from error
+        try:
+            self._log_params(params)
+            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        except MlflowException as error:
+            with contextlib.suppress(MlflowException):  # the server that is away now can't be told
+                self.end(error)
+            raise _not_opened(error) from error
+        return "" if self._joined else self.run_id
 
-    def _open(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        active = mlflow.active_run()
-        if active is None:
-            # Not mlflow.start_run: a run that is active in this thread stays so where its end can't be told.
-            experiment = self._experiment_id or _get_experiment_id()
-            active = self._client.create_run(experiment, tags=resolve_tags(), run_name=self._run_name)
-            self._opened = True
-        self.run_id = active.info.run_id
+    def _opened(self) -> str:
+        # Not mlflow.start_run: a run that is active in this thread stays so where its end can't be told.
+        tags = resolve_tags({MLFLOW_PARENT_RUN_ID: self._parent} if self._parent else None)
+        return str(self._client.create_run(self._experiment_id, tags=tags, run_name=self._run_name).info.run_id)
+
+    def _reopened(self, run_id: str) -> str:
+        """The run, where it is there and not finished; else none. What was told of it is kept."""
+        if not run_id:
+            return ""
+        try:
+            info = self._client.get_run(run_id).info
+        except MlflowException:  # another store's, or removed for good
+            return ""
+        if info.lifecycle_stage != LifecycleStage.ACTIVE or info.status == "FINISHED":
+            return ""
+        self._client.update_run(run_id, status="RUNNING")
+        if any(file.path == _EVENTS for file in self._client.list_artifacts(run_id)):
+            self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
+        return run_id
+
+    def _log_params(self, params: Mapping[str, Any]) -> None:
         known = self._client.get_run(self.run_id).data.params
         entries = []
         for name, value in params.items():
-            text = str(value)[:_LONGEST_PARAM]
+            text = str(value)
+            text = text if len(text) <= _LONGEST_PARAM else text[: _LONGEST_PARAM - len(_CUT)] + _CUT
             # A run's param can't change: another fit in the same run gets names of its own.
             names = itertools.chain([name], (f"fit{i}.{name}" for i in itertools.count(2)))
             entries.append(Param(next(free for free in names if known.get(free, text) == text), text))
         for start in range(0, len(entries), _PARAMS_A_CALL):
             self._client.log_batch(self.run_id, params=entries[start : start + _PARAMS_A_CALL])
-        self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def data(self, data: LoggedData) -> None:
         """Log the rows as an MLflow Dataset, an input of the run."""
@@ -151,31 +216,67 @@ class MlflowTracker:
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         """Log an epoch's metrics."""
         when = int(at * 1000)
-        self._client.log_batch(self.run_id, [Metric(n, float(v), when, epoch) for n, v in metrics.items()])
+        entries = [Metric(name, float(value), when, epoch) for name, value in metrics.items()]
+        for start in range(0, len(entries), _METRICS_A_CALL):
+            self._client.log_batch(self.run_id, entries[start : start + _METRICS_A_CALL])
 
     def event(self, text: str) -> None:
-        """Keep the events, one below the other, as the artifact events.txt."""
-        self._events.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}")
-        self._client.log_text(self.run_id, "\n".join(self._events) + "\n", "events.txt")
+        """Keep the events, one below the other, as an artifact."""
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}"
+        self._client.log_text(self.run_id, "\n".join([*self._events, line]) + "\n", _EVENTS)
+        self._events.append(line)
 
-    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
-        """Log the curves of loss and metrics, and the model."""
-        self._client.log_figure(self.run_id, history_figure(history), "history.png")
+    def model(self, model: LoggedModel) -> None:
+        """Log the model."""
         # The logged model belongs to the experiment of the active run.
-        with mlflow.start_run(run_id=self.run_id) if self._opened else contextlib.nullcontext():
+        active = mlflow.active_run()
+        same = active is not None and active.info.run_id == self.run_id
+        with contextlib.nullcontext() if same else mlflow.start_run(run_id=self.run_id, nested=True):
             flavor.log(model, "model", self._registered_model_name)
+        if self._joined and not same:
+            self._client.update_run(self.run_id, status="RUNNING")  # which the `with` has ended
 
-    def file(self, path: str, content: bytes) -> None:
+    def file(self, path: str, content: Callable[[], bytes]) -> None:
         """Log an artifact, under this path."""
         with tempfile.TemporaryDirectory() as directory:
             local = Path(directory, Path(path).name)
-            local.write_bytes(content)
+            local.write_bytes(content())
             folder = "/".join(Path(path).parts[:-1]) or None
             self._client.log_artifact(self.run_id, str(local), folder)
 
     def end(self, failure: BaseException | None) -> None:
         """End a run that was opened here; note the failure in any."""
         if failure is not None:
-            self._client.set_tag(self.run_id, "spark_dl.failure", f"{type(failure).__name__}: {failure}"[:5000])
-        if self._opened:
-            self._client.set_terminated(self.run_id, "FINISHED" if failure is None else "FAILED")
+            self._client.set_tag(self.run_id, _FAILURE, f"{type(failure).__name__}: {failure}"[:5000])
+        if not self._joined:
+            killed = isinstance(failure, KeyboardInterrupt)
+            status = "FINISHED" if failure is None else "KILLED" if killed else "FAILED"
+            self._client.set_terminated(self.run_id, status)
+
+    def may_pass(self, error: Exception) -> bool:
+        """A server that is away or has trouble; not one that refuses, and no file that can't be written."""
+        if isinstance(error, MlflowException):
+            return _may_pass(error.get_http_status_code())
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            return _may_pass(error.response.status_code)
+        return isinstance(error, (requests.RequestException, ConnectionError, TimeoutError))
+
+    @property
+    def unlogged(self) -> list[dict[str, Any]]:
+        """Nothing is kept here."""
+        return []
+
+
+def _not_opened(error: MlflowException) -> TrackingError:
+    return TrackingError(
+        explain(
+            f"The fit's run can't be opened at {mlflow.get_tracking_uri()}.",
+            received=str(error),
+            fix="Check the server and the credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or "
+            "switch tracking off with tracking=None.",
+        )
+    )
+
+
+def _may_pass(status: int) -> bool:
+    return status >= 500 or status == 429

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import collections
-import functools
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spark_dl.track.tracker import LoggedData, LoggedModel, Tracker
+from spark_dl.errors import TrackingError
+from spark_dl.track.tracker import LoggedData, LoggedModel, NoTracker, Tracker
 
-__all__ = ["QueuedTracker"]
+__all__ = ["QueuedTracker", "not_tracked"]
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
-# How long one entry is tried before it is given up, and how long the end of a fit waits for what is in line.
+# How long one entry is tried before it is given up; and how long the end of a fit waits for one, beside the time that
+# its bytes may take.
 _TRY_SECONDS, _CLOSING_SECONDS = 120.0, 30.0
+_BYTES_A_SECOND = 1e6
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is to be written, and its words for where it can't be."""
+    """What is to be written, and its words for where it can't be.
 
-    write: Callable[[], None]
+    Attributes:
+        prepare: does what has nothing to do with the server, once; gives what writes, and how many bytes.
+        kept: the words.
+    """
+
+    prepare: Callable[[], tuple[Callable[[], None], int]]
     kept: Mapping[str, Any]
 
 
@@ -35,40 +43,61 @@ class QueuedTracker:
 
     Args:
         tracker: where it goes.
+        required: whether a record that can't be opened is an error; else it is told, and nothing is written.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, required: bool = True) -> None:
         self._tracker = tracker
+        self._required = required
         self._entries: collections.deque[_Entry] = collections.deque()
         self._unlogged: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         self._ended = False
+        # When the entry under way was begun, and its bytes.
+        self._since, self._bytes = 0.0, 0
         self._thread = threading.Thread(target=self._write_all, daemon=True)
 
-    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Open the record, at once."""
-        self._tracker.begin(params, tags)
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
+        """Open the record, at once.
+
+        Raises:
+            TrackingError: it can't be opened, and is required.
+        """
+        try:
+            opened = self._tracker.begin(params, tags, resumed)
+        except TrackingError as error:
+            if self._required:
+                raise
+            warnings.warn(not_tracked(error), RuntimeWarning, stacklevel=2)
+            self._tracker = NoTracker()
+            opened = ""
         self._thread.start()
+        return opened
 
     def data(self, data: LoggedData) -> None:
         """Put rows in line."""
         kept = {"data": data.context, "rows": data.rows, "digest": data.digest, "at": time.time()}
-        self._put(functools.partial(self._tracker.data, data), kept)
+        self._put(lambda: self._tracker.data(data), kept)
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         """Put an epoch's metrics in line."""
-        kept = {"epoch": epoch, "metrics": dict(metrics), "at": at}
-        self._put(functools.partial(self._tracker.epoch, epoch, dict(metrics), at), kept)
+        kept: dict[str, Any] = {"epoch": epoch, "metrics": dict(metrics), "at": at}
+        self._put(lambda: self._tracker.epoch(epoch, kept["metrics"], at), kept)
 
     def event(self, text: str) -> None:
         """Put an event in line."""
-        self._put(functools.partial(self._tracker.event, text), {"event": text, "at": time.time()})
+        self._put(lambda: self._tracker.event(text), {"event": text, "at": time.time()})
 
-    def file(self, path: str, content: bytes) -> None:
+    def file(self, path: str, content: Callable[[], bytes]) -> None:
         """Put a file in line."""
-        self._put(functools.partial(self._tracker.file, path, content), {"file": path, "at": time.time()})
 
-    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
+        def prepare() -> tuple[Callable[[], None], int]:
+            made = content()
+            return lambda: self._tracker.file(path, lambda: made), len(made)
+
+        self._add(_Entry(prepare, {"file": path, "at": time.time()}))
+
+    def model(self, model: LoggedModel) -> None:
         """Write the model, once all before it is written.
 
         Raises:
@@ -76,7 +105,7 @@ class QueuedTracker:
         """
         if not self._drained():
             raise TimeoutError("the model is not logged, since what came before it couldn't be")
-        self._tracker.model(model, history)
+        self._tracker.model(model)
 
     def end(self, failure: BaseException | None) -> None:
         """Close the record, once all before is written.
@@ -92,6 +121,10 @@ class QueuedTracker:
             raise TimeoutError("the record stays open, since what came before its end couldn't be written")
         self._tracker.end(failure)
 
+    def may_pass(self, error: Exception) -> bool:
+        """As the other tracker says."""
+        return self._tracker.may_pass(error)
+
     @property
     def unlogged(self) -> list[dict[str, Any]]:
         """What could not be written, or not yet: epochs with their metrics, events, names of files."""
@@ -99,13 +132,23 @@ class QueuedTracker:
             return [*self._unlogged, *(dict(entry.kept) for entry in self._entries)]
 
     def _put(self, write: Callable[[], None], kept: Mapping[str, Any]) -> None:
+        self._add(_Entry(lambda: (write, 0), kept))
+
+    def _add(self, entry: _Entry) -> None:
         with self._changed:
-            self._entries.append(_Entry(write, kept))
+            self._entries.append(entry)
             self._changed.notify_all()
 
     def _drained(self) -> bool:
+        """Wait while what is in line gets written; False if nothing is for too long."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._entries, _CLOSING_SECONDS)
+            self._since = time.monotonic()
+            while self._entries:
+                left = self._since + _CLOSING_SECONDS + self._bytes / _BYTES_A_SECOND - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+            return True
 
     def _write_all(self) -> None:
         while True:
@@ -114,23 +157,37 @@ class QueuedTracker:
                 if self._ended:
                     return
                 entry = self._entries[0]
-            written = self._written(entry)
+            failure: Exception | None
+            try:
+                write, size = entry.prepare()
+                with self._changed:
+                    self._since, self._bytes = time.monotonic(), size
+                failure = self._written(write)
+            except Exception as error:  # what was to be written can't be made: no server's fault
+                failure = error
             with self._changed:
                 self._entries.popleft()
-                if not written:
-                    self._unlogged.append(dict(entry.kept))
+                if failure is not None:
+                    self._unlogged.append({**entry.kept, "reason": f"{type(failure).__name__}: {failure}"[:1000]})
                 self._changed.notify_all()
 
-    def _written(self, entry: _Entry) -> bool:
-        """Try until it is written, given up, or the fit has ended."""
+    def _written(self, write: Callable[[], None]) -> Exception | None:
+        """Try until it is written, or given up, or the fit has ended; gives the last failure."""
         pause, end = _FIRST_PAUSE_SECONDS, time.monotonic() + _TRY_SECONDS
         while True:
             try:
-                entry.write()
-                return True
-            except Exception:
+                write()
+                return None
+            except Exception as error:
+                if not self._tracker.may_pass(error):
+                    return error
                 with self._changed:
                     ended = self._changed.wait_for(lambda: self._ended, pause)
                 if ended or time.monotonic() >= end:
-                    return False
+                    return error
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def not_tracked(error: TrackingError) -> str:
+    """What is told where tracking is optional and can't be."""
+    return f"This fit is not tracked (tracking='optional'). {error}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["LoggedData", "LoggedModel", "NoTracker", "Tracker"]
+__all__ = ["LoggedData", "LoggedModel", "LoggedStage", "NoTracker", "Tracker"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class LoggedModel:
         inputs: the feature columns with their types: "double", "long", "boolean", "string", "binary", or ("array", the
             type of its elements); None where a type has no such name.
         outputs: the output columns with their types.
+        example: a row of the feature columns; None where none can be made up.
     """
 
     keras: bytes
@@ -48,13 +49,36 @@ class LoggedModel:
     scored: bytes | None
     inputs: Sequence[tuple[str, Any]] | None
     outputs: Sequence[tuple[str, Any]]
+    example: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class LoggedStage:
+    """A fitted Pipeline, or another of Spark's own models around one of ours, as a tracker writes it.
+
+    Attributes:
+        kind: the full name of its class.
+        files: what its own writer has written, by their paths.
+    """
+
+    kind: str
+    files: Mapping[str, bytes]
 
 
 class Tracker(Protocol):
     """One fit's record: begun, told, ended."""
 
-    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Open the record, with the options and the facts."""
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
+        """Open the record, with the options and the facts.
+
+        Args:
+            params: the options.
+            tags: the facts.
+            resumed: the id of the record of a fit that was cut short and goes on with this one; empty for none.
+
+        Returns:
+            the record's id; empty where it can't be opened again by one.
+        """
 
     def data(self, data: LoggedData) -> None:
         """Write what is trained or validated on."""
@@ -65,14 +89,17 @@ class Tracker(Protocol):
     def event(self, text: str) -> None:
         """Write what happened to the training: a worker lost, a restart."""
 
-    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
-        """Write the fitted model, and the curves of its training."""
+    def model(self, model: LoggedModel) -> None:
+        """Write the fitted model."""
 
-    def file(self, path: str, content: bytes) -> None:
-        """Add a file, under this path."""
+    def file(self, path: str, content: Callable[[], bytes]) -> None:
+        """Add a file, under this path; its content is made when it is written."""
 
     def end(self, failure: BaseException | None) -> None:
         """Close the record, with what went wrong, if anything did."""
+
+    def may_pass(self, error: Exception) -> bool:
+        """Whether what made writing fail may be over soon, so that it is tried again."""
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:
@@ -82,8 +109,9 @@ class Tracker(Protocol):
 class NoTracker:
     """Writes nothing."""
 
-    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
         """Nothing."""
+        return ""
 
     def data(self, data: LoggedData) -> None:
         """Nothing."""
@@ -94,14 +122,18 @@ class NoTracker:
     def event(self, text: str) -> None:
         """Nothing."""
 
-    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
+    def model(self, model: LoggedModel) -> None:
         """Nothing."""
 
-    def file(self, path: str, content: bytes) -> None:
+    def file(self, path: str, content: Callable[[], bytes]) -> None:
         """Nothing."""
 
     def end(self, failure: BaseException | None) -> None:
         """Nothing."""
+
+    def may_pass(self, error: Exception) -> bool:
+        """Nothing fails."""
+        return False
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:

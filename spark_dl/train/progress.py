@@ -13,6 +13,7 @@ import numpy as np
 from spark_dl.collectives import Collectives
 from spark_dl.train.checkpoint import Checkpoint
 from spark_dl.train.speed import Speed, StepClock, speed
+from spark_dl.train.usage import Usage
 
 __all__ = ["Counting", "MarkPosition", "MeasureSpeed", "ReportProgress"]
 
@@ -74,6 +75,7 @@ class MeasureSpeed(Counting):
         self._steps = steps
         self._now = now
         self._began = self._ended = 0.0
+        self._usage = Usage()
         self._hosts: list[str] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -85,6 +87,7 @@ class MeasureSpeed(Counting):
         """Start the epoch's clocks."""
         super().on_epoch_begin(epoch, logs)
         self._clock.take()
+        self._usage.take()
         self._clock.restart()
         self._began = self._ended = self._now()
 
@@ -95,7 +98,7 @@ class MeasureSpeed(Counting):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Put the ranks' times together."""
-        ranks = self._of_ranks([self._ended - self._began, *self._clock.take()])
+        ranks = self._of_ranks([self._ended - self._began, *self._clock.take(), *self._usage.take()])
         before = self._start.step if self._start is not None and self._start.epoch == epoch else 0
         taken = self.step - before
         self.speed = speed(self._rows * taken / self._steps, taken, ranks, self._hosts)
@@ -143,13 +146,23 @@ class ReportProgress(Counting):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Tell the epoch's metrics and its speed."""
         values = {name: float(value) for name, value in (logs or {}).items()}
-        measured = asdict(self._measure.speed) if self._measure.speed else {}
+        measured = asdict(self._measure.speed) if self._measure.speed else {"ranks": ()}
+        measured["ranks"] = list(measured["ranks"])
         advice = measured.pop("advice", ())
-        self._report({"kind": "epoch", "epoch": epoch, "logs": values, **measured})
+        rate = _learning_rate(self.model)
+        self._report({"kind": "epoch", "epoch": epoch, "logs": values, "learning_rate": rate, **measured})
         self._measured += 1
         if advice and not self._advised and (self._measured > 1 or self._epochs == 1):
             self._advised = True
             self._report({"kind": "warning", "text": " ".join(advice)})
+
+
+def _learning_rate(model: keras.Model) -> float | None:
+    """The optimizer's, as it stands; None where it has none that can be told."""
+    try:
+        return float(model.optimizer.learning_rate)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 class MarkPosition(Counting):

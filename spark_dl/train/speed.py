@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["LEAST_SECONDS", "TELLING", "Speed", "StepClock", "speed"]
+__all__ = ["LEAST_SECONDS", "TELLING", "RankSpeed", "Speed", "StepClock", "speed"]
 
 # What is said to the user: from which part of the time on, and in epochs of at least so many seconds.
 TELLING, LEAST_SECONDS = 0.2, 1.0
@@ -67,6 +67,25 @@ def _now(after: Sequence[Any]) -> Any:
 
 
 @dataclass(frozen=True)
+class RankSpeed:
+    """One rank's epoch.
+
+    Attributes:
+        rows_per_second: in the time in which it waited for nobody.
+        working: part of the time in which it waited for nobody, 0 to 1.
+        cpu_percent: of one core: 200 where two were busy all the time.
+        memory_mb: resident memory of its process, in 10^6 bytes.
+        gpu_memory_mb: memory that TensorFlow has on its GPU, in 10^6 bytes; 0 where there is none.
+    """
+
+    rows_per_second: float
+    working: float
+    cpu_percent: float
+    memory_mb: float
+    gpu_memory_mb: float
+
+
+@dataclass(frozen=True)
 class Speed:
     """How fast an epoch's training was, validation and checkpoint apart.
 
@@ -78,6 +97,7 @@ class Speed:
         collective_wait: part of the time that ranks spend joining gradients, waiting for each other included; the
             mean over ranks, 0 to 1.
         bytes_reduced: bytes of gradients that each rank handed over.
+        ranks: of each rank.
         advice: what may be changed, in sentences; mostly none.
     """
 
@@ -87,6 +107,7 @@ class Speed:
     input_wait: float
     collective_wait: float
     bytes_reduced: float
+    ranks: tuple[RankSpeed, ...] = ()
     advice: tuple[str, ...] = ()
 
 
@@ -96,10 +117,11 @@ def speed(rows: float, steps: int, ranks: np.ndarray, hosts: Sequence[str]) -> S
     Args:
         rows: that were trained on, by all ranks.
         steps: that each rank took.
-        ranks: shape (ranks, 4): seconds, seconds waited for input, seconds in collectives, bytes handed to them.
+        ranks: shape (ranks, 7): seconds, seconds waited for input, seconds in collectives, bytes handed to them;
+            cores that were busy, bytes of memory, and bytes of GPU memory.
         hosts: of each rank.
     """
-    seconds, waiting, reducing, sizes = ranks.T
+    seconds, waiting, reducing, sizes, cores, memory, gpu_memory = ranks.T
     longest = float(seconds.max())
     if longest <= 0 or not steps:
         return Speed(longest, 0.0, 0.0, 0.0, 0.0, 0.0)
@@ -111,6 +133,18 @@ def speed(rows: float, steps: int, ranks: np.ndarray, hosts: Sequence[str]) -> S
         input_wait=float(min(waits.max(), 1.0)),
         collective_wait=float(np.mean(np.minimum(reducing / np.maximum(seconds, 1e-9), 1.0))),
         bytes_reduced=float(sizes.max()),
+        ranks=tuple(
+            RankSpeed(
+                rows_per_second=rows / len(ranks) / max(working, 1e-9),
+                working=min(working / max(whole, 1e-9), 1.0),
+                cpu_percent=100 * busy,
+                memory_mb=held / 1e6,
+                gpu_memory_mb=gpu_held / 1e6,
+            )
+            for whole, working, busy, held, gpu_held in np.stack(
+                [seconds, np.maximum(seconds - waiting - reducing, 0.0), cores, memory, gpu_memory], axis=1
+            ).tolist()
+        ),
         advice=tuple(_advice(seconds - waiting - reducing, waits, longest, hosts)),
     )
 

@@ -88,13 +88,18 @@ def test_nothing_is_left_behind(outcome: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def more(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Four hosts with two slots each."""
-    return run(tmp_path_factory.mktemp("more-hosts"), 4, 2, ["one rank", "eight ranks", "another network"])
+    return run(tmp_path_factory.mktemp("more-hosts"), 4, 2, ["one rank", "eight ranks", "another network", "tracked"])
 
 
 def test_eight_ranks_on_four_hosts_do_what_one_does(more: dict[str, Any]) -> None:
     alone, together = more["faults"]["one rank"], more["faults"]["eight ranks"]
     assert together.get("weights") == pytest.approx(alone["weights"], rel=1e-4, abs=1e-6), together
     assert together["said"] == []
+
+
+def test_a_run_is_written_where_only_the_driver_reaches_the_server_and_knows_the_password(more: dict[str, Any]) -> None:
+    found = more["faults"]["tracked"]
+    assert (found.get("status"), found.get("steps")) == ("FINISHED", [0, 1, 2, 3]), found
 
 
 def test_the_ranks_meet_on_the_network_that_they_are_told(more: dict[str, Any]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +23,12 @@ import models
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.evaluation import MulticlassClassificationEvaluator
+from pyspark.ml.feature import StandardScaler, VectorAssembler
 from pyspark.ml.functions import vector_to_array
+from pyspark.ml.linalg import Vectors
+from pyspark.ml.tuning import CrossValidator
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -95,6 +103,12 @@ def test_the_signature_is_that_of_the_columns(saved: Path) -> None:
         ("probability", "array"),
         ("rawPrediction", "array"),
     ]
+
+
+def test_an_example_is_made_up_that_can_be_scored(saved: Path) -> None:
+    loaded = mlflow.pyfunc.load_model(str(saved))
+    assert loaded.input_example.to_dict("records") == [{"features": [0.0] * 4}]
+    assert len(loaded.predict(loaded.input_example)["probability"][0]) == 3
 
 
 def test_a_registered_model_is_found_by_its_alias(fitted: KerasClassifierModel, data: DataFrame) -> None:
@@ -186,9 +200,6 @@ def server(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
                 time.sleep(0.2)
         yield url
     finally:
-        import os
-        import signal
-
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -252,8 +263,6 @@ def test_what_can_not_be_loaded_is_one_clear_error(saved: Path, store: str, tmp_
     mlflow.keras.save_model(models.regressor(), f"{tmp_path}/other")
     with pytest.raises(SavedModelError, match=r"isn't one of spark_dl.*keras"):
         spark_dl.mlflow.load_model(f"{tmp_path}/other")
-    import shutil
-
     for name, change, expected_words in (
         ("data/model.keras", lambda content: content[:-1], "the model with the digest"),
         ("spark_dl/stage.json", lambda content: content.replace(b'"format": 2', b'"format": 99'), "format 99"),
@@ -301,3 +310,107 @@ def test_layers_of_ones_own_are_found_in_code_that_is_brought_along(data: DataFr
     assert ran.returncode == 0, ran.stderr[-3000:]
     wanted = fitted.keras().predict(np.array([[1.0, 2, 3, 4]], np.float32), verbose=0)[0, 0]
     assert float(ran.stdout.split("RESULT ")[1]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+# --- Pipelines, and models that change while a job runs --------------------------------------------------------------
+
+
+def test_a_pipeline_with_other_stages_is_logged_and_loaded(data: DataFrame, store: str, tmp_path: Path) -> None:
+    stages = [
+        VectorAssembler(inputCols=["f0", "f1", "f2", "f3"], outputCol="assembled"),
+        StandardScaler(inputCol="assembled", outputCol="scaled"),
+        KerasClassifier(model=models.classifier(), featuresCol="scaled", **QUIET),
+    ]
+    fitted = Pipeline(stages=stages).fit(data)
+    with mlflow.start_run():
+        info = spark_dl.mlflow.log_model(fitted, "whole", registered_model_name="whole")
+    loaded = spark_dl.mlflow.load_model(f"models:/whole/{info.registered_model_version}")
+    assert type(loaded) is PipelineModel
+    assert loaded.transform(data).collect() == fitted.transform(data).collect()
+    spark_dl.mlflow.save_model(fitted, f"{tmp_path}/whole", cache_dir=str(tmp_path))
+    assert len(spark_dl.mlflow.load_model(f"{tmp_path}/whole", cache_dir=str(tmp_path)).stages) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_validated_model_is_logged_and_loaded(data: DataFrame, tmp_path: Path) -> None:
+    estimator = KerasClassifier(model=models.classifier(), **QUIET)
+    evaluator = MulticlassClassificationEvaluator()
+    fitted = CrossValidator(estimator=estimator, estimatorParamMaps=[{}], evaluator=evaluator, numFolds=2).fit(data)
+    spark_dl.mlflow.save_model(fitted, f"{tmp_path}/model")
+    loaded = spark_dl.mlflow.load_model(f"{tmp_path}/model")
+    assert loaded.avgMetrics == fitted.avgMetrics
+    assert loaded.transform(data).collect() == fitted.transform(data).collect()
+
+
+def test_what_is_no_model_of_ours_is_refused(data: DataFrame, tmp_path: Path) -> None:
+    scaler = StandardScaler(inputCol="v", outputCol="s")
+    vectors = data.sparkSession.createDataFrame([(Vectors.dense([1.0]),)], ["v"])
+    with pytest.raises(ModelError, match=r"Expected: a KerasModel, PipelineModel.*StandardScalerModel"):
+        spark_dl.mlflow.save_model(scaler.fit(vectors), f"{tmp_path}/model")
+    assert not (tmp_path / "model").exists()
+    damaged = tmp_path / "damaged"
+    fitted = Pipeline(stages=[KerasClassifier(model=models.classifier(), **QUIET)]).fit(data)
+    spark_dl.mlflow.save_model(fitted, str(damaged))
+    conf = (damaged / "MLmodel").read_text()
+    (damaged / "MLmodel").write_text(conf.replace("pyspark.ml.pipeline.PipelineModel", "subprocess.Popen"))
+    with pytest.raises(SavedModelError, match=r"Received: subprocess\.Popen"):
+        spark_dl.mlflow.load_model(str(damaged))
+    (damaged / "MLmodel").write_text(conf)
+    shutil.rmtree(damaged / "spark_dl/stage/metadata")
+    with pytest.raises(SavedModelError, match="Expected: a saved PipelineModel"):
+        spark_dl.mlflow.load_model(str(damaged))
+
+
+def test_a_stream_takes_up_a_new_champion_with_its_next_batch(
+    spark: SparkSession, data: DataFrame, store: str, tmp_path: Path
+) -> None:
+    client = mlflow.MlflowClient()
+    expected_rows = {}
+    for version in ("1", "2"):
+        model = models.regressor(seed=int(version) + 5)
+        options: dict[str, Any] = {"loss": "mse", "verbose": 0, "registeredModelName": "streamed"}
+        fitted = KerasRegressor(model=model, **options).fit(data)
+        expected_rows[version] = {row.id: row.prediction for row in fitted.transform(data).collect()}
+    client.set_registered_model_alias("streamed", "champion", "1")
+    champion = spark_dl.mlflow.follow("models:/streamed@champion")
+    first = champion()
+    assert champion() is first  # the same version isn't loaded again
+    found: list[dict[int, float]] = []
+
+    def score(rows: DataFrame, batch: int) -> None:
+        found.append({row.id: row.prediction for row in champion().transform(rows).collect()})
+
+    source = tmp_path / "source"
+    data.where("id < 30").write.parquet(str(source))
+    query = spark.readStream.schema(data.schema).parquet(str(source)).writeStream.foreachBatch(score)
+    running = query.option("checkpointLocation", f"{tmp_path}/checkpoint").start()
+    try:
+        running.processAllAvailable()
+        client.set_registered_model_alias("streamed", "champion", "2")
+        data.where("id >= 30").write.mode("append").parquet(str(source))
+        running.processAllAvailable()
+    finally:
+        running.stop()
+    assert found == [
+        {key: value for key, value in expected_rows["1"].items() if key < 30},
+        {key: value for key, value in expected_rows["2"].items() if key >= 30},
+    ]
+
+
+def test_a_registry_that_is_away_leaves_the_model_that_is_there(
+    data: DataFrame, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SavedModelError, match="can't be told which version"):
+        spark_dl.mlflow.follow("models:/nobody@champion")
+    with mlflow.start_run():
+        fitted = KerasRegressor(model=models.regressor(), loss="mse", verbose=0, registeredModelName="kept").fit(data)
+    current = spark_dl.mlflow.follow("models:/kept/latest")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        with pytest.warns(RuntimeWarning, match="Going on with models:/kept/1"):
+            model = current()
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert model.transform(data).collect() == fitted.transform(data).collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -82,7 +83,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield Server(url, process)
         mlflow.set_tracking_uri(before)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a test has killed it
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
 
@@ -142,7 +144,6 @@ def test_wrong_passwords_are_refused_before_any_job(
     data: DataFrame, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
-    with pytest.raises(TrackingError, match=r"(?s)experiment.*can't be used.*(401|not authenticated|password)"):
-        fit(data, experimentName="closed")
-    with pytest.raises(TrackingError, match=r"(?s)run can't be opened.*MLFLOW_TRACKING_PASSWORD"):
-        fit(data)
+    for options in ({"experimentName": "closed"}, {}):
+        with pytest.raises(TrackingError, match=r"(?s)experiment .*can't be used.*MLFLOW_TRACKING_PASSWORD"):
+            fit(data, **options)

@@ -45,14 +45,15 @@ ALLOWED = {
     "diagnosis": {"base", "launch"},
     "estimators": {"base", "data", "launch", "track", "train", "score", "diagnosis"},
     "mlflow": {"base", "estimators", "score", "track"},
-    "cli": {"base", "diagnosis", "estimators"},
-    "": {"base", "diagnosis", "estimators", "launch"},
+    "horovod_launcher": {"base", "launch", "track", "train"},
+    "cli": {"base", "diagnosis", "estimators", "track"},
+    "": {"base", "diagnosis", "estimators", "horovod_launcher"},
 }
 # Library -> the only modules that import it.
 OWNERS = {
     "horovod": {"collectives", "launch.rank_host"},
     "petastorm": {"data.readers.petastorm"},
-    "mlflow": {"mlflow", "track.flavor", "track.mlflow"},
+    "mlflow": {"mlflow", "track.flavor", "track.mlflow", "track.runs"},
 }
 
 

@@ -466,6 +466,9 @@ def test_steps_are_told_a_few_times_a_second_and_epochs_always() -> None:
     assert epochs["seconds"] == pytest.approx(1.0)
     assert epochs["rows_per_second"] == pytest.approx(500)
     assert epochs["step_ms"] == pytest.approx(100)
+    assert epochs["learning_rate"] is None  # there is no model
+    (rank,) = epochs["ranks"]
+    assert rank["memory_mb"] > 50
     assert json.loads(json.dumps(told)) == told  # np.float32 is no JSON
 
 

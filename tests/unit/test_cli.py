@@ -21,6 +21,8 @@ from spark_dl.cli import main
         (["clean"], "required: cache_dir"),
         (["doctor", "--slave", "x"], "unrecognized arguments"),
         (["clean", "a", "b"], "unrecognized arguments: b"),
+        (["train"], "required: --from-run"),
+        (["ui", "--port", "x"], "invalid int value: 'x'"),
     ],
 )
 def test_wrong_arguments_end_with_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,13 +34,12 @@ def test_wrong_arguments_end_with_usage(arguments: list[str], told: str, capsys:
     assert told in error
 
 
-def test_help_names_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "doctor" in text
-    assert "clean" in text
+    assert all(command in text for command in ("doctor", "clean", "train", "ui"))
 
 
 def test_clean_tells_what_it_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

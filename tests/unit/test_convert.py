@@ -477,8 +477,23 @@ def test_the_checksum_depends_on_the_numbers_and_not_on_their_order() -> None:
     array = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
     other = array.copy()
     other[7, 2] += 1
-    assert convert._sum(array) == convert._sum(array[::-1]) != convert._sum(other)
-    assert convert._sum(np.array([1, 2, 3], np.int8)) == 6
+    assert convert._checksum([array]) == convert._checksum([array[::-1]]) != convert._checksum([other])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "float32", "float64", "int64"])
+def test_the_checksum_knows_which_numbers_are_in_one_row(dtype: str) -> None:
+    features = np.arange(60).reshape(20, 3).astype(dtype)
+    labels = (np.arange(20) % 2).astype(np.float32)
+    sums = {
+        convert._checksum([features, labels]),
+        convert._checksum([features, 1 - labels]),  # as many of each
+        convert._checksum([features[:, ::-1], labels]),
+        convert._checksum([labels, features]),
+    }
+    assert len(sums) == 4
+    order = np.random.default_rng(2).permutation(20)
+    assert convert._checksum([features[order], labels[order]]) in sums
+    assert convert._checksum([features[:0], labels[:0]]) == 0
 
 
 def test_what_ranks_are_sent_leaves_out_what_only_the_driver_counts() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from spark_dl.errors import TrackingError
 from spark_dl.track import queued
 from spark_dl.track.queued import QueuedTracker
 from spark_dl.track.tracker import LoggedData, LoggedModel
@@ -26,8 +27,9 @@ class Notes:
         self._before(what)
         self.told.append((what, *values))
 
-    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
         self._note("begin")
+        return "record"
 
     def data(self, data: LoggedData) -> None:
         self._note("data", data)
@@ -38,29 +40,36 @@ class Notes:
     def event(self, text: str) -> None:
         self._note("event", text)
 
-    def file(self, path: str, content: bytes) -> None:
-        self._note("file", path, content)
+    def file(self, path: str, content: Callable[[], bytes]) -> None:
+        self._note("file", path, content())
 
-    def model(self, model: LoggedModel, history: Mapping[str, list[float]]) -> None:
+    def model(self, model: LoggedModel) -> None:
         self._note("model")
 
     def end(self, failure: BaseException | None) -> None:
         self._note("end", failure)
 
+    def may_pass(self, error: Exception) -> bool:
+        return isinstance(error, ConnectionError)
+
+    @property
+    def unlogged(self) -> list[dict[str, Any]]:
+        return []
+
 
 def tell(tracker: QueuedTracker) -> None:
-    tracker.begin({}, {})
+    tracker.begin({}, {}, "")
     for epoch in range(3):
         tracker.epoch(epoch, {"loss": 1.0 / (epoch + 1)}, 10.0 + epoch)
     tracker.event("restarted")
-    tracker.file("a.txt", b"a")
+    tracker.file("a.txt", lambda: b"a")
 
 
 def test_all_is_written_in_order() -> None:
     notes = Notes()
     tracker = QueuedTracker(notes)
     tell(tracker)
-    tracker.model(MODEL, {})
+    tracker.model(MODEL)
     tracker.end(None)
     assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "file", "model", "end"]
     assert notes.told[2] == ("epoch", 1, {"loss": 0.5}, 11.0)
@@ -95,22 +104,40 @@ def test_what_fails_is_tried_again_and_the_rest_waits(monkeypatch: pytest.Monkey
     assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "file", "end"]
 
 
-def test_what_can_not_be_written_is_given_up_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError("no room"), ConnectionError("no answer")])
+def test_what_can_not_be_written_is_given_up_and_kept(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(queued, "_FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(queued, "_TRY_SECONDS", 0.05)
+    tried = []
 
     def before(what: str) -> None:
         if what == "file":
-            raise OSError("no room")
+            tried.append(what)
+            raise error
 
     notes = Notes(before)
     tracker = QueuedTracker(notes)
     tell(tracker)
-    tracker.model(MODEL, {})
+    tracker.model(MODEL)
     tracker.end(None)
     assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "model", "end"]
     (kept,) = tracker.unlogged
-    assert kept["file"] == "a.txt"
+    assert (kept["file"], kept["reason"]) == ("a.txt", f"{type(error).__name__}: {error}")
+    assert (len(tried) > 1) == isinstance(error, ConnectionError)
+
+
+def test_what_can_not_be_made_is_kept_with_the_reason() -> None:
+    def content() -> bytes:
+        raise ZeroDivisionError("no picture")
+
+    notes = Notes()
+    tracker = QueuedTracker(notes)
+    tracker.begin({}, {}, "")
+    tracker.file("a.png", content)
+    tracker.event("after")
+    tracker.end(None)
+    assert [what for what, *_ in notes.told] == ["begin", "event", "end"]
+    assert [(kept["file"], kept["reason"]) for kept in tracker.unlogged] == [("a.png", "ZeroDivisionError: no picture")]
 
 
 def test_a_fit_ends_without_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +152,7 @@ def test_a_fit_ends_without_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatc
     tracker = QueuedTracker(notes)
     tell(tracker)
     with pytest.raises(TimeoutError, match="the model is not logged"):
-        tracker.model(MODEL, {})
+        tracker.model(MODEL)
     with pytest.raises(TimeoutError, match="stays open"):
         tracker.end(None)
     tracker._thread.join(30)
@@ -136,8 +163,22 @@ def test_a_fit_ends_without_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatc
 
 def test_a_record_that_can_not_be_opened_is_told_at_once() -> None:
     def before(what: str) -> None:
-        raise ConnectionError("no server")
+        raise TrackingError("no server")
 
     tracker = QueuedTracker(Notes(before))
-    with pytest.raises(ConnectionError):
-        tracker.begin({}, {})
+    with pytest.raises(TrackingError):
+        tracker.begin({}, {}, "")
+
+
+def test_one_that_is_optional_is_done_without_and_that_is_told() -> None:
+    def before(what: str) -> None:
+        raise TrackingError("no server")
+
+    notes = Notes(before)
+    tracker = QueuedTracker(notes, required=False)
+    with pytest.warns(RuntimeWarning, match=r"not tracked \(tracking='optional'\).*no server"):
+        assert tracker.begin({}, {}, "") == ""
+    tracker.epoch(0, {"loss": 1.0}, 0.0)
+    tracker.model(MODEL)
+    tracker.end(None)
+    assert (notes.told, tracker.unlogged) == ([], [])

@@ -132,3 +132,18 @@ def test_rows_that_can_not_be_scored_are_one_clear_error(rows: Any, expected: st
 def test_what_is_no_record_is_refused(text: str) -> None:
     with pytest.raises(SavedModelError):
         Serving.of_json(text)
+
+
+def test_an_example_has_the_shape_and_kind_of_each_column() -> None:
+    specs = (
+        FeatureSpec((Column("age", "scalar", "int32", 1), Column("paid", "scalar", "bool", 1)), (2,), "float32", "a"),
+        FeatureSpec((Column("v", "vector", "float64", 3),), (3,), "float32", "b"),
+        FeatureSpec((Column("grid", "array", "float32", 6, 1, (3,)),), (2, 3), "float32", "c"),
+        FeatureSpec((Column("text", "bytes", "uint8", 0),), (), "string", "d"),
+    )
+    serving = Serving(specs, Regression(), {"prediction": "p"}, 2)
+    example = serving.example()
+    assert example == {"age": 0, "paid": False, "v": [0.0] * 3, "grid": [[0.0] * 3] * 2, "text": ""}
+    assert example["paid"] is False
+    image = FeatureSpec((Column("image", "bytes", "uint8", 0),), (8, 8, 3), "float32")
+    assert Serving((image,), Regression(), {"prediction": "p"}, 2).example() is None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from spark_dl.train.speed import StepClock, speed
+from spark_dl.train.usage import Usage
 
 
 def of_ranks(*ranks: tuple[float, float, float, float]) -> np.ndarray:
-    return np.array(ranks)
+    """Each with a core and a half busy, 3 MB of memory, and 5 MB of a GPU's."""
+    return np.array([(*rank, 1.5, 3e6, 5e6) for rank in ranks])
 
 
 def test_an_epochs_speed_is_that_of_its_slowest_rank() -> None:
@@ -20,6 +24,26 @@ def test_an_epochs_speed_is_that_of_its_slowest_rank() -> None:
     assert measured.collective_wait == pytest.approx((1 / 4 + 2 / 5) / 2)
     assert measured.bytes_reduced == 800
     assert measured.advice == ()
+
+
+def test_what_each_rank_did_is_told_without_what_it_waited() -> None:
+    one, other = speed(1000, 50, of_ranks((5.0, 0.1, 0.9, 800), (5.0, 0.0, 3.0, 800)), ["a", "b"]).ranks
+    assert (one.rows_per_second, one.working) == (pytest.approx(125), pytest.approx(0.8))
+    assert (other.rows_per_second, other.working) == (pytest.approx(250), pytest.approx(0.4))
+    assert (one.cpu_percent, one.memory_mb, one.gpu_memory_mb) == (150, 3, 5)
+
+
+def test_a_process_tells_what_it_takes() -> None:
+    usage = Usage()
+    usage.take()
+    ballast = np.ones(20_000_000)
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        ballast += 1
+    cores, memory, gpu_memory = usage.take()
+    assert 0.2 < cores < 8
+    assert ballast.nbytes < memory
+    assert gpu_memory >= 0
 
 
 def test_a_rank_that_waits_for_rows_is_named() -> None:

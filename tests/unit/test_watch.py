@@ -10,8 +10,9 @@ import cloudpickle
 import pytest
 
 from spark_dl.errors import ClusterError, RankError
+from spark_dl.horovod_launcher import HorovodLauncher
 from spark_dl.launch.failure import Failure, of_exception
-from spark_dl.launch.launcher import HorovodLauncher, _values
+from spark_dl.launch.launcher import _values
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.watch import Watch
 

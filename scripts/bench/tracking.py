@@ -1,0 +1,115 @@
+"""What tracking costs, and how long a served model takes to answer: `python scripts/bench/tracking.py`.
+
+A fit of 200,000 rows of 64 floats in an array column, a tenth of them for validation, a dense network 64-128-10, 5
+epochs, 2 ranks on local[2], the second call: with MLflow on a sqlite store against `tracking=None`, in turns. Then
+requests of one row and of 1,000 rows over HTTP, one after the other, to `mlflow models serve` with our flavor, against
+the same with the same network logged by `mlflow.keras`.
+"""
+
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import mlflow
+import numpy as np
+from compare import HEAD, compare
+from local import local_session
+from mlflow.models import infer_signature
+from pyspark.sql import functions as F
+
+import spark_dl.mlflow
+from spark_dl import KerasClassifier
+
+ROWS, WIDTH, EPOCHS, REQUESTS = 200_000, 64, 5, 200
+
+
+@contextmanager
+def served(path: str) -> Iterator[str]:
+    """`mlflow models serve`, in a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", path, "-p", str(port), "--env-manager", "local"]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    raise SystemExit(f"{' '.join(command)} ended") from None
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def milliseconds(url: str, payload: object) -> list[float]:
+    """Of each request."""
+    request = urllib.request.Request(url, json.dumps(payload).encode(), {"Content-Type": "application/json"})
+    found = []
+    for _ in range(REQUESTS):
+        began = time.perf_counter()
+        urllib.request.urlopen(request).read()
+        found.append(1000 * (time.perf_counter() - began))
+    return found
+
+
+def main() -> None:
+    spark = local_session()
+    features = F.array(*(F.rand(i).cast("float") for i in range(WIDTH))).alias("features")
+    frame = spark.range(0, ROWS, 1, 4).select(features, (F.col("id") % 10).cast("int").alias("label")).cache()
+    frame.count()
+    layers = [keras.layers.Dense(128, "relu"), keras.layers.Dense(10, "softmax")]
+    network = keras.Sequential([keras.Input((WIDTH,)), *layers])
+    classifier = KerasClassifier(
+        model=network, batchSize=1024, epochs=EPOCHS, numWorkers=2, validationFraction=0.1, verbose=0
+    )
+
+    def fit(tracking: str | None) -> float:
+        began = time.perf_counter()
+        classifier.fit(frame, {classifier.tracking: tracking})
+        return ROWS * EPOCHS / (time.perf_counter() - began)
+
+    with tempfile.TemporaryDirectory() as made:
+        mlflow.set_tracking_uri(f"sqlite:///{made}/mlflow.db")
+        mlflow.set_experiment(experiment_id=mlflow.create_experiment("bench", f"file://{made}/artifacts"))
+        print(HEAD)
+        compare("fit, tracked", {"ours": lambda: fit("mlflow"), "tracking=None": lambda: fit(None)}, 7)
+
+        fitted = classifier.fit(frame, {classifier.tracking: None})
+        spark_dl.mlflow.save_model(fitted, f"{made}/ours")
+        model, example = fitted.keras(), np.zeros((1, WIDTH), np.float32)
+        signature = infer_signature(example, model.predict(example, verbose=0))
+        mlflow.keras.save_model(model, f"{made}/theirs", signature=signature)
+        spark.stop()
+        rows = np.random.default_rng(1).random((1000, WIDTH)).round(4).tolist()
+        print("\n| rows a request | ours, ms | 95 of 100 within | mlflow.keras, ms | 95 of 100 within | ratio |")
+        print("|---|---|---|---|---|---|")
+        with served(f"{made}/ours") as ours, served(f"{made}/theirs") as theirs:
+            for some in (rows[:1], rows):
+                payloads = {ours: {"dataframe_records": [{"features": row} for row in some]}, theirs: {"inputs": some}}
+                for url, payload in payloads.items():
+                    milliseconds(url, payload)
+                found = [milliseconds(url, payload) for url, payload in payloads.items()]
+                (own, own_slow), (peer, slow) = (
+                    (statistics.median(one), statistics.quantiles(one, n=20)[-1]) for one in found
+                )
+                text = f"{own:.1f} | {own_slow:.1f} | {peer:.1f} | {slow:.1f} | {peer / own:.2f}"
+                print(f"| {len(some):,} | {text} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

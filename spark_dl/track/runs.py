@@ -1,0 +1,89 @@
+"""What is read back of MLflow: a fit's run, and the page that shows it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from spark_dl.errors import TrackingError, explain
+
+__all__ = ["LoggedFit", "logged_fit", "page"]
+
+
+@dataclass(frozen=True)
+class LoggedFit:
+    """A fit as its run has it.
+
+    Attributes:
+        experiment: the name of its experiment.
+        name: of the run.
+        files: contents of the artifacts that were asked for.
+        source: the path that its training rows were read from; empty where that isn't known.
+        digest: of its training rows; empty where that isn't known.
+    """
+
+    experiment: str
+    name: str
+    files: dict[str, bytes]
+    source: str
+    digest: str
+
+
+def logged_fit(run_id: str, files: tuple[str, ...]) -> LoggedFit:
+    """Read a fit's run.
+
+    Args:
+        run_id: its id.
+        files: paths of artifacts.
+
+    Raises:
+        TrackingError: there is no such run, or it isn't a fit's.
+    """
+    uri = mlflow.get_tracking_uri()
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(run_id)
+        experiment = client.get_experiment(run.info.experiment_id).name
+    except MlflowException as error:
+        raise TrackingError(
+            explain(
+                f"The run {run_id!r} can't be read.",
+                expected=f"the id of a run at {uri}",
+                received=str(error),
+                fix="Look it up on the page (spark-dl ui), and set MLFLOW_TRACKING_URI to its store.",
+            )
+        ) from error
+    try:
+        contents = {
+            file: Path(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/{file}")).read_bytes()
+            for file in files
+        }
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            explain(
+                f"The run {run_id!r} doesn't have what a fit of spark_dl logs.",
+                expected=", ".join(files),
+                received=f"{type(error).__name__}: {error}",
+            )
+        ) from error
+    source = digest = ""
+    for one in run.inputs.dataset_inputs if run.inputs else ():
+        contexts = [tag.value for tag in one.tags if tag.key == MLFLOW_DATASET_CONTEXT]
+        if contexts == ["training"]:
+            source, digest = json.loads(one.dataset.source).get("path", ""), one.dataset.digest
+    return LoggedFit(experiment, run.info.run_name or run_id, contents, source, digest)
+
+
+def page(port: int) -> tuple[str, list[str]]:
+    """The address of MLflow's page on the store that is set, and the command that serves it; none for a server's."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        return uri, []
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
+    return f"http://127.0.0.1:{port}", command
