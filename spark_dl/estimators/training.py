@@ -101,6 +101,8 @@ def train_on_ranks(
             directory.leave()
             raise
         directory.finish()
+    if directory.tracked:
+        record.tracker.history(trained.result.history, values["initialEpoch"])
     return trained
 
 

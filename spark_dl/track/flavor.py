@@ -57,8 +57,8 @@ _KERAS, _KERAS_MODULE = "data/model.keras", "data/keras_module.txt"
 _STAGE, _SERVING, _SCORED = "spark_dl/stage.json", "spark_dl/serving.json", "spark_dl/scored.keras"
 _STAGE_FILES = "spark_dl/stage"
 _CONDA, _PYTHON = "conda.yaml", "python_env.yaml"
-# What a process imports that serves a model.
-_NEEDED = ("cloudpickle", "keras", "numpy", "pandas", "pyarrow", "tensorflow")
+# What a process imports that serves a model, by the names of the distributions that may bring it.
+_NEEDED = (("cloudpickle",), ("keras",), ("numpy",), ("pandas",), ("pyarrow",), ("tensorflow", "tensorflow-cpu"))
 
 
 def log(
@@ -275,8 +275,11 @@ def _write_environment(root: Path, pip_requirements: Sequence[str] | None) -> No
     environment._PythonEnv.current().to_yaml(str(root / _PYTHON))
 
 
-def _pinned(package: str) -> str:
-    """The distribution that gives a package here, with its version: tensorflow may come as tensorflow-cpu."""
-    names = importlib.metadata.packages_distributions().get(package, [package])
-    name = package if package in names else names[0]
-    return f"{name}=={importlib.metadata.version(name)}"
+def _pinned(names: Sequence[str]) -> str:
+    """The first of these distributions that is installed, with its version."""
+    for name in names:
+        try:
+            return f"{name}=={importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return names[0]  # as its environment has it: one that isn't installed here under any of these names

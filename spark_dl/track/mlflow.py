@@ -220,6 +220,16 @@ class MlflowTracker:
         for start in range(0, len(entries), _METRICS_A_CALL):
             self._client.log_batch(self.run_id, entries[start : start + _METRICS_A_CALL])
 
+    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+        """Log what of these metrics of epochs isn't there."""
+        now, missing = int(time.time() * 1000), []
+        for name, values in history.items():
+            there = {point.step for point in self._client.get_metric_history(self.run_id, name)}
+            steps = enumerate(values, start=first_epoch)
+            missing += [Metric(name, float(value), now, step) for step, value in steps if step not in there]
+        for start in range(0, len(missing), _METRICS_A_CALL):
+            self._client.log_batch(self.run_id, missing[start : start + _METRICS_A_CALL])
+
     def event(self, text: str) -> None:
         """Keep the events, one below the other, as an artifact."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}"

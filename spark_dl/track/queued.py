@@ -55,6 +55,7 @@ class QueuedTracker:
         self._ended = False
         # When the entry under way was begun, and its bytes.
         self._since, self._bytes = 0.0, 0
+        self._gone = False
         self._thread = threading.Thread(target=self._write_all, daemon=True)
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
@@ -83,6 +84,11 @@ class QueuedTracker:
         """Put an epoch's metrics in line."""
         kept: dict[str, Any] = {"epoch": epoch, "metrics": dict(metrics), "at": at}
         self._put(lambda: self._tracker.epoch(epoch, kept["metrics"], at), kept)
+
+    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+        """Put metrics of epochs that may be missing in line."""
+        kept = {"history": dict(history), "first_epoch": first_epoch, "at": time.time()}
+        self._put(lambda: self._tracker.history(history, first_epoch), kept)
 
     def event(self, text: str) -> None:
         """Put an event in line."""
@@ -140,15 +146,15 @@ class QueuedTracker:
             self._changed.notify_all()
 
     def _drained(self) -> bool:
-        """Wait while what is in line gets written; False if nothing is for too long."""
+        """Wait while what is in line gets written; False if nothing is for too long, which is waited for once."""
         with self._changed:
             self._since = time.monotonic()
-            while self._entries:
+            while self._entries and not self._gone:
                 left = self._since + _CLOSING_SECONDS + self._bytes / _BYTES_A_SECOND - time.monotonic()
                 if left <= 0:
-                    return False
-                self._changed.wait(left)
-            return True
+                    self._gone = True
+                self._changed.wait(max(left, 0.0))
+            return not self._entries
 
     def _write_all(self) -> None:
         while True:

@@ -86,6 +86,9 @@ class Tracker(Protocol):
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         """Write an epoch's metrics; epochs count from 0. It ended at this time, in seconds since 1970."""
 
+    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+        """Write what of these metrics of epochs, from the first on, the record doesn't have: its writer was killed."""
+
     def event(self, text: str) -> None:
         """Write what happened to the training: a worker lost, a restart."""
 
@@ -117,6 +120,9 @@ class NoTracker:
         """Nothing."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
+        """Nothing."""
+
+    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
         """Nothing."""
 
     def event(self, text: str) -> None:

@@ -17,7 +17,7 @@ from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.feed import Feed
 from spark_dl.train.keep_rows import KeepRows
-from spark_dl.train.model_bytes import from_bytes, to_bytes
+from spark_dl.train.model_bytes import from_bytes, register, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.parts import is_seed, seed_states, shift_seeds
 from spark_dl.train.plan import TrainPlan, TrainResult
@@ -53,6 +53,7 @@ def train(
     mark("the beginning")
     world = collectives.world
     feed = Feed.of(plan, world)
+    register(cloudpickle.loads(plan.custom_objects))
     keras.utils.set_random_seed((plan.seed * 1_000_003 + world.rank) % 2**32)
     model = _model(plan, collectives)
     clock = StepClock()

@@ -16,7 +16,7 @@ from spark_dl.errors import SavedModelError, explain
 from spark_dl.train.archive import refuse_hostile
 from spark_dl.train.parts import inner_layers, is_keras, leaves
 
-__all__ = ["custom_objects", "from_bytes", "to_bytes"]
+__all__ = ["custom_objects", "from_bytes", "register", "to_bytes"]
 
 
 def custom_objects(model: keras.Model, *others: Any) -> dict[str, Any]:
@@ -48,6 +48,17 @@ def custom_objects(model: keras.Model, *others: Any) -> dict[str, Any]:
             if not inspect.isfunction(kind):
                 found.setdefault(keras.saving.get_registered_name(kind), kind)
     return found
+
+
+def register(objects: Mapping[str, Any]) -> None:
+    """Register with Keras, in a process that ends with its training, what `custom_objects` found registered elsewhere.
+
+    Keras saves a class that isn't registered by its bare name, which nobody who has it registered would find.
+    """
+    for name, thing in objects.items():
+        package, registered, own_name = name.partition(">")
+        if registered and keras.saving.get_registered_name(thing) != name:
+            keras.saving.register_keras_serializable(package, own_name)(thing)
 
 
 def to_bytes(model: keras.Model) -> bytes:

@@ -146,7 +146,7 @@ class ReportProgress(Counting):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Tell the epoch's metrics and its speed."""
         values = {name: float(value) for name, value in (logs or {}).items()}
-        measured = asdict(self._measure.speed) if self._measure.speed else {"ranks": ()}
+        measured: dict[str, Any] = asdict(self._measure.speed) if self._measure.speed else {"ranks": ()}
         measured["ranks"] = list(measured["ranks"])
         advice = measured.pop("advice", ())
         rate = _learning_rate(self.model)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import keras
 import mlflow
 import models
@@ -26,6 +27,9 @@ from sklearn.metrics import confusion_matrix, r2_score, roc_auc_score
 from spark_dl import HorovodLauncher, KerasClassifier, KerasRegressor, autolog
 from spark_dl.cli import main
 from spark_dl.errors import DataError, OptionError, RankError, SavedModelError, TrackingError
+
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
@@ -259,13 +263,15 @@ def test_the_run_of_a_killed_driver_is_closed_by_the_fit_that_completes_it(
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     (open_run,) = runs(run_name="killed")
     assert open_run.info.status == "RUNNING"
-    KerasRegressor(
+    fitted = KerasRegressor(
         model=models.regressor(), loss="mse", epochs=3, verbose=0, seed=4, checkpointDir=f"{tmp_path}/checkpoints"
     ).fit(models.frame(data.sparkSession, rows=60))
     (run,) = runs(run_name="killed")
     assert (run.info.run_id, run.info.status) == (open_run.info.run_id, "FINISHED")
-    steps = {loss.step for loss in mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")}
-    assert steps == {0, 1, 2}
+    losses = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+    losses.sort(key=lambda loss: loss.step)
+    assert [loss.step for loss in losses] == [0, 1, 2]
+    np.testing.assert_allclose([loss.value for loss in losses], fitted.summary.history["loss"])
 
 
 # --- repeated ------------------------------------------------------------------------------------------------------

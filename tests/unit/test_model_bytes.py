@@ -17,7 +17,7 @@ import pytest
 from spark_dl.errors import ModelError, SavedModelError
 from spark_dl.train.compiling import compiled_copy
 from spark_dl.train.losses import LossFacts, loss_facts, losses_of
-from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
+from spark_dl.train.model_bytes import custom_objects, from_bytes, register, to_bytes
 from spark_dl.train.model_shape import fixed_shapes, shape_of
 
 
@@ -529,3 +529,16 @@ def test_what_a_frozen_layer_holds_stays_frozen_with_the_optimizers_state() -> N
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
     for before, after in zip(kept, copy.get_layer("attention").get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_what_is_registered_elsewhere_is_saved_by_the_name_that_it_has_there() -> None:
+    class Elsewhere(keras.layers.Layer):
+        pass
+
+    def bare() -> None:
+        pass
+
+    register({"there>Elsewhere": Elsewhere, "Elsewhere": Elsewhere, "bare": bare})
+    assert keras.saving.get_registered_name(Elsewhere) == "there>Elsewhere"
+    assert keras.saving.get_registered_object("there>Elsewhere") is Elsewhere
+    assert keras.saving.get_registered_name(bare) == "bare"

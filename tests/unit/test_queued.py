@@ -37,6 +37,9 @@ class Notes:
     def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         self._note("epoch", epoch, metrics, at)
 
+    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+        self._note("history", history, first_epoch)
+
     def event(self, text: str) -> None:
         self._note("event", text)
 
