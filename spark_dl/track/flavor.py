@@ -5,7 +5,8 @@
     spark_dl/stage.json       the Spark ML stage without it
     spark_dl/serving.json     how rows become its inputs, and its outputs columns
     spark_dl/scored.keras     what is served, where that isn't the whole model
-    code/spark_dl             this package, for processes that haven't installed it
+    code/spark_dl.zip         this package, for processes that haven't installed it
+    code/spark_dl_model.py    MLflow's way in, which finds it there
 
 A fitted Pipeline, and what else Spark's own writer has written, has that under spark_dl/stage, and no other flavor.
 Nothing in it is pickled.
@@ -17,6 +18,7 @@ import importlib
 import importlib.metadata
 import shutil
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,16 @@ __all__ = [
 ]
 
 FLAVOR = "spark_dl"
-_LOADER = "spark_dl.mlflow"
+_ARCHIVE, _LOADER = "spark_dl.zip", "spark_dl_model"
+# What MLflow imports to load a model as a pyfunc: the package is found in its archive where it isn't imported yet.
+_LOADER_CODE = f"""import sys
+from pathlib import Path
+
+if "spark_dl" not in sys.modules:
+    sys.path.insert(0, str(Path(__file__).with_name({_ARCHIVE!r})))
+
+from spark_dl.mlflow import _load_pyfunc
+"""
 _KERAS, _KERAS_MODULE = "data/model.keras", "data/keras_module.txt"
 _STAGE, _SERVING, _SCORED = "spark_dl/stage.json", "spark_dl/serving.json", "spark_dl/scored.keras"
 _STAGE_FILES = "spark_dl/stage"
@@ -118,7 +129,10 @@ def save_model(
     else:
         _write_files(root, {f"{_STAGE_FILES}/{name}": content for name, content in model.files.items()})
         facts = {"stage_files": _STAGE_FILES, "stage_class": model.kind}
-    _copy_code([str(Path(errors.__file__).parent), *code_paths], root / "code")
+    (root / "code").mkdir()
+    _pack_package(root / "code" / _ARCHIVE)
+    (root / "code" / f"{_LOADER}.py").write_text(_LOADER_CODE)
+    _copy_code(code_paths, root / "code")
     version, modules = importlib.metadata.version("spark_dl"), [Path(path).stem for path in code_paths]
     mlflow_model.add_flavor(FLAVOR, version=version, code="code", modules=modules, **facts)
     if input_example is None and isinstance(model, LoggedModel) and model.inputs is not None and model.example:
@@ -242,12 +256,22 @@ def served_content(root: Path) -> tuple[str, bytes]:
     return (root / _SERVING).read_text(), (scored if scored.exists() else root / _KERAS).read_bytes()
 
 
+def _pack_package(path: Path) -> None:
+    """This package as one archive: as so many files it would take a tracking server as many requests."""
+    package = Path(errors.__file__).parent
+    if package.parent.is_file():  # it was itself imported from one
+        shutil.copy2(package.parent, path)
+        return
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(package.rglob("*.py")):
+            archive.write(file, str(file.relative_to(package.parent)))
+
+
 def _copy_code(paths: Sequence[str], into: Path) -> None:
     for path in map(Path, paths):
         if path.is_dir():
             shutil.copytree(path, into / path.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            into.mkdir(exist_ok=True)
             shutil.copy2(path, into / path.name)
 
 

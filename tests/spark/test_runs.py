@@ -28,7 +28,6 @@ from spark_dl import HorovodLauncher, KerasClassifier, KerasRegressor, autolog
 from spark_dl.cli import main
 from spark_dl.errors import DataError, OptionError, RankError, SavedModelError, TrackingError
 
-
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

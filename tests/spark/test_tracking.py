@@ -91,7 +91,7 @@ def test_the_rows_are_datasets_with_source_schema_and_digest(data: DataFrame, st
         digests.append(inputs["training"].digest)
     assert digests[0] == digests[1] != digests[2]
     assert inputs["training"].name == "prices"
-    assert mlflow.data.get_source(inputs["training"]).path == f"file://{tmp_path}/prices"
+    assert mlflow.data.get_source(inputs["training"]).to_dict()["path"] == f"file://{tmp_path}/prices"
     columns = json.loads(inputs["training"].schema)["mlflow_colspec"]
     assert [(one["name"], one["type"]) for one in columns] == [
         ("features", "array"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import keras
 import mlflow
 import models
@@ -26,6 +27,8 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_dl import KerasRegressor
 from spark_dl.errors import TrackingError
 from spark_dl.track import queued
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @dataclass
@@ -133,7 +136,7 @@ def test_a_server_that_goes_costs_what_it_would_have_logged_and_it_is_kept(
 ) -> None:
     monkeypatch.setattr(queued, "_CLOSING_SECONDS", 2.0)
     with pytest.warns(RuntimeWarning, match=r"Not logged.*summary\.unlogged"):
-        fitted = fit(data, callbacks=[Signals(server.process.pid, {1: signal.SIGKILL})])
+        fitted = fit(data, experimentName="gone", callbacks=[Signals(server.process.pid, {1: signal.SIGKILL})])
     assert fitted.transform(data).where("prediction is not null").count() == 60
     kept = {entry["epoch"]: entry["metrics"]["loss"] for entry in fitted.summary.unlogged if "epoch" in entry}
     assert 2 in kept
