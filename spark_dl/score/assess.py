@@ -122,7 +122,7 @@ def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[t
     from spark_dl.train.model_bytes import from_bytes
 
     model = from_bytes(plan.workspace.read(result.model_file), cloudpickle.loads(plan.custom_objects))
-    call = tf.function(lambda features: model(features, training=False), reduce_retracing=True, autograph=False)
+    call = tf.function(lambda features: model(features, training=False), reduce_retracing=True)
     batches: Iterable[Any] = Feed.of(plan, world).validation
     for features, labels, *_ in batches:
         rows = int(tf.nest.flatten(features)[0].shape[0])

@@ -20,7 +20,7 @@ from spark_dl.data.transport import send
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import forget_archives, importing
 from spark_dl.parcel import Parcel
-from spark_dl.score.scoring_model import set_threads
+from spark_dl.score.scoring_model import prepare_worker
 from spark_dl.spark_job import SparkJob
 
 __all__ = ["Evaluation", "evaluate"]
@@ -90,7 +90,7 @@ def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     forget_archives()
-    set_threads()
+    prepare_worker()
     faults, arrays = pack_batches(evaluation.packing, batches)
     model, step, rows = None, None, 0
     for whole in arrays:

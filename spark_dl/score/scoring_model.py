@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from spark_dl.score.heads import Head
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["ScoringModel", "loaded", "set_threads", "unfit"]
+__all__ = ["ScoringModel", "loaded", "prepare_worker", "unfit"]
 
 # Images are decoded together up to so many bytes of float32.
 _DECODED_BYTES = 64 << 20
@@ -111,8 +112,12 @@ class ScoringModel:
         return ScoringModel(Parcel(content), custom_objects, tuple(features), head, batch_size, digest)
 
 
-def set_threads() -> None:
-    """Before TensorFlow is imported: as many threads as the task has cores, since its neighbours compute, too."""
+def prepare_worker() -> None:
+    """Before TensorFlow is imported: as many threads as the task has cores, since its neighbours compute, too.
+
+    A Spark worker is killed at its end, and doesn't remove the files that TensorFlow writes as it traces: they go into
+    the directory that Spark removes.
+    """
     pyspark = sys.modules.get("pyspark")  # which a task has imported
     context = pyspark.TaskContext.get() if pyspark else None
     threads = str(context.cpus() if context else 1)
@@ -120,13 +125,16 @@ def set_threads() -> None:
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+    if context is not None and os.path.isdir(directory):
+        tempfile.tempdir = directory
 
 
 # The worker's process outlives the task; this is the one state that a module keeps, and it is only a cache.
 @functools.lru_cache(maxsize=2)
 def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
     """The model's outputs for its inputs, both in the model's order; kept in this Python worker for the next task."""
-    set_threads()
+    prepare_worker()
     with importing():
         import keras
         import tensorflow as tf
