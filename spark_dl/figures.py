@@ -163,7 +163,7 @@ def predicted_figure(sample: np.ndarray, rows: int, told: str) -> Figure:
     """
     figure = _figure(5.5)
     axes = figure.add_subplot()
-    axes.scatter(sample[:, 0], sample[:, 1], s=6, alpha=0.4, linewidths=0)
+    axes.scatter(sample[:, 0], sample[:, 1], s=_dot(sample), alpha=0.4, linewidths=0)
     ends = [sample.min(), sample.max()]
     axes.plot(ends, ends, color="black", linewidth=0.8)
     axes.set_xlabel("actual")
@@ -178,7 +178,7 @@ def residuals_figure(sample: np.ndarray, rows: int) -> Figure:
     figure = _figure(2 * _HEIGHT)
     apart = sample[:, 1] - sample[:, 0]
     axes = figure.add_subplot(2, 1, 1)
-    axes.scatter(sample[:, 1], apart, s=6, alpha=0.4, linewidths=0)
+    axes.scatter(sample[:, 1], apart, s=_dot(sample), alpha=0.4, linewidths=0)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("predicted - actual")
@@ -219,6 +219,11 @@ def graph_figure(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]]) -> 
         box = {"boxstyle": "round", "facecolor": "#eaf2fb", "edgecolor": "#4a7ebb"}
         axes.text(*place[name], f"{name}\n{kind}", ha="center", va="center", fontsize=8, bbox=box)
     return figure
+
+
+def _dot(sample: np.ndarray) -> float:
+    """The area of a dot, in square points: smaller where there are many."""
+    return 6.0 if len(sample) > 1000 else 20.0
 
 
 def _drawn(sample: np.ndarray, rows: int) -> str:

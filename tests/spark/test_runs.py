@@ -257,11 +257,20 @@ if __name__ == "__main__":
 def test_the_run_of_a_killed_driver_is_closed_by_the_fit_that_completes_it(
     data: DataFrame, store: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", KILLED, mlflow.get_tracking_uri(), f"{tmp_path}/checkpoints"]
-    killed = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    program = tmp_path / "repository/program.py"
+    program.parent.mkdir()
+    program.write_text(KILLED)
+    git = ["git", "-C", str(program.parent), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a program"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(program), mlflow.get_tracking_uri(), f"{tmp_path}/checkpoints"]
+    killed = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     (open_run,) = runs(run_name="killed")
     assert open_run.info.status == "RUNNING"
+    assert open_run.data.tags["mlflow.source.git.commit"] == commit
     fitted = KerasRegressor(
         model=models.regressor(), loss="mse", epochs=3, verbose=0, seed=4, checkpointDir=f"{tmp_path}/checkpoints"
     ).fit(models.frame(data.sparkSession, rows=60))
