@@ -126,11 +126,14 @@ def _packages() -> bytes:
 
 def _graph(config: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """The layers of a model's config with their classes, and what leads to what; of a subclassed model nothing."""
-    layers = [one for one in config["config"].get("layers", []) if isinstance(one, dict) and "class_name" in one]
+    told = config["config"].get("layers")  # of a subclassed model whatever it calls so
+    layers = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    if not all("class_name" in one and isinstance(one.get("config"), dict) for one in layers):
+        return {}, []
     if config["class_name"] == "Sequential":
         nodes = {one["config"]["name"]: one["class_name"] for one in layers}
         return nodes, list(zip(list(nodes), list(nodes)[1:], strict=False))
-    if not all("inbound_nodes" in one for one in layers):
+    if not all({"inbound_nodes", "name"} <= one.keys() for one in layers):
         return {}, []
     nodes = {one["name"]: one["class_name"] for one in layers}
     edges = [(one, layer["name"]) for layer in layers for one in dict.fromkeys(_origins(layer["inbound_nodes"]))]

@@ -323,7 +323,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 record.open()  # there is no other fit that this one goes on with
             kept.make()
             diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings)
-            record.add({"columns.txt": f"{job.plan}\n".encode}, of_model(job.model, job.content), of_estimator(self))
+            if record.written:
+                plan_text = {"columns.txt": f"{job.plan}\n".encode}
+                record.add(plan_text, of_model(job.model, job.content), of_estimator(self))
             converted = rows(workspace)
             check_rows(converted, job.packing, values)
             for part in logged_data(converted, job.columns, files) if record.written else ():
@@ -345,7 +347,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             assessed = job.head if record.written and validated and can_assess(job.head) else None
             trained = train_on_ranks(spark, plan, settings, values, record, assessed)
             fitted = self._fitted(workspace.read(trained.result.model_file), job, trained.result)
-            record.add(of_training(trained, values.get("classLabels") or ()))
+            if record.written:
+                record.add(of_training(trained, values.get("classLabels") or ()))
             if values["profile"]:
                 trace = workspace.read(PROFILE)
                 record.add({_PROFILE_ARTIFACT: lambda: trace})

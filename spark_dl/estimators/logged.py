@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from spark_dl.session import running_session
 from spark_dl.track import LoggedData, LoggedModel, LoggedStage
 from spark_dl.workspace import Workspace
 
-__all__ = ["fetched_model", "logged", "logged_data", "logged_model"]
+__all__ = ["digest_of", "fetched_model", "logged", "logged_data", "logged_model"]
 
 # Spark's own models that may hold ours.
 _AROUND = (
@@ -51,13 +53,14 @@ def logged_model(model: KerasModel) -> LoggedModel:
     """
     serving, scored = model._serving()
     metadata, content = described(model)
+    filled = {column.name for spec in serving.features for column in spec.columns if column.fill is not None}
     fields = serving.head.fields()
     return LoggedModel(
         keras=content or b"",
         stage=json.dumps(metadata),
         serving=serving.to_json(),
         scored=None if scored == content else scored,
-        inputs=_types(model._columns or T.StructType([])),
+        inputs=_types(model._columns or T.StructType([]), filled),
         outputs=[
             (name, "double" if fields[field].kind == "double" else ("array", "double"))
             for field, name in serving.outputs.items()
@@ -112,13 +115,18 @@ def logged_data(
         LoggedData(
             context=context,
             rows=sum(block.rows for block in blocks),
-            digest=f"{sum(block.checksum for block in blocks) % (1 << 63):016x}",
+            digest=digest_of(dataset, validation=context == "validation"),
             columns=_types(columns),
             files=read,
         )
         for context, blocks in parts.items()
         if blocks
     ]
+
+
+def digest_of(dataset: ConvertedDataset, *, validation: bool) -> str:
+    """Of a dataset's numbers, whatever the order of the rows."""
+    return f"{sum(block.checksum for block in dataset.part(validation=validation)) % (1 << 63):016x}"
 
 
 def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
@@ -133,11 +141,11 @@ def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
     """
     from spark_dl.track import flavor  # MLflow is imported where it is used
 
-    root = flavor.fetched(uri)
-    flavor.import_code(root)
-    if (written := flavor.stage_files(root)) is not None:
-        return _read_by_spark(uri, *written, cache_dir)
-    stage, content = flavor.stage_content(root)
+    with flavor.fetched(uri) as root:
+        modules = flavor.import_code(root)
+        if (written := flavor.stage_files(root)) is not None:
+            return _read_by_spark(uri, *written, modules, cache_dir)
+        stage, content = flavor.stage_content(root)
     try:
         metadata = json.loads(stage)
         kind = _kinds()[metadata["class"]]
@@ -153,14 +161,16 @@ def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
     return model
 
 
-def _read_by_spark(uri: str, kind: str, root: Path, cache_dir: str | None) -> Any:
+def _read_by_spark(uri: str, kind: str, root: Path, modules: Sequence[str], cache_dir: str | None) -> Any:
     if kind not in _AROUND:
         raise SavedModelError(
             explain(f"The model at {uri!r} can't be loaded.", expected=" or ".join(_AROUND), received=kind)
         )
+    _check_stages(uri, root, modules)
     module, _, name = kind.rpartition(".")
     spark = running_session()
-    with Workspace(cache_dir, spark.conf.get("spark.master", "") or "") as workspace:
+    with contextlib.ExitStack() as owned:
+        workspace = owned.enter_context(Workspace(cache_dir, spark.conf.get("spark.master", "") or ""))
         filesystem, path = workspace.child("stage").open()
         for file in sorted(root.rglob("*")):
             place = f"{path}/{file.relative_to(root).as_posix()}"
@@ -170,7 +180,7 @@ def _read_by_spark(uri: str, kind: str, root: Path, cache_dir: str | None) -> An
                 with filesystem.open_output_stream(place) as stream:
                     stream.write(file.read_bytes())
         try:
-            return getattr(importlib.import_module(module), name).load(workspace.child("stage").url)
+            loaded = getattr(importlib.import_module(module), name).load(workspace.child("stage").url)
         except SavedModelError:
             raise
         except Exception as error:
@@ -178,6 +188,36 @@ def _read_by_spark(uri: str, kind: str, root: Path, cache_dir: str | None) -> An
             raise SavedModelError(
                 explain(f"The model at {uri!r} can't be loaded.", expected=f"a saved {name}", received=first)
             ) from error
+        atexit.register(owned.pop_all().close)  # some of Spark's models read their files when they are used
+    return loaded
+
+
+def _check_stages(uri: str, root: Path, modules: Sequence[str]) -> None:
+    """Refuse stages of other classes than Spark's, ours, and those of the code that the model brings along.
+
+    Spark imports whatever its metadata name.
+    """
+    allowed = ("org.apache.spark.ml.", "pyspark.ml.", "spark_dl.estimators.", *(f"{name}." for name in modules))
+    for file in sorted(root.rglob("metadata/part-*")):
+        try:
+            kind = str(json.loads(file.read_bytes().partition(b"\n")[0])["class"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SavedModelError(
+                explain(
+                    f"The model at {uri!r} can't be loaded.",
+                    expected="metadata as Spark writes them",
+                    received=f"{type(error).__name__}: {error}",
+                )
+            ) from error
+        if not kind.startswith(allowed):
+            raise SavedModelError(
+                explain(
+                    f"The model at {uri!r} can't be loaded.",
+                    expected=f"stages of {', '.join(allowed)}",
+                    received=f"one of {kind}",
+                    fix="Bring its module along (code_paths).",
+                )
+            )
 
 
 def _name(kind: type) -> str:
@@ -193,8 +233,10 @@ def _kinds() -> dict[str, type[KerasModel]]:
     return {_name(kind): kind for kind in kinds}
 
 
-def _types(columns: T.StructType) -> list[tuple[str, Any]] | None:
+def _types(columns: T.StructType, filled: Collection[str] = ()) -> list[tuple[str, Any]] | None:
     types = [(field.name, _type(field.dataType)) for field in columns.fields]
+    # pandas knows no whole numbers that may be missing.
+    types = [(name, "double" if kind == "long" and name in filled else kind) for name, kind in types]
     return None if any(kind is None for _, kind in types) else types
 
 

@@ -12,6 +12,7 @@ from spark_dl.estimators.artifacts import ESTIMATOR_MODEL, ESTIMATOR_STAGE, LEFT
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.classifier import KerasClassifier
 from spark_dl.estimators.io import revived
+from spark_dl.estimators.logged import digest_of
 from spark_dl.estimators.model import KerasModel
 from spark_dl.estimators.regressor import KerasRegressor
 
@@ -30,7 +31,7 @@ def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str 
     Raises:
         TrackingError: there is no such run, or it isn't a fit's.
         SavedModelError: it can't be repeated, since something of it is code; or it is damaged.
-        DataError: it isn't known where the rows are.
+        DataError: it isn't known where the rows are, or they are other ones than they were.
     """
     from spark_dl.track.runs import logged_fit  # MLflow is imported where it is used
 
@@ -48,8 +49,18 @@ def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str 
         )
     if not estimator.isSet("experimentName"):
         estimator.set(estimator.getParam("experimentName"), logged.experiment)
-    fitted: KerasModel = estimator.fit(spark.read.format(kind).load(path))
-    return fitted
+    with estimator.convert(spark.read.format(kind).load(path)) as rows:
+        digest = digest_of(rows._dataset, validation=False)
+        if data is None and logged.digest != digest:
+            raise DataError(
+                explain(
+                    f"The rows at {path} aren't those that the run {run_id!r} was trained on.",
+                    expected=f"the digest {logged.digest}",
+                    received=f"{digest}: they have changed, or were a part of these, or changed on their way to fit",
+                    fix="Give the path of the rows (--data); any are taken there.",
+                )
+            )
+        return estimator.fitOnDataset(rows)
 
 
 def _estimator(stage: bytes, content: bytes, run_id: str) -> KerasEstimator:

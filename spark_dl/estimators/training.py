@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
@@ -124,6 +124,7 @@ class _Training:
         epoch: the epoch under way, from 0; None before the first step.
         epochs: what each that has ended told beside its metrics.
         restarts: how often workers were lost and it went on.
+        trained: what the training came to, once it has ended.
     """
 
     spark: SparkSession
@@ -137,6 +138,7 @@ class _Training:
     epoch: int | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)
     restarts: int = 0
+    trained: TrainResult | None = None
 
     def run(self) -> Trained:
         """Train; start again after workers were lost."""
@@ -158,6 +160,9 @@ class _Training:
                     self._event(f"The learning rate stays scaled for {self.values['numWorkers']} workers.")
                 cause, how = error, f"with {fewer} of {self.values['numWorkers']} workers"
             except (RankError, ClusterError) as error:
+                if self.trained is not None:  # only the look at the validation rows is lost
+                    self._event(f"Trained; then: {_first_line(error)}")
+                    return Trained(self.trained, None, self.epochs)
                 # Ranks that don't meet: at first the set-up is wrong, later the network, or a host that is about to go.
                 apart = isinstance(error, ClusterError) or isinstance(error.__cause__, ClusterError)
                 lost = begun if apart else isinstance(error, RankError) and error.lost
@@ -218,6 +223,8 @@ class _Training:
             self.epochs.append(content)
             metrics = {**content["logs"], **speed, "restarts": self.restarts, **_more(content)}
             self.record.tracker.epoch(content["epoch"], metrics, time.time())
+        elif content["kind"] == "trained":
+            self.trained = TrainResult(**content["result"])
         elif content["kind"] == "warning":
             self._event(content["text"])
 
@@ -253,4 +260,9 @@ def _rank(plan: TrainPlan, assessed: Head | None, rank: Rank) -> tuple[TrainResu
 
     collectives = join(rank.world)
     result = train(plan, collectives, rank.report, rank.mark)
-    return result, assess(plan, result, assessed, collectives, rank.report) if assessed is not None else None
+    if assessed is None:
+        return result, None
+    if rank.world.is_first:  # which has written the model
+        rank.report({"kind": "trained", "result": asdict(result)})
+    report = rank.report if rank.world.is_first else lambda told: None
+    return result, assess(plan, result, assessed, collectives, report, rank.mark)

@@ -82,6 +82,7 @@ def assess(
     head: Head,
     collectives: Collectives,
     report: Callable[[dict[str, Any]], None],
+    mark: Callable[[str], None],
 ) -> Assessment | None:
     """Look at the final model's predictions for this rank's validation rows, and put the ranks' together.
 
@@ -93,16 +94,19 @@ def assess(
         head: what the outputs mean; `can_assess` says that it can be.
         collectives: of this rank's World.
         report: takes what has happened, on rank 0.
+        mark: takes where it stands, on every rank.
 
     Returns:
         on every rank the same; None where a rank failed or there are no rows.
     """
     world = collectives.world
+    mark("the end of training")
     collectives.sum(np.zeros(1), "spark_dl.assess.written")  # the model is: rank 0 comes here after
     tally = _Tally.of(head, world.rank, world.size)
-    failed, why = 0.0, ""
+    failed, why = 0.0, "The others' logs say why."
     try:
-        for labels, outputs in _predictions(plan, result, world):
+        for batch, (labels, outputs) in enumerate(_predictions(plan, result, world), start=1):
+            mark(f"the fitted model's look at validation batch {batch}")
             tally.add(labels, head.columns(outputs))
     except Exception as error:
         failed, why = 1.0, f"{type(error).__name__}: {error}"
@@ -166,7 +170,8 @@ class _ClassTally(_Tally):
         with np.errstate(divide="ignore"):
             odds = np.log(chances) - np.log1p(-np.minimum(chances, 1.0))
         width = LOG_ODDS[1] - LOG_ODDS[0]
-        bins = np.clip((odds - LOG_ODDS[0]) // width, 0, len(LOG_ODDS) - 2).astype(np.int64)
+        inside = np.clip(odds, LOG_ODDS[0], LOG_ODDS[-1])
+        bins = np.minimum((inside - LOG_ODDS[0]) / width, len(LOG_ODDS) - 2).astype(np.int64)
         own = actual[:, None] == np.arange(self._classes)
         for index, one in enumerate(self._curves):
             which = slice(None) if one < 0 else one

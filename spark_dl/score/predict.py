@@ -47,7 +47,8 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     )
     udf = F.pandas_udf(_scorer(model.sent(frame.sparkSession), list(fields)), types)  # type: ignore[attr-defined]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
-    result = frame.withColumn(scored, udf(*map(_input, model.columns)))
+    wide = {column.name for spec in model.features for column in spec.columns if not _in_float32(spec.dtype)}
+    result = frame.withColumn(scored, udf(*(_input(column, column.name in wide) for column in model.columns)))
     added = {outputs[name]: _received(scored, place, fields[name]) for place, name in enumerate(fields)}
     return result.withColumns(added).drop(scored)
 
@@ -98,13 +99,18 @@ def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:
     return dict(zip(names, values.T, strict=True)) if field.width <= _WIDEST else {names[0]: list(values)}
 
 
-def _input(column: Column) -> SparkColumn:
+def _in_float32(dtype: str) -> bool:
+    """Whether an input of this dtype takes no more digits of a number than float32 has."""
+    return dtype == "bfloat16" or (dtype != "string" and np.can_cast(dtype, np.float32))
+
+
+def _input(column: Column, wide: bool) -> SparkColumn:
     value = selected(column)
     if column.fill is not None:  # here, since pandas would make fractions of whole numbers with nulls
         fill = F.lit(bool(column.fill) if column.dtype == "bool" else column.fill)
         missing = value.isNull() | F.isnan(value) if column.dtype.startswith("float") else value.isNull()
         value = F.when(missing, fill).otherwise(value)
-    return vector_to_array(value, "float32") if column.kind == "vector" else value
+    return vector_to_array(value, "float64" if wide else "float32") if column.kind == "vector" else value
 
 
 def _scorer(

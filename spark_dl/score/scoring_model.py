@@ -120,13 +120,15 @@ def prepare_worker() -> None:
     """
     pyspark = sys.modules.get("pyspark")  # which a task has imported
     context = pyspark.TaskContext.get() if pyspark else None
-    threads = str(context.cpus() if context else 1)
+    if context is None:  # a process of the user's own
+        return
+    threads = str(context.cpus())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
-    if context is not None and os.path.isdir(directory):
+    if os.path.isdir(directory):
         tempfile.tempdir = directory
 
 

@@ -14,15 +14,20 @@ Nothing in it is pickled.
 
 from __future__ import annotations
 
-import importlib
+import atexit
 import importlib.metadata
+import importlib.util
 import shutil
 import sys
+import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import cloudpickle
 import mlflow
 import pandas as pd
 import requests
@@ -79,8 +84,10 @@ def log(
     code_paths: Sequence[str] = (),
     pip_requirements: Sequence[str] | None = None,
     input_example: Any = None,
+    run_id: str | None = None,
+    model_id: str | None = None,
 ) -> ModelInfo:
-    """Log a model into the active run.
+    """Log a model into a run.
 
     Args:
         model: what is written.
@@ -90,6 +97,8 @@ def log(
             imported where the model is loaded.
         pip_requirements: in place of those that this process has.
         input_example: rows as the served model takes them, which is tried at once; None for a row that is made up.
+        run_id: the run; None for the active one.
+        model_id: of the logged model, where it has been made; None to make one.
     """
     info: ModelInfo = Model.log(
         artifact_path=None,
@@ -102,6 +111,8 @@ def log(
         pip_requirements=pip_requirements,
         input_example=input_example,
         validate_serving_input=input_example is not None,
+        run_id=run_id,
+        model_id=model_id,
     )
     return info
 
@@ -173,28 +184,33 @@ def _write_files(root: Path, contents: Mapping[str, bytes]) -> None:
         file.write_bytes(content)
 
 
-def fetched(uri: str) -> Path:
-    """A local copy of a logged, saved or registered model.
+@contextmanager
+def fetched(uri: str) -> Iterator[Path]:
+    """A local copy of a logged, saved or registered model, while the `with` lasts.
 
     Raises:
         SavedModelError: there is none, or it is another flavor's.
     """
-    try:
-        root = Path(uri) if Path(uri).is_dir() else Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-        found = Model.load(str(root)).flavors
-    except Exception as error:
-        raise SavedModelError(
-            explain(
-                f"There is no model at {uri!r}.",
-                expected="a directory, or a URI such as 'models:/name@alias' or 'runs:/run/model'",
-                received=f"{type(error).__name__}: {error}",
+    with tempfile.TemporaryDirectory(prefix="spark-dl-model-") as directory:
+        try:
+            if Path(uri).is_dir():
+                root = Path(uri)
+            else:
+                root = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=directory))
+            found = Model.load(str(root)).flavors
+        except Exception as error:
+            raise SavedModelError(
+                explain(
+                    f"There is no model at {uri!r}.",
+                    expected="a directory, or a URI such as 'models:/name@alias' or 'runs:/run/model'",
+                    received=f"{type(error).__name__}: {error}",
+                )
+            ) from error
+        if FLAVOR not in found:
+            raise SavedModelError(
+                explain(f"The model at {uri!r} isn't one of spark_dl.", expected=FLAVOR, received=", ".join(found))
             )
-        ) from error
-    if FLAVOR not in found:
-        raise SavedModelError(
-            explain(f"The model at {uri!r} isn't one of spark_dl.", expected=FLAVOR, received=", ".join(found))
-        )
-    return root
+        yield root
 
 
 def pinned(uri: str) -> str:
@@ -216,19 +232,29 @@ def pinned(uri: str) -> str:
         ) from error
 
 
-def import_code(root: Path) -> None:
+def import_code(root: Path) -> list[str]:
     """Import the user's own code that a model brings along, which registers its layers with Keras.
 
+    What is made of it travels to Spark's workers by value: they can't import it.
+
+    Returns:
+        the names of the modules.
+
     Raises:
-        SavedModelError: it can't be imported.
+        SavedModelError: it can't be imported, or another module of that name has been.
     """
-    modules = Model.load(str(root)).flavors[FLAVOR].get("modules", [])
-    code = str(root / "code")
-    if modules and code not in sys.path:
-        sys.path.append(code)
+    modules: list[str] = Model.load(str(root)).flavors[FLAVOR].get("modules", [])
+    if not modules:
+        return []
+    code = Path(tempfile.mkdtemp(prefix="spark-dl-code-"))  # the model's own directory may go
+    atexit.register(shutil.rmtree, code, ignore_errors=True)
+    shutil.copytree(root / "code", code, dirs_exist_ok=True)
+    sys.path.append(str(code))  # where they import each other
     for name in modules:
         try:
-            importlib.import_module(name)
+            module = _module(name, code)
+        except SavedModelError:
+            raise
         except Exception as error:
             raise SavedModelError(
                 explain(
@@ -237,6 +263,39 @@ def import_code(root: Path) -> None:
                     fix="Install what it needs.",
                 )
             ) from error
+        cloudpickle.register_pickle_by_value(module)
+    return modules
+
+
+def _module(name: str, code: Path) -> ModuleType:
+    """The module of this name in this directory, and no other."""
+    package = (code / name).is_dir()
+    file = code / name / "__init__.py" if package else code / f"{name}.py"
+    known = sys.modules.get(name)
+    if known is not None:
+        if Path(known.__file__ or "").read_bytes() != file.read_bytes():
+            raise SavedModelError(
+                explain(
+                    f"The model brings along another module {name!r} than the one that is imported here.",
+                    expected=f"the same as {known.__file__}",
+                    received=f"another file of this name in {code}",
+                    fix="Load it in a process of its own, or give modules that change other names.",
+                )
+            )
+        return known
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(code / name)] if package else None
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def stage_files(root: Path) -> tuple[str, Path] | None:

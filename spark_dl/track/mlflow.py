@@ -6,13 +6,12 @@ import contextlib
 import itertools
 import json
 import tempfile
+import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import requests
@@ -20,8 +19,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Met
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.tracking.fluent import _get_experiment_id
+from mlflow.tracking.fluent import _active_run_stack, _get_experiment_id
+from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.rest_utils import http_request
 
 from spark_dl.errors import TrackingError, explain
 from spark_dl.track import flavor
@@ -51,30 +52,40 @@ def open_tracker(
     """
     uri = mlflow.get_tracking_uri()
     _check_answers(uri)
-    client = mlflow.MlflowClient()
-    joined, experiment = "" if parent else active_run_id(), ""
+    joined = "" if parent else active_run_id()
+    parent = parent or ("" if joined else _enclosing_run_id())
     try:
+        client = mlflow.MlflowClient()
         if parent or joined:
-            experiment = client.get_run(parent or joined).info.experiment_id
+            experiment = str(client.get_run(parent or joined).info.experiment_id)
         else:
             experiment = _experiment(client, experiment_name)
-    except MlflowException as error:
+    except TrackingError:
+        raise
+    except Exception as error:  # a database's own, too
         what = f"run {parent or joined}" if parent or joined else f"experiment {experiment_name or 'that is current'}"
         raise TrackingError(
             explain(
-                f"The {what} can't be used at {uri}.",
-                received=str(error),
+                f"The {what} can't be used at {_shown(uri)}.",
+                received=f"{type(error).__name__}: {error}",
                 fix="Check the name, the server and the credentials (MLFLOW_TRACKING_USERNAME, "
                 "MLFLOW_TRACKING_PASSWORD), or switch tracking off with tracking=None.",
             )
         ) from error
-    return MlflowTracker(experiment, run_name, registered_model_name, joined, parent)
+    return MlflowTracker(client, experiment, run_name, registered_model_name, joined, parent)
 
 
 def active_run_id() -> str:
     """The run that this thread, or the process's environment, says is under way; empty where there is none."""
     active = mlflow.active_run()
     return active.info.run_id if active else MLFLOW_RUN_ID.get() or ""
+
+
+def _enclosing_run_id() -> str:
+    """The main thread's active run, for a fit in another thread: a CrossValidator's around a Pipeline."""
+    main = threading.main_thread()
+    runs = _active_run_stack.get_all_thread_values().get(main.ident) if threading.current_thread() is not main else None
+    return str(runs[-1].info.run_id) if runs else ""
 
 
 def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
@@ -84,7 +95,13 @@ def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
     else:
         known = client.get_experiment_by_name(name)
         if known is None:
-            return str(client.create_experiment(name))
+            try:
+                return str(client.create_experiment(name))
+            except MlflowException:
+                known = client.get_experiment_by_name(name)
+                if known is None:
+                    raise
+                # another fit has made it meanwhile
         found = known
     if found.lifecycle_stage != LifecycleStage.ACTIVE:
         raise TrackingError(
@@ -98,11 +115,13 @@ def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
     return str(found.experiment_id)
 
 
-def _common_folder(files: Sequence[str]) -> str:
-    """The directory below which all files are; "" where there is none."""
+def _source(files: Sequence[str]) -> str:
+    """The file, or the directory below which all files are, as Spark reads it; "" where there is none."""
+    if len(files) == 1:
+        return unquote(files[0])
     folders = {name.rpartition("/")[0] for name in files}
     parts = zip(*(folder.split("/") for folder in folders), strict=False)
-    return "/".join(same[0] for same in itertools.takewhile(lambda some: len(set(some)) == 1, parts))
+    return unquote("/".join(same[0] for same in itertools.takewhile(lambda some: len(set(some)) == 1, parts)))
 
 
 def _check_answers(uri: str) -> None:
@@ -110,24 +129,36 @@ def _check_answers(uri: str) -> None:
     if urlsplit(uri).scheme not in ("http", "https"):
         return
     try:
-        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_ANSWER_SECONDS).close()
-    except urllib.error.HTTPError:
-        return  # it answered; whether it lets us in is for MLflow to say
-    except OSError as error:
+        http_request(
+            get_default_host_creds(uri),
+            "/health",
+            "GET",
+            max_retries=0,
+            timeout=_ANSWER_SECONDS,
+            raise_on_status=False,  # it answered; whether it lets us in is for MLflow to say
+        )
+    except Exception as error:
         raise TrackingError(
             explain(
                 "The MLflow server doesn't answer.",
-                expected=f"an answer from {uri} within {_ANSWER_SECONDS:g} s",
+                expected=f"an answer from {_shown(uri)} within {_ANSWER_SECONDS:g} s",
                 received=f"{type(error).__name__}: {error}",
                 fix="Start the server, set MLFLOW_TRACKING_URI, or switch tracking off with tracking=None.",
             )
         ) from error
 
 
+def _shown(uri: str) -> str:
+    """Without a name and password in it."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+
+
 class MlflowTracker:
     """Writes into a run: the active one, that of a fit that was cut short, or a new one.
 
     Args:
+        client: of the store.
         experiment_id: where a run is opened.
         run_name: the name of a run that is opened.
         registered_model_name: the registered model that gets a new version, if any.
@@ -136,7 +167,13 @@ class MlflowTracker:
     """
 
     def __init__(
-        self, experiment_id: str, run_name: str | None, registered_model_name: str | None, joined: str, parent: str
+        self,
+        client: mlflow.MlflowClient,
+        experiment_id: str,
+        run_name: str | None,
+        registered_model_name: str | None,
+        joined: str,
+        parent: str,
     ) -> None:
         self.run_id = joined
         self._registered_model_name = registered_model_name
@@ -145,7 +182,7 @@ class MlflowTracker:
         self._joined = joined
         self._parent = parent
         self._events: list[str] = []
-        self._client = mlflow.MlflowClient()
+        self._client = client
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
         """Join the run that is under way, go on with that of a fit that was cut short, or open one; log the params.
@@ -156,15 +193,20 @@ class MlflowTracker:
         try:
             if not self._joined:
                 self.run_id = self._reopened(resumed) or self._opened()
-        except MlflowException as error:
-            raise _not_opened(error) from error
-        try:
             self._log_params(params)
             self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-        except MlflowException as error:
-            with contextlib.suppress(MlflowException):  # the server that is away now can't be told
-                self.end(error)
-            raise _not_opened(error) from error
+        except Exception as error:
+            if self.run_id:
+                with contextlib.suppress(Exception):  # a server that is away now can't be told
+                    self.end(error)
+            raise TrackingError(
+                explain(
+                    f"The fit's run can't be opened at {_shown(mlflow.get_tracking_uri())}.",
+                    received=f"{type(error).__name__}: {error}",
+                    fix="Check the server and the credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or "
+                    "switch tracking off with tracking=None.",
+                )
+            ) from error
         return "" if self._joined else self.run_id
 
     def _opened(self) -> str:
@@ -183,8 +225,10 @@ class MlflowTracker:
         if info.lifecycle_stage != LifecycleStage.ACTIVE or info.status == "FINISHED":
             return ""
         self._client.update_run(run_id, status="RUNNING")
-        if any(file.path == _EVENTS for file in self._client.list_artifacts(run_id)):
-            self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
+        self._experiment_id = info.experiment_id
+        with contextlib.suppress(Exception):  # an artifact store that can't be read now costs what was told before
+            if any(file.path == _EVENTS for file in self._client.list_artifacts(run_id)):
+                self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
         return run_id
 
     def _log_params(self, params: Mapping[str, Any]) -> None:
@@ -201,13 +245,13 @@ class MlflowTracker:
 
     def data(self, data: LoggedData) -> None:
         """Log the rows as an MLflow Dataset, an input of the run."""
-        folder = _common_folder(data.files)
+        source = _source(data.files)
         columns = None if data.columns is None else {"mlflow_colspec": flavor.schema_of(data.columns).to_dict()}
         dataset = Dataset(
-            name=folder.rstrip("/").rpartition("/")[2] or "rows",
+            name=source.rstrip("/").rpartition("/")[2] or "rows",
             digest=data.digest,
-            source_type="spark" if folder else "code",
-            source=json.dumps({"path": folder} if folder else {"tags": resolve_tags()}),
+            source_type="spark" if source else "code",
+            source=json.dumps({"path": source} if source else {"tags": resolve_tags()}),
             schema=json.dumps(columns),
             profile=json.dumps({"num_rows": data.rows}),
         )
@@ -238,13 +282,9 @@ class MlflowTracker:
 
     def model(self, model: LoggedModel) -> None:
         """Log the model."""
-        # The logged model belongs to the experiment of the active run.
-        active = mlflow.active_run()
-        same = active is not None and active.info.run_id == self.run_id
-        with contextlib.nullcontext() if same else mlflow.start_run(run_id=self.run_id, nested=True):
-            flavor.log(model, "model", self._registered_model_name)
-        if self._joined and not same:
-            self._client.update_run(self.run_id, status="RUNNING")  # which the `with` has ended
+        # By ids: a run that becomes active, be it for a moment, is the user's business.
+        made = self._client.create_logged_model(self._experiment_id, "model", source_run_id=self.run_id)
+        flavor.log(model, "model", self._registered_model_name, run_id=self.run_id, model_id=made.model_id)
 
     def file(self, path: str, content: Callable[[], bytes]) -> None:
         """Log an artifact, under this path."""
@@ -275,17 +315,6 @@ class MlflowTracker:
     def unlogged(self) -> list[dict[str, Any]]:
         """Nothing is kept here."""
         return []
-
-
-def _not_opened(error: MlflowException) -> TrackingError:
-    return TrackingError(
-        explain(
-            f"The fit's run can't be opened at {mlflow.get_tracking_uri()}.",
-            received=str(error),
-            fix="Check the server and the credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or "
-            "switch tracking off with tracking=None.",
-        )
-    )
 
 
 def _may_pass(status: int) -> bool:

@@ -6,7 +6,8 @@ import collections
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,7 @@ class QueuedTracker:
             opened = self._tracker.begin(params, tags, resumed)
         except TrackingError as error:
             if self._required:
+                self._gone = True  # there is nothing to be waited for
                 raise
             warnings.warn(not_tracked(error), RuntimeWarning, stacklevel=2)
             self._tracker = NoTracker()
@@ -109,9 +111,10 @@ class QueuedTracker:
         Raises:
             TimeoutError: the server doesn't take what is before it.
         """
-        if not self._drained():
-            raise TimeoutError("the model is not logged, since what came before it couldn't be")
-        self._tracker.model(model)
+        with self._kept({"model": "not logged"}):
+            if not self._drained():
+                raise TimeoutError("the model is not logged, since what came before it couldn't be")
+            self._tracker.model(model)
 
     def end(self, failure: BaseException | None) -> None:
         """Close the record, once all before is written.
@@ -123,9 +126,10 @@ class QueuedTracker:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-        if not drained:
-            raise TimeoutError("the record stays open, since what came before its end couldn't be written")
-        self._tracker.end(failure)
+        with self._kept({"end": "not logged"}):
+            if not drained:
+                raise TimeoutError("the record stays open, since what came before its end couldn't be written")
+            self._tracker.end(failure)
 
     def may_pass(self, error: Exception) -> bool:
         """As the other tracker says."""
@@ -136,6 +140,16 @@ class QueuedTracker:
         """What could not be written, or not yet: epochs with their metrics, events, names of files."""
         with self._changed:
             return [*self._unlogged, *(dict(entry.kept) for entry in self._entries)]
+
+    @contextmanager
+    def _kept(self, words: Mapping[str, Any]) -> Iterator[None]:
+        """What fails within is kept by these words, and raised."""
+        try:
+            yield
+        except Exception as error:
+            with self._changed:
+                self._unlogged.append({**words, "reason": _reason(error), "at": time.time()})
+            raise
 
     def _put(self, write: Callable[[], None], kept: Mapping[str, Any]) -> None:
         self._add(_Entry(lambda: (write, 0), kept))
@@ -174,7 +188,7 @@ class QueuedTracker:
             with self._changed:
                 self._entries.popleft()
                 if failure is not None:
-                    self._unlogged.append({**entry.kept, "reason": f"{type(failure).__name__}: {failure}"[:1000]})
+                    self._unlogged.append({**entry.kept, "reason": _reason(failure)})
                 self._changed.notify_all()
 
     def _written(self, write: Callable[[], None]) -> Exception | None:
@@ -192,6 +206,10 @@ class QueuedTracker:
                 if ended or time.monotonic() >= end:
                     return error
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:1000]
 
 
 def not_tracked(error: TrackingError) -> str:

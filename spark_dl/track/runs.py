@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +61,12 @@ def logged_fit(run_id: str, files: tuple[str, ...]) -> LoggedFit:
             )
         ) from error
     try:
-        contents = {
-            file: Path(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/{file}")).read_bytes()
-            for file in files
-        }
+        with tempfile.TemporaryDirectory() as into:
+            fetched = {
+                file: mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/{file}", dst_path=into)
+                for file in files
+            }
+            contents = {file: Path(path).read_bytes() for file, path in fetched.items()}
     except (MlflowException, OSError) as error:
         raise TrackingError(
             explain(

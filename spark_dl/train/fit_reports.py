@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -34,7 +35,10 @@ def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
             self._fit = fit
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            numbers = {name: float(value) for name, value in (logs or {}).items()}
+            numbers = {}
+            for name, value in (logs or {}).items():
+                with contextlib.suppress(TypeError, ValueError):  # metrics of each class, words of other callbacks
+                    numbers[name] = float(value)
             report({"fit": self._fit, "epoch": epoch, "logs": numbers})
 
     original, count = keras.Model.fit, itertools.count(1)

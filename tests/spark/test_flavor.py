@@ -310,6 +310,23 @@ def test_layers_of_ones_own_are_found_in_code_that_is_brought_along(data: DataFr
     assert ran.returncode == 0, ran.stderr[-3000:]
     wanted = fitted.keras().predict(np.array([[1.0, 2, 3, 4]], np.float32), verbose=0)[0, 0]
     assert float(ran.stdout.split("RESULT ")[1]) == pytest.approx(float(wanted), rel=1e-5)
+    # And as a Transformer, in a session whose workers don't have the module.
+    program = (
+        "import sys, spark_dl.mlflow\n"
+        "from sessions import session\n"
+        "with session('local[1]') as spark:\n"
+        "    rows = spark.createDataFrame([([1.0, 2.0, 3.0, 4.0],)], 'features array<float>')\n"
+        "    print('RESULT', spark_dl.mlflow.load_model(sys.argv[1]).transform(rows).first().prediction)\n"
+    )
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path != str(tmp_path))}
+    command = [sys.executable, "-c", program, f"{tmp_path}/model"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd="/", env=variables, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert float(ran.stdout.split("RESULT ")[1]) == pytest.approx(float(wanted), rel=1e-5)
+    # Another module of the same name isn't taken for it.
+    (tmp_path / "model/code/own_layers.py").write_text("import keras\n")
+    with pytest.raises(SavedModelError, match="another module 'own_layers'"):
+        spark_dl.mlflow.load_model(f"{tmp_path}/model")
 
 
 # --- Pipelines, and models that change while a job runs --------------------------------------------------------------
@@ -329,7 +346,6 @@ def test_a_pipeline_with_other_stages_is_logged_and_loaded(data: DataFrame, stor
     assert loaded.transform(data).collect() == fitted.transform(data).collect()
     spark_dl.mlflow.save_model(fitted, f"{tmp_path}/whole", cache_dir=str(tmp_path))
     assert len(spark_dl.mlflow.load_model(f"{tmp_path}/whole", cache_dir=str(tmp_path)).stages) == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
 
 
 def test_a_validated_model_is_logged_and_loaded(data: DataFrame, tmp_path: Path) -> None:
@@ -356,6 +372,12 @@ def test_what_is_no_model_of_ours_is_refused(data: DataFrame, tmp_path: Path) ->
     with pytest.raises(SavedModelError, match=r"Received: subprocess\.Popen"):
         spark_dl.mlflow.load_model(str(damaged))
     (damaged / "MLmodel").write_text(conf)
+    (part,) = damaged.glob("spark_dl/stage/stages/0_*/metadata/part-*")
+    whole = part.read_text()
+    part.write_text(whole.replace("spark_dl.estimators.classifier.KerasClassifierModel", "subprocess.Popen"))
+    with pytest.raises(SavedModelError, match=r"Received: one of subprocess\.Popen"):
+        spark_dl.mlflow.load_model(str(damaged))
+    part.write_text(whole)
     shutil.rmtree(damaged / "spark_dl/stage/metadata")
     with pytest.raises(SavedModelError, match="Expected: a saved PipelineModel"):
         spark_dl.mlflow.load_model(str(damaged))

@@ -18,7 +18,9 @@ import models
 import numpy as np
 import pytest
 from mlflow.entities import Run
+from pyspark.ml import Pipeline
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
+from pyspark.ml.feature import VectorAssembler
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.tuning import CrossValidator, TrainValidationSplit
 from pyspark.sql import DataFrame, SparkSession
@@ -182,6 +184,27 @@ def _below(parent: Run) -> list[Run]:
     return runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
 
 
+def test_fits_of_pipelines_in_a_search_nest_too(data: DataFrame, store: str) -> None:
+    estimator = classifier(epochs=1, featuresCol="assembled")
+    pipeline = Pipeline(stages=[VectorAssembler(inputCols=["f0", "f1", "f2", "f3"], outputCol="assembled"), estimator])
+    evaluator = MulticlassClassificationEvaluator(metricName="accuracy")
+    with mlflow.start_run() as parent:
+        CrossValidator(
+            estimator=pipeline, estimatorParamMaps=[{}, {estimator.batchSize: 8}], evaluator=evaluator, numFolds=2
+        ).fit(data)
+    assert len(_below(parent)) == 4
+    assert "loss" in mlflow.get_run(parent.info.run_id).data.metrics
+
+
+def test_a_fit_may_go_to_another_experiment_than_the_current_one(data: DataFrame, store: str) -> None:
+    fitted = classifier(experimentName="elsewhere", registeredModelName="elsewhere").fit(data)
+    assert fitted.summary.unlogged == []
+    (run,) = mlflow.search_runs(experiment_names=["elsewhere"], output_format="list")
+    (model,) = run.outputs.model_outputs
+    assert mlflow.get_logged_model(model.model_id).experiment_id == run.info.experiment_id
+    assert type(fitted).load("models:/elsewhere/1").transform(data).count() == 60
+
+
 def test_a_split_nests_too_and_without_an_active_run_each_is_its_own(data: DataFrame, store: str) -> None:
     estimator = classifier(epochs=1, runName="alone")
     split = TrainValidationSplit(
@@ -308,6 +331,24 @@ def test_a_fit_is_repeated_from_its_run(data: DataFrame, store: str, tmp_path: P
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_a_fit_is_not_repeated_on_other_rows(data: DataFrame, store: str, tmp_path: Path) -> None:
+    from spark_dl.estimators.repeat import repeat
+
+    path = f"{tmp_path}/with blanks"
+    data.write.parquet(path)
+    frame = data.sparkSession.read.parquet(path)
+    classifier(runName="a part").fit(frame.where("id < 40"))
+    (run,) = runs(run_name="a part")
+    assert json.loads(run.inputs.dataset_inputs[0].dataset.source)["path"] == f"file:{path}".replace(
+        "file:/", "file:///"
+    )
+    with pytest.raises(DataError, match=r"aren't those that the run .* was trained on.*--data"):
+        repeat(data.sparkSession, run.info.run_id)
+    assert len(runs(run_name="a part")) == 1
+    repeat(data.sparkSession, run.info.run_id, data=path)
+    assert len(runs(run_name="a part")) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
@@ -352,10 +393,13 @@ def test_a_run_that_the_environment_names_is_joined_or_refused(
 ) -> None:
     run = mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("runs").experiment_id)
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
-    classifier().fit(data)
+    classifier(epochs=1).fit(data)
+    assert os.environ["MLFLOW_RUN_ID"] == run.info.run_id
+    classifier(epochs=2).fit(data)
     logged = mlflow.get_run(run.info.run_id)
     assert logged.info.status == "RUNNING"
-    assert "loss" in logged.data.metrics
+    assert logged.data.params["fit2.epochs"] == "2"
+    assert len(logged.outputs.model_outputs) == 2
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(TrackingError, match=r"The run 0{32} can't be used"):
         classifier().fit(data)
@@ -397,7 +441,8 @@ def test_tracking_that_is_optional_is_done_without_where_the_server_is_down(
 
 def train(rows: int) -> list[float]:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
+    # A metric that is an array: it can't be told, and does no harm.
+    model.compile("sgd", "mse", metrics=[keras.metrics.F1Score(threshold=0.5)])
     x = np.ones((rows, 2), np.float32)
     model.fit(x, np.ones(rows), epochs=2, verbose=0)
     return model.fit(x, np.ones(rows), epochs=1, verbose=0, callbacks=[keras.callbacks.TerminateOnNaN()]).history[

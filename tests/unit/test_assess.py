@@ -51,6 +51,13 @@ def test_of_two_classes_one_has_a_curve(logits: bool) -> None:
     np.testing.assert_allclose([odds for _, odds in told], [-20, -1, -3, 2], atol=0.05)
 
 
+def test_probabilities_of_0_and_1_are_in_the_outermost_bins() -> None:
+    found = assessed(Classification(3, 3, from_logits=False), np.array([0.0, 1.0]), np.eye(3, dtype=np.float32)[:2])
+    assert isinstance(found, Classes)
+    assert found.counts[:, 0, 0].tolist() == [1, 1, 2]
+    assert found.counts[:, 1, -1].tolist() == [1, 1, 0]
+
+
 def test_many_classes_have_a_curve_together() -> None:
     labels = np.arange(30.0)
     found = assessed(Classification(30, 30, from_logits=True), labels, np.eye(30) * 9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -160,8 +161,29 @@ def test_a_fit_ends_without_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatc
         tracker.end(None)
     tracker._thread.join(30)
     assert not tracker._thread.is_alive()
-    assert [entry.get("epoch") for entry in tracker.unlogged][:3] == [0, 1, 2]
+    kept = tracker.unlogged
+    assert {entry["epoch"] for entry in kept if "epoch" in entry} == {0, 1, 2}
+    assert [entry for entry in kept if "model" in entry or "end" in entry] == [
+        {"model": "not logged", "reason": mock.ANY, "at": mock.ANY},
+        {"end": "not logged", "reason": mock.ANY, "at": mock.ANY},
+    ]
     assert notes.told == [("begin",)]
+
+
+def test_a_model_that_is_refused_is_kept_and_the_record_ends() -> None:
+    def before(what: str) -> None:
+        if what == "model":
+            raise PermissionError("no models here")
+
+    notes = Notes(before)
+    tracker = QueuedTracker(notes)
+    tell(tracker)
+    with pytest.raises(PermissionError):
+        tracker.model(MODEL)
+    tracker.end(None)
+    assert [what for what, *_ in notes.told][-1] == "end"
+    (kept,) = tracker.unlogged
+    assert (kept["model"], kept["reason"]) == ("not logged", "PermissionError: no models here")
 
 
 def test_a_record_that_can_not_be_opened_is_told_at_once() -> None:
