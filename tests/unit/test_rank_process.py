@@ -254,7 +254,8 @@ def test_ranks_end_with_a_host_that_is_killed_and_the_next_one_has_another() -> 
         host = psutil.Process(process.pid).parent()
         assert host
         host.kill()
-        assert list(process.messages()) == []
+        # It may have said before that it could begin.
+        assert [message for message in process.messages() if message != {"event": "ready"}] == []
         assert process.exit()[0] == -signal.SIGKILL
     assert told({})["host"] != host.pid
 
