@@ -349,10 +349,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             fitted = self._fitted(workspace.read(trained.result.model_file), job, trained.result)
             if record.written:
                 record.add(of_training(trained, values.get("classLabels") or ()))
-            if values["profile"]:
-                trace = workspace.read(PROFILE)
-                record.add({_PROFILE_ARTIFACT: lambda: trace})
-            try_to_log(lambda: told.model(logged_model(fitted)))
+                if values["profile"]:
+                    record.add({_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)})
+                try_to_log(lambda: told.model(logged_model(fitted)))
         return _with_unlogged(fitted, told.unlogged)
 
     def _check(self, columns: StructType, values: Mapping[str, Any]) -> _Job:
