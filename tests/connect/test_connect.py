@@ -14,6 +14,7 @@ import models
 import numpy as np
 import pyarrow as pa
 import pytest
+from mlflow_stores import sqlite_store
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
@@ -57,16 +58,12 @@ def fitted(
     data: DataFrame, shown: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[KerasClassifierModel]:
     """Fitted with progress and tracking."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    mlflow.create_experiment("connect", artifact_location=(folder / "artifacts").as_uri())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.stderr", Recorder(shown))
-        estimator = classifier(tracking="mlflow", experimentName="connect", verbose=1, metrics=["accuracy"])
-        model = estimator.fit(data)
-    yield model
-    mlflow.set_tracking_uri(before)
+    with sqlite_store(tmp_path_factory.mktemp("mlflow"), "connect") as experiment:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stderr", Recorder(shown))
+            estimator = classifier(tracking="mlflow", experimentName=experiment, verbose=1, metrics=["accuracy"])
+            model = estimator.fit(data)
+        yield model
 
 
 class Recorder:

@@ -3,11 +3,12 @@
 Run as `python controller.py DIRECTORY WORKERS CORES FAULT...`, alone in namespaces (`unshare --net --mount --pid --fork
 --kill-child --mount-proc`), with the number of hosts that have a worker, and its cores. The last line that it prints is
 JSON: for each fault what became of the fit, and the seconds from the fault to the line that tells of it, and from there
-to training again.
+to training again; of a driver that died, its last lines.
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import signal
@@ -109,7 +110,9 @@ def main(directory: Path, workers: int, cores: int, faults: list[str]) -> None:
     results: dict[str, dict[str, Any]] = {}
     fault, done, at = "", False, 0.0
     stranger = None
+    last: collections.deque[str] = collections.deque(maxlen=40)
     for now, line in numbered(iter(driver.stdout or [])):
+        last.append(line)
         if line.startswith("BEGIN "):
             fault, done = line.removeprefix("BEGIN "), False
             results[fault] = {"said": []}
@@ -129,6 +132,8 @@ def main(directory: Path, workers: int, cores: int, faults: list[str]) -> None:
             results[fault].setdefault("noticed", round(now - at, 1))
         elif line.startswith("Epoch 3/") and results[fault].get("said") and "trained" not in results[fault]:
             results[fault]["trained"] = round(now - at, 1)
+    if driver.wait() != 0 and fault:
+        results[fault].update(died=driver.returncode, last=list(last))
     left = [process.pid for host in cluster.workers() for process in host.processes("spark-dl-rank")]
     files = sorted(path.name for path in (directory / "cache").iterdir())
     print(json.dumps({"faults": results, "processes": left, "files": files}), flush=True)

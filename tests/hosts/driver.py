@@ -5,14 +5,11 @@ It says what it does in lines on standard output, which the controller reads, an
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ import cloudpickle
 import keras
 import mlflow
 import models
-import psutil
+from mlflow_stores import tracking_server
 from sessions import session
 
 from spark_dl import HorovodLauncher, KerasClassifier
@@ -68,39 +65,6 @@ class Alone(keras.callbacks.Callback):
         raise AssertionError(f"{self._url} can be reached")
 
 
-@contextlib.contextmanager
-def tracking_server(directory: Path) -> Iterator[str]:
-    """MLflow's server on this host's loopback, with a password that only this process is told."""
-    (directory / "auth.ini").write_text(
-        "[mlflow]\ndefault_permission = MANAGE\n"
-        f"database_uri = sqlite:///{directory}/auth.db\n"
-        "admin_username = admin\nadmin_password = a-long-password\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
-    command = [sys.executable, "-m", "mlflow", "server", "--port", "5001", "--workers", "1", "--app-name", "basic-auth"]
-    command += ["--backend-store-uri", f"sqlite:///{directory}/store.db", "--serve-artifacts"]
-    command += ["--artifacts-destination", str(directory / "artifacts")]
-    variables = {"MLFLOW_AUTH_CONFIG_PATH": str(directory / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "x"}
-    url = "http://127.0.0.1:5001"
-    with (directory / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **variables})
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, (directory / "mlflow.log").read_text()[-3000:]
-                time.sleep(0.2)
-        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = "admin", "a-long-password"
-        mlflow.set_tracking_uri(url)
-        yield url
-    finally:
-        for process in (*psutil.Process(server.pid).children(recursive=True), server):
-            process.kill()
-        server.wait()
-
-
 def say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -134,8 +98,8 @@ def main(master: str, directory: str, faults: list[str]) -> None:
             )
             say(f"BEGIN {fault}")
             if fault == "tracked":
-                with tracking_server(Path(directory).parent) as url:
-                    estimator.fit(data, {estimator.callbacks: [Alone(url)]})
+                with tracking_server(Path(directory).parent) as server:
+                    estimator.fit(data, {estimator.callbacks: [Alone(server.url)]})
                     (run,) = mlflow.search_runs(experiment_names=["hosts"], output_format="list")
                     losses = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
                 say("END " + json.dumps({"status": run.info.status, "steps": [loss.step for loss in losses]}))

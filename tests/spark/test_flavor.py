@@ -23,6 +23,7 @@ import models
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow_stores import sqlite_store
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import StandardScaler, VectorAssembler
@@ -46,13 +47,8 @@ def data(spark: SparkSession) -> DataFrame:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("mlflow")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    mlflow.create_experiment("flavor", artifact_location=(folder / "artifacts").as_uri())
-    mlflow.set_experiment("flavor")
-    yield "flavor"
-    mlflow.set_tracking_uri(before)
+    with sqlite_store(tmp_path_factory.mktemp("mlflow"), "flavor") as experiment:
+        yield experiment
 
 
 @pytest.fixture(scope="module")

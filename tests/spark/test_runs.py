@@ -18,6 +18,7 @@ import models
 import numpy as np
 import pytest
 from mlflow.entities import Run
+from mlflow_stores import sqlite_store
 from pyspark.ml import Pipeline
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
 from pyspark.ml.feature import VectorAssembler
@@ -40,14 +41,8 @@ def data(spark: SparkSession) -> DataFrame:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The experiment that is current, on a sqlite store, with its artifacts beside it."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    mlflow.create_experiment("runs", artifact_location=(folder / "artifacts").as_uri())
-    mlflow.set_experiment("runs")
-    yield "runs"
-    mlflow.set_tracking_uri(before)
+    with sqlite_store(tmp_path_factory.mktemp("mlflow"), "runs") as experiment:
+        yield experiment
 
 
 def classifier(**options: Any) -> KerasClassifier:

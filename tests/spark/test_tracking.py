@@ -15,6 +15,7 @@ import models
 import numpy as np
 import pytest
 from mlflow.entities import Run
+from mlflow_stores import sqlite_store
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier
@@ -28,13 +29,8 @@ def data(spark: SparkSession) -> DataFrame:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An experiment on a sqlite store, with its artifacts beside it."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    mlflow.create_experiment("trials", artifact_location=(folder / "artifacts").as_uri())
-    yield "trials"
-    mlflow.set_tracking_uri(before)
+    with sqlite_store(tmp_path_factory.mktemp("mlflow"), "trials") as experiment:
+        yield experiment
 
 
 def fit(data: DataFrame, **options: Any) -> Any:

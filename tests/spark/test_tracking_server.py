@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +14,8 @@ import keras
 import mlflow
 import models
 import numpy as np
-import psutil
 import pytest
+from mlflow_stores import Server, tracking_server
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasRegressor
@@ -31,79 +25,28 @@ from spark_dl.track import queued
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-@dataclass
-class Server:
-    """A tracking server in a process group of its own."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-
-    def signal(self, number: int) -> None:
-        for process in (*psutil.Process(self.process.pid).children(recursive=True), self.process):
-            os.kill(process.pid, number)
-
-
 @pytest.fixture
 def data(spark: SparkSession) -> DataFrame:
     return models.frame(spark, rows=60)
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    (tmp_path / "auth.ini").write_text(
-        "[mlflow]\ndefault_permission = MANAGE\n"
-        f"database_uri = sqlite:///{tmp_path}/auth.db\n"
-        "admin_username = admin\nadmin_password = a-long-password\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
-    options = ["--backend-store-uri", f"sqlite:///{tmp_path}/store.db", "--port", str(port), "--workers", "1"]
-    options += ["--serve-artifacts", "--artifacts-destination", str(tmp_path / "artifacts"), "--app-name", "basic-auth"]
-    environment = {
-        **os.environ,
-        "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "x",
-    }
-    log = (tmp_path / "log").open("wb")
-    command = [sys.executable, "-m", "mlflow", "server", *options]
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-                assert time.monotonic() < end, (tmp_path / "log").read_text()[-3000:]
-                time.sleep(0.2)
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-long-password")
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(url)
-        yield Server(url, process)
-        mlflow.set_tracking_uri(before)
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # a test has killed it
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
+def server(tmp_path: Path) -> Iterator[Server]:
+    with tracking_server(tmp_path) as started:
+        yield started
 
 
 class Signals(keras.callbacks.Callback):
     """Sends the server's processes a signal at the end of an epoch, from the rank."""
 
-    def __init__(self, pid: int, at: dict[int, int]) -> None:
+    def __init__(self, group: int, at: dict[int, int]) -> None:
         super().__init__()
-        self.pid = pid
+        self.group = group
         self.at = at
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if epoch in self.at:
-            for process in (*psutil.Process(self.pid).children(recursive=True), psutil.Process(self.pid)):
-                os.kill(process.pid, self.at[epoch])
+            os.killpg(self.group, self.at[epoch])
 
 
 def fit(data: DataFrame, **options: Any) -> Any:
@@ -124,7 +67,7 @@ def test_a_fit_is_written_through_the_server(data: DataFrame, server: Server) ->
 
 def test_a_server_that_stands_still_for_a_while_costs_nothing(data: DataFrame, server: Server) -> None:
     at = {0: signal.SIGSTOP, 2: signal.SIGCONT}
-    fitted = fit(data, experimentName="still", callbacks=[Signals(server.process.pid, at)])
+    fitted = fit(data, experimentName="still", callbacks=[Signals(server.group, at)])
     (run,) = mlflow.search_runs(experiment_names=["still"], output_format="list")
     losses = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     np.testing.assert_allclose([point.value for point in losses], fitted.summary.history["loss"])
@@ -136,7 +79,7 @@ def test_a_server_that_goes_costs_what_it_would_have_logged_and_it_is_kept(
 ) -> None:
     monkeypatch.setattr(queued, "_CLOSING_SECONDS", 2.0)
     with pytest.warns(RuntimeWarning, match=r"Not logged.*summary\.unlogged"):
-        fitted = fit(data, experimentName="gone", callbacks=[Signals(server.process.pid, {1: signal.SIGKILL})])
+        fitted = fit(data, experimentName="gone", callbacks=[Signals(server.group, {1: signal.SIGKILL})])
     assert fitted.transform(data).where("prediction is not null").count() == 60
     kept = {entry["epoch"]: entry["metrics"]["loss"] for entry in fitted.summary.unlogged if "epoch" in entry}
     assert 2 in kept
