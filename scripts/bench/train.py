@@ -1,11 +1,13 @@
 """Training in steady state: `python scripts/bench/train.py`, against plain Keras on NumPy arrays in memory.
 
 Rows a second of the epochs after the first, as `fit` reports them. One rank, and one plain process with one thread;
-then two ranks with one thread each, and one plain process that has both cores: a dense network 64-128-1 with 1024 rows
-a rank, and a small CNN on 28 x 28 with 128 rows a rank.
+then two ranks with one thread each, and one plain process that has both cores, with the ranks' batches joined and with
+the batch of one; and two plain processes with one thread each that share nothing, which is what the machine gives two
+ranks at the most. A dense network 64-128-1 with 1024 rows a rank, and a small CNN on 28 x 28 with 128 rows a rank.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -14,6 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent import futures
 
 import keras
 from compare import HEAD, compare
@@ -53,6 +56,12 @@ def plain(name: str, batch: int, threads: int) -> float:
         [sys.executable, __file__, "plain", name, str(batch), str(threads)], capture_output=True, text=True, check=True
     )
     return float(json.loads(ran.stdout.splitlines()[-1]))
+
+
+def apart(name: str, batch: int) -> float:
+    """Two at once, which share nothing."""
+    with futures.ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(lambda _: plain(name, batch, 1), range(2)))
 
 
 def plain_here(name: str, batch: int, threads: int) -> None:
@@ -99,12 +108,14 @@ def main() -> None:
     def row(name: str, workers: int, threads: int) -> tuple[str, dict[str, Callable[[], float]]]:
         batch = CASES[name][2]
         what = f"{name}, {workers} rank{'s' * (workers > 1)}, {batch} rows a rank"
-        peer = f"plain Keras, {threads} thread{'s' * (threads > 1)}, batch {batch * workers}"
         made = frame(name)
-        return what, {
-            "ours": lambda: ours(made, name, batch, workers),
-            peer: lambda: plain(name, batch * workers, threads),
-        }
+        ways = {"ours": lambda: ours(made, name, batch, workers)}
+        for rows in sorted({batch * workers, batch}, reverse=True):
+            peer = f"plain Keras, {threads} thread{'s' * (threads > 1)}, batch {rows}"
+            ways[peer] = functools.partial(plain, name, rows, threads)
+        if workers > 1:
+            ways[f"two plain Keras that share nothing, 1 thread, batch {batch}"] = lambda: apart(name, batch)
+        return what, ways
 
     print(HEAD)
     for name, workers, threads in (("dense", 1, 1), ("dense", 2, 2), ("cnn", 1, 1), ("cnn", 2, 2)):
