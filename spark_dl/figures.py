@@ -37,11 +37,12 @@ def written(draw: Callable[[], Figure], kind: str = "png") -> bytes:
     return stream.getvalue()
 
 
-def history_figure(history: Mapping[str, Sequence[float]]) -> Figure:
+def history_figure(history: Mapping[str, Sequence[float]], first_epoch: int = 0) -> Figure:
     """Each metric over the epochs, one plot below the other; training and validation in the same.
 
     Args:
         history: each metric's value after each epoch; those of validation begin with `val_`.
+        first_epoch: the epoch with which it begins, from 0; epoch 1 of the plot is the first of all.
     """
     names = list(dict.fromkeys(name.removeprefix("val_") for name in history))
     names.sort(key=lambda name: name != "loss")
@@ -50,7 +51,8 @@ def history_figure(history: Mapping[str, Sequence[float]]) -> Figure:
         axes = figure.add_subplot(len(names), 1, place + 1)
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in history:
-                axes.plot(range(1, len(history[key]) + 1), history[key], marker="o", markersize=3, label=label)
+                epochs = range(first_epoch + 1, first_epoch + len(history[key]) + 1)
+                axes.plot(epochs, history[key], marker="o", markersize=3, label=label)
         _over_epochs(axes, name)
         axes.legend()
     return figure

@@ -104,7 +104,7 @@ def load_model(model_uri: str, *, cache_dir: str | None = None) -> Any:
     Raises:
         SavedModelError: there is none, it is damaged, another flavor's, or of a newer release.
     """
-    from spark_dl.estimators.logged import fetched_model
+    from spark_dl.estimators.fetched import fetched_model
 
     return fetched_model(model_uri, cache_dir)
 

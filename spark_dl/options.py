@@ -245,6 +245,13 @@ BINARY_FORMAT = Option(
     _choice("image", "raw"),
     "image",
 )
+SPARSE_VECTORS = Option(
+    "sparseVectors",
+    "Whether Vectors stay sparse until they are batched, which takes 8 bytes for each number that isn't zero, in place "
+    "of 4 for each number: 'auto' (those of more than 4,096 numbers), 'always', or 'never'.",
+    _choice("auto", "always", "never"),
+    "auto",
+)
 LABEL_COL = Option("labelCol", "The label column: a number, or an array or Vector of numbers.", _text, "label")
 LABEL_COLS = Option(
     "labelCols",
@@ -264,6 +271,13 @@ OUTPUT_COLS = Option(
     "The columns that several outputs are written to: a list, in the model's order, or a dict from an output's name, "
     "where others aren't written; not set, predictionCol with _ and the output's name.",
     _named_columns(several=False),
+)
+OUTPUT_FORMAT = Option(
+    "outputFormat",
+    "What becomes of an output with several numbers a row (of a KerasModel, or of outputLayer): 'array', of floats, or "
+    "'vector', a Spark ML Vector, which other stages of a Pipeline take.",
+    _choice("array", "vector"),
+    "array",
 )
 PROBABILITY_COL = Option(
     "probabilityCol",
@@ -294,7 +308,7 @@ CLASS_LABELS = Option(
 )
 OUTPUT_LAYER = Option(
     "outputLayer",
-    "The layer whose output transform writes to predictionCol, as an array of floats, in place of the model's own: an "
+    "The layer whose output transform writes to predictionCol (see outputFormat) in place of the model's own: an "
     "embedding.",
     _text,
 )

@@ -37,6 +37,8 @@ _OTHERS: dict[str, Any] = {
     "compression": "fp16",
     "cacheData": "disk",
     "binaryFormat": "raw",
+    "sparseVectors": "always",
+    "outputFormat": "vector",
     "dtypePolicy": "mixed_bfloat16",
     "thresholds": [0.5, 0.2],
     "topK": 2,

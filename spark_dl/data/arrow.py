@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from spark_dl.data.column import Column
 
-__all__ = ["Extracted", "extract", "extract_together", "extract_vectors", "flattened"]
+__all__ = ["Extracted", "extract", "extract_together", "extract_vectors", "flattened", "mask"]
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Extracted:
         nulls: how many rows have a null or a null element.
         nans: how many rows have a NaN and no null.
         lengths: rows whose number of elements is not the width, as {length: count}.
+        beyond: rows that are kept in a smaller dtype, which has no room for one of their numbers.
     """
 
     values: np.ndarray
@@ -33,6 +34,7 @@ class Extracted:
     nulls: int = 0
     nans: int = 0
     lengths: dict[int, int] = field(default_factory=dict)
+    beyond: int = 0
 
 
 def extract(array: pa.Array, column: Column) -> Extracted:
@@ -47,7 +49,7 @@ def extract(array: pa.Array, column: Column) -> Extracted:
     if column.kind == "binary":
         return _lists(_as_lists(array), column.width, column.dtype)
     if column.kind == "scalar":
-        return _filled(_finish(_numbers(array).reshape(-1, 1), _mask(array.is_null())), column)
+        return _filled(_finish(_numbers(array).reshape(-1, 1), mask(array.is_null())), column)
     return _lists(array, column.width, column.dtype)
 
 
@@ -90,7 +92,7 @@ def _filled(extracted: Extracted, column: Column) -> Extracted:
 
 
 def _bytes(array: pa.Array) -> Extracted:
-    null = _mask(array.is_null())
+    null = mask(array.is_null())
     values = array.cast(pa.large_binary()).fill_null(b"").to_numpy(zero_copy_only=False)
     return Extracted(values, null, int(null.sum()))
 
@@ -112,12 +114,12 @@ def extract_together(array: pa.Array, columns: Sequence[Column]) -> list[Extract
     """The numbers of several columns of scalars that travel as one array in each row."""
     flat, count = array.flatten(), len(columns)
     numbers = _numbers(flat).reshape(-1, count)
-    nulls = _mask(flat.is_null()).reshape(-1, count) if flat.null_count else np.zeros((len(numbers), count), bool)
+    nulls = mask(flat.is_null()).reshape(-1, count) if flat.null_count else np.zeros((len(numbers), count), bool)
     return [_filled(_finish(numbers[:, i : i + 1], nulls[:, i]), column) for i, column in enumerate(columns)]
 
 
 def _lists(array: pa.Array, width: int, dtype: str) -> Extracted:
-    null = _mask(array.is_null())
+    null = mask(array.is_null())
     lengths = np.where(null, width, pc.list_value_length(array).fill_null(width).to_numpy(zero_copy_only=False))
     wrong = lengths != width
     if wrong.any():
@@ -128,20 +130,20 @@ def _lists(array: pa.Array, width: int, dtype: str) -> Extracted:
     flat = array.flatten()  # the elements of the rows that are not null
     elements = _numbers(flat).reshape(-1, width)
     if not null.any():
-        holes = _mask(flat.is_null()).reshape(-1, width).any(axis=1) if flat.null_count else null
+        holes = mask(flat.is_null()).reshape(-1, width).any(axis=1) if flat.null_count else null
         return _finish(elements, holes)
     values = np.zeros((len(array), width), elements.dtype)
     values[~null] = elements
     holes = null.copy()
     if flat.null_count:
-        holes[~null] = _mask(flat.is_null()).reshape(-1, width).any(axis=1)
+        holes[~null] = mask(flat.is_null()).reshape(-1, width).any(axis=1)
     return _finish(values, holes)
 
 
 def extract_vectors(fields: Mapping[str, pa.Array], width: int) -> Extracted:
     """Spark's Vectors by their fields: type (0 sparse, 1 dense; null where the Vector is), size, indices, values."""
     array = pa.RecordBatch.from_pydict(dict(fields))
-    null = _mask(fields["type"].is_null())
+    null = mask(fields["type"].is_null())
     kind = np.where(null, 1, fields["type"].fill_null(1).to_numpy(zero_copy_only=False))
     values = fields["values"]
     sparse = kind == 0
@@ -191,5 +193,6 @@ def _numbers(array: pa.Array) -> np.ndarray:
     return np.asarray(numbers.view(np.int8) if numbers.dtype == bool else numbers)
 
 
-def _mask(array: pa.Array) -> np.ndarray:
+def mask(array: pa.Array) -> np.ndarray:
+    """Arrow's booleans as NumPy's."""
     return np.asarray(array.to_numpy(zero_copy_only=False)).astype(bool)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from spark_dl.data.coding import fed
 from spark_dl.data.dataset import FEATURES, LABEL, WEIGHT, ConvertedDataset, Tensor
-from spark_dl.data.media import fed
 from spark_dl.data.ragged import BYTES, memory
 from spark_dl.data.readers import Reader
 from spark_dl.data.shards import Shard, epoch_order
@@ -228,8 +228,8 @@ def _fed(part: Any, tensor: Tensor) -> Any:
     """A tensor as the model gets it."""
     import tensorflow as tf
 
-    if tensor.stored == BYTES:
-        return fed(tf.convert_to_tensor(part, tf.string), tensor.fed, tensor.dtype)
+    if tensor.coding:
+        return fed(tf.convert_to_tensor(part, tf.string), tensor.coding, tensor.fed, tensor.dtype)
     return tf.cast(part, tensor.dtype)
 
 

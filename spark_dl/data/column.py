@@ -31,6 +31,7 @@ class Column:
         image_struct: whether it is Spark's struct of an image, which becomes bytes.
         drop: whether rows without a value are left out of training, instead of being faults.
         fill: what stands for a missing value; None where nothing does.
+        sparse: of a Vector that stays sparse until the batch, the dtype of the numbers that are kept; else "".
     """
 
     name: str
@@ -42,6 +43,7 @@ class Column:
     image_struct: bool = False
     drop: bool = False
     fill: float | str | None = None
+    sparse: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,18 @@ class FeatureSpec:
     key: str = ""
 
     @property
-    def image(self) -> bool:
-        """Whether the column holds encoded images, which are decoded to the input's shape."""
-        return self.columns[0].kind == "bytes" and self.dtype != "string"
+    def coding(self) -> str:
+        """What the rows are as bytes, a name of `coding.CODINGS`; "" where they are numbers."""
+        if self.columns[0].sparse:
+            return "sparse"
+        if self.columns[0].kind == "bytes":
+            return "text" if self.dtype == "string" else "image"
+        return ""
 
     def tensor(self, name: str = FEATURES) -> Tensor:
         """The tensor as it is stored: in the columns' own dtype where that is smaller than the model's."""
-        if self.columns[0].kind == "bytes":
-            return Tensor(name, (), BYTES, self.dtype, self.shape, self.key)
+        if self.coding:
+            return Tensor(name, (), BYTES, self.dtype, self.shape, self.key, self.coding)
         kinds = {column.dtype for column in self.columns}
         own = kinds.pop() if len(kinds) == 1 else self.dtype
         own = "int8" if own == "bool" else own

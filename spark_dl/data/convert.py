@@ -205,7 +205,7 @@ def _pack_batch(
 def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
     stored = np.dtype(spec.tensor().stored)
     if stored == BYTES:
-        if spec.image:
+        if spec.coding == "image":
             known = ", ".join(image_formats(spec.shape[-1]))
             faults.add("image", spec.columns[0].name, no_images(columns[0][keep], spec.shape[-1]), known)
         return columns[0]

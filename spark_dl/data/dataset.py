@@ -28,8 +28,9 @@ class Tensor:
         shape: the shape of one row, () for a number.
         stored: NumPy dtype in the file; "object" for bytes of different lengths, whose lengths have a column of theirs.
         dtype: NumPy dtype that the model is fed; "string" for bytes.
-        fed: shape of one row as the model is fed it, where that is made of bytes: texts, or images to be decoded.
+        fed: shape of one row as the model is fed it, where that is made of bytes.
         key: name of the model's input or output, where it has several.
+        coding: what these bytes are: "text", "image" or "sparse".
     """
 
     name: str
@@ -38,6 +39,7 @@ class Tensor:
     dtype: str
     fed: tuple[int, ...] = ()
     key: str = ""
+    coding: str = ""
 
     @property
     def role(self) -> str:

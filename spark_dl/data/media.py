@@ -1,4 +1,4 @@
-"""What a model is fed where a column holds bytes: texts, or encoded images. The same in training and in scoring."""
+"""Encoded images: what they are known by, and the pixels that a model is fed. The same in training and in scoring."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["SPARK_IMAGE", "fed", "image_bytes", "image_formats", "no_images"]
+__all__ = ["SPARK_IMAGE", "image_bytes", "image_formats", "no_images", "pixels"]
 
 # Spark's image struct as bytes, which `image_bytes` makes: this; height, width and channels as big-endian int32; the
 # pixels, uint8, in the order blue, green, red, alpha.
@@ -68,36 +68,34 @@ def _spark_image(content: Any, channels: int) -> Any:
     return tf.concat([colour, alpha], axis=2)
 
 
-def fed(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
+def pixels(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
     """The model's input, in a graph.
 
     Args:
-        contents: string tensor, shape (rows,): texts; or images as JPEG, PNG, GIF (its first frame), BMP, or Spark's.
-        shape: of one row; for images (height, width, channels), with 1, 3 or 4 channels. An image of another size is
-            resized: bilinear, antialiased.
-        dtype: "string" for texts. An image's numbers run from 0 to 255, whatever the dtype.
+        contents: string tensor, shape (rows,): images as JPEG, PNG, GIF (its first frame), BMP, or Spark's.
+        shape: of one row: (height, width, channels), with 1, 3 or 4 channels. An image of another size is resized:
+            bilinear, antialiased.
+        dtype: of the input. An image's numbers run from 0 to 255, whatever the dtype.
 
     Returns:
         tensor of shape (rows, *shape).
     """
     import tensorflow as tf
 
-    if dtype == "string":
-        return tf.reshape(contents, (-1, *shape))
     size, whole = shape[:2], tf.as_dtype(dtype).is_integer
 
     def image(content: Any) -> Any:
-        pixels = tf.cond(
+        decoded = tf.cond(
             tf.equal(tf.strings.substr(content, 0, len(SPARK_IMAGE)), SPARK_IMAGE),
             lambda: _spark_image(content, shape[2]),
             lambda: tf.io.decode_image(content, channels=shape[2], expand_animations=False),
         )
-        pixels = tf.ensure_shape(pixels, (None, None, shape[2]))
-        pixels = tf.cond(
-            tf.reduce_all(tf.equal(tf.shape(pixels)[:2], size)),
-            lambda: tf.cast(pixels, tf.float32),
-            lambda: tf.image.resize(pixels, size, antialias=True),
+        decoded = tf.ensure_shape(decoded, (None, None, shape[2]))
+        decoded = tf.cond(
+            tf.reduce_all(tf.equal(tf.shape(decoded)[:2], size)),
+            lambda: tf.cast(decoded, tf.float32),
+            lambda: tf.image.resize(decoded, size, antialias=True),
         )
-        return tf.ensure_shape(tf.saturate_cast(tf.round(pixels) if whole else pixels, dtype), shape)
+        return tf.ensure_shape(tf.saturate_cast(tf.round(decoded) if whole else decoded, dtype), shape)
 
     return tf.map_fn(image, contents, fn_output_signature=tf.TensorSpec(shape, dtype))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pyspark.ml.linalg import VectorUDT
@@ -12,9 +12,10 @@ from pyspark.sql import types as T
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
 from spark_dl.data.ragged import BYTES
+from spark_dl.data.sparse import kept_dtype
 from spark_dl.errors import DataError, explain, hint
 
-__all__ = ["boolean_column", "feature_spec", "label_spec", "quoted", "spark_type", "weight_column"]
+__all__ = ["ColumnRules", "boolean_column", "feature_spec", "label_spec", "quoted", "spark_type", "weight_column"]
 
 _NUMBERS: dict[type[T.DataType], str] = {
     T.BooleanType: "bool",
@@ -37,7 +38,28 @@ _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
 ]
 # Of Spark's image data source.
 _IMAGE_FIELDS = ("height", "width", "nChannels", "mode", "data")
+# Vectors up to so many numbers are mostly dense: pixels, embeddings. Wider ones are mostly counts and hashes.
+_DENSE_WIDTH = 4096
 _NUMERIC = "a Vector, an array of numbers, or a number"
+
+
+@dataclass(frozen=True)
+class ColumnRules:
+    """What a column's type doesn't say.
+
+    Attributes:
+        binary: what a binary column holds: "image" (encoded) or "raw" (uint8 numbers).
+        sparse: which Vectors stay sparse: "auto" (wide ones), "always" or "never".
+        nulls: what is done about missing values; by default they are faults.
+    """
+
+    binary: str = "image"
+    sparse: str = "auto"
+    nulls: NullPolicy = field(default_factory=NullPolicy)
+
+    def stays_sparse(self, width: int) -> bool:
+        """Whether a Vector of so many numbers does."""
+        return self.sparse == "always" or (self.sparse == "auto" and width > _DENSE_WIDTH)
 
 
 def feature_spec(
@@ -46,8 +68,7 @@ def feature_spec(
     param: str,
     shape: tuple[int, ...],
     dtype: str,
-    binary: str = "image",
-    nulls: NullPolicy | None = None,
+    rules: ColumnRules | None = None,
     key: str = "",
 ) -> FeatureSpec:
     """Match feature columns with the model's input.
@@ -58,19 +79,19 @@ def feature_spec(
         param: the option that named them, for messages.
         shape: the shape of one row of the model's input.
         dtype: the model's input dtype; "string" for text.
-        binary: what a binary column holds: "image" (encoded) or "raw" (uint8 numbers).
-        nulls: what is done about missing values; by default they are faults.
+        rules: what the columns' types don't say.
         key: the input's name, where the model has several.
 
     Raises:
         DataError: a column is missing, can't be fed, or the widths don't fit.
     """
-    columns = [(nulls or NullPolicy()).column(_column(schema, name, param)) for name in names]
-    return replace(_feature_spec(schema, columns, param, shape, dtype, binary), key=key)
+    rules = rules or ColumnRules()
+    columns = [rules.nulls.column(_column(schema, name, param)) for name in names]
+    return replace(_feature_spec(schema, columns, param, shape, dtype, rules), key=key)
 
 
 def _feature_spec(
-    schema: T.StructType, columns: Sequence[Column], param: str, shape: tuple[int, ...], dtype: str, binary: str
+    schema: T.StructType, columns: Sequence[Column], param: str, shape: tuple[int, ...], dtype: str, rules: ColumnRules
 ) -> FeatureSpec:
     expected = math.prod(shape)
     if dtype == "string":
@@ -78,7 +99,7 @@ def _feature_spec(
     for column in columns:
         if column.kind == "text":
             raise DataError(_unsuited(schema, column.name, param, _NUMERIC))
-    if any(column.kind == "image" or (binary == "image" and column.kind == "binary") for column in columns):
+    if any(column.kind == "image" or (rules.binary == "image" and column.kind == "binary") for column in columns):
         return _image_spec(columns, param, shape, dtype)
     wide = [column for column in columns if column.kind != "scalar"]
     if len(wide) > 1:
@@ -112,6 +133,8 @@ def _feature_spec(
             )
         )
     sized = [_with_inner(replace(c, width=1 if c.kind == "scalar" else width), shape) for c in columns]
+    if len(sized) == 1 and sized[0].kind == "vector" and rules.stays_sparse(width):
+        sized = [replace(sized[0], sparse=kept_dtype(dtype))]
     return FeatureSpec(tuple(sized), shape, dtype)
 
 

@@ -8,7 +8,7 @@ Spark's Arrow writer takes its time by value and by vector, and it is several ti
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 from pyspark.sql import Column as SparkColumn
@@ -18,8 +18,9 @@ from spark_dl.data.arrow import Extracted, extract, extract_together, extract_ve
 from spark_dl.data.column import Column
 from spark_dl.data.media import SPARK_IMAGE
 from spark_dl.data.schema import quoted
+from spark_dl.data.sparse import extract_sparse
 
-__all__ = ["VECTOR_FIELDS", "receive", "selected", "send"]
+__all__ = ["VECTOR_FIELDS", "receive", "selected", "send", "vectors"]
 
 # A Vector is a struct of these.
 VECTOR_FIELDS = ("type", "size", "indices", "values")
@@ -80,12 +81,19 @@ def receive(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Column, Ex
     for group in _groups(columns):
         if group[0].kind == "vector":
             fields = dict(zip(VECTOR_FIELDS, itertools.islice(arrays, len(VECTOR_FIELDS)), strict=True))
-            received[group[0]] = extract_vectors(fields, group[0].width)
+            received[group[0]] = vectors(fields, group[0])
         elif len(group) > 1:
             received.update(zip(group, extract_together(next(arrays), group), strict=True))
         else:
             received[group[0]] = extract(next(arrays), group[0])
     return received
+
+
+def vectors(fields: Mapping[str, pa.Array], column: Column) -> Extracted:
+    """The numbers of a column of Vectors, from their fields."""
+    if column.sparse:
+        return extract_sparse(fields, column.width, column.sparse)
+    return extract_vectors(fields, column.width)
 
 
 def _groups(columns: Sequence[Column]) -> list[list[Column]]:

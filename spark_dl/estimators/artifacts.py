@@ -55,16 +55,17 @@ def of_model(model: Any, content: bytes) -> Files:
     return files
 
 
-def of_training(trained: Trained, class_labels: Sequence[str]) -> Files:
+def of_training(trained: Trained, first_epoch: int, class_labels: Sequence[str]) -> Files:
     """Curves of the training, and what came of it for the validation rows.
 
     Args:
         trained: the training.
+        first_epoch: the epoch with which its history begins, from 0.
         class_labels: the names of the classes; empty where they have none.
     """
     files = {}
     if trained.result.history:
-        files["history.png"] = _drawn(figures.history_figure, trained.result.history)
+        files["history.png"] = _drawn(figures.history_figure, trained.result.history, first_epoch)
     rates = {one["epoch"]: one["learning_rate"] for one in trained.epochs if one["learning_rate"] is not None}
     if rates:
         files["learning_rate.png"] = _drawn(figures.learning_rate_figure, rates)

@@ -9,39 +9,26 @@ import math
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
 from pyspark.ml.base import Estimator
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.types import StructField, StructType
 
 from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.estimators.artifacts import of_estimator, of_model, of_training
-from spark_dl.estimators.checks import check_compiles, check_layers, check_options, scaled_rate
-from spark_dl.estimators.columns import (
-    InputFacts,
-    OutputFacts,
-    check_null_policy,
-    feature_specs,
-    input_columns,
-    label_specs,
-    optional_columns,
-    output_columns,
-    refuse_lists,
-    shapes_of_inputs,
-)
 from spark_dl.estimators.converted import ConvertedData
 from spark_dl.estimators.fit_many import FitMany
-from spark_dl.estimators.input_plan import InputPlan, input_plan
+from spark_dl.estimators.input_plan import InputPlan
+from spark_dl.estimators.job import Job, check
 from spark_dl.estimators.logged import logged_data, logged_model
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
-from spark_dl.estimators.saving import OBJECTS, SavableEstimator, given_model, named
+from spark_dl.estimators.saving import OBJECTS, SavableEstimator, named
 from spark_dl.estimators.steps import check_rows, convert_rows
 from spark_dl.estimators.training import train_on_ranks
 from spark_dl.estimators.validation import marked, marked_schema, marking
@@ -51,7 +38,6 @@ from spark_dl.score.assess import can_assess
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
 from spark_dl.store import Store
 from spark_dl.track import Record, active_record, tracker, try_to_log
-from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.workspace import Workspace
 
@@ -63,39 +49,6 @@ __all__ = ["KerasEstimator"]
 
 # Where TensorBoard looks for a trace.
 _PROFILE_ARTIFACT = f"profile/plugins/profile/fit/{PROFILE}"
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A checked fit, before any Spark job.
-
-    Attributes:
-        values: the options.
-        name: the model's.
-        content: the compiled model's bytes.
-        model: the compiled model.
-        custom_objects: cloudpickled dict of what Keras needs by name to load it.
-        inputs: the model's.
-        outputs: the model's.
-        head: what the output will mean.
-        packing: how rows become blocks; its store is set later.
-        columns: Spark's types of the columns that are read.
-        plan: which column feeds what.
-        learning_rate: of the warm-up; None where there is none.
-    """
-
-    values: dict[str, Any]
-    name: str
-    content: bytes
-    model: Any
-    custom_objects: bytes
-    inputs: tuple[InputFacts, ...]
-    outputs: tuple[OutputFacts, ...]
-    head: Head
-    packing: Packing
-    columns: StructType
-    plan: InputPlan
-    learning_rate: LearningRate | None
 
 
 @with_options(
@@ -114,11 +67,13 @@ class _Job:
     options.INPUT_COLS,
     options.COLUMN_SHAPES,
     options.BINARY_FORMAT,
+    options.SPARSE_VECTORS,
     options.LABEL_COL,
     options.LABEL_COLS,
     options.WEIGHT_COL,
     options.PREDICTION_COL,
     options.OUTPUT_COLS,
+    options.OUTPUT_FORMAT,
     options.VALIDATION_COL,
     options.VALIDATION_DATA,
     options.VALIDATION_FRACTION,
@@ -248,7 +203,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         return estimator._fit_converted(converted)
 
     def _fit_converted(self, converted: ConvertedData, parent: str = "") -> KerasModel:
-        job = self._check(converted.schema, marking(self._values()))
+        job = check(self, converted.schema, marking(self._values()))
         dataset = converted.dataset_for(job.packing)
         return self._train(converted.spark, job, lambda workspace: dataset, lambda: converted.files, parent)
 
@@ -277,20 +232,20 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         job, rows = self._checked(dataset)
         return self._train(dataset.sparkSession, job, functools.partial(self._convert, rows, job), dataset.inputFiles)
 
-    def _convert(self, rows: DataFrame, job: _Job, workspace: Store) -> ConvertedDataset:
+    def _convert(self, rows: DataFrame, job: Job, workspace: Store) -> ConvertedDataset:
         factors = self._class_factors(rows, job.packing)
         return convert_rows(rows, replace(job.packing, factors=factors), workspace)
 
-    def _checked(self, dataset: DataFrame) -> tuple[_Job, DataFrame]:
+    def _checked(self, dataset: DataFrame) -> tuple[Job, DataFrame]:
         """A fit, checked; and its rows, those of validationData among them."""
         values = marking(self._values())
-        job = self._check(marked_schema(dataset.schema, values), values)
+        job = check(self, marked_schema(dataset.schema, values), values)
         return job, marked(dataset, values, job.packing.columns)
 
     def _train(
         self,
         spark: SparkSession,
-        job: _Job,
+        job: Job,
         rows: Callable[[Store], ConvertedDataset],
         files: Callable[[], Sequence[str]],
         parent: str = "",
@@ -348,77 +303,11 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             trained = train_on_ranks(spark, plan, settings, values, record, assessed)
             fitted = self._fitted(workspace.read(trained.result.model_file), job, trained.result)
             if record.written:
-                record.add(of_training(trained, values.get("classLabels") or ()))
+                record.add(of_training(trained, values["initialEpoch"], values.get("classLabels") or ()))
                 if values["profile"]:
                     record.add({_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)})
                 try_to_log(lambda: told.model(logged_model(fitted)))
         return _with_unlogged(fitted, told.unlogged)
-
-    def _check(self, columns: StructType, values: Mapping[str, Any]) -> _Job:
-        """Everything that can be known without a Spark job."""
-        from spark_dl.train.compiling import compiled_copy
-        from spark_dl.train.losses import losses_of
-        from spark_dl.train.model_bytes import custom_objects, to_bytes
-        from spark_dl.train.model_shape import fixed_shapes, shape_of
-        from spark_dl.train.transform import with_transform
-
-        model = given_model(values)
-        open_shape = shape_of(model)
-        refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
-        named, _ = input_columns(values, [one.name for one in open_shape.inputs])
-        shapes = shapes_of_inputs(values, named)
-        for param in ("transformFn", "augment"):
-            check_layers(param, values[param], list(named))
-        if values["transformFn"] is not None:
-            model = with_transform(model, values["transformFn"], shapes)
-            open_shape = shape_of(model)
-        shape = fixed_shapes(model, open_shape, shapes)
-        self._check_outputs(shape)
-        loss = values["loss"] if values["loss"] is not None else self._default_loss(shape, model)
-        compiled = compiled_copy(
-            model, values["optimizer"], loss, values["metrics"], values["lossWeights"], values["dtypePolicy"]
-        )
-        losses = losses_of(compiled.loss, shape)
-        check_options(values, losses)
-        if values["jitCompile"]:
-            check_compiles(compiled)
-        rate = scaled_rate(compiled, values)
-        head = self._head(shape, losses)
-        if len(shape.outputs) > 1:
-            output_columns(values, [one.name for one in shape.outputs])
-        inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
-        outputs = tuple(
-            OutputFacts(one.name, one.shape, self._classes(one, loss))
-            for one, loss in zip(shape.outputs, losses, strict=True)
-        )
-        weight, validation = optional_columns(columns, values)
-        packing = Packing(
-            store=Store(""),
-            features=feature_specs(columns, values, inputs),
-            labels=label_specs(columns, values, outputs),
-            weight=weight,
-            validation_col=validation,
-            validation_fraction=values["validationFraction"],
-            stratified=values.get("stratified", False) and values["validationFraction"] > 0,
-            balance=values.get("balance", "none"),
-            seed=values["seed"],
-        )
-        check_null_policy(values, packing.columns)
-        custom = cloudpickle.dumps(custom_objects(compiled, values["loss"], values["metrics"], values["augment"]))
-        return _Job(
-            values=dict(values),
-            name=model.name,
-            content=to_bytes(compiled),
-            model=compiled,
-            custom_objects=custom,
-            outputs=outputs,
-            inputs=inputs,
-            head=head,
-            packing=packing,
-            columns=_types_of(columns, packing),
-            plan=input_plan(columns, packing, inputs, outputs),
-            learning_rate=rate,
-        )
 
     def _check_outputs(self, shape: ModelShape) -> None:
         """Refuse a model whose outputs aren't those of the task, with a ModelError."""
@@ -471,24 +360,20 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         }
         return params, {f"spark_dl.{name}": value for name, value in tags.items()}
 
-    def _fitted(self, content: bytes, job: _Job, result: TrainResult) -> KerasModel:
+    def _fitted(self, content: bytes, job: Job, result: TrainResult) -> KerasModel:
         summary = TrainingSummary(
             history=result.history,
+            first_epoch=job.values["initialEpoch"],
             rows=result.rows,
             validation_rows=result.validation_rows,
             seconds=result.seconds,
             best_epoch=result.best_epoch,
         )
         model = self.model_class()._with_content(
-            content, job.custom_objects, job.inputs, job.outputs, job.head, _features_of(job), summary
+            content, job.custom_objects, job.inputs, job.outputs, job.head, job.feature_columns, summary
         )
         model._resetUid(self.uid)
         return self._copyValues(model)
-
-
-def _features_of(job: _Job) -> StructType:
-    names = {column.name for spec in job.packing.features for column in spec.columns}
-    return StructType([field for field in job.columns.fields if field.name in names])
 
 
 def _with_unlogged(fitted: KerasModel, unlogged: list[dict[str, Any]]) -> KerasModel:
@@ -498,12 +383,6 @@ def _with_unlogged(fitted: KerasModel, unlogged: list[dict[str, Any]]) -> KerasM
         text = f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged."
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     return fitted
-
-
-def _types_of(columns: StructType, packing: Packing) -> StructType:
-    """The types of the columns that are read, each once."""
-    names = dict.fromkeys(column.name for column in packing.columns)
-    return StructType([StructField(name, columns[name].dataType) for name in names])
 
 
 def _master(spark: SparkSession) -> str:

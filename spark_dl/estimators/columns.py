@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql.types import StructType
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
-from spark_dl.data.schema import boolean_column, feature_spec, label_spec, weight_column
+from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, label_spec, weight_column
 from spark_dl.errors import OptionError, explain, hint
 
 __all__ = [
@@ -171,8 +171,7 @@ def feature_specs(
             param,
             one.shape,
             one.dtype,
-            values["binaryFormat"],
-            nulls,
+            ColumnRules(values["binaryFormat"], values["sparseVectors"], nulls),
             one.name if len(inputs) > 1 else "",
         )
         for one in inputs

@@ -47,6 +47,7 @@ _OPTIONS = (
     "classWeights",
     "lossWeights",
     "binaryFormat",
+    "sparseVectors",
     "nullPolicy",
     "featuresCol",
     "inputCols",

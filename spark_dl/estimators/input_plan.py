@@ -13,6 +13,8 @@ from spark_dl.estimators.columns import InputFacts, OutputFacts
 
 __all__ = ["FedColumn", "InputPlan", "input_plan"]
 
+# What is said of an input that is made of bytes in the batch.
+_MADE_OF_BYTES = {"image": "decoded", "sparse": "sparse until the batch"}
 _HEAD = ("column", "type", "becomes", "feeds", "missing values")
 
 
@@ -87,8 +89,8 @@ def _columns(
 
 
 def _feature(column: Column, spec: FeatureSpec) -> str:
-    if spec.image:
-        return f"{spec.dtype} {spec.shape}, decoded"
+    if spec.coding in _MADE_OF_BYTES:
+        return f"{spec.dtype} {spec.shape}, {_MADE_OF_BYTES[spec.coding]}"
     if len(spec.columns) == 1:
         return f"{spec.dtype} {spec.shape}"
     return f"{spec.dtype} ({column.width},), joined"

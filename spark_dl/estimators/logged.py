@@ -1,13 +1,9 @@
-"""A fitted model as trackers write it, and back: files that need no Spark to be written or read."""
+"""A fitted model and its rows as trackers write them: records that know nothing of Spark."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import importlib
 import json
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from pyarrow import fs as arrow_fs
@@ -15,21 +11,15 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.errors import ModelError, SavedModelError, explain
-from spark_dl.estimators.io import described, revived
+from spark_dl.errors import ModelError, explain
+from spark_dl.estimators.fetched import AROUND
+from spark_dl.estimators.io import described
 from spark_dl.estimators.model import KerasModel
 from spark_dl.session import running_session
 from spark_dl.track import LoggedData, LoggedModel, LoggedStage
 from spark_dl.workspace import Workspace
 
-__all__ = ["digest_of", "fetched_model", "logged", "logged_data", "logged_model"]
-
-# Spark's own models that may hold ours.
-_AROUND = (
-    "pyspark.ml.pipeline.PipelineModel",
-    "pyspark.ml.tuning.CrossValidatorModel",
-    "pyspark.ml.tuning.TrainValidationSplitModel",
-)
+__all__ = ["digest_of", "logged", "logged_data", "logged_model"]
 
 # Python and JSON know one kind of whole numbers and one of fractions.
 _TYPES: dict[type[T.DataType], str] = {
@@ -81,9 +71,9 @@ def logged(model: Any, cache_dir: str | None) -> LoggedModel | LoggedStage:
     """
     if isinstance(model, KerasModel):
         return logged_model(model)
-    kind = _name(type(model))
-    if kind not in _AROUND:
-        expected = f"a KerasModel, {', '.join(name.rpartition('.')[2] for name in _AROUND)}"
+    kind = f"{type(model).__module__}.{type(model).__name__}"
+    if kind not in AROUND:
+        expected = f"a KerasModel, {', '.join(name.rpartition('.')[2] for name in AROUND)}"
         raise ModelError(explain("This model can't be logged.", expected=expected, received=kind))
     spark = running_session()
     with Workspace(cache_dir, spark.conf.get("spark.master", "") or "") as workspace:
@@ -127,110 +117,6 @@ def logged_data(
 def digest_of(dataset: ConvertedDataset, *, validation: bool) -> str:
     """Of a dataset's numbers, whatever the order of the rows."""
     return f"{sum(block.checksum for block in dataset.part(validation=validation)) % (1 << 63):016x}"
-
-
-def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
-    """A logged, registered or saved model as the stage that it was.
-
-    Args:
-        uri: where it is.
-        cache_dir: a directory that driver and executors share, where a Pipeline is put for Spark to read it.
-
-    Raises:
-        SavedModelError: there is none; it is damaged, another flavor's, or of a newer release.
-    """
-    from spark_dl.track import flavor  # MLflow is imported where it is used
-
-    with flavor.fetched(uri) as root:
-        modules = flavor.import_code(root)
-        if (written := flavor.stage_files(root)) is not None:
-            return _read_by_spark(uri, *written, modules, cache_dir)
-        stage, content = flavor.stage_content(root)
-    try:
-        metadata = json.loads(stage)
-        kind = _kinds()[metadata["class"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SavedModelError(
-            explain(
-                f"The model at {uri!r} can't be loaded.",
-                expected=f"metadata of one of {', '.join(_kinds())}",
-                received=f"{type(error).__name__}: {error}",
-            )
-        ) from error
-    model: KerasModel = revived(kind, metadata, content, uri)
-    return model
-
-
-def _read_by_spark(uri: str, kind: str, root: Path, modules: Sequence[str], cache_dir: str | None) -> Any:
-    if kind not in _AROUND:
-        raise SavedModelError(
-            explain(f"The model at {uri!r} can't be loaded.", expected=" or ".join(_AROUND), received=kind)
-        )
-    _check_stages(uri, root, modules)
-    module, _, name = kind.rpartition(".")
-    spark = running_session()
-    with contextlib.ExitStack() as owned:
-        workspace = owned.enter_context(Workspace(cache_dir, spark.conf.get("spark.master", "") or ""))
-        filesystem, path = workspace.child("stage").open()
-        for file in sorted(root.rglob("*")):
-            place = f"{path}/{file.relative_to(root).as_posix()}"
-            if file.is_dir():
-                filesystem.create_dir(place, recursive=True)
-            else:
-                with filesystem.open_output_stream(place) as stream:
-                    stream.write(file.read_bytes())
-        try:
-            loaded = getattr(importlib.import_module(module), name).load(workspace.child("stage").url)
-        except SavedModelError:
-            raise
-        except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise SavedModelError(
-                explain(f"The model at {uri!r} can't be loaded.", expected=f"a saved {name}", received=first)
-            ) from error
-        atexit.register(owned.pop_all().close)  # some of Spark's models read their files when they are used
-    return loaded
-
-
-def _check_stages(uri: str, root: Path, modules: Sequence[str]) -> None:
-    """Refuse stages of other classes than Spark's, ours, and those of the code that the model brings along.
-
-    Spark imports whatever its metadata name.
-    """
-    allowed = ("org.apache.spark.ml.", "pyspark.ml.", "spark_dl.estimators.", *(f"{name}." for name in modules))
-    for file in sorted(root.rglob("metadata/part-*")):
-        try:
-            kind = str(json.loads(file.read_bytes().partition(b"\n")[0])["class"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise SavedModelError(
-                explain(
-                    f"The model at {uri!r} can't be loaded.",
-                    expected="metadata as Spark writes them",
-                    received=f"{type(error).__name__}: {error}",
-                )
-            ) from error
-        if not kind.startswith(allowed):
-            raise SavedModelError(
-                explain(
-                    f"The model at {uri!r} can't be loaded.",
-                    expected=f"stages of {', '.join(allowed)}",
-                    received=f"one of {kind}",
-                    fix="Bring its module along (code_paths).",
-                )
-            )
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__name__}"
-
-
-def _kinds() -> dict[str, type[KerasModel]]:
-    """What may be loaded, by the name that its metadata have."""
-    from spark_dl.estimators.classifier import KerasClassifierModel
-    from spark_dl.estimators.regressor import KerasRegressorModel
-
-    kinds = (KerasModel, KerasClassifierModel, KerasRegressorModel)
-    return {_name(kind): kind for kind in kinds}
 
 
 def _types(columns: T.StructType, filled: Collection[str] = ()) -> list[tuple[str, Any]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -22,6 +22,7 @@ from spark_dl.estimators.columns import (
     optional_columns,
     output_columns,
 )
+from spark_dl.estimators.fetched import fetched_model
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
 from spark_dl.estimators.saving import config_text
@@ -52,6 +53,7 @@ class TrainingSummary:
 
     Attributes:
         history: each metric's value after each epoch, over all rows.
+        first_epoch: the epoch with which the history begins, from 0.
         rows: training rows in an epoch.
         validation_rows: validation rows.
         seconds: of the training itself, validation included.
@@ -60,6 +62,7 @@ class TrainingSummary:
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
+    first_epoch: int = 0
     rows: int = 0
     validation_rows: int = 0
     seconds: float = 0.0
@@ -71,12 +74,14 @@ class TrainingSummary:
     options.FEATURES_COL,
     options.INPUT_COLS,
     options.BINARY_FORMAT,
+    options.SPARSE_VECTORS,
     options.LABEL_COL,
     options.LABEL_COLS,
     options.WEIGHT_COL,
     options.NULL_POLICY,
     options.PREDICTION_COL,
     options.OUTPUT_COLS,
+    options.OUTPUT_FORMAT,
     options.OUTPUT_LAYER,
     options.SCORE_BATCH_SIZE,
 )
@@ -131,8 +136,6 @@ class KerasModel(OptionParams, Model, Saved):
         """
         if not path.startswith(_OF_MLFLOW):
             return super().load(path)
-        from spark_dl.estimators.logged import fetched_model
-
         found = fetched_model(path)
         if not isinstance(found, cls):
             raise SavedModelError(
@@ -156,7 +159,7 @@ class KerasModel(OptionParams, Model, Saved):
             raise ModelError(
                 explain("There is no history to plot.", expected="a model made by fit", received="summary.history={}")
             )
-        return history_figure(self.summary.history)
+        return history_figure(self.summary.history, self.summary.first_epoch)
 
     def evaluate(self, dataset: DataFrame) -> dict[str, float]:
         """The loss and the metrics of a DataFrame's rows, by the names of `keras.Model.evaluate`.
@@ -267,13 +270,15 @@ class KerasModel(OptionParams, Model, Saved):
 
     def _scored(self) -> tuple[bytes, Head]:
         """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
-        layer = self.getOrDefault("outputLayer")
-        if not layer:
-            return self._fitted_content(), self._fitted_head()
-        from spark_dl.train.model_shape import up_to_layer
+        content, head = self._fitted_content(), self._fitted_head()
+        if layer := self.getOrDefault("outputLayer"):
+            from spark_dl.train.model_shape import up_to_layer
 
-        content, width = up_to_layer(self.keras(), layer)
-        return content, TensorOutput(width)
+            content, width = up_to_layer(self.keras(), layer)
+            head = TensorOutput(width)
+        if self.getOrDefault("outputFormat") == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):
+            head = replace(head, vectors=True)
+        return content, head
 
     def _output_columns(self) -> dict[str, str]:
         """Field of the head -> name of its column."""

@@ -33,7 +33,7 @@ def sql_function(model: ScoringModel, values: Mapping[str, Any], inputs: Sequenc
     names = list(dict.fromkeys(column for columns in named.values() for column in columns))
     field = model.head.fields()[output]
     number = "float" if field.kind == "array<float>" else "double"
-    kept = {name: values[name] for name in ("featuresCol", "inputCols", "binaryFormat", "nullPolicy")}
+    kept = {name: values[name] for name in ("featuresCol", "inputCols", "binaryFormat", "sparseVectors", "nullPolicy")}
     score = _scorer(model, kept, tuple(inputs), names, output)
     return F.pandas_udf(score, "double" if field.kind == "double" else f"array<{number}>")  # type: ignore[attr-defined]
 

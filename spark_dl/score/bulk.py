@@ -22,14 +22,14 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_type
 
-from spark_dl.data.arrow import Extracted, extract, extract_vectors, flattened
+from spark_dl.data.arrow import extract, flattened
 from spark_dl.data.column import Column
 from spark_dl.data.media import image_bytes
-from spark_dl.data.transport import VECTOR_FIELDS
+from spark_dl.data.transport import VECTOR_FIELDS, vectors
 from spark_dl.errors import StoreError, explain
 from spark_dl.imports import forget_archives
 from spark_dl.score.heads import Field
-from spark_dl.score.scoring_model import ScoringModel, unfit
+from spark_dl.score.scoring_model import ScoringModel, checked
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 
@@ -233,12 +233,11 @@ def _matrix(array: pa.Array, column: Column) -> np.ndarray:
     """A feature column's numbers, none of them missing: shape (rows, width)."""
     if column.kind == "vector":
         fields = dict(zip(VECTOR_FIELDS, array.flatten(), strict=True))
-        extracted = extract_vectors(fields, column.width)
+        extracted = vectors(fields, column)
     else:
         array = _images(array) if column.image_struct else flattened(array, column.nested, column.inner)
         extracted = extract(array, column)
-    _check(extracted, column)
-    return extracted.values
+    return checked(extracted, column)
 
 
 def _images(array: pa.StructArray) -> pa.Array:
@@ -247,16 +246,6 @@ def _images(array: pa.StructArray) -> pa.Array:
     present = array.is_valid().to_pylist()
     rows = zip(present, *fields, strict=True)
     return pa.array([image_bytes(*parts) if there else None for there, *parts in rows], pa.binary())
-
-
-def _check(extracted: Extracted, column: Column) -> None:
-    rows = len(extracted.missing)
-    if extracted.lengths:
-        raise unfit(column, f"{column.width} numbers a row", f"a row of {next(iter(extracted.lengths))}")
-    if extracted.missing.any():
-        raise unfit(
-            column, "no nulls and no NaN", f"{int(extracted.missing.sum())} null or NaN in a batch of {rows} rows"
-        )
 
 
 def _arrow(values: np.ndarray, field: Field) -> pa.Array:

@@ -131,22 +131,25 @@ class TensorOutput:
 
     Attributes:
         width: numbers a row.
+        vectors: whether it becomes a Vector, and not an array of floats.
     """
 
     name: ClassVar[str] = "tensor"
     width: int
+    vectors: bool = False
 
     def fields(self) -> dict[str, Field]:
-        """An array of floats."""
-        return {"prediction": Field("array<float>", self.width)}
+        """An array of floats, or a Vector."""
+        return {"prediction": Field("vector" if self.vectors else "array<float>", self.width)}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The numbers."""
         (output,) = outputs
-        return {"prediction": output.reshape(len(output), self.width).astype(np.float32)}
+        dtype = np.float64 if self.vectors else np.float32
+        return {"prediction": output.reshape(len(output), self.width).astype(dtype)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON."""
+        """Fit for JSON; what it becomes is an option of the model."""
         return {"name": self.name, "width": self.width}
 
 
@@ -156,13 +159,15 @@ class SeveralOutputs:
 
     Attributes:
         widths: numbers a row, by the outputs' names, in the model's order.
+        vectors: whether several numbers become a Vector, and not an array of floats.
     """
 
     name: ClassVar[str] = "several"
     widths: tuple[tuple[str, int], ...]
+    vectors: bool = False
 
     def fields(self) -> dict[str, Field]:
-        """A double or an array of floats for each output."""
+        """A double, an array of floats or a Vector for each output."""
         return {name: self._head(width).fields()["prediction"] for name, width in self.widths}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -174,9 +179,8 @@ class SeveralOutputs:
         """Fit for JSON."""
         return {"name": self.name, "widths": [list(pair) for pair in self.widths]}
 
-    @staticmethod
-    def _head(width: int) -> Head:
-        return Regression() if width == 1 else TensorOutput(width)
+    def _head(self, width: int) -> Head:
+        return Regression() if width == 1 else TensorOutput(width, self.vectors)
 
 
 HEADS: dict[str, type] = {head.name: head for head in (Classification, Regression, TensorOutput, SeveralOutputs)}

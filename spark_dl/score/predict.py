@@ -110,6 +110,8 @@ def _input(column: Column, wide: bool) -> SparkColumn:
         fill = F.lit(bool(column.fill) if column.dtype == "bool" else column.fill)
         missing = value.isNull() | F.isnan(value) if column.dtype.startswith("float") else value.isNull()
         value = F.when(missing, fill).otherwise(value)
+    if column.sparse:
+        return F.unwrap_udt(value)
     return vector_to_array(value, "float64" if wide else "float32") if column.kind == "vector" else value
 
 

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from spark_dl.data.arrow import Extracted
+from spark_dl.data.coding import fed
 from spark_dl.data.column import Column, FeatureSpec
-from spark_dl.data.media import fed, image_formats, no_images
-from spark_dl.data.ragged import BYTES
+from spark_dl.data.media import image_formats, no_images
+from spark_dl.data.sparse import extract_sparse
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import importing
 from spark_dl.parcel import Parcel
@@ -30,10 +33,17 @@ from spark_dl.score.heads import Head
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["ScoringModel", "loaded", "prepare_worker", "unfit"]
+__all__ = ["ScoringModel", "checked", "loaded", "prepare_worker"]
 
-# Images are decoded together up to so many bytes of float32.
+# Images and sparse rows are decoded together up to so many bytes of float32.
 _DECODED_BYTES = 64 << 20
+# A Vector's fields.
+_FIELD_TYPES = {
+    "type": pa.int8(),
+    "size": pa.int32(),
+    "indices": pa.list_(pa.int32()),
+    "values": pa.list_(pa.float64()),
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +72,8 @@ class ScoringModel:
 
     @property
     def step(self) -> int:
-        """Rows that are computed at once: `batch_size`, or fewer where they are images that must be decoded."""
-        decoded = 4 * sum(math.prod(spec.shape) for spec in self.features if spec.image)
+        """Rows that are computed at once: `batch_size`, or fewer where they must be decoded and become large."""
+        decoded = 4 * sum(math.prod(spec.shape) for spec in self.features if spec.coding)
         return min(self.batch_size, max(1, _DECODED_BYTES // decoded)) if decoded else self.batch_size
 
     def inputs(self, values: Mapping[Column, np.ndarray]) -> list[np.ndarray]:
@@ -145,17 +155,16 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
 
     keras_model = from_bytes(model.content.opened(), cloudpickle.loads(model.custom_objects), compiled=False)
     specs = model.features
-    of_bytes = [spec.tensor().stored == BYTES for spec in specs]
     signature = [
-        tf.TensorSpec((None,), "string") if coded else tf.TensorSpec((None, *spec.shape), spec.dtype)
-        for spec, coded in zip(specs, of_bytes, strict=True)
+        tf.TensorSpec((None,), "string") if spec.coding else tf.TensorSpec((None, *spec.shape), spec.dtype)
+        for spec in specs
     ]
 
     @functools.partial(tf.function, input_signature=signature)
     def call(*inputs: Any) -> list[Any]:
         tensors = [
-            fed(given, spec.shape, spec.dtype) if coded else given
-            for given, spec, coded in zip(inputs, specs, of_bytes, strict=True)
+            fed(given, spec.coding, spec.shape, spec.dtype) if spec.coding else given
+            for given, spec in zip(inputs, specs, strict=True)
         ]
         named = {spec.key: tensor for spec, tensor in zip(specs, tensors, strict=True)}
         result = keras_model(named if len(specs) > 1 else tensors[0], training=False)
@@ -176,11 +185,11 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
     Raises:
         DataError: numbers beyond what an integer input can hold; bytes that are no image.
     """
-    if spec.tensor().stored == BYTES:
-        unknown = no_images(parts[0], spec.shape[-1]) if spec.image else 0
+    if spec.coding:
+        unknown = no_images(parts[0], spec.shape[-1]) if spec.coding == "image" else 0
         if unknown:
             known = ", ".join(image_formats(spec.shape[-1]))
-            raise unfit(spec.columns[0], f"images that can be decoded ({known})", f"{unknown} rows that are none")
+            raise _unfit(spec.columns[0], f"images that can be decoded ({known})", f"{unknown} rows that are none")
         return parts[0]
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     wanted = np.dtype(spec.dtype)
@@ -198,11 +207,29 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
     return whole.astype(wanted, copy=False).reshape(-1, *spec.shape)
 
 
-def _matrix(values: pd.Series, column: Column) -> np.ndarray:
+def checked(extracted: Extracted, column: Column) -> np.ndarray:
+    """The numbers of a column in one batch, of which none may be missing: shape (rows, width); of bytes (rows,).
+
+    Raises:
+        DataError: one is.
+    """
+    rows = f"in a batch of {len(extracted.missing)} rows"
+    if extracted.lengths:
+        raise _unfit(column, f"{column.width} numbers a row", f"a row of {next(iter(extracted.lengths))}")
+    if extracted.missing.any():
+        raise _unfit(column, "no nulls and no NaN", f"{int(extracted.missing.sum())} null or NaN {rows}")
+    if extracted.beyond:
+        raise _unfit(column, f"numbers that {column.sparse} can hold", f"{extracted.beyond} beyond it {rows}")
+    return extracted.values
+
+
+def _matrix(values: Any, column: Column) -> np.ndarray:
+    if column.sparse:
+        return checked(extract_sparse(_fields(values), column.width, column.sparse), column)
     if column.fill is not None:
         values = values.fillna(column.fill)
     if values.isna().any():
-        raise unfit(column, "no nulls", f"{int(values.isna().sum())} null or NaN in a batch of {len(values)} rows")
+        raise _unfit(column, "no nulls", f"{int(values.isna().sum())} null or NaN in a batch of {len(values)} rows")
     if column.kind == "scalar":
         # With nulls, whole numbers come as fractions.
         return np.asarray(values, None if column.fill is None else column.dtype).reshape(-1, 1)
@@ -211,16 +238,26 @@ def _matrix(values: pd.Series, column: Column) -> np.ndarray:
         return np.asarray(rows)
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     if (lengths != column.width).any():
-        raise unfit(column, f"{column.width} numbers a row", f"a row of {lengths[lengths != column.width][0]}")
+        raise _unfit(column, f"{column.width} numbers a row", f"a row of {lengths[lengths != column.width][0]}")
     if column.kind == "binary":
         return np.frombuffer(b"".join(rows), column.dtype).reshape(-1, column.width)
     matrix = np.concatenate(rows).reshape(-1, column.width) if len(rows) else np.empty((0, column.width))
     if matrix.dtype == object or (matrix.dtype.kind == "f" and np.isnan(matrix.min(initial=0))):
-        raise unfit(column, "no nulls and no NaN in the arrays", "some")
+        raise _unfit(column, "no nulls and no NaN in the arrays", "some")
     return matrix
 
 
-def unfit(column: Column, expected: str, received: str) -> DataError:
+def _fields(values: Any) -> dict[str, pa.Array]:
+    """The fields of Vectors: from a DataFrame of them, as pandas has a struct, or from a Series of dense rows."""
+    if not isinstance(values, pd.DataFrame):
+        rows = pa.array(values, pa.list_(pa.float64()), from_pandas=True)
+        kinds = pa.array(np.ones(len(rows), np.int8), mask=np.asarray(values.isna()))
+        empty = pa.array([[]] * len(rows), pa.list_(pa.int32()))
+        return {"type": kinds, "size": pa.nulls(len(rows), pa.int32()), "indices": empty, "values": rows}
+    return {name: pa.array(values[name], kind, from_pandas=True) for name, kind in _FIELD_TYPES.items()}
+
+
+def _unfit(column: Column, expected: str, received: str) -> DataError:
     """The error for a column that can't be scored."""
     return DataError(
         explain(

@@ -50,11 +50,11 @@ class Serving:
         return json.dumps(content, indent=1)
 
     def example(self) -> dict[str, Any] | None:
-        """A row as it may be served, by its columns: zeros, and texts that are empty; None where there are images."""
+        """A row as it may be served, by its columns: zeros, empty texts; None where it can't be told or is large."""
         row = {}
         for spec in self.features:
             for column in spec.columns:
-                if column.kind == "binary" or spec.image:
+                if column.kind == "binary" or spec.coding in ("image", "sparse"):
                     return None
                 row[column.name] = _example(column, spec)
         return row

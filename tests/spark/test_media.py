@@ -12,7 +12,7 @@ from keras import layers
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier, KerasClassifierModel
-from spark_dl.data.media import fed, no_images
+from spark_dl.data.media import no_images, pixels
 from spark_dl.data.schema import feature_spec
 from spark_dl.data.transport import selected
 from spark_dl.errors import DataError
@@ -82,16 +82,16 @@ def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Pat
 def test_what_sparks_image_source_reads_is_what_tensorflow_decodes(
     spark: SparkSession, tmp_path: Path, channels: int
 ) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (5, 4, channels), np.uint8)
-    (tmp_path / "image.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    drawn = np.random.default_rng(1).integers(0, 256, (5, 4, channels), np.uint8)
+    (tmp_path / "image.png").write_bytes(tf.io.encode_png(drawn).numpy())
     frame = spark.read.format("image").load(str(tmp_path))
     for wanted in (1, 3, 4):
         spec = feature_spec(frame.schema, ["image"], "featuresCol", (5, 4, wanted), "float32")
         content = bytes(frame.select(selected(spec.columns[0])).first()[0])
         assert no_images([content], wanted) == 0
         assert no_images([content[:-1]], wanted) == 1
-        png = tf.io.encode_png(pixels).numpy()
-        expected, got = (fed(tf.constant([one]), (5, 4, wanted), "float32").numpy() for one in (png, content))
+        png = tf.io.encode_png(drawn).numpy()
+        expected, got = (pixels(tf.constant([one]), (5, 4, wanted), "float32").numpy() for one in (png, content))
         # Two ways to make gray of colours round otherwise.
         np.testing.assert_allclose(got, expected, atol=1.0 if wanted == 1 < channels else 0)
 

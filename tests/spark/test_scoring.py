@@ -14,8 +14,11 @@ import models
 import numpy as np
 import pytest
 from pyspark.errors import PythonException
+from pyspark.ml.clustering import KMeans
 from pyspark.ml.functions import array_to_vector, vector_to_array
+from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import DoubleType
 
 from spark_dl import KerasClassifier, KerasClassifierModel, KerasEstimator
 from spark_dl.errors import ModelError, OptionError
@@ -117,6 +120,39 @@ def test_a_layers_output_is_an_embedding(data: DataFrame, sequential: bool) -> N
     assert "probability" in fitted.transform(data).columns
     with pytest.raises(ModelError, match=r"no layer 'embeding', which outputLayer names.*Did you mean 'embedding'"):
         fitted.copy({fitted.outputLayer: "embeding"}).transform(data)
+
+
+def test_vectors_are_what_other_stages_take(data: DataFrame, fitted: KerasClassifierModel, tmp_path: Path) -> None:
+    spark = data.sparkSession
+    layer = fitted.keras().layers[0].name
+    arrays = fitted.copy({fitted.outputLayer: layer, fitted.predictionCol: "told"})
+    vectors = arrays.copy({arrays.outputFormat: "vector"})
+    scored = vectors.transform(data)
+    assert isinstance(scored.schema["told"].dataType, VectorUDT)
+    expected = {row.id: row.told for row in arrays.transform(data).collect()}
+    for row in scored.collect():
+        np.testing.assert_allclose(row.told.toArray(), expected[row.id], atol=1e-6)
+    clusters = KMeans(k=2, seed=1, featuresCol="told", predictionCol="cluster").fit(scored).transform(scored)
+    assert {row.cluster for row in clusters.collect()} == {0, 1}
+    data.write.parquet(str(tmp_path / "in"))
+    vectors.scoreParquet(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert {row.id: row.told for row in spark.read.parquet(str(tmp_path / "out")).collect()} == {
+        row.id: row.told for row in scored.collect()
+    }
+
+
+def test_of_several_outputs_those_of_several_numbers_become_vectors(data: DataFrame) -> None:
+    inputs = keras.Input((4,))
+    outputs = {"one": keras.layers.Dense(1)(inputs), "three": keras.layers.Dense(3)(inputs)}
+    fitted = KerasEstimator(
+        model=keras.Model(inputs, outputs),
+        loss={"one": "mse", "three": "sparse_categorical_crossentropy"},
+        labelCols={"one": "f0", "three": "label"},
+        outputFormat="vector",
+        **QUIET,
+    ).fit(data)
+    kinds = [fitted.transform(data).schema[f"prediction_{name}"].dataType for name in outputs]
+    assert kinds == [DoubleType(), VectorUDT()]
 
 
 # --- SQL ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import Tensor
 from spark_dl.data.readers import reader
-from spark_dl.data.schema import feature_spec
+from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.shards import Segment
 from spark_dl.errors import DataError, OptionError
 from spark_dl.estimators.columns import (
@@ -190,7 +190,9 @@ def test_each_column_has_its_own_policy() -> None:
 )
 def test_a_value_that_can_not_stand_for_a_missing_one_is_refused(column: str, fill: Any) -> None:
     with pytest.raises(DataError, match=f"nullPolicy can't fill the column '{column}'.*Imputer"):
-        feature_spec(SCHEMA, [column], "featuresCol", (1,), "float32", nulls=NullPolicy.of({column: {"fill": fill}}))
+        feature_spec(
+            SCHEMA, [column], "featuresCol", (1,), "float32", ColumnRules(nulls=NullPolicy.of({column: {"fill": fill}}))
+        )
 
 
 NAN = float("nan")

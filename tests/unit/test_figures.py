@@ -21,6 +21,11 @@ def test_each_metric_has_a_plot_with_the_loss_first() -> None:
         assert drawn == {label: [[1, first], [2, last]] for label, (first, last) in expected.items()}
 
 
+def test_a_history_that_begins_later_is_drawn_there() -> None:
+    (plot,) = history_figure({"loss": [1.0, 0.5]}, first_epoch=3).axes
+    assert plot.lines[0].get_xydata().tolist() == [[4, 1.0], [5, 0.5]]
+
+
 @pytest.mark.parametrize("history", [{"loss": [1.0]}, {"val_loss": [0.5, 0.25]}])
 def test_what_is_not_there_is_not_drawn(history: dict[str, list[float]]) -> None:
     (plot,) = history_figure(history).axes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,9 +102,11 @@ ALL = [
     (TensorOutput(6), [(2, 3)]),
     (SeveralOutputs((("price", 1), ("kind", 4))), [(1,), (4,)]),
 ]
+# What an option makes of them isn't saved with them.
+AS_VECTORS = [(replace(head, vectors=True), shapes) for head, shapes in ALL[-2:]]
 
 
-@pytest.mark.parametrize(("head", "shapes"), ALL)
+@pytest.mark.parametrize(("head", "shapes"), [*ALL, *AS_VECTORS])
 def test_every_head_gives_the_fields_that_it_promises(head: Head, shapes: list[tuple[int, ...]]) -> None:
     for rows in (0, 1, 4):
         columns = head.columns([np.full((rows, *shape), 0.5, np.float32) for shape in shapes])
@@ -111,6 +114,11 @@ def test_every_head_gives_the_fields_that_it_promises(head: Head, shapes: list[t
         for name, field in head.fields().items():
             assert columns[name].shape == ((rows,) if field.kind == "double" else (rows, field.width))
             assert columns[name].dtype == ("float32" if field.kind == "array<float>" else "float64")
+
+
+def test_several_numbers_may_be_a_vector() -> None:
+    kinds = [{name: field.kind for name, field in head.fields().items()} for head, _ in AS_VECTORS]
+    assert kinds == [{"prediction": "vector"}, {"price": "double", "kind": "vector"}]
 
 
 @pytest.mark.parametrize("head", [head for head, _ in ALL])

@@ -18,13 +18,14 @@ from pyspark.sql import types as T
 from spark_dl.data import convert
 from spark_dl.data.batches import tensorflow_batches
 from spark_dl.data.cache import CACHES, Cache
+from spark_dl.data.coding import fed
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
 from spark_dl.data.faults import describe
-from spark_dl.data.media import fed, image_formats, no_images
+from spark_dl.data.media import image_formats, no_images, pixels
 from spark_dl.data.ragged import joined, lengths, split
 from spark_dl.data.readers import READERS, reader
-from spark_dl.data.schema import feature_spec, label_spec
+from spark_dl.data.schema import ColumnRules, feature_spec, label_spec
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import DataError
 from spark_dl.score.heads import Regression
@@ -139,12 +140,12 @@ def test_shuffled_texts_keep_their_labels(tmp_path: Path, monkeypatch: pytest.Mo
 def test_images_of_other_sizes_and_channels_are_made_to_fit() -> None:
     large = image(1, (8, 12, 1))
     contents = tf.constant([tf.io.encode_png(large).numpy(), tf.io.encode_png(image(2)).numpy()])
-    got = tf.function(lambda c: fed(c, (4, 6, 3), "float32"))(contents).numpy()
+    got = tf.function(lambda c: pixels(c, (4, 6, 3), "float32"))(contents).numpy()
     assert (got.shape, got.dtype) == ((2, 4, 6, 3), np.float32)
     expected = tf.image.resize(np.repeat(large, 3, axis=2), (4, 6), antialias=True)
     np.testing.assert_allclose(got[0], expected, atol=1e-3)
     np.testing.assert_array_equal(got[1], image(2))
-    whole = fed(contents, (4, 6, 3), "uint8").numpy()
+    whole = pixels(contents, (4, 6, 3), "uint8").numpy()
     np.testing.assert_array_equal(whole, np.round(got))
 
 
@@ -159,7 +160,7 @@ def test_every_known_format_is_decoded_to_its_channels(name: str, channels: int)
     if name == "BMP" and channels == 4:
         white = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 58, 0, 0, 54, 40, 1, 1, 1, 32, 0, 4, 0, 0, 0, 0) + b"\xff" * 4
     assert no_images([white], channels) == 0
-    got = fed(tf.constant([white]), (2, 3, channels), "uint8").numpy()
+    got = pixels(tf.constant([white]), (2, 3, channels), "uint8").numpy()
     assert got.tolist() == np.full((1, 2, 3, channels), 255).tolist()
 
 
@@ -181,8 +182,8 @@ def test_neighbours_of_very_different_size_make_blocks_of_one_size(
 
 def test_texts_take_the_shape_of_the_models_input() -> None:
     contents = tf.constant(TEXTS)
-    assert fed(contents, (), "string").numpy().tolist() == TEXTS
-    assert fed(contents, (1,), "string").shape == (len(TEXTS), 1)
+    assert fed(contents, "text", (), "string").numpy().tolist() == TEXTS
+    assert fed(contents, "text", (1,), "string").shape == (len(TEXTS), 1)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(6)], ids=str)
@@ -234,7 +235,7 @@ def test_nothing_is_joined_and_split() -> None:
 def test_a_column_of_bytes_is_what_the_model_and_the_option_say(
     name: str, shape: tuple[int, ...], dtype: str, binary: str, kind: str
 ) -> None:
-    spec = feature_spec(SCHEMA, [name], "featuresCol", shape, dtype, binary)
+    spec = feature_spec(SCHEMA, [name], "featuresCol", shape, dtype, ColumnRules(binary))
     assert spec.columns[0].kind == kind
     assert (spec.shape, spec.dtype) == (shape, dtype)
 

@@ -1,0 +1,173 @@
+"""A fit that has been checked: all that is known of it before any Spark job, and how that is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cloudpickle
+from pyspark.sql.types import StructField, StructType
+
+from spark_dl.data.convert import Packing
+from spark_dl.estimators.checks import check_compiles, check_layers, check_options, scaled_rate
+from spark_dl.estimators.columns import (
+    InputFacts,
+    OutputFacts,
+    check_null_policy,
+    feature_specs,
+    input_columns,
+    label_specs,
+    optional_columns,
+    output_columns,
+    refuse_lists,
+    shapes_of_inputs,
+)
+from spark_dl.estimators.input_plan import InputPlan, input_plan
+from spark_dl.estimators.saving import given_model
+from spark_dl.score.heads import Head
+from spark_dl.store import Store
+from spark_dl.train.learning_rate import LearningRate
+
+if TYPE_CHECKING:
+    from spark_dl.train.losses import LossFacts
+    from spark_dl.train.model_shape import ModelOutput, ModelShape
+
+__all__ = ["Job", "Task", "check"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked fit, before any Spark job.
+
+    Attributes:
+        values: the options.
+        name: the model's.
+        content: the compiled model's bytes.
+        model: the compiled model.
+        custom_objects: cloudpickled dict of what Keras needs by name to load it.
+        inputs: the model's.
+        outputs: the model's.
+        head: what the output will mean.
+        packing: how rows become blocks; its store is set later.
+        columns: Spark's types of the columns that are read.
+        plan: which column feeds what.
+        learning_rate: of the warm-up; None where there is none.
+    """
+
+    values: dict[str, Any]
+    name: str
+    content: bytes
+    model: Any
+    custom_objects: bytes
+    inputs: tuple[InputFacts, ...]
+    outputs: tuple[OutputFacts, ...]
+    head: Head
+    packing: Packing
+    columns: StructType
+    plan: InputPlan
+    learning_rate: LearningRate | None
+
+    @property
+    def feature_columns(self) -> StructType:
+        """Spark's types of the columns that feed the model."""
+        names = {column.name for spec in self.packing.features for column in spec.columns}
+        return StructType([field for field in self.columns.fields if field.name in names])
+
+
+class Task(Protocol):
+    """What an estimator knows of its task."""
+
+    def _check_outputs(self, shape: ModelShape) -> None:
+        """Refuse a model whose outputs aren't those of the task, with a ModelError."""
+
+    def _default_loss(self, shape: ModelShape, model: Any) -> Any:
+        """The loss for a model that has none; None where only the user can say."""
+
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
+        """What the model's outputs mean."""
+
+    def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
+        """The number of classes where an output's labels are class indices."""
+
+
+def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
+    """Everything of a fit that can be known without a Spark job.
+
+    Args:
+        task: what the estimator trains for.
+        columns: the DataFrame's.
+        values: the options.
+
+    Raises:
+        SparkDLError: what can't be trained.
+    """
+    from spark_dl.train.compiling import compiled_copy
+    from spark_dl.train.losses import losses_of
+    from spark_dl.train.model_bytes import custom_objects, to_bytes
+    from spark_dl.train.model_shape import fixed_shapes, shape_of
+    from spark_dl.train.transform import with_transform
+
+    model = given_model(values)
+    open_shape = shape_of(model)
+    refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
+    named, _ = input_columns(values, [one.name for one in open_shape.inputs])
+    shapes = shapes_of_inputs(values, named)
+    for param in ("transformFn", "augment"):
+        check_layers(param, values[param], list(named))
+    if values["transformFn"] is not None:
+        model = with_transform(model, values["transformFn"], shapes)
+        open_shape = shape_of(model)
+    shape = fixed_shapes(model, open_shape, shapes)
+    task._check_outputs(shape)
+    loss = values["loss"] if values["loss"] is not None else task._default_loss(shape, model)
+    compiled = compiled_copy(
+        model, values["optimizer"], loss, values["metrics"], values["lossWeights"], values["dtypePolicy"]
+    )
+    losses = losses_of(compiled.loss, shape)
+    check_options(values, losses)
+    if values["jitCompile"]:
+        check_compiles(compiled)
+    rate = scaled_rate(compiled, values)
+    head = task._head(shape, losses)
+    if len(shape.outputs) > 1:
+        output_columns(values, [one.name for one in shape.outputs])
+    inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
+    outputs = tuple(
+        OutputFacts(one.name, one.shape, task._classes(one, loss))
+        for one, loss in zip(shape.outputs, losses, strict=True)
+    )
+    weight, validation = optional_columns(columns, values)
+    packing = Packing(
+        store=Store(""),
+        features=feature_specs(columns, values, inputs),
+        labels=label_specs(columns, values, outputs),
+        weight=weight,
+        validation_col=validation,
+        validation_fraction=values["validationFraction"],
+        stratified=values.get("stratified", False) and values["validationFraction"] > 0,
+        balance=values.get("balance", "none"),
+        seed=values["seed"],
+    )
+    check_null_policy(values, packing.columns)
+    custom = cloudpickle.dumps(custom_objects(compiled, values["loss"], values["metrics"], values["augment"]))
+    return Job(
+        values=dict(values),
+        name=model.name,
+        content=to_bytes(compiled),
+        model=compiled,
+        custom_objects=custom,
+        outputs=outputs,
+        inputs=inputs,
+        head=head,
+        packing=packing,
+        columns=_types_of(columns, packing),
+        plan=input_plan(columns, packing, inputs, outputs),
+        learning_rate=rate,
+    )
+
+
+def _types_of(columns: StructType, packing: Packing) -> StructType:
+    """The types of the columns that are read, each once."""
+    names = dict.fromkeys(column.name for column in packing.columns)
+    return StructType([StructField(name, columns[name].dataType) for name in names])

@@ -1,0 +1,171 @@
+"""Vectors that stay sparse until the batch: against NumPy, and against the way of dense rows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import types as T
+
+from spark_dl.data.arrow import Extracted, extract_vectors
+from spark_dl.data.batches import tensorflow_batches
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.convert import Packing
+from spark_dl.data.readers import reader
+from spark_dl.data.schema import ColumnRules, feature_spec
+from spark_dl.data.shards import shards
+from spark_dl.data.sparse import dense, extract_sparse
+from spark_dl.errors import DataError
+from spark_dl.score.scoring_model import _matrix
+from spark_dl.store import Store
+
+from .rows import pack, vector_fields
+from .test_arrow import VECTOR, WIDTH, cut, cuts, vectors
+
+
+def decoded(extracted: Extracted, width: int, dtype: str = "float32") -> np.ndarray:
+    contents = tf.constant(extracted.values[~extracted.missing], tf.string)
+    numbers: np.ndarray = dense(contents, (width,), dtype).numpy()
+    return numbers
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), cuts, st.booleans())
+def test_they_are_what_dense_rows_are(data: st.DataObject, around: tuple[int, int], ragged: bool) -> None:
+    drawn = data.draw(st.lists(vectors(ragged), max_size=9))
+    array, _ = cut([content for content, _ in drawn], VECTOR, *around)
+    expected, found = (
+        extract_vectors(vector_fields(array), WIDTH),
+        extract_sparse(vector_fields(array), WIDTH, "float32"),
+    )
+    assert found.missing.tolist() == expected.missing.tolist()
+    assert (found.nulls, found.nans, found.lengths) == (expected.nulls, expected.nans, expected.lengths)
+    np.testing.assert_array_equal(decoded(found, WIDTH), expected.values[~expected.missing].astype(np.float32))
+
+
+def row(size: int, entries: dict[int, float]) -> dict[str, Any]:
+    return {"type": 0, "size": size, "indices": list(entries), "values": list(entries.values())}
+
+
+def test_numbers_that_are_kept_whole_stay_whole_and_others_must_fit() -> None:
+    fields = vector_fields(pa.array([row(2, {1: 1e300}), row(2, {0: math.inf})], VECTOR))
+    whole = extract_sparse(fields, 2, "float64")
+    assert (whole.beyond, decoded(whole, 2, "float64").tolist()) == (0, [[0, 1e300], [math.inf, 0]])
+    cut_short = extract_sparse(fields, 2, "float32")
+    assert (cut_short.beyond, cut_short.missing.tolist()) == (1, [False, False])
+
+
+def test_a_row_takes_as_many_bytes_as_it_has_numbers() -> None:
+    width = 1 << 18
+    fields = vector_fields(pa.array([row(width, {7: 1.0, width - 1: 2.0}), row(width, {})], VECTOR))
+    extracted = extract_sparse(fields, width, "float32")
+    assert [len(value) for value in extracted.values] == [16, 0]
+    (first, second) = decoded(extracted, width)
+    assert np.flatnonzero(first).tolist() == [7, width - 1]
+    assert not second.any()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_the_batch_has_the_inputs_shape_and_dtype(dtype: str) -> None:
+    kept = "float64" if dtype == "float64" else "float32"
+    fields = vector_fields(pa.array([row(6, {1: 0.5, 4: -2.0})], VECTOR))
+    batch = dense(tf.constant(extract_sparse(fields, 6, kept).values, tf.string), (2, 3), dtype)
+    assert batch.dtype == dtype
+    assert tf.cast(batch, "float32").numpy().tolist() == [[[0, 0.5, 0], [0, -2, 0]]]
+
+
+def spec(width: int) -> FeatureSpec:
+    return FeatureSpec((Column("x", "vector", "float64", width, sparse="float32"),), (width,), "float32")
+
+
+def test_blocks_and_batches_carry_them(tmp_path: Path) -> None:
+    width, rows = 5000, 40
+    random = np.random.default_rng(0)
+    drawn = [{int(place): float(place) for place in random.choice(width, 3, replace=False)} for _ in range(rows)]
+    batch = pa.record_batch(
+        {
+            "x": pa.array([row(width, dict(sorted(entries.items()))) for entries in drawn], VECTOR),
+            "y": pa.array(range(rows), pa.int32()),
+        }
+    )
+    labels = (LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None),)
+    packing = Packing(store=Store.at(str(tmp_path)), features=(spec(width),), labels=labels)
+    dataset, faults = pack(packing, batch)
+    assert not faults
+    assert dataset.bytes == rows * (3 * 8 + 4)
+    (mine,) = shards(dataset.blocks, 1, 16, 1)
+    seen: dict[int, np.ndarray] = {}
+    for features, ids in tensorflow_batches(dataset, [mine], reader("petastorm"), seed=1, one_pass=True):
+        seen.update(zip(ids.numpy().tolist(), features.numpy(), strict=True))
+    assert sorted(seen) == list(range(rows))
+    for number, entries in enumerate(drawn):
+        expected = np.zeros(width, np.float32)
+        expected[list(entries)] = list(entries.values())
+        np.testing.assert_array_equal(seen[number], expected)
+
+
+def test_what_is_wrong_with_them_is_counted(tmp_path: Path) -> None:
+    rows = [row(4, {0: 1.0}), None, row(3, {0: 1.0}), row(4, {1: 1e300}), row(4, {1: math.nan})]
+    batch = pa.record_batch({"x": pa.array(rows, VECTOR), "y": pa.array(range(5), pa.int32())})
+    labels = (LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None),)
+    _, faults = pack(Packing(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
+    assert faults == {
+        ("null", "x", ""): 1,
+        ("length", "x", "3"): 1,
+        ("range", "x", "float32"): 1,
+        ("nan", "x", ""): 1,
+    }
+
+
+SCORED = {
+    "of Spark": pd.DataFrame(
+        {"type": [0, 1], "size": [3, None], "indices": [[2], None], "values": [[5.0], [1.0, 0.0, 2.0]]}
+    ),
+    "dense": pd.Series([np.array([0.0, 0, 5]), [1.0, 0, 2]]),
+}
+
+
+@pytest.mark.parametrize("form", SCORED)
+def test_rows_to_be_scored_come_as_vectors_or_dense(form: str) -> None:
+    contents = _matrix(SCORED[form], spec(3).columns[0])
+    assert dense(tf.constant(contents, tf.string), (3,), "float32").numpy().tolist() == [[0, 0, 5], [1, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (pd.Series([np.zeros(3), None]), "1 null or NaN in a batch of 2 rows"),
+        (pd.Series([np.array([0.0, math.nan, 1])]), "1 null or NaN"),
+        (pd.Series([np.zeros(2)]), "3 numbers a row.*a row of 2"),
+        (pd.Series([np.array([1e300, 0, 0])]), "float32 can hold.*1 beyond it"),
+    ],
+)
+def test_rows_that_can_not_be_scored_are_told(values: pd.Series, told: str) -> None:
+    with pytest.raises(DataError, match=f"(?s)'x' can't be scored.*{told}"):
+        _matrix(values, spec(3).columns[0])
+
+
+@pytest.mark.parametrize(
+    ("rule", "width", "dtype", "sparse"),
+    [
+        ("auto", 4096, "float32", ""),
+        ("auto", 4097, "float32", "float32"),
+        ("always", 2, "float64", "float64"),
+        ("always", 2, "bfloat16", "float32"),
+        ("never", 1 << 18, "float32", ""),
+    ],
+)
+def test_which_stay_sparse(rule: str, width: int, dtype: str, sparse: str) -> None:
+    schema = T.StructType([T.StructField("x", VectorUDT())])
+    found = feature_spec(schema, ["x"], "featuresCol", (width,), dtype, ColumnRules(sparse=rule))
+    assert found.columns[0].sparse == sparse
+    assert found.coding == ("sparse" if sparse else "")
