@@ -16,7 +16,7 @@ import numpy as np
 
 from spark_dl.errors import OptionError, explain, hint
 
-__all__ = ["Option"]
+__all__ = ["Option", "declared"]
 
 
 class _RefusedError(Exception):
@@ -39,6 +39,10 @@ class Option:
     convert: Callable[[Any], Any]
     default: Any = None
 
+    def __reduce__(self) -> tuple[Callable[[str], Option], tuple[str]]:
+        """Pickled by its name, as what is declared: its check may be a function within another."""
+        return declared, (self.name,)
+
     def check(self, value: Any) -> Any:
         """The value in its proper type; None where the option may be unset.
 
@@ -58,6 +62,11 @@ class Option:
                     fix=f"{self.name}: {self.doc}",
                 )
             ) from None
+
+
+def declared(name: str) -> Option:
+    """The option of this name."""
+    return next(value for value in globals().values() if isinstance(value, Option) and value.name == name)
 
 
 def _integer(at_least: int, at_most: float = math.inf) -> Callable[[Any], int]:
@@ -247,8 +256,9 @@ BINARY_FORMAT = Option(
 )
 SPARSE_VECTORS = Option(
     "sparseVectors",
-    "Whether Vectors stay sparse until they are batched, which takes 8 bytes for each number that isn't zero, in place "
-    "of 4 for each number: 'auto' (those of more than 4,096 numbers), 'always', or 'never'.",
+    "Whether a Vector that feeds an input alone stays sparse until the batch, which takes 8 bytes for each number that "
+    "isn't zero (16 for a float64 input), in place of 4 for each number: 'auto' (one of more than 4,096 numbers), "
+    "'always', or 'never' (for wide Vectors that are mostly dense).",
     _choice("auto", "always", "never"),
     "auto",
 )

@@ -47,8 +47,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def tracking_server(folder: Path) -> Iterator[Server]:
-    """A server with an artifact proxy, whose password this process's environment has while the `with` lasts."""
+def tracking_server(folder: Path, largest: int | None = None) -> Iterator[Server]:
+    """A server with an artifact proxy, whose password this process's environment has while the `with` lasts.
+
+    Args:
+        folder: where all its files are.
+        largest: bytes of a file beyond which it has no room; None where the disk alone tells.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "auth.ini").write_text(
@@ -65,7 +70,8 @@ def tracking_server(folder: Path) -> Iterator[Server]:
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "x",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    command = [sys.executable, "-m", "mlflow", "server", *options]
+    room = [] if largest is None else ["prlimit", f"--fsize={largest}"]
+    command = [*room, sys.executable, "-m", "mlflow", "server", *options]
     log = folder / "server.log"
     with log.open("wb") as written:
         process = subprocess.Popen(command, stdout=written, stderr=written, env=environment, start_new_session=True)

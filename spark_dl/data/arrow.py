@@ -26,7 +26,8 @@ class Extracted:
         nulls: how many rows have a null or a null element.
         nans: how many rows have a NaN and no null.
         lengths: rows whose number of elements is not the width, as {length: count}.
-        beyond: rows that are kept in a smaller dtype, which has no room for one of their numbers.
+        beyond: boolean, shape (rows,): rows with a number that the model's input has no room for; None where that is
+            looked for later.
     """
 
     values: np.ndarray
@@ -34,7 +35,7 @@ class Extracted:
     nulls: int = 0
     nans: int = 0
     lengths: dict[int, int] = field(default_factory=dict)
-    beyond: int = 0
+    beyond: np.ndarray | None = None
 
 
 def extract(array: pa.Array, column: Column) -> Extracted:

@@ -24,6 +24,8 @@ __all__ = ["keras_batch", "pools", "tensorflow_batches"]
 
 # Rows are shuffled within a pool of this many bytes; the order of the blocks is shuffled over the whole shard.
 POOL_BYTES = 64 << 20
+# So many batches are ready, if they take no more than a pool.
+_READY = 4
 # Bytes at whose multiples TensorFlow wants a tensor to begin.
 _ALIGNMENT = 64
 
@@ -224,6 +226,12 @@ def _without(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator[Pool
             yield [array[skipped * batch_size :] for array in arrays], batches - skipped
 
 
+def _ready(tensors: Sequence[Tensor], batch_size: int) -> int:
+    """How many batches are made ahead: what is decoded may be far larger than what is stored."""
+    decoded = sum(4 * math.prod(tensor.fed) for tensor in tensors if tensor.coding)
+    return max(1, min(_READY, POOL_BYTES // max(1, decoded * batch_size)))
+
+
 def _fed(part: Any, tensor: Tensor) -> Any:
     """A tensor as the model gets it."""
     import tensorflow as tf
@@ -310,7 +318,7 @@ def tensorflow_batches(
     signature = tuple(tf.TensorSpec((None, *t.shape), kinds.get(t.stored, t.stored)) for t in dataset.tensors)
     source = tf.data.Dataset.from_generator(generate, output_signature=(*signature, tf.TensorSpec((), tf.int64)))
     # One pool is made while another is being cut.
-    batches = source.prefetch(1).flat_map(cut).prefetch(4)
+    batches = source.prefetch(1).flat_map(cut).prefetch(_ready(dataset.tensors, batch_size))
     if one_pass:
         batches = batches.apply(tf.data.experimental.assert_cardinality(shards[0].steps))
     options = tf.data.Options()

@@ -31,7 +31,7 @@ class Column:
         image_struct: whether it is Spark's struct of an image, which becomes bytes.
         drop: whether rows without a value are left out of training, instead of being faults.
         fill: what stands for a missing value; None where nothing does.
-        sparse: of a Vector that stays sparse until the batch, the dtype of the numbers that are kept; else "".
+        sparse: of a Vector that stays sparse until the batch, the dtype of the model's input; else "".
     """
 
     name: str

@@ -181,12 +181,17 @@ def _pack_batch(
     """The tensors of a batch's good rows, in stored dtypes, and which of them are for validation."""
     rows = batch.num_rows
     keep = np.ones(rows, bool)
-    values: dict[Column, np.ndarray] = {}
-    for column, extracted in receive(batch, packing.columns).items():
-        faults.add_extracted(column, extracted)
+    received = receive(batch, packing.columns)
+    told = {column.name: column for column in received}  # a Vector may be read in two forms
+    for column, extracted in received.items():
+        if told[column.name] is column:
+            faults.add_extracted(column, extracted)
         np.logical_and(keep, ~extracted.missing, out=keep)
-        values[column] = extracted.values
+    values = {column: extracted.values for column, extracted in received.items()}
     # Which rows are kept is known only now: values are checked in these alone.
+    for column, extracted in received.items():
+        if extracted.beyond is not None:
+            faults.add("range", column.name, int((extracted.beyond & keep).sum()), column.sparse)
     tensors = [
         *(_joined([values[column] for column in spec.columns], spec, faults, keep) for spec in packing.features),
         *(_target(values[spec.column], spec, faults, keep) for spec in packing.labels),

@@ -35,7 +35,6 @@ class Faults:
         if not column.drop:
             self.add("null", column.name, extracted.nulls)
             self.add("nan", column.name, extracted.nans)
-        self.add("range", column.name, extracted.beyond, column.sparse)
         for length, count in extracted.lengths.items():
             self.add("length", column.name, count, str(length))
 

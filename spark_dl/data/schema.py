@@ -12,7 +12,6 @@ from pyspark.sql import types as T
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
 from spark_dl.data.ragged import BYTES
-from spark_dl.data.sparse import kept_dtype
 from spark_dl.errors import DataError, explain, hint
 
 __all__ = ["ColumnRules", "boolean_column", "feature_spec", "label_spec", "quoted", "spark_type", "weight_column"]
@@ -134,7 +133,7 @@ def _feature_spec(
         )
     sized = [_with_inner(replace(c, width=1 if c.kind == "scalar" else width), shape) for c in columns]
     if len(sized) == 1 and sized[0].kind == "vector" and rules.stays_sparse(width):
-        sized = [replace(sized[0], sparse=kept_dtype(dtype))]
+        sized = [replace(sized[0], sparse=dtype)]
     return FeatureSpec(tuple(sized), shape, dtype)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from spark_dl.data.arrow import Extracted, mask
 from spark_dl.data.ragged import split
 
-__all__ = ["dense", "extract_sparse", "kept_dtype"]
+__all__ = ["dense", "extract_sparse"]
 
 # A place is an integer of the number's own width, so that both are read by one look at the bytes.
 _PLACES = {"float32": "int32", "float64": "int64"}
@@ -24,8 +24,9 @@ def extract_sparse(fields: Mapping[str, pa.Array], width: int, dtype: str) -> Ex
     Args:
         fields: as `extract_vectors` takes them.
         width: numbers in a row.
-        dtype: of the numbers that are kept, float32 or float64.
+        dtype: of the model's input, which the numbers must fit: float16, float32 or float64.
     """
+    kept_as = _kept_dtype(dtype)
     null = mask(fields["type"].is_null())
     kinds = fields["type"].fill_null(1).to_numpy(zero_copy_only=False)
     is_sparse = (kinds == 0) & ~null
@@ -41,11 +42,12 @@ def extract_sparse(fields: Mapping[str, pa.Array], width: int, dtype: str) -> Ex
     numbers = fields["values"].flatten().to_numpy(zero_copy_only=False)
     nan = np.bincount(rows[np.isnan(numbers)], minlength=len(null)) > 0
     with np.errstate(over="ignore"):
-        cast = numbers.astype(dtype)
-    beyond = np.bincount(rows[np.isinf(cast) & np.isfinite(numbers)], minlength=len(null)) > 0
+        cast = numbers.astype(kept_as)
+        fits = np.isfinite(numbers.astype(dtype)) | ~np.isfinite(numbers)
+    beyond = np.bincount(rows[~fits], minlength=len(null)) > 0
     missing = null | wrong | nan
     kept = (numbers != 0) & ~missing[rows]
-    pairs = np.empty(int(kept.sum()), [("place", _PLACES[dtype]), ("number", dtype)])
+    pairs = np.empty(int(kept.sum()), [("place", _PLACES[kept_as]), ("number", kept_as)])
     pairs["place"], pairs["number"] = places[kept], cast[kept]
     lengths = np.bincount(rows[kept], minlength=len(null)) * pairs.itemsize
     return Extracted(
@@ -54,7 +56,7 @@ def extract_sparse(fields: Mapping[str, pa.Array], width: int, dtype: str) -> Ex
         nulls=int(null.sum()),
         nans=int((nan & ~null & ~wrong).sum()),
         lengths=dict(zip(found.tolist(), times.tolist(), strict=True)),
-        beyond=int((beyond & ~missing).sum()),
+        beyond=beyond & ~missing,
     )
 
 
@@ -71,7 +73,7 @@ def dense(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
     """
     import tensorflow as tf
 
-    kept = kept_dtype(dtype)
+    kept = _kept_dtype(dtype)
     rows, width = tf.shape(contents)[0], int(np.prod(shape))
     flat = tf.io.decode_raw(tf.strings.reduce_join(contents), _PLACES[kept])
     places, numbers = tf.unstack(tf.reshape(flat, (-1, 2)), axis=1)
@@ -81,6 +83,6 @@ def dense(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
     return tf.cast(tf.reshape(filled, (-1, *shape)), dtype)
 
 
-def kept_dtype(dtype: str) -> str:
-    """The dtype of the numbers that are kept for an input of this one."""
+def _kept_dtype(dtype: str) -> str:
+    """The dtype in which numbers are kept for an input of this one."""
     return "float64" if dtype == "float64" else "float32"

@@ -81,7 +81,7 @@ def receive(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Column, Ex
     for group in _groups(columns):
         if group[0].kind == "vector":
             fields = dict(zip(VECTOR_FIELDS, itertools.islice(arrays, len(VECTOR_FIELDS)), strict=True))
-            received[group[0]] = vectors(fields, group[0])
+            received.update({column: vectors(fields, column) for column in group})
         elif len(group) > 1:
             received.update(zip(group, extract_together(next(arrays), group), strict=True))
         else:
@@ -97,7 +97,7 @@ def vectors(fields: Mapping[str, pa.Array], column: Column) -> Extracted:
 
 
 def _groups(columns: Sequence[Column]) -> list[list[Column]]:
-    """Scalars of one type together, all others alone; each column once."""
+    """Scalars of one type together, all others alone; each column once, or once sparse and once dense."""
     groups: dict[tuple[str, ...], list[Column]] = {}
     for column in dict.fromkeys(columns):
         key = ("scalar", column.dtype) if column.kind == "scalar" else (column.kind, column.name, str(column.width))

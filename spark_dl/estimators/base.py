@@ -121,7 +121,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
     """Trains a Keras model on a DataFrame, on Horovod ranks in Spark's executors.
 
     The general form: any model, any loss. The fitted `KerasModel` writes the model's output to `predictionCol`: a
-    double where the model has one output unit, else an array of floats; several outputs each to a column of its own.
+    double where the model has one output unit, else an array of floats, or a Vector (`outputFormat`); several outputs
+    each to a column of its own.
 
     Example:
 

@@ -52,6 +52,16 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
                 received="tracking=None",
             )
         )
+    for callback in values["callbacks"] or []:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise OptionError(
+                explain(
+                    "callbacks can't be called.",
+                    expected="instances of keras.callbacks.Callback",
+                    received=repr(callback),
+                    fix="Give an instance, and not the class or its name.",
+                )
+            )
     if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in values["callbacks"] or []):
         raise OptionError(
             explain(

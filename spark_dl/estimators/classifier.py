@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -241,7 +240,7 @@ def _present(column: Column) -> SparkColumn:
     value = selected(column)
     whole = value.isNotNull()
     if column.kind == "vector":
-        return whole & ~F.exists(vector_to_array(value), F.isnan)
+        return whole & ~F.exists(F.unwrap_udt(value)["values"], F.isnan)  # zeros that aren't there are no NaN
     fractions = column.dtype.startswith("float")
     if column.kind == "array":
         return whole & ~F.exists(value, lambda one: one.isNull() | F.isnan(one) if fractions else one.isNull())

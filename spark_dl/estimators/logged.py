@@ -1,4 +1,4 @@
-"""A fitted model and its rows as trackers write them: records that know nothing of Spark."""
+"""A fitted model and its rows as trackers write them: records and files, in which nothing is pickled."""
 
 from __future__ import annotations
 

@@ -177,6 +177,7 @@ class KerasModel(OptionParams, Model, Saved):
             ModelError: the model was saved by a release that didn't note what its outputs are taught by.
             DataError: columns or rows that can't be fed; or no rows.
         """
+        self._fitted_content()
         if not self._outputs:
             raise ModelError(
                 explain(
@@ -200,13 +201,14 @@ class KerasModel(OptionParams, Model, Saved):
     def registerUdf(self, spark: SparkSession, name: str, output: str = "prediction") -> None:
         """Register the model as a function of Spark SQL: `SELECT name(features) FROM ...`.
 
-        Its arguments are the feature columns in the order of featuresCol or inputCols; a Vector as an array.
+        Its arguments are the feature columns in the order of featuresCol or inputCols; a Vector as an array, which is
+        dense.
 
         Args:
             spark: the session.
             name: of the function.
             output: what it returns: a field of transform's result, such as "prediction" (a double, or an array of
-                floats), "probability" (an array of doubles), or the name of one of several outputs.
+                numbers), "probability" (an array of doubles), or the name of one of several outputs.
 
         Raises:
             OptionError: there is no such field.
@@ -248,9 +250,9 @@ class KerasModel(OptionParams, Model, Saved):
 
     def _scoring(self, columns: StructType) -> ScoringModel:
         """What scores rows of these columns."""
+        content, head = self._scored()
         features = feature_specs(columns, self._values(), self._inputs)
         custom = cloudpickle.dumps(self._named_objects())
-        content, head = self._scored()
         return ScoringModel.of(content, custom, features, head, self.getOrDefault("scoreBatchSize"))
 
     def _serving(self) -> tuple[Serving, bytes]:

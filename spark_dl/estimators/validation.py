@@ -67,7 +67,7 @@ def marked(frame: DataFrame, values: Mapping[str, Any], columns: Sequence[Column
     held = values["validationData"]
     if held is None:
         return frame
-    names = [column.name for column in columns if column.name != _MARK]
+    names = [name for name in dict.fromkeys(column.name for column in columns) if name != _MARK]
     for name in names:
         found = held.schema[name].dataType.simpleString() if name in held.columns else None
         wanted = frame.schema[name].dataType.simpleString()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 _TOOL_SECONDS = 20.0
+# How long Horovod waits before it looks for tensors to be joined; its own 1 ms is as long as a small model's step. As a
+# batch process (rank_main.py) a rank doesn't look while it computes.
+_CYCLE_MILLISECONDS = "0.3"
 
 
 def task_environment(cpus: int, gpus: list[str], threads: int) -> dict[str, str]:
@@ -48,7 +52,7 @@ def task_environment(cpus: int, gpus: list[str], threads: int) -> dict[str, str]
 
 
 def horovod_environment(world: World, rendezvous: tuple[str, int, str], interface: str, timeout: int) -> dict[str, str]:
-    """Horovod's variables for one rank. Those for tuning, such as HOROVOD_CYCLE_TIME, are the executor's own.
+    """Horovod's variables for one rank. Those for tuning, such as HOROVOD_CYCLE_TIME, are the executor's own, if set.
 
     Args:
         world: the rank's place.
@@ -58,6 +62,7 @@ def horovod_environment(world: World, rendezvous: tuple[str, int, str], interfac
     """
     host, port, token = rendezvous
     return {
+        "HOROVOD_CYCLE_TIME": os.environ.get("HOROVOD_CYCLE_TIME", _CYCLE_MILLISECONDS),
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,

@@ -20,7 +20,7 @@ from spark_dl.data.transport import send
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import forget_archives, importing
 from spark_dl.parcel import Parcel
-from spark_dl.score.scoring_model import prepare_worker
+from spark_dl.score.scoring_model import prepare_worker, rows_at_once
 from spark_dl.spark_job import SparkJob
 
 __all__ = ["Evaluation", "evaluate"]
@@ -36,7 +36,7 @@ class Evaluation:
         content: `.keras` bytes, compiled.
         custom_objects: cloudpickled dict of what Keras needs by name.
         packing: how columns become a batch; its store isn't used.
-        batch_size: rows that are computed at once.
+        batch_size: rows that are computed at once, at the most.
     """
 
     content: Parcel = field(repr=False)
@@ -93,12 +93,13 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
     prepare_worker()
     faults, arrays = pack_batches(evaluation.packing, batches)
     model, step, rows = None, None, 0
+    at_once = rows_at_once(evaluation.packing.features, evaluation.batch_size)
     for whole in arrays:
         if model is None or step is None:
             model = evaluation.model()
             step = model.test_step if model.run_eagerly else _in_a_graph(model.test_step)
-        for start in range(0, len(whole[0]), evaluation.batch_size):
-            part = [array[start : start + evaluation.batch_size] for array in whole]
+        for start in range(0, len(whole[0]), at_once):
+            part = [array[start : start + at_once] for array in whole]
             step(keras_batch(evaluation.packing.tensors, part))
             rows += len(part[0])
     states = [np.asarray(variable, np.float64).ravel() for variable in model.metrics_variables] if model else []

@@ -33,7 +33,7 @@ from spark_dl.score.heads import Head
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["ScoringModel", "checked", "loaded", "prepare_worker"]
+__all__ = ["ScoringModel", "checked", "loaded", "prepare_worker", "rows_at_once"]
 
 # Images and sparse rows are decoded together up to so many bytes of float32.
 _DECODED_BYTES = 64 << 20
@@ -72,9 +72,8 @@ class ScoringModel:
 
     @property
     def step(self) -> int:
-        """Rows that are computed at once: `batch_size`, or fewer where they must be decoded and become large."""
-        decoded = 4 * sum(math.prod(spec.shape) for spec in self.features if spec.coding)
-        return min(self.batch_size, max(1, _DECODED_BYTES // decoded)) if decoded else self.batch_size
+        """Rows that are computed at once."""
+        return rows_at_once(self.features, self.batch_size)
 
     def inputs(self, values: Mapping[Column, np.ndarray]) -> list[np.ndarray]:
         """The model's inputs from the columns' numbers, each of shape (rows, width).
@@ -120,6 +119,12 @@ class ScoringModel:
         """
         digest = hashlib.sha256(content + custom_objects).hexdigest()
         return ScoringModel(Parcel(content), custom_objects, tuple(features), head, batch_size, digest)
+
+
+def rows_at_once(features: Sequence[FeatureSpec], batch_size: int) -> int:
+    """Rows that are computed at once: `batch_size`, or fewer where they must be decoded and become large."""
+    decoded = 4 * sum(math.prod(spec.shape) for spec in features if spec.coding)
+    return min(batch_size, max(1, _DECODED_BYTES // decoded)) if decoded else batch_size
 
 
 def prepare_worker() -> None:
@@ -218,8 +223,9 @@ def checked(extracted: Extracted, column: Column) -> np.ndarray:
         raise _unfit(column, f"{column.width} numbers a row", f"a row of {next(iter(extracted.lengths))}")
     if extracted.missing.any():
         raise _unfit(column, "no nulls and no NaN", f"{int(extracted.missing.sum())} null or NaN {rows}")
-    if extracted.beyond:
-        raise _unfit(column, f"numbers that {column.sparse} can hold", f"{extracted.beyond} beyond it {rows}")
+    if extracted.beyond is not None and extracted.beyond.any():
+        expected = f"numbers that the model's input can hold ({column.sparse})"
+        raise _unfit(column, expected, f"{int(extracted.beyond.sum())} beyond it {rows}")
     return extracted.values
 
 
@@ -250,7 +256,7 @@ def _matrix(values: Any, column: Column) -> np.ndarray:
 def _fields(values: Any) -> dict[str, pa.Array]:
     """The fields of Vectors: from a DataFrame of them, as pandas has a struct, or from a Series of dense rows."""
     if not isinstance(values, pd.DataFrame):
-        rows = pa.array(values, pa.list_(pa.float64()), from_pandas=True)
+        rows = pa.array(values.astype(object), pa.list_(pa.float64()), from_pandas=True)
         kinds = pa.array(np.ones(len(rows), np.int8), mask=np.asarray(values.isna()))
         empty = pa.array([[]] * len(rows), pa.list_(pa.int32()))
         return {"type": kinds, "size": pa.nulls(len(rows), pa.int32()), "indices": empty, "values": rows}

@@ -7,6 +7,7 @@ from typing import Any
 
 from spark_dl.data.batches import POOL_BYTES, tensorflow_batches
 from spark_dl.data.cache import Cache
+from spark_dl.data.ragged import OVERHEAD
 from spark_dl.data.readers import Reader, reader
 from spark_dl.data.shards import Shard, canonical_count, canonical_shards, shards
 from spark_dl.train.plan import TrainPlan
@@ -121,5 +122,6 @@ def _seed(plan: TrainPlan) -> int | None:
 def _cache(plan: TrainPlan, world: World, chosen: list[Shard]) -> Cache:
     """A cache for the rows of these shards."""
     where = "disk" if plan.cache_data == "auto" else plan.cache_data
-    row_bytes = plan.dataset.bytes / max(1, sum(block.rows for block in plan.dataset.blocks))
+    coded = sum(bool(tensor.coding) for tensor in plan.dataset.tensors)
+    row_bytes = plan.dataset.bytes / max(1, sum(block.rows for block in plan.dataset.blocks)) + coded * OVERHEAD
     return Cache(where, int(row_bytes * sum(shard.rows for shard in chosen)), world.local_size)

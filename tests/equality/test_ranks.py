@@ -27,6 +27,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasEstimator
 from spark_dl.errors import OptionError
+from spark_dl.estimators.job import check
 from spark_dl.estimators.steps import convert_rows
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.rank_main import Rank
@@ -180,7 +181,7 @@ def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
     values = {**estimator._values(), "monitor": "loss"}
     workspace = Store.at(str(directory))
     rows = frame(spark, case)
-    job = estimator._check(rows.schema, values)
+    job = check(estimator, rows.schema, values)
     dataset = convert_rows(rows, job.packing, workspace)
     workspace.write(INITIAL_MODEL, job.content)
     return TrainPlan.of_options(

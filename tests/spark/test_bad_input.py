@@ -193,6 +193,12 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         OptionError,
         ["schedule", "SGD with CosineDecay"],
     ),
+    "a callback that is a class": (
+        same,
+        {"callbacks": [keras.callbacks.TerminateOnNaN]},
+        OptionError,
+        ["instances of keras.callbacks.Callback", "TerminateOnNaN"],
+    ),
     "a callback that restores one rank only": (
         same,
         {"callbacks": [keras.callbacks.BackupAndRestore("backup")]},

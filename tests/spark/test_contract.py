@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ from pyspark.ml import Estimator, Model
 from pyspark.sql import DataFrame, SparkSession
 
 import spark_dl
-from spark_dl.errors import OptionError
+from spark_dl.errors import DataError, OptionError, SavedModelError, SparkDLError
 
 PUBLIC = [getattr(spark_dl, name) for name in spark_dl.__all__]
 ESTIMATORS = [thing for thing in PUBLIC if isinstance(thing, type) and issubclass(thing, Estimator)]
@@ -21,6 +22,12 @@ MODELS = [thing for thing in PUBLIC if isinstance(thing, type) and issubclass(th
 @pytest.fixture(scope="module")
 def data(spark: SparkSession) -> DataFrame:
     return models.frame(spark, rows=40).cache()
+
+
+@pytest.fixture(scope="module")
+def fitted_of(data: DataFrame) -> dict[type, Any]:
+    """A fitted model of each estimator."""
+    return {cls: ready(cls).fit(data) for cls in ESTIMATORS}
 
 
 def ready(cls: type, **options: Any) -> Any:
@@ -63,6 +70,73 @@ class TestParams:
     def test_an_unknown_option_is_answered_with_the_near_name(self, cls: type) -> None:
         with pytest.raises(OptionError, match=r"no param 'featureCol'\. Did you mean 'featuresCol'"):
             cls(featureCol="x")
+
+
+class Unfit:
+    """What no option takes, but one that takes anything."""
+
+
+# Options that are handed on as they are, or are looked at when they are used.
+OPEN = {"model", "warmStart", "optimizer", "loss", "metrics", "callbacks", "transformFn", "augment", "validationData"}
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS + MODELS)
+def test_each_option_refuses_what_it_can_not_take(cls: type) -> None:
+    for option in cls.options:
+        if option.name in OPEN:
+            cls(**{option.name: Unfit()})
+            continue
+        with pytest.raises(SparkDLError) as caught:
+            cls(**{option.name: Unfit()})
+        assert f"{option.name} can't have this value. Expected: " in str(caught.value)
+        assert "Unfit" in str(caught.value)
+
+
+# What is wrong with the columns: options, and what the message must say.
+BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
+    "no such feature column": ({"featuresCol": "feature"}, "no column 'feature', which featuresCol names.*'features'"),
+    "a feature that is text": ({"featuresCol": "note"}, "'note', which featuresCol names.*note: string"),
+    "features of another width": ({"inputCols": ["f0", "f1"]}, "4 numbers a row.*2 numbers a row from f0, f1"),
+    "an empty format": ({"binaryFormat": "raw", "featuresCol": "note"}, "'note', which featuresCol names"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_COLUMNS)
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_columns_that_can_not_be_fed_are_refused_alike_by_fit_and_transform(
+    cls: type, fault: str, data: DataFrame, fitted_of: dict[type, Any]
+) -> None:
+    values, told = BAD_COLUMNS[fault]
+    fitted = fitted_of[cls]
+    wrong = fitted.copy({fitted.getParam(name): value for name, value in values.items()})
+    for attempt in (lambda: ready(cls, **values).fit(data), lambda: wrong.transform(data)):
+        with pytest.raises(DataError, match=told):
+            attempt()
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_an_output_column_that_is_there_is_refused(cls: type, data: DataFrame, fitted_of: dict[type, Any]) -> None:
+    fitted = fitted_of[cls]
+    with pytest.raises(DataError, match=r"has a column 'note' already.*Drop the column, or set another name"):
+        fitted.copy({fitted.predictionCol: "note"}).transform(data)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_a_model_that_was_never_fitted_says_so(cls: type, data: DataFrame) -> None:
+    for use in ("transform", "evaluate"):
+        with pytest.raises(SavedModelError, match=f"This {cls.__name__} holds no model"):
+            getattr(cls(), use)(data)
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_what_is_pickled_is_whole(cls: type, data: DataFrame, fitted_of: dict[type, Any]) -> None:
+    fitted = fitted_of[cls]
+    copy = pickle.loads(pickle.dumps(fitted))
+    assert copy.transform(data).collect() == fitted.transform(data).collect()
+    assert copy.summary == fitted.summary
+    estimator = pickle.loads(pickle.dumps(ready(cls, epochs=3)))
+    assert (estimator.getEpochs(), type(estimator)) == (3, cls)
+    assert estimator.getModel().count_params() == ready(cls).getModel().count_params()
 
 
 @pytest.mark.parametrize("cls", ESTIMATORS)

@@ -50,7 +50,9 @@ class Signals(keras.callbacks.Callback):
 
 
 def fit(data: DataFrame, **options: Any) -> Any:
-    return KerasRegressor(model=models.regressor(), loss="mse", epochs=3, verbose=0, **options).fit(data)
+    return KerasRegressor(**{"model": models.regressor(), "loss": "mse", "epochs": 3, "verbose": 0, **options}).fit(
+        data
+    )
 
 
 def test_a_fit_is_written_through_the_server(data: DataFrame, server: Server) -> None:
@@ -84,6 +86,20 @@ def test_a_server_that_goes_costs_what_it_would_have_logged_and_it_is_kept(
     kept = {entry["epoch"]: entry["metrics"]["loss"] for entry in fitted.summary.unlogged if "epoch" in entry}
     assert 2 in kept
     assert kept[2] == pytest.approx(fitted.summary.history["loss"][2])
+
+
+def test_artifacts_for_which_the_server_has_no_room_cost_no_model(
+    data: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    wide = keras.Sequential([keras.Input((4,)), keras.layers.Dense(300_000), keras.layers.Dense(1)])
+    with tracking_server(tmp_path, largest=4 << 20):
+        with pytest.warns(RuntimeWarning, match="Not logged"):
+            fitted = fit(data, model=wide, experimentName="no room")
+        (run,) = mlflow.search_runs(experiment_names=["no room"], output_format="list")
+    assert fitted.transform(data).where("prediction is not null").count() == 60
+    assert run.data.metrics["loss"] == pytest.approx(fitted.summary.history["loss"][-1])
+    assert [entry["model"] for entry in fitted.summary.unlogged if "model" in entry] == ["not logged"]
 
 
 def test_wrong_passwords_are_refused_before_any_job(

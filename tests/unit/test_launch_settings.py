@@ -109,9 +109,12 @@ def test_horovod_is_told_the_place_of_each_rank() -> None:
         assert [environment[name] for environment in told] == values
 
 
-def test_variables_for_tuning_are_left_to_the_executors_environment() -> None:
+def test_variables_for_tuning_are_the_executors_where_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     (world,) = worlds(["a"])
-    assert "HOROVOD_CYCLE_TIME" not in horovod_environment(world, ("a", 1, "t"), "lo", 1)
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "2.5")
+    assert horovod_environment(world, ("a", 1, "t"), "lo", 1)["HOROVOD_CYCLE_TIME"] == "2.5"
+    monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    assert 0 < float(horovod_environment(world, ("a", 1, "t"), "lo", 1)["HOROVOD_CYCLE_TIME"]) < 1
 
 
 def test_the_interface_is_the_one_that_the_connection_takes() -> None:

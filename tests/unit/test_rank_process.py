@@ -66,6 +66,18 @@ def works(rank: Rank) -> dict[str, Any]:
     return {"world": rank.world, "hvd": (hvd.rank(), hvd.size()), "total": total, "told": told}
 
 
+def schedulers(rank: Rank) -> set[int]:
+    import tensorflow as tf
+
+    tf.reduce_sum(tf.ones(3))
+    return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+
+def test_all_threads_of_a_rank_wait_for_each_other_to_pause() -> None:
+    messages, _, _ = carry_out(schedulers)
+    assert cloudpickle.loads(messages[-1]["value"]) == {os.SCHED_BATCH}
+
+
 def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) -> None:
     messages, (code, log), process = carry_out(works)
     assert [message["event"] for message in messages] == ["started", "report", "done"]

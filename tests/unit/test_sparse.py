@@ -1,4 +1,4 @@
-"""Vectors that stay sparse until the batch: against NumPy, and against the way of dense rows."""
+"""Vectors that stay sparse until the batch: against NumPy, and a walk over the rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
-from spark_dl.data.arrow import Extracted, extract_vectors
-from spark_dl.data.batches import tensorflow_batches
+from spark_dl.data.arrow import Extracted
+from spark_dl.data.batches import _ready, tensorflow_batches
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
 from spark_dl.data.readers import reader
@@ -25,11 +25,11 @@ from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.shards import shards
 from spark_dl.data.sparse import dense, extract_sparse
 from spark_dl.errors import DataError
-from spark_dl.score.scoring_model import _matrix
+from spark_dl.score.scoring_model import _matrix, rows_at_once
 from spark_dl.store import Store
 
 from .rows import pack, vector_fields
-from .test_arrow import VECTOR, WIDTH, cut, cuts, vectors
+from .test_arrow import VECTOR, WIDTH, cut, cuts, vectors, walked
 
 
 def decoded(extracted: Extracted, width: int, dtype: str = "float32") -> np.ndarray:
@@ -40,28 +40,30 @@ def decoded(extracted: Extracted, width: int, dtype: str = "float32") -> np.ndar
 
 @settings(max_examples=200, deadline=None)
 @given(st.data(), cuts, st.booleans())
-def test_they_are_what_dense_rows_are(data: st.DataObject, around: tuple[int, int], ragged: bool) -> None:
+def test_they_are_what_a_walk_over_the_rows_finds(data: st.DataObject, around: tuple[int, int], ragged: bool) -> None:
     drawn = data.draw(st.lists(vectors(ragged), max_size=9))
     array, _ = cut([content for content, _ in drawn], VECTOR, *around)
-    expected, found = (
-        extract_vectors(vector_fields(array), WIDTH),
-        extract_sparse(vector_fields(array), WIDTH, "float32"),
-    )
-    assert found.missing.tolist() == expected.missing.tolist()
-    assert (found.nulls, found.nans, found.lengths) == (expected.nulls, expected.nans, expected.lengths)
-    np.testing.assert_array_equal(decoded(found, WIDTH), expected.values[~expected.missing].astype(np.float32))
+    found = extract_sparse(vector_fields(array), WIDTH, "float32")
+    values, *expected = walked([numbers for _, numbers in drawn][around[0] :][: len(array)])
+    assert [found.missing.tolist(), found.nulls, found.nans, found.lengths] == expected
+    present = [numbers for numbers in values if numbers is not None]
+    np.testing.assert_array_equal(decoded(found, WIDTH), np.array(present, np.float32).reshape(-1, WIDTH))
 
 
 def row(size: int, entries: dict[int, float]) -> dict[str, Any]:
     return {"type": 0, "size": size, "indices": list(entries), "values": list(entries.values())}
 
 
-def test_numbers_that_are_kept_whole_stay_whole_and_others_must_fit() -> None:
-    fields = vector_fields(pa.array([row(2, {1: 1e300}), row(2, {0: math.inf})], VECTOR))
-    whole = extract_sparse(fields, 2, "float64")
-    assert (whole.beyond, decoded(whole, 2, "float64").tolist()) == (0, [[0, 1e300], [math.inf, 0]])
-    cut_short = extract_sparse(fields, 2, "float32")
-    assert (cut_short.beyond, cut_short.missing.tolist()) == (1, [False, False])
+@pytest.mark.parametrize(("dtype", "largest"), [("float16", 6e4), ("float32", 1e38), ("float64", 1e308)])
+def test_numbers_must_fit_the_models_input(dtype: str, largest: float) -> None:
+    rows = [row(2, {1: largest}), row(2, {0: math.inf}), None]
+    extracted = extract_sparse(vector_fields(pa.array(rows, VECTOR)), 2, dtype)
+    assert extracted.beyond is not None
+    assert extracted.beyond.tolist() == [False, False, False]
+    assert decoded(extracted, 2, dtype).tolist() == np.array([[0, largest], [math.inf, 0]], dtype).tolist()
+    if dtype != "float64":
+        extracted = extract_sparse(vector_fields(pa.array([row(2, {1: 10 * largest})], VECTOR)), 2, dtype)
+        assert (extracted.beyond.tolist(), extracted.missing.tolist()) == ([True], [False])
 
 
 def test_a_row_takes_as_many_bytes_as_it_has_numbers() -> None:
@@ -76,9 +78,9 @@ def test_a_row_takes_as_many_bytes_as_it_has_numbers() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_the_batch_has_the_inputs_shape_and_dtype(dtype: str) -> None:
-    kept = "float64" if dtype == "float64" else "float32"
+    of_numpy = "float32" if dtype == "bfloat16" else dtype
     fields = vector_fields(pa.array([row(6, {1: 0.5, 4: -2.0})], VECTOR))
-    batch = dense(tf.constant(extract_sparse(fields, 6, kept).values, tf.string), (2, 3), dtype)
+    batch = dense(tf.constant(extract_sparse(fields, 6, of_numpy).values, tf.string), (2, 3), dtype)
     assert batch.dtype == dtype
     assert tf.cast(batch, "float32").numpy().tolist() == [[[0, 0.5, 0], [0, -2, 0]]]
 
@@ -91,7 +93,7 @@ def test_blocks_and_batches_carry_them(tmp_path: Path) -> None:
     width, rows = 5000, 40
     random = np.random.default_rng(0)
     drawn = [{int(place): float(place) for place in random.choice(width, 3, replace=False)} for _ in range(rows)]
-    batch = pa.record_batch(
+    batch = pa.RecordBatch.from_pydict(
         {
             "x": pa.array([row(width, dict(sorted(entries.items()))) for entries in drawn], VECTOR),
             "y": pa.array(range(rows), pa.int32()),
@@ -115,7 +117,7 @@ def test_blocks_and_batches_carry_them(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_them_is_counted(tmp_path: Path) -> None:
     rows = [row(4, {0: 1.0}), None, row(3, {0: 1.0}), row(4, {1: 1e300}), row(4, {1: math.nan})]
-    batch = pa.record_batch({"x": pa.array(rows, VECTOR), "y": pa.array(range(5), pa.int32())})
+    batch = pa.RecordBatch.from_pydict({"x": pa.array(rows, VECTOR), "y": pa.array(range(5), pa.int32())})
     labels = (LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None),)
     _, faults = pack(Packing(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
     assert faults == {
@@ -124,6 +126,39 @@ def test_what_is_wrong_with_them_is_counted(tmp_path: Path) -> None:
         ("range", "x", "float32"): 1,
         ("nan", "x", ""): 1,
     }
+
+
+def test_a_row_that_is_left_out_for_another_column_may_hold_what_does_not_fit(tmp_path: Path) -> None:
+    batch = pa.RecordBatch.from_pydict(
+        {"x": pa.array([row(4, {0: 1e300}), row(4, {0: 1.0})], VECTOR), "y": pa.array([None, 1], pa.int32())}
+    )
+    labels = (LabelSpec(Column("y", "scalar", "int32", 1, drop=True), (), "int32", None),)
+    dataset, faults = pack(Packing(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
+    assert not faults
+    assert dataset.rows(validation=False) == 1
+
+
+def test_a_vector_may_be_feature_and_label(tmp_path: Path) -> None:
+    batch = pa.RecordBatch.from_pydict({"x": pa.array([row(4, {2: 1.0}), None], VECTOR)})
+    labels = (LabelSpec(Column("x", "vector", "float64", 4), (4,), "float32", None),)
+    packing = Packing(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels)
+    _, faults = pack(packing, batch)
+    assert faults == {("null", "x", ""): 1}
+    dataset, _ = pack(packing, batch.slice(0, 1))
+    (mine,) = shards(dataset.blocks, 1, 1, 1)
+    ((features, label),) = tensorflow_batches(dataset, [mine], reader("petastorm"), seed=1, one_pass=True)
+    assert features.numpy().tolist() == label.numpy().tolist() == [[0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(("width", "ready"), [(100, 4), (1 << 18, 1), (1 << 14, 2)])
+def test_wide_batches_are_not_made_far_ahead(width: int, ready: int) -> None:
+    assert _ready([spec(width).tensor()], 512) == ready
+    assert rows_at_once([spec(width)], 4096) == min(4096, (64 << 20) // (4 * width))
+
+
+def test_no_rows_are_scored_too() -> None:
+    for empty in (pd.Series([], dtype="float64"), SCORED["of Spark"].iloc[:0]):
+        assert _matrix(empty, spec(3).columns[0]).shape == (0,)
 
 
 SCORED = {
@@ -146,7 +181,7 @@ def test_rows_to_be_scored_come_as_vectors_or_dense(form: str) -> None:
         (pd.Series([np.zeros(3), None]), "1 null or NaN in a batch of 2 rows"),
         (pd.Series([np.array([0.0, math.nan, 1])]), "1 null or NaN"),
         (pd.Series([np.zeros(2)]), "3 numbers a row.*a row of 2"),
-        (pd.Series([np.array([1e300, 0, 0])]), "float32 can hold.*1 beyond it"),
+        (pd.Series([np.array([1e300, 0, 0])]), r"can hold \(float32\).*1 beyond it"),
     ],
 )
 def test_rows_that_can_not_be_scored_are_told(values: pd.Series, told: str) -> None:
@@ -160,7 +195,6 @@ def test_rows_that_can_not_be_scored_are_told(values: pd.Series, told: str) -> N
         ("auto", 4096, "float32", ""),
         ("auto", 4097, "float32", "float32"),
         ("always", 2, "float64", "float64"),
-        ("always", 2, "bfloat16", "float32"),
         ("never", 1 << 18, "float32", ""),
     ],
 )
