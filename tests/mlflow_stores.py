@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -47,12 +48,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def tracking_server(folder: Path, largest: int | None = None) -> Iterator[Server]:
+def tracking_server(folder: Path, largest: int | None = None, encrypted: bool = False) -> Iterator[Server]:
     """A server with an artifact proxy, whose password this process's environment has while the `with` lasts.
 
     Args:
         folder: where all its files are.
         largest: bytes of a file beyond which it has no room; None where the disk alone tells.
+        encrypted: whether it speaks TLS, with a certificate of its own, `certificate.pem` in the folder.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -64,6 +66,11 @@ def tracking_server(folder: Path, largest: int | None = None) -> Iterator[Server
     )
     options = ["--backend-store-uri", f"sqlite:///{folder}/store.db", "--port", str(port), "--workers", "1"]
     options += ["--serve-artifacts", "--artifacts-destination", str(folder / "artifacts"), "--app-name", "basic-auth"]
+    if encrypted:
+        key, certificate = folder / "key.pem", folder / "certificate.pem"
+        made = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests -keyout {key} -out {certificate}"
+        subprocess.run([*made.split(), "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+        options += ["--uvicorn-opts", f"--ssl-keyfile={key} --ssl-certfile={certificate}"]
     environment = {
         **os.environ,
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
@@ -77,7 +84,7 @@ def tracking_server(folder: Path, largest: int | None = None) -> Iterator[Server
         process = subprocess.Popen(command, stdout=written, stderr=written, env=environment, start_new_session=True)
     before_uri, before = mlflow.get_tracking_uri(), {name: os.environ.get(name) for name in _VARIABLES}
     try:
-        url = f"http://127.0.0.1:{port}"
+        url = f"http{'s' * encrypted}://127.0.0.1:{port}"
         _wait(url, process, log)
         os.environ.update(_VARIABLES)
         mlflow.set_tracking_uri(url)
@@ -96,9 +103,11 @@ def tracking_server(folder: Path, largest: int | None = None) -> Iterator[Server
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + 180
+    anyone = ssl.create_default_context()
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     while True:
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            urllib.request.urlopen(f"{url}/health", timeout=5, context=anyone).close()
             return
         except OSError:
             assert process.poll() is None, log.read_text()[-3000:]

@@ -1,8 +1,9 @@
 """Reading converted rows into shuffled tf.data batches: `python scripts/bench/read.py`.
 
-1,000,000 rows of 64 floats, batches of 1024, one rank. Against Petastorm's own way to tf.data over a Parquet file of
-array<float> (`make_petastorm_dataset`, unbatch, shuffle, batch; 100,000 rows), and against a bare pyarrow loop over our
-files that shuffles and slices as we do, without TensorFlow.
+1,000,000 rows of 64 floats, batches of 1024, one rank. Against Petastorm's own two ways to tf.data, with 100,000 rows
+of array<float>: `make_spark_converter(df).make_tf_dataset()`, and by hand over a Parquet file of the same
+(`make_petastorm_dataset`, unbatch, shuffle, batch); and against a bare pyarrow loop over our files that shuffles and
+slices as we do, without TensorFlow.
 """
 
 import tempfile
@@ -14,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from blocks import make_blocks
 from compare import HEAD, compare
+from local import local_session
 from petastorm import make_batch_reader
+from petastorm.spark import SparkDatasetConverter, make_spark_converter
 from petastorm.tf_utils import make_petastorm_dataset
 
 from spark_dl.data.batches import tensorflow_batches
@@ -45,6 +48,14 @@ def bare(data: ConvertedDataset) -> float:
     return rows / (time.perf_counter() - began)
 
 
+def converted(converter: SparkDatasetConverter) -> float:
+    began, rows = time.perf_counter(), 0
+    with converter.make_tf_dataset(BATCH, num_epochs=1, shuffling_queue_capacity=10_000) as batches:
+        for batch in batches:
+            rows += len(batch.features)
+    return rows / (time.perf_counter() - began)
+
+
 def stock(url: str) -> float:
     began, rows = time.perf_counter(), 0
     with make_batch_reader(url, num_epochs=1, workers_count=2) as reader:
@@ -59,12 +70,17 @@ with tempfile.TemporaryDirectory() as made:
     numbers = np.random.default_rng(0).random((PEER_ROWS, WIDTH), np.float32)
     (Path(made) / "rows").mkdir()
     pq.write_table(pa.table({"features": list(numbers)}), f"{made}/rows/part.parquet", row_group_size=10_000)
+    spark = local_session()
+    spark.conf.set(SparkDatasetConverter.PARENT_CACHE_DIR_URL_CONF, f"file://{made}/converted")
+    converter = make_spark_converter(spark.read.parquet(f"file://{made}/rows").repartition(4))
     print(HEAD)
     compare(
         "read, shuffled, into tf.data",
         {
             "ours": lambda: ours(data),
+            "Petastorm's make_tf_dataset": lambda: converted(converter),
             "Petastorm's make_petastorm_dataset": lambda: stock(f"file://{made}/rows"),
             "a bare pyarrow loop": lambda: bare(data),
         },
     )
+    spark.stop()

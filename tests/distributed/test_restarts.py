@@ -15,10 +15,12 @@ from typing import Any
 
 import cloudpickle
 import keras
+import mlflow
 import models
 import numpy as np
 import psutil
 import pytest
+from mlflow_stores import sqlite_store
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier
@@ -58,6 +60,22 @@ class Once(keras.callbacks.Callback):
             os.kill(os.getpid() if self.what == "kill" else os.getppid(), signal.SIGKILL)
 
 
+class Trained(keras.callbacks.Callback):
+    """Lets `Fragile` know that its rank has trained."""
+
+    def on_train_end(self, logs: Any = None) -> None:
+        os.environ["RANK_HAS_TRAINED"] = "yes"
+
+
+class Fragile(keras.layers.Layer):
+    """Kills rank 1 where it is called after the training."""
+
+    def call(self, features: Any) -> Any:
+        if os.environ.get("RANK_HAS_TRAINED") and os.environ.get("HOROVOD_RANK") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return features
+
+
 def stand_here() -> None:
     signal.pause()
 
@@ -93,6 +111,24 @@ def undisturbed(data: DataFrame) -> list[np.ndarray]:
 def same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
     for mine, expected in zip(one, other, strict=True):
         np.testing.assert_array_equal(mine, expected)
+
+
+def test_a_worker_that_is_lost_in_the_look_at_validation_costs_that_look_alone(
+    data: DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((4,)), Fragile(), keras.layers.Dense(3, "softmax")])
+    options = {"callbacks": [Trained()], "validationCol": "held", "tracking": "mlflow"}
+    with sqlite_store(tmp_path, "looked at") as experiment:
+        fitted = estimator(model=model, **options).fit(data)
+        (run,) = mlflow.search_runs(experiment_names=[experiment], output_format="list")
+        looked_at = mlflow.MlflowClient().list_artifacts(run.info.run_id, "validation")
+    said = capsys.readouterr().err
+    assert re.search(r"Trained; then: Rank 1 on host .* was lost", said), said
+    assert "Restarting" not in said
+    assert len(fitted.summary.history["val_loss"]) == EPOCHS
+    assert fitted.transform(data).where("prediction is not null").count() == data.count()
+    assert (run.info.status, looked_at) == ("FINISHED", [])
 
 
 @pytest.mark.parametrize("what", ["kill", "kill task"])

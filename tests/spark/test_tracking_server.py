@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,26 @@ def test_artifacts_for_which_the_server_has_no_room_cost_no_model(
     assert fitted.transform(data).where("prediction is not null").count() == 60
     assert run.data.metrics["loss"] == pytest.approx(fitted.summary.history["loss"][-1])
     assert [entry["model"] for entry in fitted.summary.unlogged if "model" in entry] == ["not logged"]
+
+
+def test_an_encrypted_server_is_believed_by_its_certificate_alone(
+    data: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracking_server(tmp_path, encrypted=True):
+        with pytest.raises(TrackingError, match=r"(?s)doesn't answer.*certificate"):
+            fit(data, experimentName="encrypted")
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path / "certificate.pem"))
+        fitted = fit(data, experimentName="encrypted")
+        (run,) = mlflow.search_runs(experiment_names=["encrypted"], output_format="list")
+    assert (run.info.status, fitted.summary.unlogged) == ("FINISHED", [])
+
+
+def test_fits_at_once_may_make_the_same_experiment(data: DataFrame, server: Server) -> None:
+    inputs = [models.regressor(seed=seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda model: fit(data, model=model, experimentName="new"), inputs))
+    runs = mlflow.search_runs(experiment_names=["new"], output_format="list")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
 
 
 def test_wrong_passwords_are_refused_before_any_job(
