@@ -78,7 +78,7 @@ def _read_by_spark(uri: str, kind: str, root: Path, modules: Sequence[str], cach
             raise
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise _unread(uri, f"a saved {kind}", first) from error
+            raise _unread(uri, f"a saved {kind.rpartition('.')[2]}", first) from error
         atexit.register(owned.pop_all().close)  # some of Spark's models read their files when they are used
     return loaded
 

@@ -20,6 +20,8 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 # How long one entry is tried before it is given up; and how long the end of a fit waits for one, beside the time that
 # its bytes may take.
 _TRY_SECONDS, _CLOSING_SECONDS = 120.0, 30.0
+# And a file: one for which there is no room must not hold up the metrics behind it.
+_FILE_TRY_SECONDS = 10.0
 _BYTES_A_SECOND = 1e6
 
 
@@ -30,10 +32,12 @@ class _Entry:
     Attributes:
         prepare: does what has nothing to do with the server, once; gives what writes, and how many bytes.
         kept: the words.
+        patience: how long it is tried, in seconds.
     """
 
     prepare: Callable[[], tuple[Callable[[], None], int]]
     kept: Mapping[str, Any]
+    patience: float
 
 
 class QueuedTracker:
@@ -103,7 +107,7 @@ class QueuedTracker:
             made = content()
             return lambda: self._tracker.file(path, lambda: made), len(made)
 
-        self._add(_Entry(prepare, {"file": path, "at": time.time()}))
+        self._add(_Entry(prepare, {"file": path, "at": time.time()}, _FILE_TRY_SECONDS))
 
     def model(self, model: LoggedModel) -> None:
         """Write the model, once all before it is written.
@@ -152,7 +156,7 @@ class QueuedTracker:
             raise
 
     def _put(self, write: Callable[[], None], kept: Mapping[str, Any]) -> None:
-        self._add(_Entry(lambda: (write, 0), kept))
+        self._add(_Entry(lambda: (write, 0), kept, _TRY_SECONDS))
 
     def _add(self, entry: _Entry) -> None:
         with self._changed:
@@ -182,7 +186,7 @@ class QueuedTracker:
                 write, size = entry.prepare()
                 with self._changed:
                     self._since, self._bytes = time.monotonic(), size
-                failure = self._written(write)
+                failure = self._written(write, entry.patience)
             except Exception as error:  # what was to be written can't be made: no server's fault
                 failure = error
             with self._changed:
@@ -191,9 +195,9 @@ class QueuedTracker:
                     self._unlogged.append({**entry.kept, "reason": _reason(failure)})
                 self._changed.notify_all()
 
-    def _written(self, write: Callable[[], None]) -> Exception | None:
+    def _written(self, write: Callable[[], None], patience: float) -> Exception | None:
         """Try until it is written, or given up, or the fit has ended; gives the last failure."""
-        pause, end = _FIRST_PAUSE_SECONDS, time.monotonic() + _TRY_SECONDS
+        pause, end = _FIRST_PAUSE_SECONDS, time.monotonic() + patience
         while True:
             try:
                 write()
