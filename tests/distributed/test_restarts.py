@@ -90,7 +90,7 @@ def estimator(**options: Any) -> KerasClassifier:
         "verbose": 2,
     }
     given["optimizer"] = keras.optimizers.Adam(0.01)
-    return KerasClassifier(model=models.classifier(), **{**given, **options})
+    return KerasClassifier(**{"model": models.classifier(), **given, **options})
 
 
 def weights(fitted: Any) -> list[np.ndarray]:
