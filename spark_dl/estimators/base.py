@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import math
 import platform
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
 from spark_dl.estimators.saving import OBJECTS, SavableEstimator, named
 from spark_dl.estimators.steps import check_rows, convert_rows
-from spark_dl.estimators.training import train_on_ranks
+from spark_dl.estimators.training import Trained, train_on_ranks
 from spark_dl.estimators.validation import marked, marked_schema, marking
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, setting_of, slots_of, task_gpus
@@ -38,7 +39,7 @@ from spark_dl.score.assess import can_assess
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
 from spark_dl.store import Store
 from spark_dl.track import Record, active_record, tracker, try_to_log
-from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
+from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan
 from spark_dl.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -302,7 +303,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             )
             assessed = job.head if record.written and validated and can_assess(job.head) else None
             trained = train_on_ranks(spark, plan, settings, values, record, assessed)
-            fitted = self._fitted(workspace.read(trained.result.model_file), job, trained.result)
+            fitted = self._fitted(workspace.read(trained.result.model_file), job, trained)
             if record.written:
                 record.add(of_training(trained, values["initialEpoch"], values.get("classLabels") or ()))
                 if values["profile"]:
@@ -361,13 +362,15 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         }
         return params, {f"spark_dl.{name}": value for name, value in tags.items()}
 
-    def _fitted(self, content: bytes, job: Job, result: TrainResult) -> KerasModel:
+    def _fitted(self, content: bytes, job: Job, trained: Trained) -> KerasModel:
+        result = trained.result
         summary = TrainingSummary(
             history=result.history,
             first_epoch=job.values["initialEpoch"],
             rows=result.rows,
             validation_rows=result.validation_rows,
             seconds=result.seconds,
+            rows_per_second=statistics.median([one["rows_per_second"] for one in trained.epochs] or [0.0]),
             best_epoch=result.best_epoch,
         )
         model = self.model_class()._with_content(

@@ -57,6 +57,7 @@ class TrainingSummary:
         rows: training rows in an epoch.
         validation_rows: validation rows.
         seconds: of the training itself, validation included.
+        rows_per_second: of the median epoch, over all ranks, validation left out.
         best_epoch: the best epoch by the monitored metric, from 0; -1 where there was none.
         unlogged: what the tracker could not be told: epochs with their metrics, events, names of files.
     """
@@ -66,6 +67,7 @@ class TrainingSummary:
     rows: int = 0
     validation_rows: int = 0
     seconds: float = 0.0
+    rows_per_second: float = 0.0
     best_epoch: int = -1
     unlogged: list[dict[str, Any]] = field(default_factory=list)
 

@@ -63,6 +63,7 @@ def test_the_summary_tells_how_training_went(fitted, data: DataFrame) -> None:
     assert fitted.summary.history["loss"][-1] < fitted.summary.history["loss"][0]
     assert fitted.summary.rows == models.ROWS
     assert fitted.summary.seconds > 0
+    assert fitted.summary.rows_per_second > models.ROWS / fitted.summary.seconds
 
 
 def test_two_classes_with_one_output_unit_serve_sparks_binary_evaluator(spark: SparkSession) -> None:
