@@ -111,7 +111,7 @@ def test_what_fails_is_tried_again_and_the_rest_waits(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("error", [OSError("no room"), ConnectionError("no answer")])
 def test_what_can_not_be_written_is_given_up_and_kept(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(queued, "_FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(queued, "_TRY_SECONDS", 0.05)
+    monkeypatch.setattr(queued, "_FILE_TRY_SECONDS", 0.05)
     tried = []
 
     def before(what: str) -> None:
