@@ -4,15 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, FEATURES, Block, ConvertedDataset, Tensor
+from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, Block, ConvertedDataset, Tensor
 from spark_dl.store import Store
 
 __all__ = ["make_blocks"]
 
 
 def make_blocks(directory: str, rows: int, width: int) -> ConvertedDataset:
-    """`rows` rows of `width` float32, in blocks of 8 MB."""
-    store, blocks, full = Store.at(directory), [], (8 << 20) // (4 * width)
+    """`rows` rows of `width` float32, in blocks of the usual size."""
+    store, blocks, full = Store.at(directory), [], BLOCK_BYTES // (4 * width)
     for index, start in enumerate(range(0, rows, full)):
         count = min(full, rows - start)
         content = np.random.default_rng(index).random((count, width), np.float32).tobytes()

@@ -1,6 +1,6 @@
 """Converting a cached DataFrame: `python scripts/bench/convert.py`, against `df.write.parquet` of the same columns.
 
-500,000 rows, or 100,000 images, in 8 partitions on local[2]; also against a task that takes the same columns and only
+500,000 rows, or 400,000 images, in 8 partitions on local[2]; also against a task that takes the same columns and only
 counts rows.
 """
 
@@ -27,7 +27,7 @@ from spark_dl.data.convert import Packing, convert
 from spark_dl.data.transport import send
 from spark_dl.store import Store
 
-ROWS, IMAGES = 500_000, 100_000
+ROWS, IMAGES = 500_000, 400_000
 
 
 def images(spark: SparkSession, contents: list[bytes]) -> DataFrame:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from spark_dl.data.coding import fed
-from spark_dl.data.dataset import FEATURES, LABEL, WEIGHT, ConvertedDataset, Tensor
+from spark_dl.data.dataset import BLOCK_BYTES, FEATURES, LABEL, WEIGHT, ConvertedDataset, Tensor
 from spark_dl.data.ragged import BYTES, memory
 from spark_dl.data.readers import Reader
 from spark_dl.data.shards import Shard, epoch_order
@@ -23,7 +23,7 @@ from spark_dl.data.shards import Shard, epoch_order
 __all__ = ["keras_batch", "pools", "tensorflow_batches"]
 
 # Rows are shuffled within a pool of this many bytes; the order of the blocks is shuffled over the whole shard.
-POOL_BYTES = 64 << 20
+POOL_BYTES = 8 * BLOCK_BYTES
 # So many batches are ready, if they take no more than a pool.
 _READY = 4
 # Bytes at whose multiples TensorFlow wants a tensor to begin.

@@ -21,7 +21,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, weight_tensor
-from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
+from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
 from spark_dl.data.draw import Draw
 from spark_dl.data.faults import Faults, describe
 from spark_dl.data.media import image_formats, no_images
@@ -34,8 +34,6 @@ from spark_dl.store import Store
 
 __all__ = ["Packing", "convert", "pack_batches"]
 
-# A block is read whole; a rank holds a few of them.
-_BLOCK_BYTES = 8 << 20
 # Block numbers of one partition lie below this.
 _PARTITION_STRIDE = 1 << 24
 _RESULT_SCHEMA = (
@@ -259,32 +257,25 @@ class _BlockWriter:
         self._validation = validation
         self._next_id = partition * _PARTITION_STRIDE + (_PARTITION_STRIDE // 2 if validation else 0)
         self._waiting: list[list[np.ndarray]] = []
-        self._rows = self._bytes = 0
+        self._sizes = np.zeros(0, np.int64)  # bytes of each row that waits
 
     def add(self, arrays: list[np.ndarray]) -> Iterator[dict[str, object]]:
         """Take the tensors of some rows; yield a record of each file written."""
         self._waiting.append(arrays)
-        self._rows += len(arrays[0])
-        self._bytes += sum(int(row_sizes(array).sum()) for array in arrays)
-        while self._bytes > _BLOCK_BYTES:
-            yield self._write(self._fitting())
+        self._sizes = np.concatenate([self._sizes, sum(map(row_sizes, arrays))])
+        while self._sizes.sum() > BLOCK_BYTES:
+            yield self._write(max(1, int(np.searchsorted(np.cumsum(self._sizes), BLOCK_BYTES, side="right"))))
 
     def finish(self) -> Iterator[dict[str, object]]:
         """Write what is left."""
-        if self._rows:
-            yield self._write(self._rows)
-
-    def _fitting(self) -> int:
-        """How many of the rows that wait fill a block; one at least."""
-        sizes = np.concatenate([sum(map(row_sizes, arrays)) for arrays in self._waiting])
-        return max(1, int(np.searchsorted(np.cumsum(sizes), _BLOCK_BYTES, side="right")))
+        if len(self._sizes):
+            yield self._write(len(self._sizes))
 
     def _write(self, rows: int) -> dict[str, object]:
         whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True)]
         written = [array[:rows] for array in whole]
-        size = sum(int(row_sizes(array).sum()) for array in written)
-        self._waiting = [[array[rows:] for array in whole]] if self._rows > rows else []
-        self._rows, self._bytes = self._rows - rows, self._bytes - size
+        size, self._sizes = int(self._sizes[:rows].sum()), self._sizes[rows:]
+        self._waiting = [[array[rows:] for array in whole]] if len(self._sizes) else []
         block_id, self._next_id = self._next_id, self._next_id + 1
         name = f"{'validation' if self._validation else 'train'}-{block_id:012d}-{uuid.uuid4().hex[:12]}.parquet"
         columns = {BLOCK_ID: pa.array([block_id]), BLOCK_ROWS: pa.array([rows])}

@@ -12,11 +12,24 @@ from dataclasses import dataclass, replace
 
 from spark_dl.store import Store
 
-__all__ = ["BLOCK_ID", "BLOCK_ROWS", "FEATURES", "LABEL", "WEIGHT", "Block", "ConvertedDataset", "Tensor"]
+__all__ = [
+    "BLOCK_BYTES",
+    "BLOCK_ID",
+    "BLOCK_ROWS",
+    "FEATURES",
+    "LABEL",
+    "WEIGHT",
+    "Block",
+    "ConvertedDataset",
+    "Tensor",
+]
 
 # Names of the columns in a block's file; of several inputs or labels, features_0, features_1, ...
 FEATURES, LABEL, WEIGHT = "features", "label", "weight"
 BLOCK_ID, BLOCK_ROWS = "block_id", "block_rows"
+# A block is read whole; a rank holds a few of them. Arrow's allocator keeps memory for values of less than 7 MiB and
+# gives larger ones back to the kernel each time, which then takes most of the time of writing and of reading.
+BLOCK_BYTES = 7_000_000
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ def image_formats(channels: int) -> list[str]:
 
 def no_images(contents: Iterable[bytes], channels: int) -> int:
     """How many values don't begin as an image that can be decoded to so many channels."""
-    begins = (SPARK_IMAGE, *(begin for begin, known in _FORMATS.values() if channels in known))
-    return sum(not content.startswith(begins) or not _is_whole(content) for content in contents)
+    begins = tuple(begin for begin, known in _FORMATS.values() if channels in known)
+    return sum(not _is_spark_image(content) for content in contents if not content.startswith(begins))
 
 
 def image_bytes(height: int, width: int, channels: int, data: bytes) -> bytes:
@@ -37,11 +37,9 @@ def image_bytes(height: int, width: int, channels: int, data: bytes) -> bytes:
     return _HEADER.pack(SPARK_IMAGE, height, width, channels) + data
 
 
-def _is_whole(content: bytes) -> bool:
-    """Whether an image of Spark's has as many bytes as it should; others aren't looked through."""
-    if not content.startswith(SPARK_IMAGE):
-        return True
-    if len(content) < _HEADER.size:
+def _is_spark_image(content: bytes) -> bool:
+    """Whether these are the fields of Spark's image struct, with as many bytes as they tell."""
+    if len(content) < _HEADER.size or not content.startswith(SPARK_IMAGE):
         return False
     _, height, width, channels = _HEADER.unpack_from(content)
     whole = len(content) - _HEADER.size == height * width * channels

@@ -207,7 +207,7 @@ def many(directory: Path, count: int, batch: int, **others: Any) -> ConvertedDat
 def test_blocks_are_full_but_the_last_and_keep_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr(convert, "_BLOCK_BYTES", 80)  # ten rows of two int32
+    monkeypatch.setattr(convert, "BLOCK_BYTES", 80)  # ten rows of two int32
     dataset = many(tmp_path, 34, batch)
     assert [block.rows for block in dataset.blocks] == [10, 10, 10, 4]
     assert dataset.bytes == 34 * 8
@@ -217,7 +217,7 @@ def test_blocks_are_full_but_the_last_and_keep_the_order(
 def test_segments_are_cut_out_of_their_blocks_in_the_order_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "_BLOCK_BYTES", 80)
+    monkeypatch.setattr(convert, "BLOCK_BYTES", 80)
     dataset = many(tmp_path, 34, 7)
     first, second, third, fourth = dataset.blocks
     segments = [Segment(fourth, 1, 3), Segment(first, 0, 10), Segment(third, 9, 10), Segment(second, 2, 5)]
@@ -226,7 +226,7 @@ def test_segments_are_cut_out_of_their_blocks_in_the_order_asked_for(
 
 
 def test_all_ranks_together_read_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "_BLOCK_BYTES", 80)
+    monkeypatch.setattr(convert, "BLOCK_BYTES", 80)
     dataset = many(tmp_path, 57, 9)
     dealt = shards(dataset.part(validation=False), 3, 4, seed=2)
     read = np.concatenate([rows_of(dataset, shard.segments)[1] for shard in dealt])
@@ -280,7 +280,7 @@ def test_every_reader_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_block_may_be_read_in_several_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(convert, "_BLOCK_BYTES", 400)
+    monkeypatch.setattr(convert, "BLOCK_BYTES", 400)
     dataset = many(tmp_path, 250, 50)
     assert len(dataset.blocks) > 4
     random = np.random.default_rng(0)
@@ -303,7 +303,7 @@ def test_files_that_petastorm_hands_out_late_are_read_all_the_same(
         return done
 
     monkeypatch.setattr(ThreadPool, "all_workers_done", answered_late)
-    monkeypatch.setattr(convert, "_BLOCK_BYTES", 80)
+    monkeypatch.setattr(convert, "BLOCK_BYTES", 80)
     dataset = many(tmp_path, 250, 50)
     read = reader("petastorm")(dataset, [Segment(block, 0, block.rows) for block in dataset.blocks])
     assert [number for _, label in read for number in label.tolist()] == list(range(250))
