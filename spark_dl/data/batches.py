@@ -22,8 +22,9 @@ from spark_dl.data.shards import Shard, epoch_order
 
 __all__ = ["keras_batch", "pools", "tensorflow_batches"]
 
-# Rows are shuffled within a pool of this many bytes; the order of the blocks is shuffled over the whole shard.
-POOL_BYTES = 8 * BLOCK_BYTES
+# Rows are shuffled within a pool of at least this many bytes, which eight blocks have even if they aren't full; the order
+# of the blocks is shuffled over the whole shard.
+POOL_BYTES = 7 * BLOCK_BYTES + 1
 # So many batches are ready, if they take no more than a pool.
 _READY = 4
 # Bytes at whose multiples TensorFlow wants a tensor to begin.
