@@ -27,7 +27,7 @@ from pyspark.sql import functions as F
 
 from spark_dl import KerasEstimator
 
-EPOCHS = 4
+EPOCHS = 8
 CASES = {"dense": (500_000, 64, 1024), "cnn": (20_000, 784, 128)}
 
 
@@ -119,7 +119,7 @@ def main() -> None:
 
     print(HEAD)
     for name, workers, threads in (("dense", 1, 1), ("dense", 2, 2), ("cnn", 1, 1), ("cnn", 2, 2)):
-        compare(*row(name, workers, threads), turns=3)
+        compare(*row(name, workers, threads), turns=5)
     spark.stop()
 
 
