@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All tables of docs/benchmarks.md and docs/scaling.md, one after the other, about an hour. Nothing else should
-# run beside it. `links` needs tc (of the package iproute2), and root or user namespaces; it says so where it is left out.
+# All tables of docs/benchmarks.md and docs/scaling.md, one after the other, three quarters of an hour. Nothing else
+# should run beside it. `links` needs tc (of the package iproute2), and root or user namespaces; it says so where it is
+# left out.
 # With PEER_PYTHON (see peer.sh) also against Horovod's own estimator and its model.
 set -euo pipefail
 

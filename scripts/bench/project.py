@@ -13,20 +13,20 @@ from argparse import Namespace
 RANKS, LINKS = (64, 512), (10, 25, 100)
 # The constants of docs/scaling.md: option, value, what it is.
 CONSTANTS = (
-    ("start-ms", 1.7, "of a join of two hosts, but for the turns of its ring; measured"),
+    ("start-ms", 0.4, "of a join of two hosts, but for the turns of its ring; measured"),
     ("turn-ms", 0.1, "of a message to the next rank, where ranks only wait; assumed"),
     (
         "rounds",
         2.5,
         "of the ring in a join: half a cycle that is under way, the agreement, the sum; from Horovod's source",
     ),
-    ("busy-turn-ms", 0.9, "of a turn, all rounds, where four ranks share two cores: their join / 6; measured"),
+    ("busy-turn-ms", 0.4, "of a turn, all rounds, where four ranks share two cores: their join / 6; measured"),
     ("used", 0.90, "part of a link's bandwidth that a join reaches; measured at 1 Gbit/s"),
-    ("most-gbit", 5.9, "Gbit/s of a join over links that are no limit, two hosts with a core each; measured"),
+    ("most-gbit", 9.7, "Gbit/s of a join over links that are no limit, two hosts with a core each; measured"),
 )
 # Option, name, bytes of float32 gradients, milliseconds of a step without joining, and what that time is of.
 MODELS = (
-    ("mlp-ms", "MLP 64-128-1", 4 * 8_449.0, 1.4, "1024 rows on one core, scaling.py"),
+    ("mlp-ms", "MLP 64-128-1", 4 * 8_449.0, 1.0, "1024 rows on one core, scaling.py"),
     ("resnet-ms", "ResNet-50", 4 * 25.6e6, 1000 * 256 / 1270, "256 images on a V100, published"),
     (
         "bert-ms",
