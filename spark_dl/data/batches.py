@@ -22,8 +22,8 @@ from spark_dl.data.shards import Shard, epoch_order
 
 __all__ = ["keras_batch", "pools", "tensorflow_batches"]
 
-# Rows are shuffled within a pool of at least this many bytes: eight blocks, which are seldom quite full. The order of the
-# blocks is shuffled over the whole shard.
+# Rows are shuffled within a pool of at least this many bytes: eight blocks, which are seldom quite full. The order of
+# the blocks is shuffled over the whole shard.
 POOL_BYTES = 7 * BLOCK_BYTES + 1
 # So many batches are ready, if they take no more than a pool.
 _READY = 4
