@@ -257,25 +257,32 @@ class _BlockWriter:
         self._validation = validation
         self._next_id = partition * _PARTITION_STRIDE + (_PARTITION_STRIDE // 2 if validation else 0)
         self._waiting: list[list[np.ndarray]] = []
-        self._sizes = np.zeros(0, np.int64)  # bytes of each row that waits
+        self._sizes: list[np.ndarray] = []  # bytes of each row that waits
+        self._bytes = 0
 
     def add(self, arrays: list[np.ndarray]) -> Iterator[dict[str, object]]:
         """Take the tensors of some rows; yield a record of each file written."""
         self._waiting.append(arrays)
-        self._sizes = np.concatenate([self._sizes, sum(map(row_sizes, arrays))])
-        while self._sizes.sum() > BLOCK_BYTES:
-            yield self._write(max(1, int(np.searchsorted(np.cumsum(self._sizes), BLOCK_BYTES, side="right"))))
+        sizes = np.sum([row_sizes(array) for array in arrays], axis=0)
+        self._sizes.append(sizes)
+        self._bytes += int(sizes.sum())
+        while self._bytes > BLOCK_BYTES:
+            fitting = np.searchsorted(np.cumsum(np.concatenate(self._sizes)), BLOCK_BYTES, side="right")
+            yield self._write(max(1, int(fitting)))
 
     def finish(self) -> Iterator[dict[str, object]]:
         """Write what is left."""
-        if len(self._sizes):
-            yield self._write(len(self._sizes))
+        if rows := sum(map(len, self._sizes)):
+            yield self._write(rows)
 
     def _write(self, rows: int) -> dict[str, object]:
         whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True)]
         written = [array[:rows] for array in whole]
-        size, self._sizes = int(self._sizes[:rows].sum()), self._sizes[rows:]
-        self._waiting = [[array[rows:] for array in whole]] if len(self._sizes) else []
+        sizes = np.concatenate(self._sizes)
+        size, left = int(sizes[:rows].sum()), sizes[rows:]
+        self._bytes -= size
+        self._sizes = [left] if len(left) else []
+        self._waiting = [[array[rows:] for array in whole]] if len(left) else []
         block_id, self._next_id = self._next_id, self._next_id + 1
         name = f"{'validation' if self._validation else 'train'}-{block_id:012d}-{uuid.uuid4().hex[:12]}.parquet"
         columns = {BLOCK_ID: pa.array([block_id]), BLOCK_ROWS: pa.array([rows])}

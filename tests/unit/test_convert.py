@@ -214,6 +214,14 @@ def test_blocks_are_full_but_the_last_and_keep_the_order(
     assert rows_of(dataset)[0].ravel().tolist() == list(range(34))
 
 
+def test_batches_without_rows_make_no_blocks(tmp_path: Path) -> None:
+    packing = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)])
+    two = a_batch(x=pa.array([1, 2], pa.int8()), y=pa.array([0, 1], pa.int32()))
+    none = two.slice(0, 0)
+    assert pack(packing, none)[0].blocks == ()
+    assert [block.rows for block in pack(packing, none, two, none)[0].blocks] == [2]
+
+
 def test_segments_are_cut_out_of_their_blocks_in_the_order_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
