@@ -22,7 +22,7 @@ from spark_dl.data.coding import fed
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
 from spark_dl.data.faults import describe
-from spark_dl.data.media import image_formats, no_images, pixels
+from spark_dl.data.media import image_bytes, image_formats, no_images, pixels
 from spark_dl.data.ragged import joined, lengths, split
 from spark_dl.data.readers import READERS, reader
 from spark_dl.data.schema import ColumnRules, feature_spec, label_spec
@@ -167,6 +167,12 @@ def test_every_known_format_is_decoded_to_its_channels(name: str, channels: int)
 def test_what_can_not_be_decoded_to_the_channels_is_no_image() -> None:
     assert no_images([b"GIF89a", b"BM", b"\xff\xd8\xff"], 1) == 2
     assert no_images([b"GIF89a", b"BM", b"\xff\xd8\xff"], 4) == 2
+
+
+def test_the_fields_of_an_image_struct_are_told_by_how_they_begin_and_by_their_size() -> None:
+    whole = image_bytes(2, 3, 1, bytes(6))
+    assert no_images([whole], 3) == 0
+    assert no_images([b"?" + whole[1:], whole[:-1], whole[:8]], 3) == 3
 
 
 def test_neighbours_of_very_different_size_make_blocks_of_one_size(
