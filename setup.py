@@ -46,6 +46,7 @@ setup(
             "mlflow[auth]",
             "mypy",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "scikit-learn",
             "zstandard",

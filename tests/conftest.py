@@ -12,15 +12,34 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Ranks that are threads, in the unit tests, wait for each other inside TensorFlow's own.
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "8")
 os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+# Inherited by all that these tests start, so that `processes.ranks` tells them from those of a run beside this one.
+os.environ["SPARK_DL_TEST_RUN"] = str(os.getpid())
 sys.path.insert(0, str(Path(__file__).parent))
 
+FOLDERS = ["spark", "connect", "distributed", "equality", "hosts"]
+# Docstrings of these parts of the package start sessions of their own.
+SESSIONS = ["estimators", "horovod_launcher"]
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folder tells what a test needs; the fast ones run first."""
-    folders = ["spark", "connect", "distributed", "equality", "hosts"]
-    # Docstrings of these parts of the package start sessions of their own.
-    order = {name: 1 + place for place, name in enumerate(folders)} | {"estimators": 1.5, "horovod_launcher": 1.5}
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The folder tells what a test needs; the fast ones run first.
+
+    Two processes share the tests where xdist runs them: one takes those with a session in their own process, one those
+    with a cluster, for each of which a process has only one; files of unit tests fill up what time is left.
+    """
+    order = {name: 1.0 + place for place, name in enumerate(FOLDERS)} | dict.fromkeys(SESSIONS, 1.5)
+    parallel = hasattr(config, "workerinput")
+
+    def place(item: pytest.Item) -> float:
+        found = order.get(item.path.parent.name, order.get(item.path.stem, 0.0))
+        return found or (len(order) if parallel else 0.0)
+
     for item in items:
-        if item.path.parent.name in folders:
-            item.add_marker(item.path.parent.name)
-    items.sort(key=lambda item: order.get(item.path.parent.name, order.get(item.path.stem, 0)))
+        folder = item.path.parent.name
+        if folder in FOLDERS:
+            item.add_marker(folder)
+        if parallel:
+            cluster = folder in FOLDERS[1:]
+            local = folder == "spark" or place(item) == 1.5
+            item.add_marker(pytest.mark.xdist_group("cluster" if cluster else "local" if local else item.path.stem))
+    items.sort(key=place)

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from processes import ranks
 from pyspark.sql import SparkSession
 
 from spark_dl import HorovodLauncher
@@ -18,15 +19,6 @@ from spark_dl.errors import ClusterError, OptionError, RankError
 from spark_dl.launch import watch
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
-
-
-def rank_processes() -> list[psutil.Process]:
-    """The processes of ranks on this machine."""
-    found = []
-    for process in psutil.process_iter(["name"]):
-        if process.info["name"] == "spark-dl-rank":
-            found.append(process)
-    return found
 
 
 def test_each_rank_returns_its_own_value_in_rank_order(spark: SparkSession) -> None:
@@ -47,7 +39,7 @@ def test_each_rank_returns_its_own_value_in_rank_order(spark: SparkSession) -> N
     assert [row[6] for row in second] == ["3", "3"]
     # Four processes, none used twice, none left.
     assert len({row[7] for row in first + second}) == 4
-    assert rank_processes() == []
+    assert ranks() == []
 
 
 def test_a_rank_starts_without_what_an_earlier_task_left_in_spark_worker(spark: SparkSession) -> None:
@@ -80,7 +72,7 @@ def test_the_first_real_cause_is_raised_with_its_rank_and_traceback(spark: Spark
     assert isinstance(raised.value.__cause__, KeyError)
     assert (raised.value.rank, raised.value.host != "") == (1, True)
     assert 'raise KeyError("the user\'s own")' in raised.value.rank_traceback
-    assert rank_processes() == []
+    assert ranks() == []
 
 
 def test_a_rank_that_is_killed_is_named(spark: SparkSession) -> None:
@@ -97,7 +89,7 @@ def test_a_rank_that_is_killed_is_named(spark: SparkSession) -> None:
 
     with pytest.raises(RankError, match=r"Rank 1 .*killed \(SIGKILL\), probably .* out of memory"):
         HorovodLauncher(2).run(die)
-    assert rank_processes() == []
+    assert ranks() == []
 
 
 def test_a_failure_ends_ranks_that_would_go_on(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +107,7 @@ def test_a_failure_ends_ranks_that_would_go_on(spark: SparkSession, monkeypatch:
     with pytest.raises(RankError, match=r"Rank 1 .*ValueError: no good") as raised:
         HorovodLauncher(2).run(fail)
     assert isinstance(raised.value.__cause__, ValueError)
-    _, alive = psutil.wait_procs(rank_processes(), timeout=10)
+    _, alive = psutil.wait_procs(ranks(), timeout=10)
     assert alive == []
 
 
@@ -143,13 +135,17 @@ def test_a_cancelled_job_ends_the_ranks_and_is_not_tried_again(spark: SparkSessi
         rank.report({"here": rank.world.rank})
         threading.Event().wait()
 
+    running = []
+
     def cancel(content: dict[str, Any]) -> None:
+        running.extend(ranks())
         spark.sparkContext.cancelAllJobs()
 
     with pytest.raises(RankError, match="cancelled") as caught:
         run_ranks(spark, wait, 2, LaunchSettings(), cancel)
     assert not caught.value.lost
-    _, alive = psutil.wait_procs(rank_processes(), timeout=10)
+    assert running
+    _, alive = psutil.wait_procs(ranks(), timeout=10)
     assert alive == []
 
 
@@ -165,7 +161,7 @@ def test_ctrl_c_takes_everything_with_it(spark: SparkSession) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_ranks(spark, wait, 2, LaunchSettings(), interrupt)
-    _, alive = psutil.wait_procs(rank_processes(), timeout=10)
+    _, alive = psutil.wait_procs(ranks(), timeout=10)
     assert alive == []
     # The slots are free again.
     assert HorovodLauncher(2).run(lambda: 1) == [1, 1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -18,9 +17,9 @@ import keras
 import mlflow
 import models
 import numpy as np
-import psutil
 import pytest
 from mlflow_stores import sqlite_store
+from processes import ranks
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier
@@ -248,17 +247,6 @@ def test_a_checkpoint_directory_that_goes_is_told_and_costs_nothing_else(
 def test_more_workers_as_the_least_than_there_are_is_refused(data: DataFrame) -> None:
     with pytest.raises(OptionError, match="minWorkers is more than numWorkers"):
         estimator(minWorkers=3).fit(data)
-
-
-def ranks() -> list[psutil.Process]:
-    """The ranks that run on this host, and not on one that another test has made."""
-    found, own = [], os.readlink("/proc/self/ns/net")
-    for process in psutil.process_iter(["name"]):
-        with contextlib.suppress(psutil.Error, OSError):
-            named = process.info["name"] == "spark-dl-rank"
-            if named and os.readlink(f"/proc/{process.pid}/ns/net") == own:
-                found.append(process)
-    return found
 
 
 def test_no_rank_outlives_its_fit(data: DataFrame, tmp_path: Path) -> None:
