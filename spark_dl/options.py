@@ -301,6 +301,12 @@ RAW_PREDICTION_COL = Option(
     _text,
     "rawPrediction",
 )
+OUTPUT_KIND = Option(
+    "outputKind",
+    "What the classifier's output units hold: 'logits' or 'probability'; not set, what the last activation or the loss "
+    "says, or what is measured on made-up rows before training (`plan` tells which).",
+    _choice("logits", "probability"),
+)
 THRESHOLDS = Option(
     "thresholds",
     "A threshold for each class, at most one of them 0: the class of greatest probability / threshold is predicted.",

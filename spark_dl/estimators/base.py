@@ -318,7 +318,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """The loss for a model that has none; None where only the user can say."""
         return None
 
-    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         """What the model's outputs mean."""
         widths = [(output.name, math.prod(output.shape)) for output in shape.outputs]
         if len(widths) > 1:

@@ -16,6 +16,7 @@ __all__ = [
     "InputFacts",
     "OutputFacts",
     "check_null_policy",
+    "check_outputs",
     "feature_specs",
     "input_columns",
     "label_specs",
@@ -126,6 +127,30 @@ def output_columns(values: Mapping[str, Any], outputs: Sequence[str]) -> dict[st
     if not given:
         return {name: f"{values['predictionCol']}_{name}" for name in outputs}
     return _by_name(given, outputs, "outputCols", "output", partly=isinstance(given, dict))
+
+
+def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
+    """Refuse output columns that `transform` could not write.
+
+    Args:
+        names: what is written -> name of its column.
+        features: the feature columns.
+
+    Raises:
+        OptionError: No output column, several outputs to one, or an output to a feature column.
+    """
+    columns = list(names.values())
+    wrong = [name for name in columns if columns.count(name) > 1 or name in features]
+    if columns and not wrong:
+        return
+    raise OptionError(
+        explain(
+            "No output column is named." if not columns else f"The output column {wrong[0]!r} is taken.",
+            expected="at least one output column, each with a name of its own that no feature column has",
+            received=", ".join(f"{field} to {name!r}" for field, name in names.items()) or "'' for each",
+            fix="Set predictionCol, or outputCols for several outputs.",
+        )
+    )
 
 
 def shapes_of_inputs(values: Mapping[str, Any], columns: Mapping[str, list[str]]) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from spark_dl.errors import ModelError, OptionError, SavedModelError, explain, h
 from spark_dl.estimators.columns import (
     InputFacts,
     OutputFacts,
+    check_outputs,
     feature_specs,
     label_specs,
     optional_columns,
@@ -45,6 +47,8 @@ __all__ = ["KerasModel", "TrainingSummary"]
 
 # How the URIs of its models begin.
 _OF_MLFLOW = ("models:/", "runs:/")
+# In the config of a model that may take batches of one size only.
+_FIXED_BATCH = re.compile(r'"stateful": true|"batch_(input_)?shape": \[\d')
 
 
 @dataclass(frozen=True)
@@ -275,6 +279,11 @@ class KerasModel(OptionParams, Model, Saved):
     def _scored(self) -> tuple[bytes, Head]:
         """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
         content, head = self._fitted_content(), self._fitted_head()
+        if _FIXED_BATCH.search(config_text(content)):  # which fit refuses; an older release did not
+            from spark_dl.train.batch_size import check_any_batch, check_stateless
+
+            check_stateless(model := self.keras())
+            check_any_batch(model)
         if layer := self.getOrDefault("outputLayer"):
             from spark_dl.train.model_shape import up_to_layer
 
@@ -293,7 +302,9 @@ class KerasModel(OptionParams, Model, Saved):
             names = output_columns(self._values(), list(head.fields()))
         else:
             names = {field: self.getOrDefault(option) for field, option in self.output_options.items()}
-        return {field: name for field, name in names.items() if name}
+        written = {field: name for field, name in names.items() if name}
+        check_outputs(written, [])
+        return written
 
     def _with_content(
         self,
