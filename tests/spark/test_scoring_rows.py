@@ -1,4 +1,4 @@
-"""Rows and columns at the edge of what can be scored: NaN, infinity, names, filters, each alike in all ways of scoring."""
+"""Rows and columns at the edge of what can be scored: NaN, infinity, names, filters; alike in all ways of scoring."""
 
 from __future__ import annotations
 
@@ -107,7 +107,6 @@ def test_a_regressors_nan_is_nan(spark: SparkSession, data: DataFrame, tmp_path:
 
 # --- what can't be scored ----------------------------------------------------------------------------------------
 
-VECTOR = "array_to_vector"
 BAD: dict[str, tuple[str, str]] = {
     "too large": ("array(1e300D, 1D)", r"column 'features'.*finite numbers.*1e\+300 in 1 row of a batch"),
     "infinite": ("array(1D, double('-infinity'))", r"column 'features'.*finite numbers.*-inf in 1 row"),
@@ -211,7 +210,7 @@ def test_numbers_in_sql_may_be_decimals(fitted: Any, spark: SparkSession, litera
 
 def test_decimals_with_nulls_in_sql_are_told(fitted: Any, spark: SparkSession) -> None:
     fitted.registerUdf(spark, "edge_probability", "probability")
-    with pytest.raises(Exception, match="(?s)column 'features' can't be scored.*null or NaN"):
+    with pytest.raises(Exception, match=r"(?s)column 'features' can't be scored.*null or NaN"):
         spark.sql("SELECT edge_probability(array(0.5, null))").collect()
 
 
@@ -258,7 +257,7 @@ def test_a_state_between_batches_is_refused_before_any_job(data: DataFrame) -> N
         model = keras.Model(given, keras.layers.Dense(1)(layer(given)))
         estimator = KerasRegressor(model=model, **QUIET)
         for use in (estimator.plan, estimator.fit):
-            with pytest.raises(ModelError, match="keeps a state from one batch to the next.*stateful=True"):
+            with pytest.raises(ModelError, match=r"keeps a state from one batch to the next.*stateful=True"):
                 use(data)
 
 

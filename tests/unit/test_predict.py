@@ -125,7 +125,7 @@ def test_nan_reaches_spark_as_nan() -> None:
     for values in (np.array([1.0, np.nan]), np.array([[1.0, np.nan], [2.0, 3.0]]), np.array([1.0, 2.0])):
         kind = pa.float64() if values.ndim == 1 else pa.list_(pa.float64())
         array = serializer._create_array(output_series(values), kind)
-        assert not (array.null_count or (values.ndim > 1 and array.flatten().null_count))
+        assert (array.flatten() if values.ndim > 1 else array).null_count == 0
         np.testing.assert_array_equal(np.array(array.to_pylist()), values)
 
 
