@@ -78,7 +78,7 @@ def _scorer(
 
 def _without_decimals(column: Any) -> Any:
     """A column of decimals, or of arrays of them, as float64: SQL takes a literal such as 0.5 for a decimal."""
-    values = column.dropna() if isinstance(column, pd.Series) else ()
+    values: Any = column.dropna() if isinstance(column, pd.Series) else pd.Series()
     first = values.iloc[0] if len(values) else None
     if isinstance(first, Decimal):
         return column.astype("float64")

@@ -59,7 +59,7 @@ def check_any_batch(model: keras.Model) -> None:
         named = {one.name: tensor for one, tensor in zip(shape.inputs, tensors, strict=True)}
         try:
             result = model(named if shape.takes_dict else tensors if len(tensors) > 1 else tensors[0], training=False)
-            found = {int(output.shape[0]) for output in keras.tree.flatten(result)}
+            found: set[int | str] = {int(output.shape[0]) for output in keras.tree.flatten(result)}
         except Exception as error:
             found = {f"{type(error).__name__}: {str(error).strip()}"[:300]}
         if found != {rows}:

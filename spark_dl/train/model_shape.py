@@ -240,8 +240,9 @@ def _activation(tensor: Any) -> str:
     operation = tensor._keras_history.operation
     if isinstance(operation, keras.Model):
         outputs = getattr(operation, "outputs", None)
-        known = outputs and _calls_its_graph(operation)
-        return _activation(outputs[tensor._keras_history.tensor_index]) if known else ""
+        if not outputs or not _calls_its_graph(operation):
+            return ""
+        return _activation(outputs[tensor._keras_history.tensor_index])
     kind = type(operation)
     if is_keras(kind) and kind.__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation of keras.ops
         last = getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1)

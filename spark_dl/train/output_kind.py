@@ -176,7 +176,8 @@ def _outputs(model: keras.Model, shape: ModelShape, given: list[np.ndarray]) -> 
         rows = np.asarray(keras.ops.cast(output, "float32"), np.float64).reshape(_ROWS, -1)
     except Exception:
         return None  # an index beyond an embedding, a fixed batch: what can't be measured isn't known
-    return rows[np.isfinite(rows).all(axis=1)]
+    finite: np.ndarray = rows[np.isfinite(rows).all(axis=1)]
+    return finite
 
 
 def undecided(model: str) -> ModelError:
