@@ -289,15 +289,6 @@ def _present(schema: T.StructType, name: str, param: str) -> None:
                 fix=hint(name, schema.names),
             )
         )
-    if schema.names.count(name) > 1:
-        raise DataError(
-            explain(
-                f"The DataFrame has several columns {name!r}, which {param} names.",
-                expected=f"one column {name!r}",
-                received="columns " + ", ".join(schema.names),
-                fix="Rename or drop the others, for example before the join that they come from.",
-            )
-        )
 
 
 def _unsuited(schema: T.StructType, name: str, param: str, expected: str) -> str:

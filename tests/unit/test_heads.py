@@ -107,7 +107,7 @@ def test_scores_become_probabilities_as_keras_loss_takes_them() -> None:
 
     scores = np.array([[0.9, 0.6, 0.1], [0.0, 0.0, 0.0], [1.0, 1.0, 0.5]], np.float32)
     columns = Classification(3, 3, False, normalize=True).columns([scores])
-    losses = [keras.losses.sparse_categorical_crossentropy([index] * 3, scores) for index in range(3)]
+    losses = [keras.losses.sparse_categorical_crossentropy(np.full(3, index), scores) for index in range(3)]
     np.testing.assert_allclose(columns["probability"], np.exp(-np.stack(losses, axis=1)), rtol=1e-4)
     assert columns["prediction"].tolist() == [0, 0, 0]
 
