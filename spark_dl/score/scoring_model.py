@@ -23,6 +23,7 @@ import pyarrow as pa
 from spark_dl.data.arrow import Extracted
 from spark_dl.data.coding import fed
 from spark_dl.data.column import Column, FeatureSpec
+from spark_dl.data.limits import check_numbers
 from spark_dl.data.media import image_formats, no_images
 from spark_dl.data.sparse import extract_sparse
 from spark_dl.errors import DataError, explain
@@ -188,7 +189,7 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
     Of bytes, each value is still encoded: objects of shape (rows,).
 
     Raises:
-        DataError: numbers beyond what an integer input can hold; bytes that are no image.
+        DataError: infinite numbers, or numbers that the input can't hold; bytes that are no image.
     """
     if spec.coding:
         unknown = no_images(parts[0], spec.shape[-1]) if spec.coding == "image" else 0
@@ -196,6 +197,8 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
             known = ", ".join(image_formats(spec.shape[-1]))
             raise _unfit(spec.columns[0], f"images that can be decoded ({known})", f"{unknown} rows that are none")
         return parts[0]
+    for part, column in zip(parts, spec.columns, strict=True):
+        check_numbers(part, column.name, spec.dtype)
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     wanted = np.dtype(spec.dtype)
     if wanted.kind in "iu" and not np.can_cast(whole.dtype, wanted):
@@ -223,6 +226,8 @@ def checked(extracted: Extracted, column: Column) -> np.ndarray:
         raise _unfit(column, f"{column.width} numbers a row", f"a row of {next(iter(extracted.lengths))}")
     if extracted.missing.any():
         raise _unfit(column, "no nulls and no NaN", f"{int(extracted.missing.sum())} null or NaN {rows}")
+    if not extracted.usable.all():
+        raise _unfit(column, "finite numbers", f"{int((~extracted.usable).sum())} infinite {rows}")
     if extracted.beyond is not None and extracted.beyond.any():
         expected = f"numbers that the model's input can hold ({column.sparse})"
         raise _unfit(column, expected, f"{int(extracted.beyond.sum())} beyond it {rows}")
@@ -233,7 +238,8 @@ def _matrix(values: Any, column: Column) -> np.ndarray:
     if column.sparse:
         return checked(extract_sparse(_fields(values), column.width, column.sparse), column)
     if column.fill is not None:
-        values = values.fillna(column.fill)
+        infinite = column.kind == "scalar" and np.dtype(column.dtype).kind == "f"
+        values = (values.replace([np.inf, -np.inf], np.nan) if infinite else values).fillna(column.fill)
     if values.isna().any():
         raise _unfit(column, "no nulls", f"{int(values.isna().sum())} null or NaN in a batch of {len(values)} rows")
     if column.kind == "scalar":
