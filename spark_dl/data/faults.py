@@ -124,13 +124,10 @@ def _label_line(name: str, counts: Mapping[tuple[str, str, str], int], spec: Lab
 
 
 def _inexact_line(name: str, counts: Mapping[tuple[str, str, str], int]) -> str:
-    found = [
-        (*detail.split(), count)
-        for (kind, other, detail), count in counts.items()
-        if kind == "inexact" and other == name
-    ]
-    dtype, number = found[0][0], max((int(number) for _, number, _ in found), key=abs)
-    total = sum(count for *_, count in found)
+    found = {detail: count for (kind, other, detail), count in counts.items() if (kind, other) == ("inexact", name)}
+    dtype = next(iter(found)).split()[0]
+    number = max((int(detail.split()[1]) for detail in found), key=abs)
+    total = sum(found.values())
     return (
         f"column {name!r}: {total} row{'s' * (total != 1)} with whole numbers that {dtype} can't hold exactly, the "
         f"greatest {number}"

@@ -70,7 +70,7 @@ def marked(frame: DataFrame, values: Mapping[str, Any], columns: Sequence[Column
     names = [name for name in dict.fromkeys(column.name for column in columns) if name != _MARK]
     for name in names:
         if name in held.columns:
-            check_column(held.schema, name, "a column of validationData")
+            check_column(held.schema, name, "validationData")
         found = held.schema[name].dataType.simpleString() if name in held.columns else None
         wanted = frame.schema[name].dataType.simpleString()
         if found != wanted:
