@@ -24,9 +24,9 @@ from spark_dl.data.column import Column, FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
 from spark_dl.data.draw import Draw
 from spark_dl.data.faults import Faults, describe
+from spark_dl.data.image_files import prepare_images
 from spark_dl.data.label_rules import RULES
 from spark_dl.data.limits import beyond, greatest, inexact
-from spark_dl.data.media import image_formats, no_images
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.transport import receive, send
 from spark_dl.errors import DataError
@@ -212,8 +212,11 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: 
     stored = np.dtype(spec.tensor().stored)
     if stored == BYTES:
         if spec.coding == "image":
-            known = ", ".join(image_formats(spec.shape[-1]))
-            faults.add("image", spec.columns[0].name, no_images(columns[0][keep], spec.shape[-1]), known)
+            images = np.full(len(keep), b"", object)
+            images[keep], wrong = prepare_images(columns[0][keep], spec.shape[-1])
+            for reason, count in wrong.items():
+                faults.add("image", spec.columns[0].name, count, reason)
+            return images
         return columns[0]
     for values, column in zip(columns, spec.columns, strict=True):
         _check_range(values, stored.name, column.name, faults, keep)

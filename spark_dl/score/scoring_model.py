@@ -23,8 +23,8 @@ import pyarrow as pa
 from spark_dl.data.arrow import Extracted
 from spark_dl.data.coding import fed
 from spark_dl.data.column import Column, FeatureSpec
+from spark_dl.data.image_files import prepare_images
 from spark_dl.data.limits import check_numbers
-from spark_dl.data.media import image_formats, no_images
 from spark_dl.data.sparse import extract_sparse
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import importing
@@ -192,11 +192,12 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
         DataError: infinite numbers, or numbers that the input can't hold; bytes that are no image.
     """
     if spec.coding:
-        unknown = no_images(parts[0], spec.shape[-1]) if spec.coding == "image" else 0
-        if unknown:
-            known = ", ".join(image_formats(spec.shape[-1]))
-            raise _unfit(spec.columns[0], f"images that can be decoded ({known})", f"{unknown} rows that are none")
-        return parts[0]
+        if spec.coding != "image":
+            return parts[0]
+        images, wrong = prepare_images(parts[0], spec.shape[-1])
+        for reason, count in wrong.items():
+            raise _unfit(spec.columns[0], f"images that can be decoded ({reason})", f"{count} rows that are none")
+        return images
     for part, column in zip(parts, spec.columns, strict=True):
         check_numbers(part, column.name, spec.dtype)
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
