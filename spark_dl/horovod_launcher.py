@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from spark_dl import options
 from spark_dl.launch import slots
 from spark_dl.launch.launcher import run_ranks
+from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.launch.rank_main import without_rank
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.session import running_session
@@ -101,11 +102,14 @@ class HorovodLauncher:
             what each rank returned, in rank order.
 
         Raises:
+            OptionError: the function or an argument can't be pickled.
             ClusterError: the ranks can't be started.
             RankError: a rank raised; its exception is the `__cause__`.
             TrackingError: the call is to be logged, and the server can't be used.
         """
         spark = running_session()
+        pickle_for_ranks("The function", fn)
+        pickle_for_ranks("The arguments", args)
         slots.check_cluster(spark, self.numWorkers, self.settings)
         tracking = spark.conf.get(_AUTOLOG, None)
         if tracking is None:

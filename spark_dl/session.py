@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession as ConnectSession
 
-__all__ = ["cancel", "driver_address", "is_connect", "running_session", "tag_jobs"]
+__all__ = ["cancel", "driver_address", "is_connect", "running_session", "tag_jobs", "takes_case_apart"]
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -22,6 +22,12 @@ def is_connect(spark: SparkSession) -> bool:
 def running_session() -> SparkSession:
     """The session of this thread, of whichever kind; a classic one is started where there is none."""
     return SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+
+
+def takes_case_apart() -> bool:
+    """Tell whether this thread's session takes names that differ in case only for different columns."""
+    spark = SparkSession.getActiveSession()
+    return spark is not None and (spark.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
 
 
 def tag_jobs(spark: SparkSession, tag: str) -> None:

@@ -31,7 +31,13 @@ _LONGEST_SECONDS = 180.0
 _SHARE = "Give a directory or URL that all machines share as cacheDir and checkpointDir."
 
 
-def quick(spark: SparkSession, workers: int, stores: Sequence[Store], settings: LaunchSettings) -> None:
+def quick(
+    spark: SparkSession,
+    workers: int,
+    stores: Sequence[Store],
+    settings: LaunchSettings,
+    modules: Sequence[str] = (),
+) -> None:
     """What `fit` checks before it writes any data, with one short job that takes all slots at once, as training will.
 
     Args:
@@ -39,13 +45,17 @@ def quick(spark: SparkSession, workers: int, stores: Sequence[Store], settings: 
         workers: how many tasks must run at once.
         stores: directories that the driver and all executors must share; they exist.
         settings: how the ranks will be launched.
+        modules: top-level modules that the ranks will import, beside what spark_dl asks for.
 
     Raises:
-        ClusterError: no slots, other versions on an executor than on the driver, or no way to the driver.
+        ClusterError: no slots, other versions on an executor than on the driver, a module that isn't there, a Horovod
+            that can't train with TensorFlow, or no way to the driver.
         StoreError: an executor can't use a directory, or sees another one.
     """
+    if fault := machine.horovod_fault():
+        raise _unfit_horovod("driver", fault)
     with _probe(stores) as token:
-        visits = _visit(spark, workers, stores, token, settings, thorough=False)
+        visits = _visit(spark, workers, stores, token, settings, modules)
         own = machine.versions()
         for facts in visits:
             found = machine.same_packages(facts["executor"], own, facts["versions"])
@@ -55,6 +65,10 @@ def quick(spark: SparkSession, workers: int, stores: Sequence[Store], settings: 
                         f"The executor {found.where} isn't set up as the driver.", received=found.found, fix=found.fix
                     )
                 )
+            if facts["horovod"]:
+                raise _unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
+            if facts["absent"]:
+                raise _without_modules(facts["executor"], facts["absent"])
             if facts["driver"]:
                 raise ClusterError(facts["driver"])
         for store in stores:
@@ -98,7 +112,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
 def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
     with _probe([store]) as token:
         settings = LaunchSettings(slot_timeout=_LONGEST_SECONDS)
-        visits = _visit(spark, slots, [store], token, settings, thorough=True)
+        visits = _visit(spark, slots, [store], token, settings)
     findings, own = [], machine.versions()
     for executor, facts in sorted({facts["executor"]: facts for facts in reversed(visits)}.items()):
         findings.append(machine.same_packages(executor, own, facts["versions"]))
@@ -126,11 +140,18 @@ def _probe(stores: Sequence[Store]) -> Iterator[str]:
 
 
 def _visit(
-    spark: SparkSession, tasks: int, stores: Sequence[Store], token: str, settings: LaunchSettings, thorough: bool
+    spark: SparkSession,
+    tasks: int,
+    stores: Sequence[Store],
+    token: str,
+    settings: LaunchSettings,
+    modules: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """What each task saw, in their order."""
+    """What each task saw, in their order; a thorough look where no modules are asked for."""
     with Channel.of(spark, queue.Queue()) as channel:
-        order = Order(tuple(store.url for store in stores), token, channel.address, thorough)
+        order = Order(
+            tuple(store.url for store in stores), token, channel.address, tuple(modules or ()), modules is None
+        )
         profile = resource_profile(spark, settings)
         frame = spark.range(0, tasks, 1, tasks).mapInArrow(
             functools.partial(visit, order), "facts string", barrier=True, profile=profile
@@ -142,6 +163,29 @@ def _visit(
                 return [json.loads(row["facts"]) for row in job.rows()]
             except Exception as error:
                 raise _unable(error) from error
+
+
+def _unfit_horovod(where: str, fault: str) -> ClusterError:
+    return ClusterError(
+        explain(
+            f"Horovod on the {where} can't train with TensorFlow.",
+            expected="horovod.tensorflow, built with the TensorFlow that is installed",
+            received=fault,
+            fix=machine.HOROVOD_FIX,
+        )
+    )
+
+
+def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:
+    return ClusterError(
+        explain(
+            f"The executor {executor} can't import what callbacks, losses, metrics or layers are made of.",
+            expected="their modules on every executor",
+            received=f"no module {', '.join(map(repr, absent))}",
+            fix=f"Install it there, or send it: spark.addArtifact('{absent[0]}.py', pyfile=True), or spark-submit "
+            f"--py-files {absent[0]}.py.",
+        )
+    )
 
 
 def _unable(error: Exception) -> ClusterError:

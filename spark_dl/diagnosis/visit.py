@@ -31,17 +31,21 @@ class Order:
         urls: directories that all should share.
         token: name of the driver's file in each of them.
         driver: where the driver listens.
+        modules: what must be there to be imported.
         thorough: look also at what takes seconds: Horovod, GPUs, space, the ways to the other executors.
     """
 
     urls: tuple[str, ...]
     token: str
     driver: Address
+    modules: tuple[str, ...]
     thorough: bool
 
 
 def visit(order: Order, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """One row of JSON: executor, versions, directories (url -> fault), driver (fault), findings."""
+    """One row of JSON: executor, versions, Horovod (fault), absent modules, directories (url -> fault), driver (fault),
+    findings.
+    """
     context = BarrierTaskContext.get()
     task = context.partitionId()
     executors = [info.address for info in context.getTaskInfos()]
@@ -49,6 +53,8 @@ def visit(order: Order, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
     facts: dict[str, Any] = {
         "executor": own,
         "versions": machine.versions(),
+        "horovod": machine.horovod_fault(),
+        "absent": machine.absent(order.modules),
         "directories": {url: _use(Store(url), order.token, task) for url in order.urls},
         "driver": _way_to_driver(order.driver),
         "findings": [],

@@ -16,7 +16,7 @@ from spark_dl.data.column import Column
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.schema import quoted
-from spark_dl.data.transport import selected
+from spark_dl.data.transport import not_finite, selected
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.model import KerasModel
@@ -231,7 +231,9 @@ class KerasClassifier(KerasEstimator):
         for column in packing.columns:
             training = training.where(_present(column)) if column.drop else training
         told = F.col(quoted(label.column.name))
-        told = told if label.column.fill is None else F.coalesce(told, F.lit(label.column.fill))
+        if label.column.fill is not None:
+            missing = ~_present(label.column)
+            told = F.when(missing, F.lit(label.column.fill)).otherwise(told)
         counted = training.groupBy(told.alias("label")).count()
         with SparkJob(counted) as job:
             rows = {row["label"]: row["count"] for row in job.rows()}
@@ -255,8 +257,8 @@ def _present(column: Column) -> SparkColumn:
     value = selected(column)
     whole = value.isNotNull()
     if column.kind == "vector":
-        return whole & ~F.exists(F.unwrap_udt(value)["values"], F.isnan)  # zeros that aren't there are no NaN
+        return whole & ~F.exists(F.unwrap_udt(value)["values"], not_finite)  # zeros that aren't there are no NaN
     fractions = column.dtype.startswith("float")
     if column.kind == "array":
-        return whole & ~F.exists(value, lambda one: one.isNull() | F.isnan(one) if fractions else one.isNull())
-    return whole & ~F.isnan(value) if column.kind == "scalar" and fractions else whole
+        return whole & ~F.exists(value, lambda one: one.isNull() | not_finite(one) if fractions else one.isNull())
+    return whole & ~not_finite(value) if column.kind == "scalar" and fractions else whole

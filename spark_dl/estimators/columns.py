@@ -9,7 +9,8 @@ from typing import Any
 from pyspark.sql.types import StructType
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
-from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, label_spec, weight_column
+from spark_dl.data.label_rules import apply_loss
+from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, known_width, label_spec, weight_column
 from spark_dl.errors import OptionError, explain, hint
 
 __all__ = [
@@ -55,18 +56,23 @@ class OutputFacts:
         name: the output's.
         shape: of one row.
         classes: number of classes where its labels are class indices, else None.
+        loss: name of Keras's own loss that it is taught by; "" for one of the user's own.
     """
 
     name: str
     shape: tuple[int, ...]
     classes: int | None
+    loss: str = ""
 
     @staticmethod
     def of(saved: Mapping[str, Any]) -> OutputFacts:
         """From what was saved."""
         classes = saved["classes"]
         return OutputFacts(
-            str(saved["name"]), tuple(map(int, saved["shape"])), None if classes is None else int(classes)
+            str(saved["name"]),
+            tuple(map(int, saved["shape"])),
+            None if classes is None else int(classes),
+            str(saved.get("loss", "")),  # which earlier releases didn't keep
         )
 
 
@@ -212,10 +218,12 @@ def label_specs(schema: StructType, values: Mapping[str, Any], outputs: Sequence
     """
     named, param = _label_columns(values, [one.name for one in outputs])
     nulls = NullPolicy.of(values["nullPolicy"])
-    return tuple(
-        label_spec(schema, named[one.name], one.shape, one.classes, nulls, param, one.name if len(outputs) > 1 else "")
-        for one in outputs
-    )
+    specs = []
+    for one in outputs:
+        key = one.name if len(outputs) > 1 else ""
+        spec = label_spec(schema, named[one.name], one.shape, one.classes, nulls, param, key)
+        specs.append(apply_loss(spec, one.shape, one.loss, known_width(schema, spec.column.name)))
+    return tuple(specs)
 
 
 def optional_columns(schema: StructType, values: Mapping[str, Any]) -> tuple[Column | None, Column | None]:

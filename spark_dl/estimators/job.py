@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import cloudpickle
 from pyspark.sql.types import StructField, StructType
 
 from spark_dl.data.convert import Packing
+from spark_dl.estimators.callback_checks import pickle_callbacks
 from spark_dl.estimators.checks import check_compiles, check_layers, check_options, scaled_rate
 from spark_dl.estimators.columns import (
     InputFacts,
@@ -26,6 +26,7 @@ from spark_dl.estimators.columns import (
 )
 from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.saving import given_model
+from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.score.heads import Classification, Head
 from spark_dl.store import Store
 from spark_dl.train.learning_rate import LearningRate
@@ -54,6 +55,9 @@ class Job:
         columns: Spark's types of the columns that are read.
         plan: which column feeds what.
         learning_rate: of the warm-up; None where there is none.
+        callbacks: the user's, cloudpickled.
+        augment: layers that change features in training, cloudpickled; empty for none.
+        modules: top-level modules that executors must have to load what is pickled.
     """
 
     values: dict[str, Any]
@@ -68,6 +72,9 @@ class Job:
     columns: StructType
     plan: InputPlan
     learning_rate: LearningRate | None
+    callbacks: bytes
+    augment: bytes
+    modules: tuple[str, ...]
 
     @property
     def feature_columns(self) -> StructType:
@@ -112,6 +119,7 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     from spark_dl.train.model_shape import fixed_shapes, shape_of
     from spark_dl.train.transform import with_transform
 
+    callbacks = pickle_callbacks(values["callbacks"])
     model = given_model(values)
     check_stateless(model)
     open_shape = shape_of(model)
@@ -139,7 +147,7 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     written = _written(task, values, [one.name for one in shape.outputs])
     inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
     outputs = tuple(
-        OutputFacts(one.name, one.shape, task._classes(one, loss))
+        OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known else "")
         for one, loss in zip(shape.outputs, losses, strict=True)
     )
     weight, validation = optional_columns(columns, values)
@@ -156,13 +164,16 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     )
     check_outputs(written, [column.name for spec in packing.features for column in spec.columns])
     check_null_policy(values, packing.columns)
-    custom = cloudpickle.dumps(custom_objects(compiled, loss, values["metrics"], values["augment"]))
+    custom = pickle_for_ranks(
+        "A custom object of the model", custom_objects(compiled, loss, values["metrics"], values["augment"])
+    )
+    augment = pickle_for_ranks("augment", values["augment"])
     return Job(
         values=dict(values),
         name=model.name,
         content=to_bytes(compiled),
         model=compiled,
-        custom_objects=custom,
+        custom_objects=custom.content,
         outputs=outputs,
         inputs=inputs,
         head=head,
@@ -170,6 +181,9 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         columns=_types_of(columns, packing),
         plan=input_plan(columns, packing, inputs, outputs, [head.source] if isinstance(head, Classification) else []),
         learning_rate=rate,
+        callbacks=callbacks.content,
+        augment=b"" if values["augment"] is None else augment.content,
+        modules=tuple(sorted({*callbacks.modules, *custom.modules, *augment.modules})),
     )
 
 

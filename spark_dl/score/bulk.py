@@ -29,7 +29,7 @@ from spark_dl.data.transport import VECTOR_FIELDS, vectors
 from spark_dl.errors import StoreError, explain
 from spark_dl.imports import forget_archives
 from spark_dl.score.heads import Field
-from spark_dl.score.scoring_model import ScoringModel, checked, sparse_rows
+from spark_dl.score.scoring_model import ScoringModel, checked
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 
@@ -233,8 +233,6 @@ def _matrix(array: pa.Array, column: Column) -> np.ndarray:
     """A feature column's numbers, none of them missing: shape (rows, width)."""
     if column.kind == "vector":
         fields = dict(zip(VECTOR_FIELDS, array.flatten(), strict=True))
-        if column.sparse:
-            return sparse_rows(fields, column)
         extracted = vectors(fields, column)
     else:
         array = _images(array) if column.image_struct else flattened(array, column.nested, column.inner)

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_dl.data.column import Column
-from spark_dl.data.transport import selected
+from spark_dl.data.transport import not_finite, selected
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import forget_archives
 from spark_dl.score.heads import Field
@@ -124,7 +124,7 @@ def _input(column: Column, wide: bool) -> SparkColumn:
     value = selected(column)
     if column.fill is not None:  # here, since pandas would make fractions of whole numbers with nulls
         fill = F.lit(bool(column.fill) if column.dtype == "bool" else column.fill)
-        missing = value.isNull() | F.isnan(value) if column.dtype.startswith("float") else value.isNull()
+        missing = value.isNull() | not_finite(value) if column.dtype.startswith("float") else value.isNull()
         value = F.when(missing, fill).otherwise(value)
     if column.sparse:
         return F.unwrap_udt(value)

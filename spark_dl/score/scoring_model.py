@@ -19,12 +19,12 @@ import cloudpickle
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from spark_dl.data.arrow import Extracted
 from spark_dl.data.coding import fed
 from spark_dl.data.column import Column, FeatureSpec
-from spark_dl.data.media import image_formats, no_images
+from spark_dl.data.image_files import prepare_images
+from spark_dl.data.limits import check_numbers
 from spark_dl.data.sparse import extract_sparse
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import importing
@@ -34,7 +34,7 @@ from spark_dl.score.heads import Head
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["ScoringModel", "checked", "loaded", "prepare_worker", "rows_at_once", "sparse_rows"]
+__all__ = ["ScoringModel", "checked", "loaded", "prepare_worker", "rows_at_once"]
 
 # Images and sparse rows are decoded together up to so many bytes of float32.
 _DECODED_BYTES = 64 << 20
@@ -227,19 +227,18 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
     Of bytes, each value is still encoded: objects of shape (rows,).
 
     Raises:
-        DataError: numbers beyond what an integer input can hold; bytes that are no image.
+        DataError: infinite numbers, or numbers that the input can't hold; bytes that are no image.
     """
     if spec.coding:
-        unknown = no_images(parts[0], spec.shape[-1]) if spec.coding == "image" else 0
-        if unknown:
-            known = ", ".join(image_formats(spec.shape[-1]))
-            wrong = np.array([no_images([image], spec.shape[-1]) > 0 for image in parts[0]])
-            raise _unfit(
-                spec.columns[0],
-                f"images that can be decoded ({known})",
-                f"{unknown} rows that are none, {_rows(wrong)}",
-            )
-        return parts[0]
+        if spec.coding != "image":
+            return parts[0]
+        images, found = prepare_images(parts[0], spec.shape[-1])
+        for reason, count in found.items():
+            alone = (prepare_images(parts[0][row : row + 1], spec.shape[-1])[1] for row in range(len(images)))
+            wrong = np.array([reason in reasons for reasons in alone])
+            received = f"{count} rows that are none, {_rows(wrong)}"
+            raise _unfit(spec.columns[0], f"images that can be decoded ({reason})", received)
+        return images
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     wanted = np.dtype(spec.dtype)
     if wanted.kind in "iu" and not np.can_cast(whole.dtype, wanted):
@@ -257,6 +256,9 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
         fed_numbers = whole.astype(wanted, copy=False)
     if wanted.kind not in "biu" and not np.isfinite(fed_numbers).all():
         raise _infinite(parts, spec)
+    for part, column in zip(parts, spec.columns, strict=True):
+        if part.dtype.kind in "iu":
+            check_numbers(part, column.name, spec.dtype)
     return fed_numbers.reshape(-1, *spec.shape)
 
 
@@ -269,23 +271,9 @@ def _infinite(parts: Sequence[np.ndarray], spec: FeatureSpec) -> DataError:
     with np.errstate(over="ignore"):
         number = parts[index][row][~np.isfinite(parts[index][row].astype(spec.dtype))][0]
     expected = f"finite numbers that the model's input can hold ({spec.dtype})"
-    return _unfit(spec.columns[index], expected, f"{number} {_rows(wrong[index])}")
-
-
-def sparse_rows(fields: Mapping[str, pa.Array], column: Column) -> np.ndarray:
-    """The bytes of a column of Vectors that stay sparse, none of them missing: shape (rows,).
-
-    Raises:
-        DataError: One is missing, of another width, infinite, or beyond what the input can hold.
-    """
-    values = fields["values"]
-    numbers = values.flatten().to_numpy(zero_copy_only=False)
-    if len(numbers) and np.isinf(numbers).any():
-        counts = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
-        wrong = np.bincount(np.repeat(np.arange(len(values)), counts)[np.isinf(numbers)], minlength=len(values)) > 0
-        expected = f"finite numbers that the model's input can hold ({column.sparse})"
-        raise _unfit(column, expected, f"{numbers[np.isinf(numbers)][0]} {_rows(wrong)}")
-    return checked(extract_sparse(fields, column.width, column.sparse), column)
+    what = "beyond it" if np.isfinite(number) else "with an infinite number"
+    received = f"{number}; {int(wrong[index].sum())} rows {what} in a batch of {len(wrong[index])}"
+    return _unfit(spec.columns[index], expected, f"{received}, the first is row {row}")
 
 
 def _rows(wrong: np.ndarray) -> str:
@@ -304,6 +292,9 @@ def checked(extracted: Extracted, column: Column) -> np.ndarray:
         raise _of_length(column, next(iter(extracted.lengths)), extracted.missing)
     if extracted.missing.any():
         raise _missing(column, "no nulls and no NaN", extracted.missing)
+    if not extracted.usable.all():
+        wrong = ~extracted.usable
+        raise _unfit(column, "finite numbers", f"{int(wrong.sum())} infinite, {_rows(wrong)}")
     if extracted.beyond is not None and extracted.beyond.any():
         expected = f"numbers that the model's input can hold ({column.sparse})"
         raise _unfit(column, expected, f"{int(extracted.beyond.sum())} beyond it, {_rows(extracted.beyond)}")
@@ -312,9 +303,10 @@ def checked(extracted: Extracted, column: Column) -> np.ndarray:
 
 def _matrix(values: Any, column: Column) -> np.ndarray:
     if column.sparse:
-        return sparse_rows(_fields(values), column)
+        return checked(extract_sparse(_fields(values), column.width, column.sparse), column)
     if column.fill is not None:
-        values = values.fillna(column.fill)
+        infinite = column.kind == "scalar" and np.dtype(column.dtype).kind == "f"
+        values = (values.replace([np.inf, -np.inf], np.nan) if infinite else values).fillna(column.fill)
     if values.isna().any():
         raise _missing(column, "no nulls", values.isna().to_numpy())
     if column.kind == "scalar":

@@ -101,7 +101,11 @@ WIDE = Column("w", "array", "float64", 2)
             [[1.0, 2.0], [3.0, 1e300]],
             r"column 'w'.*finite numbers .*float32.*1e\+300 in 1 row of a batch of 2",
         ),
-        ("float32", [[np.inf, 2.0], [1.0, -np.inf]], r"column 'w'.*inf in 2 rows of a batch of 2, the first is row 0"),
+        (
+            "float32",
+            [[np.inf, 2.0], [1.0, -np.inf]],
+            r"column 'w'.*inf; 2 rows with an infinite number.*the first is row 0",
+        ),
         ("float16", [[1.0, 2.0], [70000.0, 1.0]], r"column 'w'.*float16.*70000\.0.*the first is row 1"),
         ("float64", [[1.0, 2.0], [1.0, np.inf]], r"column 'w'.*float64.*inf.*row 1"),
     ],
