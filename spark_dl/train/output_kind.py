@@ -121,7 +121,9 @@ def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
     Returns:
         None where no made-up rows can be computed.
     """
-    copy = from_bytes(to_bytes(model), custom_objects(model), compiled=False)
+    objects = custom_objects(model)
+    with keras.saving.custom_object_scope(objects):
+        copy = from_bytes(to_bytes(model), objects, compiled=False)
     draw = np.random.default_rng(0)
     own = [np.asarray(weight) for weight in copy.trainable_variables]
     found: list[np.ndarray] = []

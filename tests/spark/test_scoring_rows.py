@@ -22,12 +22,13 @@ from spark_dl.score.serving import Served
 QUIET = {"tracking": None, "verbose": 0}
 
 
-@keras.saving.register_keras_serializable("test_scoring_rows")
-class Root(keras.layers.Layer):
-    """NaN for a negative number."""
-
-    def call(self, inputs: Any) -> Any:
-        return keras.ops.sqrt(inputs)
+def of_roots(*layers: Any) -> keras.Model:
+    """A model that gives NaN for a negative number."""
+    given = keras.Input((2,))
+    outputs = keras.ops.sqrt(given)
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model(given, outputs)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,7 @@ def data(spark: SparkSession) -> DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted(data: DataFrame) -> KerasClassifierModel:
-    model = keras.Sequential([keras.Input((2,)), Root(), keras.layers.Dense(2, "softmax")])
-    return KerasClassifier(model=model, **QUIET).fit(data)
+    return KerasClassifier(model=of_roots(keras.layers.Dense(2, "softmax")), **QUIET).fit(data)
 
 
 def with_row(data: DataFrame, features: str) -> DataFrame:
@@ -86,11 +86,11 @@ def test_a_row_of_nan_is_nan_in_every_way_of_scoring(fitted: Any, data: DataFram
 
 
 def test_a_regressors_nan_is_nan(spark: SparkSession, data: DataFrame, tmp_path: Path) -> None:
-    model = keras.Sequential([keras.Input((2,)), Root(), keras.layers.Dense(300), keras.layers.Dense(1, name="one")])
+    model = of_roots(keras.layers.Dense(300, name="wide"), keras.layers.Dense(1))
     regressor = KerasRegressor(model=model, **QUIET).fit(data)
     frame = with_row(data, "array(-1D, 1D)")
     regressor.registerUdf(spark, "edge_number")
-    wide = regressor.copy({regressor.outputLayer: model.layers[1].name, regressor.predictionCol: "wide"})
+    wide = regressor.copy({regressor.outputLayer: "wide", regressor.predictionCol: "wide"})
     vectors = wide.copy({wide.outputFormat: "vector", wide.predictionCol: "vector"})
     scored = vectors.transform(wide.transform(regressor.transform(frame))).selectExpr(
         "*", "edge_number(features) AS sql"
