@@ -99,7 +99,7 @@ WIDE = Column("w", "array", "float64", 2)
         (
             "float32",
             [[1.0, 2.0], [3.0, 1e300]],
-            r"column 'w'.*finite numbers .*float32.*1e\+300 in 1 row of a batch of 2",
+            r"column 'w'.*finite.*float32.*1e\+300; 1 rows beyond it in a batch of 2",
         ),
         (
             "float32",
