@@ -51,7 +51,8 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     wide = {column.name for spec in model.features for column in spec.columns if not _in_float32(spec.dtype)}
     result = frame.withColumn(f"{scored}_once", udf(*(_input(c, c.name in wide) for c in model.columns)))
     # Spark would push a filter on an output below the UDF, and score twice: once to filter, once for what is left. It
-    # doesn't push it below the rows of an array, where filters on other columns still go.
+    # doesn't push it below the rows of an array, where filters on other columns still go; a nondeterministic UDF would
+    # stop those, too. In return a limit isn't pushed below either: it scores one Arrow batch at least.
     result = result.select("*", F.explode(F.array(f"{scored}_once")).alias(scored)).drop(f"{scored}_once")
     added = {outputs[name]: _received(scored, place, fields[name]) for place, name in enumerate(fields)}
     return result.withColumns(added).drop(scored)
