@@ -34,7 +34,7 @@ def of_roots(*layers: Any) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def data(spark: SparkSession) -> DataFrame:
-    rows = spark.range(0, 40, 1, 2).selectExpr(
+    rows = spark.range(0, 40, 1, 1).selectExpr(
         "id", "array(double(id % 2), double(id % 3)) features", "int(id % 2) label"
     )
     return rows.cache()
@@ -46,8 +46,9 @@ def fitted(data: DataFrame) -> KerasClassifierModel:
 
 
 def with_row(data: DataFrame, features: str) -> DataFrame:
-    """Another row, of id 99."""
-    return data.select("id", "features").unionByName(data.sparkSession.sql(f"SELECT 99L AS id, {features} AS features"))
+    """Another row, of id 99, in the same partition."""
+    other = data.sparkSession.sql(f"SELECT 99L AS id, {features} AS features")
+    return data.select("id", "features").unionByName(other).coalesce(1)
 
 
 # --- NaN ---------------------------------------------------------------------------------------------------------
@@ -66,17 +67,18 @@ def test_a_row_of_nan_is_nan_in_every_way_of_scoring(fitted: Any, data: DataFram
         "parquet": spark.read.parquet(str(tmp_path / "out")),
         "stream": spark.read.parquet(str(tmp_path / "streamed")),
     }
-    for output in fitted.output_options:
-        fitted.registerUdf(spark, f"edge_{output}", output)
-    sql = frame.selectExpr("id", *(f"edge_{output}(features) AS {output}" for output in fitted.output_options))
-    ways["sql"] = sql.withColumns({name: array_to_vector(name) for name in ("probability", "rawPrediction")})
+    fitted.registerUdf(spark, "edge_probability", "probability")
+    sql = frame.selectExpr("id", "edge_probability(features) AS probability")
+    ways["sql"] = sql.withColumn("probability", array_to_vector("probability"))
     found = {}
     for way, scored in ways.items():
         rows = scored.orderBy("id").collect()
         for row in rows:
-            numbers = [row.prediction, *row.probability.toArray(), *row.rawPrediction.toArray()]
+            vectors = [row.probability, *([] if way == "sql" else [row.rawPrediction])]
+            numbers = [number for vector in vectors for number in vector.toArray()]
+            numbers += [] if way == "sql" else [row.prediction]
             assert [math.isnan(number) for number in numbers] == [row.id == 99] * len(numbers), way
-        found[way] = [(row.id, row.prediction, tuple(row.probability)) for row in rows if row.id != 99]
+        found[way] = [(row.id, tuple(row.probability)) for row in rows if row.id != 99]
     assert all(one == found["transform"] for one in found.values())
     serving, content = fitted._serving()
     served = Served(serving, content).predict({"features": [[-1.0, 1.0], [1.0, 1.0]]})
@@ -86,24 +88,14 @@ def test_a_row_of_nan_is_nan_in_every_way_of_scoring(fitted: Any, data: DataFram
     assert top.topK == []
 
 
-def test_a_regressors_nan_is_nan(spark: SparkSession, data: DataFrame, tmp_path: Path) -> None:
+def test_a_number_and_a_wide_vector_are_nan(data: DataFrame) -> None:
     model = of_roots(keras.layers.Dense(300, name="wide"), keras.layers.Dense(1))
     regressor = KerasRegressor(model=model, **QUIET).fit(data)
     frame = with_row(data, "array(-1D, 1D)")
-    regressor.registerUdf(spark, "edge_number")
-    wide = regressor.copy({regressor.outputLayer: "wide", regressor.predictionCol: "wide"})
-    vectors = wide.copy({wide.outputFormat: "vector", wide.predictionCol: "vector"})
-    scored = vectors.transform(wide.transform(regressor.transform(frame))).selectExpr(
-        "*", "edge_number(features) AS sql"
-    )
-    counted = scored.selectExpr(
-        *(f"count_if(isnan({name})) AS {name}" for name in ("prediction", "sql")),
-        "count_if(prediction IS NULL OR sql IS NULL) AS nulls",
-        "count_if(exists(wide, x -> isnan(x))) AS wide",
-        "count_if(exists(wide, x -> x IS NULL)) AS holes",
-    ).first()
-    assert counted.asDict() == {"prediction": 1, "sql": 1, "nulls": 0, "wide": 1, "holes": 0}
-    assert np.isnan(scored.where("id = 99").first().vector.toArray()).all()
+    layer = {regressor.outputLayer: "wide", regressor.outputFormat: "vector", regressor.predictionCol: "wide"}
+    for row in regressor.copy(layer).transform(regressor.transform(frame)).collect():
+        assert math.isnan(row.prediction) == (row.id == 99)
+        assert np.isnan(row.wide.toArray()).all() == (row.id == 99)
 
 
 # --- what can't be scored ----------------------------------------------------------------------------------------
@@ -124,7 +116,7 @@ def test_what_can_not_be_scored_is_told_by_column_and_row(fitted: Any, data: Dat
         vector = F.when(F.col("features").isNotNull(), array_to_vector("features"))
         frame = frame.withColumn("features", vector)
     with pytest.raises(PythonException, match=f"(?s){told}"):
-        fitted.transform(frame.coalesce(1)).collect()
+        fitted.transform(frame).collect()
 
 
 # --- columns -----------------------------------------------------------------------------------------------------
