@@ -6,6 +6,7 @@ import functools
 import json
 import queue
 import socket
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
+from spark_dl.session import use_driver_python
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 from spark_dl.workspace import Workspace
@@ -52,6 +54,7 @@ def quick(
             that can't train with TensorFlow, or no way to the driver.
         StoreError: an executor can't use a directory, or sees another one.
     """
+    use_driver_python(spark)
     if fault := machine.horovod_fault():
         raise _unfit_horovod("driver", fault)
     with _probe(stores) as token:
@@ -85,6 +88,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
     Returns:
         the findings; `print` it for a table.
     """
+    use_driver_python(spark)
     master = spark.conf.get("spark.master", "") or ""
     findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
     try:
@@ -197,7 +201,8 @@ def _unable(error: Exception) -> ClusterError:
             "An executor can't run spark_dl.",
             expected="the same Python, with the same packages, on every executor as on the driver",
             received=(said or lines or [type(error).__name__])[-1].strip(),
-            fix="Install spark_dl there, or set spark.pyspark.python to a Python that has it.",
+            fix="Install spark_dl there, or name a Python that has it before the session is made: "
+            f"PYSPARK_PYTHON={sys.executable} where executors share the driver's, or spark.pyspark.python.",
         )
     )
 
