@@ -243,7 +243,7 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarra
     if spec.loss:
         kept = values[keep]
         _, wrong = RULES[spec.loss].breaches(kept, spec.shape[-1] if spec.shape else 1)
-        faults.add_labels(name, wrong)
+        faults.add_labels(name, spec.loss, wrong)
     return _cast(values[:, 0] if spec.shape == () else values, spec.dtype)
 
 

@@ -101,7 +101,7 @@ def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None
     packing = Packing(Store.at(str(tmp_path)), (feature,), (label,))
     batch = pa.RecordBatch.from_pydict({"x": [0.0] * 6, "y": [-1.0, 1, -1, -1, 1, 2]})
     dataset, faults = pack(packing, batch)
-    assert faults == {("label", "y", "-1"): 3, ("label", "y", "2"): 1}
+    assert faults == {("label", "y", "binary_crossentropy -1"): 3, ("label", "y", "binary_crossentropy 2"): 1}
     assert dataset.blocks == ()
     rows = [{"kind": k, "name": n, "detail": d, "rows": count} for (k, n, d), count in faults.items()] * 2
     message = describe(rows, packing.columns, packing.labels)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None
     many = pa.RecordBatch.from_pydict({"x": [0.0] * 50, "y": [2.0 + n for n in range(50)]})
     _, faults = pack(packing, many)
     assert len(faults) == 9
-    assert faults["label", "y", "others"] == 42
+    assert faults["label", "y", "binary_crossentropy others"] == 42
 
 
 def test_rows_that_are_left_out_may_have_any_label(tmp_path: Path) -> None:
