@@ -19,9 +19,10 @@ from spark_dl.diagnosis.report import Finding, Report
 from spark_dl.diagnosis.visit import Order, visit
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.launch.channel import Channel
+from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
-from spark_dl.session import use_driver_python
+from spark_dl.session import is_connect, use_driver_python
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 from spark_dl.workspace import Workspace
@@ -55,8 +56,9 @@ def quick(
         StoreError: an executor can't use a directory, or sees another one.
     """
     use_driver_python(spark)
-    if fault := machine.horovod_fault():
-        raise _unfit_horovod("driver", fault)
+    fault = "" if is_connect(spark) else horovod_fault()  # a client of Spark Connect runs no rank
+    if fault:
+        raise unfit_horovod("driver", fault)
     with _probe(stores) as token:
         visits = _visit(spark, workers, stores, token, settings, modules)
         own = machine.versions()
@@ -69,7 +71,7 @@ def quick(
                     )
                 )
             if facts["horovod"]:
-                raise _unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
+                raise unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
             if facts["absent"]:
                 raise _without_modules(facts["executor"], facts["absent"])
             if facts["driver"]:
@@ -167,17 +169,6 @@ def _visit(
                 return [json.loads(row["facts"]) for row in job.rows()]
             except Exception as error:
                 raise _unable(error) from error
-
-
-def _unfit_horovod(where: str, fault: str) -> ClusterError:
-    return ClusterError(
-        explain(
-            f"Horovod on the {where} can't train with TensorFlow.",
-            expected="horovod.tensorflow, built with the TensorFlow that is installed",
-            received=fault,
-            fix=machine.HOROVOD_FIX,
-        )
-    )
 
 
 def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:

@@ -6,17 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from spark_dl.diagnosis.machine import horovod_fault
+from spark_dl.launch.horovod_build import horovod_fault
+
+EXTENSION = f"mpi_lib{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def fault_of(root: Path) -> str:
     """What a process finds that sees this directory's packages first."""
-    program = "from spark_dl.diagnosis.machine import horovod_fault; print(horovod_fault())"
+    program = "from spark_dl.launch.horovod_build import horovod_fault; print(horovod_fault())"
     path = os.pathsep.join([str(root), *filter(None, sys.path)])
     ran = subprocess.run(
         [sys.executable, "-c", program],
@@ -37,9 +40,10 @@ def test_the_horovod_that_set_up_built_has_no_fault() -> None:
     ("extension", "metadata", "expected"),
     [
         ("", {"dummy": "none"}, "Horovod was built without TensorFlow"),
-        ("mpi_lib.so", {"tensorflow": "1.15.0"}, f"Horovod was built with TensorFlow 1.15.0, and {tf.__version__} is"),
-        ("mpi_lib.cpython-311-x86_64-linux-gnu.so", {"tensorflow": tf.__version__}, ""),
-        ("mpi_lib.so", None, ""),
+        ("mpi_lib.cpython-27.so", {"tensorflow": tf.__version__}, "Horovod was built without TensorFlow"),
+        (EXTENSION, {"tensorflow": "1.15.0"}, f"Horovod was built with TensorFlow 1.15.0, and {tf.__version__} is"),
+        (EXTENSION, {"tensorflow": tf.__version__}, ""),
+        (EXTENSION, None, ""),
     ],
 )
 def test_a_horovod_is_told_by_its_files(tmp_path: Path, extension: str, metadata: object, expected: str) -> None:
