@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def hashing() -> keras.Model:
     """Made of a layer that XLA can't compile."""
     layers = [keras.layers.Hashing(8), keras.layers.Embedding(8, 2), keras.layers.Flatten()]
     return keras.Sequential([keras.Input((4,), dtype="int32"), *layers, keras.layers.Dense(3, "softmax")])
+
+
+def holding_a_lock() -> keras.callbacks.Callback:
+    """Can't be pickled."""
+    lock = threading.Lock()
+    return keras.callbacks.LambdaCallback(on_train_end=lambda logs: lock.locked())
 
 
 # what is wrong: (change of the DataFrame, other options, error, what the message must say)
@@ -97,6 +104,50 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         {"weightCol": "weight"},
         DataError,
         ["'weight': 1 row with NaN"],
+    ),
+    "an infinite feature and label": (
+        lambda f: f.withColumn("label", F.expr("if(id < 2, double('inf'), double(label))")).withColumn(
+            "features", F.expr("if(id > 57, array(1f, 1f, 1f, float('-inf')), features)")
+        ),
+        {"model": models.regressor(), "cls": KerasRegressor},
+        DataError,
+        ["'features': 2 rows with an infinite number", "'label': 2 rows with an infinite number", "nullPolicy"],
+    ),
+    "a weight beyond float32": (
+        where("id = 5", "weight", "1e39d"),
+        {"weightCol": "weight"},
+        DataError,
+        ["'weight': 1 row with values beyond float32"],
+    ),
+    "ids that float32 rounds": (
+        lambda f: f.withColumn("id", F.col("id") + 16777200),
+        {"inputCols": ["f0", "f1", "f2", "id"]},
+        DataError,
+        ["'id': 22 rows", "float32 can't hold exactly", "greatest 16777259", "integer input"],
+    ),
+    "labels of -1 and 1 for binary_crossentropy": (
+        lambda f: f.withColumn("label", F.expr("if(id < 50, -1, 1)")),
+        {"model": models.regressor(), "loss": "binary_crossentropy", "cls": KerasEstimator},
+        DataError,
+        ["'label': 50 rows", "binary_crossentropy", "-1 in 50"],
+    ),
+    "one label for three units": (
+        same,
+        {"loss": "mse", "cls": KerasEstimator},
+        DataError,
+        ["'label' doesn't fit", "(batch, 3)", "one number a row"],
+    ),
+    "two columns of one name": (
+        lambda f: f.select("features", "label", F.col("id").alias("Label")),
+        {},
+        DataError,
+        ["2 columns 'label', which labelCol names", "toDF"],
+    ),
+    "a callback that can't be pickled": (
+        same,
+        {"callbacks": [keras.callbacks.TerminateOnNaN(), holding_a_lock()]},
+        OptionError,
+        ["callbacks[1] (LambdaCallback).on_train_end", "variable 'lock'"],
     ),
     "a negative weight": (
         where("id = 5", "weight", "-1"),
@@ -261,6 +312,7 @@ BAD_ROWS = {
     "a null": ("cast(null as array<float>)", "1 null"),
     "another length": ("array(1f)", "a row of 1"),
     "a NaN": ("array(1f, 2f, 3f, float('nan'))", "NaN"),
+    "an infinite number": ("array(1f, 2f, 3f, float('inf'))", "infinite number"),
 }
 
 
