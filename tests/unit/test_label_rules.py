@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from pyspark.sql import types as T
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
+from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.faults import describe
 from spark_dl.data.label_rules import RULES, apply_loss
 from spark_dl.data.schema import label_spec
 from spark_dl.errors import DataError
 from spark_dl.estimators.columns import OutputFacts
+from spark_dl.estimators.converted import ConvertedData, comparable
+from spark_dl.estimators.input_plan import InputPlan
 from spark_dl.store import Store
 from spark_dl.train.losses import loss_facts
 
@@ -170,3 +174,39 @@ def test_facts_of_outputs_that_earlier_releases_saved_have_no_loss() -> None:
     assert OutputFacts.of(saved) == OutputFacts("o", (1,), None)
     assert OutputFacts.of({**saved, "loss": "poisson"}).loss == "poisson"
     assert replace(SCALAR, loss="poisson").tensor() == SCALAR.tensor()
+
+
+@pytest.mark.parametrize(
+    ("converted_for", "fitted_by", "fits"),
+    [
+        ("binary_crossentropy", "mean_squared_error", True),
+        ("mean_squared_error", "mean_absolute_error", True),
+        ("mean_squared_error", "binary_crossentropy", False),
+        ("poisson", "binary_crossentropy", False),
+    ],
+)
+def test_converted_rows_serve_a_loss_that_takes_what_they_were_held_to(
+    converted_for: str, fitted_by: str, fits: bool
+) -> None:
+    feature = FeatureSpec((Column("x", "scalar", "float64", 1),), (1,), "float32")
+    had, wanted = (
+        Packing(Store(""), (feature,), (apply_loss(SCALAR, (1,), loss),)) for loss in (converted_for, fitted_by)
+    )
+    dataset = ConvertedDataset(Store(""), had.tensors, (), 0)
+    converted = ConvertedData(
+        rows=0,
+        validationRows=0,
+        bytes=0,
+        schema=SCHEMA,
+        plan=InputPlan(()),
+        files=(),
+        spark=None,  # type: ignore[arg-type]
+        _dataset=dataset,
+        _packing=comparable(had),
+        _owned=contextlib.ExitStack(),
+    )
+    if fits:
+        assert converted.dataset_for(wanted) == dataset
+    else:
+        with pytest.raises(DataError, match=r"converted in another way.*labels"):
+            converted.dataset_for(wanted)

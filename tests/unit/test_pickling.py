@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -134,5 +135,7 @@ def test_what_executors_must_import_is_what_is_pickled_by_name() -> None:
     assert own in pickle_for_ranks("x", Raises).modules
     assert own not in pickle_for_ranks("x", closure(1)).modules
     assert pickle_for_ranks("x", [threading, 1, "a", len]).modules == ()
+    assert pickle_for_ranks("x", types.ModuleType("made_up")).modules == ()
+    assert pickle_for_ranks("x", [keras, threading]).modules == ("cloudpickle", "keras")
     assert "keras" in pickle_for_ranks("x", {"loss": keras.losses.MeanSquaredError}).modules
     assert absent(["keras", "a_module_that_is_nowhere"]) == ["a_module_that_is_nowhere"]
