@@ -99,6 +99,13 @@ def test_other_losses_take_any_number(loss: object, known: bool) -> None:
     assert apply_loss(SCALAR, (1,), facts.name if facts.known else "").loss == ""
 
 
+def test_classes_along_another_axis_are_told() -> None:
+    losses = keras.losses
+    assert loss_facts(losses.CategoricalCrossentropy()).last_axis
+    assert loss_facts(losses.Dice()).last_axis
+    assert not loss_facts(losses.CategoricalCrossentropy(axis=1)).last_axis
+
+
 def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None:
     label = apply_loss(SCALAR, (1,), "binary_crossentropy")
     feature = FeatureSpec((Column("x", "scalar", "float64", 1),), (1,), "float32")
