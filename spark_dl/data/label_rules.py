@@ -94,6 +94,10 @@ RULES = {
 }
 
 
+# Keras's losses whose labels don't have the output's shape.
+_OF_OTHER_SHAPES = ("circle", "ctc")
+
+
 def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width: int | None = None) -> LabelSpec:
     """Match a label with the loss that it teaches the output by.
 
@@ -112,7 +116,7 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
     width, name = math.prod(output), spec.column.name
     if known_width not in (None, width) and spec.column.kind != "scalar":
         raise _misfit(name, f"{width} numbers a row", f"{known_width} numbers a row", output)
-    if not loss or spec.classes is not None:
+    if not loss or loss in _OF_OTHER_SHAPES or spec.classes is not None:
         return spec
     if loss == "sparse_categorical_crossentropy":
         raise DataError(

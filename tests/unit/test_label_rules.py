@@ -168,6 +168,7 @@ def test_labels_of_another_shape_than_the_output_are_refused_before_any_job(
 
 def test_an_own_loss_may_compare_one_number_with_several() -> None:
     assert apply_loss(SCALAR, (3,), "") == SCALAR
+    assert apply_loss(SCALAR, (3,), loss_facts("Circle").name) == SCALAR  # a class for an embedding
 
 
 def test_one_number_takes_the_shape_of_an_output_of_one_number() -> None:
