@@ -17,7 +17,7 @@ from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_dl import KerasClassifier, KerasEstimator, KerasRegressor
+from spark_dl import HorovodLauncher, KerasClassifier, KerasEstimator, KerasRegressor
 from spark_dl.errors import (
     ClusterError,
     DataError,
@@ -296,6 +296,18 @@ def test_a_tracking_server_that_doesnt_answer(data: DataFrame, monkeypatch: pyte
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(TrackingError, match=re.escape(uri)):
         KerasClassifier(model=models.classifier(), verbose=0).fit(data)
+
+
+def test_a_function_and_arguments_that_cant_be_pickled(data: DataFrame) -> None:
+    lock = threading.Lock()
+    with pytest.raises(
+        OptionError, match=r"The function can't be sent to the ranks.*its variable 'lock', of type lock"
+    ):
+        HorovodLauncher(1).run(lambda: lock)
+    with pytest.raises(
+        OptionError, match=r"The arguments can't be sent to the ranks.*The arguments\[1\] \(DataFrame\)"
+    ):
+        HorovodLauncher(1).run(print, 1, data)
 
 
 def test_a_rank_that_raises(data: DataFrame) -> None:
