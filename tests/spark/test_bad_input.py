@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import socket
@@ -308,6 +309,21 @@ def test_a_function_and_arguments_that_cant_be_pickled(data: DataFrame) -> None:
         OptionError, match=r"The arguments can't be sent to the ranks.*The arguments\[1\] \(DataFrame\)"
     ):
         HorovodLauncher(1).run(print, 1, data)
+
+
+def test_a_module_that_only_the_driver_has(data: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "import keras\n\nclass Mine(keras.callbacks.Callback):\n    pass\n\ndef mine(y, p):\n    return (y - p) ** 2\n"
+    )
+    (tmp_path / "only_on_the_driver.py").write_text(source)
+    (tmp_path / "cache").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("only_on_the_driver")
+    for options in ({"callbacks": [module.Mine()]}, {"loss": module.mine}):
+        estimator = KerasRegressor(model=models.regressor(), cacheDir=str(tmp_path / "cache"), **options, **QUIET)
+        with pytest.raises(ClusterError, match=r"executor .* can't import.*no module 'only_on_the_driver'.*--py-files"):
+            estimator.fit(data)
+        assert os.listdir(tmp_path / "cache") == []
 
 
 def test_a_rank_that_raises(data: DataFrame) -> None:
