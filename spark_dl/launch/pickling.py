@@ -86,7 +86,7 @@ def _pickled(thing: Any) -> Pickled:
         pickler = _Pickler(file)
         pickler.dump(thing)
         by_value = {name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value()}
-        known = {"", "__main__", *sys.stdlib_module_names, *by_value}
+        known = {"", "__main__", "cloudpickle", *sys.stdlib_module_names, *by_value}
         return Pickled(file.getvalue(), tuple(sorted(pickler.modules - known)))
 
 

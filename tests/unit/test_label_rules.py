@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import pytest
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
+from spark_dl import KerasEstimator
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.faults import describe
-from spark_dl.data.label_rules import RULES, apply_loss
+from spark_dl.data.label_rules import OF_CLASS_INDICES, RULES, apply_loss
 from spark_dl.data.schema import label_spec
 from spark_dl.errors import DataError
 from spark_dl.estimators.columns import OutputFacts
@@ -25,6 +27,7 @@ from spark_dl.estimators.converted import ConvertedData, comparable
 from spark_dl.estimators.input_plan import InputPlan
 from spark_dl.store import Store
 from spark_dl.train.losses import loss_facts
+from spark_dl.train.model_shape import ModelOutput
 
 from .rows import pack
 
@@ -33,12 +36,8 @@ SCALAR = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
 
 @pytest.mark.parametrize("loss", RULES)
 def test_every_rule_is_of_a_loss_that_keras_has(loss: str) -> None:
-    names = {loss_facts(kind).name for kind in ("kld", "KLDivergence", *_losses())}
-    assert loss in names
-
-
-def _losses() -> list[str]:
-    return [name for name in dir(keras.losses) if name[0].islower() and name not in ("deserialize", "get", "serialize")]
+    own = [thing for name, thing in vars(keras.losses).items() if name not in ("deserialize", "get", "serialize")]
+    assert loss in {loss_facts(thing).name for thing in (*filter(inspect.isfunction, own), "KLDivergence")}
 
 
 @pytest.mark.parametrize(
@@ -169,6 +168,14 @@ def test_labels_of_another_shape_than_the_output_are_refused_before_any_job(
 def test_an_own_loss_may_compare_one_number_with_several() -> None:
     assert apply_loss(SCALAR, (3,), "") == SCALAR
     assert apply_loss(SCALAR, (3,), loss_facts("Circle").name) == SCALAR  # a class for an embedding
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "CategoricalGeneralizedCrossEntropy"])
+def test_losses_of_class_indices_are_known(loss: str) -> None:
+    facts = loss_facts(loss)
+    assert facts.name in OF_CLASS_INDICES
+    assert KerasEstimator()._classes(ModelOutput("o", (7,), "softmax"), facts) == 7
+    assert KerasEstimator()._classes(ModelOutput("o", (4, 7), "softmax"), facts) is None
 
 
 def test_one_number_takes_the_shape_of_an_output_of_one_number() -> None:
