@@ -40,7 +40,7 @@ setup(
         "cpu": ["tensorflow-cpu>=2.21,<2.22"],
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "connect": ["googleapis-common-protos", "grpcio>=1.67", "grpcio-status", "zstandard"],
-        "tensorboard": ["tensorboard"],
+        "tensorboard": ["tensorboard>=2.21,<2.22"],
         "dev": [
             "googleapis-common-protos",
             "grpcio-status",

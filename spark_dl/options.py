@@ -348,8 +348,9 @@ BALANCE = Option(
 )
 NULL_POLICY = Option(
     "nullPolicy",
-    "What to do about a null or NaN in a feature, a label or the weight: 'error', or 'drop' for rows left out of "
-    "training; or a dict by column of 'error', 'drop' or {'fill': value}, which fills them in transform, too.",
+    "What to do about a null, NaN or infinite number in a feature, a label or the weight: 'error', or 'drop' for rows "
+    "left out of training; or a dict by column of 'error', 'drop' or {'fill': value}, which fills them in transform, "
+    "too.",
     _null_policy,
     "error",
 )

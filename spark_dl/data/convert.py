@@ -219,8 +219,8 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: 
             return images
         return columns[0]
     for values, column in zip(columns, spec.columns, strict=True):
-        _check_range(values, stored.name, column.name, faults, keep)
-        rounded = inexact(values, spec.dtype) & keep
+        outside = _check_range(values, stored.name, column.name, faults, keep)
+        rounded = inexact(values, spec.dtype) & keep & ~outside
         if rounded.any():
             faults.add_inexact(column.name, int(rounded.sum()), spec.dtype, greatest(values[rounded]))
     with np.errstate(over="ignore", invalid="ignore"):  # in rows that are left out, or told of
@@ -243,7 +243,7 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarra
     if spec.loss:
         kept = values[keep]
         _, wrong = RULES[spec.loss].breaches(kept, spec.shape[-1] if spec.shape else 1)
-        faults.add_labels(name, wrong)
+        faults.add_labels(name, spec.loss, wrong)
     return _cast(values[:, 0] if spec.shape == () else values, spec.dtype)
 
 
@@ -252,8 +252,11 @@ def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
         return values.astype(dtype)
 
 
-def _check_range(values: np.ndarray, stored: str, name: str, faults: Faults, keep: np.ndarray) -> None:
-    faults.add("range", name, int((beyond(values, stored) & keep).sum()), stored)
+def _check_range(values: np.ndarray, stored: str, name: str, faults: Faults, keep: np.ndarray) -> np.ndarray:
+    """Count the rows with numbers beyond a dtype, and mark them."""
+    outside = beyond(values, stored)
+    faults.add("range", name, int((outside & keep).sum()), stored)
+    return outside
 
 
 class _BlockWriter:

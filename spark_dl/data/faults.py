@@ -28,9 +28,9 @@ class Faults:
     """What is wrong with the rows of a partition: counts by kind, column and detail.
 
     Kinds: null, nan, infinite, length (the detail is the length), fraction and class (of a label), label (that its loss
-    doesn't take; the detail is the number), negative (of a weight), range (the detail is the dtype), inexact (the
-    detail is the dtype and the greatest number), image (the detail says what it is, or the formats that it could be
-    in).
+    doesn't take; the detail is the loss and the number), negative (of a weight), range (the detail is the dtype),
+    inexact (the detail is the dtype and the greatest number), image (the detail says what it is, or the formats that it
+    could be in).
     """
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -51,18 +51,18 @@ class Faults:
 
     def add_inexact(self, column: str, count: int, dtype: str, number: int) -> None:
         """Count rows whose whole numbers a dtype rounds, and keep the greatest of these."""
-        held = [key for key in self.counts if key[:2] == ("inexact", column)]
+        held = [key for key in self.counts if key[:2] == ("inexact", column) and key[2].split()[0] == dtype]
         rows = count + sum(self.counts.pop(key) for key in held)
         numbers = [number, *(int(key[2].split()[1]) for key in held)]
         self.counts["inexact", column, f"{dtype} {max(numbers, key=abs)}"] = rows
 
-    def add_labels(self, column: str, wrong: np.ndarray) -> None:
+    def add_labels(self, column: str, loss: str, wrong: np.ndarray) -> None:
         """Count labels that their loss doesn't take, by what is wrong with each."""
         values, counts = np.unique(wrong, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            known = {detail for kind, name, detail in self.counts if (kind, name) == ("label", column)}
-            told = f"{value:g}"
-            self.add("label", column, count, told if told in known or len(known) < _MOST_VALUES else _OTHERS)
+            told = ("label", column, f"{loss} {value:g}")
+            known = sum(key[:2] == told[:2] for key in self.counts)
+            self.add(*told[:2], count, told[2] if told in self.counts or known < _MOST_VALUES else f"{loss} {_OTHERS}")
 
 
 def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[LabelSpec]) -> str:
@@ -78,10 +78,13 @@ def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[
     counts: Counter[tuple[str, str, str]] = Counter()
     for row in faults:
         counts[row["kind"], row["name"], row["detail"]] += row["rows"]
-    lines = [_line(key, counts[key], widths, specs) for key in sorted(counts) if key[0] not in ("label", "inexact")]
-    names = sorted({key[:2] for key in counts})
-    lines += [_label_line(name, counts, specs[name]) for kind, name in names if kind == "label"]
-    lines += [_inexact_line(name, counts) for kind, name in names if kind == "inexact"]
+    lines = [_line(key, counts[key], widths, specs) for key in sorted(counts) if key[0] not in _BY_VALUE]
+    by_value: dict[tuple[str, str, str], dict[str, int]] = {}
+    for (kind, name, detail), rows in counts.items():
+        if kind in _BY_VALUE:
+            about, value = detail.split()
+            by_value.setdefault((kind, name, about), {})[value] = rows
+    lines += [_BY_VALUE[kind](name, about, found) for (kind, name, about), found in sorted(by_value.items())]
     return explain(
         "Rows can't be fed to the model.",
         expected="a value in every feature, label and weight, of the model's shape",
@@ -92,7 +95,7 @@ def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[
 
 def _line(key: tuple[str, str, str], count: int, widths: Mapping[str, int], specs: Mapping[str, LabelSpec]) -> str:
     kind, name, detail = key
-    rows = f"{count} row{'s' * (count != 1)}"
+    rows = _rows(count)
     classes = specs[name].classes if name in specs else 0
     side = "output" if name in specs else "input"
     return {
@@ -108,30 +111,32 @@ def _line(key: tuple[str, str, str], count: int, widths: Mapping[str, int], spec
     }[kind]
 
 
-def _label_line(name: str, counts: Mapping[tuple[str, str, str], int], spec: LabelSpec) -> str:
-    found = {detail: count for (kind, other, detail), count in counts.items() if (kind, other) == ("label", name)}
-    total, others = sum(found.values()), found.pop(_OTHERS, 0)
-    told = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
-    others += sum(count for _, count in told[_MOST_VALUES:])
-    by_value = [f"{value} in {count}" for value, count in told[:_MOST_VALUES]]
-    by_value += [f"others in {others}"] if others else []
-    rule = RULES[spec.loss]
+def _label_line(name: str, loss: str, found: Mapping[str, int]) -> str:
+    """Tell of labels that a loss doesn't take: number -> rows."""
+    values = sorted((pair for pair in found.items() if pair[0] != _OTHERS), key=lambda pair: (-pair[1], pair[0]))
+    told, rest = values[:_MOST_VALUES], sum(rows for _, rows in values[_MOST_VALUES:]) + found.get(_OTHERS, 0)
+    by_value = [f"{value} in {rows}" for value, rows in [*told, *([("others", rest)] if rest else [])]]
+    rule = RULES[loss]
     what = "numbers, or sums of a row" if rule.sums else "numbers"
     return (
-        f"label {name!r}: {total} row{'s' * (total != 1)} that the loss {spec.loss} doesn't take, which takes "
-        f"{rule.text} ({what}: {', '.join(by_value)})"
+        f"label {name!r}: {_rows(sum(found.values()))} that the loss {loss} doesn't take, which takes {rule.text} "
+        f"({what}: {', '.join(by_value)})"
     )
 
 
-def _inexact_line(name: str, counts: Mapping[tuple[str, str, str], int]) -> str:
-    found = {detail: count for (kind, other, detail), count in counts.items() if (kind, other) == ("inexact", name)}
-    dtype = next(iter(found)).split()[0]
-    number = max((int(detail.split()[1]) for detail in found), key=abs)
-    total = sum(found.values())
-    return (
-        f"column {name!r}: {total} row{'s' * (total != 1)} with whole numbers that {dtype} can't hold exactly, the "
-        f"greatest {number}"
-    )
+def _inexact_line(name: str, dtype: str, found: Mapping[str, int]) -> str:
+    """Tell of whole numbers that a dtype rounds: the greatest of a partition -> rows."""
+    greatest = max(map(int, found), key=abs)
+    rows = _rows(sum(found.values()))
+    return f"column {name!r}: {rows} with whole numbers that {dtype} can't hold exactly, the greatest {greatest}"
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
+
+
+# Kinds whose details are what it is about and a number, by how they are told.
+_BY_VALUE = {"label": _label_line, "inexact": _inexact_line}
 
 
 def _fixes(counts: Mapping[tuple[str, str, str], int], specs: Mapping[str, LabelSpec]) -> list[str]:
@@ -141,7 +146,7 @@ def _fixes(counts: Mapping[tuple[str, str, str], int], specs: Mapping[str, Label
     for name in sorted({name for kind, name, _ in counts if kind in ("fraction", "class")}):
         last = (specs[name].classes or 1) - 1
         fixes.append(f"Labels are class indices, whole numbers from 0 to {last}: see StringIndexer.")
-    named = (RULES[specs[name].loss].fix for kind, name, _ in sorted(counts) if kind == "label")
+    named = (RULES[detail.split()[0]].fix for kind, _, detail in sorted(counts) if kind == "label")
     fixes += [fix for fix in dict.fromkeys(named) if fix]
     if "length" in kinds:
         fixes.append("Make all rows as long as the model's input, and labels as long as its output.")

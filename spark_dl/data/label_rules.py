@@ -10,7 +10,7 @@ import numpy as np
 from spark_dl.data.column import LabelSpec
 from spark_dl.errors import DataError, explain
 
-__all__ = ["RULES", "LabelRule", "apply_loss"]
+__all__ = ["OF_CLASS_INDICES", "RULES", "LabelRule", "apply_loss"]
 
 # Probabilities that a model gave are off by so much.
 _ROUNDING = 1e-6
@@ -94,6 +94,11 @@ RULES = {
 }
 
 
+# Keras's losses that take class indices, and others whose labels don't have the output's shape.
+OF_CLASS_INDICES = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")
+_OF_OTHER_SHAPES = ("circle", "ctc")
+
+
 def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width: int | None = None) -> LabelSpec:
     """Match a label with the loss that it teaches the output by.
 
@@ -112,9 +117,9 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
     width, name = math.prod(output), spec.column.name
     if known_width not in (None, width) and spec.column.kind != "scalar":
         raise _misfit(name, f"{width} numbers a row", f"{known_width} numbers a row", output)
-    if not loss or spec.classes is not None:
+    if not loss or loss in _OF_OTHER_SHAPES or spec.classes is not None:
         return spec
-    if loss == "sparse_categorical_crossentropy":
+    if loss in OF_CLASS_INDICES:
         raise DataError(
             explain(
                 f"{loss} can't be used with the label column {name!r}.",

@@ -81,7 +81,7 @@ def check_numbers(values: np.ndarray, name: str, dtype: str) -> None:
     if values.dtype.kind == "f" and not all_finite(values):
         count = int((~np.isfinite(values)).any(axis=1).sum())
         raise _unfit(name, "finite numbers", f"{count} rows with an infinite number {rows}", "Clean the column.")
-    if np.dtype(dtype).kind != "f":
+    if np.dtype(dtype).kind != "f" or values.dtype.kind not in "fiu":
         return
     if count := int(beyond(values, dtype).sum()):
         raise _unfit(name, f"numbers that {dtype} can hold", f"{count} rows beyond it {rows}", "Scale the column.")

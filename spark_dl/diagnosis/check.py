@@ -6,6 +6,7 @@ import functools
 import json
 import queue
 import socket
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,10 @@ from spark_dl.diagnosis.report import Finding, Report
 from spark_dl.diagnosis.visit import Order, visit
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.launch.channel import Channel
+from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
+from spark_dl.session import is_connect, use_driver_python
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 from spark_dl.workspace import Workspace
@@ -52,8 +55,10 @@ def quick(
             that can't train with TensorFlow, or no way to the driver.
         StoreError: an executor can't use a directory, or sees another one.
     """
-    if fault := machine.horovod_fault():
-        raise _unfit_horovod("driver", fault)
+    use_driver_python(spark)
+    fault = "" if is_connect(spark) else horovod_fault()  # a client of Spark Connect runs no rank
+    if fault:
+        raise unfit_horovod("driver", fault)
     with _probe(stores) as token:
         visits = _visit(spark, workers, stores, token, settings, modules)
         own = machine.versions()
@@ -66,7 +71,7 @@ def quick(
                     )
                 )
             if facts["horovod"]:
-                raise _unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
+                raise unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
             if facts["absent"]:
                 raise _without_modules(facts["executor"], facts["absent"])
             if facts["driver"]:
@@ -85,6 +90,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
     Returns:
         the findings; `print` it for a table.
     """
+    use_driver_python(spark)
     master = spark.conf.get("spark.master", "") or ""
     findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
     try:
@@ -165,17 +171,6 @@ def _visit(
                 raise _unable(error) from error
 
 
-def _unfit_horovod(where: str, fault: str) -> ClusterError:
-    return ClusterError(
-        explain(
-            f"Horovod on the {where} can't train with TensorFlow.",
-            expected="horovod.tensorflow, built with the TensorFlow that is installed",
-            received=fault,
-            fix=machine.HOROVOD_FIX,
-        )
-    )
-
-
 def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:
     return ClusterError(
         explain(
@@ -197,7 +192,8 @@ def _unable(error: Exception) -> ClusterError:
             "An executor can't run spark_dl.",
             expected="the same Python, with the same packages, on every executor as on the driver",
             received=(said or lines or [type(error).__name__])[-1].strip(),
-            fix="Install spark_dl there, or set spark.pyspark.python to a Python that has it.",
+            fix="Install spark_dl there, or name a Python that has it before the session is made: "
+            f"PYSPARK_PYTHON={sys.executable} where executors share the driver's, or spark.pyspark.python.",
         )
     )
 

@@ -10,19 +10,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from spark_dl.diagnosis.report import Finding
+from spark_dl.launch.horovod_build import HOROVOD_FIX, horovod_fault
 from spark_dl.store import Store
 from spark_dl.workspace import free_bytes
 
 __all__ = [
-    "HOROVOD_FIX",
     "absent",
     "horovod_and_gpus",
-    "horovod_fault",
     "packages",
     "same_packages",
     "space",
@@ -30,11 +28,6 @@ __all__ = [
 ]
 
 _LEAST_FREE_BYTES = 1 << 30
-HOROVOD_FIX = (
-    "Build Horovod beside the TensorFlow that is installed: scripts/setup.sh does; or pip install --force-reinstall "
-    "--no-cache-dir --no-build-isolation --no-deps horovod==0.28.1 with HOROVOD_WITH_TENSORFLOW=1 and "
-    "HOROVOD_WITH_GLOO=1 set."
-)
 
 
 def versions() -> dict[str, str]:
@@ -85,25 +78,6 @@ def horovod_and_gpus(where: str) -> list[Finding]:
         Finding(where, "Horovod", flags, no_gloo),
         Finding(where, "GPUs", f"{seen} for TensorFlow, {there} in the machine", unused),
     ]
-
-
-def horovod_fault() -> str:
-    """Say why Horovod can't train with TensorFlow, by its files and not by an import, which takes seconds; or ""."""
-    spec = importlib.util.find_spec("horovod")
-    if spec is None or not spec.submodule_search_locations:
-        return "Horovod isn't installed"
-    root = Path(spec.submodule_search_locations[0])
-    # setup.py of Horovod leaves an extension out, without an error, where its framework can't be imported.
-    if not any((root / "tensorflow").glob("mpi_lib*.so")):
-        return "Horovod was built without TensorFlow"
-    try:
-        built_with = json.loads((root / "metadata.json").read_text(encoding="utf-8")).get("tensorflow", "")
-    except (OSError, ValueError, AttributeError):
-        return ""  # only what is known to be wrong is a fault
-    installed = _version("tensorflow-cpu")
-    if built_with and installed != "missing" and built_with.split(".")[:2] != installed.split(".")[:2]:
-        return f"Horovod was built with TensorFlow {built_with}, and {installed} is installed"
-    return ""
 
 
 def absent(modules: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from spark_dl.diagnosis import machine
 from spark_dl.diagnosis.report import Finding
 from spark_dl.errors import SparkDLError, StoreError
 from spark_dl.launch.channel import Address, Sender
+from spark_dl.launch.horovod_build import horovod_fault
 from spark_dl.store import Store
 
 __all__ = ["Order", "visit"]
@@ -53,7 +54,7 @@ def visit(order: Order, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
     facts: dict[str, Any] = {
         "executor": own,
         "versions": machine.versions(),
-        "horovod": machine.horovod_fault(),
+        "horovod": horovod_fault(),
         "absent": machine.absent(order.modules),
         "directories": {url: _use(Store(url), order.token, task) for url in order.urls},
         "driver": _way_to_driver(order.driver),

@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.label_rules import OF_CLASS_INDICES
 from spark_dl.estimators.artifacts import of_estimator, of_model, of_training
 from spark_dl.estimators.callback_checks import pickle_callbacks
 from spark_dl.estimators.converted import ConvertedData
@@ -329,7 +330,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         """The number of classes where an output's labels are class indices."""
-        sparse = loss.name == "sparse_categorical_crossentropy" and len(output.shape) == 1
+        sparse = loss.name in OF_CLASS_INDICES and len(output.shape) == 1
         return output.shape[-1] if sparse else None
 
     def _class_factors(self, frame: DataFrame, packing: Packing) -> tuple[float, ...]:

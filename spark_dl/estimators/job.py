@@ -147,7 +147,7 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     written = _written(task, values, [one.name for one in shape.outputs])
     inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
     outputs = tuple(
-        OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known else "")
+        OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known and loss.last_axis else "")
         for one, loss in zip(shape.outputs, losses, strict=True)
     )
     weight, validation = optional_columns(columns, values)

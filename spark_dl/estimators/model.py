@@ -37,6 +37,7 @@ from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput, head_from_d
 from spark_dl.score.predict import check_new, score
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.serving import Serving
+from spark_dl.session import use_driver_python
 from spark_dl.store import Store
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class KerasModel(OptionParams, Model, Saved):
                     fix="Use its keras(), or an evaluator on the columns of transform.",
                 )
             )
+        use_driver_python(dataset.sparkSession)
         values = self._values()
         weight, _ = optional_columns(dataset.schema, values)
         packing = Packing(
@@ -224,6 +226,7 @@ class KerasModel(OptionParams, Model, Saved):
             raise OptionError(
                 explain(f"The model doesn't give {output!r}.", received=output, fix=hint(output, head.fields()))
             )
+        use_driver_python(spark)
         values = self._values()
         custom = cloudpickle.dumps(self._named_objects())
         model = ScoringModel.of(content, custom, (), head, values["scoreBatchSize"])
@@ -246,12 +249,14 @@ class KerasModel(OptionParams, Model, Saved):
             DataError: columns or rows that can't be scored; outputPath is then as it was.
         """
         spark = SparkSession.active()
+        use_driver_python(spark)
         source = Source.at(spark, inputPath)
         outputs = self._output_columns()
         check_new(spark, source.schema.names, outputs.values())
         return score_parquet(spark, source, outputPath, self._scoring(source.schema), outputs, overwrite)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        use_driver_python(dataset.sparkSession)
         return score(dataset, self._scoring(dataset.schema), self._output_columns())
 
     def _scoring(self, columns: StructType) -> ScoringModel:

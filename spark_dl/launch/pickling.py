@@ -47,10 +47,12 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(thing, Accumulator):
             raise PySparkTypeError("an Accumulator, whose additions on a rank never reach the driver")
         reduced = super().reducer_override(thing)
-        by_name = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
-        if reduced is NotImplemented and isinstance(thing, by_name):
-            module = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
-            self.modules.add((module or "").partition(".")[0])
+        module = ""
+        if isinstance(thing, types.ModuleType):
+            module = thing.__name__ if thing.__name__ in sys.modules else ""
+        elif reduced is NotImplemented and isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType)):
+            module = getattr(thing, "__module__", None) or ""
+        self.modules.add(module.partition(".")[0])
         return reduced
 
 
@@ -84,7 +86,7 @@ def _pickled(thing: Any) -> Pickled:
         pickler = _Pickler(file)
         pickler.dump(thing)
         by_value = {name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value()}
-        known = {"", "__main__", *sys.stdlib_module_names, *by_value}
+        known = {"", "__main__", "cloudpickle", *sys.stdlib_module_names, *by_value}
         return Pickled(file.getvalue(), tuple(sorted(pickler.modules - known)))
 
 

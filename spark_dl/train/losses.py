@@ -29,12 +29,14 @@ class LossFacts:
         from_logits: whether it takes logits.
         reduction: Keras's name of it.
         known: whether it is one of Keras's own, so that its name tells what it takes.
+        last_axis: whether classes are told apart along the last axis.
     """
 
     name: str
     from_logits: bool
     reduction: str
     known: bool = True
+    last_axis: bool = True
 
 
 def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
@@ -109,6 +111,7 @@ def loss_facts(loss: Any) -> LossFacts:
         from_logits=bool(logits),
         reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
         known=is_keras(kind),
+        last_axis=getattr(found, "axis", -1) in (-1, None),
     )
 
 
