@@ -30,6 +30,7 @@ setup(
         "packaging",
         "pandas>=2.2,<3",
         "petastorm==0.13.1",
+        "pillow",
         "psutil>=5.9",
         "pyarrow>=14,<15",
         "pyspark>=4.0,<4.1",
@@ -39,6 +40,7 @@ setup(
         "cpu": ["tensorflow-cpu>=2.21,<2.22"],
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "connect": ["googleapis-common-protos", "grpcio>=1.67", "grpcio-status", "zstandard"],
+        "tensorboard": ["tensorboard>=2.21,<2.22"],
         "dev": [
             "googleapis-common-protos",
             "grpcio-status",

@@ -13,10 +13,12 @@ from pyspark.sql import SparkSession
 
 from spark_dl import options
 from spark_dl.launch import slots
+from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.launcher import run_ranks
+from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.launch.rank_main import without_rank
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.session import running_session
+from spark_dl.session import is_connect, running_session, use_driver_python
 from spark_dl.track import Record, Tracker, tracker
 from spark_dl.train.fit_reports import reporting_fits
 
@@ -101,11 +103,18 @@ class HorovodLauncher:
             what each rank returned, in rank order.
 
         Raises:
+            OptionError: the function or an argument can't be pickled.
             ClusterError: the ranks can't be started.
             RankError: a rank raised; its exception is the `__cause__`.
             TrackingError: the call is to be logged, and the server can't be used.
         """
         spark = running_session()
+        pickle_for_ranks("The function", fn)
+        pickle_for_ranks("The arguments", args)
+        use_driver_python(spark)
+        fault = "" if is_connect(spark) else horovod_fault()  # a client of Spark Connect runs no rank
+        if fault:
+            raise unfit_horovod("driver", fault)
         slots.check_cluster(spark, self.numWorkers, self.settings)
         tracking = spark.conf.get(_AUTOLOG, None)
         if tracking is None:

@@ -301,6 +301,12 @@ RAW_PREDICTION_COL = Option(
     _text,
     "rawPrediction",
 )
+OUTPUT_KIND = Option(
+    "outputKind",
+    "What the classifier's output units hold: 'logits' or 'probability'; not set, what the last activation or the loss "
+    "says, or what is measured on made-up rows before training (`plan` tells which).",
+    _choice("logits", "probability"),
+)
 THRESHOLDS = Option(
     "thresholds",
     "A threshold for each class, at most one of them 0: the class of greatest probability / threshold is predicted.",
@@ -342,8 +348,9 @@ BALANCE = Option(
 )
 NULL_POLICY = Option(
     "nullPolicy",
-    "What to do about a null or NaN in a feature, a label or the weight: 'error', or 'drop' for rows left out of "
-    "training; or a dict by column of 'error', 'drop' or {'fill': value}, which fills them in transform, too.",
+    "What to do about a null, NaN or infinite number in a feature, a label or the weight: 'error', or 'drop' for rows "
+    "left out of training; or a dict by column of 'error', 'drop' or {'fill': value}, which fills them in transform, "
+    "too.",
     _null_policy,
     "error",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from typing import TYPE_CHECKING, cast
 
 from pyspark.sql import SparkSession
@@ -10,7 +12,15 @@ from pyspark.sql import SparkSession
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession as ConnectSession
 
-__all__ = ["cancel", "driver_address", "is_connect", "running_session", "tag_jobs"]
+__all__ = [
+    "cancel",
+    "driver_address",
+    "is_connect",
+    "running_session",
+    "tag_jobs",
+    "takes_case_apart",
+    "use_driver_python",
+]
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -22,6 +32,12 @@ def is_connect(spark: SparkSession) -> bool:
 def running_session() -> SparkSession:
     """The session of this thread, of whichever kind; a classic one is started where there is none."""
     return SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+
+
+def takes_case_apart() -> bool:
+    """Tell whether this thread's session takes names that differ in case only for different columns."""
+    spark = SparkSession.getActiveSession()
+    return spark is not None and (spark.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
 
 
 def tag_jobs(spark: SparkSession, tag: str) -> None:
@@ -39,6 +55,19 @@ def cancel(spark: SparkSession, tag: str) -> None:
         cast("ConnectSession", spark).interruptTag(tag)
     else:
         spark.sparkContext.cancelJobsWithTag(tag)
+
+
+def use_driver_python(spark: SparkSession) -> None:
+    """Have a local session's Python workers run the driver's own Python, where the user has named none.
+
+    Spark would run the first `python3` on PATH, which a virtual environment that isn't activated doesn't change: one of
+    another version, or without the packages. Executors on other machines have Pythons of their own.
+    """
+    if is_connect(spark) or not (spark.conf.get("spark.master", "") or "").startswith("local"):
+        return
+    named = "PYSPARK_PYTHON" in os.environ or spark.conf.get("spark.pyspark.python", None) is not None
+    if not named and sys.executable:
+        spark.sparkContext.pythonExec = sys.executable
 
 
 def driver_address(spark: SparkSession) -> tuple[str, str]:

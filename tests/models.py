@@ -39,6 +39,7 @@ _OTHERS: dict[str, Any] = {
     "binaryFormat": "raw",
     "sparseVectors": "always",
     "outputFormat": "vector",
+    "outputKind": "logits",
     "dtypePolicy": "mixed_bfloat16",
     "thresholds": [0.5, 0.2],
     "topK": 2,

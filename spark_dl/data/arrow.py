@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_dl.data.column import Column
+from spark_dl.data.limits import all_finite
 
 __all__ = ["Extracted", "extract", "extract_together", "extract_vectors", "flattened", "mask"]
 
@@ -28,6 +29,7 @@ class Extracted:
         lengths: rows whose number of elements is not the width, as {length: count}.
         beyond: boolean, shape (rows,): rows with a number that the model's input has no room for; None where that is
             looked for later.
+        infinite: boolean, shape (rows,): rows with an infinite number that aren't missing; None where there are none.
     """
 
     values: np.ndarray
@@ -36,6 +38,13 @@ class Extracted:
     nans: int = 0
     lengths: dict[int, int] = field(default_factory=dict)
     beyond: np.ndarray | None = None
+    infinite: np.ndarray | None = None
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Rows whose numbers are all there and finite: boolean, shape (rows,)."""
+        usable: np.ndarray = ~self.missing if self.infinite is None else ~(self.missing | self.infinite)
+        return usable
 
 
 def extract(array: pa.Array, column: Column) -> Extracted:
@@ -85,10 +94,10 @@ def _emptied(array: pa.Array, fits: list[bool]) -> pa.Array:
 
 def _filled(extracted: Extracted, column: Column) -> Extracted:
     """With the column's own value in the place of missing ones."""
-    if column.fill is None or not extracted.missing.any():
+    if column.fill is None or extracted.usable.all():
         return extracted
     values = extracted.values.copy()
-    values[extracted.missing] = column.fill.encode() if isinstance(column.fill, str) else column.fill
+    values[~extracted.usable] = column.fill.encode() if isinstance(column.fill, str) else column.fill
     return Extracted(values, np.zeros_like(extracted.missing))
 
 
@@ -178,13 +187,14 @@ def _scatter(array: pa.RecordBatch, rows: np.ndarray, width: int, into: Extracte
 def _finish(
     values: np.ndarray, null: np.ndarray, lengths: dict[int, int] | None = None, wrong: np.ndarray | None = None
 ) -> Extracted:
-    """Look for NaN: one pass where there is none, since a minimum hands NaN on."""
+    """Look for NaN and infinite numbers."""
     missing = null if wrong is None else null | wrong
-    nans = 0
-    if values.dtype.kind == "f" and values.size and np.isnan(values.min()):
+    nans, infinite = 0, None
+    if values.dtype.kind == "f" and not all_finite(values):
         nan = np.isnan(values).any(axis=1) & ~null
         nans, missing = int(nan.sum()), missing | nan
-    return Extracted(values, missing, int(null.sum()), nans, lengths or {})
+        infinite = np.isinf(values).any(axis=1) & ~missing
+    return Extracted(values, missing, int(null.sum()), nans, lengths or {}, infinite=infinite)
 
 
 def _numbers(array: pa.Array) -> np.ndarray:

@@ -92,6 +92,7 @@ class LabelSpec:
         dtype: the target's dtype.
         classes: number of classes where the label is a class index, else None.
         key: the output's name, where the model has several.
+        loss: name of Keras's own loss whose rule (`label_rules.RULES`) the label is held to; "" for none.
     """
 
     column: Column
@@ -99,6 +100,7 @@ class LabelSpec:
     dtype: str
     classes: int | None
     key: str = ""
+    loss: str = ""
 
     def tensor(self, name: str = LABEL) -> Tensor:
         """The tensor as it is stored."""

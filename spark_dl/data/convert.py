@@ -24,7 +24,9 @@ from spark_dl.data.column import Column, FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
 from spark_dl.data.draw import Draw
 from spark_dl.data.faults import Faults, describe
-from spark_dl.data.media import image_formats, no_images
+from spark_dl.data.image_files import prepare_images
+from spark_dl.data.label_rules import RULES
+from spark_dl.data.limits import beyond, greatest, inexact
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.transport import receive, send
 from spark_dl.errors import DataError
@@ -184,7 +186,7 @@ def _pack_batch(
     for column, extracted in received.items():
         if told[column.name] is column:
             faults.add_extracted(column, extracted)
-        np.logical_and(keep, ~extracted.missing, out=keep)
+        np.logical_and(keep, extracted.usable, out=keep)
     values = {column: extracted.values for column, extracted in received.items()}
     # Which rows are kept is known only now: values are checked in these alone.
     for column, extracted in received.items():
@@ -197,7 +199,8 @@ def _pack_batch(
     if packing.weight:
         weight = values[packing.weight]
         faults.add("negative", packing.weight.name, int((weight[keep] < 0).sum()), "")
-        tensors.append(weight[:, 0].astype(np.float32))
+        _check_range(weight, "float32", packing.weight.name, faults, keep)
+        tensors.append(_cast(weight[:, 0], "float32"))
     if not keep.all():
         tensors = [tensor[keep] for tensor in tensors]
     if packing.validation_col:
@@ -209,22 +212,20 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: 
     stored = np.dtype(spec.tensor().stored)
     if stored == BYTES:
         if spec.coding == "image":
-            known = ", ".join(image_formats(spec.shape[-1]))
-            faults.add("image", spec.columns[0].name, no_images(columns[0][keep], spec.shape[-1]), known)
+            images = np.full(len(keep), b"", object)
+            images[keep], wrong = prepare_images(columns[0][keep], spec.shape[-1])
+            for reason, count in wrong.items():
+                faults.add("image", spec.columns[0].name, count, reason)
+            return images
         return columns[0]
-    if stored.kind in "iu":
-        for values, column in zip(columns, spec.columns, strict=True):
-            _check_range(values, stored, column.name, faults, keep)
-    try:
-        with np.errstate(over="raise"):
-            joined = (
-                columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1, dtype=stored, casting="unsafe")
-            )
-            return np.ascontiguousarray(joined, dtype=stored)
-    except FloatingPointError:
-        for values, column in zip(columns, spec.columns, strict=True):
-            _check_range(values, stored, column.name, faults, keep)
-        return np.zeros((len(keep), *spec.shape), stored)
+    for values, column in zip(columns, spec.columns, strict=True):
+        outside = _check_range(values, stored.name, column.name, faults, keep)
+        rounded = inexact(values, spec.dtype) & keep & ~outside
+        if rounded.any():
+            faults.add_inexact(column.name, int(rounded.sum()), spec.dtype, greatest(values[rounded]))
+    with np.errstate(over="ignore", invalid="ignore"):  # in rows that are left out, or told of
+        joined = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1, dtype=stored, casting="unsafe")
+        return np.ascontiguousarray(joined, dtype=stored)
 
 
 def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
@@ -238,15 +239,24 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarra
                 faults.add(kind, name, len(wrong), f"{wrong[0]:g}")
         if len(fractions) or len(outside):
             return np.zeros(len(values), spec.dtype)
-    with np.errstate(invalid="ignore"):  # NaN, in rows that are left out
-        return values[:, 0].astype(spec.dtype) if spec.shape == () else values.astype(spec.dtype)
+    _check_range(values, spec.dtype, name, faults, keep)
+    if spec.loss:
+        kept = values[keep]
+        _, wrong = RULES[spec.loss].breaches(kept, spec.shape[-1] if spec.shape else 1)
+        faults.add_labels(name, spec.loss, wrong)
+    return _cast(values[:, 0] if spec.shape == () else values, spec.dtype)
 
 
-def _check_range(values: np.ndarray, stored: np.dtype, name: str, faults: Faults, keep: np.ndarray) -> None:
-    if not np.can_cast(values.dtype, stored):
-        limits = np.finfo(stored) if stored.kind == "f" else np.iinfo(stored)
-        wrong = ((values < limits.min) | (values > limits.max)) & np.isfinite(values)
-        faults.add("range", name, int((wrong.any(axis=1) & keep).sum()), str(stored))
+def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # in rows that are left out, or told of
+        return values.astype(dtype)
+
+
+def _check_range(values: np.ndarray, stored: str, name: str, faults: Faults, keep: np.ndarray) -> np.ndarray:
+    """Count the rows with numbers beyond a dtype, and mark them."""
+    outside = beyond(values, stored)
+    faults.add("range", name, int((outside & keep).sum()), stored)
+    return outside
 
 
 class _BlockWriter:

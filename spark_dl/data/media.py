@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["SPARK_IMAGE", "image_bytes", "image_formats", "no_images", "pixels"]
+__all__ = ["SPARK_IMAGE", "image_bytes", "is_spark_image", "pixels"]
 
 # Spark's image struct as bytes, which `image_bytes` makes: this; height, width and channels as big-endian int32; the
 # pixels, uint8, in the order blue, green, red, alpha.
 SPARK_IMAGE = b"\x93SPARK"
 _HEADER = struct.Struct(">6s3i")
-# How each format begins, and into how many channels it can be decoded.
-_FORMATS = {
-    "JPEG": (b"\xff\xd8\xff", (1, 3)),
-    "PNG": (b"\x89PNG\r\n\x1a\n", (1, 3, 4)),
-    "GIF": (b"GIF8", (3,)),
-    "BMP": (b"BM", (3, 4)),
-}
-
-
-def image_formats(channels: int) -> list[str]:
-    """The formats that can be decoded to so many channels."""
-    return [name for name, (_, known) in _FORMATS.items() if channels in known]
-
-
-def no_images(contents: Iterable[bytes], channels: int) -> int:
-    """How many values don't begin as an image that can be decoded to so many channels."""
-    begins = tuple(begin for begin, known in _FORMATS.values() if channels in known)
-    return sum(not _is_spark_image(content) for content in contents if not content.startswith(begins))
 
 
 def image_bytes(height: int, width: int, channels: int, data: bytes) -> bytes:
@@ -37,7 +18,7 @@ def image_bytes(height: int, width: int, channels: int, data: bytes) -> bytes:
     return _HEADER.pack(SPARK_IMAGE, height, width, channels) + data
 
 
-def _is_spark_image(content: bytes) -> bool:
+def is_spark_image(content: bytes) -> bool:
     """Whether these are the fields of Spark's image struct, with as many bytes as they tell."""
     if len(content) < _HEADER.size or not content.startswith(SPARK_IMAGE):
         return False
@@ -70,7 +51,7 @@ def pixels(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
     """The model's input, in a graph.
 
     Args:
-        contents: string tensor, shape (rows,): images as JPEG, PNG, GIF (its first frame), BMP, or Spark's.
+        contents: string tensor, shape (rows,): images as `image_files.prepare_images` gives them: files, or Spark's.
         shape: of one row: (height, width, channels), with 1, 3 or 4 channels. An image of another size is resized:
             bilinear, antialiased.
         dtype: of the input. An image's numbers run from 0 to 255, whatever the dtype.

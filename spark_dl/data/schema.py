@@ -13,8 +13,19 @@ from pyspark.sql import types as T
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
 from spark_dl.data.ragged import BYTES
 from spark_dl.errors import DataError, explain, hint
+from spark_dl.session import takes_case_apart
 
-__all__ = ["ColumnRules", "boolean_column", "feature_spec", "label_spec", "quoted", "spark_type", "weight_column"]
+__all__ = [
+    "ColumnRules",
+    "boolean_column",
+    "check_column",
+    "feature_spec",
+    "known_width",
+    "label_spec",
+    "quoted",
+    "spark_type",
+    "weight_column",
+]
 
 _NUMBERS: dict[type[T.DataType], str] = {
     T.BooleanType: "bool",
@@ -34,6 +45,7 @@ _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
         (T.DateType, T.TimestampType, T.TimestampNTZType),
         "Encode it as numbers, for example with unix_timestamp, dayofweek or months_between.",
     ),
+    ((T.StructType,), "Select the fields that are meant as columns of their own, for example F.col('a.b').alias('b')."),
 ]
 # Of Spark's image data source.
 _IMAGE_FIELDS = ("height", "width", "nChannels", "mode", "data")
@@ -111,7 +123,7 @@ def _feature_spec(
             )
         )
     width = expected - (len(columns) - len(wide))
-    known = _known_width(schema, wide[0].name) if wide else None
+    known = known_width(schema, wide[0].name) if wide else None
     if (not wide and width != 0) or (wide and width < 1) or (known is not None and known != width):
         received = len(columns) - len(wide) + (known or 0)
         raise DataError(
@@ -234,7 +246,7 @@ def boolean_column(schema: T.StructType, name: str, nulls: NullPolicy | None = N
     Raises:
         DataError: it is missing or not boolean.
     """
-    _present(schema, name, "validationCol")
+    check_column(schema, name, "validationCol")
     if not isinstance(schema[name].dataType, T.BooleanType):
         raise DataError(_unsuited(schema, name, "validationCol", "a boolean column"))
     return (nulls or NullPolicy()).column(Column(name, "scalar", "bool", 1))
@@ -259,7 +271,7 @@ def quoted(name: str) -> str:
 
 
 def _column(schema: T.StructType, name: str, param: str) -> Column:
-    _present(schema, name, param)
+    check_column(schema, name, param)
     kind = schema[name].dataType
     if isinstance(kind, VectorUDT):
         return Column(name, "vector", "float64", 0)
@@ -279,31 +291,68 @@ def _column(schema: T.StructType, name: str, param: str) -> Column:
     raise DataError(_unsuited(schema, name, param, _NUMERIC))
 
 
-def _present(schema: T.StructType, name: str, param: str) -> None:
-    if name not in schema.names:
+def check_column(schema: T.StructType, name: str, param: str) -> None:
+    """Refuse a column that isn't there once: names are looked up in their case, as Spark ML does.
+
+    Args:
+        schema: the DataFrame's.
+        name: the column's; a dot is a part of it.
+        param: the option that names it, for messages.
+
+    Raises:
+        DataError: No column of this name, or several: Spark can't select one of names that differ in case only, either.
+    """
+    found = [known for known in schema.names if known == name]
+    alike = [known for known in schema.names if known.lower() == name.lower()]
+    if found and len(alike) > len(found) and not takes_case_apart():
+        found = alike
+    if len(found) == 1:
+        return
+    if not found:
         raise DataError(
             explain(
                 f"The DataFrame has no column {name!r}, which {param} names.",
                 expected=f"a column {name!r}",
                 received="columns " + ", ".join(schema.names),
-                fix=hint(name, schema.names),
+                fix=_name_hint(schema, name),
             )
         )
+    raise DataError(
+        explain(
+            f"The DataFrame has {len(found)} columns {name!r}, which {param} names: Spark can't tell them apart.",
+            expected=f"one column {name!r}",
+            received="columns " + ", ".join(schema.names),
+            fix="Give each column a name of its own, for example with DataFrame.toDF, or with alias before a join.",
+        )
+    )
+
+
+def _name_hint(schema: T.StructType, name: str) -> str:
+    """Say what may be meant: the name of a column within backticks, a field of a struct, or a name that is near."""
+    if name.strip("`") in schema.names:
+        return f"Name it without backticks: {name.strip('`')!r}."
+    outer, dot, field = name.replace("`", "").partition(".")
+    if dot and outer in schema.names and isinstance(schema[outer].dataType, T.StructType):
+        return f"A field of a struct must be a column: df.withColumn({field!r}, F.col({name!r}))."
+    return hint(name, schema.names)
 
 
 def _unsuited(schema: T.StructType, name: str, param: str, expected: str) -> str:
+    element = schema[name].dataType
+    while isinstance(element, T.ArrayType):
+        element = element.elementType
     return explain(
         f"The column {name!r}, which {param} names, can't be fed to the model.",
         expected=expected,
         received=f"{name}: {schema[name].dataType.simpleString()}",
         fix=next(
-            (fix for kinds, fix in _FIXES if isinstance(schema[name].dataType, kinds)),
+            (fix for kinds, fix in _FIXES if isinstance(element, kinds)),
             "Cast or encode it, for example with StringIndexer or VectorAssembler.",
         ),
     )
 
 
-def _known_width(schema: T.StructType, name: str) -> int | None:
+def known_width(schema: T.StructType, name: str) -> int | None:
     """The width that Spark ML's own stages, such as VectorAssembler, write into a column's metadata."""
     width = schema[name].metadata.get("ml_attr", {}).get("num_attrs")
     return int(width) if width is not None else None

@@ -46,6 +46,7 @@ def extract_sparse(fields: Mapping[str, pa.Array], width: int, dtype: str) -> Ex
         fits = np.isfinite(numbers.astype(dtype)) | ~np.isfinite(numbers)
     beyond = np.bincount(rows[~fits], minlength=len(null)) > 0
     missing = null | wrong | nan
+    infinite = (np.bincount(rows[np.isinf(numbers)], minlength=len(null)) > 0) & ~missing
     kept = (numbers != 0) & ~missing[rows]
     pairs = np.empty(int(kept.sum()), [("place", _PLACES[kept_as]), ("number", kept_as)])
     pairs["place"], pairs["number"] = places[kept], cast[kept]
@@ -57,6 +58,7 @@ def extract_sparse(fields: Mapping[str, pa.Array], width: int, dtype: str) -> Ex
         nans=int((nan & ~null & ~wrong).sum()),
         lengths=dict(zip(found.tolist(), times.tolist(), strict=True)),
         beyond=beyond & ~missing,
+        infinite=infinite,
     )
 
 

@@ -20,7 +20,7 @@ from spark_dl.data.media import SPARK_IMAGE
 from spark_dl.data.schema import quoted
 from spark_dl.data.sparse import extract_sparse
 
-__all__ = ["VECTOR_FIELDS", "receive", "selected", "send", "vectors"]
+__all__ = ["VECTOR_FIELDS", "not_finite", "receive", "selected", "send", "vectors"]
 
 # A Vector is a struct of these.
 VECTOR_FIELDS = ("type", "size", "indices", "values")
@@ -57,6 +57,11 @@ def selected(column: Column) -> SparkColumn:
         flat = F.flatten(flat)
     # Other lengths would regroup the numbers without a word: such a row becomes an array of no length.
     return F.when(_of_lengths(value, column.inner), flat).otherwise(F.slice(flat, 1, 0)) if column.inner else flat
+
+
+def not_finite(value: SparkColumn) -> SparkColumn:
+    """Tell whether a fraction is NaN or infinite; null for null."""
+    return F.isnan(value) | (F.abs(value) == float("inf"))
 
 
 def _of_lengths(arrays: SparkColumn, lengths: Sequence[int]) -> SparkColumn:

@@ -6,6 +6,7 @@ import functools
 import json
 import queue
 import socket
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,10 @@ from spark_dl.diagnosis.report import Finding, Report
 from spark_dl.diagnosis.visit import Order, visit
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.launch.channel import Channel
+from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
+from spark_dl.session import is_connect, use_driver_python
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 from spark_dl.workspace import Workspace
@@ -31,7 +34,13 @@ _LONGEST_SECONDS = 180.0
 _SHARE = "Give a directory or URL that all machines share as cacheDir and checkpointDir."
 
 
-def quick(spark: SparkSession, workers: int, stores: Sequence[Store], settings: LaunchSettings) -> None:
+def quick(
+    spark: SparkSession,
+    workers: int,
+    stores: Sequence[Store],
+    settings: LaunchSettings,
+    modules: Sequence[str] = (),
+) -> None:
     """What `fit` checks before it writes any data, with one short job that takes all slots at once, as training will.
 
     Args:
@@ -39,13 +48,19 @@ def quick(spark: SparkSession, workers: int, stores: Sequence[Store], settings: 
         workers: how many tasks must run at once.
         stores: directories that the driver and all executors must share; they exist.
         settings: how the ranks will be launched.
+        modules: top-level modules that the ranks will import, beside what spark_dl asks for.
 
     Raises:
-        ClusterError: no slots, other versions on an executor than on the driver, or no way to the driver.
+        ClusterError: no slots, other versions on an executor than on the driver, a module that isn't there, a Horovod
+            that can't train with TensorFlow, or no way to the driver.
         StoreError: an executor can't use a directory, or sees another one.
     """
+    use_driver_python(spark)
+    fault = "" if is_connect(spark) else horovod_fault()  # a client of Spark Connect runs no rank
+    if fault:
+        raise unfit_horovod("driver", fault)
     with _probe(stores) as token:
-        visits = _visit(spark, workers, stores, token, settings, thorough=False)
+        visits = _visit(spark, workers, stores, token, settings, modules)
         own = machine.versions()
         for facts in visits:
             found = machine.same_packages(facts["executor"], own, facts["versions"])
@@ -55,6 +70,10 @@ def quick(spark: SparkSession, workers: int, stores: Sequence[Store], settings: 
                         f"The executor {found.where} isn't set up as the driver.", received=found.found, fix=found.fix
                     )
                 )
+            if facts["horovod"]:
+                raise unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
+            if facts["absent"]:
+                raise _without_modules(facts["executor"], facts["absent"])
             if facts["driver"]:
                 raise ClusterError(facts["driver"])
         for store in stores:
@@ -71,6 +90,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
     Returns:
         the findings; `print` it for a table.
     """
+    use_driver_python(spark)
     master = spark.conf.get("spark.master", "") or ""
     findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
     try:
@@ -98,7 +118,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
 def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
     with _probe([store]) as token:
         settings = LaunchSettings(slot_timeout=_LONGEST_SECONDS)
-        visits = _visit(spark, slots, [store], token, settings, thorough=True)
+        visits = _visit(spark, slots, [store], token, settings)
     findings, own = [], machine.versions()
     for executor, facts in sorted({facts["executor"]: facts for facts in reversed(visits)}.items()):
         findings.append(machine.same_packages(executor, own, facts["versions"]))
@@ -126,11 +146,18 @@ def _probe(stores: Sequence[Store]) -> Iterator[str]:
 
 
 def _visit(
-    spark: SparkSession, tasks: int, stores: Sequence[Store], token: str, settings: LaunchSettings, thorough: bool
+    spark: SparkSession,
+    tasks: int,
+    stores: Sequence[Store],
+    token: str,
+    settings: LaunchSettings,
+    modules: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """What each task saw, in their order."""
+    """What each task saw, in their order; a thorough look where no modules are asked for."""
     with Channel.of(spark, queue.Queue()) as channel:
-        order = Order(tuple(store.url for store in stores), token, channel.address, thorough)
+        order = Order(
+            tuple(store.url for store in stores), token, channel.address, tuple(modules or ()), modules is None
+        )
         profile = resource_profile(spark, settings)
         frame = spark.range(0, tasks, 1, tasks).mapInArrow(
             functools.partial(visit, order), "facts string", barrier=True, profile=profile
@@ -144,6 +171,18 @@ def _visit(
                 raise _unable(error) from error
 
 
+def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:
+    return ClusterError(
+        explain(
+            f"The executor {executor} can't import what callbacks, losses, metrics or layers are made of.",
+            expected="their modules on every executor",
+            received=f"no module {', '.join(map(repr, absent))}",
+            fix=f"Install it there, or send it: spark.addArtifact('{absent[0]}.py', pyfile=True), or spark-submit "
+            f"--py-files {absent[0]}.py.",
+        )
+    )
+
+
 def _unable(error: Exception) -> ClusterError:
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
     # The Python worker's last words say more than the JVM's first.
@@ -153,7 +192,8 @@ def _unable(error: Exception) -> ClusterError:
             "An executor can't run spark_dl.",
             expected="the same Python, with the same packages, on every executor as on the driver",
             received=(said or lines or [type(error).__name__])[-1].strip(),
-            fix="Install spark_dl there, or set spark.pyspark.python to a Python that has it.",
+            fix="Install spark_dl there, or name a Python that has it before the session is made: "
+            f"PYSPARK_PYTHON={sys.executable} where executors share the driver's, or spark.pyspark.python.",
         )
     )
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from packaging.requirements import Requirement
 
 from spark_dl.diagnosis.report import Finding
+from spark_dl.launch.horovod_build import HOROVOD_FIX, horovod_fault
 from spark_dl.store import Store
 from spark_dl.workspace import free_bytes
 
-__all__ = ["horovod_and_gpus", "packages", "same_packages", "space", "versions"]
+__all__ = [
+    "absent",
+    "horovod_and_gpus",
+    "packages",
+    "same_packages",
+    "space",
+    "versions",
+]
 
 _LEAST_FREE_BYTES = 1 << 30
 
@@ -48,6 +57,8 @@ def same_packages(where: str, driver: Mapping[str, str], other: Mapping[str, str
 
 def horovod_and_gpus(where: str) -> list[Finding]:
     """What Horovod was built with, and the GPUs that TensorFlow sees: asked in a process of its own."""
+    if fault := horovod_fault():
+        return [Finding(where, "Horovod", fault, HOROVOD_FIX)]
     program = (
         "import json, horovod.tensorflow as hvd, tensorflow as tf;"
         "print(json.dumps([hvd.gloo_built(), hvd.nccl_built(), len(tf.config.list_physical_devices('GPU'))]))"
@@ -67,6 +78,11 @@ def horovod_and_gpus(where: str) -> list[Finding]:
         Finding(where, "Horovod", flags, no_gloo),
         Finding(where, "GPUs", f"{seen} for TensorFlow, {there} in the machine", unused),
     ]
+
+
+def absent(modules: Iterable[str]) -> list[str]:
+    """Give the modules, of top-level names, that can't be imported here; they aren't imported."""
+    return [name for name in modules if name not in sys.modules and importlib.util.find_spec(name) is None]
 
 
 def space(where: str, store: Store) -> Finding:

@@ -16,6 +16,7 @@ from spark_dl.diagnosis import machine
 from spark_dl.diagnosis.report import Finding
 from spark_dl.errors import SparkDLError, StoreError
 from spark_dl.launch.channel import Address, Sender
+from spark_dl.launch.horovod_build import horovod_fault
 from spark_dl.store import Store
 
 __all__ = ["Order", "visit"]
@@ -31,17 +32,21 @@ class Order:
         urls: directories that all should share.
         token: name of the driver's file in each of them.
         driver: where the driver listens.
+        modules: what must be there to be imported.
         thorough: look also at what takes seconds: Horovod, GPUs, space, the ways to the other executors.
     """
 
     urls: tuple[str, ...]
     token: str
     driver: Address
+    modules: tuple[str, ...]
     thorough: bool
 
 
 def visit(order: Order, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """One row of JSON: executor, versions, directories (url -> fault), driver (fault), findings."""
+    """One row of JSON: executor, versions, Horovod (fault), absent modules, directories (url -> fault), driver (fault),
+    findings.
+    """
     context = BarrierTaskContext.get()
     task = context.partitionId()
     executors = [info.address for info in context.getTaskInfos()]
@@ -49,6 +54,8 @@ def visit(order: Order, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
     facts: dict[str, Any] = {
         "executor": own,
         "versions": machine.versions(),
+        "horovod": horovod_fault(),
+        "absent": machine.absent(order.modules),
         "directories": {url: _use(Store(url), order.token, task) for url in order.urls},
         "driver": _way_to_driver(order.driver),
         "findings": [],

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import cloudpickle
 from pyspark.ml.base import Estimator
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
@@ -21,7 +20,9 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.label_rules import OF_CLASS_INDICES
 from spark_dl.estimators.artifacts import of_estimator, of_model, of_training
+from spark_dl.estimators.callback_checks import pickle_callbacks
 from spark_dl.estimators.converted import ConvertedData
 from spark_dl.estimators.fit_many import FitMany
 from spark_dl.estimators.input_plan import InputPlan
@@ -187,7 +188,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         check_cluster(spark, values["numWorkers"], settings)
         with contextlib.ExitStack() as owned:
             workspace = owned.enter_context(Workspace(values["cacheDir"], _master(spark)))
-            diagnosis.quick(spark, values["numWorkers"], [workspace], settings)
+            diagnosis.quick(spark, values["numWorkers"], [workspace], settings, job.modules)
             converted = self._convert(rows, job, workspace)
             return ConvertedData.of(rows, converted, job.packing, job.plan, owned.pop_all())
 
@@ -221,6 +222,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             MLflow run is active, each has a run of its own below it.
         """
         values = [self.copy(dict(params))._values() for params in paramMaps]
+        for one in values:  # the later fits' as well, before the first
+            pickle_callbacks(one["callbacks"])
         spark = dataset.sparkSession
         fits = [
             (slots_of(_master(spark), setting_of(spark), LaunchSettings.of_options(one)) or 0) // one["numWorkers"]
@@ -279,7 +282,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 kept = workspace.child("checkpoints")
                 record.open()  # there is no other fit that this one goes on with
             kept.make()
-            diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings)
+            diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings, job.modules)
             if record.written:
                 plan_text = {"columns.txt": f"{job.plan}\n".encode}
                 record.add(plan_text, of_model(job.model, job.content), of_estimator(self))
@@ -295,10 +298,10 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 workspace=workspace,
                 checkpoints=kept,
                 custom_objects=job.custom_objects,
-                callbacks=cloudpickle.dumps(values["callbacks"] or []),
+                callbacks=job.callbacks,
                 class_weights=self._class_weights(converted, values),
                 learning_rate=job.learning_rate,
-                augment=b"" if values["augment"] is None else cloudpickle.dumps(values["augment"]),
+                augment=job.augment,
                 reader="petastorm",
             )
             assessed = job.head if record.written and validated and can_assess(job.head) else None
@@ -318,7 +321,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """The loss for a model that has none; None where only the user can say."""
         return None
 
-    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         """What the model's outputs mean."""
         widths = [(output.name, math.prod(output.shape)) for output in shape.outputs]
         if len(widths) > 1:
@@ -327,7 +330,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         """The number of classes where an output's labels are class indices."""
-        sparse = loss.name == "sparse_categorical_crossentropy" and len(output.shape) == 1
+        sparse = loss.name in OF_CLASS_INDICES and len(output.shape) == 1
         return output.shape[-1] if sparse else None
 
     def _class_factors(self, frame: DataFrame, packing: Packing) -> tuple[float, ...]:

@@ -23,8 +23,6 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
         OptionError: options that don't go together.
         ModelError: a loss that can't be joined over ranks.
     """
-    import keras
-
     for loss in losses:
         if values["numWorkers"] > 1 and loss.reduction not in ("sum_over_batch_size", "mean"):
             raise ModelError(
@@ -50,25 +48,6 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
                 "The trace of profile=True is written into the MLflow run.",
                 expected="tracking='mlflow'",
                 received="tracking=None",
-            )
-        )
-    for callback in values["callbacks"] or []:
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise OptionError(
-                explain(
-                    "callbacks can't be called.",
-                    expected="instances of keras.callbacks.Callback",
-                    received=repr(callback),
-                    fix="Give an instance, and not the class or its name.",
-                )
-            )
-    if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in values["callbacks"] or []):
-        raise OptionError(
-            explain(
-                "BackupAndRestore would restore one rank and not the others.",
-                expected="other callbacks",
-                received="BackupAndRestore",
-                fix="Leave it out: set checkpointDir to keep each epoch's checkpoint.",
             )
         )
     if values["validationCol"] and values["validationFraction"]:

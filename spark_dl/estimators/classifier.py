@@ -16,7 +16,7 @@ from spark_dl.data.column import Column
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.schema import quoted
-from spark_dl.data.transport import selected
+from spark_dl.data.transport import not_finite, selected
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.model import KerasModel
@@ -34,10 +34,15 @@ __all__ = ["KerasClassifier", "KerasClassifierModel"]
 
 # What Keras's own losses take: class indices for several units, 0 and 1 for one unit.
 _SEVERAL_UNITS = ("sparse_categorical_crossentropy",)
-_ONE_UNIT_MARGINS = ("hinge", "squared_hinge")
-_ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", *_ONE_UNIT_MARGINS)
+_ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", "hinge", "squared_hinge")
 
 
+# What is told of the outputs in the plan.
+_MEANINGS = {
+    "probability": "probabilities",
+    "scores": "a score within [0, 1] of each class, probabilities once divided by their sum",
+    "logits": "logits",
+}
 # Of the fitted model, and set on the classifier for it.
 _OUTPUT_OPTIONS = (
     options.PROBABILITY_COL,
@@ -87,7 +92,8 @@ class KerasClassifierModel(KerasModel):
         labels = self.getOrDefault("classLabels")
         if labels:
             check_for_each_class("classLabels", labels, self.numClasses)
-        check_new(dataset.sparkSession, dataset.columns, [into])
+        others = [self.getOrDefault(option) for option in self.output_options.values()]
+        check_new(dataset.sparkSession, dataset.columns, [into, *filter(None, others)])
         probability = self.getOrDefault("probabilityCol")
         if probability:
             return top_classes(super()._transform(dataset), probability, into, count, labels)
@@ -112,13 +118,18 @@ def check_for_each_class(param: str, given: Sequence[Any], classes: int) -> None
         )
 
 
-@with_options(*_OUTPUT_OPTIONS, options.CLASS_WEIGHTS, options.STRATIFIED, options.BALANCE)
+@with_options(*_OUTPUT_OPTIONS, options.OUTPUT_KIND, options.CLASS_WEIGHTS, options.STRATIFIED, options.BALANCE)
 class KerasClassifier(KerasEstimator):
     """Trains a Keras model to tell classes apart, on Horovod ranks in Spark's executors.
 
     Labels are class indices, whole numbers from 0. The model has an output unit for each class, or one unit for
     two classes. Where neither the model nor `loss` says so, the loss is sparse_categorical_crossentropy, or
-    binary_crossentropy for one unit.
+    binary_crossentropy for one unit, from logits or from probabilities as the output is.
+
+    What the output units hold, probabilities or logits, is told by `outputKind`, else by the last activation or the
+    loss where these are Keras's own, else by a measurement before training: probabilities are within [0, 1], and sum
+    to 1. `prediction` is the class of the greatest output in either case; of one unit, 1 where a probability is above
+    0.5 or a logit above 0.
 
     Example:
 
@@ -149,20 +160,14 @@ class KerasClassifier(KerasEstimator):
             return None
         import keras
 
-        (output,) = shape.outputs
-        if not output.activation:
-            raise ModelError(
-                explain(
-                    f"It can't be told whether the model {model.name!r} gives probabilities or logits.",
-                    expected="a loss, or a last layer with an activation",
-                    received="neither",
-                    fix="Set loss, for example keras.losses.SparseCategoricalCrossentropy(from_logits=True).",
-                )
-            )
-        logits = output.activation not in ("softmax", "sigmoid")
-        if output.shape == (1,):
-            return keras.losses.BinaryCrossentropy(from_logits=logits)
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+        from spark_dl.train.output_kind import LOGITS, output_kind, undecided
+
+        kind = output_kind(model if model.built else None, shape, self.getOrDefault("outputKind"), None)
+        if kind is None:
+            raise undecided(model.name)
+        several = shape.outputs[0].shape != (1,)
+        loss = keras.losses.SparseCategoricalCrossentropy if several else keras.losses.BinaryCrossentropy
+        return loss(from_logits=kind.kind == LOGITS)
 
     def _check_outputs(self, shape: ModelShape) -> None:
         shapes = [output.shape for output in shape.outputs]
@@ -176,7 +181,9 @@ class KerasClassifier(KerasEstimator):
                 )
             )
 
-    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
+        from spark_dl.train.output_kind import LOGITS, SCORES, output_kind, undecided
+
         ((units,),), (loss,) = [output.shape for output in shape.outputs], losses
         if loss.known and loss.name not in (_ONE_UNIT if units == 1 else _SEVERAL_UNITS):
             expected = "binary_crossentropy" if units == 1 else "sparse_categorical_crossentropy"
@@ -191,8 +198,16 @@ class KerasClassifier(KerasEstimator):
         for param in ("thresholds", "classLabels"):
             if self.getOrDefault(param):
                 check_for_each_class(param, self.getOrDefault(param), max(units, 2))
-        logits = loss.from_logits or loss.name in _ONE_UNIT_MARGINS
-        return Classification(classes=max(units, 2), units=units, from_logits=logits)
+        kind = output_kind(model, shape, self.getOrDefault("outputKind"), loss)
+        if kind is None:
+            raise undecided(getattr(model, "name", ""))
+        return Classification(
+            classes=max(units, 2),
+            units=units,
+            from_logits=kind.kind == LOGITS,
+            normalize=kind.kind == SCORES,
+            source=f"output {shape.outputs[0].name}: {_MEANINGS[kind.kind]} ({kind.source})",
+        )
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         classes: int = max(output.shape[0], 2)
@@ -216,7 +231,9 @@ class KerasClassifier(KerasEstimator):
         for column in packing.columns:
             training = training.where(_present(column)) if column.drop else training
         told = F.col(quoted(label.column.name))
-        told = told if label.column.fill is None else F.coalesce(told, F.lit(label.column.fill))
+        if label.column.fill is not None:
+            missing = ~_present(label.column)
+            told = F.when(missing, F.lit(label.column.fill)).otherwise(told)
         counted = training.groupBy(told.alias("label")).count()
         with SparkJob(counted) as job:
             rows = {row["label"]: row["count"] for row in job.rows()}
@@ -240,8 +257,8 @@ def _present(column: Column) -> SparkColumn:
     value = selected(column)
     whole = value.isNotNull()
     if column.kind == "vector":
-        return whole & ~F.exists(F.unwrap_udt(value)["values"], F.isnan)  # zeros that aren't there are no NaN
+        return whole & ~F.exists(F.unwrap_udt(value)["values"], not_finite)  # zeros that aren't there are no NaN
     fractions = column.dtype.startswith("float")
     if column.kind == "array":
-        return whole & ~F.exists(value, lambda one: one.isNull() | F.isnan(one) if fractions else one.isNull())
-    return whole & ~F.isnan(value) if column.kind == "scalar" and fractions else whole
+        return whole & ~F.exists(value, lambda one: one.isNull() | not_finite(one) if fractions else one.isNull())
+    return whole & ~not_finite(value) if column.kind == "scalar" and fractions else whole

@@ -9,13 +9,15 @@ from typing import Any
 from pyspark.sql.types import StructType
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
-from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, label_spec, weight_column
+from spark_dl.data.label_rules import apply_loss
+from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, known_width, label_spec, weight_column
 from spark_dl.errors import OptionError, explain, hint
 
 __all__ = [
     "InputFacts",
     "OutputFacts",
     "check_null_policy",
+    "check_outputs",
     "feature_specs",
     "input_columns",
     "label_specs",
@@ -54,18 +56,23 @@ class OutputFacts:
         name: the output's.
         shape: of one row.
         classes: number of classes where its labels are class indices, else None.
+        loss: name of Keras's own loss that it is taught by; "" for one of the user's own.
     """
 
     name: str
     shape: tuple[int, ...]
     classes: int | None
+    loss: str = ""
 
     @staticmethod
     def of(saved: Mapping[str, Any]) -> OutputFacts:
         """From what was saved."""
         classes = saved["classes"]
         return OutputFacts(
-            str(saved["name"]), tuple(map(int, saved["shape"])), None if classes is None else int(classes)
+            str(saved["name"]),
+            tuple(map(int, saved["shape"])),
+            None if classes is None else int(classes),
+            str(saved.get("loss", "")),  # which earlier releases didn't keep
         )
 
 
@@ -128,6 +135,30 @@ def output_columns(values: Mapping[str, Any], outputs: Sequence[str]) -> dict[st
     return _by_name(given, outputs, "outputCols", "output", partly=isinstance(given, dict))
 
 
+def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
+    """Refuse output columns that `transform` could not write.
+
+    Args:
+        names: what is written -> name of its column.
+        features: the feature columns.
+
+    Raises:
+        OptionError: No output column, several outputs to one, or an output to a feature column.
+    """
+    columns = list(names.values())
+    wrong = [name for name in columns if columns.count(name) > 1 or name in features]
+    if columns and not wrong:
+        return
+    raise OptionError(
+        explain(
+            "No output column is named." if not columns else f"The output column {wrong[0]!r} is taken.",
+            expected="at least one output column, each with a name of its own that no feature column has",
+            received=", ".join(f"{field} to {name!r}" for field, name in names.items()) or "'' for each",
+            fix="Set predictionCol, or outputCols for several outputs.",
+        )
+    )
+
+
 def shapes_of_inputs(values: Mapping[str, Any], columns: Mapping[str, list[str]]) -> dict[str, tuple[int, ...]]:
     """The shapes that columnShapes gives inputs.
 
@@ -187,10 +218,12 @@ def label_specs(schema: StructType, values: Mapping[str, Any], outputs: Sequence
     """
     named, param = _label_columns(values, [one.name for one in outputs])
     nulls = NullPolicy.of(values["nullPolicy"])
-    return tuple(
-        label_spec(schema, named[one.name], one.shape, one.classes, nulls, param, one.name if len(outputs) > 1 else "")
-        for one in outputs
-    )
+    specs = []
+    for one in outputs:
+        key = one.name if len(outputs) > 1 else ""
+        spec = label_spec(schema, named[one.name], one.shape, one.classes, nulls, param, key)
+        specs.append(apply_loss(spec, one.shape, one.loss, known_width(schema, spec.column.name)))
+    return tuple(specs)
 
 
 def optional_columns(schema: StructType, values: Mapping[str, Any]) -> tuple[Column | None, Column | None]:

@@ -80,14 +80,17 @@ class ConvertedData:
             raise StoreError(
                 explain("The converted rows have been removed.", fix="Fit before close(), or convert anew.")
             )
-        wanted = comparable(packing)
-        other = [name for name, value in vars(wanted).items() if value != getattr(self._packing, name)]
+        wanted, held = comparable(packing), self._packing
+        if len(wanted.labels) == len(held.labels):  # labels that fit one loss fit another that takes any
+            pairs = zip(held.labels, wanted.labels, strict=True)
+            held = replace(held, labels=tuple(replace(own, loss=one.loss and own.loss) for own, one in pairs))
+        other = [name for name, value in vars(wanted).items() if value != getattr(held, name)]
         if other:
             raise DataError(
                 explain(
                     "The rows were converted in another way than this fit needs them.",
                     expected=f"the same {', '.join(other)}: {[getattr(wanted, name) for name in other]}",
-                    received=f"{[getattr(self._packing, name) for name in other]}",
+                    received=f"{[getattr(held, name) for name in other]}",
                     fix="Convert them anew, with this estimator.",
                 )
             )

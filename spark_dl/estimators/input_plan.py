@@ -43,21 +43,28 @@ class InputPlan:
 
     Attributes:
         columns: in the order of the model's inputs, then its outputs, then the others.
+        notes: what else was decided, such as what the outputs are taken to be.
     """
 
     columns: tuple[FedColumn, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = [_HEAD, *((c.column, c.type, c.becomes, c.feeds, c.missing) for c in self.columns)]
         widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
         rows.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, *self.notes])
 
     __repr__ = __str__
 
 
 def input_plan(
-    schema: StructType, packing: Packing, inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
+    schema: StructType,
+    packing: Packing,
+    inputs: Sequence[InputFacts],
+    outputs: Sequence[OutputFacts],
+    notes: Sequence[str] = (),
 ) -> InputPlan:
     """The plan of a checked fit.
 
@@ -66,8 +73,9 @@ def input_plan(
         packing: how rows become blocks.
         inputs: the model's.
         outputs: the model's.
+        notes: what else was decided; empty ones are left out.
     """
-    return InputPlan(tuple(_columns(schema, packing, inputs, outputs)))
+    return InputPlan(tuple(_columns(schema, packing, inputs, outputs)), tuple(filter(None, notes)))
 
 
 def _columns(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import cloudpickle
 from pyspark.sql.types import StructField, StructType
 
 from spark_dl.data.convert import Packing
+from spark_dl.estimators.callback_checks import pickle_callbacks
 from spark_dl.estimators.checks import check_compiles, check_layers, check_options, scaled_rate
 from spark_dl.estimators.columns import (
     InputFacts,
     OutputFacts,
     check_null_policy,
+    check_outputs,
     feature_specs,
     input_columns,
     label_specs,
@@ -25,7 +26,8 @@ from spark_dl.estimators.columns import (
 )
 from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.saving import given_model
-from spark_dl.score.heads import Head
+from spark_dl.launch.pickling import pickle_for_ranks
+from spark_dl.score.heads import Classification, Head
 from spark_dl.store import Store
 from spark_dl.train.learning_rate import LearningRate
 
@@ -53,6 +55,9 @@ class Job:
         columns: Spark's types of the columns that are read.
         plan: which column feeds what.
         learning_rate: of the warm-up; None where there is none.
+        callbacks: the user's, cloudpickled.
+        augment: layers that change features in training, cloudpickled; empty for none.
+        modules: top-level modules that executors must have to load what is pickled.
     """
 
     values: dict[str, Any]
@@ -67,6 +72,9 @@ class Job:
     columns: StructType
     plan: InputPlan
     learning_rate: LearningRate | None
+    callbacks: bytes
+    augment: bytes
+    modules: tuple[str, ...]
 
     @property
     def feature_columns(self) -> StructType:
@@ -78,14 +86,16 @@ class Job:
 class Task(Protocol):
     """What an estimator knows of its task."""
 
+    model_class: ClassVar[Any]
+
     def _check_outputs(self, shape: ModelShape) -> None:
         """Refuse a model whose outputs aren't those of the task, with a ModelError."""
 
     def _default_loss(self, shape: ModelShape, model: Any) -> Any:
         """The loss for a model that has none; None where only the user can say."""
 
-    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
-        """What the model's outputs mean."""
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
+        """What the outputs of the compiled model mean."""
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         """The number of classes where an output's labels are class indices."""
@@ -102,13 +112,16 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     Raises:
         SparkDLError: what can't be trained.
     """
+    from spark_dl.train.batch_size import check_any_batch, check_stateless
     from spark_dl.train.compiling import compiled_copy
-    from spark_dl.train.losses import losses_of
+    from spark_dl.train.losses import losses_of, without_partial
     from spark_dl.train.model_bytes import custom_objects, to_bytes
     from spark_dl.train.model_shape import fixed_shapes, shape_of
     from spark_dl.train.transform import with_transform
 
+    callbacks = pickle_callbacks(values["callbacks"])
     model = given_model(values)
+    check_stateless(model)
     open_shape = shape_of(model)
     refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
     named, _ = input_columns(values, [one.name for one in open_shape.inputs])
@@ -120,21 +133,21 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         open_shape = shape_of(model)
     shape = fixed_shapes(model, open_shape, shapes)
     task._check_outputs(shape)
-    loss = values["loss"] if values["loss"] is not None else task._default_loss(shape, model)
+    loss = without_partial(values["loss"]) if values["loss"] is not None else task._default_loss(shape, model)
     compiled = compiled_copy(
         model, values["optimizer"], loss, values["metrics"], values["lossWeights"], values["dtypePolicy"]
     )
+    check_any_batch(compiled)
     losses = losses_of(compiled.loss, shape)
     check_options(values, losses)
     if values["jitCompile"]:
         check_compiles(compiled)
     rate = scaled_rate(compiled, values)
-    head = task._head(shape, losses)
-    if len(shape.outputs) > 1:
-        output_columns(values, [one.name for one in shape.outputs])
+    head = task._head(shape, losses, compiled)
+    written = _written(task, values, [one.name for one in shape.outputs])
     inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
     outputs = tuple(
-        OutputFacts(one.name, one.shape, task._classes(one, loss))
+        OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known and loss.last_axis else "")
         for one, loss in zip(shape.outputs, losses, strict=True)
     )
     weight, validation = optional_columns(columns, values)
@@ -149,22 +162,39 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         balance=values.get("balance", "none"),
         seed=values["seed"],
     )
+    check_outputs(written, [column.name for spec in packing.features for column in spec.columns])
     check_null_policy(values, packing.columns)
-    custom = cloudpickle.dumps(custom_objects(compiled, values["loss"], values["metrics"], values["augment"]))
+    custom = pickle_for_ranks(
+        "A custom object of the model", custom_objects(compiled, loss, values["metrics"], values["augment"])
+    )
+    augment = pickle_for_ranks("augment", values["augment"])
     return Job(
         values=dict(values),
         name=model.name,
         content=to_bytes(compiled),
         model=compiled,
-        custom_objects=custom,
+        custom_objects=custom.content,
         outputs=outputs,
         inputs=inputs,
         head=head,
         packing=packing,
         columns=_types_of(columns, packing),
-        plan=input_plan(columns, packing, inputs, outputs),
+        plan=input_plan(columns, packing, inputs, outputs, [head.source] if isinstance(head, Classification) else []),
         learning_rate=rate,
+        callbacks=callbacks.content,
+        augment=b"" if values["augment"] is None else augment.content,
+        modules=tuple(sorted({*callbacks.modules, *custom.modules, *augment.modules})),
     )
+
+
+def _written(task: Task, values: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, str]:
+    """What the fitted model will write -> the name of its column."""
+    if len(outputs) > 1:
+        return output_columns(values, outputs)
+    names = {field: values[option] for field, option in task.model_class.output_options.items()}
+    if values.get("topK"):
+        names["topK"] = values["topKCol"]
+    return {field: name for field, name in names.items() if name}
 
 
 def _types_of(columns: StructType, packing: Packing) -> StructType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from spark_dl.errors import ModelError, OptionError, SavedModelError, explain, h
 from spark_dl.estimators.columns import (
     InputFacts,
     OutputFacts,
+    check_outputs,
     feature_specs,
     label_specs,
     optional_columns,
@@ -35,6 +37,7 @@ from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput, head_from_d
 from spark_dl.score.predict import check_new, score
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.serving import Serving
+from spark_dl.session import use_driver_python
 from spark_dl.store import Store
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ __all__ = ["KerasModel", "TrainingSummary"]
 
 # How the URIs of its models begin.
 _OF_MLFLOW = ("models:/", "runs:/")
+# In the config of a model that may take batches of one size only.
+_FIXED_BATCH = re.compile(r'"stateful": true|"batch_(input_)?shape": \[\d')
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,7 @@ class KerasModel(OptionParams, Model, Saved):
                     fix="Use its keras(), or an evaluator on the columns of transform.",
                 )
             )
+        use_driver_python(dataset.sparkSession)
         values = self._values()
         weight, _ = optional_columns(dataset.schema, values)
         packing = Packing(
@@ -220,6 +226,7 @@ class KerasModel(OptionParams, Model, Saved):
             raise OptionError(
                 explain(f"The model doesn't give {output!r}.", received=output, fix=hint(output, head.fields()))
             )
+        use_driver_python(spark)
         values = self._values()
         custom = cloudpickle.dumps(self._named_objects())
         model = ScoringModel.of(content, custom, (), head, values["scoreBatchSize"])
@@ -242,12 +249,14 @@ class KerasModel(OptionParams, Model, Saved):
             DataError: columns or rows that can't be scored; outputPath is then as it was.
         """
         spark = SparkSession.active()
+        use_driver_python(spark)
         source = Source.at(spark, inputPath)
         outputs = self._output_columns()
         check_new(spark, source.schema.names, outputs.values())
         return score_parquet(spark, source, outputPath, self._scoring(source.schema), outputs, overwrite)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        use_driver_python(dataset.sparkSession)
         return score(dataset, self._scoring(dataset.schema), self._output_columns())
 
     def _scoring(self, columns: StructType) -> ScoringModel:
@@ -275,6 +284,11 @@ class KerasModel(OptionParams, Model, Saved):
     def _scored(self) -> tuple[bytes, Head]:
         """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
         content, head = self._fitted_content(), self._fitted_head()
+        if _FIXED_BATCH.search(config_text(content)):  # which fit refuses; an older release did not
+            from spark_dl.train.batch_size import check_any_batch, check_stateless
+
+            check_stateless(model := self.keras())
+            check_any_batch(model)
         if layer := self.getOrDefault("outputLayer"):
             from spark_dl.train.model_shape import up_to_layer
 
@@ -293,7 +307,9 @@ class KerasModel(OptionParams, Model, Saved):
             names = output_columns(self._values(), list(head.fields()))
         else:
             names = {field: self.getOrDefault(option) for field, option in self.output_options.items()}
-        return {field: name for field, name in names.items() if name}
+        written = {field: name for field, name in names.items() if name}
+        check_outputs(written, [])
+        return written
 
     def _with_content(
         self,

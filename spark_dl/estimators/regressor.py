@@ -68,7 +68,7 @@ class KerasRegressor(KerasEstimator):
                 )
             )
 
-    def _head(self, shape: ModelShape, losses: Sequence[LossFacts]) -> Head:
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         return Regression()
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:

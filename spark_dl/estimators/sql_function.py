@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -16,6 +18,7 @@ from spark_dl.errors import DataError, explain
 from spark_dl.estimators.columns import InputFacts, feature_specs, input_columns
 from spark_dl.imports import forget_archives
 from spark_dl.score.scoring_model import ScoringModel
+from spark_dl.score.series import output_series
 
 __all__ = ["sql_function"]
 
@@ -56,7 +59,7 @@ def _scorer(
             if not len(given[0]):
                 yield pd.Series([], dtype=float)
                 continue
-            found = dict(zip(names, given, strict=True))
+            found = {name: _without_decimals(column) for name, column in zip(names, given, strict=True)}
             firsts = {name: _first(name, column, values["nullPolicy"]) for name, column in found.items()}
             schema = T.StructType([T.StructField(name, _type(name, first)) for name, first in firsts.items()])
             # With nulls, whole numbers come as fractions.
@@ -68,9 +71,20 @@ def _scorer(
             }
             typed = replace(model, features=feature_specs(schema, values, inputs))
             result = typed.score_pandas([found[column.name] for column in typed.columns])[output]
-            yield pd.Series(list(result) if result.ndim > 1 else result)
+            yield output_series(result)
 
     return score_batches
+
+
+def _without_decimals(column: Any) -> Any:
+    """A column of decimals, or of arrays of them, as float64: SQL takes a literal such as 0.5 for a decimal."""
+    values: Any = column.dropna() if isinstance(column, pd.Series) else pd.Series()
+    first = values.iloc[0] if len(values) else None
+    if isinstance(first, Decimal):
+        return column.astype("float64")
+    if isinstance(first, (list, np.ndarray)) and any(isinstance(one, Decimal) for one in first):
+        return pa.array(column, from_pandas=True).cast(pa.list_(pa.float64())).to_pandas()
+    return column
 
 
 def _type(name: str, first: Any) -> T.DataType:

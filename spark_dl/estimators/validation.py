@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, StructField, StructType
 
 from spark_dl.data.column import Column
-from spark_dl.data.schema import quoted
+from spark_dl.data.schema import check_column, quoted
 from spark_dl.errors import DataError, OptionError, explain, hint
 
 __all__ = ["marked", "marked_schema", "marking"]
@@ -69,6 +69,8 @@ def marked(frame: DataFrame, values: Mapping[str, Any], columns: Sequence[Column
         return frame
     names = [name for name in dict.fromkeys(column.name for column in columns) if name != _MARK]
     for name in names:
+        if name in held.columns:
+            check_column(held.schema, name, "validationData")
         found = held.schema[name].dataType.simpleString() if name in held.columns else None
         wanted = frame.schema[name].dataType.simpleString()
         if found != wanted:

@@ -164,7 +164,9 @@ class _ClassTally(_Tally):
         self._counts = np.zeros((len(self._curves), 2, len(LOG_ODDS) - 1))
 
     def add(self, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        actual = labels.astype(np.int64)
+        known = ~np.isnan(columns["prediction"])  # a row for which the model gives NaN is of no class
+        columns = {name: values[known] for name, values in columns.items()}
+        actual = labels[known].astype(np.int64)
         np.add.at(self._confusion, (actual, columns["prediction"].astype(np.int64)), 1)
         chances = columns["probability"]
         with np.errstate(divide="ignore"):

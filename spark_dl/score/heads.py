@@ -1,12 +1,14 @@
 """What a model's output means: its fields by task, as Spark types known before anything runs.
 
+A row for which the model gives NaN has NaN in its fields, in every way of scoring; no field holds nulls.
+
 A head is one class here and its line in the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,6 +16,10 @@ import numpy as np
 from spark_dl.errors import SavedModelError, explain, hint
 
 __all__ = ["HEADS", "Classification", "Field", "Head", "Regression", "SeveralOutputs", "TensorOutput", "head_from_dict"]
+
+
+# Keras's own, below which its losses take no probability.
+_EPSILON = 1e-7
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Classification:
         classes: how many.
         units: the model's output units, `classes`, or 1 for two classes.
         from_logits: whether the model gives logits; otherwise it gives probabilities.
+        normalize: whether its numbers of several units, each within [0, 1], become probabilities by their sum.
+        source: what said so when it was fitted, as a line of the plan.
         thresholds: of each class, as Spark ML has them; empty where the most probable class is predicted.
     """
 
@@ -64,6 +72,8 @@ class Classification:
     units: int
     from_logits: bool
     thresholds: tuple[float, ...] = ()
+    normalize: bool = False
+    source: str = field(default="", compare=False)
 
     def fields(self) -> dict[str, Field]:
         """A double and two Vectors."""
@@ -71,7 +81,7 @@ class Classification:
         return {"prediction": Field("double"), "probability": vector, "rawPrediction": vector}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """All three fields, from one output of shape (rows, units)."""
+        """All three fields, from one output of shape (rows, units); NaN in all of them where an output is NaN."""
         (output,) = outputs
         values = output.reshape(len(output), self.units).astype(np.float64)
         raw, probability = self._one_unit(values[:, 0]) if self.units == 1 else self._many_units(values)
@@ -79,11 +89,12 @@ class Classification:
         if self.thresholds:
             with np.errstate(divide="ignore"):
                 scaled = np.clip(probability, np.finfo(np.float64).tiny, None) / np.array(self.thresholds)
-        return {
-            "prediction": np.argmax(scaled, axis=1).astype(np.float64),
-            "probability": probability,
-            "rawPrediction": raw,
-        }
+        prediction = np.argmax(scaled, axis=1).astype(np.float64)
+        unknown = np.isnan(values).any(axis=1)
+        if unknown.any():  # and argmax would say class 0
+            for column in (prediction, probability, raw):
+                column[unknown] = np.nan
+        return {"prediction": prediction, "probability": probability, "rawPrediction": raw}
 
     def _one_unit(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.from_logits:
@@ -96,13 +107,20 @@ class Classification:
 
     def _many_units(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not self.from_logits:
-            return _log(values), values
-        shifted = np.exp(values - values.max(axis=1, keepdims=True))
+            probability = values.copy()
+            if self.normalize:  # as Keras's loss does, which keeps them away from 0
+                probability = np.clip(values, _EPSILON, None)
+                probability /= probability.sum(axis=1, keepdims=True)
+            return _log(values), probability
+        limit = np.finfo(np.float64).max / 2  # an infinite logit minus itself would be NaN
+        finite = np.clip(values, -limit, limit)
+        shifted = np.exp(finite - finite.max(axis=1, keepdims=True))
         return values, shifted / shifted.sum(axis=1, keepdims=True)
 
     def as_dict(self) -> dict[str, Any]:
         """Fit for JSON."""
-        return {"name": self.name, "classes": self.classes, "units": self.units, "from_logits": self.from_logits}
+        known = {"name": self.name, "classes": self.classes, "units": self.units, "from_logits": self.from_logits}
+        return {**known, "normalize": True} if self.normalize else known
 
 
 @dataclass(frozen=True)

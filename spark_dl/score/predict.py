@@ -17,11 +17,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_dl.data.column import Column
-from spark_dl.data.transport import selected
+from spark_dl.data.transport import not_finite, selected
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import forget_archives
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel
+from spark_dl.score.series import output_series
 
 __all__ = ["check_new", "score"]
 
@@ -38,7 +39,7 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
         outputs: field of the head -> name of the new column; fields that aren't named are not computed.
 
     Raises:
-        DataError: an output column is there already.
+        DataError: An output column exists already, or two outputs go to one column.
     """
     check_new(frame.sparkSession, frame.columns, outputs.values())
     fields = {name: field for name, field in model.head.fields().items() if name in outputs}
@@ -48,19 +49,35 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     udf = F.pandas_udf(_scorer(model.sent(frame.sparkSession), list(fields)), types)  # type: ignore[attr-defined]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     wide = {column.name for spec in model.features for column in spec.columns if not _in_float32(spec.dtype)}
-    result = frame.withColumn(scored, udf(*(_input(column, column.name in wide) for column in model.columns)))
+    result = frame.withColumn(f"{scored}_once", udf(*(_input(c, c.name in wide) for c in model.columns)))
+    # Spark would push a filter on an output below the UDF, and score twice: once to filter, once for what is left. It
+    # doesn't push it below the rows of an array, where filters on other columns still go; a nondeterministic UDF would
+    # stop those, too. In return a limit isn't pushed below either: it scores one Arrow batch at least.
+    result = result.select("*", F.explode(F.array(f"{scored}_once")).alias(scored)).drop(f"{scored}_once")
     added = {outputs[name]: _received(scored, place, fields[name]) for place, name in enumerate(fields)}
     return result.withColumns(added).drop(scored)
 
 
 def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str]) -> None:
-    """Refuse output columns that are there already.
+    """Refuse output columns that exist already, and two outputs to one column.
 
     Raises:
-        DataError: one is.
+        DataError: An output column exists already, or two outputs go to one column.
     """
+    names = list(names)
     exact = (spark.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
     present = set(columns) if exact else {name.lower() for name in columns}
+    compared = names if exact else [name.lower() for name in names]
+    twice = [name for name, one in zip(names, compared, strict=True) if compared.count(one) > 1]
+    if twice:
+        raise DataError(
+            explain(
+                f"Several outputs go to one column {twice[0]!r}.",
+                expected="a name of its own for each output column",
+                received=f"output columns {', '.join(names)}",
+                fix="Set another name, for example with setPredictionCol, or '' for no probability or rawPrediction.",
+            )
+        )
     taken = [name for name in names if (name if exact else name.lower()) in present]
     if taken:
         raise DataError(
@@ -94,9 +111,9 @@ def _received(scored: str, place: int, field: Field) -> SparkColumn:
 def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:
     """A field's values, by the columns in which they travel."""
     names = [column for column, _ in _sent(place, field)]
-    if field.kind == "double":
-        return {names[0]: values}
-    return dict(zip(names, values.T, strict=True)) if field.width <= _WIDEST else {names[0]: list(values)}
+    if field.kind == "double" or field.width > _WIDEST:
+        return {names[0]: output_series(values)}
+    return {name: output_series(number) for name, number in zip(names, values.T, strict=True)}
 
 
 def _in_float32(dtype: str) -> bool:
@@ -108,11 +125,13 @@ def _input(column: Column, wide: bool) -> SparkColumn:
     value = selected(column)
     if column.fill is not None:  # here, since pandas would make fractions of whole numbers with nulls
         fill = F.lit(bool(column.fill) if column.dtype == "bool" else column.fill)
-        missing = value.isNull() | F.isnan(value) if column.dtype.startswith("float") else value.isNull()
+        missing = value.isNull() | not_finite(value) if column.dtype.startswith("float") else value.isNull()
         value = F.when(missing, fill).otherwise(value)
     if column.sparse:
         return F.unwrap_udt(value)
-    return vector_to_array(value, "float64" if wide else "float32") if column.kind == "vector" else value
+    if column.kind == "vector":  # of a null Spark's function makes an error without the column's name
+        return F.when(value.isNotNull(), vector_to_array(value, "float64" if wide else "float32"))
+    return value
 
 
 def _scorer(

@@ -23,7 +23,8 @@ import pyarrow as pa
 from spark_dl.data.arrow import Extracted
 from spark_dl.data.coding import fed
 from spark_dl.data.column import Column, FeatureSpec
-from spark_dl.data.media import image_formats, no_images
+from spark_dl.data.image_files import prepare_images
+from spark_dl.data.limits import check_numbers
 from spark_dl.data.sparse import extract_sparse
 from spark_dl.errors import DataError, explain
 from spark_dl.imports import importing
@@ -96,9 +97,47 @@ class ScoringModel:
     def outputs(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The head's columns for these rows, computed in steps. The model is loaded once in this Python worker."""
         predict, step = loaded(self), self.step
-        starts = range(0, max(1, len(inputs[0])), step)
-        parts = [predict(*(given[start : start + step] for given in inputs)) for start in starts]
+        parts: list[list[np.ndarray]] = []
+        for start in range(0, max(1, len(inputs[0])), step):
+            given = [one[start : start + step] for one in inputs]
+            try:
+                parts.append(predict(*given))
+            except Exception as error:
+                raise self._failed(predict, given, start, len(inputs[0]), error) from error
         return self.head.columns([np.concatenate(same) for same in zip(*parts, strict=True)])
+
+    def _failed(
+        self,
+        predict: Callable[..., list[np.ndarray]],
+        inputs: Sequence[np.ndarray],
+        start: int,
+        batch: int,
+        error: Exception,
+    ) -> DataError:
+        """The error of rows that the model can't compute, with the first of them that it can't compute alone."""
+        names = ", ".join(repr(column.name) for column in self.columns)
+        reason = str(error).strip().split("\n")[0][:300]
+        for row in range(len(inputs[0])):
+            try:
+                predict(*(one[row : row + 1] for one in inputs))
+            except Exception as alone:
+                reason = f"{type(alone).__name__}: {str(alone).strip()}"[:600]
+                return DataError(
+                    explain(
+                        f"The model can't compute a row of {names}.",
+                        expected="values that the model takes",
+                        received=f"row {start + row} of a batch of {batch} rows; {reason}",
+                        fix="Look at that row's values: an image that is damaged, an index beyond an embedding.",
+                    )
+                )
+        return DataError(
+            explain(
+                f"The model can't compute rows of {names} together.",
+                expected=f"a model that takes {len(inputs[0])} rows at once",
+                received=f"{type(error).__name__}: {reason}",
+                fix="Set scoreBatchSize lower.",
+            )
+        )
 
     def sent(self, spark: SparkSession) -> ScoringModel:
         """What to put into a function for the tasks of this session."""
@@ -188,14 +227,18 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
     Of bytes, each value is still encoded: objects of shape (rows,).
 
     Raises:
-        DataError: numbers beyond what an integer input can hold; bytes that are no image.
+        DataError: infinite numbers, or numbers that the input can't hold; bytes that are no image.
     """
     if spec.coding:
-        unknown = no_images(parts[0], spec.shape[-1]) if spec.coding == "image" else 0
-        if unknown:
-            known = ", ".join(image_formats(spec.shape[-1]))
-            raise _unfit(spec.columns[0], f"images that can be decoded ({known})", f"{unknown} rows that are none")
-        return parts[0]
+        if spec.coding != "image":
+            return parts[0]
+        images, found = prepare_images(parts[0], spec.shape[-1])
+        for reason, count in found.items():
+            alone = (prepare_images(parts[0][row : row + 1], spec.shape[-1])[1] for row in range(len(images)))
+            wrong = np.array([reason in reasons for reasons in alone])
+            received = f"{count} rows that are none, {_rows(wrong)}"
+            raise _unfit(spec.columns[0], f"images that can be decoded ({reason})", received)
+        return images
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     wanted = np.dtype(spec.dtype)
     if wanted.kind in "iu" and not np.can_cast(whole.dtype, wanted):
@@ -209,7 +252,34 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
                     received=f"{whole.min()} to {whole.max()} in a batch of {len(whole)} rows",
                 )
             )
-    return whole.astype(wanted, copy=False).reshape(-1, *spec.shape)
+    with np.errstate(over="ignore"):
+        fed_numbers = whole.astype(wanted, copy=False)
+    if wanted.kind not in "biu" and not np.isfinite(fed_numbers).all():
+        raise _infinite(parts, spec)
+    for part, column in zip(parts, spec.columns, strict=True):
+        if part.dtype.kind in "iu":
+            check_numbers(part, column.name, spec.dtype)
+    return fed_numbers.reshape(-1, *spec.shape)
+
+
+def _infinite(parts: Sequence[np.ndarray], spec: FeatureSpec) -> DataError:
+    """The error for the first column with an infinite number, or one beyond the input's dtype."""
+    with np.errstate(over="ignore"):
+        wrong = [~np.isfinite(part.astype(spec.dtype)).all(axis=1) for part in parts]
+    index = next(index for index, rows in enumerate(wrong) if rows.any())
+    row = int(np.argmax(wrong[index]))
+    with np.errstate(over="ignore"):
+        number = parts[index][row][~np.isfinite(parts[index][row].astype(spec.dtype))][0]
+    expected = f"finite numbers that the model's input can hold ({spec.dtype})"
+    what = "beyond it" if np.isfinite(number) else "with an infinite number"
+    received = f"{number}; {int(wrong[index].sum())} rows {what} in a batch of {len(wrong[index])}"
+    return _unfit(spec.columns[index], expected, f"{received}, the first is row {row}")
+
+
+def _rows(wrong: np.ndarray) -> str:
+    """Which rows of a batch these are."""
+    count = int(wrong.sum())
+    return f"in {count} row{'s' * (count != 1)} of a batch of {len(wrong)}, the first is row {int(np.argmax(wrong))}"
 
 
 def checked(extracted: Extracted, column: Column) -> np.ndarray:
@@ -218,14 +288,16 @@ def checked(extracted: Extracted, column: Column) -> np.ndarray:
     Raises:
         DataError: one is.
     """
-    rows = f"in a batch of {len(extracted.missing)} rows"
     if extracted.lengths:
-        raise _unfit(column, f"{column.width} numbers a row", f"a row of {next(iter(extracted.lengths))}")
+        raise _of_length(column, next(iter(extracted.lengths)), extracted.missing)
     if extracted.missing.any():
-        raise _unfit(column, "no nulls and no NaN", f"{int(extracted.missing.sum())} null or NaN {rows}")
+        raise _missing(column, "no nulls and no NaN", extracted.missing)
+    if not extracted.usable.all():
+        wrong = ~extracted.usable
+        raise _unfit(column, "finite numbers", f"{int(wrong.sum())} infinite, {_rows(wrong)}")
     if extracted.beyond is not None and extracted.beyond.any():
         expected = f"numbers that the model's input can hold ({column.sparse})"
-        raise _unfit(column, expected, f"{int(extracted.beyond.sum())} beyond it {rows}")
+        raise _unfit(column, expected, f"{int(extracted.beyond.sum())} beyond it, {_rows(extracted.beyond)}")
     return extracted.values
 
 
@@ -233,9 +305,10 @@ def _matrix(values: Any, column: Column) -> np.ndarray:
     if column.sparse:
         return checked(extract_sparse(_fields(values), column.width, column.sparse), column)
     if column.fill is not None:
-        values = values.fillna(column.fill)
+        infinite = column.kind == "scalar" and np.dtype(column.dtype).kind == "f"
+        values = (values.replace([np.inf, -np.inf], np.nan) if infinite else values).fillna(column.fill)
     if values.isna().any():
-        raise _unfit(column, "no nulls", f"{int(values.isna().sum())} null or NaN in a batch of {len(values)} rows")
+        raise _missing(column, "no nulls", values.isna().to_numpy())
     if column.kind == "scalar":
         # With nulls, whole numbers come as fractions.
         return np.asarray(values, None if column.fill is None else column.dtype).reshape(-1, 1)
@@ -244,12 +317,15 @@ def _matrix(values: Any, column: Column) -> np.ndarray:
         return np.asarray(rows)
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     if (lengths != column.width).any():
-        raise _unfit(column, f"{column.width} numbers a row", f"a row of {lengths[lengths != column.width][0]}")
+        raise _of_length(column, lengths[lengths != column.width][0], lengths != column.width)
     if column.kind == "binary":
         return np.frombuffer(b"".join(rows), column.dtype).reshape(-1, column.width)
     matrix = np.concatenate(rows).reshape(-1, column.width) if len(rows) else np.empty((0, column.width))
     if matrix.dtype == object or (matrix.dtype.kind == "f" and np.isnan(matrix.min(initial=0))):
-        raise _unfit(column, "no nulls and no NaN in the arrays", "some")
+        wrong = np.array([pd.isna(np.asarray(row, object)).any() for row in rows])
+        if not wrong.any():  # arrays within arrays
+            raise _unfit(column, "an array of numbers in each row", f"such as {rows[0]!r}"[:200])
+        raise _missing(column, "no nulls and no NaN in the arrays", wrong)
     return matrix
 
 
@@ -261,6 +337,20 @@ def _fields(values: Any) -> dict[str, pa.Array]:
         empty = pa.array([[]] * len(rows), pa.list_(pa.int32()))
         return {"type": kinds, "size": pa.nulls(len(rows), pa.int32()), "indices": empty, "values": rows}
     return {name: pa.array(values[name], kind, from_pandas=True) for name, kind in _FIELD_TYPES.items()}
+
+
+def _missing(column: Column, expected: str, wrong: np.ndarray) -> DataError:
+    received = f"{int(wrong.sum())} null or NaN in a batch of {len(wrong)} rows, the first in row {np.argmax(wrong)}"
+    return _unfit(column, expected, received)
+
+
+def _of_length(column: Column, length: int, wrong: np.ndarray) -> DataError:
+    """The error for rows of another length; arrays within them of other lengths come as one of no length."""
+    expected, received = f"{column.width} numbers a row", f"a row of {length}"
+    if column.inner:
+        expected += f", in arrays of {' x '.join(map(str, column.inner))}"
+        received = "arrays of another length" if length == 0 else received
+    return _unfit(column, expected, f"{received} {_rows(wrong)}")
 
 
 def _unfit(column: Column, expected: str, received: str) -> DataError:

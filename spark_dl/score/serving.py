@@ -169,10 +169,11 @@ def _plain(values: pd.Series, column: Column) -> pd.Series:
         return values.map(lambda image: _image(image, column))
     if column.kind not in ("array", "vector"):
         return values
-    return values.map(lambda row: _flat(row, column))
+    rows = [_flat(row, column, index) for index, row in enumerate(values)]
+    return pd.Series(rows, values.index, dtype=object)
 
 
-def _flat(row: Any, column: Column) -> Any:
+def _flat(row: Any, column: Column, index: int) -> Any:
     if row is None or isinstance(row, float):
         return None
     try:
@@ -186,7 +187,7 @@ def _flat(row: Any, column: Column) -> Any:
             explain(
                 f"The column {column.name!r} can't be scored.",
                 expected=f"an array{wanted} of numbers in each row",
-                received=f"{row!r}"[:200],
+                received=f"row {index}: {row!r}"[:200],
             )
         )
     return array.ravel()

@@ -8,6 +8,8 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_dl.data.schema import quoted
+
 __all__ = ["top_classes"]
 
 
@@ -22,10 +24,12 @@ def top_classes(frame: DataFrame, probability: str, into: str, count: int, label
         labels: the classes' names; their indices (int) where there are none.
     """
     each = F.transform(
-        vector_to_array(frame[probability]),
+        vector_to_array(F.col(quoted(probability))),
         lambda value, index: F.struct((-value).alias("order"), index.alias("index"), value.alias("probability")),
     )
-    first = F.slice(F.array_sort(each), 1, count)
+    # A row for which the model gives NaN has no probable class.
+    known = F.filter(each, lambda item: ~F.isnan(item["probability"]))
+    first = F.slice(F.array_sort(known), 1, count)
     names = F.array(*map(F.lit, labels)) if labels else None
     named = F.transform(
         first,

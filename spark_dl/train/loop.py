@@ -106,6 +106,7 @@ def train(
         begun=functools.partial(state.begin, remembered),
         add_history=True,
         model=model,
+        verbose=0,
         epochs=plan.epochs,
         steps=feed.steps,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from spark_dl.errors import ModelError, explain
 from spark_dl.train.model_shape import ModelShape
 from spark_dl.train.parts import is_keras
 
-__all__ = ["LossFacts", "by_output", "loss_facts", "losses_of"]
+__all__ = ["MARGIN_LOSSES", "LossFacts", "by_output", "loss_facts", "losses_of", "without_partial"]
+
+# They take the distance from a boundary at 0: neither a logit nor a probability.
+MARGIN_LOSSES = ("hinge", "squared_hinge")
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,14 @@ class LossFacts:
         from_logits: whether it takes logits.
         reduction: Keras's name of it.
         known: whether it is one of Keras's own, so that its name tells what it takes.
+        last_axis: whether classes are told apart along the last axis.
     """
 
     name: str
     from_logits: bool
     reduction: str
     known: bool = True
+    last_axis: bool = True
 
 
 def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
@@ -94,10 +100,52 @@ def loss_facts(loss: Any) -> LossFacts:
         raise ModelError(
             explain("The loss can't be used.", expected="one Keras loss, or its name", received=repr(loss))
         )
+    found = without_partial(found)
     kind = found if inspect.isfunction(found) else type(found)
+    logits = getattr(found, "from_logits", None)
+    if logits is None and inspect.isfunction(found) and is_keras(found):
+        argument = inspect.signature(found).parameters.get("from_logits")
+        logits = argument.default if argument else False
     return LossFacts(
         name=re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(),  # `found.name` is the user's to choose
-        from_logits=bool(getattr(found, "from_logits", False)),
+        from_logits=bool(logits),
         reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
         known=is_keras(kind),
+        last_axis=getattr(found, "axis", -1) in (-1, None),
     )
+
+
+def without_partial(loss: Any) -> Any:
+    """A loss function with arguments bound by functools.partial as what Keras can save; any other loss as it is.
+
+    Of Keras's own function it is the class of the same name, of another one a function that calls it.
+
+    Raises:
+        ModelError: Arguments are bound by position.
+    """
+    if isinstance(loss, dict):
+        return {name: without_partial(one) for name, one in loss.items()}
+    if isinstance(loss, (list, tuple)):
+        return [without_partial(one) for one in loss]
+    if not isinstance(loss, functools.partial):
+        return loss
+    if loss.args:
+        raise ModelError(
+            explain(
+                "The loss can't be used.",
+                expected="a partial function with arguments bound by name",
+                received=f"{loss!r}, with {len(loss.args)} bound by position",
+            )
+        )
+    name = getattr(loss.func, "__name__", type(loss.func).__name__)
+    own = (
+        getattr(keras.losses, "".join(part.title() for part in name.split("_")), None) if is_keras(loss.func) else None
+    )
+    if own is not None and set(loss.keywords) <= set(inspect.signature(own).parameters):
+        return own(**loss.keywords)
+
+    def bound(y_true: Any, y_pred: Any) -> Any:
+        return loss.func(y_true, y_pred, **loss.keywords)
+
+    bound.__name__ = f"partial_{name}"
+    return bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +12,13 @@ import keras
 
 from spark_dl.errors import ModelError, explain, hint
 from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.parts import is_keras
 
 __all__ = ["ModelInput", "ModelOutput", "ModelShape", "fixed_shapes", "shape_of", "up_to_layer"]
 
 _FED_DTYPES = tuple(f"float{n}" for n in (16, 32, 64)) + tuple(f"{k}int{n}" for k in ("", "u") for n in (8, 16, 32, 64))
+# Layers that end with their activation.
+_ACTIVATES = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class ModelOutput:
     Attributes:
         name: its key where the model gives a dict, else its layer's name.
         shape: of one row; None where the model leaves a size open.
-        activation: name of the activation that it comes from, "" where it can't be told.
+        activation: name of Keras's own activation that it comes from; "" where that isn't certain.
     """
 
     name: str
@@ -169,9 +173,9 @@ def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], boo
         ModelOutput(
             _key(path) or tensor._keras_history.operation.name,
             tuple(tensor.shape[1:]),
-            _activation(tensor._keras_history.operation, index),
+            _activation(tensor) if _calls_its_graph(model) else "",
         )
-        for index, (path, tensor) in enumerate(_flat(given, model))
+        for path, tensor in _flat(given, model)
     ]
     return inputs, outputs, isinstance(taken, dict), isinstance(given, dict)
 
@@ -228,14 +232,30 @@ def _key(path: tuple[Any, ...]) -> str:
     return path[0] if path and isinstance(path[0], str) else ""
 
 
-def _activation(operation: Any, index: int) -> str:
+def _activation(tensor: Any) -> str:
+    """Keras's own activation that a tensor comes from last; "" where that isn't certain.
+
+    It is told by identity: a function or a layer of the user's may have the same name.
+    """
+    operation = tensor._keras_history.operation
     if isinstance(operation, keras.Model):
-        inner = operation.outputs
-        return _activation(inner[index if len(inner) > 1 else 0]._keras_history.operation, index)
-    name = type(operation).__name__.lower()
-    if name in ("softmax", "sigmoid"):  # a layer, or an operation of keras.ops
-        return name
-    return str(getattr(getattr(operation, "activation", None), "__name__", ""))
+        outputs = getattr(operation, "outputs", None)
+        if not outputs or not _calls_its_graph(operation):
+            return ""
+        return _activation(outputs[tensor._keras_history.tensor_index])
+    kind = type(operation)
+    if is_keras(kind) and kind.__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation of keras.ops
+        last = getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1)
+        return kind.__name__.lower() if last else ""
+    activation = getattr(operation, "activation", None)
+    # "linear" of another layer says nothing of what it was given.
+    ends = (keras.layers.Dense, keras.layers.EinsumDense) if activation is keras.activations.linear else _ACTIVATES
+    return str(activation.__name__) if kind in ends and inspect.isfunction(activation) and is_keras(activation) else ""
+
+
+def _calls_its_graph(model: keras.Model) -> bool:
+    """Whether a call computes what the model was built of, and no method of the user's."""
+    return is_keras(type(model).call)
 
 
 def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:

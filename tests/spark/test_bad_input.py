@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_dl import KerasClassifier, KerasEstimator, KerasRegressor
+from spark_dl import HorovodLauncher, KerasClassifier, KerasEstimator, KerasRegressor
 from spark_dl.errors import (
     ClusterError,
     DataError,
@@ -49,6 +51,12 @@ def hashing() -> keras.Model:
     """Made of a layer that XLA can't compile."""
     layers = [keras.layers.Hashing(8), keras.layers.Embedding(8, 2), keras.layers.Flatten()]
     return keras.Sequential([keras.Input((4,), dtype="int32"), *layers, keras.layers.Dense(3, "softmax")])
+
+
+def holding_a_lock() -> keras.callbacks.Callback:
+    """Can't be pickled."""
+    lock = threading.Lock()
+    return keras.callbacks.LambdaCallback(on_train_end=lambda logs: lock.locked())
 
 
 # what is wrong: (change of the DataFrame, other options, error, what the message must say)
@@ -97,6 +105,50 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         {"weightCol": "weight"},
         DataError,
         ["'weight': 1 row with NaN"],
+    ),
+    "an infinite feature and label": (
+        lambda f: f.withColumn("label", F.expr("if(id < 2, double('inf'), double(label))")).withColumn(
+            "features", F.expr("if(id > 57, array(1f, 1f, 1f, float('-inf')), features)")
+        ),
+        {"model": models.regressor(), "cls": KerasRegressor},
+        DataError,
+        ["'features': 2 rows with an infinite number", "'label': 2 rows with an infinite number", "nullPolicy"],
+    ),
+    "a weight beyond float32": (
+        where("id = 5", "weight", "1e39d"),
+        {"weightCol": "weight"},
+        DataError,
+        ["'weight': 1 row with values beyond float32"],
+    ),
+    "ids that float32 rounds": (
+        lambda f: f.withColumn("id", F.col("id") + 16777200),
+        {"inputCols": ["f0", "f1", "f2", "id"]},
+        DataError,
+        ["'id': 22 rows", "float32 can't hold exactly", "greatest 16777259", "integer input"],
+    ),
+    "labels of -1 and 1 for binary_crossentropy": (
+        lambda f: f.withColumn("label", F.expr("if(id < 50, -1, 1)")),
+        {"model": models.regressor(), "loss": "binary_crossentropy", "cls": KerasEstimator},
+        DataError,
+        ["'label': 50 rows", "binary_crossentropy", "-1 in 50"],
+    ),
+    "one label for three units": (
+        same,
+        {"loss": "mse", "cls": KerasEstimator},
+        DataError,
+        ["'label' doesn't fit", "(batch, 3)", "one number a row"],
+    ),
+    "two columns of one name": (
+        lambda f: f.select("features", "label", F.col("id").alias("Label")),
+        {},
+        DataError,
+        ["2 columns 'label', which labelCol names", "toDF"],
+    ),
+    "a callback that can't be pickled": (
+        same,
+        {"callbacks": [keras.callbacks.TerminateOnNaN(), holding_a_lock()]},
+        OptionError,
+        ["callbacks[1] (LambdaCallback).on_train_end", "variable 'lock'"],
     ),
     "a negative weight": (
         where("id = 5", "weight", "-1"),
@@ -247,6 +299,33 @@ def test_a_tracking_server_that_doesnt_answer(data: DataFrame, monkeypatch: pyte
         KerasClassifier(model=models.classifier(), verbose=0).fit(data)
 
 
+def test_a_function_and_arguments_that_cant_be_pickled(data: DataFrame) -> None:
+    lock = threading.Lock()
+    with pytest.raises(
+        OptionError, match=r"The function can't be sent to the ranks.*its variable 'lock', of type lock"
+    ):
+        HorovodLauncher(1).run(lambda: lock)
+    with pytest.raises(
+        OptionError, match=r"The arguments can't be sent to the ranks.*The arguments\[1\] \(DataFrame\)"
+    ):
+        HorovodLauncher(1).run(print, 1, data)
+
+
+def test_a_module_that_only_the_driver_has(data: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "import keras\n\nclass Mine(keras.callbacks.Callback):\n    pass\n\ndef mine(y, p):\n    return (y - p) ** 2\n"
+    )
+    (tmp_path / "only_on_the_driver.py").write_text(source)
+    (tmp_path / "cache").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("only_on_the_driver")
+    for options in ({"callbacks": [module.Mine()]}, {"loss": module.mine}):
+        estimator = KerasRegressor(model=models.regressor(), cacheDir=str(tmp_path / "cache"), **options, **QUIET)
+        with pytest.raises(ClusterError, match=r"executor .* can't import.*no module 'only_on_the_driver'.*--py-files"):
+            estimator.fit(data)
+        assert os.listdir(tmp_path / "cache") == []
+
+
 def test_a_rank_that_raises(data: DataFrame) -> None:
     class Boom(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
@@ -261,6 +340,7 @@ BAD_ROWS = {
     "a null": ("cast(null as array<float>)", "1 null"),
     "another length": ("array(1f)", "a row of 1"),
     "a NaN": ("array(1f, 2f, 3f, float('nan'))", "NaN"),
+    "an infinite number": ("array(1f, 2f, 3f, float('inf'))", "infinite number"),
 }
 
 

@@ -69,11 +69,24 @@ with session("local[1]", pyspark_python=sys.argv[1]) as spark:
 """
 
 
-def test_executors_without_the_package_are_named_before_any_data_is_written(tmp_path: Path) -> None:
-    # A Python that finds the packages, but not spark_dl: started in isolation from where it was installed.
+# What another Python lacks: (what it runs as it starts, what its error says).
+LACKS = {
+    "spark_dl": ("import sys; sys.modules['spark_dl'] = None", ["An executor can't run spark_dl.", "PYSPARK_PYTHON="]),
+    "Horovod for TensorFlow": (
+        "import sys; sys.path.insert(0, {folder!r} + '/bare')",
+        ["Horovod on the executor", "built without TensorFlow", "HOROVOD_WITH_TENSORFLOW=1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LACKS)
+def test_what_executors_lack_is_named_before_any_data_is_written(what: str, tmp_path: Path) -> None:
+    # A Python that finds the packages, but not this: started in isolation from where it was installed.
+    program, texts = LACKS[what]
     python = tmp_path / "python"
-    program = "import sys; sys.modules['spark_dl'] = None"
-    (tmp_path / "sitecustomize.py").write_text(program)
+    (tmp_path / "bare" / "horovod" / "tensorflow").mkdir(parents=True)
+    (tmp_path / "bare" / "horovod" / "__init__.py").touch()
+    (tmp_path / "sitecustomize.py").write_text(program.format(folder=str(tmp_path)))
     python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{tmp_path}:$PYTHONPATH"\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     ran = subprocess.run(
@@ -84,8 +97,39 @@ def test_executors_without_the_package_are_named_before_any_data_is_written(tmp_
         env={**os.environ, "PYSPARK_PYTHON": str(python)},
         check=False,
     )
-    assert f"RAISED {ClusterError.__name__} An executor can't run spark_dl." in ran.stdout, ran.stderr[-3000:]
-    assert "spark_dl" in ran.stdout
+    assert f"RAISED {ClusterError.__name__} " in ran.stdout, ran.stderr[-3000:]
+    for text in texts:
+        assert text in ran.stdout
+
+
+WITH_THE_DRIVERS_PYTHON = """
+import models
+from pyspark.sql import SparkSession
+from spark_dl import KerasRegressor
+spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+data = models.frame(spark, rows=8)
+fitted = KerasRegressor(model=models.regressor(), tracking=None, verbose=0).fit(data)
+print("SCORED", fitted.transform(data).where("prediction is not null").count())
+spark.stop()
+"""
+
+
+def test_a_local_session_runs_the_drivers_python_and_not_the_first_on_path(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    # Spark's own scripts ask it for Spark's home, which it knows.
+    refuses = 'case "$*" in *pyspark.daemon*|*pyspark.worker*) exit 1;; esac'
+    python.write_text(f'#!/bin/sh\n{refuses}\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", WITH_THE_DRIVERS_PYTHON],
+        capture_output=True,
+        text=True,
+        cwd=TESTS,
+        env={**environment, "PATH": f"{tmp_path}:{environment['PATH']}"},
+        check=False,
+    )
+    assert "SCORED 8" in ran.stdout, ran.stderr[-3000:]
 
 
 def test_the_command_prints_the_table() -> None:

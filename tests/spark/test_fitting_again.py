@@ -260,7 +260,7 @@ def test_a_stratified_split_and_balanced_classes(data: DataFrame) -> None:
                 classifier.fitOnDataset(converted, {classifier.balance: other})
 
 
-@pytest.mark.parametrize("hole", ["null", "array(1f, null, 1f, 1f)", "array(1f, float('nan'), 1f, 1f)"])
+@pytest.mark.parametrize("hole", ["null", "array(1f, null, 1f, 1f)", "array(1f, float('nan'), float('inf'), 1f)"])
 def test_classes_are_balanced_by_the_rows_that_are_left(data: DataFrame, hole: str) -> None:
     """Of the first class half have no features and are left out; some of the second have no label, which is filled."""
     rows = data.where("label < 2").selectExpr(

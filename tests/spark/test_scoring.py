@@ -174,7 +174,8 @@ def test_a_function_of_sql_gives_transforms_predictions(fitted: KerasClassifierM
 def test_a_function_of_several_columns_fills_them_as_transform_does(data: DataFrame) -> None:
     spark = data.sparkSession
     columns = ["f0", "f1", "f2", "f3"]
-    holed = data.selectExpr("*", "if(id % 4 = 0, null, f1) AS hole").drop("f1").withColumnRenamed("hole", "f1")
+    hole = "case id % 4 when 0 then null when 1 then float('inf') when 2 then float('nan') else f1 end AS hole"
+    holed = data.selectExpr("*", hole).drop("f1").withColumnRenamed("hole", "f1")
     fitted = KerasEstimator(
         model=models.regressor(), loss="mse", inputCols=columns, nullPolicy={"f1": {"fill": 0.5}}, **QUIET
     ).fit(holed)
@@ -182,7 +183,9 @@ def test_a_function_of_several_columns_fills_them_as_transform_does(data: DataFr
     fitted.transform(holed).createOrReplaceTempView("scored")
     for row in spark.sql("SELECT *, price(f0, f1, f2, f3) AS p FROM scored").collect():
         assert row.p == pytest.approx(row.prediction, abs=1e-6)
-        filled = np.array([[0.5 if row[name] is None else row[name] for name in columns]], np.float32)
+        missing = [row[name] is None or not np.isfinite(row[name]) for name in columns]
+        assert missing == [False, row.id % 4 < 3, False, False]
+        filled = np.array([[0.5 if gap else row[name] for name, gap in zip(columns, missing, strict=True)]], np.float32)
         assert row.p == pytest.approx(float(fitted.keras()(filled)[0, 0]), abs=1e-5)
 
 

@@ -76,6 +76,42 @@ def test_extreme_outputs_stay_finite(units: int, from_logits: bool) -> None:
     assert ((columns["probability"] >= 0) & (columns["probability"] <= 1)).all()
 
 
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize("thresholds", [False, True])
+def test_an_output_that_is_nan_has_no_class(units: int, from_logits: bool, thresholds: bool) -> None:
+    classes = max(units, 2)
+    head = Classification(classes, units, from_logits, thresholds=(0.5,) * classes if thresholds else ())
+    outputs = np.full((3, units), 0.3, np.float32)
+    outputs[1, -1] = np.nan
+    with np.errstate(all="raise", under="ignore"):
+        columns = head.columns([outputs])
+    for values in columns.values():
+        assert np.isnan(values[1]).all()
+        assert np.isfinite(values[[0, 2]]).all()
+
+
+def test_infinite_logits_are_certain_classes() -> None:
+    inf = np.inf
+    with np.errstate(all="raise", under="ignore"):
+        columns = Classification(3, 3, True).columns([np.array([[0, inf, 1], [-inf, 0, 0], [-inf, -inf, -inf]])])
+        binary = Classification(2, 1, True).columns([np.array([[inf], [-inf]])])
+    assert columns["prediction"].tolist() == [1, 1, 0]
+    np.testing.assert_allclose(columns["probability"], [[0, 1, 0], [0, 0.5, 0.5], [1 / 3] * 3], atol=1e-12)
+    assert binary["prediction"].tolist() == [1, 0]
+    np.testing.assert_allclose(binary["probability"], [[0, 1], [1, 0]], atol=1e-12)
+
+
+def test_scores_become_probabilities_as_keras_loss_takes_them() -> None:
+    import keras
+
+    scores = np.array([[0.9, 0.6, 0.1], [0.0, 0.0, 0.0], [1.0, 1.0, 0.5]], np.float32)
+    columns = Classification(3, 3, False, normalize=True).columns([scores])
+    losses = [keras.losses.sparse_categorical_crossentropy(np.full(3, index), scores) for index in range(3)]
+    np.testing.assert_allclose(columns["probability"], np.exp(-np.stack(losses, axis=1)), rtol=1e-4)
+    assert columns["prediction"].tolist() == [0, 0, 0]
+
+
 def test_outputs_of_one_unit_may_come_without_the_axis() -> None:
     head = Classification(classes=2, units=1, from_logits=True)
     assert head.columns([np.array([3.0, -3.0])])["prediction"].tolist() == [1, 0]
@@ -98,6 +134,7 @@ def test_a_tensor_is_flattened_in_c_order() -> None:
 ALL = [
     (Classification(3, 3, False), [(3,)]),
     (Classification(2, 1, True), [(1,)]),
+    (Classification(3, 3, False, normalize=True), [(3,)]),
     (Regression(), [(1,)]),
     (TensorOutput(6), [(2, 3)]),
     (SeveralOutputs((("price", 1), ("kind", 4))), [(1,), (4,)]),

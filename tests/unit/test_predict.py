@@ -9,13 +9,16 @@ import cloudpickle
 import keras
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyspark.sql.pandas.serializers import ArrowStreamPandasUDFSerializer
 
 from spark_dl.data.column import Column, FeatureSpec
 from spark_dl.errors import DataError
 from spark_dl.score.heads import Head, Regression, TensorOutput
 from spark_dl.score.predict import _scorer
 from spark_dl.score.scoring_model import ScoringModel, _joined, _matrix
+from spark_dl.score.series import output_series
 from spark_dl.train.model_bytes import to_bytes
 
 ARRAY = Column("x", "array", "float32", 3)
@@ -85,6 +88,62 @@ def test_rows_take_the_shape_and_dtype_of_the_models_input() -> None:
 def test_what_can_not_be_scored_is_told_by_column(column: Column, values: list[Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
         _tensor((pd.Series(values),), FeatureSpec((column,), (column.width,), "float32"))
+
+
+WIDE = Column("w", "array", "float64", 2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "told"),
+    [
+        (
+            "float32",
+            [[1.0, 2.0], [3.0, 1e300]],
+            r"column 'w'.*finite.*float32.*1e\+300; 1 rows beyond it in a batch of 2",
+        ),
+        (
+            "float32",
+            [[np.inf, 2.0], [1.0, -np.inf]],
+            r"column 'w'.*inf; 2 rows with an infinite number.*the first is row 0",
+        ),
+        ("float16", [[1.0, 2.0], [70000.0, 1.0]], r"column 'w'.*float16.*70000\.0.*the first is row 1"),
+        ("float64", [[1.0, 2.0], [1.0, np.inf]], r"column 'w'.*float64.*inf.*row 1"),
+    ],
+)
+def test_numbers_beyond_the_input_are_told_by_column_and_row(dtype: str, values: list[Any], told: str) -> None:
+    spec = FeatureSpec((SCALAR, WIDE), (3,), dtype)
+    with pytest.raises(DataError, match=told):
+        _tensor((pd.Series([1.0, 2.0]), pd.Series(values)), spec)
+    numbers = _tensor((pd.Series([1e300]), pd.Series([[-1e300, 0.0]])), FeatureSpec((SCALAR, WIDE), (3,), "float64"))
+    assert numbers.tolist() == [[1e300, -1e300, 0.0]]
+
+
+def test_arrays_of_other_lengths_within_a_row_are_told() -> None:
+    nested = Column("n", "array", "float32", 4, nested=1, inner=(2,))
+    with pytest.raises(DataError, match=r"'n'.*4 numbers a row, in arrays of 2.*arrays of another length .*row 1"):
+        _tensor((pd.Series([[1, 2, 3, 4], []]),), FeatureSpec((nested,), (2, 2), "float32"))
+
+
+def test_nan_reaches_spark_as_nan() -> None:
+    serializer = ArrowStreamPandasUDFSerializer("UTC", True, True)
+    for values in (np.array([1.0, np.nan]), np.array([[1.0, np.nan], [2.0, 3.0]]), np.array([1.0, 2.0])):
+        kind = pa.float64() if values.ndim == 1 else pa.list_(pa.float64())
+        array = serializer._create_array(output_series(values), kind)
+        assert (array.flatten() if values.ndim > 1 else array).null_count == 0
+        np.testing.assert_array_equal(np.array(array.to_pylist()), values)
+
+
+def test_a_row_that_the_model_can_not_compute_is_told() -> None:
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(5, 1), keras.layers.Flatten()])
+    index = Column("i", "array", "int32", 2)
+    scoring = ScoringModel.of(
+        to_bytes(model), cloudpickle.dumps({}), [FeatureSpec((index,), (2,), "int32")], TensorOutput(2), 4
+    )
+    rows = np.zeros((10, 2), np.int32)
+    assert scoring.score_pandas([pd.Series(list(rows))])["prediction"].shape == (10, 2)
+    rows[6] = 9
+    with pytest.raises(DataError, match=r"can't compute a row of 'i'.*row 6 of a batch of 10 rows; "):
+        scoring.score_pandas([pd.Series(list(rows))])
 
 
 def test_models_are_the_same_where_their_bytes_are() -> None:

@@ -30,6 +30,12 @@ SCHEMA = T.StructType(
         T.StructField("words", T.ArrayType(T.StringType())),
         T.StructField("price", T.DecimalType(10, 2)),
         T.StructField("a.b", T.DoubleType()),
+        T.StructField("twice", T.DoubleType()),
+        T.StructField("twice", T.IntegerType()),
+        T.StructField("Case", T.DoubleType()),
+        T.StructField("case", T.DoubleType()),
+        T.StructField("place", T.StructType([T.StructField("x", T.DoubleType())])),
+        T.StructField("prices", T.ArrayType(T.DecimalType(10, 2))),
     ]
 )
 
@@ -139,6 +145,15 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
             lambda: features("pixel", shape=(3,)),
             ["no column 'pixel', which featuresCol names", "columns pixels, bytes", "Did you mean 'pixels'"],
         ),
+        (lambda: features("twice", shape=(1,)), ["2 columns 'twice', which featuresCol names", "toDF"]),
+        (lambda: features("case", shape=(1,)), ["2 columns 'case'", "columns pixels, bytes"]),
+        (lambda: label_spec(SCHEMA, "twice", (1,), None), ["2 columns 'twice', which labelCol names"]),
+        (lambda: weight_column(SCHEMA, "Case"), ["2 columns 'Case', which weightCol names"]),
+        (lambda: boolean_column(SCHEMA, "twice"), ["2 columns 'twice', which validationCol names"]),
+        (lambda: features("`a.b`", shape=(1,)), ["no column '`a.b`'", "without backticks: 'a.b'"]),
+        (lambda: features("place.x", shape=(1,)), ["no column 'place.x'", "df.withColumn('x', F.col('place.x'))"]),
+        (lambda: features("place", shape=(1,)), ["'place'", "Select the fields"]),
+        (lambda: features("prices", shape=(1,)), ["'prices'", "Cast it, for example to double"]),
         (lambda: features("Pixels", shape=(3,)), ["no column 'Pixels'", "Did you mean 'pixels'"]),
         (lambda: features("int", "dubble", shape=(2,)), ["no column 'dubble', which inputCols names", "'double'"]),
         (lambda: label_spec(SCHEMA, "lable", (1,), None), ["no column 'lable', which labelCol names"]),

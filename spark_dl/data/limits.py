@@ -1,0 +1,95 @@
+"""Which rows hold numbers that a dtype can't hold: beyond its range, or whole numbers with more digits than it has."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spark_dl.errors import DataError, explain
+
+__all__ = ["EXACT_FIX", "all_finite", "beyond", "check_numbers", "greatest", "inexact"]
+
+EXACT_FIX = (
+    "Give ids an integer input (keras.Input(..., dtype='int64')) in front of an Embedding, or index them with "
+    "StringIndexer; where rounding is fine, cast the column to double."
+)
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Tell whether there is neither NaN nor infinity, in two passes without a copy: a minimum hands NaN on."""
+    return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+
+
+def beyond(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Mark the rows with a finite number outside the dtype's range: boolean, shape (rows,).
+
+    Args:
+        values: numbers, shape (rows, width).
+        dtype: NumPy dtype that they are to be cast to.
+    """
+    wanted = np.dtype(dtype)
+    if not values.size or values.dtype == bool or np.can_cast(values.dtype, wanted):
+        return np.zeros(len(values), bool)
+    limits = np.finfo(wanted) if wanted.kind == "f" else np.iinfo(wanted)
+    if values.min() >= limits.min and values.max() <= limits.max:
+        return np.zeros(len(values), bool)
+    marks: np.ndarray = (((values < limits.min) | (values > limits.max)) & np.isfinite(values)).any(axis=1)
+    return marks
+
+
+def inexact(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Mark the rows with a whole number that the dtype would round to another one: boolean, shape (rows,).
+
+    Only integers are looked at: fractions are rounded by any cast to fewer digits.
+
+    Args:
+        values: numbers, shape (rows, width).
+        dtype: NumPy dtype that they are to be cast to.
+    """
+    wanted = np.dtype(dtype)
+    none = np.zeros(len(values), bool)
+    if not values.size or values.dtype.kind not in "iu" or wanted.kind != "f":
+        return none
+    held = 1 << (np.finfo(wanted).nmant + 1)
+    if values.min() >= -held and values.max() <= held:
+        return none
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(wanted).astype(np.float64)
+        # A float64 that is 2**63 would not fit the integers that it is compared in.
+        same = np.isfinite(cast) & (cast < 2.0**63) & (cast.astype(np.int64) == values)
+    marks: np.ndarray = (~same).any(axis=1)
+    return marks
+
+
+def greatest(values: np.ndarray) -> int:
+    """Give the whole number of the greatest magnitude."""
+    low, high = int(values.min()), int(values.max())
+    return low if -low > high else high
+
+
+def check_numbers(values: np.ndarray, name: str, dtype: str) -> None:
+    """Refuse numbers that a floating-point input can't hold, as scoring sees them.
+
+    Args:
+        values: numbers of one column in one batch, shape (rows, width).
+        name: the column.
+        dtype: of the model's input.
+
+    Raises:
+        DataError: Infinite numbers, numbers beyond the dtype, or whole numbers that it would round.
+    """
+    rows = f"in a batch of {len(values)} rows"
+    if values.dtype.kind == "f" and not all_finite(values):
+        count = int((~np.isfinite(values)).any(axis=1).sum())
+        raise _unfit(name, "finite numbers", f"{count} rows with an infinite number {rows}", "Clean the column.")
+    if np.dtype(dtype).kind != "f" or values.dtype.kind not in "fiu":
+        return
+    if count := int(beyond(values, dtype).sum()):
+        raise _unfit(name, f"numbers that {dtype} can hold", f"{count} rows beyond it {rows}", "Scale the column.")
+    marks = inexact(values, dtype)
+    if marks.any():
+        received = f"{int(marks.sum())} rows that it would round {rows}, the greatest {greatest(values[marks])}"
+        raise _unfit(name, f"whole numbers that {dtype} can hold exactly", received, EXACT_FIX)
+
+
+def _unfit(name: str, expected: str, received: str, fix: str) -> DataError:
+    return DataError(explain(f"The column {name!r} can't be scored.", expected=expected, received=received, fix=fix))

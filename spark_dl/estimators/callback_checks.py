@@ -1,0 +1,84 @@
+"""What callbacks must be, before any job: instances that can be sent to the ranks, and do there what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from spark_dl.errors import OptionError, explain
+from spark_dl.launch.pickling import Pickled, pickle_for_ranks
+
+__all__ = ["pickle_callbacks"]
+
+_FIX = "Make such objects in on_train_begin, on the rank, or leave them out of the state with __getstate__."
+# Keras's callbacks that need a package which neither Keras nor TensorFlow brings along, and what installs it.
+_PACKAGES = {"TensorBoard": ("tensorboard", "pip install 'spark_dl[tensorboard]'"), "RemoteMonitor": ("requests", "")}
+
+
+def pickle_callbacks(callbacks: Sequence[Any] | None) -> Pickled:
+    """Check callbacks and pickle them.
+
+    Args:
+        callbacks: the option.
+
+    Returns:
+        the list of them; its modules are what executors must have.
+
+    Raises:
+        OptionError: One can't be used, or can't be pickled.
+    """
+    import keras
+
+    packages: set[str] = set()
+    for place, callback in enumerate(callbacks or []):
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise OptionError(
+                explain(
+                    "callbacks can't be called.",
+                    expected="instances of keras.callbacks.Callback",
+                    received=repr(callback),
+                    fix="Give an instance, and not the class or its name.",
+                )
+            )
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            raise OptionError(
+                explain(
+                    "BackupAndRestore would restore one rank and not the others.",
+                    expected="other callbacks",
+                    received="BackupAndRestore",
+                    fix="Leave it out: set checkpointDir to keep each epoch's checkpoint.",
+                )
+            )
+        if isinstance(callback, keras.callbacks.ProgbarLogger):
+            raise OptionError(
+                explain(
+                    "ProgbarLogger would draw its bar on the executors, where nobody sees it.",
+                    expected="other callbacks",
+                    received=f"callbacks[{place}] ({type(callback).__name__})",
+                    fix="Leave it out: verbose=1 shows the progress on the driver.",
+                )
+            )
+        packages |= _packages_of(callback, place)
+    pickled = pickle_for_ranks("callbacks", list(callbacks or []), _FIX)
+    return Pickled(pickled.content, tuple(sorted({*pickled.modules, *packages})))
+
+
+def _packages_of(callback: Any, place: int) -> set[str]:
+    """The package that a callback of Keras needs; refused where the driver doesn't have it."""
+    import keras
+
+    needed = set()
+    for name, (package, install) in _PACKAGES.items():
+        if isinstance(callback, getattr(keras.callbacks, name)):
+            if importlib.util.find_spec(package) is None:
+                raise OptionError(
+                    explain(
+                        f"{name} needs the package {package!r}, which isn't installed.",
+                        expected=f"{package} on the driver and on the executors",
+                        received=f"callbacks[{place}] ({type(callback).__name__}) without it",
+                        fix=f"Install it everywhere: {install or f'pip install {package}'}.",
+                    )
+                )
+            needed.add(package)
+    return needed

@@ -1,0 +1,143 @@
+"""What is sent to the ranks, pickled on the driver: what can't be pickled is named before any job."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+from pyspark.accumulators import Accumulator
+from pyspark.errors import PySparkTypeError
+
+from spark_dl.errors import OptionError, explain
+
+__all__ = ["Pickled", "pickle_for_ranks"]
+
+_DEEPEST = 12
+
+
+@dataclass(frozen=True)
+class Pickled:
+    """An object as it is sent.
+
+    Attributes:
+        content: the bytes.
+        modules: the top-level modules, beside Python's own, that are imported to load them.
+    """
+
+    content: bytes
+    modules: tuple[str, ...]
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Notes what is pickled by its name alone, and refuses what would be lost on a rank."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.modules: set[str] = set()
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Pickle as cloudpickle does."""
+        if isinstance(thing, Accumulator):
+            raise PySparkTypeError("an Accumulator, whose additions on a rank never reach the driver")
+        reduced = super().reducer_override(thing)
+        module = ""
+        if isinstance(thing, types.ModuleType):
+            module = thing.__name__ if thing.__name__ in sys.modules else ""
+        elif reduced is NotImplemented and isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType)):
+            module = getattr(thing, "__module__", None) or ""
+        self.modules.add(module.partition(".")[0])
+        return reduced
+
+
+def pickle_for_ranks(what: str, thing: Any, fix: str = "") -> Pickled:
+    """Pickle an object, or say which part of it can't be.
+
+    Args:
+        what: the object is, for messages: the option that holds it.
+        thing: the object.
+        fix: what to do about it.
+
+    Raises:
+        OptionError: A part can't be pickled.
+    """
+    try:
+        return _pickled(thing)
+    except Exception as error:  # an object's own __reduce__ may raise anything
+        path, part, cause = _culprit(what, thing, error)
+        raise OptionError(
+            explain(
+                f"{what} can't be sent to the ranks, since a part can't be pickled.",
+                expected="objects that can be pickled",
+                received=f"{path}, of type {type(part).__name__} ({_first_line(cause)})",
+                fix=fix or "Make such objects on the rank, inside the function, and leave them out of closures.",
+            )
+        ) from error
+
+
+def _pickled(thing: Any) -> Pickled:
+    with io.BytesIO() as file:
+        pickler = _Pickler(file)
+        pickler.dump(thing)
+        by_value = {name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value()}
+        known = {"", "__main__", "cloudpickle", *sys.stdlib_module_names, *by_value}
+        return Pickled(file.getvalue(), tuple(sorted(pickler.modules - known)))
+
+
+def _culprit(path: str, thing: Any, error: Exception) -> tuple[str, Any, Exception]:
+    """Find the innermost part that can't be pickled: where it is, the part, and why."""
+    seen = {id(thing)}
+    for _ in range(_DEEPEST):
+        for step, part in _parts(thing):
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            try:
+                _pickled(part)
+            except Exception as inner:
+                path, thing, error = path + step, part, inner
+                break
+        else:
+            break
+    return path, thing, error
+
+
+def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What an object is pickled with, each with its way there."""
+    if isinstance(thing, dict):
+        yield from ((f"[{key!r}]", value) for key, value in list(thing.items()))
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        yield from ((f"[{index}]{_named(part)}", part) for index, part in enumerate(thing))
+    elif isinstance(thing, functools.partial):
+        yield from ((".func", thing.func), (".args", thing.args), (".keywords", thing.keywords))
+    elif isinstance(thing, types.MethodType):
+        yield from ((".__self__", thing.__self__), (".__func__", thing.__func__))
+    elif isinstance(thing, types.FunctionType):
+        found = inspect.getclosurevars(thing)
+        yield from ((f", its variable {name!r}", value) for name, value in found.nonlocals.items())
+        yield from ((f", its global {name!r}", value) for name, value in found.globals.items())
+        yield from ((f", its default {value!r}"[:80], value) for value in thing.__defaults__ or ())
+        yield from ((f", its default {name!r}", value) for name, value in (thing.__kwdefaults__ or {}).items())
+    elif isinstance(thing, type):
+        yield from ((f".{name}", getattr(value, "__func__", value)) for name, value in list(vars(thing).items()))
+    else:
+        yield from ((f".{name}", value) for name, value in list(getattr(thing, "__dict__", {}).items()))
+        slots = (name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ()))
+        yield from ((f".{name}", getattr(thing, name)) for name in slots if hasattr(thing, name))
+        yield f", its class {type(thing).__name__}", type(thing)
+
+
+def _named(part: Any) -> str:
+    """The class of an object in a list, for its place doesn't say what it is."""
+    return f" ({type(part).__name__})" if hasattr(part, "__dict__") and not isinstance(part, type) else ""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

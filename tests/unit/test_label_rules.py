@@ -1,0 +1,227 @@
+"""Labels and the losses that they teach by: what gives a wrong loss in plain Keras is refused, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import types as T
+
+from spark_dl import KerasEstimator
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.convert import Packing
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.faults import describe
+from spark_dl.data.label_rules import OF_CLASS_INDICES, RULES, apply_loss
+from spark_dl.data.schema import label_spec
+from spark_dl.errors import DataError
+from spark_dl.estimators.columns import OutputFacts
+from spark_dl.estimators.converted import ConvertedData, comparable
+from spark_dl.estimators.input_plan import InputPlan
+from spark_dl.store import Store
+from spark_dl.train.losses import loss_facts
+from spark_dl.train.model_shape import ModelOutput
+
+from .rows import pack
+
+SCALAR = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
+
+
+@pytest.mark.parametrize("loss", RULES)
+def test_every_rule_is_of_a_loss_that_keras_has(loss: str) -> None:
+    own = [thing for name, thing in vars(keras.losses).items() if name not in ("deserialize", "get", "serialize")]
+    assert loss in {loss_facts(thing).name for thing in (*filter(inspect.isfunction, own), "KLDivergence")}
+
+
+@pytest.mark.parametrize(
+    ("loss", "good", "bad"),
+    [
+        ("binary_crossentropy", [0, 1, 0.3, 1.0000001], [-1, 2, 1.1, -0.01]),
+        ("binary_focal_crossentropy", [0, 1], [-1]),
+        ("kl_divergence", [0, 0.5], [-0.5, 3]),
+        ("poisson", [0, 2.5, 1e6], [-1]),
+        ("mean_squared_logarithmic_error", [0, 7], [-0.5]),
+        ("hinge", [-1, 0, 1], [0.5, 2, -3]),
+        ("squared_hinge", [-1, 1], [7]),
+        ("dice", [0, 1], [255]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["float64", "int64"])
+def test_numbers_that_a_loss_takes(loss: str, good: list[float], bad: list[float], kind: str) -> None:
+    good, bad = (np.unique(np.array(part).astype(kind)).tolist() for part in (good, bad))
+    values = np.array([*good, *bad], kind).reshape(-1, 1)
+    wrong = [number for number in bad if number not in good]
+    marks, found = RULES[loss].breaches(values[: len(good)], 1)
+    assert not marks.any()
+    assert not len(found)
+    marks, found = RULES[loss].breaches(np.array(wrong, kind).reshape(-1, 1), 1)
+    assert marks.all()
+    assert found.tolist() == wrong
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ([0, 1, 0], None),
+        ([0.33, 0.33, 0.33], None),
+        ([0.2, 0.3, 0.5000001], None),
+        ([1, 1, 0], 2),
+        ([0, 0, 0], 0),
+        ([-1, 1, 1], -1),
+        ([0, 2, 0], 2),
+    ],
+)
+def test_rows_of_categorical_crossentropy_are_shares_of_one(row: list[float], told: float | None) -> None:
+    marks, found = RULES["categorical_crossentropy"].breaches(np.array([row, [1, 0, 0]]), 3)
+    assert (marks.tolist(), found.tolist()) == (([True, False], [told]) if told is not None else ([False] * 2, []))
+
+
+def test_each_step_of_a_sequence_is_a_row_of_its_own() -> None:
+    steps = np.array([[1, 0, 0, 1], [1, 1, 0, 0]])  # two steps of two classes
+    marks, found = RULES["categorical_crossentropy"].breaches(steps, 2)
+    assert (marks.tolist(), found.tolist()) == ([False, True], [2])
+
+
+@pytest.mark.parametrize(
+    ("loss", "known"), [("mse", True), ("mae", True), ("huber", True), (lambda y, p: p, False)], ids=str
+)
+def test_other_losses_take_any_number(loss: object, known: bool) -> None:
+    facts = loss_facts(loss)
+    assert facts.known == known
+    assert apply_loss(SCALAR, (1,), facts.name if facts.known else "").loss == ""
+
+
+def test_classes_along_another_axis_are_told() -> None:
+    losses = keras.losses
+    assert loss_facts(losses.CategoricalCrossentropy()).last_axis
+    assert loss_facts(losses.Dice()).last_axis
+    assert not loss_facts(losses.CategoricalCrossentropy(axis=1)).last_axis
+
+
+def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None:
+    label = apply_loss(SCALAR, (1,), "binary_crossentropy")
+    feature = FeatureSpec((Column("x", "scalar", "float64", 1),), (1,), "float32")
+    packing = Packing(Store.at(str(tmp_path)), (feature,), (label,))
+    batch = pa.RecordBatch.from_pydict({"x": [0.0] * 6, "y": [-1.0, 1, -1, -1, 1, 2]})
+    dataset, faults = pack(packing, batch)
+    assert faults == {("label", "y", "binary_crossentropy -1"): 3, ("label", "y", "binary_crossentropy 2"): 1}
+    assert dataset.blocks == ()
+    rows = [{"kind": k, "name": n, "detail": d, "rows": count} for (k, n, d), count in faults.items()] * 2
+    message = describe(rows, packing.columns, packing.labels)  # type: ignore[arg-type]
+    for part in ("label 'y': 8 rows", "binary_crossentropy", "from 0 to 1", "-1 in 6, 2 in 2", "(label + 1) / 2"):
+        assert part in message
+    many = pa.RecordBatch.from_pydict({"x": [0.0] * 50, "y": [2.0 + n for n in range(50)]})
+    _, faults = pack(packing, many)
+    assert len(faults) == 9
+    assert faults["label", "y", "binary_crossentropy others"] == 42
+
+
+def test_rows_that_are_left_out_may_have_any_label(tmp_path: Path) -> None:
+    label = apply_loss(SCALAR, (1,), "binary_crossentropy")
+    feature = FeatureSpec((Column("x", "scalar", "float64", 1, drop=True),), (1,), "float32")
+    packing = Packing(Store.at(str(tmp_path)), (feature,), (label,))
+    _, faults = pack(packing, pa.RecordBatch.from_pydict({"x": [0.0, None], "y": [1.0, -1.0]}))
+    assert faults == {}
+
+
+SCHEMA = T.StructType(
+    [
+        T.StructField("y", T.DoubleType()),
+        T.StructField("rows", T.ArrayType(T.DoubleType())),
+        T.StructField("assembled", VectorUDT(), metadata={"ml_attr": {"num_attrs": 5}}),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "output", "loss", "told"),
+    [
+        ("y", (3,), "mean_squared_error", r"'y' doesn't fit.*3 numbers.*\(batch, 3\).*one number a row"),
+        ("y", (4, 2), "binary_crossentropy", r"8 numbers.*\(batch, 4, 2\)"),
+        (
+            "y",
+            (4, 2),
+            "sparse_categorical_crossentropy",
+            r"can't be used with.*\(batch, 4, 2\)",
+        ),
+        ("rows", (4, 2), "sparse_categorical_crossentropy", "categorical_crossentropy"),
+        ("assembled", (3,), "mean_squared_error", "3 numbers a row.*5 numbers a row"),
+        ("assembled", (3,), "", "3 numbers a row.*5 numbers a row"),
+    ],
+)
+def test_labels_of_another_shape_than_the_output_are_refused_before_any_job(
+    column: str, output: tuple[int, ...], loss: str, told: str
+) -> None:
+    spec = label_spec(SCHEMA, column, output, None)
+    width = 5 if column == "assembled" else None
+    with pytest.raises(DataError, match=told):
+        apply_loss(spec, output, loss, width)
+
+
+def test_an_own_loss_may_compare_one_number_with_several() -> None:
+    assert apply_loss(SCALAR, (3,), "") == SCALAR
+    assert apply_loss(SCALAR, (3,), loss_facts("Circle").name) == SCALAR  # a class for an embedding
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "CategoricalGeneralizedCrossEntropy"])
+def test_losses_of_class_indices_are_known(loss: str) -> None:
+    facts = loss_facts(loss)
+    assert facts.name in OF_CLASS_INDICES
+    assert KerasEstimator()._classes(ModelOutput("o", (7,), "softmax"), facts) == 7
+    assert KerasEstimator()._classes(ModelOutput("o", (4, 7), "softmax"), facts) is None
+
+
+def test_one_number_takes_the_shape_of_an_output_of_one_number() -> None:
+    assert apply_loss(SCALAR, (1, 1), "mean_squared_error").shape == (1, 1)
+    assert apply_loss(SCALAR, (1,), "mean_squared_error").shape == ()
+    assert apply_loss(SCALAR, (), "mean_squared_error").shape == ()
+
+
+def test_facts_of_outputs_that_earlier_releases_saved_have_no_loss() -> None:
+    saved = {"name": "o", "shape": [1], "classes": None}
+    assert OutputFacts.of(saved) == OutputFacts("o", (1,), None)
+    assert OutputFacts.of({**saved, "loss": "poisson"}).loss == "poisson"
+    assert replace(SCALAR, loss="poisson").tensor() == SCALAR.tensor()
+
+
+@pytest.mark.parametrize(
+    ("converted_for", "fitted_by", "fits"),
+    [
+        ("binary_crossentropy", "mean_squared_error", True),
+        ("mean_squared_error", "mean_absolute_error", True),
+        ("mean_squared_error", "binary_crossentropy", False),
+        ("poisson", "binary_crossentropy", False),
+    ],
+)
+def test_converted_rows_serve_a_loss_that_takes_what_they_were_held_to(
+    converted_for: str, fitted_by: str, fits: bool
+) -> None:
+    feature = FeatureSpec((Column("x", "scalar", "float64", 1),), (1,), "float32")
+    had, wanted = (
+        Packing(Store(""), (feature,), (apply_loss(SCALAR, (1,), loss),)) for loss in (converted_for, fitted_by)
+    )
+    dataset = ConvertedDataset(Store(""), had.tensors, (), 0)
+    converted = ConvertedData(
+        rows=0,
+        validationRows=0,
+        bytes=0,
+        schema=SCHEMA,
+        plan=InputPlan(()),
+        files=(),
+        spark=None,  # type: ignore[arg-type]
+        _dataset=dataset,
+        _packing=comparable(had),
+        _owned=contextlib.ExitStack(),
+    )
+    if fits:
+        assert converted.dataset_for(wanted) == dataset
+    else:
+        with pytest.raises(DataError, match=r"converted in another way.*labels"):
+            converted.dataset_for(wanted)

@@ -1,0 +1,148 @@
+"""Numbers that a dtype can't hold: which rows have them, in training and in scoring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.convert import Packing
+from spark_dl.data.faults import describe
+from spark_dl.data.limits import beyond, check_numbers, greatest, inexact
+from spark_dl.errors import DataError
+from spark_dl.score.scoring_model import _joined, _matrix
+from spark_dl.store import Store
+
+from .rows import pack
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([1.0, 1e300, -1e39, INF, NAN], "float32", [False, True, True, False, False]),
+        ([65504.0, 65505.0, 1e5, 0, 0], "float16", [False, True, True, False, False]),
+        ([1e300, 1, 1, 1, 1], "float64", [False] * 5),
+    ],
+)
+def test_numbers_beyond_the_range(values: list[float], dtype: str, expected: list[bool]) -> None:
+    assert beyond(np.array(values).reshape(-1, 1), dtype).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+@pytest.mark.parametrize(("dtype", "digits"), [("float16", 11), ("float32", 24), ("float64", 53)])
+def test_whole_numbers_are_inexact_as_soon_as_a_cast_changes_them(kind: str, dtype: str, digits: int) -> None:
+    limit = 1 << digits
+    if limit > np.iinfo(kind).max - 4:
+        pytest.skip(f"{kind} has no such numbers")
+    given = [0, limit - 1, limit, limit + 1, limit + 2, -limit - 1, np.iinfo(kind).max, np.iinfo(kind).min]
+    values = np.array(given, kind)
+    with np.errstate(over="ignore"):
+        cast = [float(number) for number in values.astype(dtype)]
+    expected = [not np.isfinite(there) or int(there) != here for here, there in zip(given, cast, strict=True)]
+    assert inexact(values.reshape(-1, 1), dtype).tolist() == expected
+    assert expected[2:4] == [False, True]
+    assert greatest(values) == np.iinfo(kind).min
+
+
+def test_fractions_and_small_integers_are_never_inexact() -> None:
+    assert not inexact(np.array([[2.0**24 + 1]]), "float32").any()
+    assert not inexact(np.array([[127]], np.int8), "float16").any()
+    assert not inexact(np.array([[1 << 40]]), "int64").any()
+
+
+def packed(
+    tmp_path: Path, x: pa.Array, y: list[float], column: Column, dtype: str = "float32"
+) -> dict[tuple[str, str, str], int]:
+    label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
+    feature = FeatureSpec((column,), (column.width,), dtype)
+    packing = Packing(Store.at(str(tmp_path)), (feature,), (label,))
+    _, faults = pack(packing, pa.RecordBatch.from_pydict({"x": x, "y": pa.array(y)}))
+    return faults
+
+
+LONG = Column("x", "scalar", "int64", 1)
+DOUBLE = Column("x", "scalar", "float64", 1)
+
+
+@pytest.mark.parametrize(
+    ("column", "x", "dtype", "fault"),
+    [
+        (LONG, pa.array([16777216, 16777217, -16777219]), "float32", ("inexact", "x", "float32 -16777219")),
+        (
+            Column("x", "array", "int32", 2),
+            pa.array([[1, 2], [1, 33554433], [16777217, 0]], pa.list_(pa.int32())),
+            "float32",
+            ("inexact", "x", "float32 33554433"),
+        ),
+        (LONG, pa.array([2048, 2049, 3001]), "float16", ("inexact", "x", "float16 3001")),
+        (LONG, pa.array([1 << 53, (1 << 53) + 1, (1 << 62) + 1]), "float64", ("inexact", "x", f"float64 {2**62 + 1}")),
+        (DOUBLE, pa.array([0.0, INF, -INF]), "float32", ("infinite", "x", "")),
+        (DOUBLE, pa.array([0.0, 1e300, -1e300]), "float32", ("range", "x", "float32")),
+        (DOUBLE, pa.array([0.0, 7e4, -7e4]), "float16", ("range", "x", "float16")),
+    ],
+)
+def test_numbers_that_the_input_would_change_are_counted(
+    tmp_path: Path, column: Column, x: pa.Array, dtype: str, fault: tuple[str, str, str]
+) -> None:
+    assert packed(tmp_path, x, [0.0] * 3, column, dtype=dtype) == {fault: 2}
+    values = np.array(x.to_pylist()).reshape(3, -1)
+    with pytest.raises(DataError, match="'x' can't be scored"):
+        check_numbers(values, "x", dtype)
+
+
+def test_the_greatest_of_all_batches_is_told(tmp_path: Path) -> None:
+    label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
+    packing = Packing(Store.at(str(tmp_path)), (FeatureSpec((LONG,), (1,), "float32"),), (label,))
+    batches = [pa.RecordBatch.from_pydict({"x": [2**24 + 1, n], "y": [0.0, 0.0]}) for n in (-(2**30) - 1, 2**25 + 1)]
+    _, faults = pack(packing, *batches)
+    assert faults == {("inexact", "x", f"float32 {-(2**30) - 1}"): 4}
+    rows = [{"kind": k, "name": n, "detail": d, "rows": count} for (k, n, d), count in faults.items()]
+    rows.append({"kind": "inexact", "name": "x", "detail": f"float32 {2**40 + 1}", "rows": 1})  # of another partition
+    message = describe(rows, packing.columns, packing.labels)  # type: ignore[arg-type]
+    assert f"'x': 5 rows with whole numbers that float32 can't hold exactly, the greatest {2**40 + 1}" in message
+    assert "integer input" in message
+
+
+@pytest.mark.parametrize(("y", "kind"), [([0.0, INF], "infinite"), ([0.0, 1e300], "range"), ([NAN, 0.0], "nan")])
+def test_labels_that_float32_can_not_hold(tmp_path: Path, y: list[float], kind: str) -> None:
+    faults = packed(tmp_path, pa.array([1.0, 2.0]), y, DOUBLE)
+    assert {(found, name): count for (found, name, _), count in faults.items()} == {(kind, "y"): 1}
+
+
+@pytest.mark.parametrize(("w", "kind"), [([1.0, INF], "infinite"), ([1.0, 1e39], "range"), ([1.0, -1.0], "negative")])
+def test_weights_that_float32_can_not_hold(tmp_path: Path, w: list[float], kind: str) -> None:
+    label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
+    weight = Column("w", "scalar", "float64", 1)
+    packing = Packing(Store.at(str(tmp_path)), (FeatureSpec((DOUBLE,), (1,), "float32"),), (label,), weight)
+    _, faults = pack(packing, pa.RecordBatch.from_pydict({"x": [1.0, 2.0], "y": [0.0, 0.0], "w": w}))
+    assert {(found, name): count for (found, name, _), count in faults.items()} == {(kind, "w"): 1}
+
+
+def test_infinite_numbers_are_dropped_and_filled_as_nan_is(tmp_path: Path) -> None:
+    y = [0.0, 1.0, 2.0]
+    for column in (Column("x", "scalar", "float64", 1, drop=True), Column("x", "scalar", "float64", 1, fill=5.0)):
+        assert packed(tmp_path, pa.array([1.0, INF, NAN]), y, column) == {}
+    # In a row that is dropped for its infinite number, nothing else is a fault, and other rows stay as they are.
+    vectors = Column("x", "array", "float64", 2, drop=True)
+    assert packed(tmp_path, pa.array([[1.0, 2.0], [INF, 1e300], [1.0, NAN]]), y, vectors) == {}
+    filled = _matrix(pd.Series([1.0, INF, -INF, NAN]), Column("x", "scalar", "float64", 1, fill=5.0))
+    assert filled.ravel().tolist() == [1, 5, 5, 5]
+
+
+def test_scoring_refuses_what_training_does() -> None:
+    spec = FeatureSpec((LONG, Column("z", "scalar", "float64", 1)), (2,), "float32")
+    good = _joined([np.array([[1 << 24]]), np.array([[0.1]])], spec)
+    assert good.tolist() == [[1 << 24, np.float32(0.1)]]
+    for parts, told in (
+        ([[[(1 << 24) + 1]], [[0.1]]], "'x' can't be scored.*float32 can hold exactly.*greatest 16777217"),
+        ([[[1]], [[INF]]], "'z' can't be scored.*finite"),
+        ([[[1]], [[1e300]]], "'z' can't be scored.*1 rows beyond it"),
+    ):
+        with pytest.raises(DataError, match=told):
+            _joined([np.array(part) for part in parts], spec)

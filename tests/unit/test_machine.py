@@ -1,0 +1,59 @@
+"""What is installed is told from files: a Horovod that can't train with TensorFlow among it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from spark_dl.launch.horovod_build import horovod_fault
+
+EXTENSION = f"mpi_lib{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def fault_of(root: Path) -> str:
+    """What a process finds that sees this directory's packages first."""
+    program = "from spark_dl.launch.horovod_build import horovod_fault; print(horovod_fault())"
+    path = os.pathsep.join([str(root), *filter(None, sys.path)])
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def test_the_horovod_that_set_up_built_has_no_fault() -> None:
+    assert horovod_fault() == ""
+
+
+@pytest.mark.parametrize(
+    ("extension", "metadata", "expected"),
+    [
+        ("", {"dummy": "none"}, "Horovod was built without TensorFlow"),
+        ("mpi_lib.cpython-27.so", {"tensorflow": tf.__version__}, "Horovod was built without TensorFlow"),
+        (EXTENSION, {"tensorflow": "1.15.0"}, f"Horovod was built with TensorFlow 1.15.0, and {tf.__version__} is"),
+        (EXTENSION, {"tensorflow": tf.__version__}, ""),
+        (EXTENSION, None, ""),
+    ],
+)
+def test_a_horovod_is_told_by_its_files(tmp_path: Path, extension: str, metadata: object, expected: str) -> None:
+    package = tmp_path / "horovod"
+    (package / "tensorflow").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    if extension:
+        (package / "tensorflow" / extension).touch()
+    if metadata is not None:
+        (package / "metadata.json").write_text(json.dumps(metadata))
+    found = fault_of(tmp_path)
+    assert found.startswith(expected)
+    assert bool(found) == bool(expected)

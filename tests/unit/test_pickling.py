@@ -1,0 +1,142 @@
+"""What is sent to the ranks: what can't be pickled is named before any job; and what executors need to load it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import keras
+import pytest
+from pyspark.accumulators import Accumulator, AccumulatorParam
+
+from spark_dl.diagnosis.machine import absent
+from spark_dl.errors import OptionError
+from spark_dl.estimators.callback_checks import pickle_callbacks
+from spark_dl.launch.pickling import pickle_for_ranks
+
+LOCK = threading.Lock()
+
+
+def by_value(thing: Any) -> Any:
+    """As of a script's or a notebook's own: pickled whole, and not by its name."""
+    for part in (thing, *(value for value in vars(thing).values() if isinstance(value, types.FunctionType))):
+        part.__module__ = "__main__"
+    return thing
+
+
+@by_value
+class Holds(keras.callbacks.Callback):
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held = held
+
+
+@by_value
+class UsesGlobal(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        with LOCK:
+            pass
+
+
+def closure(held: Any) -> Callable[..., Any]:
+    return by_value(lambda *_: held)
+
+
+class Slotted:
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock = LOCK
+
+
+class Raises:
+    def __reduce__(self) -> Any:
+        raise ValueError("only on the driver\nsecond line")
+
+
+class Sums(AccumulatorParam[int]):
+    def zero(self, value: int) -> int:
+        return 0
+
+    def addInPlace(self, value1: int, value2: int) -> int:
+        return value1 + value2
+
+
+@pytest.mark.parametrize(
+    ("held", "path", "kind"),
+    [
+        (LOCK, ".held,", "lock"),
+        ({"a": [1, LOCK]}, ".held['a'][1],", "lock"),
+        (closure(LOCK), ".held, its variable 'held'", "lock"),
+        (functools.partial(print, LOCK), ".held.args[0]", "lock"),
+        (Holds(LOCK), ".held.held,", "lock"),
+        (Slotted(), ".held.lock", "lock"),
+        (Raises(), ".held,", r"Raises \(only on the driver\)"),
+        ((thread for thread in ()), ".held,", "generator"),
+        (Accumulator(7, 0, Sums()), ".held,", r"Accumulator \(an Accumulator, whose additions"),
+    ],
+    ids=["lock", "nested", "closure", "partial", "callback", "slots", "reduce", "generator", "accumulator"],
+)
+def test_the_part_that_can_not_be_pickled_is_named(held: Any, path: str, kind: str) -> None:
+    callbacks = [keras.callbacks.TerminateOnNaN(), Holds(held)]
+    with pytest.raises(OptionError, match=rf"of type {kind}") as raised:
+        pickle_callbacks(callbacks)
+    assert f"Received: callbacks[1] (Holds){path}" in str(raised.value)
+    assert "__getstate__" in str(raised.value)
+
+
+def test_a_global_of_a_callbacks_own_class_is_named() -> None:
+    with pytest.raises(OptionError, match=r"\(UsesGlobal\), its class UsesGlobal.on_epoch_end, its global 'LOCK'"):
+        pickle_callbacks([UsesGlobal()])
+
+
+def test_callbacks_are_pickled_as_they_are() -> None:
+    shared = Holds([1, 2])
+    pickled = pickle_callbacks([shared, Holds(shared), keras.callbacks.EarlyStopping(patience=3)])
+    first, second, third = cloudpickle.loads(pickled.content)
+    assert second.held is first
+    assert (first.held, third.patience) == ([1, 2], 3)
+    assert cloudpickle.loads(pickle_callbacks(None).content) == []
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "told"),
+    [
+        ([keras.callbacks.TerminateOnNaN], "instances of keras.callbacks.Callback.*TerminateOnNaN"),
+        ([lambda: None], "instances of keras.callbacks.Callback"),
+        ([keras.callbacks.BackupAndRestore("backup")], "BackupAndRestore.*checkpointDir"),
+        (
+            [keras.callbacks.CSVLogger("f"), keras.callbacks.ProgbarLogger()],
+            r"callbacks\[1\] \(ProgbarLogger\).*verbose=1",
+        ),
+    ],
+)
+def test_callbacks_that_make_no_sense_on_ranks_are_refused(callbacks: list[Any], told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        pickle_callbacks(callbacks)
+
+
+def test_tensorboard_needs_its_package_on_the_driver() -> None:
+    callback = keras.callbacks.TensorBoard("logs")
+    if importlib.util.find_spec("tensorboard"):
+        assert "tensorboard" in pickle_callbacks([callback]).modules
+    else:
+        with pytest.raises(OptionError, match=r"package 'tensorboard'.*pip install 'spark_dl\[tensorboard\]'"):
+            pickle_callbacks([callback])
+    assert "requests" in pickle_callbacks([keras.callbacks.RemoteMonitor()]).modules
+
+
+def test_what_executors_must_import_is_what_is_pickled_by_name() -> None:
+    own = __name__.partition(".")[0]
+    assert own in pickle_for_ranks("x", Raises).modules
+    assert own not in pickle_for_ranks("x", closure(1)).modules
+    assert pickle_for_ranks("x", [threading, 1, "a", len]).modules == ()
+    assert pickle_for_ranks("x", types.ModuleType("made_up")).modules == ()
+    assert pickle_for_ranks("x", [keras, threading]).modules == ("keras",)
+    assert "keras" in pickle_for_ranks("x", {"loss": keras.losses.MeanSquaredError}).modules
+    assert absent(["keras", "a_module_that_is_nowhere"]) == ["a_module_that_is_nowhere"]
