@@ -29,6 +29,7 @@ BASE = {
     "imports",
     "options",
     "parcel",
+    "paths",
     "session",
     "spark_job",
     "store",
