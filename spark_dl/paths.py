@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
@@ -113,10 +114,8 @@ def overlap(one: str, other: str) -> bool:
 def holds_the_process(url: str) -> bool:
     """Whether a local directory is or holds the working directory, or the user's home."""
     own = [Path(os.path.expanduser("~"))]
-    try:
+    with contextlib.suppress(OSError):  # the working directory may be gone
         own.append(Path.cwd())
-    except OSError:  # the working directory is gone
-        pass
     return url.startswith(LOCAL) and any(_within(_real(url), str(path.resolve())) for path in own)
 
 

@@ -33,6 +33,7 @@ BASE = {
     "session",
     "spark_job",
     "store",
+    "swap",
     "workspace",
     "world",
 }
