@@ -20,6 +20,7 @@ __all__ = [
     "opened_as",
     "overlap",
     "spark_path",
+    "spark_pattern",
 ]
 
 # How the URL of a local path begins; what follows is the path as it is, with its blanks and percent signs.
@@ -83,6 +84,15 @@ def spark_path(path: str | os.PathLike[str]) -> str:
     if found and found[1].lower() == "file":
         return LOCAL + _file_path(found[2], text)
     return _expanded(text) if not found else text
+
+
+def spark_pattern(path: str) -> str:
+    """Give the path for Spark's readers, which take some characters for a pattern.
+
+    Local paths below /Volumes are plain ones, as Databricks opens them.
+    """
+    plain = path.removeprefix(LOCAL) if path.startswith(f"{LOCAL}{_VOLUMES}/") else path
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", plain)
 
 
 def opened_as(scheme: str) -> str:

@@ -14,6 +14,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
@@ -22,7 +23,7 @@ from spark_dl import paths
 from spark_dl.errors import StoreError, explain
 from spark_dl.store import Store
 
-__all__ = ["beside", "check_replaceable", "replacing", "take_place"]
+__all__ = ["check_replaceable", "replacing", "take_place", "written_beside"]
 
 _SUCCESS = "_SUCCESS"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -49,37 +50,51 @@ def check_replaceable(target: Store) -> None:
         )
 
 
-def beside(target: Store) -> Store:
-    """Give a new name in the directory that holds the target, on the same file system; nothing is made."""
+@contextmanager
+def written_beside(target: Store) -> Iterator[Store]:
+    """Give a new name in the directory that holds the target, on the same file system.
+
+    Where the `with` ends by an error, what was written there is removed, and so are directories made for it.
+    """
     url = paths.LOCAL + os.path.realpath(target.path) if target.is_local else target.url
     path, mark, query = (url, "", "") if target.is_local else url.partition("?")
     parent, _, name = path.rpartition("/")
     # Readers of the directory above pass over names with a dot.
-    return Store(f"{parent}/.{name}-{uuid.uuid4().hex[:12]}" + mark + query)
+    aside = Store(f"{parent}/.{name}-{uuid.uuid4().hex[:12]}" + mark + query)
+    above = Path(parent.removeprefix(paths.LOCAL) or "/")
+    missing = [place for place in (above, *above.parents) if target.is_local and not place.exists()]
+    try:
+        yield aside
+    except BaseException:
+        aside.delete()
+        for place in missing:
+            with suppress(OSError):  # others may have put something there
+                place.rmdir()
+        raise
 
 
 @contextmanager
-def replacing(target: Store) -> Iterator[Store]:
+def replacing(target: Store, *, overwrite: bool = True) -> Iterator[Store]:
     """Make a directory that takes the target's place when the `with` ends well, and is removed when it doesn't.
+
+    Args:
+        target: What it becomes.
+        overwrite: Whether the target may exist and hold files.
 
     Raises:
         StoreError: It can't be made, or can't take the place.
     """
-    aside = beside(target)
-    try:
+    with written_beside(target) as aside:
         aside.make()
         yield aside
-    except BaseException:
-        aside.delete()
-        raise
-    take_place(aside, target)
+    take_place(aside, target, overwrite=overwrite)
 
 
 def take_place(aside: Store, target: Store, *, overwrite: bool = True) -> None:
     """Put a directory that has been written beside a target in its place.
 
     Args:
-        aside: The new directory, from `beside`.
+        aside: The new directory, from `written_beside`.
         target: What it becomes.
         overwrite: Whether the target may exist and hold files.
 

@@ -13,6 +13,7 @@ the new one: for that time, which is that of the writing, the path isn't whole.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import itertools
@@ -30,11 +31,11 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 from pyspark.sql import SparkSession
 
 from spark_dl.errors import SavedModelError, SparkDLError, explain
-from spark_dl.estimators.spark_files import as_pattern, first_line, has_files, resolved
-from spark_dl.paths import holds_the_process, spark_path
+from spark_dl.estimators.spark_files import first_line, has_files, resolved
+from spark_dl.paths import holds_the_process, spark_path, spark_pattern
 from spark_dl.session import is_connect
 from spark_dl.store import Store
-from spark_dl.swap import beside, check_replaceable, take_place
+from spark_dl.swap import check_replaceable, take_place, written_beside
 
 __all__ = ["FORMAT", "Reader", "Saved", "Writer", "described", "revived"]
 
@@ -136,10 +137,12 @@ class Writer(MLWriter):
 
     def _save_local(self, target: Store, content: _Content) -> bool:
         """Write beside the target and swap; False where this process doesn't see what Spark has written."""
-        aside = beside(target)
-        seen = False
-        try:
-            self._write(aside.url, content)
+        with written_beside(target) as aside:
+            try:
+                self._write(aside.url, content)
+            except BaseException:
+                self._remove_unseen(aside)
+                raise
             seen = Path(aside.path).is_dir()
             if seen and not list(Path(aside.path, "metadata").glob("part-*")):
                 raise SavedModelError(
@@ -150,13 +153,10 @@ class Writer(MLWriter):
                         fix="Give a path or URL on a shared file system.",
                     )
                 )
-        except BaseException:
-            self._remove(aside)
-            raise
         if seen:
             take_place(aside, target, overwrite=self.shouldOverwrite)
         else:
-            self._remove(aside)
+            self._remove_unseen(aside)
         return seen
 
     def _save_by_spark(self, path: str, content: _Content, exists: bool) -> None:
@@ -186,11 +186,11 @@ class Writer(MLWriter):
                 ) from error
             self._handleOverwrite(aside)
 
-    def _remove(self, aside: Store) -> None:
-        if Path(aside.path).exists():
-            aside.delete()
-        else:
-            self._handleOverwrite(aside.url)
+    def _remove_unseen(self, aside: Store) -> None:
+        """Remove what Spark has written where this process sees nothing: a client of Spark Connect, elsewhere."""
+        if not Path(aside.path).exists():
+            with contextlib.suppress(Exception):  # the error that led here counts
+                self._handleOverwrite(aside.url)
 
     def _handleOverwrite(self, path: str) -> None:
         """Remove what Spark has at a path."""
@@ -243,7 +243,7 @@ class Reader(MLReader[Any]):
     def _metadata(self, spark: SparkSession, path: str) -> dict[str, Any]:
         name = f"{self._cls.__module__}.{self._cls.__name__}"
         try:
-            metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(as_pattern(path), spark)
+            metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(spark_pattern(path), spark)
         except Exception as error:
             raise _damaged(path, f"a directory saved by {name}", first_line(error)) from error
         _check(metadata, name, path)
@@ -331,7 +331,7 @@ def _chunks(content: bytes) -> Iterator[tuple[int, bytearray]]:
 
 def _content(spark: SparkSession, path: str, facts: dict[str, Any]) -> bytes:
     try:
-        frame = spark.read.schema("chunk int, content binary").parquet(f"{as_pattern(path)}/model")
+        frame = spark.read.schema("chunk int, content binary").parquet(f"{spark_pattern(path)}/model")
         chunks = {}
         for first in range(0, int(facts["chunks"]), _CHUNKS_AT_ONCE):
             some = frame.where(frame["chunk"].between(first, first + _CHUNKS_AT_ONCE - 1)).collect()

@@ -9,13 +9,9 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl.errors import SavedModelError, explain
+from spark_dl.paths import spark_pattern
 
-__all__ = ["as_pattern", "first_line", "has_files", "resolved"]
-
-
-def as_pattern(path: str) -> str:
-    """Give the path with what Spark's readers would take for a pattern escaped."""
-    return re.sub(r"([\[\]{}*?\\])", r"\\\1", path)
+__all__ = ["first_line", "has_files", "resolved"]
 
 
 def resolved(spark: SparkSession, path: str) -> str:
@@ -60,7 +56,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _listed(spark: SparkSession, path: str) -> DataFrame:
-    return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(as_pattern(path))
+    return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(spark_pattern(path))
 
 
 def _unopened(path: str, error: Exception) -> SavedModelError:
