@@ -7,6 +7,7 @@ import json
 import queue
 import socket
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from spark_dl.diagnosis.visit import Order, visit
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.slot_queue import TELL_SECONDS, SlotQueue
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
@@ -135,13 +137,20 @@ def _visit(
         frame = spark.range(0, tasks, 1, tasks).mapInArrow(
             functools.partial(visit, order), "facts string", barrier=True, profile=profile
         )
-        with SparkJob(frame) as job:
-            if not job.wait(settings.slot_timeout):
-                raise no_slots(tasks, settings.slot_timeout)
+        with SlotQueue.of(spark).claim(tasks, _warn) as claim, SparkJob(frame) as job:
+            left = min(settings.slot_timeout, TELL_SECONDS)
+            while not job.wait(left):
+                left = claim.left(settings.slot_timeout)
+                if left <= 0:
+                    raise no_slots(tasks, settings.slot_timeout)
             try:
                 return [json.loads(row["facts"]) for row in job.rows()]
             except Exception as error:
                 raise _unable(error) from error
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _unable(error: Exception) -> ClusterError:
