@@ -13,6 +13,7 @@ from spark_dl.errors import StoreError, explain
 
 __all__ = [
     "LOCAL",
+    "holds",
     "holds_the_process",
     "is_name",
     "joined",
@@ -106,19 +107,21 @@ def is_name(name: object) -> bool:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two directories, as `normalized` URLs, are the same, or one lies in the other.
+    """Whether two directories, as `normalized` URLs, are the same, or one lies in the other."""
+    return holds(one, other) or holds(other, one)
+
+
+def holds(directory: str, path: str) -> bool:
+    """Whether a directory is a path or holds it, both as `normalized` URLs.
 
     Local ones are compared as the system resolves them, through links and mounts.
     """
-    if one.startswith(LOCAL) and other.startswith(LOCAL):
-        first, second = _real(one), _real(other)
-        return _within(first, second) or _within(second, first)
-    first_url, second_url = _compared(one), _compared(other)
-    if first_url[0] != second_url[0]:
-        return False
+    if directory.startswith(LOCAL) and path.startswith(LOCAL):
+        return _within(_real(directory), _real(path))
+    one, other = _compared(directory), _compared(path)
     # Without a host it is the default one, which only Hadoop's own configuration names.
-    hosts = {first_url[1], second_url[1]} - {""}
-    return len(hosts) < 2 and _below(first_url[2], second_url[2])
+    hosts = {one[1], other[1]} - {""}
+    return one[0] == other[0] and len(hosts) < 2 and _below(one[2], other[2])
 
 
 def holds_the_process(url: str) -> bool:
@@ -210,7 +213,7 @@ def _real(url: str) -> str:
 
 def _within(directory: str, path: str) -> bool:
     """Whether a real path is a directory or lies in it; a directory that is mounted twice has two paths."""
-    if _below_only(directory, path):
+    if _below(directory, path):
         return True
     try:
         there = os.stat(directory)
@@ -237,11 +240,7 @@ def _compared(url: str) -> tuple[str, str, str]:
     return opened_as(scheme), host.lower(), posixpath.normpath(f"/{path.strip('/')}")
 
 
-def _below(one: str, other: str) -> bool:
-    return _below_only(one, other) or _below_only(other, one)
-
-
-def _below_only(directory: str, path: str) -> bool:
+def _below(directory: str, path: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 

@@ -29,7 +29,7 @@ from spark_dl.data.media import image_bytes
 from spark_dl.data.transport import VECTOR_FIELDS, vectors
 from spark_dl.errors import StoreError, explain
 from spark_dl.imports import forget_archives
-from spark_dl.paths import LOCAL, overlap, spark_pattern
+from spark_dl.paths import LOCAL, holds, overlap, spark_pattern
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel, checked
 from spark_dl.spark_job import SparkJob
@@ -166,11 +166,10 @@ def _check_target(source: Source, target: Store, overwrite: bool) -> None:
         expected = "a new directory, or overwrite=True"
         raise StoreError(explain("The output directory exists.", expected=expected, received=target.url))
     read = Store.at(source.url)
-    places = {read.url}
-    if read.is_local:  # files may be links to others
-        real = {os.path.dirname(os.path.realpath(fragment.path)) for fragment in source.fragments}
-        places |= {LOCAL + place for place in real}
-    if any(overlap(place, target.url) for place in places):
+    files = [os.path.realpath(fragment.path) for fragment in source.fragments if read.is_local]  # some may be links
+    if overlap(read.url, target.url) or any(
+        holds(target.url, LOCAL + place) for place in {*map(os.path.dirname, files)}
+    ):
         raise StoreError(
             explain(
                 "The input lies in the output directory, or the output in the input.",
