@@ -167,9 +167,8 @@ def _check_target(source: Source, target: Store, overwrite: bool) -> None:
         raise StoreError(explain("The output directory exists.", expected=expected, received=target.url))
     read = Store.at(source.url)
     files = [os.path.realpath(fragment.path) for fragment in source.fragments if read.is_local]  # some may be links
-    if overlap(read.url, target.url) or any(
-        holds(target.url, LOCAL + place) for place in {*map(os.path.dirname, files)}
-    ):
+    linked = {LOCAL + os.path.dirname(file) for file in files}
+    if overlap(read.url, target.url) or any(holds(target.url, place) for place in linked):
         raise StoreError(
             explain(
                 "The input lies in the output directory, or the output in the input.",
