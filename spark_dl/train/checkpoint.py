@@ -123,9 +123,8 @@ class Checkpoints:
                     self._store.remove(old.callbacks_file)
                 if old.model_file not in kept:
                     self._store.remove(old.model_file)
-        bests = {
-            c.best_file for c in known if c.best_file
-        } - kept  # a best that has been beaten, and whose record is gone
+        # A best that has been beaten, and whose record is gone.
+        bests = {c.best_file for c in known if c.best_file} - kept
         for name in bests:
             self._store.remove(name)
 
