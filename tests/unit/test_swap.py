@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from spark_dl import swap
 from spark_dl.errors import StoreError
@@ -118,21 +120,35 @@ def test_an_object_store_gets_file_by_file_what_stays_whole_beside_until_then() 
     assert Store.at("memory://swap/models").names() == ["there"]
 
 
-def test_where_a_copy_fails_the_error_names_the_new_one_which_is_whole(tmp_path: Path) -> None:
-    """A file stands where a directory is to be made, as when somebody writes there meanwhile."""
-    target = Store.at("memory://swap-failing/there")
-    target.make()
+class FullStore(MemoryFileSystem):
+    """An object store that is full when files are to be copied."""
+
+    protocol = "full"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        stripped: str = super()._strip_protocol(path.replace("full://", "memory://"))
+        return stripped
+
+    def cp_file(self, path1: str, path2: str, **options: object) -> None:
+        raise OSError("no space left")
+
+
+def test_where_a_copy_fails_the_error_names_the_new_one_which_is_whole() -> None:
+    fsspec.register_implementation("full", FullStore, clobber=True)
+    parent = Store.at("full://swap/failing")
+    parent.child("there").make()
 
     def write() -> None:
-        with replacing(target) as aside:
+        with replacing(parent.child("there")) as aside:
             write_new(aside)
-            Store.at("memory://swap-failing").child("there").delete()
-            Store.at("memory://swap-failing").write("there", b"a file")
 
-    with pytest.raises(StoreError, match=r"can't be replaced.*\.there-\w+ holds the new directory whole"):
+    told = r"failing/there can't be replaced.*no space left.*failing/\.there-\w+ holds the new directory whole"
+    with pytest.raises(StoreError, match=told):
         write()
-    (left,) = [name for name in Store.at("memory://swap-failing").names() if name.startswith(".there-")]
-    assert Store.at("memory://swap-failing").child(left).child("sub").read("file") == b"new"
+    (left,) = [name for name in parent.names() if name.startswith(".there-")]
+    assert parent.child(left).names() == ["_SUCCESS", "sub"]
+    assert parent.child(left).child("sub").read("file") == b"new"
 
 
 def test_what_can_not_be_replaced_is_refused(
