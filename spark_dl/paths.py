@@ -148,8 +148,8 @@ def _file_path(rest: str, text: str) -> str:
         if host not in ("", "localhost"):
             raise _bad("A file: URL names another host.", text, f"Write file:///{host}/{below} for a local path.")
         rest = slash + below
-    if not rest.startswith("/"):
-        raise _bad("A file: URL has a relative path.", text, "Write file:///absolute/path, or the path alone.")
+    if not rest:
+        raise _bad("A file: URL has no path.", text, "Write file:///absolute/path, or the path alone.")
     if _WINDOWS.match(rest.lstrip("/")):
         raise _bad("A Windows path can't be used.", text, "Mount the directory.")
     return _absolute(rest)

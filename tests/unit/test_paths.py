@@ -36,6 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("file://localhost/data/x", "file:///data/x"),
         ("FILE:/data/x", "file:///data/x"),
         ("file:/", "file:///"),
+        ("file:data/x", "file://{here}/data/x"),
         ("file:///", "file:///"),
         ("file:/data/50%25 of it", "file:///data/50%25 of it"),
         ("/data/a b#c?d%", "file:///data/a b#c?d%"),
@@ -81,9 +82,8 @@ def test_every_spelling_of_a_path_becomes_one_url(here: Path, path: str, url: st
         ("\\\\server\\share", "Windows path"),
         ("file:///C:/data", "Windows path"),
         ("file:/C:\\data", "Windows path"),
-        ("file:data", "relative path"),
-        ("file:", "relative path"),
-        ("file://", "relative path"),
+        ("file:", "no path"),
+        ("file://", "no path"),
         ("file://host/data", "names another host"),
         ("hdfs:user/me", "relative path"),
         ("s3:/key", "names no bucket"),
@@ -129,7 +129,7 @@ def test_spark_is_given_its_own_schemes(here: Path, path: str, given: str) -> No
     assert spark_path(path) == given
 
 
-@pytest.mark.parametrize("path", ["", "C:\\models", "D:/models", "file://host/m1", "file:m1", "~no-such-user-here/m1"])
+@pytest.mark.parametrize("path", ["", "C:\\models", "D:/models", "file://host/m1", "file:", "~no-such-user-here/m1"])
 def test_what_no_file_system_knows_is_not_given_to_spark(path: str) -> None:
     with pytest.raises(StoreError):
         spark_path(path)
@@ -145,7 +145,7 @@ def test_a_child_stays_before_a_query_and_below_the_root() -> None:
     assert joined("memory://", "x") == "memory:///x"
 
 
-NAMES = st.text(st.characters(exclude_characters="/\\\0", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
+NAMES = st.text(st.characters(exclude_characters="/\\\0:", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
     lambda name: name not in (".", "..")
 )
 
