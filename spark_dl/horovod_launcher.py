@@ -118,7 +118,7 @@ class HorovodLauncher:
         slots.check_cluster(spark, self.numWorkers, self.settings)
         tracking = spark.conf.get(_AUTOLOG, None)
         if tracking is None:
-            return run_ranks(spark, functools.partial(without_rank, fn, args), self.numWorkers, self.settings)
+            return run_ranks(spark, functools.partial(without_rank, fn, args), self.numWorkers, self.settings, _warn)
         told = tracker(tracking, experiment_name=None, run_name=None, registered_model_name=None)
         with Record(told, *self._facts(spark, fn)) as record:
             record.open()
@@ -146,7 +146,17 @@ class HorovodLauncher:
         return {name: value for name, value in params.items() if value is not None}, tags
 
 
+def _warn(content: Mapping[str, Any]) -> None:
+    """Show the user a warning of the launch; a function of one's own reports nothing else."""
+    if content.get("kind") == "warning":
+        warnings.warn(content["text"], RuntimeWarning, stacklevel=2)
+
+
 def _log(told: Tracker, content: Mapping[str, Any]) -> None:
-    """What rank 0 reports, for the tracker."""
+    """Log what rank 0 reports, and warnings of the launch."""
+    if content.get("kind") == "warning":
+        told.event(content["text"])
+        _warn(content)
+        return
     prefix = f"fit{content['fit']}." if content["fit"] > 1 else ""
     told.epoch(content["epoch"], {prefix + name: value for name, value in content["logs"].items()}, time.time())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 __all__ = [
+    "application",
     "cancel",
     "driver_address",
     "is_connect",
@@ -27,6 +28,14 @@ def is_connect(spark: SparkSession) -> bool:
     """Whether the session is a client of Spark Connect, whose driver is another process."""
     # The class itself can't be imported without gRPC, which only such a client needs.
     return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+def application(spark: SparkSession) -> object:
+    """Give the object of this process that lives as long as its Spark application: sessions of one share it.
+
+    For a client of Spark Connect it is the session; the application is another process, which others may use too.
+    """
+    return spark if is_connect(spark) else spark.sparkContext
 
 
 def running_session() -> SparkSession:

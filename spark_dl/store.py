@@ -1,7 +1,8 @@
 """Directories by URL: what the driver and the ranks read and write beside Spark.
 
 A path without a scheme is a local path. Other schemes are opened by pyarrow (file, hdfs, s3, gs) or, where it
-knows none, by fsspec. Files appear whole: written aside, then renamed.
+knows none, by fsspec. Files appear whole: written aside, then renamed. Names that come from files can't lead out of a
+directory: what reads, writes or removes by name refuses paths.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
+from spark_dl import paths
 from spark_dl.errors import StoreError, explain
 
 __all__ = ["Store"]
@@ -24,35 +25,32 @@ class Store:
     """One directory, given by its URL. Picklable: it is opened where it is used.
 
     Args:
-        url: a local path or a URL, without a trailing slash.
+        url: A URL as `paths.normalized` gives it.
     """
 
     url: str
 
     @staticmethod
-    def at(path: str) -> Store:
-        """The store at a path or URL, made absolute, so that it means the same in every process."""
-        if "://" in path:
-            return Store(path.rstrip("/"))
-        if urlsplit(path).scheme == "dbfs":
-            raise StoreError(
-                explain(
-                    "dbfs: paths can't be opened outside of Spark.",
-                    expected="a path or a URL with ://",
-                    received=path,
-                    fix=f"Give its mount, /dbfs/{path.removeprefix('dbfs:').lstrip('/')}.",
-                )
-            )
-        return Store("file://" + os.path.abspath(os.path.expanduser(path)))
+    def at(path: str | os.PathLike[str]) -> Store:
+        """Give the store at a path or URL, made absolute, so that it means the same in every process.
+
+        Raises:
+            StoreError: The path can't be used; see `paths.normalized`.
+        """
+        return Store(paths.normalized(path))
 
     def child(self, name: str) -> Store:
-        """The directory `name` below this one."""
-        return Store(f"{self.url}/{name}")
+        """Give the directory `name` in this one.
+
+        Raises:
+            StoreError: The name is a path.
+        """
+        return Store(paths.joined(self.url, self._checked(name)))
 
     @property
     def is_local(self) -> bool:
         """Whether the store lies on the file system of the machine that looks at it."""
-        return self.url.startswith("file://")
+        return self.url.startswith(paths.LOCAL)
 
     @property
     def path(self) -> str:
@@ -69,7 +67,7 @@ class Store:
         """Write a file whole: aside first, then renamed over what was there."""
         with self._errors(f"write {name}"):
             filesystem, path = self._open()
-            aside = f"{path}/.{name}.{uuid.uuid4().hex}"
+            aside = f"{path}/.{self._checked(name)}.{uuid.uuid4().hex}"
             try:
                 with filesystem.open_output_stream(aside) as stream:
                     stream.write(content)
@@ -83,7 +81,7 @@ class Store:
         """The content of a file."""
         with self._errors(f"read {name}"):
             filesystem, path = self._open()
-            with filesystem.open_input_stream(f"{path}/{name}") as stream:
+            with filesystem.open_input_stream(f"{path}/{self._checked(name)}") as stream:
                 return bytes(stream.read())
 
     def names(self) -> list[str]:
@@ -97,7 +95,7 @@ class Store:
         """Remove a file; no error where it is gone already."""
         with self._errors(f"remove {name}"):
             filesystem, path = self._open()
-            if filesystem.get_file_info(f"{path}/{name}").type == arrow_fs.FileType.File:
+            if filesystem.get_file_info(f"{path}/{self._checked(name)}").type == arrow_fs.FileType.File:
                 filesystem.delete_file(f"{path}/{name}")
 
     def delete(self) -> None:
@@ -114,15 +112,31 @@ class Store:
 
     def _open(self) -> tuple[arrow_fs.FileSystem, str]:
         if self.is_local:  # kept as it was given: blanks and percent signs are part of a local name
-            return arrow_fs.LocalFileSystem(), self.url.removeprefix("file://")
+            return arrow_fs.LocalFileSystem(), self.url.removeprefix(paths.LOCAL)
+        scheme, _, rest = self.url.partition("://")
+        opened = paths.opened_as(scheme)
+        if opened in ("hdfs", "viewfs") and rest.startswith("/"):  # the host of Hadoop's own configuration
+            return arrow_fs.HadoopFileSystem("default"), rest
         try:
-            filesystem, path = arrow_fs.FileSystem.from_uri(self.url)
+            filesystem, path = arrow_fs.FileSystem.from_uri(f"{opened}://{rest}")
         except pa.ArrowInvalid:
             import fsspec
 
-            remote, path = fsspec.core.url_to_fs(self.url)
+            remote, path = fsspec.core.url_to_fs(f"{opened}://{rest}")
             filesystem = arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(remote))
         return filesystem, path.rstrip("/")
+
+    def _checked(self, name: str) -> str:
+        if not paths.is_name(name):
+            raise StoreError(
+                explain(
+                    "A name leads out of its directory.",
+                    expected="the name of a file or directory, without / and \\, and neither . nor ..",
+                    received=f"{name!r} in {self.url}",
+                    fix="Remove the file that names it: it is damaged, or not of spark_dl.",
+                )
+            )
+        return name
 
     def _errors(self, action: str) -> _Errors:
         return _Errors(self.url, action)

@@ -91,11 +91,11 @@ def clean(cache_dir: str) -> list[str]:
     for name in parent.names():
         if not name.startswith(_PREFIX):
             continue
-        store = parent.child(name)
         try:
+            store = parent.child(name)
             owner = json.loads(store.read(_OWNER))
             host, pid = owner["host"], int(owner["pid"])
-        except (StoreError, ValueError, KeyError, TypeError):
+        except (StoreError, ValueError, KeyError, TypeError, OverflowError):
             continue  # not ours, or being made
         if host == socket.gethostname() and not is_alive(pid):
             store.delete()
@@ -109,7 +109,7 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, OverflowError):  # the latter names no process; what names it isn't ours
         return True
     return True
 

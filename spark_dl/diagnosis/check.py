@@ -8,6 +8,7 @@ import queue
 import socket
 import sys
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.slot_queue import TELL_SECONDS, SlotQueue
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.session import is_connect, use_driver_python
 from spark_dl.spark_job import SparkJob
@@ -162,9 +164,12 @@ def _visit(
         frame = spark.range(0, tasks, 1, tasks).mapInArrow(
             functools.partial(visit, order), "facts string", barrier=True, profile=profile
         )
-        with SparkJob(frame) as job:
-            if not job.wait(settings.slot_timeout):
-                raise no_slots(tasks, settings.slot_timeout)
+        with SlotQueue.of(spark).claim(tasks, _warn) as claim, SparkJob(frame) as job:
+            left = min(settings.slot_timeout, TELL_SECONDS)
+            while not job.wait(left):
+                left = claim.left(settings.slot_timeout)
+                if left <= 0:
+                    raise no_slots(tasks, settings.slot_timeout)
             try:
                 return [json.loads(row["facts"]) for row in job.rows()]
             except Exception as error:
@@ -181,6 +186,10 @@ def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:
             f"--py-files {absent[0]}.py.",
         )
     )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _unable(error: Exception) -> ClusterError:

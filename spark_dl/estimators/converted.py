@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +23,8 @@ __all__ = ["ConvertedData", "comparable", "convert"]
 @dataclass
 class ConvertedData:
     """A DataFrame's rows as an estimator's fits read them, in its cacheDir until `close`, or the end of a `with`.
+
+    Where neither comes, they are removed with the last reference to this object, or as the process ends.
 
     Attributes:
         rows: for training.
@@ -41,7 +45,11 @@ class ConvertedData:
     _dataset: ConvertedDataset = field(repr=False)
     _packing: Packing = field(repr=False)
     _owned: contextlib.ExitStack = field(repr=False)
-    _closed: bool = field(default=False, repr=False)
+    _remove: weakref.finalize[[int, contextlib.ExitStack], ConvertedData] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # A generator's `close` isn't called by those who leave a loop over it, and a notebook's cell has no `with`.
+        self._remove = weakref.finalize(self, _close_in_process, os.getpid(), self._owned)
 
     @staticmethod
     def of(
@@ -56,18 +64,19 @@ class ConvertedData:
             plan: the same as a table.
             owned: what is closed with the handle.
         """
-        return ConvertedData(
-            rows=dataset.rows(validation=False),
-            validationRows=dataset.rows(validation=True),
-            bytes=dataset.bytes,
-            schema=frame.schema,
-            plan=plan,
-            files=tuple(frame.inputFiles()),
-            spark=frame.sparkSession,
-            _dataset=dataset,
-            _packing=comparable(packing),
-            _owned=owned,
-        )
+        with owned:  # until the handle owns it
+            return ConvertedData(
+                rows=dataset.rows(validation=False),
+                validationRows=dataset.rows(validation=True),
+                bytes=dataset.bytes,
+                schema=frame.schema,
+                plan=plan,
+                files=tuple(frame.inputFiles()),
+                spark=frame.sparkSession,
+                _dataset=dataset,
+                _packing=comparable(packing),
+                _owned=owned.pop_all(),
+            )
 
     def dataset_for(self, packing: Packing) -> ConvertedDataset:
         """The rows, for a fit that packs them like this.
@@ -76,7 +85,7 @@ class ConvertedData:
             StoreError: they have been removed.
             DataError: they were packed in another way.
         """
-        if self._closed:
+        if not self._remove.alive:
             raise StoreError(
                 explain("The converted rows have been removed.", fix="Fit before close(), or convert anew.")
             )
@@ -100,9 +109,8 @@ class ConvertedData:
         return replace(self._dataset, tensors=tensors)
 
     def close(self) -> None:
-        """Remove the rows."""
-        self._closed = True
-        self._owned.close()
+        """Remove the rows; no error where they are removed already."""
+        self._remove()
 
     def __enter__(self) -> ConvertedData:
         return self
@@ -138,6 +146,12 @@ def convert(dataset: DataFrame, estimator: Any) -> ConvertedData:
     """
     converted: ConvertedData = estimator.convert(dataset)
     return converted
+
+
+def _close_in_process(process: int, owned: contextlib.ExitStack) -> None:
+    """Remove what this process owns: one that was forked from it ends without touching that."""
+    if process == os.getpid():
+        owned.close()
 
 
 def comparable(packing: Packing) -> Packing:

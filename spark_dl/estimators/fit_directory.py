@@ -22,6 +22,7 @@ from typing import Any
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import StoreError
 from spark_dl.estimators.saving import config_text
+from spark_dl.paths import is_name
 from spark_dl.store import Store
 from spark_dl.workspace import is_alive
 
@@ -31,6 +32,15 @@ _RECORD = "fit.json"
 _RENEW_SECONDS = 10.0
 # Without a renewal for so long, nobody works on it any more.
 _LEASE_SECONDS = 60.0
+# What a record of a fit holds. The attempts become a part of the names of files.
+_FIELDS: dict[str, Any] = {
+    "kind": dict,
+    "finished": bool,
+    "attempts": int,
+    "host": str,
+    "pid": (int, type(None)),
+    "at": (int, float),
+}
 # What must be the same for a fit to go on where another one stopped, besides model and data.
 _OPTIONS = (
     "batchSize",
@@ -95,7 +105,7 @@ class FitDirectory:
             kind: the `fingerprint` of what is to be trained.
             say: is told of unfinished ones that can't be used.
         """
-        for name in reversed(directory.names()):
+        for name in filter(is_name, reversed(directory.names())):
             store = directory.child(name)
             record = _read(store)
             if record is None or record["finished"]:
@@ -188,8 +198,8 @@ def _new_record(kind: Mapping[str, str]) -> dict[str, Any]:
 def _read(store: Store) -> dict[str, Any] | None:
     try:
         record = json.loads(store.read(_RECORD))
-        return record if {"kind", "finished", "attempts", "host", "pid", "at"} <= record.keys() else None
-    except (StoreError, ValueError, AttributeError):
+        return record if all(isinstance(record[name], kind) for name, kind in _FIELDS.items()) else None
+    except (StoreError, ValueError, KeyError, TypeError):
         return None  # not ours, or damaged
 
 

@@ -23,6 +23,8 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
     """Gives (index of the param map, fitted model), in any order. Several threads may take, as CrossValidator's do.
 
     The converted rows are removed with the last fit, or when one has failed; what it raised, all that follow raise.
+    Who takes fewer calls `close`, or uses a `with`; else they are removed with the last reference to this object, or as
+    the process ends.
 
     Args:
         estimator: is copied for each fit.
@@ -48,13 +50,14 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
         self._converting = threading.Lock()
         self._converted: dict[tuple[Packing, int], ConvertedData] = {}
         self._next = self._running = 0
+        self._closed = False
         self._failed: BaseException | None = None
 
     def __next__(self) -> tuple[int, KerasModel]:
         with self._lock:
             if self._failed is not None:
                 raise self._failed
-            if self._next == len(self._estimators):
+            if self._closed or self._next == len(self._estimators):
                 raise StopIteration
             index, self._next, self._running = self._next, self._next + 1, self._running + 1
         try:
@@ -67,10 +70,27 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
         finally:
             with self._lock:
                 self._running -= 1
-                ended = not self._running and (self._failed is not None or self._next == len(self._estimators))
-            if ended:
-                for converted in self._converted.values():
-                    converted.close()
+            self._remove_if_ended()
+
+    def close(self) -> None:
+        """Give no more fits; the converted rows are removed now, or with the last fit that still runs."""
+        with self._lock:
+            self._closed = True
+        self._remove_if_ended()
+
+    def __enter__(self) -> FitMany:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _remove_if_ended(self) -> None:
+        with self._lock:
+            none_follows = self._closed or self._failed is not None or self._next == len(self._estimators)
+            ended = none_follows and not self._running
+        if ended:
+            for converted in list(self._converted.values()):
+                converted.close()
 
     def _data(self, estimator: KerasEstimator) -> ConvertedData:
         # The estimators live as long as this, and so do their DataFrames: an id is one's own.

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from spark_dl.data.convert import Packing, convert
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import DataError, explain
+from spark_dl.launch.slot_queue import SlotQueue
 from spark_dl.store import Store
 
 __all__ = ["check_rows", "convert_rows"]
@@ -20,7 +21,8 @@ def convert_rows(frame: DataFrame, packing: Packing, workspace: Store) -> Conver
     """The DataFrame's rows as blocks in the workspace."""
     store = workspace.child("data")
     store.make()
-    return convert(frame, replace(packing, store=store))
+    with SlotQueue.of(frame.sparkSession).working():
+        return convert(frame, replace(packing, store=store))
 
 
 def check_rows(dataset: ConvertedDataset, packing: Packing, values: Mapping[str, Any]) -> None:

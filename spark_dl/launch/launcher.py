@@ -19,6 +19,7 @@ from spark_dl.launch.channel import Channel
 from spark_dl.launch.failure import first_cause
 from spark_dl.launch.rank_main import Rank
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.slot_queue import SlotQueue
 from spark_dl.launch.watch import Watch
 from spark_dl.spark_job import SparkJob
 
@@ -33,14 +34,14 @@ def run_ranks(
     on_report: Callable[[dict[str, Any]], None] = lambda content: None,
     modules: Sequence[str] = (),
 ) -> list[Any]:
-    """Call a function with its `Rank` on every rank.
+    """Call a function with its `Rank` on every rank, once earlier calls of this application have their slots.
 
     Args:
         spark: the session.
         function: is called on every rank.
         size: the number of ranks.
         settings: what each is given.
-        on_report: gets what the ranks report, in this thread.
+        on_report: gets what the ranks report, in this thread; and a warning where it waits for other calls' slots.
         modules: what the function imports, beside TensorFlow and Horovod: it is imported once for all calls.
 
     Returns:
@@ -51,7 +52,10 @@ def run_ranks(
         RankError: a rank raised, or its process died.
     """
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
-    with Channel.of(spark, messages) as channel:
+    with (
+        SlotQueue.of(spark).claim(size, lambda text: on_report({"kind": "warning", "text": text})) as claim,
+        Channel.of(spark, messages) as channel,
+    ):
         job = RankJob(
             payload=cloudpickle.dumps(function),
             channel=channel.address,
@@ -69,7 +73,7 @@ def run_ranks(
             profile=slots.resource_profile(spark, settings),
         )
         with SparkJob(frame, lambda: messages.put({"event": "ended"})) as spark_job:
-            watch = Watch(size, settings, on_report, lambda facts: channel.tell({"ranks": facts}))
+            watch = Watch(size, settings, on_report, lambda facts: channel.tell({"ranks": facts}), claim)
             while not watch.ended:
                 watch.take(messages)
             watch.take_late(messages)

@@ -13,6 +13,7 @@ from spark_dl.errors import ClusterError, RankError, explain
 from spark_dl.launch import slots
 from spark_dl.launch.failure import Failure, first_cause
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.slot_queue import TELL_SECONDS, Claim
 
 __all__ = ["Watch"]
 
@@ -39,6 +40,7 @@ class Watch:
         settings: how they are launched.
         on_report: gets what they report.
         on_ready: gets what each said of itself, in rank order, when all are ready to meet.
+        claim: on the slots; None where nobody else of this application asks for any.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Watch:
         settings: LaunchSettings,
         on_report: Callable[[dict[str, Any]], None],
         on_ready: Callable[[list[dict[str, Any]]], None],
+        claim: Claim | None = None,
     ) -> None:
         self.ended = False
         self.failures: dict[int, Failure] = {}
@@ -59,7 +62,9 @@ class Watch:
         self._started: set[int] = set()
         self._marks: dict[int, _Mark] = {}
         self._warned_at = 0.0
-        self._deadline: float | None = time.monotonic() + settings.slot_timeout
+        self._claim = claim
+        first = settings.slot_timeout if claim is None else min(settings.slot_timeout, TELL_SECONDS)
+        self._deadline: float | None = time.monotonic() + first
 
     def take(self, messages: queue.Queue[dict[str, Any]]) -> None:
         """Wait for the next message, at most until the deadline."""
@@ -68,6 +73,8 @@ class Watch:
         with contextlib.suppress(queue.Empty):
             message = messages.get(timeout=left)
         if message is None:
+            if self._waits_for_slots():
+                return
             raise self._overdue()
         self._on(message)
         # Only when all that was said has been heard: taking a report may have lasted.
@@ -95,6 +102,8 @@ class Watch:
             self._arrived[message["rank"]] = message["host"]
             if len(self._arrived) == self._size and not self.failures:
                 self._deadline = time.monotonic() + self._settings.start_timeout
+                if self._claim:
+                    self._claim.grant()
         elif event == "ready":
             self._ready[message["rank"]] = message["facts"]
             if len(self._ready) == self._size:
@@ -140,6 +149,14 @@ class Watch:
         if time.monotonic() - self._warned_at > self._settings.stall_timeout:
             self._warned_at = time.monotonic()
             self._on_report({"kind": "warning", "text": f"{text}:\n{mark.stack}"})
+
+    def _waits_for_slots(self) -> bool:
+        """Whether to go on waiting: time in which other fits of this application hold slots doesn't count."""
+        if self._claim is None or self._arrived or self.failures:
+            return False
+        left = self._claim.left(self._settings.slot_timeout)
+        self._deadline = time.monotonic() + left
+        return left > 0
 
     def _overdue(self) -> Exception:
         if self.failures:

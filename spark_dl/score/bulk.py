@@ -6,6 +6,7 @@ Each task returns the list of the files it wrote, aside; only those on the list 
 from __future__ import annotations
 
 import functools
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,10 +29,12 @@ from spark_dl.data.media import image_bytes
 from spark_dl.data.transport import VECTOR_FIELDS, vectors
 from spark_dl.errors import StoreError, explain
 from spark_dl.imports import forget_archives
+from spark_dl.paths import LOCAL, holds, overlap, spark_pattern
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel, checked
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
+from spark_dl.swap import check_replaceable, replacing
 
 __all__ = ["Source", "score_parquet"]
 
@@ -75,11 +78,12 @@ class Source:
         Raises:
             StoreError: there are none, or they can't be read.
         """
-        filesystem, path = Store.at(url).open()
+        store = Store.at(url)
+        filesystem, path = store.open()
         # Spark's own timestamps, which would be of nanoseconds otherwise, and not reach far.
         kind = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
         try:
-            schema = spark.read.parquet(Store.at(url).url).schema
+            schema = spark.read.parquet(spark_pattern(store.url)).schema
             files = ds.dataset(path, filesystem=filesystem, format=kind)
             # Columns that are in the names of directories alone, in the types that Spark finds them to have.
             names = [name for name in schema.names if name not in files.schema.names]
@@ -136,46 +140,44 @@ def score_parquet(
         overwrite: whether the target may exist; it is replaced when all is scored.
 
     Raises:
-        StoreError: the target exists, or can't be written.
+        StoreError: The target exists, can't be written, or lies with the input in one directory.
         DataError: rows that can't be scored.
     """
-    store, read = Store.at(target), Store.at(source.url)
-    filesystem, path = store.open()
-    exists = filesystem.get_file_info(path).type != arrow_fs.FileType.NotFound
-    if exists and not overwrite:
-        raise StoreError(
-            explain("The output directory exists.", expected="a new directory, or overwrite=True", received=target)
-        )
-    if f"{read.url.rstrip('/')}/".startswith(f"{store.url.rstrip('/')}/"):
-        raise StoreError(
-            explain(
-                "The input lies in the output directory.", expected="another one", received=f"{source.url}, {target}"
-            )
-        )
+    store = Store.at(target)
+    _check_target(source, store, overwrite)
     fields = {outputs[name]: (name, field) for name, field in model.head.fields().items() if name in outputs}
     added = [T.StructField(column, _spark_type(field), True) for column, (_, field) in fields.items()]
     schema = T.StructType([*source.schema.fields, *added])
-    aside = Store.at(f"{target.rstrip('/')}-{uuid.uuid4().hex[:12]}")
-    aside.make()
-    try:
+    with replacing(store, overwrite=overwrite) as aside:
         scoring = _Scoring(model.sent(spark), fields, source, aside, schema.json().encode())
         numbers = spark.range(0, len(source.fragments), 1, max(1, len(source.fragments)))
         with SparkJob(numbers.mapInArrow(functools.partial(_score_fragments, scoring), _RESULT)) as job:
             written = job.rows()
-    except BaseException:
-        aside.delete()
-        raise
-    # File by file, since object stores know no directories; what was there goes last.
-    old = store.names() if exists else []
-    store.make()
-    for row in written:
-        filesystem.move(f"{aside.open()[1]}/{row['name']}", f"{path}/{row['name']}")
-    for name in old:
-        store.remove(name)
-        store.child(name).delete()
-    store.write("_SUCCESS", b"")
-    aside.delete()
+        for name in set(aside.names()) - {row["name"] for row in written}:
+            aside.remove(name)  # of a task that Spark has run again
+        aside.write("_SUCCESS", b"")
     return sum(row["rows"] for row in written)
+
+
+def _check_target(source: Source, target: Store, overwrite: bool) -> None:
+    """Refuse a target that exists, that would take the input with it, or that can't be replaced."""
+    filesystem, path = target.open()
+    if filesystem.get_file_info(path).type != arrow_fs.FileType.NotFound and not overwrite:
+        expected = "a new directory, or overwrite=True"
+        raise StoreError(explain("The output directory exists.", expected=expected, received=target.url))
+    read = Store.at(source.url)
+    files = [os.path.realpath(fragment.path) for fragment in source.fragments if read.is_local]  # some may be links
+    linked = {LOCAL + os.path.dirname(file) for file in files}
+    if overlap(read.url, target.url) or any(holds(target.url, place) for place in linked):
+        raise StoreError(
+            explain(
+                "The input lies in the output directory, or the output in the input.",
+                expected="directories apart from each other",
+                received=f"{source.url}, {target.url}",
+                fix="Give another output directory.",
+            )
+        )
+    check_replaceable(target)
 
 
 def _spark_type(field: Field) -> T.DataType:

@@ -42,7 +42,10 @@ from mlflow.utils import environment
 from mlflow.utils.yaml_utils import write_yaml
 
 from spark_dl import errors
-from spark_dl.errors import SavedModelError, explain
+from spark_dl.errors import SavedModelError, StoreError, explain
+from spark_dl.paths import is_name
+from spark_dl.store import Store
+from spark_dl.swap import replacing
 from spark_dl.track.tracker import LoggedModel, LoggedStage
 
 __all__ = [
@@ -129,11 +132,26 @@ def save_model(
     """Write the directory, which must not exist; see `log` for the arguments. The last is MLflow's own.
 
     Raises:
-        SavedModelError: the path exists.
+        SavedModelError: The path exists, or isn't local.
     """
-    root = Path(path)
-    if root.exists() and any(root.iterdir()):
+    target = Store.at(path)
+    if not target.is_local:
+        raise SavedModelError(explain(f"{path} isn't local.", expected="a local directory", fix="Use log_model."))
+    there = Path(target.path)
+    if there.exists() and (not there.is_dir() or any(there.iterdir())):
         raise SavedModelError(explain(f"{path} exists already.", fix="Choose another path, or remove it."))
+    with replacing(target, overwrite=False) as aside:
+        _write_directory(Path(aside.path), model, mlflow_model, code_paths, pip_requirements, input_example)
+
+
+def _write_directory(
+    root: Path,
+    model: LoggedModel | LoggedStage,
+    mlflow_model: Model | None,
+    code_paths: Sequence[str],
+    pip_requirements: Sequence[str] | None,
+    input_example: Any,
+) -> None:
     mlflow_model = mlflow_model or Model()
     if isinstance(model, LoggedModel):
         facts = _write_model(root, model, mlflow_model)
@@ -149,7 +167,7 @@ def save_model(
     if input_example is None and isinstance(model, LoggedModel) and model.inputs is not None and model.example:
         input_example = pd.DataFrame([model.example])
     if input_example is not None:
-        _save_example(mlflow_model, input_example, path)
+        _save_example(mlflow_model, input_example, str(root))
     mlflow_model.save(str(root / MLMODEL_FILE_NAME))
     _write_environment(root, pip_requirements)
 
@@ -193,8 +211,8 @@ def fetched(uri: str) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="spark-dl-model-") as directory:
         try:
-            if Path(uri).is_dir():
-                root = Path(uri)
+            if (local := _local_directory(uri)) is not None:
+                root = local
             else:
                 root = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=directory))
             found = Model.load(str(root)).flavors
@@ -211,6 +229,15 @@ def fetched(uri: str) -> Iterator[Path]:
                 explain(f"The model at {uri!r} isn't one of spark_dl.", expected=FLAVOR, received=", ".join(found))
             )
         yield root
+
+
+def _local_directory(uri: str) -> Path | None:
+    """The directory that a path or a file: URL names; None where it is another URI, or names none."""
+    try:
+        store = Store.at(uri)
+    except StoreError:  # models:/, runs:/ and others that MLflow knows
+        return None
+    return Path(store.path) if store.is_local and Path(store.path).is_dir() else None
 
 
 def pinned(uri: str) -> str:
@@ -246,6 +273,8 @@ def import_code(root: Path) -> list[str]:
     modules: list[str] = Model.load(str(root)).flavors[FLAVOR].get("modules", [])
     if not modules:
         return []
+    if not all(map(is_name, modules)):
+        raise SavedModelError(explain("The model's record is damaged.", expected="names of modules", received=modules))
     code = Path(tempfile.mkdtemp(prefix="spark-dl-code-"))  # the model's own directory may go
     atexit.register(shutil.rmtree, code, ignore_errors=True)
     shutil.copytree(root / "code", code, dirs_exist_ok=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,9 @@ from spark_dl.errors import StoreError
 from spark_dl.store import Store
 
 __all__ = ["Checkpoint", "Checkpoints", "latest"]
+
+# Whatever else stands in a record, it leads to no other file than these.
+_MODEL_FILE = re.compile(r"epoch-\d+(-step-\d+)?(-attempt-\d+)?\.keras")
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ class Checkpoints:
                     self._store.remove(old.callbacks_file)
                 if old.model_file not in kept:
                     self._store.remove(old.model_file)
-        bests = {c.best_file for c in known} - kept  # a best that has been beaten, and whose record is gone
+        # A best that has been beaten, and whose record is gone.
+        bests = {c.best_file for c in known if c.best_file} - kept
         for name in bests:
             self._store.remove(name)
 
@@ -165,6 +170,20 @@ def _read_all(store: Store) -> Iterator[Checkpoint]:
     for name in store.names():
         if name.startswith("epoch-") and name.endswith(".json"):
             try:
-                yield Checkpoint(**json.loads(store.read(name)))
+                checkpoint = Checkpoint(**json.loads(store.read(name)))
             except (StoreError, ValueError, TypeError):
                 continue  # cut short, or of another release
+            if _names_own_files(checkpoint):
+                yield checkpoint
+            else:
+                text = f"The record {store.url}/{name} isn't one of a checkpoint: it is passed over."
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _names_own_files(checkpoint: Checkpoint) -> bool:
+    """Whether all files that a record leads to are those of checkpoints in its directory."""
+    numbers = (checkpoint.epoch, checkpoint.step, checkpoint.workers, checkpoint.attempt)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        return False  # they are a part of the names
+    best = checkpoint.best_file
+    return best == "" or (isinstance(best, str) and _MODEL_FILE.fullmatch(best) is not None)

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from spark_dl import HorovodLauncher
 from spark_dl.errors import ClusterError, OptionError, RankError
-from spark_dl.launch import watch
+from spark_dl.launch import slot_queue, watch
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 
@@ -176,6 +176,38 @@ def test_ranks_that_find_no_slots_in_time_say_so(spark: SparkSession) -> None:
     with pytest.raises(ClusterError, match=r"3 slots at the same time within 2 s"):
         run_ranks(spark, lambda rank: None, 3, LaunchSettings(slot_timeout=2))
     assert HorovodLauncher(2).run(lambda: 1) == [1, 1]
+
+
+def test_calls_of_one_application_wait_for_each_other_beyond_slot_timeout(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slot_queue, "TELL_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "TELL_SECONDS", 0.1)
+    may_end = tmp_path / "may end"
+    results: dict[str, Any] = {}
+    said: list[str] = []
+
+    def hold(rank: Any) -> str:
+        import time
+
+        if rank.world.rank == 0:
+            rank.report({"kind": "begun"})
+        while not may_end.exists():
+            time.sleep(0.05)
+        return "held"
+
+    def let_end(content: dict[str, Any]) -> None:
+        said.append(content["text"])
+        may_end.touch()
+
+    def run_second() -> None:
+        results["second"] = run_ranks(spark, lambda rank: "had", 2, LaunchSettings(), let_end)
+
+    second = threading.Thread(target=run_second)
+    first = run_ranks(spark, hold, 2, LaunchSettings(), lambda content: second.start())
+    second.join()
+    assert (first, results) == (["held", "held"], {"second": ["had", "had"]})
+    assert said == ["Waiting for 2 slots: other fits of this application come first."]
 
 
 def test_options_are_checked(spark: SparkSession) -> None:

@@ -114,6 +114,32 @@ def test_a_failed_fit_of_several_leaves_nothing(data: DataFrame, tmp_path: Path)
         next(fits)
 
 
+def test_fits_that_nobody_takes_leave_no_rows(data: DataFrame, tmp_path: Path) -> None:
+    classifier = KerasClassifier(model=models.classifier(), cacheDir=str(tmp_path), **QUIET)
+    maps: list[Any] = [{classifier.batchSize: size} for size in (8, 16)]
+    never = classifier.fitMultiple(data, maps)
+    assert os.listdir(tmp_path) == []
+    never.close()
+    with pytest.raises(StopIteration):
+        next(never)
+
+    fits = classifier.fitMultiple(data, maps)
+    assert next(fits)[0] == 0
+    assert len(os.listdir(tmp_path)) == 1
+    del fits
+    assert os.listdir(tmp_path) == []
+
+    with classifier.fitMultiple(data, maps) as left:
+        assert next(left)[0] == 0
+        assert len(os.listdir(tmp_path)) == 1
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(StopIteration):
+        next(left)
+
+    classifier.convert(data)  # which nobody keeps
+    assert os.listdir(tmp_path) == []
+
+
 def test_fits_of_other_columns_are_converted_anew(data: DataFrame) -> None:
     classifier = Counting(model=models.classifier(), **QUIET)
     maps: list[Any] = [{}, {classifier.validationCol: "held"}, {classifier.batchSize: 7}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,57 @@ def test_what_is_wrong_with_the_columns_is_told_before_any_job(fitted, data: Dat
     assert not (tmp_path / "out").exists()
 
 
-def test_an_input_within_the_output_is_never_removed(fitted, data: DataFrame, tmp_path: Path) -> None:
-    data.coalesce(1).write.parquet(f"{tmp_path}/all/in")
-    for target in (f"{tmp_path}/all", f"{tmp_path}/all/in", f"{tmp_path}/all/in/"):
-        with pytest.raises(StoreError, match="input lies in the output directory"):
-            fitted.scoreParquet(f"{tmp_path}/all/in", target, overwrite=True)
-    assert data.sparkSession.read.parquet(f"{tmp_path}/all/in").count() == models.ROWS
+def test_an_input_is_never_removed_by_whatever_name_the_output_has(fitted, data: DataFrame, tmp_path: Path) -> None:
+    source = tmp_path / "all" / "in"
+    data.coalesce(1).write.parquet(str(source))
+    before = sorted(source.iterdir())
+    (tmp_path / "link").symlink_to(source)
+    (tmp_path / "above").symlink_to(tmp_path / "all")
+    (tmp_path / "linked").mkdir()
+    for file in source.glob("*.parquet"):
+        (tmp_path / "linked" / file.name).symlink_to(file)
+    targets = [
+        "all",
+        "all/in",
+        "all/in/",
+        "all/../all/in",
+        "link",
+        "link/",
+        "above/in",
+        "above",
+        "all/in/out",
+        "link/out",
+    ]
+    for target in (*(f"{tmp_path}/{name}" for name in targets), f"file:{source}", f"file://{tmp_path}/link"):
+        for given in (str(source), f"file:{tmp_path}/link", f"{tmp_path}/linked"):
+            if given.endswith("linked") and target.endswith("/out"):
+                continue  # which takes nothing away
+            with pytest.raises(StoreError, match="input lies in the output directory"):
+                fitted.scoreParquet(given, target, overwrite=True)
+    assert sorted(source.iterdir()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["above", "all", "link", "linked"]
+
+
+def test_outputs_that_can_not_be_replaced_are_refused(
+    fitted, data: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.coalesce(1).write.parquet(f"{tmp_path}/in")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path / "work")
+    for target, told in (
+        ("", "path is empty"),
+        (".", "working directory"),
+        ("file", "is a file"),
+        ("C:\\out", "Windows"),
+    ):
+        with pytest.raises(StoreError, match=told):
+            fitted.scoreParquet(f"{tmp_path}/in", target, overwrite=True)
+    assert os.listdir(tmp_path / "work") == ["file"]
+    # As Spark prints paths, and what it takes for patterns.
+    os.rename(tmp_path / "in", tmp_path / "i[n] 5%25")
+    assert fitted.scoreParquet(f"file:{tmp_path}/i[n] 5%25", f"file:{tmp_path}/out/") == models.ROWS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i[n] 5%25", "out", "work"]
 
 
 def test_no_rows_are_no_rows_but_columns(fitted, data: DataFrame, tmp_path: Path) -> None:

@@ -29,9 +29,11 @@ BASE = {
     "imports",
     "options",
     "parcel",
+    "paths",
     "session",
     "spark_job",
     "store",
+    "swap",
     "workspace",
     "world",
 }
