@@ -298,7 +298,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 callbacks=cloudpickle.dumps(values["callbacks"] or []),
                 class_weights=self._class_weights(converted, values),
                 learning_rate=job.learning_rate,
-                augment=b"" if values["augment"] is None else cloudpickle.dumps(values["augment"]),
+                augment=job.augment,
                 reader="petastorm",
             )
             assessed = job.head if record.written and validated and can_assess(job.head) else None

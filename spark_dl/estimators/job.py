@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import cloudpickle
 from pyspark.sql.types import StructField, StructType
 
 from spark_dl.data.convert import Packing
@@ -46,6 +45,7 @@ class Job:
         content: the compiled model's bytes.
         model: the compiled model.
         custom_objects: cloudpickled dict of what Keras needs by name to load it.
+        augment: cloudpickled layers that change the features in training; empty for none.
         inputs: the model's.
         outputs: the model's.
         head: what the output will mean.
@@ -60,6 +60,7 @@ class Job:
     content: bytes
     model: Any
     custom_objects: bytes
+    augment: bytes
     inputs: tuple[InputFacts, ...]
     outputs: tuple[OutputFacts, ...]
     head: Head
@@ -102,13 +103,16 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     Raises:
         SparkDLError: what can't be trained.
     """
+    import keras
+
+    from spark_dl.train.carrying import carried, carried_objects
     from spark_dl.train.compiling import compiled_copy
     from spark_dl.train.losses import losses_of
     from spark_dl.train.model_bytes import custom_objects, to_bytes
     from spark_dl.train.model_shape import fixed_shapes, shape_of
     from spark_dl.train.transform import with_transform
 
-    model = given_model(values)
+    given = model = given_model(values)
     open_shape = shape_of(model)
     refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
     named, _ = input_columns(values, [one.name for one in open_shape.inputs])
@@ -150,13 +154,17 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         seed=values["seed"],
     )
     check_null_policy(values, packing.columns)
-    custom = cloudpickle.dumps(custom_objects(compiled, values["loss"], values["metrics"], values["augment"]))
+    objects = custom_objects(compiled, values["augment"])
+    custom = carried_objects(objects, given)
+    with keras.saving.custom_object_scope(objects):
+        content = to_bytes(compiled)
     return Job(
         values=dict(values),
         name=model.name,
-        content=to_bytes(compiled),
+        content=content,
         model=compiled,
         custom_objects=custom,
+        augment=b"" if values["augment"] is None else carried(values["augment"], given),
         outputs=outputs,
         inputs=inputs,
         head=head,
