@@ -39,10 +39,10 @@ def untold(thing: Any, config: Mapping[str, Any]) -> list[str]:
     if not held:
         return []
     try:
-        copy = serialization_lib.deserialize_keras_object(dict(config))
+        copy = vars(serialization_lib.deserialize_keras_object(dict(config)))
+        return [name for name, key in held.items() if not is_same(vars(thing)[key], copy.get(key))]
     except Exception:
         return []  # loading it says why
-    return [name for name, key in held.items() if not is_same(vars(thing)[key], vars(copy).get(key))]
 
 
 def is_same(one: Any, other: Any, depth: int = _DEPTH) -> bool:
@@ -84,5 +84,7 @@ def _same_numbers(one: Any, other: Any) -> bool:
     if isinstance(one, keras.KerasTensor) or isinstance(other, keras.KerasTensor):
         return True
     arrays = [np.asarray(array) for array in (one, other)]
-    same: bool = arrays[0].shape == arrays[1].shape and bool(np.all((arrays[0] == arrays[1]) | (arrays[0] != arrays[0])))
+    same: bool = arrays[0].shape == arrays[1].shape and bool(
+        np.all((arrays[0] == arrays[1]) | (arrays[0] != arrays[0]))
+    )
     return same

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -23,7 +23,7 @@ from spark_dl.train.faithful import is_same, untold
 from spark_dl.train.parts import leaves
 from spark_dl.train.serializer import reference, serializing
 
-__all__ = ["PACKAGE", "config_of", "found_objects", "is_registered", "label", "naming"]
+__all__ = ["PACKAGE", "config_of", "found_objects", "is_registered", "label", "naming", "saved_name"]
 
 # Of the names that tell apart what Keras's don't, as of a package that is registered with Keras.
 PACKAGE = "spark_dl.custom>"
@@ -118,17 +118,20 @@ class _Finder:
     def __init__(self) -> None:
         self.found: list[Any] = []
         self._names: dict[Any, str] = {}
+        self._comparing = False
 
     def write(self, obj: Any, by_keras: Callable[[Any], Any]) -> Any:
         """The config of an object, with names of this finder's."""
-        if _may_be_named(obj):
+        if isinstance(obj, keras.layers.Lambda) and obj.mask is not None:
+            raise _not_copied(obj, "a Lambda layer with mask=, which Keras doesn't load", "Write a layer of your own.")
+        if _may_be_named(obj) and not self._comparing:
             return reference(self._note(obj)) if _is_reference(obj) else self._instance(obj, by_keras)
         return by_keras(obj)
 
     def name_of(self, obj: Any, by_keras: Callable[[Any], str]) -> str:
         """The name of a class or function that Keras writes."""
         own = hasattr(obj, "get_config") if isinstance(obj, type) else isinstance(obj, types.FunctionType)
-        return self._note(obj) if own and not _is_keras(obj) else by_keras(obj)
+        return self._note(obj) if own and not _is_keras(obj) and not self._comparing else by_keras(obj)
 
     def _note(self, obj: Any) -> str:
         key = _key(obj)
@@ -151,31 +154,38 @@ class _Finder:
             raise _not_copied(obj, f"{type(error).__name__}: {first}") from error
         if not has_state:
             return config if not callable(obj) or self._is_faithful(obj, config) else reference(self._note(obj))
-        with self._scope():
+        with self._copies():
             lost = [] if isinstance(obj, keras.Model) else untold(obj, config)
         if lost:
             raise _not_copied(obj, f"one that leaves {', '.join(lost)} out")
         return config
 
-    def _scope(self) -> Any:
-        return keras.saving.custom_object_scope({self._names[_key(thing)]: thing for thing in self.found})
+    @contextlib.contextmanager
+    def _copies(self) -> Iterator[None]:
+        """Where configs can be loaded, and what copies hold isn't found."""
+        self._comparing, before = True, self._comparing
+        try:
+            with keras.saving.custom_object_scope({self._names[_key(thing)]: thing for thing in self.found}):
+                yield
+        finally:
+            self._comparing = before
 
     def _is_faithful(self, obj: Any, config: Any) -> bool:
         try:
-            with self._scope():
+            with self._copies():
                 return is_same(obj, serialization_lib.deserialize_keras_object(config))
         except Exception:
             return False
 
 
-def _not_copied(obj: Any, received: str) -> ModelError:
+def _not_copied(obj: Any, received: str, fix: str = "Write get_config in the class.") -> ModelError:
     name = getattr(obj, "name", None)
     return ModelError(
         explain(
             f"{type(obj).__name__}{f' {name!r}' if name else ''} can't be copied, and training needs copies of it.",
             expected="a get_config that gives all arguments of its __init__",
             received=received,
-            fix="Write get_config in the class.",
+            fix=fix,
         )
     )
 
@@ -227,6 +237,17 @@ def _reserved() -> frozenset[str]:
     modules = [getattr(keras.src, module) for module in serialization_lib.BUILTIN_MODULES]
     by_text = {name for module in modules for name in getattr(module, "ALL_OBJECTS_DICT", ())}
     return frozenset({*public, *by_text, *vars(activations), *_UNDERSTOOD})
+
+
+def saved_name(thing: Any, others: Iterable[Any]) -> str:
+    """The name that a function or class can be saved by; empty where it would mean another one of Keras's or of others.
+
+    Args:
+        thing: a function or a class.
+        others: those that are saved with it.
+    """
+    name = _own_name(thing)
+    return name if name and name not in _reserved() and name not in map(_own_name, others) else ""
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:

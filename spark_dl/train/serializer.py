@@ -39,7 +39,11 @@ def serializing(
         keras_lambda = keras.layers.Lambda._serialize_function_to_config
 
         def written(obj: Any) -> Any:
-            return write(obj, keras_write) if threading.get_ident() == thread else keras_write(obj)
+            if threading.get_ident() != thread:
+                return keras_write(obj)
+            if isinstance(obj, type) and issubclass(obj, (keras.losses.Loss, keras.metrics.Metric)):
+                obj = obj()  # as compile does
+            return write(obj, keras_write)
 
         def named(obj: Any) -> str:
             return name_of(obj, keras_name) if threading.get_ident() == thread else keras_name(obj)

@@ -100,7 +100,8 @@ def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str
     shape, dtype = (tuple(asked[0].shape[1:]), asked[0].dtype) if asked else (fed.shape, fed.dtype)
     shape = shape if given is None else given
     try:
-        own = copy.deepcopy(layer)
+        with naming():  # Keras copies layers by saving them
+            own = copy.deepcopy(layer)
         own.trainable = False
         start = keras.Input(shape, dtype=dtype, name="before")
         # Loaded anew, with all frozen that the layer has made as it was called.
