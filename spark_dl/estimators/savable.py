@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spark_dl.errors import SavedModelError, explain
+from spark_dl.train.names import PACKAGE
 
 __all__ = ["refuse_missing", "savable", "savable_config", "savable_model"]
 
-# How names that spark_dl has given begin: of what Python's own names don't tell apart.
-_GIVEN = "spark_dl.custom>"
 _CONFIG = "config.json"
 # TensorFlow's functions that Keras has, too: Keras saves them by their names.
 _ACTIVATIONS = (
@@ -35,6 +34,8 @@ def savable(content: bytes, objects: Mapping[str, Any], what: str = "", compiled
     Raises:
         SavedModelError: it holds what no loaded model could, since it has no name of its own.
     """
+    if PACKAGE.encode() not in _config_bytes(content):
+        return content
     config = json.loads(_config_bytes(content))
     compile_config = config.pop("compile_config", None)
     changed = [_with_plain_names(part, objects) for part in (config, compile_config)]
@@ -117,7 +118,7 @@ def refuse_missing(content: bytes, objects: Mapping[str, Any]) -> None:
         SavedModelError: the model was, in another process.
     """
     config = _config_bytes(content)
-    names = [name for _, name in _given(json.loads(config))] if _GIVEN.encode() in config else []
+    names = [name for _, name in _given(json.loads(config))] if PACKAGE.encode() in config else []
     if missing := dict.fromkeys(name for name in names if name not in objects):
         raise SavedModelError(
             explain(
@@ -131,8 +132,12 @@ def refuse_missing(content: bytes, objects: Mapping[str, Any]) -> None:
 
 
 def _config_bytes(content: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return archive.read(_CONFIG)
+    """The config in a model's bytes; nothing where they are damaged, which loading them tells."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.read(_CONFIG)
+    except (zipfile.BadZipFile, KeyError):
+        return b""
 
 
 def _with_config(content: bytes, config: Any) -> bytes:
@@ -148,7 +153,7 @@ def _given(config: Any) -> Iterator[tuple[dict[str, Any], str]]:
     """The parts of a config that have a given name, each with it."""
     if isinstance(config, dict):
         name = config.get("config") if config.get("class_name") == "function" else config.get("registered_name")
-        if isinstance(name, str) and name.startswith(_GIVEN):
+        if isinstance(name, str) and name.startswith(PACKAGE):
             yield config, name
         for value in config.values():
             yield from _given(value)
@@ -164,7 +169,7 @@ def _unnamed(config: Any, place: str) -> Iterator[tuple[str, str]]:
         if isinstance(inner, dict) and isinstance(inner.get("name"), str) and "class_name" in config:
             place = f"{config['class_name']} {inner['name']!r}"
         name = inner if config.get("class_name") == "function" else config.get("registered_name")
-        if isinstance(name, str) and name.startswith(_GIVEN):
+        if isinstance(name, str) and name.startswith(PACKAGE):
             yield name, place
         for value in config.values():
             yield from _unnamed(value, place)

@@ -124,7 +124,7 @@ class SavableEstimator(OptionParams, Saved):
                 if name == "transformFn":
                     _layers_to_text(values[name])
                 elif values[name] is not None:
-                    (savable_model if name == "model" else savable_config)(name, values[name])
+                    savable_config(name, values[name])
             except (SavedModelError, ModelError):
                 found[name] = named(values[name])
         return found

@@ -20,13 +20,12 @@ from keras.src.saving import object_registration, serialization_lib
 
 from spark_dl.errors import ModelError, explain
 from spark_dl.train.faithful import is_same, untold
+from spark_dl.train.names import PACKAGE
 from spark_dl.train.parts import leaves
 from spark_dl.train.serializer import reference, serializing
 
-__all__ = ["PACKAGE", "config_of", "found_objects", "is_registered", "label", "naming", "saved_name"]
+__all__ = ["config_of", "found_objects", "label", "naming", "saved_name"]
 
-# Of the names that tell apart what Keras's don't, as of a package that is registered with Keras.
-PACKAGE = "spark_dl.custom>"
 # Names of metrics and losses that Keras understands without there being an object of that name.
 _UNDERSTOOD = ("accuracy", "acc", "ce", "crossentropy")
 

@@ -13,7 +13,8 @@ import keras
 
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.train.archive import refuse_hostile
-from spark_dl.train.identity import PACKAGE, config_of, found_objects, naming
+from spark_dl.train.identity import config_of, found_objects, naming
+from spark_dl.train.names import PACKAGE
 
 __all__ = ["custom_objects", "from_bytes", "register", "to_bytes"]
 

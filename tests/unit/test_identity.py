@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from spark_dl.errors import ModelError
+from spark_dl.errors import ModelError, SavedModelError
+from spark_dl.estimators.savable import refuse_missing, savable
 from spark_dl.train.carrying import carried, carried_objects
 from spark_dl.train.compiling import compiled_copy
-from spark_dl.train.identity import PACKAGE
 from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
+from spark_dl.train.names import PACKAGE
 
 X = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
 Y = X.sum(1, keepdims=True)
@@ -467,3 +468,59 @@ def test_what_can_not_be_carried_is_refused_by_name(make: Callable[[], keras.Mod
 @pytest.mark.parametrize("metric", [Quantile(), Quantile(0.5, name="q")])
 def test_what_its_config_leaves_out_at_the_default_is_no_fault(metric: Any) -> None:
     assert elsewhere(a_model(Wide(2), metrics=[metric]))[0].compiled
+
+
+# --- what is saved -----------------------------------------------------------------------------------------------
+
+
+def written(model: keras.Model, compiled: bool = False) -> bytes:
+    objects = custom_objects(model)
+    with keras.saving.custom_object_scope(objects):
+        return savable(to_bytes(model), objects, compiled=compiled)
+
+
+def test_what_keras_itself_can_find_again_is_saved_by_its_name() -> None:
+    loaded = from_bytes(written(a_model(dense(2, activation=tf.nn.relu), dense(2, activation=tf.nn.softmax)), True))
+    assert [layer.activation for layer in loaded.layers[:2]] == [keras.activations.relu, keras.activations.softmax]
+    model = names_as_texts()
+    loaded = from_bytes(written(model, True), {"same": model.loss})
+    assert loaded.loss is model.loss
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda: a_model(dense(2, activation=activation(1.0), name="a"), dense(2, activation=activation(2.0))),
+            "'spark_dl.custom>act' in Dense 'a', 'spark_dl.custom>act_2' in Dense",
+        ),
+        (lambda: a_model(keras.layers.Lambda(lambda x: x, name="same")), "'spark_dl.custom>lambda' in Lambda 'same'"),
+        (layer_named_as_kerass, "'spark_dl.custom>Dense' in Dense"),
+    ],
+    ids=["closures", "lambda", "named as Keras's"],
+)
+def test_a_layer_that_no_process_could_load_is_not_saved(make: Callable[[], keras.Model], told: str) -> None:
+    with pytest.raises(SavedModelError, match=f"can't be saved.*{told}"):
+        written(make())
+
+
+def test_scoring_needs_no_losses() -> None:
+    content = written(two_losses(loss(0.5), loss(0.25)))
+    assert from_bytes(content, compiled=False).output_names == ["out0", "out1"]
+    with pytest.raises(SavedModelError, match="'spark_dl.custom>distance', 'spark_dl.custom>distance_2'"):
+        refuse_missing(content, {})
+    with pytest.raises(SavedModelError, match="Could not"):
+        from_bytes(content)
+
+
+def test_given_names_may_be_registered() -> None:
+    functions = [activation(0.5), activation(0.25)]
+    model = a_model(*(dense(2, activation=function) for function in functions))
+    registered = keras.saving.get_custom_objects()
+    try:
+        registered.update({f"{PACKAGE}act": functions[0], f"{PACKAGE}act_2": functions[1]})
+        loaded = from_bytes(written(model, True))
+    finally:
+        for name in (f"{PACKAGE}act", f"{PACKAGE}act_2"):
+            registered.pop(name, None)
+    assert [layer.activation for layer in loaded.layers[:2]] == functions
