@@ -29,6 +29,7 @@ def of_estimator(estimator: SavableEstimator) -> Files:
     copy = estimator.copy()
     code = ("callbacks", "validationData")
     left_out = {name: named(copy.getOrDefault(name)) for name in code if copy.getOrDefault(name)}
+    left_out.update(copy._unsavable())
     for name in left_out:
         copy.clear(copy.getParam(name))
     once = functools.cache(functools.partial(described, copy))

@@ -26,7 +26,6 @@ from spark_dl.estimators.columns import (
 )
 from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.saving import given_model
-from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.score.heads import Classification, Head
 from spark_dl.store import Store
 from spark_dl.train.learning_rate import LearningRate
@@ -48,6 +47,7 @@ class Job:
         content: the compiled model's bytes.
         model: the compiled model.
         custom_objects: cloudpickled dict of what Keras needs by name to load it.
+        augment: cloudpickled layers that change the features in training; empty for none.
         inputs: the model's.
         outputs: the model's.
         head: what the output will mean.
@@ -65,6 +65,7 @@ class Job:
     content: bytes
     model: Any
     custom_objects: bytes
+    augment: bytes
     inputs: tuple[InputFacts, ...]
     outputs: tuple[OutputFacts, ...]
     head: Head
@@ -112,7 +113,10 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     Raises:
         SparkDLError: what can't be trained.
     """
+    import keras
+
     from spark_dl.train.batch_size import check_any_batch, check_stateless
+    from spark_dl.train.carrying import carried, carried_objects
     from spark_dl.train.compiling import compiled_copy
     from spark_dl.train.losses import losses_of, without_partial
     from spark_dl.train.model_bytes import custom_objects, to_bytes
@@ -120,7 +124,7 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     from spark_dl.train.transform import with_transform
 
     callbacks = pickle_callbacks(values["callbacks"])
-    model = given_model(values)
+    given = model = given_model(values)
     check_stateless(model)
     open_shape = shape_of(model)
     refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
@@ -164,14 +168,15 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     )
     check_outputs(written, [column.name for spec in packing.features for column in spec.columns])
     check_null_policy(values, packing.columns)
-    custom = pickle_for_ranks(
-        "A custom object of the model", custom_objects(compiled, loss, values["metrics"], values["augment"])
-    )
-    augment = pickle_for_ranks("augment", values["augment"])
+    objects = custom_objects(compiled, values["augment"])
+    custom = carried_objects(objects, given)
+    augment = carried("augment", values["augment"], given)
+    with keras.saving.custom_object_scope(objects):
+        content = to_bytes(compiled)
     return Job(
         values=dict(values),
         name=model.name,
-        content=to_bytes(compiled),
+        content=content,
         model=compiled,
         custom_objects=custom.content,
         outputs=outputs,

@@ -27,6 +27,7 @@ from spark_dl.estimators.columns import (
 from spark_dl.estimators.fetched import fetched_model
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
+from spark_dl.estimators.savable import refuse_missing, savable
 from spark_dl.estimators.saving import config_text
 from spark_dl.estimators.sql_function import sql_function
 from spark_dl.figures import history_figure
@@ -154,7 +155,9 @@ class KerasModel(OptionParams, Model, Saved):
         """A plain Keras model, compiled as it was trained: a new one at each call."""
         from spark_dl.train.model_bytes import from_bytes
 
-        return from_bytes(self._fitted_content(), self._named_objects())
+        content, objects = self._fitted_content(), self._named_objects()
+        refuse_missing(content, objects)
+        return from_bytes(content, objects)
 
     def plotHistory(self) -> Figure:
         """The curves of loss and metrics over the epochs of the training, as a matplotlib Figure: `savefig` writes it.
@@ -203,7 +206,8 @@ class KerasModel(OptionParams, Model, Saved):
             labels=label_specs(dataset.schema, values, self._outputs),
             weight=weight,
         )
-        custom = cloudpickle.dumps(self._named_objects())
+        refuse_missing(self._fitted_content(), self._named_objects())
+        custom = self._carried_objects()
         return evaluate(dataset, Evaluation(Parcel(self._fitted_content()), custom, packing, values["scoreBatchSize"]))
 
     def registerUdf(self, spark: SparkSession, name: str, output: str = "prediction") -> None:
@@ -228,7 +232,7 @@ class KerasModel(OptionParams, Model, Saved):
             )
         use_driver_python(spark)
         values = self._values()
-        custom = cloudpickle.dumps(self._named_objects())
+        custom = self._carried_objects()
         model = ScoringModel.of(content, custom, (), head, values["scoreBatchSize"])
         spark.udf.register(name, sql_function(model.sent(spark), values, self._inputs, output))
 
@@ -263,7 +267,7 @@ class KerasModel(OptionParams, Model, Saved):
         """What scores rows of these columns."""
         content, head = self._scored()
         features = feature_specs(columns, self._values(), self._inputs)
-        custom = cloudpickle.dumps(self._named_objects())
+        custom = self._carried_objects()
         return ScoringModel.of(content, custom, features, head, self.getOrDefault("scoreBatchSize"))
 
     def _serving(self) -> tuple[Serving, bytes]:
@@ -279,7 +283,8 @@ class KerasModel(OptionParams, Model, Saved):
             )
         content, head = self._scored()
         features = feature_specs(self._columns, self._values(), self._inputs)
-        return Serving(features, head, self._output_columns(), self.getOrDefault("scoreBatchSize")), content
+        serving = Serving(features, head, self._output_columns(), self.getOrDefault("scoreBatchSize"))
+        return serving, savable(content, self._named_objects())
 
     def _scored(self) -> tuple[bytes, Head]:
         """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
@@ -290,9 +295,13 @@ class KerasModel(OptionParams, Model, Saved):
             check_stateless(model := self.keras())
             check_any_batch(model)
         if layer := self.getOrDefault("outputLayer"):
+            import keras
+
+            from spark_dl.train.model_bytes import from_bytes
             from spark_dl.train.model_shape import up_to_layer
 
-            content, width = up_to_layer(self.keras(), layer)
+            with keras.saving.custom_object_scope(self._named_objects()):
+                content, width = up_to_layer(from_bytes(content, compiled=False), layer)
             head = TensorOutput(width)
         if self.getOrDefault("outputFormat") == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):
             head = replace(head, vectors=True)
@@ -346,7 +355,16 @@ class KerasModel(OptionParams, Model, Saved):
         registered = keras.saving.get_custom_objects() if keras else {}
         config = config_text(self._fitted_content()) if registered else ""
         taken = cloudpickle.loads(self._custom_objects) if self._custom_objects else {}
-        return {**taken, **{name: thing for name, thing in registered.items() if name in config}}
+        return {**{name: thing for name, thing in registered.items() if name in config}, **taken}
+
+    def _carried_objects(self) -> bytes:
+        """`_named_objects`, for other processes."""
+        objects = self._named_objects()
+        if not objects:
+            return cloudpickle.dumps(objects)
+        from spark_dl.train.carrying import carried_objects
+
+        return carried_objects(objects).content
 
     def _fitted_content(self) -> bytes:
         if not self._content:
@@ -375,7 +393,8 @@ class KerasModel(OptionParams, Model, Saved):
             "columns": self._columns.jsonValue() if self._columns else None,
             "summary": asdict(self.summary),
         }
-        return facts, self._fitted_content(), {param.name: value for param, value in self._paramMap.items()}
+        content = savable(self._fitted_content(), self._named_objects())
+        return facts, content, {param.name: value for param, value in self._paramMap.items()}
 
     @classmethod
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> KerasModel:

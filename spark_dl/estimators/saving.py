@@ -12,6 +12,7 @@ from typing import Any
 from spark_dl.errors import ModelError, OptionError, SavedModelError, explain
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams
+from spark_dl.estimators.savable import savable_config, savable_model
 
 __all__ = ["OBJECTS", "SavableEstimator", "config_text", "given_model", "named"]
 
@@ -20,6 +21,8 @@ OBJECTS = (
     *("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "transformFn", "augment"),
     "validationData",
 )
+# Those that Keras serializes into metadata.
+_SERIALIZED = ("optimizer", "loss", "metrics", "augment")
 # Of metadata, which are one line of JSON.
 _LARGEST_LAYERS = 16 << 20
 
@@ -83,10 +86,6 @@ class SavableEstimator(OptionParams, Saved):
 
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
         """What `Writer` writes: facts, the model's bytes, and the params that are JSON."""
-        import keras
-
-        from spark_dl.train import model_bytes
-
         if self.getOrDefault("callbacks"):
             raise SavedModelError(
                 explain(
@@ -105,15 +104,30 @@ class SavableEstimator(OptionParams, Saved):
                     fix="Save it without (setValidationData(None)), and set it again after loading.",
                 )
             )
-        given = {name: self.getOrDefault(name) for name in ("optimizer", "loss", "metrics", "augment")}
-        objects = {name: keras.saving.serialize_keras_object(v) for name, v in given.items() if v is not None}
-        facts: dict[str, Any] = {"objects": objects}
+        given = {name: self.getOrDefault(name) for name in _SERIALIZED}
+        facts: dict[str, Any] = {
+            "objects": {name: savable_config(name, value) for name, value in given.items() if value is not None}
+        }
         facts["transformFn"] = _layers_to_text(self.getOrDefault("transformFn"))
         model = given_model(self._values())
         # Functions are code: the model that this one builds is what is saved.
         left_out = (*OBJECTS, "modelParams")
         params = {p.name: value for p, value in self._paramMap.items() if p.name not in left_out}
-        return facts, None if model is None else model_bytes.to_bytes(model), params
+        return facts, None if model is None else savable_model("model", model), params
+
+    def _unsavable(self) -> dict[str, str]:
+        """The params whose values can't be saved, since only this process knows what they are; with what they are."""
+        values = self._values()
+        found = {}
+        for name in (*_SERIALIZED, "model", "transformFn"):
+            try:
+                if name == "transformFn":
+                    _layers_to_text(values[name])
+                elif values[name] is not None:
+                    savable_config(name, values[name])
+            except (SavedModelError, ModelError):
+                found[name] = named(values[name])
+        return found
 
     @classmethod
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> Any:
@@ -137,15 +151,13 @@ def _layers_to_text(layers: Any) -> Any:
     """Keras layers with what they have learned of data: each as a `.keras` archive, in base 64."""
     import keras
 
-    from spark_dl.train.model_bytes import to_bytes
-
     if isinstance(layers, dict):
         return {name: _layers_to_text(layer) for name, layer in layers.items()}
     if layers is None:
         return None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are saving a model that has not yet been built")
-        content = to_bytes(keras.Sequential([layers]))
+        content = savable_model("transformFn", keras.Sequential([layers]))
     if len(content) > _LARGEST_LAYERS:
         raise SavedModelError(
             explain(

@@ -7,7 +7,7 @@ import inspect
 import io
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ import cloudpickle
 from pyspark.accumulators import Accumulator
 from pyspark.errors import PySparkTypeError
 
-from spark_dl.errors import OptionError, explain
+from spark_dl.errors import OptionError, SparkDLError, explain
 
 __all__ = ["Pickled", "pickle_for_ranks"]
 
 _DEEPEST = 12
+
+Reducer = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,17 @@ class Pickled:
 class _Pickler(cloudpickle.Pickler):
     """Notes what is pickled by its name alone, and refuses what would be lost on a rank."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, reduce: Reducer | None) -> None:
         super().__init__(file)
         self.modules: set[str] = set()
+        self._reduce = reduce
 
     def reducer_override(self, thing: Any) -> Any:
         """Pickle as cloudpickle does."""
         if isinstance(thing, Accumulator):
             raise PySparkTypeError("an Accumulator, whose additions on a rank never reach the driver")
+        if self._reduce is not None and (reduced := self._reduce(thing)) is not NotImplemented:
+            return reduced
         reduced = super().reducer_override(thing)
         module = ""
         if isinstance(thing, types.ModuleType):
@@ -56,21 +61,25 @@ class _Pickler(cloudpickle.Pickler):
         return reduced
 
 
-def pickle_for_ranks(what: str, thing: Any, fix: str = "") -> Pickled:
+def pickle_for_ranks(what: str, thing: Any, fix: str = "", reduce: Reducer | None = None) -> Pickled:
     """Pickle an object, or say which part of it can't be.
 
     Args:
         what: the object is, for messages: the option that holds it.
         thing: the object.
         fix: what to do about it.
+        reduce: takes an object and gives what pickle's `reducer_override` does; NotImplemented for cloudpickle's way.
 
     Raises:
         OptionError: A part can't be pickled.
+        SparkDLError: What `reduce` raises, with the way to the part that it raised it for.
     """
     try:
-        return _pickled(thing)
+        return _pickled(thing, reduce)
     except Exception as error:  # an object's own __reduce__ may raise anything
-        path, part, cause = _culprit(what, thing, error)
+        path, part, cause = _culprit(what, thing, error, reduce)
+        if isinstance(cause, SparkDLError):
+            raise type(cause)(f"{path}: {cause}") from error
         raise OptionError(
             explain(
                 f"{what} can't be sent to the ranks, since a part can't be pickled.",
@@ -81,16 +90,16 @@ def pickle_for_ranks(what: str, thing: Any, fix: str = "") -> Pickled:
         ) from error
 
 
-def _pickled(thing: Any) -> Pickled:
+def _pickled(thing: Any, reduce: Reducer | None) -> Pickled:
     with io.BytesIO() as file:
-        pickler = _Pickler(file)
+        pickler = _Pickler(file, reduce)
         pickler.dump(thing)
         by_value = {name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value()}
         known = {"", "__main__", "cloudpickle", *sys.stdlib_module_names, *by_value}
         return Pickled(file.getvalue(), tuple(sorted(pickler.modules - known)))
 
 
-def _culprit(path: str, thing: Any, error: Exception) -> tuple[str, Any, Exception]:
+def _culprit(path: str, thing: Any, error: Exception, reduce: Reducer | None) -> tuple[str, Any, Exception]:
     """Find the innermost part that can't be pickled: where it is, the part, and why."""
     seen = {id(thing)}
     for _ in range(_DEEPEST):
@@ -99,7 +108,7 @@ def _culprit(path: str, thing: Any, error: Exception) -> tuple[str, Any, Excepti
                 continue
             seen.add(id(part))
             try:
-                _pickled(part)
+                _pickled(part, reduce)
             except Exception as inner:
                 path, thing, error = path + step, part, inner
                 break

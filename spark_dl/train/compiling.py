@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from spark_dl.errors import ModelError, explain
+from spark_dl.train.identity import config_of, naming
 from spark_dl.train.losses import by_output
 from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model_shape import shape_of
@@ -69,7 +70,9 @@ def _with_policy(model: keras.Model, policy: str) -> keras.Model:
 def _recompiled(
     copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, scales: bool
 ) -> keras.Model:
-    own = keras.saving.deserialize_keras_object(copy.get_compile_config() or {})
+    with naming():
+        config = copy.get_compile_config() or {}
+    own = keras.saving.deserialize_keras_object(config)
     loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
     if loss is None:
         raise ModelError(
@@ -99,6 +102,7 @@ def _recompiled(
         metrics=_copied(metrics, keras.metrics) if metrics is not None else own.get("metrics"),
         weighted_metrics=own.get("weighted_metrics"),
         loss_weights=loss_weights if loss_weights is not None else own.get("loss_weights"),
+        run_eagerly=bool(own.get("run_eagerly")),
     )
     return copy
 
@@ -115,6 +119,6 @@ def _copied(thing: Any, module: Any) -> Any:
         return {name: _copied(part, module) for name, part in thing.items()}
     if isinstance(thing, (list, tuple)):
         return [_copied(part, module) for part in thing]
-    if isinstance(thing, str) or not hasattr(thing, "get_config"):
+    if isinstance(thing, (str, type)) or not hasattr(thing, "get_config"):
         return thing
-    return module.deserialize(module.serialize(thing))
+    return module.deserialize(config_of(thing))

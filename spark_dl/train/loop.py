@@ -50,10 +50,19 @@ def train(
     Returns:
         the same on every rank. Rank 0 has then written the final model to the workspace.
     """
+    objects = cloudpickle.loads(plan.custom_objects)
+    register(objects)
+    with keras.saving.custom_object_scope(objects):  # in which models are saved by the names that they were loaded by
+        return _train(plan, collectives, report, mark)
+
+
+def _train(
+    plan: TrainPlan, collectives: Collectives, report: Callable[[dict[str, Any]], None], mark: Callable[[str], None]
+) -> TrainResult:
+    """`train`, where the user's objects are known to Keras."""
     mark("the beginning")
     world = collectives.world
     feed = Feed.of(plan, world)
-    register(cloudpickle.loads(plan.custom_objects))
     keras.utils.set_random_seed((plan.seed * 1_000_003 + world.rank) % 2**32)
     model = _model(plan, collectives)
     clock = StepClock()
@@ -71,8 +80,7 @@ def train(
     if plan.jit_compile:
         compile_gradients(model)
     if plan.augment:
-        with keras.saving.custom_object_scope(cloudpickle.loads(plan.custom_objects)):
-            augment_features(model, cloudpickle.loads(plan.augment), world.rank)
+        augment_features(model, cloudpickle.loads(plan.augment), world.rank)
     if feed.empty_steps or (plan.start is not None and plan.start.metrics):
         build_state(model, feed.example)
     prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
@@ -131,7 +139,7 @@ def train(
 
 def _model(plan: TrainPlan, collectives: Collectives) -> keras.Model:
     """The model that training begins with, alike on all ranks."""
-    model = from_bytes(plan.workspace.read(plan.initial_model), cloudpickle.loads(plan.custom_objects))
+    model = from_bytes(plan.workspace.read(plan.initial_model))
     # The collective can't be part of a compiled XLA program; `compile_gradients` makes one of what comes before.
     model.jit_compile = False
     # The steps of an epoch are counted one by one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import tempfile
 import warnings
@@ -14,40 +13,30 @@ import keras
 
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.train.archive import refuse_hostile
-from spark_dl.train.parts import inner_layers, is_keras, leaves
+from spark_dl.train.identity import config_of, found_objects, naming
+from spark_dl.train.names import PACKAGE
 
 __all__ = ["custom_objects", "from_bytes", "register", "to_bytes"]
 
 
-def custom_objects(model: keras.Model, *others: Any) -> dict[str, Any]:
+def custom_objects(model: Any, *others: Any) -> dict[str, Any]:
     """What Keras needs by name to load a model elsewhere: the user's own functions and classes, registered or not.
 
-    Of what is registered in this process only what the model's config names: the rest may come from modules that aren't
-    where the model is loaded.
+    Within a `custom_object_scope` of it, `to_bytes` writes these names. Of what is registered in this process only what
+    the model's config names: the rest may come from modules that aren't where the model is loaded.
 
     Args:
-        model: its layers and what they hold, its optimizer and its loss are looked through.
-        others: further Keras objects, functions, names, or lists of them, such as the metrics; layers are looked
-            through, too.
+        model: with its layers, its optimizer and its losses.
+        others: further Keras objects, functions, names, or lists of them, such as the metrics.
+
+    Raises:
+        ModelError: a copy of an object would be another one.
     """
-    config = str(keras.saving.serialize_keras_object(model))
+    found = found_objects(model, *others)
+    with keras.saving.custom_object_scope(found):
+        config = str(config_of([model, *others]))
     registered = keras.saving.get_custom_objects()
-    found = {name: thing for name, thing in registered.items() if name in config}
-    # _flatten_layers, unlike `layers`, sees what wrappers such as Bidirectional hold.
-    given = [layer for layer in leaves(others) if isinstance(layer, keras.layers.Layer)]
-    layers = list(inner_layers([model, *given]))
-    # Keras itself sets functions on layers, such as a wrapped `build`, which hold the whole layer.
-    keras_own = keras.layers.Layer
-    held = [value for layer in layers for name, value in vars(layer).items() if not hasattr(keras_own, name)]
-    metrics = getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
-    compiled = [getattr(model, "optimizer", None), getattr(model, "loss", None), metrics]
-    for thing in leaves([layers, held, compiled, others]):
-        kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
-        if (inspect.isfunction(thing) or hasattr(thing, "get_config")) and not is_keras(kind):
-            found.setdefault(kind.__name__, kind)
-            if not inspect.isfunction(kind):
-                found.setdefault(keras.saving.get_registered_name(kind), kind)
-    return found
+    return {**{name: thing for name, thing in registered.items() if name in config}, **found}
 
 
 def register(objects: Mapping[str, Any]) -> None:
@@ -57,7 +46,8 @@ def register(objects: Mapping[str, Any]) -> None:
     """
     for name, thing in objects.items():
         package, registered, own_name = name.partition(">")
-        if registered and keras.saving.get_registered_name(thing) != name:
+        own = name.startswith(PACKAGE)
+        if registered and not own and keras.saving.get_registered_name(thing) != name:
             keras.saving.register_keras_serializable(package, own_name)(thing)
 
 
@@ -65,7 +55,8 @@ def to_bytes(model: keras.Model) -> bytes:
     """The model with its weights, compile options and optimizer state."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "model.keras")
-        model.save(path)
+        with naming():
+            model.save(path)
         with open(path, "rb") as file:
             return file.read()
 
@@ -109,6 +100,8 @@ def _refrozen(model: keras.Model, path: str) -> keras.Model:
         for variable in layer.variables:
             variable.trainable = False
     if len(model.trainable_variables) < trained and model.compiled:
-        model.compile_from_config(model.get_compile_config())  # with an optimizer for what is left
+        with naming():
+            compiled = model.get_compile_config()
+        model.compile_from_config(compiled)  # with an optimizer for what is left
         model.load_weights(path)
     return model

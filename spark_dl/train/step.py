@@ -51,7 +51,7 @@ def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock
         logs = _standing_empty(model, train_step, taken, rows) if may_be_empty else train_step(taken)
         # The update is the last that a step does, and this is the last of the update.
         told = [log for log in tf.nest.flatten(logs) if tf.is_tensor(log)]
-        clock.end([tf.identity(model.optimizer.iterations.value), *told])
+        clock.end([tf.convert_to_tensor(model.optimizer.iterations), *told])
         return logs
 
     model.train_step = counted

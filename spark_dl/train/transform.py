@@ -14,6 +14,7 @@ import numpy as np
 
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.train.compiling import FRONT
+from spark_dl.train.identity import naming
 from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model_shape import ModelInput, shape_of
 from spark_dl.train.parts import inner_layers, is_keras, is_seed
@@ -99,7 +100,8 @@ def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str
     shape, dtype = (tuple(asked[0].shape[1:]), asked[0].dtype) if asked else (fed.shape, fed.dtype)
     shape = shape if given is None else given
     try:
-        own = copy.deepcopy(layer)
+        with naming():  # Keras copies layers by saving them
+            own = copy.deepcopy(layer)
         own.trainable = False
         start = keras.Input(shape, dtype=dtype, name="before")
         # Loaded anew, with all frozen that the layer has made as it was called.
@@ -222,7 +224,9 @@ def _joined(model: keras.Model, fronts: Mapping[str, keras.Model], starts: Mappi
         if is_keras(kind):
             joined = keras.Model(given, outputs, name=model.name)
         else:
-            own = {name: value for name, value in model.get_config().items() if name not in _OF_GRAPHS}
+            with naming():
+                config = model.get_config()
+            own = {name: value for name, value in config.items() if name not in _OF_GRAPHS}
             joined = kind(inputs=given, outputs=outputs, name=model.name, **own)
     except Exception as error:
         raise ModelError(
@@ -234,7 +238,9 @@ def _joined(model: keras.Model, fronts: Mapping[str, keras.Model], starts: Mappi
             )
         ) from error
     if model.compiled:
-        joined.compile_from_config(model.get_compile_config())
+        with naming():
+            compiled = model.get_compile_config()
+        joined.compile_from_config(compiled)
         joined.optimizer = model.optimizer  # with its state
     return from_bytes(to_bytes(joined))  # without the graph that the layers had before
 

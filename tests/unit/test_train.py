@@ -24,10 +24,11 @@ from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import ClusterError, OptionError, SavedModelError
 from spark_dl.store import Store
 from spark_dl.train.augment import augment_features
+from spark_dl.train.carrying import carried_objects
 from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.loop import train
-from spark_dl.train.model_bytes import from_bytes, to_bytes
+from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.world import solo
 
@@ -666,3 +667,51 @@ def test_features_are_augmented_before_they_are_compiled(tmp_path: Path) -> None
     custom = cloudpickle.dumps({"tests>Written": Written})
     plan = a_plan(tmp_path, a_model(), custom_objects=custom, jit_compile=True, epochs=1)
     run(augmenting(plan, Written()))
+
+
+# --- the user's own functions and optimizers -----------------------------------------------------------------------
+
+
+def powered(exponent: float) -> Callable[[Any], Any]:
+    def act(x: Any) -> Any:
+        return keras.ops.sign(x) * keras.ops.abs(x) ** exponent
+
+    return act
+
+
+def test_functions_of_one_name_stay_apart_in_a_resumed_training(tmp_path: Path) -> None:
+    hidden = [functools.partial(keras.layers.Dense, 4, activation=powered(by)) for by in (1.5, 1.25)]
+    model = a_model(*hidden, lambda: keras.layers.Lambda(lambda x: x * 0.5))
+    objects = custom_objects(model)
+    with keras.saving.custom_object_scope(objects):
+        plan = a_plan(tmp_path, model, custom_objects=carried_objects(objects).content)
+    solo_rank = SoloCollectives(solo())
+    with pytest.raises(ZeroDivisionError):
+        train(replace(plan, callbacks=cloudpickle.dumps([Crash(2, 0)])), solo_rank, lambda content: None)
+    start, content = latest(plan.checkpoints) or pytest.fail("no checkpoint")
+    plan.workspace.write("start.keras", content)
+    again = replace(plan, initial_model="start.keras", start=start, attempt=2)
+    result = train(again, solo_rank, lambda content: None)
+    trained = from_bytes(plan.workspace.read(result.model_file), cloudpickle.loads(plan.custom_objects))
+    expected = model.fit(X, Y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    same_weights(trained, model, 1e-5)
+    same_history(result.history, expected.history)
+
+
+@pytest.mark.parametrize("how", ["eager", "accumulating"])
+def test_two_ranks_train_as_keras_does_on_the_batches_joined(tmp_path: Path, how: str) -> None:
+    together = {"gradient_accumulation_steps": 3} if how == "accumulating" else {}
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9, **together)
+    model = a_model()
+    model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=how == "eager")
+    plan = a_plan(tmp_path, model, batch_size=4, epochs=3)
+    dealt = shards(plan.dataset.part(validation=False), 2, 4, None)
+    result = on_ranks(2, lambda rank: train(plan, rank, lambda content: None))[0]
+    starts = np.cumsum([0, *(shard.rows for shard in dealt)])
+    parts = [np.arange(start, stop) for start, stop in itertools.pairwise(starts)]
+    joined = [np.concatenate([part[step * 4 : (step + 1) * 4] for part in parts]) for step in range(dealt[0].steps)]
+    batches = ((X[rows], Y[rows]) for rows in itertools.cycle(joined))
+    expected = model.fit(batches, steps_per_epoch=len(joined), epochs=3, verbose=0)
+    trained = from_bytes(plan.workspace.read(result.model_file))
+    same_weights(trained, model, 1e-5)
+    assert result.history["loss"] == pytest.approx(expected.history["loss"], rel=1e-5)

@@ -1,0 +1,95 @@
+"""The user's objects as bytes for other processes: cloudpickle, with Keras objects in it by distinct names."""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras.src.saving import saving_lib
+from keras.src.saving.keras_saveable import KerasSaveable
+
+from spark_dl.errors import ModelError, explain
+from spark_dl.launch.pickling import Pickled, pickle_for_ranks
+from spark_dl.train.identity import naming
+from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
+
+__all__ = ["carried", "carried_objects"]
+
+
+def carried(what: str, thing: Any, owner: keras.Model | None = None) -> Pickled:
+    """Pickle a thing; Keras objects within it are loaded with the very functions that they hold.
+
+    Args:
+        what: the thing is, for messages.
+        thing: layers, functions, or what holds them.
+        owner: the user's model, a copy of which is trained.
+
+    Raises:
+        OptionError: A part can't be pickled.
+        ModelError: The thing holds weights of the owner, which training would not change.
+    """
+    weights = {id(weight) for weight in owner.variables} if owner is not None else set()
+    return pickle_for_ranks(what, thing, reduce=functools.partial(_reduced, weights))
+
+
+def carried_objects(objects: Mapping[str, Any], owner: keras.Model | None = None) -> Pickled:
+    """Pickle what Keras needs by name.
+
+    Args:
+        objects: as `custom_objects` finds them.
+        owner: the user's model, a copy of which is trained.
+
+    Raises:
+        OptionError: An object can't be pickled.
+        ModelError: An object holds weights of the owner.
+    """
+    return carried("A custom object of the model", dict(objects), owner)
+
+
+def _reduced(weights: set[int], obj: Any) -> Any:
+    """How an object is taken apart; NotImplemented where pickle knows."""
+    if isinstance(obj, KerasSaveable):
+        if weights.intersection(map(id, getattr(obj, "variables", ()))):
+            raise _owned(f"the {type(obj).__name__} {obj.name!r}")
+        if isinstance(obj, keras.losses.Loss):  # not by its config, which may leave something out
+            return copyreg.__newobj__, (type(obj),), vars(obj)  # type: ignore[attr-defined]
+        objects = custom_objects(obj)
+        with keras.saving.custom_object_scope(objects):
+            return _loaded, (_written(obj), objects, isinstance(obj, keras.Model))
+    if isinstance(obj, keras.Variable) and id(obj) in weights:
+        raise _owned(f"the variable {obj.path!r}")
+    return NotImplemented
+
+
+def _written(obj: Any) -> bytes:
+    if isinstance(obj, keras.Model):
+        return to_bytes(obj)
+    stream = io.BytesIO()
+    with naming():
+        saving_lib._save_model_to_fileobj(obj, stream, "h5")
+    return stream.getvalue()
+
+
+def _loaded(content: bytes, objects: dict[str, Any], is_model: bool) -> Any:
+    """A Keras object of bytes that this process's driver has written."""
+    if is_model:
+        return from_bytes(content, objects)
+    with keras.saving.custom_object_scope(objects):
+        return saving_lib._load_model_from_fileobj(
+            io.BytesIO(content), custom_objects=None, compile=True, safe_mode=True
+        )
+
+
+def _owned(what: str) -> ModelError:
+    return ModelError(
+        explain(
+            "It uses weights of the model that is trained, where a copy of the model is trained.",
+            expected="functions of their arguments alone",
+            received=what,
+            fix="Use the layers in the model: in its call, by add_loss, or in a train_step of its own.",
+        )
+    )

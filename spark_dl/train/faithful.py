@@ -1,0 +1,90 @@
+"""Whether a Keras object's `get_config` says all that it was made with: what Keras loads would be another one else."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.saving import serialization_lib
+
+from spark_dl.train.parts import is_keras
+
+__all__ = ["is_same", "untold"]
+
+_PLAIN = (str, bytes, int, float, complex, bool, type(None))
+# How deep objects within objects are looked at.
+_DEPTH = 6
+# What Keras sets itself, from these or from where an object stands.
+_OF_KERAS = ("_tracker", "_lock", "_auto_config", "_obj_reference_counts_dict", "_convert_input_args")
+_GENERAL = ("self", "name", "dtype", "trainable", "args", "kwargs")
+
+
+def untold(thing: Any, config: Mapping[str, Any]) -> list[str]:
+    """The arguments of `__init__` that the config leaves out and that have other values in a copy.
+
+    Args:
+        thing: an object of a user's class.
+        config: as Keras serializes it.
+    """
+    parameters = inspect.signature(type(thing).__init__).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [one.name for one in parameters if one.kind in named and one.name not in _GENERAL]
+    left_out = [name for name in names if name not in config["config"]]
+    held = {name: key for name in left_out for key in (name, f"_{name}") if key in vars(thing)}
+    if not held:
+        return []
+    try:
+        copy = vars(serialization_lib.deserialize_keras_object(dict(config)))
+        return [name for name, key in held.items() if not is_same(vars(thing)[key], copy.get(key))]
+    except Exception:
+        return []  # loading it says why
+
+
+def is_same(one: Any, other: Any, depth: int = _DEPTH) -> bool:
+    """Whether nothing tells two values apart: numbers, texts, arrays, functions, and what objects hold of them."""
+    if one is other or not depth:
+        return True
+    inner = functools.partial(_all_same, depth=depth - 1)
+    if isinstance(one, _PLAIN) or isinstance(other, _PLAIN):
+        return bool(type(one) is type(other) and (one == other or (one != one and other != other)))
+    if hasattr(one, "__array__") and hasattr(other, "__array__"):
+        return _same_numbers(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return inner(list(one), list(other))
+    if type(one) is not type(other):
+        return False
+    if is_keras(type(one)) and hasattr(one, "get_config"):
+        return bool(serialization_lib.serialize_keras_object(one) == serialization_lib.serialize_keras_object(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and inner(list(one.values()), [other[key] for key in one])
+    if isinstance(one, types.MethodType):
+        return one.__func__ is other.__func__ and inner([one.__self__], [other.__self__])
+    if isinstance(one, functools.partial):
+        return inner([one.func, one.args, one.keywords], [other.func, other.args, other.keywords])
+    if isinstance(one, types.FunctionType):
+        cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
+        return one.__code__ is other.__code__ and inner([*cells[0], one.__defaults__], [*cells[1], other.__defaults__])
+    held = [
+        {key: value for key, value in getattr(thing, "__dict__", {}).items() if key not in _OF_KERAS}
+        for thing in (one, other)
+    ]
+    return held[0].keys() == held[1].keys() and inner(list(held[0].values()), [held[1][key] for key in held[0]])
+
+
+def _all_same(some: list[Any], others: list[Any], depth: int) -> bool:
+    return len(some) == len(others) and all(is_same(a, b, depth) for a, b in zip(some, others, strict=True))
+
+
+def _same_numbers(one: Any, other: Any) -> bool:
+    if isinstance(one, keras.KerasTensor) or isinstance(other, keras.KerasTensor):
+        return True
+    arrays = [np.asarray(array) for array in (one, other)]
+    same: bool = arrays[0].shape == arrays[1].shape and bool(
+        np.all((arrays[0] == arrays[1]) | (arrays[0] != arrays[0]))
+    )
+    return same
