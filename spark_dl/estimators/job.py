@@ -47,7 +47,6 @@ class Job:
         content: the compiled model's bytes.
         model: the compiled model.
         custom_objects: cloudpickled dict of what Keras needs by name to load it.
-        augment: cloudpickled layers that change the features in training; empty for none.
         inputs: the model's.
         outputs: the model's.
         head: what the output will mean.
@@ -65,7 +64,6 @@ class Job:
     content: bytes
     model: Any
     custom_objects: bytes
-    augment: bytes
     inputs: tuple[InputFacts, ...]
     outputs: tuple[OutputFacts, ...]
     head: Head

@@ -361,7 +361,7 @@ class KerasModel(OptionParams, Model, Saved):
         """`_named_objects`, for other processes."""
         objects = self._named_objects()
         if not objects:
-            return cloudpickle.dumps(objects)
+            return bytes(cloudpickle.dumps(objects))
         from spark_dl.train.carrying import carried_objects
 
         return carried_objects(objects).content

@@ -218,7 +218,8 @@ def _is_inner(kind: type) -> bool:
 
 def _registered_name(thing: Any) -> str | None:
     try:
-        return object_registration.GLOBAL_CUSTOM_NAMES.get(thing)
+        name: str | None = object_registration.GLOBAL_CUSTOM_NAMES.get(thing)
+        return name
     except TypeError:  # it can't be hashed
         return None
 
