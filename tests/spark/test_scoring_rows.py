@@ -160,7 +160,7 @@ def test_two_outputs_of_the_model_to_one_column_are_refused(data: DataFrame) -> 
 def test_a_feature_column_that_is_there_twice_is_refused(fitted: Any, data: DataFrame) -> None:
     twice = data.select("*", F.col("features"))
     for use in (fitted.transform, fitted.evaluate, KerasClassifier(model=fitted.keras(), **QUIET).plan):
-        with pytest.raises(DataError, match="several columns 'features', which featuresCol names"):
+        with pytest.raises(DataError, match="2 columns 'features', which featuresCol names"):
             use(twice)
     other = data.select("*", F.col("label"))
     assert fitted.transform(other).count() == 40
