@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from spark_dl.estimators.columns import (
     output_columns,
 )
 from spark_dl.estimators.fetched import fetched_model
+from spark_dl.estimators.fixed_batch import check_saved_batch
 from spark_dl.estimators.io import Saved
 from spark_dl.estimators.params import OptionParams, with_options
 from spark_dl.estimators.savable import refuse_missing, savable
@@ -49,8 +49,6 @@ __all__ = ["KerasModel", "TrainingSummary"]
 
 # How the URIs of its models begin.
 _OF_MLFLOW = ("models:/", "runs:/")
-# In the config of a model that may take batches of one size only.
-_FIXED_BATCH = re.compile(r'"stateful": true|"batch_(input_)?shape": \[\d')
 
 
 @dataclass(frozen=True)
@@ -289,11 +287,7 @@ class KerasModel(OptionParams, Model, Saved):
     def _scored(self) -> tuple[bytes, Head]:
         """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
         content, head = self._fitted_content(), self._fitted_head()
-        if _FIXED_BATCH.search(config_text(content)):  # which fit refuses; an older release did not
-            from spark_dl.train.batch_size import check_any_batch, check_stateless
-
-            check_stateless(model := self.keras())
-            check_any_batch(model)
+        check_saved_batch(content, self.keras)
         if layer := self.getOrDefault("outputLayer"):
             import keras
 
