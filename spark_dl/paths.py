@@ -64,8 +64,8 @@ def normalized(path: str | os.PathLike[str]) -> str:
     _check_scheme(scheme, text)
     if not rest.startswith("/"):
         raise _bad("A URL has a relative path.", text, f"Write {scheme}://host/path.")
+    rest, mark, query = rest.partition("?")
     host, _, below = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
-    below, mark, query = below.partition("?")
     if not host and opened_as(scheme) in _OBJECT_STORES:
         raise _bad("A URL names no bucket.", text, f"Write {scheme}://bucket/path.")
     if any(part in (".", "..") for part in below.split("/")):
@@ -78,7 +78,7 @@ def spark_path(path: str | os.PathLike[str]) -> str:
     """Give the path as Spark is given it, where Spark alone opens it: Spark knows more schemes, and its own default.
 
     Raises:
-        StoreError: The path is empty, relative within a file: URL, of Windows or of another host.
+        StoreError: The path is empty, of Windows or of another host.
     """
     text = _checked(path)
     found = _SCHEME.fullmatch(text)

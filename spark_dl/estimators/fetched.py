@@ -6,12 +6,13 @@ import atexit
 import contextlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.estimators.io import revived
+from spark_dl.paths import is_name
 from spark_dl.session import running_session
 from spark_dl.workspace import Workspace
 
@@ -91,12 +92,26 @@ def _check_stages(uri: str, root: Path, modules: Sequence[str]) -> None:
     allowed = ("org.apache.spark.ml.", "pyspark.ml.", "spark_dl.estimators.", *(f"{name}." for name in modules))
     for file in sorted(root.rglob("metadata/part-*")):
         try:
-            kind = str(json.loads(file.read_bytes().partition(b"\n")[0])["class"])
-        except (ValueError, KeyError, TypeError) as error:
+            metadata = json.loads(file.read_bytes().partition(b"\n")[0])
+            kind, names = str(metadata["class"]), _names_below(metadata["paramMap"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _unread(uri, "metadata as Spark writes them", f"{type(error).__name__}: {error}") from error
         if not kind.startswith(allowed):
             fix = "Bring its module along (code_paths)."
             raise _unread(uri, f"stages of {', '.join(allowed)}", f"one of {kind}", fix)
+        if not all(map(is_name, names)):
+            raise _unread(uri, "stages in its own directory", f"one in {next(n for n in names if not is_name(n))}")
+
+
+def _names_below(params: Mapping[str, Any]) -> list[Any]:
+    """What Spark's metadata name that lies in a directory below theirs: stages, and params that are stages."""
+    maps = params.get("estimatorParamMaps") or []
+    values = [one for several in maps if isinstance(several, list) for one in several if isinstance(one, dict)]
+    # Written by the JVM, a truth value is a string.
+    return [
+        *(params.get("stageUids") or []),
+        *(one["value"] for one in values if str(one.get("isJson", True)).lower() == "false"),
+    ]
 
 
 def _named(kind: str) -> Any:

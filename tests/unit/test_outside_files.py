@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from spark_dl.errors import SavedModelError
+from spark_dl.estimators.fetched import fetched_model
 from spark_dl.estimators.fit_directory import FitDirectory
 from spark_dl.store import Store
 from spark_dl.track import flavor
@@ -173,3 +174,22 @@ def test_the_flavor_writes_where_spark_says_and_whole(tmp_path: Path, monkeypatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
     with flavor.fetched(f"file:{tmp_path}/model") as root:
         assert root == tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"stageUids": ["../../victim"]},
+        {"stageUids": ["assembler", "/etc"]},
+        {"estimatorParamMaps": [[{"name": "model", "value": "../victim", "isJson": False}]]},
+        {"stageUids": 3},
+        [],
+    ],
+    ids=repr,
+)
+def test_a_logged_pipeline_has_no_stages_from_elsewhere(tmp_path: Path, params: Any) -> None:
+    metadata = json.dumps({"class": "pyspark.ml.pipeline.PipelineModel", "paramMap": params})
+    content = flavor.LoggedStage("pyspark.ml.pipeline.PipelineModel", {"metadata/part-0": metadata.encode()})
+    flavor.save_model(str(tmp_path / "model"), content)
+    with pytest.raises(SavedModelError, match=r"can't be loaded.*(in its own directory|as Spark writes them)"):
+        fetched_model(str(tmp_path / "model"))

@@ -58,6 +58,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("s3a://bucket/key/", "s3a://bucket/key"),
         ("s3n://bucket/key", "s3n://bucket/key"),
         ("s3://bucket/key/?region=eu-west-1", "s3://bucket/key?region=eu-west-1"),
+        ("s3://bucket?region=eu-west-1", "s3://bucket?region=eu-west-1"),
         ("gs://bucket/key", "gs://bucket/key"),
         ("abfss://container@account.dfs.core.windows.net/x/", "abfss://container@account.dfs.core.windows.net/x"),
         ("memory:/x", "memory:///x"),
