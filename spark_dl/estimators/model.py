@@ -276,9 +276,12 @@ class KerasModel(OptionParams, Model, Saved):
         """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
         content, head = self._fitted_content(), self._fitted_head()
         if layer := self.getOrDefault("outputLayer"):
+            from spark_dl.train.keras_settings import apply_settings
+            from spark_dl.train.model_bytes import settings_of
             from spark_dl.train.model_shape import up_to_layer
 
-            content, width = up_to_layer(self.keras(), layer)
+            with apply_settings(settings_of(content)):
+                content, width = up_to_layer(self.keras(), layer)
             head = TensorOutput(width)
         if self.getOrDefault("outputFormat") == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):
             head = replace(head, vectors=True)
