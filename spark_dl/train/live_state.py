@@ -26,6 +26,7 @@ __all__ = ["LiveState", "describe", "numbered", "restore_layers", "restore_optim
 
 # The release of the record, and what reads it.
 _FORMAT = 1
+_UNTOLD = "not told"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def numbered(located: Sequence[LocatedLayer]) -> dict[int, Any]:
 
 def _describe_optimizers(model: keras.Model, variables: Mapping[int, Any]) -> list[dict[str, Any]] | None:
     config = getattr(getattr(model, "_compile_config", None), "config", {})
-    return describe_optimizers(model.optimizer, variables, config.get("optimizer"))
+    return describe_optimizers(getattr(model, "optimizer", None), variables, config.get("optimizer"))
 
 
 def _describe_layer(one: LocatedLayer) -> dict[str, Any]:
@@ -132,7 +133,13 @@ def _policy(policy: Any) -> Any:
 
 
 def _serialized(thing: Any) -> Any:
-    return None if thing is None else keras.saving.serialize_keras_object(thing)
+    """A regularizer or a constraint as JSON; `_UNTOLD` where only the layer that makes it knows."""
+    if thing is None:
+        return None
+    try:
+        return _UNTOLD if getattr(thing, "__name__", "") == "<lambda>" else keras.saving.serialize_keras_object(thing)
+    except Exception:
+        return _UNTOLD
 
 
 def _seed_state(generator: Any) -> list[int] | None:
@@ -196,7 +203,7 @@ def restore_optimizer(model: keras.Model, state: LiveState) -> bool:
         Whether its state has to be loaded again, since it is another one now.
     """
     noted = state.record["optimizers"]
-    if not noted or not model.compiled or model.optimizer is None:
+    if not noted or not model.compiled or getattr(model, "optimizer", None) is None:
         return False
     numbers = _numbers(state.record["layers"])
     variables = {
@@ -240,7 +247,7 @@ def _restore_variable(variable: Any, told: Mapping[str, Any]) -> None:
     variable.trainable = told["trainable"]
     # Optimizers choose variables by their paths, which change where Keras builds a model in another order.
     variable._path = told["path"]
-    if _serialized(variable.regularizer) != told["regularizer"]:
+    if told["regularizer"] not in (_UNTOLD, _serialized(variable.regularizer)):
         variable.regularizer = keras.regularizers.get(told["regularizer"])
-    if _serialized(variable.constraint) != told["constraint"]:
+    if told["constraint"] not in (_UNTOLD, _serialized(variable.constraint)):
         variable.constraint = keras.constraints.get(told["constraint"])

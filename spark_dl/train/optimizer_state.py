@@ -11,7 +11,14 @@ import numpy as np
 from spark_dl.errors import OptionError, explain
 from spark_dl.train.plain_values import apply_attributes, plain_attributes
 
-__all__ = ["describe_optimizers", "restore_optimizers", "transfer"]
+__all__ = [
+    "describe_optimizers",
+    "excluded_names",
+    "excludes_variables",
+    "restore_exclusions",
+    "restore_optimizers",
+    "transfer",
+]
 
 
 def inner_optimizers(optimizer: Any) -> list[Any]:
@@ -67,6 +74,28 @@ def _describe(optimizer: Any, variables: Mapping[int, Any]) -> dict[str, Any]:
         "built_for": built_for,
         "iterations": 0 if optimizer.built else int(np.asarray(optimizer._iterations)),
     }
+
+
+def excludes_variables(optimizer: Any) -> bool:
+    """Whether an optimizer, or one that it holds, excludes variables from weight decay otherwise than by names."""
+    return any(getattr(one, "_exclude_from_weight_decay", None) for one in _all(optimizer))
+
+
+def excluded_names(optimizer: Any) -> list[str | None]:
+    """The pattern of the names that an optimizer, and each that it holds, excludes; empty where there are none."""
+    patterns = [getattr(one, "_exclude_from_weight_decay_pattern", None) for one in _all(optimizer)]
+    return [pattern and pattern.pattern for pattern in patterns] if any(patterns) else []
+
+
+def restore_exclusions(optimizer: Any, patterns: list[str | None]) -> None:
+    """Apply what `excluded_names` gave to an optimizer of the same config."""
+    for one, pattern in zip(_all(optimizer), patterns, strict=True):
+        if pattern is not None:
+            one.exclude_from_weight_decay(var_names=[pattern])
+
+
+def _all(optimizer: Any) -> list[Any]:
+    return inner_optimizers(optimizer) if isinstance(optimizer, keras.optimizers.Optimizer) else []
 
 
 def _numbers(optimizer: Any, variables: Mapping[int, Any]) -> dict[Any, int]:

@@ -36,8 +36,16 @@ def plain_attributes(thing: Any) -> dict[str, Any]:
     names |= {name for name in _OF_LAYERS if hasattr(thing, name)}
     values = {name: _encode(getattr(thing, name, None)) for name in sorted(names - _KERAS_OWN)}
     values = {name: value for name, value in values.items() if value is not _NONE}
-    config = thing.get_config() if values else {}
+    config = _config(thing) if values else {}
     return {name: v for name, v in values.items() if name not in config or _encode(config[name]) != v}
+
+
+def _config(thing: Any) -> dict[str, Any]:
+    """The object's config; empty where it has none, as what a layer makes itself needn't."""
+    try:
+        return dict(thing.get_config())
+    except Exception:
+        return {}
 
 
 def apply_attributes(thing: Any, attributes: Mapping[str, Any]) -> None:
