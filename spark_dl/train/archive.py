@@ -74,6 +74,8 @@ def read_record(content: bytes) -> dict[str, Any] | None:
 
 
 def _json(file: h5py.File) -> dict[str, Any]:
+    if not isinstance(file.get(_JSON, getlink=True), h5py.HardLink):
+        raise ValueError("a record that lies elsewhere")
     found: dict[str, Any] = json.loads(np.asarray(file[_JSON]).tobytes())
     return found
 

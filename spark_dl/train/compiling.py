@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from spark_dl.errors import ModelError, explain
-from spark_dl.train.live_state import numbered, walk
+from spark_dl.train.live_state import counterparts, numbered, walk
 from spark_dl.train.losses import by_output
 from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model_shape import shape_of
@@ -46,7 +46,7 @@ def compiled_copy(
         refuse_forgotten(model, copy)
         if dtype_policy:
             copy = _with_policy(copy, dtype_policy)
-        live, variables = numbered(walk(model)), numbered(walk(copy))
+        live, variables = numbered(walk(model)), counterparts(model, copy)
         _build_inner(copy)
         unchanged = dtype_policy is None and all(one is None for one in (optimizer, loss, metrics, loss_weights))
         if not unchanged or not copy.compiled:

@@ -22,7 +22,16 @@ from spark_dl.train.optimizer_state import describe_optimizers, restore_optimize
 from spark_dl.train.parts import is_keras
 from spark_dl.train.plain_values import apply_attributes, plain_attributes
 
-__all__ = ["LiveState", "describe", "numbered", "restore_layers", "restore_optimizer", "restore_values", "walk"]
+__all__ = [
+    "LiveState",
+    "counterparts",
+    "describe",
+    "numbered",
+    "restore_layers",
+    "restore_optimizer",
+    "restore_values",
+    "walk",
+]
 
 # The release of the record, and what reads it.
 _FORMAT = 1
@@ -98,6 +107,17 @@ def describe(model: keras.Model) -> LiveState:
 def numbered(located: Sequence[LocatedLayer]) -> dict[int, Any]:
     """The variables of all layers, by their numbers."""
     return {one.first + index: variable for one in located for index, variable in enumerate(one.variables)}
+
+
+def counterparts(model: keras.Model, copy: keras.Model) -> dict[int, Any]:
+    """The variables of a model's copy by the numbers that they have in the model."""
+    there = {one.place: one for one in walk(copy)}
+    return {
+        one.first + index: variable
+        for one in walk(model)
+        if one.place in there and len(there[one.place].variables) == len(one.variables)
+        for index, variable in enumerate(there[one.place].variables)
+    }
 
 
 def _describe_optimizers(model: keras.Model, variables: Mapping[int, Any]) -> list[dict[str, Any]] | None:
@@ -179,6 +199,8 @@ def restore_layers(model: keras.Model, state: LiveState) -> None:
         apply_attributes(one.layer, noted["attributes"])
         _restore_policy(one.layer, noted["dtype_policy"])
     for one, noted in matching:
+        if one.layer.trainable != noted["trainable"]:
+            one.layer._trainable = noted["trainable"]  # a layer of several, one of which has set it anew
         for variable, told in zip(one.variables, noted["variables"], strict=False):
             _restore_variable(variable, told)
 

@@ -108,8 +108,11 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
 
 
 def settings_of(content: bytes) -> dict[str, Any]:
-    """Keras's settings in the process that has saved a model; empty where they weren't noted."""
-    noted = read_record(content)
+    """Keras's settings in the process that has saved a model; empty where they can't be read."""
+    try:
+        noted = read_record(content)
+    except Exception:  # `from_bytes` says what is wrong
+        return {}
     return {} if noted is None else dict(noted["settings"])
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
-
-import keras
 
 from spark_dl.train.parts import is_keras
 
@@ -31,7 +30,7 @@ def plain_attributes(thing: Any) -> dict[str, Any]:
     Args:
         thing: a layer or an optimizer. Of Keras's own classes what isn't public is left out.
     """
-    private = set() if is_keras(type(thing)) else {name for name in vars(thing) if _is_own(thing, name)}
+    private = set() if is_keras(type(thing)) else _own_private(thing)
     names = {name for name in vars(thing) if not name.startswith("_")} | private
     names |= {name for name in _OF_LAYERS if hasattr(thing, name)}
     values = {name: _encode(getattr(thing, name, None)) for name in sorted(names - _KERAS_OWN)}
@@ -52,24 +51,19 @@ def apply_attributes(thing: Any, attributes: Mapping[str, Any]) -> None:
     """Set the attributes that have other values."""
     for name, value in attributes.items():
         if _encode(getattr(thing, name, _NONE)) != value:
-            setattr(thing, name, _decode(value))
+            with contextlib.suppress(AttributeError):  # of what can be read alone
+                setattr(thing, name, _decode(value))
 
 
-def _is_own(thing: Any, name: str) -> bool:
-    """Whether a private attribute is of the user's class, and not of Keras's classes above it."""
-    keras_class = keras.layers.Layer if isinstance(thing, keras.layers.Layer) else keras.optimizers.Optimizer
-    return not name.startswith("__") and name not in _private_names(keras_class)
-
-
-def _private_names(keras_class: Any) -> set[str]:
-    """What the code of Keras's base classes calls its own attributes."""
-    kinds = (keras.Model, keras.Sequential, keras_class) if keras_class is keras.layers.Layer else (keras_class,)
-    found: set[str] = set()
-    for kind in {base for one in kinds for base in one.__mro__}:
+def _own_private(thing: Any) -> set[str]:
+    """The private attributes of the user's class, without those that the code of Keras's classes above it names."""
+    names = {name for name in vars(thing) if name.startswith("_") and not name.startswith("__")}
+    kinds = {base for kind in type(thing).__mro__ if is_keras(kind) for base in kind.__mro__}
+    for kind in kinds:
         for member in vars(kind).values():
             code = getattr(member, "__code__", None) or getattr(getattr(member, "fset", None), "__code__", None)
-            found |= set(code.co_names) if code else set()
-    return found
+            names -= set(code.co_names) if code else set()
+    return names
 
 
 def _encode(value: Any) -> Any:
