@@ -68,6 +68,8 @@ _OPTIONS = (
     "balance",
     "dtypePolicy",
 )
+# Parts of a fingerprint that earlier releases didn't note.
+_NEWER = ("model flags",)
 
 
 class FitDirectory:
@@ -113,7 +115,9 @@ class FitDirectory:
             if _worked_on(record):
                 say(f"The unfinished fit in {store.url} is being worked on, on {record['host']}: it is left as it is.")
                 continue
-            other = [part for part in kind if record["kind"].get(part) != kind[part]]
+            other = [
+                part for part in kind if record["kind"].get(part, kind[part] if part in _NEWER else None) != kind[part]
+            ]
             if not other:
                 say(f"Going on with the unfinished fit in {store.url}.")
                 return FitDirectory(store, record)
@@ -170,12 +174,27 @@ def fingerprint(model: bytes, dataset: ConvertedDataset, values: Mapping[str, An
     """
     parts = {
         "model": _plain(config_text(model)),
+        "model flags": _plain(_flags(model)),
         "data schema": repr(dataset.tensors),
         "rows": repr((dataset.rows(validation=False), dataset.rows(validation=True), dataset.checksum)),
         "options": repr([values.get(name) for name in _OPTIONS]),
         "augment": _plain(_config(values.get("augment"))),
     }
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in parts.items()}
+
+
+def _flags(model: bytes) -> str:
+    """What is set on layers, variables and optimizer, and stands in no config."""
+    from spark_dl.train.archive import read_record
+
+    record = read_record(model) or {"layers": [], "optimizers": None}
+    layers = [
+        [noted["class"], noted["trainable"], [[v["trainable"], v["regularizer"], v["constraint"]] for v in variables]]
+        for noted in record["layers"]
+        for variables in [noted["variables"]]
+    ]
+    optimizers = [[noted["class"], noted["excluded"], noted["pattern"]] for noted in record["optimizers"] or []]
+    return json.dumps([layers, optimizers])
 
 
 def _config(augment: Any) -> str:

@@ -291,10 +291,11 @@ class KerasModel(OptionParams, Model, Saved):
         if layer := self.getOrDefault("outputLayer"):
             import keras
 
-            from spark_dl.train.model_bytes import from_bytes
+            from spark_dl.train.keras_settings import apply_settings
+            from spark_dl.train.model_bytes import from_bytes, settings_of
             from spark_dl.train.model_shape import up_to_layer
 
-            with keras.saving.custom_object_scope(self._named_objects()):
+            with apply_settings(settings_of(content)), keras.saving.custom_object_scope(self._named_objects()):
                 content, width = up_to_layer(from_bytes(content, compiled=False), layer)
             head = TensorOutput(width)
         if self.getOrDefault("outputFormat") == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):

@@ -108,6 +108,7 @@ class SavableEstimator(OptionParams, Saved):
         facts: dict[str, Any] = {
             "objects": {name: savable_config(name, value) for name, value in given.items() if value is not None}
         }
+        facts["exclusions"] = _exclusions_to_json(given["optimizer"])
         facts["transformFn"] = _layers_to_text(self.getOrDefault("transformFn"))
         model = given_model(self._values())
         # Functions are code: the model that this one builds is what is saved.
@@ -140,11 +141,30 @@ class SavableEstimator(OptionParams, Saved):
             name: keras.saving.deserialize_keras_object(value, safe_mode=True)
             for name, value in facts.get("objects", {}).items()
         }
+        if facts.get("exclusions"):
+            from spark_dl.train.optimizer_state import restore_exclusions
+
+            restore_exclusions(objects["optimizer"], facts["exclusions"])
         if content is not None:
             objects["model"] = model_bytes.from_bytes(content)
         if facts.get("transformFn") is not None:
             objects["transformFn"] = _layers_from_text(facts["transformFn"])
         return cls(**objects)
+
+
+def _exclusions_to_json(optimizer: Any) -> list[str | None]:
+    """What the optimizer excludes from weight decay, by names; Keras's config leaves it out."""
+    from spark_dl.train.optimizer_state import excluded_names, excludes_variables
+
+    if excludes_variables(optimizer):
+        raise SavedModelError(
+            explain(
+                "An estimator whose optimizer excludes variables from weight decay can't be saved.",
+                expected="exclude_from_weight_decay(var_names=[...])",
+                received="exclude_from_weight_decay(var_list=[...])",
+            )
+        )
+    return excluded_names(optimizer)
 
 
 def _layers_to_text(layers: Any) -> Any:

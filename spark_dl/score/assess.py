@@ -123,15 +123,19 @@ def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[t
     import tensorflow as tf
 
     from spark_dl.train.feed import Feed
-    from spark_dl.train.model_bytes import from_bytes
+    from spark_dl.train.keras_settings import apply_settings
+    from spark_dl.train.model_bytes import from_bytes, settings_of
 
-    model = from_bytes(plan.workspace.read(result.model_file), cloudpickle.loads(plan.custom_objects))
+    content = plan.workspace.read(result.model_file)
+    model = from_bytes(content, cloudpickle.loads(plan.custom_objects))
+    settings = settings_of(content)
     call = tf.function(lambda features: model(features, training=False), reduce_retracing=True)
     batches: Iterable[Any] = Feed.of(plan, world).validation
     for features, labels, *_ in batches:
         rows = int(tf.nest.flatten(features)[0].shape[0])
         if rows:
-            outputs = [np.asarray(output) for output in tf.nest.flatten(call(features))]
+            with apply_settings(settings):
+                outputs = [np.asarray(output) for output in tf.nest.flatten(call(features))]
             yield np.asarray(tf.nest.flatten(labels)[0]).reshape(rows), outputs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -52,8 +53,16 @@ class Evaluation:
         model = from_bytes(self.content.opened(), cloudpickle.loads(self.custom_objects))
         model.jit_compile = False  # batches are of many sizes
         tensors = self.packing.tensors
-        build_state(model, keras_batch(tensors, [np.zeros((0, *t.shape), t.stored) for t in tensors]))
+        with self.settings():
+            build_state(model, keras_batch(tensors, [np.zeros((0, *t.shape), t.stored) for t in tensors]))
         return model
+
+    def settings(self) -> contextlib.AbstractContextManager[None]:
+        """Keras's settings under which the model was trained, while a block runs."""
+        from spark_dl.train.keras_settings import apply_settings
+        from spark_dl.train.model_bytes import settings_of
+
+        return apply_settings(settings_of(self.content.opened()))
 
 
 def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, float]:
@@ -98,10 +107,11 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
         if model is None or step is None:
             model = evaluation.model()
             step = model.test_step if model.run_eagerly else _in_a_graph(model.test_step)
-        for start in range(0, len(whole[0]), at_once):
-            part = [array[start : start + at_once] for array in whole]
-            step(keras_batch(evaluation.packing.tensors, part))
-            rows += len(part[0])
+        with evaluation.settings():
+            for start in range(0, len(whole[0]), at_once):
+                part = [array[start : start + at_once] for array in whole]
+                step(keras_batch(evaluation.packing.tensors, part))
+                rows += len(part[0])
     states = [np.asarray(variable, np.float64).ravel() for variable in model.metrics_variables] if model else []
     told: list[dict[str, Any]] = [
         {"kind": "states", "rows": rows, "states": np.concatenate(states) if states else np.empty(0)}

@@ -195,9 +195,12 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
         import keras
         import tensorflow as tf
 
-        from spark_dl.train.model_bytes import from_bytes
+        from spark_dl.train.keras_settings import apply_settings
+        from spark_dl.train.model_bytes import from_bytes, settings_of
 
-    keras_model = from_bytes(model.content.opened(), cloudpickle.loads(model.custom_objects), compiled=False)
+    content = model.content.opened()
+    settings = settings_of(content)
+    keras_model = from_bytes(content, cloudpickle.loads(model.custom_objects), compiled=False)
     specs = model.features
     signature = [
         tf.TensorSpec((None,), "string") if spec.coding else tf.TensorSpec((None, *spec.shape), spec.dtype)
@@ -216,7 +219,8 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
 
     def predict(*inputs: np.ndarray) -> list[np.ndarray]:
         given = (tf.constant(part, spec.dtype) for part, spec in zip(inputs, signature, strict=True))
-        return [output.numpy() for output in call(*given)]
+        with apply_settings(settings):  # the graph is made at the first call
+            return [output.numpy() for output in call(*given)]
 
     return predict
 

@@ -1,18 +1,83 @@
-"""What of a `.keras` archive is refused before Keras opens it: the archive may come from anywhere."""
+"""What lies in a `.keras` archive: a record of ours beside Keras's files, and nothing that is hostile.
+
+The archive may come from anywhere, so that it is looked through before Keras opens it.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import h5py
+import numpy as np
 
-__all__ = ["refuse_hostile"]
+__all__ = ["add_record", "read_record", "refuse_hostile", "split_record"]
+
+# The member that is ours; Keras passes over it.
+_RECORD, _JSON = "spark_dl.h5", "record"
 
 # Keras stores members and weights as they are, so that they are about as large as the archive; others may compress.
 _LARGE_BYTES, _TIMES = 256 << 20, 20
+
+
+def add_record(path: str, record: Mapping[str, Any], values: Mapping[int, np.ndarray]) -> None:
+    """Write a record into the archive at a path, as its last member.
+
+    Args:
+        path: the archive.
+        record: JSON.
+        values: arrays that belong to it, by a number.
+    """
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file[_JSON] = np.frombuffer(json.dumps(record).encode(), np.uint8)
+        for number, value in values.items():
+            file[str(number)] = value
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(_RECORD, content.getvalue())
+
+
+def split_record(path: str) -> tuple[dict[str, Any], dict[int, np.ndarray]] | None:
+    """Take the record out of the archive at a path; None where there is none.
+
+    Keras would write all of an archive that has members of others into files, its weights among them.
+
+    Raises:
+        ValueError: the record can't be read.
+    """
+    with zipfile.ZipFile(path, "a") as archive:
+        if _RECORD not in archive.namelist():
+            return None
+        with h5py.File(io.BytesIO(archive.read(_RECORD)), "r") as file:
+            record = _json(file)
+            values = {int(name): np.asarray(value) for name, value in file.items() if name != _JSON}
+        last = archive.infolist()[-1]
+        if last.filename == _RECORD:
+            archive.filelist.remove(last)
+            del archive.NameToInfo[_RECORD]
+            archive.start_dir = last.header_offset
+            archive.comment = archive.comment  # has the directory written anew
+    return record, values
+
+
+def read_record(content: bytes) -> dict[str, Any] | None:
+    """The record of an archive without its arrays; None where there is none."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if _RECORD not in archive.namelist():
+            return None
+        with h5py.File(io.BytesIO(archive.read(_RECORD)), "r") as file:
+            return _json(file)
+
+
+def _json(file: h5py.File) -> dict[str, Any]:
+    if not isinstance(file.get(_JSON, getlink=True), h5py.HardLink):
+        raise ValueError("a record that lies elsewhere")
+    found: dict[str, Any] = json.loads(np.asarray(file[_JSON]).tobytes())
+    return found
 
 
 def refuse_hostile(content: bytes) -> None:

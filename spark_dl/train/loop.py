@@ -17,7 +17,8 @@ from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.feed import Feed
 from spark_dl.train.keep_rows import KeepRows
-from spark_dl.train.model_bytes import from_bytes, register, to_bytes
+from spark_dl.train.keras_settings import apply_settings
+from spark_dl.train.model_bytes import from_bytes, register, settings_of, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.parts import is_seed, seed_states, shift_seeds
 from spark_dl.train.plan import TrainPlan, TrainResult
@@ -50,21 +51,27 @@ def train(
     Returns:
         the same on every rank. Rank 0 has then written the final model to the workspace.
     """
+    mark("the beginning")
     objects = cloudpickle.loads(plan.custom_objects)
     register(objects)
-    with keras.saving.custom_object_scope(objects):  # in which models are saved by the names that they were loaded by
-        return _train(plan, collectives, report, mark)
+    content = plan.workspace.read(plan.initial_model)
+    # A scope in which models are saved by the names that they were loaded by.
+    with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
+        return _train(plan, content, collectives, report, mark)
 
 
 def _train(
-    plan: TrainPlan, collectives: Collectives, report: Callable[[dict[str, Any]], None], mark: Callable[[str], None]
+    plan: TrainPlan,
+    content: bytes,
+    collectives: Collectives,
+    report: Callable[[dict[str, Any]], None],
+    mark: Callable[[str], None],
 ) -> TrainResult:
-    """`train`, where the user's objects are known to Keras."""
-    mark("the beginning")
+    """`train`, where the user's objects and Keras's settings are in force."""
     world = collectives.world
     feed = Feed.of(plan, world)
     keras.utils.set_random_seed((plan.seed * 1_000_003 + world.rank) % 2**32)
-    model = _model(plan, collectives)
+    model = _model(plan, content, collectives)
     clock = StepClock()
     reducer = GradientReducer(
         collectives,
@@ -137,9 +144,9 @@ def _train(
     )
 
 
-def _model(plan: TrainPlan, collectives: Collectives) -> keras.Model:
+def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.Model:
     """The model that training begins with, alike on all ranks."""
-    model = from_bytes(plan.workspace.read(plan.initial_model))
+    model = from_bytes(content)
     # The collective can't be part of a compiled XLA program; `compile_gradients` makes one of what comes before.
     model.jit_compile = False
     # The steps of an epoch are counted one by one.
@@ -202,7 +209,8 @@ class _OneTraining(keras.callbacks.CallbackList):
 
 def _start_alike(model: keras.Model, collectives: Collectives) -> None:
     """All ranks begin with rank 0's weights and optimizer state, but draw other random numbers."""
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:  # one that scales the loss would forget how
+        model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     for index, variable in enumerate(variables):
         value = np.asarray(variable)

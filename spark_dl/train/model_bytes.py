@@ -12,11 +12,13 @@ from typing import Any
 import keras
 
 from spark_dl.errors import SavedModelError, explain
-from spark_dl.train.archive import refuse_hostile
+from spark_dl.train.archive import add_record, read_record, refuse_hostile, split_record
 from spark_dl.train.identity import config_of, found_objects, naming
+from spark_dl.train.keras_settings import apply_settings
+from spark_dl.train.live_state import LiveState, describe, restore_layers, restore_optimizer, restore_values
 from spark_dl.train.names import PACKAGE
 
-__all__ = ["custom_objects", "from_bytes", "register", "to_bytes"]
+__all__ = ["custom_objects", "from_bytes", "register", "settings_of", "to_bytes"]
 
 
 def custom_objects(model: Any, *others: Any) -> dict[str, Any]:
@@ -52,17 +54,21 @@ def register(objects: Mapping[str, Any]) -> None:
 
 
 def to_bytes(model: keras.Model) -> bytes:
-    """The model with its weights, compile options and optimizer state."""
+    """The model with its weights, compile options and optimizer state, and with what Keras itself forgets of it."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "model.keras")
         with naming():
             model.save(path)
+            state = describe(model)
+        add_record(path, state.record, state.values)
         with open(path, "rb") as file:
             return file.read()
 
 
 def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, compiled: bool = True) -> keras.Model:
     """The inverse of `to_bytes`. Keras's safe mode stays on: nothing that is loaded executes.
+
+    It also loads what Keras alone has saved, and what earlier releases have.
 
     Raises:
         SavedModelError: the bytes aren't a model that Keras loads safely.
@@ -73,12 +79,13 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
             file.write(content)
         try:
             refuse_hostile(content)
+            noted = split_record(path)
             with warnings.catch_warnings():
                 # An optimizer that had not been built when it was saved: it begins anew.
                 warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
                 # A scope takes the place of the one around it.
                 with keras.saving.custom_object_scope(custom_objects) if custom_objects else contextlib.nullcontext():
-                    return _refrozen(keras.saving.load_model(path, compile=compiled, safe_mode=True), path)
+                    return _loaded(path, None if noted is None else LiveState(*noted), compiled)
         except Exception as error:
             raise SavedModelError(
                 explain(
@@ -89,6 +96,27 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
                     "keras.saving.register_keras_serializable, or save the model anew.",
                 )
             ) from error
+
+
+def settings_of(content: bytes) -> dict[str, Any]:
+    """Keras's settings in the process that has saved a model; empty where they can't be read."""
+    try:
+        noted = read_record(content)
+    except Exception:  # `from_bytes` says what is wrong
+        return {}
+    return {} if noted is None else dict(noted["settings"])
+
+
+def _loaded(path: str, state: LiveState | None, compiled: bool) -> keras.Model:
+    if state is None:
+        return _refrozen(keras.saving.load_model(path, compile=compiled, safe_mode=True), path)
+    with apply_settings(state.record["settings"]):
+        model = keras.saving.load_model(path, compile=compiled, safe_mode=True)
+        restore_layers(model, state)
+        if restore_optimizer(model, state):
+            model.load_weights(path)
+        restore_values(model, state)
+    return model
 
 
 def _refrozen(model: keras.Model, path: str) -> keras.Model:

@@ -104,8 +104,9 @@ def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str
             own = copy.deepcopy(layer)
         own.trainable = False
         start = keras.Input(shape, dtype=dtype, name="before")
-        # Loaded anew, with all frozen that the layer has made as it was called.
-        return from_bytes(to_bytes(keras.Model(start, own(start), name=name)))
+        front = keras.Model(start, own(start), name=name)
+        own.trainable = False  # also what it has made as it was called
+        return from_bytes(to_bytes(front))
     except Exception as error:
         raise ModelError(
             explain(
