@@ -35,6 +35,8 @@ _PROCESS_OWN = ("pyspark", "py4j", "threading", "_thread", "socket", "_io", "mlf
 # What Keras sets on every callback.
 _KERAS_OWN = ("_model", "model", "params", "validation_data")
 _MOST_OBJECTS = 100_000
+# Of a code's flags those that say what it is; the others tell of `from __future__` in its file.
+_KIND_FLAGS = 0xFFF
 
 
 def code_digest(thing: Any) -> str:
@@ -140,7 +142,7 @@ class _Walk:
 
     def _code(self, code: types.CodeType, doc: str | None = None) -> Iterator[str]:
         yield f"code {code.co_name} {code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount}"
-        yield f"{code.co_flags} {code.co_names} {code.co_varnames} {code.co_freevars} {code.co_cellvars}"
+        yield f"{code.co_flags & _KIND_FLAGS} {code.co_names} {code.co_varnames} {code.co_freevars} {code.co_cellvars}"
         yield code.co_code.hex()
         yield getattr(code, "co_exceptiontable", b"").hex()
         for constant in code.co_consts:
@@ -241,8 +243,10 @@ def _installed(thing: Any) -> str | None:
 
 def _package_kind(module: str) -> str:
     """Whether a module is "Python"'s, "installed", or the user's "own"."""
-    if module in ("builtins", "") or module.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
-        return "Python" if module else "own"
+    if module in ("", "__main__"):
+        return "own"
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return "Python"
     loaded = sys.modules.get(module)
     file = getattr(loaded, "__file__", None) or ""
     paths = [sysconfig.get_path(name) for name in ("purelib", "platlib")]

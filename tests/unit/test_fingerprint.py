@@ -145,11 +145,9 @@ def differing(
 ) -> set[str]:
     """The parts of a fit with these options that aren't those of one without."""
     dataset, _ = numbered([4, 4])
-    content, first = to_bytes(network()), network()
-    one = fingerprint(content, dataset, others.pop("before", {}), {}, first)
-    other = fingerprint(
-        to_bytes(model or network()), others.pop("dataset", dataset), values, others, model or network()
-    )
+    first, second = network(), model or network()
+    one = fingerprint(to_bytes(first), dataset, before or {}, {}, first)
+    other = fingerprint(to_bytes(second), dataset, values, {}, second)
     return {part for part in (*one, *other) if one.get(part) != other.get(part)}
 
 
