@@ -35,6 +35,7 @@ _PROCESS_OWN = ("pyspark", "py4j", "threading", "_thread", "socket", "_io", "mlf
 # What Keras sets on every callback.
 _KERAS_OWN = ("_model", "model", "params", "validation_data")
 _MOST_OBJECTS = 100_000
+_DEEPEST = 100
 # Of a code's flags those that say what it is; the others tell of `from __future__` in its file.
 _KIND_FLAGS = 0xFFF
 
@@ -60,18 +61,23 @@ class _Walk:
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
         self._kept: list[Any] = []  # an id belongs to an object for as long as it lives
+        self._depth = 0
 
     def tokens(self, thing: Any) -> Iterator[str]:
         """What tells one object from another, in texts."""
         if isinstance(thing, _PLAIN):
             yield f"{type(thing).__name__} {thing!r}"
             return
-        if id(thing) in self._numbers or len(self._kept) > _MOST_OBJECTS:
+        if id(thing) in self._numbers or len(self._kept) > _MOST_OBJECTS or self._depth > _DEEPEST:
             yield f"again {self._numbers.get(id(thing), '')}"
             return
-        self._numbers[id(thing)] = len(self._kept)
-        self._kept.append(thing)
+        # Whether equal constants are one tuple or two is the compiler's affair.
+        if not isinstance(thing, (tuple, frozenset)):
+            self._numbers[id(thing)] = len(self._kept)
+            self._kept.append(thing)
+        self._depth += 1
         yield from self._described(thing)
+        self._depth -= 1
 
     def _described(self, thing: Any) -> Iterator[str]:
         for kinds, describe in self._rules():

@@ -40,6 +40,7 @@ class Checkpoint:
         sha256: digest of the model file.
         callbacks_sha256: digest of the callbacks' state; empty where there is none.
         optimizers_sha256: digest of what a `.keras` file leaves out of the optimizers; empty where it is nothing.
+        stopped: Whether a callback has ended the training here.
     """
 
     epoch: int
@@ -55,6 +56,7 @@ class Checkpoint:
     sha256: str = ""
     callbacks_sha256: str = ""
     optimizers_sha256: str = ""
+    stopped: bool = False
 
     @property
     def name(self) -> str:

@@ -152,6 +152,8 @@ def _model(plan: TrainPlan, collectives: Collectives) -> keras.Model:
 def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> None:
     """Keras's own `fit`, from where the plan starts."""
     done, taken = (plan.start.epoch, plan.start.step) if plan.start else (plan.initial_epoch, 0)
+    if plan.start is not None and plan.start.stopped:
+        done, taken = plan.epochs, 0
     finalize = model.optimizer.finalize_variable_values
 
     def finalize_at_end(variables: Any) -> None:

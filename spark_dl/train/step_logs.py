@@ -48,9 +48,16 @@ def _uses_logs(method: Any) -> bool:
     if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or len(named) <= place:
         return True
     logs = "logs" if "logs" in named else named[place]
-    names = [i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD_") and "STORE" not in i.opname]
-    # Some instructions load two variables at once. A call of `locals` may read any.
-    return any(name == logs or (isinstance(name, tuple) and logs in name) or name == "locals" for name in names)
+    loaded: list[Any] = []
+    for instruction in dis.get_instructions(code):
+        # Some instructions store or load two variables at once: the last is loaded where the name ends so.
+        several = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+        if instruction.opname.startswith("LOAD_"):
+            loaded += several
+        elif instruction.opname == "STORE_FAST_LOAD_FAST":
+            loaded.append(several[-1])
+    # A call of `locals` may read any.
+    return logs in loaded or "locals" in loaded
 
 
 def results_of(model: keras.Model) -> dict[str, Any]:

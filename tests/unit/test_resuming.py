@@ -34,11 +34,10 @@ def network(optimizer: Any) -> keras.Model:
     return model
 
 
-def interrupted(plan: TrainPlan, epoch: int, step: int, callbacks: list[Any], size: int = 1) -> TrainPlan:
-    """The plan that goes on where this one fails at a step."""
-    failing = replace(plan, callbacks=cloudpickle.dumps([*callbacks, Crash(epoch, step)]))
+def interrupted(plan: TrainPlan, callbacks: list[Any], failing: keras.callbacks.Callback) -> TrainPlan:
+    """The plan that goes on where this one fails."""
     with pytest.raises(ZeroDivisionError):
-        on_ranks(size, lambda rank: train(failing, rank, lambda content: None))
+        run(replace(plan, callbacks=cloudpickle.dumps([*callbacks, failing])))
     start, content = latest(plan.checkpoints) or pytest.fail("no checkpoint")
     plan.workspace.write("start.keras", content)
     again = replace(plan, initial_model="start.keras", start=start, attempt=2, callbacks=cloudpickle.dumps(callbacks))
@@ -71,7 +70,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path, na
     options = {"batch_size": 10, "epochs": 2, "checkpoint_steps": 2}
     model = network(OPTIMIZERS[name]())
     whole, expected = run(a_plan(tmp_path / "whole", model, **options))
-    plan = interrupted(a_plan(tmp_path / "broken", model, **options), 0, 3, [])
+    plan = interrupted(a_plan(tmp_path / "broken", model, **options), [], Crash(0, 3))
     assert plan.start is not None
     assert (plan.start.epoch, plan.start.step) == (0, 2)
     result, again = run(plan)
@@ -98,7 +97,7 @@ def test_averaged_weights_go_on_wherever_it_is_interrupted(
     options = {"batch_size": 10, "epochs": 2, "checkpoint_steps": 2, "validation": HELD_OUT}
     model = network(O.SGD(0.1, momentum=0.9, **EMA))
     whole, expected = run(a_plan(tmp_path / "whole", model, callbacks=callbacks(), **options))
-    plan = interrupted(a_plan(tmp_path / "broken", model, **options), *at, callbacks())
+    plan = interrupted(a_plan(tmp_path / "broken", model, **options), callbacks(), Crash(*at))
     result, again = run(plan)
     assert result.history == pytest.approx(whole.history)
     for ours, theirs in zip(again.get_weights(), expected.get_weights(), strict=True):
@@ -112,16 +111,20 @@ class FailsAtTheEnd(keras.callbacks.Callback):
         raise ZeroDivisionError
 
 
-def test_what_is_left_to_do_at_the_end_is_done(tmp_path: Path) -> None:
+STOPS: list[Callable[[], list[Any]]] = [
+    list,
+    lambda: [keras.callbacks.EarlyStopping("loss", min_delta=100.0, patience=1, restore_best_weights=True)],
+]
+
+
+@pytest.mark.parametrize("callbacks", STOPS)
+def test_what_is_left_to_do_at_the_end_is_done(tmp_path: Path, callbacks: Callable[[], list[Any]]) -> None:
     model = network(O.SGD(0.1, **EMA))
-    options = {"batch_size": 10, "epochs": 2}
-    _, expected = run(a_plan(tmp_path / "whole", model, **options))
-    broken = a_plan(tmp_path / "broken", model, callbacks=[FailsAtTheEnd()], **options)
-    with pytest.raises(ZeroDivisionError):
-        run(broken)
-    start, content = latest(broken.checkpoints) or pytest.fail("no checkpoint")
-    broken.workspace.write("start.keras", content)
-    _, again = run(replace(broken, initial_model="start.keras", start=start, callbacks=cloudpickle.dumps([])))
+    options = {"batch_size": 10, "epochs": 4}
+    whole, expected = run(a_plan(tmp_path / "whole", model, callbacks=callbacks(), **options))
+    plan = interrupted(a_plan(tmp_path / "broken", model, **options), callbacks(), FailsAtTheEnd())
+    result, again = run(plan)
+    assert result.history == whole.history
     for ours, theirs in zip(again.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -169,7 +172,7 @@ def test_an_optimizer_of_the_models_own_goes_on_too(tmp_path: Path) -> None:
         return from_bytes(plan.workspace.read(result.model_file), {"Two": Two}).get_weights()
 
     expected = weights(a_plan(tmp_path / "whole", model, **options))
-    plan = interrupted(a_plan(tmp_path / "broken", model, **options), 1, 3, [])
+    plan = interrupted(a_plan(tmp_path / "broken", model, **options), [], Crash(1, 3))
     for ours, theirs in zip(weights(plan), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
