@@ -115,10 +115,11 @@ class Numbered(keras.callbacks.Callback):
         model.rank_of_test = self.rank
 
 
-def own_plan(directory: Path, logs: str = "plain", optimizer: Any = None, **options: Any) -> TrainPlan:
+def own_plan(directory: Path, logs: str = "plain", eager: bool = True, **options: Any) -> TrainPlan:
+    """Without a graph, which would take most of the time of a few steps, but where that is what is tested."""
     model = Own(logs)
     model.build((None, WIDTH))
-    model.compile(optimizer or keras.optimizers.SGD(0.05))
+    model.compile(keras.optimizers.SGD(0.05), run_eagerly=eager)
     validation = options.pop("validation", None)
     plan = a_plan(directory, model, validation, batch_size=8, epochs=2, **options)
     return replace(plan, custom_objects=cloudpickle.dumps({"Own": Own}))
@@ -162,7 +163,7 @@ def plain_keras(plan: TrainPlan, logs: str) -> tuple[list[list[dict[str, float]]
 @pytest.mark.parametrize("logs", ["plain", "loss", "mixed"])
 def test_logs_of_own_steps_are_those_of_the_joined_batches(tmp_path: Path, logs: str) -> None:
     # 40 rows, 20 a rank: the last step has 4 on each; 10 for validation.
-    plan = own_plan(tmp_path, logs, validation=HELD_OUT)
+    plan = own_plan(tmp_path, logs, eager=False, validation=HELD_OUT)
     first, second = trained(plan, [Seen()])
     epochs, tests = plain_keras(plan, logs)
     expected = {name: [epoch[-1][name] for epoch in epochs] for name in epochs[0][-1]}
@@ -206,7 +207,8 @@ def test_logs_that_a_callback_reads_are_joined(tmp_path: Path, hook: str, logs: 
 def classifier() -> keras.Model:
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((WIDTH,)), keras.layers.Dense(3, activation="softmax")])
-    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.5)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], run_eagerly=True)
     return model
 
 
@@ -248,7 +250,7 @@ def test_nan_on_one_rank_ends_all_at_the_same_step(tmp_path: Path) -> None:
 
     model = Spoilt()
     model.build((None, WIDTH))
-    model.compile(keras.optimizers.SGD(0.05))
+    model.compile(keras.optimizers.SGD(0.05), run_eagerly=True)
     plan = a_plan(tmp_path, model, batch_size=8, epochs=3)
     plan = replace(plan, custom_objects=cloudpickle.dumps({"Spoilt": Spoilt}))
     results = trained(plan, [keras.callbacks.TerminateOnNaN()])
@@ -331,7 +333,7 @@ def spoil_weights(model: Any, rank: int) -> None:
 
 
 def move_momentum(model: Any, rank: int) -> None:
-    model.optimizer._momentums[0].assign(np.full((WIDTH, 3), 1.0 + rank))
+    model.optimizer.momentums[0].assign(np.full((WIDTH, 3), 1.0 + rank))
 
 
 def count_on(model: Any, rank: int) -> None:
@@ -349,9 +351,7 @@ def count_on(model: Any, rank: int) -> None:
     ],
 )
 def test_ranks_that_drift_apart_are_told(tmp_path: Path, change: Any, told: str) -> None:
-    model = classifier()
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.5), "sparse_categorical_crossentropy")
-    plan = a_plan(tmp_path, model, batch_size=3, epochs=3)
+    plan = a_plan(tmp_path, classifier(), batch_size=3, epochs=3)
     with pytest.raises(ModelError, match=told):
         trained(plan, [Drifts(change)], size=3)
     # The last checkpoint is of the epoch before.
