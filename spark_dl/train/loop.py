@@ -214,7 +214,8 @@ class _OneTraining(keras.callbacks.CallbackList):
 
 def _start_alike(model: keras.Model, collectives: Collectives) -> None:
     """All ranks begin with rank 0's weights, optimizer state and seeds, from which each draws other random numbers."""
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:  # LossScaleOptimizer would begin anew
+        model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     for index, variable in enumerate(variables):
         value = np.asarray(variable)
