@@ -661,7 +661,7 @@ CACHE_DATA = Option(
 CHECKPOINT_DIR = Option(
     "checkpointDir",
     "A directory or URL that driver and executors share, where checkpoints are kept. A fit that was not finished "
-    "goes on from there when fit is called again.",
+    "goes on from there when the same fit is called again: with the same model, code, rows and options.",
     _text,
     on_resume="any",
 )

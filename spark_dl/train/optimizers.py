@@ -68,7 +68,7 @@ def unsaved_state(model: keras.Model) -> bytes:
     if not arrays:
         return b""
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, **arrays)
     return content.getvalue()
 
 
