@@ -305,7 +305,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 reader="petastorm",
             )
             assessed = job.head if record.written and validated and can_assess(job.head) else None
-            trained = train_on_ranks(spark, plan, settings, values, record, assessed)
+            trained = train_on_ranks(spark, plan, settings, values, record, assessed, job.model)
             fitted = self._fitted(workspace.read(trained.result.model_file), job, trained)
             if record.written:
                 record.add(of_training(trained, values["initialEpoch"], values.get("classLabels") or ()))

@@ -8,10 +8,9 @@ goes on in it. Everything else there stays as it is.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import math
 import os
-import re
 import socket
 import threading
 import time
@@ -19,14 +18,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import StoreError
-from spark_dl.estimators.saving import config_text
 from spark_dl.paths import is_name
 from spark_dl.store import Store
+from spark_dl.train.checkpoint import progress_of
 from spark_dl.workspace import is_alive
 
-__all__ = ["FitDirectory", "fingerprint"]
+__all__ = ["FitDirectory"]
 
 _RECORD = "fit.json"
 _RENEW_SECONDS = 10.0
@@ -41,35 +39,8 @@ _FIELDS: dict[str, Any] = {
     "pid": (int, type(None)),
     "at": (int, float),
 }
-# What must be the same for a fit to go on where another one stopped, besides model and data.
-_OPTIONS = (
-    "batchSize",
-    "initialEpoch",
-    "globalBatchSize",
-    "gradientAccumulation",
-    "learningRateScaling",
-    "warmupEpochs",
-    "compression",
-    "shuffle",
-    "seed",
-    "monitor",
-    "monitorMode",
-    "classWeights",
-    "lossWeights",
-    "binaryFormat",
-    "sparseVectors",
-    "nullPolicy",
-    "featuresCol",
-    "inputCols",
-    "columnShapes",
-    "labelCol",
-    "labelCols",
-    "weightCol",
-    "balance",
-    "dtypePolicy",
-)
-# Parts of a fingerprint that earlier releases didn't note.
-_NEWER = ("model flags",)
+# Of records whose `kind` and position are these; others are of another release.
+_FORMAT = 2
 
 
 class FitDirectory:
@@ -79,10 +50,12 @@ class FitDirectory:
         store: where the checkpoints are.
         first_attempt: number of this fit's first attempt; more than 1 where it goes on with another fit's.
         tracked: the id of the tracker's record of that other fit; empty where there is none.
+        same_order: Whether the rows come in the order in which that other fit had them.
     """
 
-    def __init__(self, store: Store, record: dict[str, Any]) -> None:
+    def __init__(self, store: Store, record: dict[str, Any], same_order: bool = True) -> None:
         self.store = store
+        self.same_order = same_order
         self.first_attempt: int = record["attempts"] + 1
         self.tracked = str(record.get("tracked") or "")
         self._record = {**record, "host": socket.gethostname(), "pid": os.getpid()}
@@ -96,16 +69,24 @@ class FitDirectory:
     @staticmethod
     def temporary(store: Store) -> FitDirectory:
         """One that ends with the fit."""
-        return FitDirectory(store, _new_record({}))
+        return FitDirectory(store, _new_record({}, ""))
 
     @staticmethod
-    def find(directory: Store, kind: Mapping[str, str], say: Callable[[str], None]) -> FitDirectory:
+    def find(
+        directory: Store,
+        kind: Mapping[str, str],
+        say: Callable[[str], None],
+        epochs: float = math.inf,
+        layout: str = "",
+    ) -> FitDirectory:
         """The unfinished one of this kind in the user's directory, or a new one.
 
         Args:
             directory: the user's checkpointDir.
             kind: the `fingerprint` of what is to be trained.
             say: is told of unfinished ones that can't be used.
+            epochs: How many are to be trained; one that has gone beyond them isn't used.
+            layout: A digest of the order of the rows.
         """
         for name in filter(is_name, reversed(directory.names())):
             store = directory.child(name)
@@ -115,15 +96,19 @@ class FitDirectory:
             if _worked_on(record):
                 say(f"The unfinished fit in {store.url} is being worked on, on {record['host']}: it is left as it is.")
                 continue
-            other = [
-                part for part in kind if record["kind"].get(part, kind[part] if part in _NEWER else None) != kind[part]
-            ]
-            if not other:
-                say(f"Going on with the unfinished fit in {store.url}.")
-                return FitDirectory(store, record)
-            say(f"The unfinished fit in {store.url} had another {' and '.join(other)}: it is left as it is.")
+            if other := _difference(record, kind):
+                say(f"The unfinished fit in {store.url} {other}: it is left as it is.")
+                continue
+            done, steps = progress_of(store)
+            if done > epochs or (done == epochs and steps):
+                stands = f"step {steps} of epoch {done + 1}" if steps else f"the end of epoch {done}"
+                say(f"The unfinished fit in {store.url} is at {stands}, beyond epochs={epochs}: it is left as it is.")
+                continue
+            say(f"Going on with the unfinished fit in {store.url}.")
+            same_order = record.get("layout") == layout
+            return FitDirectory(store, {**record, "layout": layout}, same_order)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        return FitDirectory(directory.child(name), _new_record(kind))
+        return FitDirectory(directory.child(name), _new_record(kind, layout))
 
     def starts(self, attempt: int) -> None:
         """Note an attempt, so that a later fit counts on from it."""
@@ -163,55 +148,17 @@ class FitDirectory:
             self.store.write(_RECORD, json.dumps(self._record).encode())
 
 
-def fingerprint(model: bytes, dataset: ConvertedDataset, values: Mapping[str, Any]) -> dict[str, str]:
-    """What is trained, in parts that can be told apart: model, columns, rows, options.
-
-    Args:
-        model: `.keras` bytes: its layers, optimizer, loss and metrics count, its weights don't.
-        dataset: the converted rows: dtypes, shapes, how many there are, and the sum of their numbers, so that the
-            folds of a cross-validation are told apart.
-        values: the estimator's options.
-    """
-    parts = {
-        "model": _plain(config_text(model)),
-        "model flags": _plain(_flags(model)),
-        "data schema": repr(dataset.tensors),
-        "rows": repr((dataset.rows(validation=False), dataset.rows(validation=True), dataset.checksum)),
-        "options": repr([values.get(name) for name in _OPTIONS]),
-        "augment": _plain(_config(values.get("augment"))),
-    }
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in parts.items()}
+def _new_record(kind: Mapping[str, str], layout: str) -> dict[str, Any]:
+    return {"format": _FORMAT, "kind": dict(kind), "layout": layout, "finished": False, "attempts": 0}
 
 
-def _flags(model: bytes) -> str:
-    """What is set on layers, variables and optimizer, and stands in no config."""
-    from spark_dl.train.archive import read_record
-
-    record = read_record(model) or {"layers": [], "optimizers": None}
-    layers = [
-        [noted["class"], noted["trainable"], [[v["trainable"], v["regularizer"], v["constraint"]] for v in variables]]
-        for noted in record["layers"]
-        for variables in [noted["variables"]]
-    ]
-    optimizers = [[noted["class"], noted["excluded"], noted["pattern"]] for noted in record["optimizers"] or []]
-    return json.dumps([layers, optimizers])
-
-
-def _config(augment: Any) -> str:
-    if augment is None:
-        return ""
-    import keras
-
-    return json.dumps(keras.saving.serialize_keras_object(augment), default=str)
-
-
-def _plain(config: str) -> str:
-    """Without the numbers of names and shared objects, which Keras gives as they are made in a process."""
-    return re.sub(r'"shared_object_id": \d+', "", re.sub(r'_\d+"', '"', config))
-
-
-def _new_record(kind: Mapping[str, str]) -> dict[str, Any]:
-    return {"kind": dict(kind), "finished": False, "attempts": 0}
+def _difference(record: Mapping[str, Any], kind: Mapping[str, str]) -> str:
+    """What another fit had that is otherwise here, in words; empty where all is alike."""
+    if record.get("format") != _FORMAT:
+        return "is of another release, which noted less of what it trained"
+    held = record["kind"]
+    other = [part for part in (*kind, *(part for part in held if part not in kind)) if held.get(part) != kind.get(part)]
+    return f"had another {' and '.join(other)}" if other else ""
 
 
 def _read(store: Store) -> dict[str, Any] | None:

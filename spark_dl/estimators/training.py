@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 from pyspark.sql import SparkSession
 
 from spark_dl.collectives import join
 from spark_dl.data.shards import canonical_count
 from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, explain
-from spark_dl.estimators.fit_directory import FitDirectory, fingerprint
+from spark_dl.estimators.fingerprint import fingerprint, layout
+from spark_dl.estimators.fit_directory import FitDirectory
 from spark_dl.estimators.progress import SPEEDS, Progress
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
@@ -22,10 +24,12 @@ from spark_dl.launch.slots import cores_now
 from spark_dl.score.assess import Assessment, assess
 from spark_dl.score.heads import Head
 from spark_dl.track import Record
-from spark_dl.train.checkpoint import latest
+from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.plan import TrainPlan, TrainResult
 
 if TYPE_CHECKING:
+    import keras
+
     from spark_dl.launch.rank_main import Rank
 
 __all__ = ["Trained", "train_on_ranks"]
@@ -56,6 +60,7 @@ def train_on_ranks(
     values: Mapping[str, Any],
     record: Record,
     assessed: Head | None,
+    model: keras.Model | None = None,
 ) -> Trained:
     """Train, and show and log the progress.
 
@@ -66,6 +71,7 @@ def train_on_ranks(
         values: the estimator's options.
         record: the fit's; it is opened here if it isn't yet.
         assessed: what the outputs mean, where the fitted model is to be looked at on the validation rows.
+        model: The model that training begins with.
 
     Raises:
         OptionError: globalBatchSize is too small for so many workers.
@@ -89,8 +95,9 @@ def train_on_ranks(
             f"Training on {rows:,} rows ({plan.dataset.bytes / 1e6:,.1f} MB) with {values['numWorkers']} workers"
         )
         if values["checkpointDir"]:
-            kind = fingerprint(plan.workspace.read(plan.initial_model), plan.dataset, values)
-            directory = FitDirectory.find(plan.checkpoints, kind, progress.say)
+            content, objects = plan.workspace.read(plan.initial_model), cloudpickle.loads(plan.custom_objects)
+            kind = fingerprint(content, plan.dataset, values, objects, model)
+            directory = FitDirectory.find(plan.checkpoints, kind, progress.say, values["epochs"], layout(plan.dataset))
         else:
             directory = FitDirectory.temporary(plan.checkpoints)
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
@@ -194,6 +201,9 @@ class _Training:
             # Which rows are left of the epoch follows from the number of workers.
             self._event(f"{found[0].workers} workers stood at {found[0].place}: {workers} begin that epoch anew.")
             found = latest(self.directory.store, whole_epochs=True)
+        elif found is not None and found[0].step and self._in_other_order(found[0]):
+            self._event(f"The rows come in another order than at {found[0].place}: that epoch begins anew.")
+            found = latest(self.directory.store, whole_epochs=True)
         if found is None:
             return plan
         start, model = found
@@ -203,6 +213,10 @@ class _Training:
         if state:
             plan.workspace.write(state, self.directory.store.read(start.callbacks_file))
         return replace(plan, initial_model=name, start=start, callback_state=state)
+
+    def _in_other_order(self, start: Checkpoint) -> bool:
+        """Whether a checkpoint within an epoch is of another fit, which had the rows in another order."""
+        return not self.directory.same_order and start.attempt < self.directory.first_attempt
 
     def _fewer(self, workers: int) -> int | None:
         """With how many workers to go on when there were no slots for so many; None where that are too few."""

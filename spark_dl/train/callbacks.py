@@ -1,9 +1,10 @@
 """The callbacks that make Keras's own trainer a distributed one, in the order in which they run.
 
 MarkPosition    where training stands, for the watchdog: first and last (progress.py)
-AgreeOnEpoch    metrics and moving statistics over all ranks, so that all that follow see the same
+AgreeOnEpoch    metrics, logs and moving statistics over all ranks, so that all that follow see the same
 WarmUp          the learning rate (warm_up.py)
 (the user's)
+CompareRanks    refuses to go on where they have driven the ranks apart (compare.py)
 MeasureSpeed    how fast the ranks together are (progress.py)
 KeepRows        near the ranks, where reading holds them up (keep_rows.py)
 SaveCheckpoint  written by rank 0 (saving.py)
@@ -15,7 +16,7 @@ StopTogether    what any callback decided on any rank
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ import numpy as np
 
 from spark_dl.collectives import Collectives
 from spark_dl.train.optimizer import GradientReducer
+from spark_dl.train.step_logs import TEST_HOOKS, TRAIN_HOOKS, join_logs, read_logs, results_of
 
 __all__ = ["AgreeOnEpoch", "StopTogether", "runs_on"]
 
@@ -30,17 +32,38 @@ __all__ = ["AgreeOnEpoch", "StopTogether", "runs_on"]
 class AgreeOnEpoch(keras.callbacks.Callback):
     """Metrics are the metrics of all rows: the ranks' states are summed, their values never averaged.
 
+    Logs that a step of the model's own returns as plain tensors become their mean over the ranks (step_logs.py).
     Moving statistics (all non-trainable weights that are floats, such as BatchNormalization's) become the mean
     over the ranks at the end of each epoch, before validation.
+
+    Args:
+        collectives: Of this rank's World.
+        reducer: Knows the rows of the last step; without it each rank counts alike.
+        followers: The callbacks that follow, of all ranks. Where one of them reads the logs of each step, these are
+            joined at each step, which takes a collective.
+        keep_test_logs: Whether the logs of validation may be other than the metrics' results.
     """
 
-    def __init__(self, collectives: Collectives) -> None:
+    def __init__(
+        self,
+        collectives: Collectives,
+        reducer: GradientReducer | None = None,
+        followers: Sequence[keras.callbacks.Callback] = (),
+        keep_test_logs: bool = False,
+    ) -> None:
         super().__init__()
         self.world = collectives.world
         self._collectives = collectives
-        self._training_logs: dict[str, float] = {}
-        self._validation_logs: dict[str, float] = {}
+        self._reducer = reducer
+        self._joins_steps = read_logs(followers, TRAIN_HOOKS)
+        self._joins_test_steps = read_logs(followers, TEST_HOOKS)
+        self._step_logs: dict[str, Any] = {}
+        self._training_logs: dict[str, Any] = {}
+        self._validation_logs: dict[str, Any] = {}
         self._seen: list[int] = []
+        if keep_test_logs or self._joins_test_steps:
+            # Not a method: where one is defined, Keras waits for each step of validation.
+            self.on_test_batch_end = self._test_batch_end
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Note the moving statistics as they are."""
@@ -48,21 +71,42 @@ class AgreeOnEpoch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Forget the last epoch."""
-        self._training_logs, self._validation_logs = {}, {}
+        self._step_logs, self._training_logs, self._validation_logs = {}, {}, {}
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Keep the step's logs; join them where a callback that follows reads them."""
+        self._step_logs = dict(logs or {})
+        if self._joins_steps and logs and self.world.size > 1:
+            self._join_step(logs, validation=False)
+
+    def _test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._step_logs = dict(logs or {})
+        if self._joins_test_steps and logs and self.world.size > 1:
+            self._join_step(logs, validation=True)
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Training of the epoch is over, and Keras is about to reset its metrics."""
         self._training_logs = self._end_training()
+        self._step_logs = {}
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Validation is over. Keras would hand on this rank's own logs, so these are kept for the epoch's end."""
-        self._validation_logs = {f"val_{name}": value for name, value in self._metrics().items()}
+        joined = self._joined(validation=True)
+        self._validation_logs = {f"val_{name}": value for name, value in joined.items()}
+        if logs is not None:
+            logs.clear()
+            logs.update(joined)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put the agreed values in the place of this rank's own."""
-        if logs is not None:
-            logs.update(self._training_logs or self._end_training())
-            logs.update(self._validation_logs)
+        self._training_logs = self._training_logs or self._end_training()
+        self.on_train_end(logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """What Keras hands on are this rank's own logs here, too."""
+        if logs is not None and self._training_logs:
+            logs.clear()
+            logs.update({**self._training_logs, **self._validation_logs})
 
     def within_epoch(self) -> list[list[float]]:
         """For a checkpoint in mid-epoch: agree on moving statistics; the metric states' sums over the ranks.
@@ -77,9 +121,27 @@ class AgreeOnEpoch(keras.callbacks.Callback):
         total = self._collectives.sum(flat, "spark_dl.metrics_within")
         return [part.tolist() for part in np.split(total, np.cumsum([state.size for state in states])[:-1])]
 
-    def _end_training(self) -> dict[str, float]:
+    def _end_training(self) -> dict[str, Any]:
         self._agree_on_moving()
-        return self._metrics()
+        return self._joined(validation=False)
+
+    def _joined(self, validation: bool) -> dict[str, Any]:
+        """The logs of the last step, joined; the metrics' states are joined, too."""
+        rows = 1.0
+        if self._reducer is not None:
+            rows = float(self._reducer.test_rows if validation else self._reducer.step_rows)
+        before = results_of(self.model) if self._step_logs else {}
+        return join_logs(self.model, self._step_logs, before, self._metrics, rows, self._collectives)
+
+    def _join_step(self, logs: dict[str, Any], validation: bool) -> None:
+        """Join the logs of a step; each rank's metrics go on as they are."""
+        variables = self.model.metrics_variables
+        states = [np.array(variable) for variable in variables]
+        joined = self._joined(validation)
+        for variable, state in zip(variables, states, strict=True):
+            variable.assign(state)
+        logs.clear()
+        logs.update(joined)
 
     def _agree_on_moving(self) -> None:
         moving = self._moving()

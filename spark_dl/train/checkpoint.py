@@ -1,9 +1,10 @@
 """Checkpoints of one fit: what training needs to go on as if nothing had happened, written whole or not at all.
 
 A checkpoint is a `.keras` file (weights, optimizer, compile options), a `.callbacks` file where the user's callbacks
-remember something, and, written after them, a `.json` of the same name with the position and the digests. So a file
-that was cut short, or whose record is missing, is no checkpoint. Names carry the attempt: one that was given up and
-still runs overwrites nothing of its successor.
+remember something, an `.optimizers` file where optimizers have variables that Keras doesn't save, and, written after
+them, a `.json` of the same name with the position and the digests. So a file that was cut short, or whose record is
+missing, is no checkpoint. Names carry the attempt: one that was given up and still runs overwrites nothing of its
+successor.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from spark_dl.errors import StoreError
 from spark_dl.store import Store
 
-__all__ = ["Checkpoint", "Checkpoints", "latest"]
+__all__ = ["Checkpoint", "Checkpoints", "latest", "progress_of"]
 
 # Whatever else stands in a record, it leads to no other file than these.
 _MODEL_FILE = re.compile(r"epoch-\d+(-step-\d+)?(-attempt-\d+)?\.keras")
@@ -42,6 +43,8 @@ class Checkpoint:
         seeds: rank 0's states of the random numbers, which a `.keras` file does not hold.
         sha256: digest of the model file.
         callbacks_sha256: digest of the callbacks' state; empty where there is none.
+        optimizers_sha256: digest of what a `.keras` file leaves out of the optimizers; empty where it is nothing.
+        stopped: Whether a callback has ended the training here.
     """
 
     epoch: int
@@ -56,6 +59,8 @@ class Checkpoint:
     seeds: list[list[int]] = field(default_factory=list)
     sha256: str = ""
     callbacks_sha256: str = ""
+    optimizers_sha256: str = ""
+    stopped: bool = False
 
     @property
     def name(self) -> str:
@@ -72,6 +77,11 @@ class Checkpoint:
     def callbacks_file(self) -> str:
         """The file of the callbacks' state; empty where there is none."""
         return f"{self.name}.callbacks" if self.callbacks_sha256 else ""
+
+    @property
+    def optimizers_file(self) -> str:
+        """The file of what a `.keras` file leaves out of the optimizers; empty where it is nothing."""
+        return f"{self.name}.optimizers" if self.optimizers_sha256 else ""
 
     @property
     def place(self) -> str:
@@ -91,22 +101,30 @@ class Checkpoints:
         self._store = store
         self._keep = keep
 
-    def save(self, checkpoint: Checkpoint, model: bytes, callbacks: bytes = b"") -> None:
+    def save(self, checkpoint: Checkpoint, model: bytes, callbacks: bytes = b"", optimizers: bytes = b"") -> None:
         """Add a checkpoint; then drop the oldest.
 
         Args:
             checkpoint: the record; its digests are filled in here.
             model: `.keras` bytes, with the optimizer's state.
             callbacks: what they remember.
+            optimizers: what a `.keras` file leaves out of them.
 
         Raises:
             StoreError: it can't be written; the earlier ones are as they were.
         """
-        whole = replace(checkpoint, sha256=_digest(model), callbacks_sha256=_digest(callbacks) if callbacks else "")
+        whole = replace(
+            checkpoint,
+            sha256=_digest(model),
+            callbacks_sha256=_digest(callbacks),
+            optimizers_sha256=_digest(optimizers),
+        )
         self._store.make()  # somebody may have removed it
         self._store.write(whole.model_file, model)
         if callbacks:
             self._store.write(whole.callbacks_file, callbacks)
+        if optimizers:
+            self._store.write(whole.optimizers_file, optimizers)
         self._store.write(f"{whole.name}.json", json.dumps(asdict(whole)).encode())
         self._drop(whole)
 
@@ -119,8 +137,8 @@ class Checkpoints:
         for old in known:
             if old not in staying:
                 self._store.remove(f"{old.name}.json")
-                if old.callbacks_file:
-                    self._store.remove(old.callbacks_file)
+                for file in filter(None, (old.callbacks_file, old.optimizers_file)):
+                    self._store.remove(file)
                 if old.model_file not in kept:
                     self._store.remove(old.model_file)
         # A best that has been beaten, and whose record is gone.
@@ -141,12 +159,13 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
             continue
         try:
             model = store.read(checkpoint.model_file)
-            callbacks = store.read(checkpoint.callbacks_file) if checkpoint.callbacks_file else b""
+            files = (checkpoint.callbacks_file, checkpoint.optimizers_file)
+            callbacks, optimizers = (store.read(file) if file else b"" for file in files)
         except StoreError as error:
             problem = str(error)
         else:
-            whole = not callbacks or _digest(callbacks) == checkpoint.callbacks_sha256
-            if whole and _digest(model) == checkpoint.sha256:
+            digests = (_digest(model), _digest(callbacks), _digest(optimizers))
+            if digests == (checkpoint.sha256, checkpoint.callbacks_sha256, checkpoint.optimizers_sha256):
                 return checkpoint, model
             problem = "its content isn't what was written"
         warnings.warn(
@@ -157,8 +176,15 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
     return None
 
 
+def progress_of(store: Store) -> tuple[int, int]:
+    """The epochs that the fit has done, by its newest checkpoint, and the steps that it has taken in the next one."""
+    newest = _records(store)[:1]
+    return (newest[0].epoch, newest[0].step) if newest else (0, 0)
+
+
 def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    """Empty of nothing."""
+    return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def _records(store: Store) -> list[Checkpoint]:

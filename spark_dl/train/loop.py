@@ -15,18 +15,20 @@ from spark_dl.collectives import Collectives
 from spark_dl.train.augment import augment_features
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
+from spark_dl.train.compare import CompareRanks
 from spark_dl.train.feed import Feed
 from spark_dl.train.keep_rows import KeepRows
 from spark_dl.train.keras_settings import apply_settings
 from spark_dl.train.model_bytes import from_bytes, register, settings_of, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
+from spark_dl.train.optimizers import restore_unsaved
 from spark_dl.train.parts import is_seed, seed_states, shift_seeds
 from spark_dl.train.plan import TrainPlan, TrainResult
 from spark_dl.train.profile import TraceSteps
 from spark_dl.train.progress import MarkPosition, MeasureSpeed, ReportProgress
 from spark_dl.train.saving import SaveCheckpoint
 from spark_dl.train.speed import StepClock
-from spark_dl.train.step import build_state, compile_gradients, prepare_steps, quick_train_function
+from spark_dl.train.step import build_state, compile_gradients, has_own_test_step, prepare_steps, quick_train_function
 from spark_dl.train.warm_up import WarmUp
 
 __all__ = ["train"]
@@ -88,16 +90,18 @@ def _train(
         compile_gradients(model)
     if plan.augment:
         augment_features(model, cloudpickle.loads(plan.augment), world.rank)
-    if feed.empty_steps or (plan.start is not None and plan.start.metrics):
+    # Ranks join the states of their metrics: where one builds them before the first step, all do.
+    empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
+    if empty[0] or (plan.start is not None and plan.start.metrics):
         build_state(model, feed.example)
     prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
     quick_train_function(model, reducer)
 
-    agreement = AgreeOnEpoch(collectives)
+    given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
+    agreement = AgreeOnEpoch(collectives, reducer, list(given.values()), has_own_test_step(model))
     measure = MeasureSpeed(
         collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
     )
-    given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     users = {position: callback for position, callback in given.items() if runs_on(callback, world.rank)}
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
     state = CallbackState(users)
@@ -114,6 +118,7 @@ def _train(
             agreement,
             *warming,
             *users.values(),
+            CompareRanks(collectives),
             *ours,
             StopTogether(collectives, reducer),
             MarkPosition(mark, plan.start),
@@ -155,12 +160,24 @@ def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.M
         for variable, state in zip(seed_states(model), plan.start.seeds, strict=True):
             variable.assign(np.array(state, np.int64).astype(str(variable.dtype)))
     _start_alike(model, collectives)
+    if plan.start is not None and plan.start.optimizers_file:
+        restore_unsaved(model, plan.checkpoints.read(plan.start.optimizers_file))
     return model
 
 
 def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> None:
     """Keras's own `fit`, from where the plan starts."""
     done, taken = (plan.start.epoch, plan.start.step) if plan.start else (plan.initial_epoch, 0)
+    if plan.start is not None and plan.start.stopped:
+        done, taken = plan.epochs, 0
+    finalize = model.optimizer.finalize_variable_values
+
+    def finalize_at_end(variables: Any) -> None:
+        # Averaged weights take the place of the trained ones where training ends, and not where a part of it does.
+        if callbacks.ends or model.stop_training:
+            finalize(variables)
+
+    model.optimizer.finalize_variable_values = finalize_at_end
     # An epoch that is begun in its middle is a fit of its own: Keras knows no other way.
     parts = [(done, done + 1, taken)] if taken and done < plan.epochs else []
     parts += [(done + len(parts), plan.epochs, 0)]
@@ -177,6 +194,10 @@ def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTrainin
                 callbacks=callbacks,
                 verbose=0,
             )
+    if done >= plan.epochs:  # all but the end has been done before
+        callbacks.on_train_begin()
+        finalize(model.trainable_weights)
+        callbacks.on_train_end()
 
 
 class _OneTraining(keras.callbacks.CallbackList):
@@ -208,13 +229,16 @@ class _OneTraining(keras.callbacks.CallbackList):
 
 
 def _start_alike(model: keras.Model, collectives: Collectives) -> None:
-    """All ranks begin with rank 0's weights and optimizer state, but draw other random numbers."""
-    if not model.optimizer.built:  # one that scales the loss would forget how
+    """All ranks begin with rank 0's weights, optimizer state and seeds, from which each draws other random numbers."""
+    if not model.optimizer.built:  # LossScaleOptimizer would begin anew
         model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     for index, variable in enumerate(variables):
         value = np.asarray(variable)
+        if collectives.world.size > 1:
+            # Horovod knows no unsigned integers of 32 bits, which seeds are.
+            sent = value.astype(np.int64) if is_seed(variable) else value
+            sent = collectives.broadcast(sent, f"spark_dl.variable.{index}")
+            variable.assign(sent.reshape(value.shape).astype(value.dtype))
         if is_seed(variable):
             shift_seeds([variable], collectives.world.rank)
-        elif collectives.world.size > 1:
-            variable.assign(collectives.broadcast(value, f"spark_dl.variable.{index}").reshape(value.shape))

@@ -36,6 +36,8 @@ class GradientReducer:
         wants_stop: float32 variable, set to 1 by a rank that wants to stop.
         stop_votes: float32 variable: how many ranks wanted to stop when gradients were joined last.
         voted: the same as a plain value, after each step.
+        step_rows: float32 variable: this rank's rows in its last step of training.
+        test_rows: float32 variable: those in its last step of validation, where the model has a test step of its own.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class GradientReducer:
         self.wants_stop = tf.Variable(0.0, trainable=False)
         self.stop_votes = tf.Variable(0.0, trainable=False)
         self.voted: Any = self.stop_votes
+        self.step_rows = tf.Variable(0.0, trainable=False)
+        self.test_rows = tf.Variable(0.0, trainable=False)
         self.accumulate = accumulate
         self._collectives = collectives
         self._clock = clock
@@ -70,6 +74,7 @@ class GradientReducer:
             rows: int32 (), its rows on this rank.
         """
         self.rows = tf.cast(rows, tf.float32)
+        self.step_rows.assign(self.rows)
         if self.accumulate > 1:
             step = self._step.assign_add(1)
             last = tf.equal(step, self._steps)

@@ -14,6 +14,7 @@ from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
 from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.optimizers import unsaved_state
 from spark_dl.train.parts import seed_states
 from spark_dl.train.plan import TrainPlan
 from spark_dl.train.progress import Counting
@@ -90,6 +91,7 @@ class SaveCheckpoint(Counting):
             )
         history = {name: [*self._last.history.get(name, []), value] for name, value in values.items()}
         now = replace(self._last, epoch=epoch + 1, step=0, history=history, metrics=[], attempt=self._plan.attempt)
+        now = replace(now, stopped=bool(self.model.stop_training))
         value = values.get(monitor, math.nan)
         if is_better(value, self._last.best_value, self._mode()):
             now = replace(now, best_epoch=epoch, best_value=value, best_file=now.model_file)
@@ -128,7 +130,7 @@ class SaveCheckpoint(Counting):
         now = replace(checkpoint, attempt=self._plan.attempt, workers=self._world.size, seeds=seeds)
         if self._world.is_first:
             try:
-                self._checkpoints.save(now, to_bytes(self.model), self._state.content())
+                self._checkpoints.save(now, to_bytes(self.model), self._state.content(), unsaved_state(self.model))
                 self._report({"kind": "checkpoint", "epoch": now.epoch, "step": now.step})
             except OSError as error:  # also of the temporary directory that Keras writes to
                 self._warn(f"No checkpoint at {now.place}, the one before it serves. {error}")

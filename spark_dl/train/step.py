@@ -15,7 +15,7 @@ import tensorflow as tf
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.speed import StepClock
 
-__all__ = ["build_state", "compile_gradients", "prepare_steps", "quick_train_function"]
+__all__ = ["build_state", "compile_gradients", "has_own_test_step", "prepare_steps", "quick_train_function"]
 
 
 def build_state(model: keras.Model, example: Any) -> None:
@@ -51,12 +51,22 @@ def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock
         logs = _standing_empty(model, train_step, taken, rows) if may_be_empty else train_step(taken)
         # The update is the last that a step does, and this is the last of the update.
         told = [log for log in tf.nest.flatten(logs) if tf.is_tensor(log)]
-        clock.end([tf.convert_to_tensor(model.optimizer.iterations), *told])
+        clock.end([tf.identity(keras.ops.convert_to_tensor(model.optimizer.iterations)), *told])
         return logs
 
+    def counted_test(data: Any) -> Any:
+        rows = _rows(data)
+        reducer.test_rows.assign(tf.cast(rows, tf.float32))
+        return _standing_empty(model, test_step, data, rows) if may_be_empty else test_step(data)
+
     model.train_step = counted
-    if may_be_empty:
-        model.test_step = lambda data: _standing_empty(model, test_step, data, _rows(data))
+    if may_be_empty or has_own_test_step(model):
+        model.test_step = counted_test
+
+
+def has_own_test_step(model: keras.Model) -> bool:
+    """Whether the logs of validation may be something else than the results of metrics."""
+    return type(model).test_step is not keras.Model.test_step
 
 
 def compile_gradients(model: keras.Model) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import keras
 import pytest
 
-from spark_dl.estimators.fit_directory import FitDirectory, fingerprint
+from spark_dl.estimators.fingerprint import fingerprint
+from spark_dl.estimators.fit_directory import FitDirectory
 from spark_dl.store import Store
+from spark_dl.train.checkpoint import Checkpoint, Checkpoints
 from spark_dl.train.model_bytes import to_bytes
 
 from .rows import numbered
@@ -109,4 +111,42 @@ def test_the_fingerprint_tells_models_apart_and_not_their_weights_and_names() ->
     assert fingerprint(network(5), dataset, values)["model"] != first["model"]
     assert fingerprint(network(optimizer="sgd"), dataset, values)["model"] != first["model"]
     other = fingerprint(network(), numbered([4, 5])[0], {**values, "seed": 2})
-    assert {part for part in first if other[part] != first[part]} == {"rows", "options"}
+    assert {part for part in first if other[part] != first[part]} == {"training rows", "seed"}
+
+
+def test_a_fit_of_another_release_is_left_as_it_is(tmp_path: Path) -> None:
+    fit, said = left(tmp_path), []
+    record = json.loads((fit / "fit.json").read_text())
+    del record["format"], record["layout"]
+    (fit / "fit.json").write_text(json.dumps(record))
+    assert found(tmp_path, said).store.path != str(fit)
+    assert said == [
+        f"The unfinished fit in file://{fit} is of another release, which noted less of what it trained: "
+        "it is left as it is."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "epochs", "goes_on"),
+    [((3, 0), 2, False), ((3, 0), 3, True), ((3, 0), 4, True), ((2, 5), 2, False), ((2, 5), 3, True)],
+)
+def test_a_fit_that_has_gone_beyond_the_epochs_is_left_as_it_is(
+    tmp_path: Path, checkpoint: tuple[int, int], epochs: int, goes_on: bool
+) -> None:
+    fit, said = left(tmp_path), []
+    epoch, step = checkpoint
+    Checkpoints(Store.at(str(fit)), 2).save(Checkpoint(epoch, step, 1, 1), b"model")
+    again = FitDirectory.find(Store.at(str(tmp_path)), KIND, said.append, epochs)
+    assert (again.store.path == str(fit)) is goes_on
+    place = "step 5 of epoch 3" if step else "the end of epoch 3"
+    assert goes_on or said == [
+        f"The unfinished fit in file://{fit} is at {place}, beyond epochs={epochs}: it is left as it is."
+    ]
+
+
+@pytest.mark.parametrize("order", ["a", "b"])
+def test_another_order_of_the_rows_is_noted(tmp_path: Path, order: str) -> None:
+    first = FitDirectory.find(Store.at(str(tmp_path)), KIND, lambda text: None, layout="a")
+    first.leave()
+    again = FitDirectory.find(Store.at(str(tmp_path)), KIND, lambda text: None, layout=order)
+    assert (again.store.path, again.same_order) == (first.store.path, order == "a")

@@ -1,0 +1,303 @@
+"""Digests of code and of what it holds, the same in every process of one Python release.
+
+Functions count by their bytecode, constants, defaults, closures and the globals that they use, classes by what they
+define, other objects by their state. Where the code stands and who imported it doesn't matter: functions of notebooks
+have no source. What comes with Python or is installed counts by its name and its package's version.
+"""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+import importlib.metadata
+import re
+import sys
+import sysconfig
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["code_digest", "digest_of_text", "is_own"]
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented))
+# What Python itself and Keras set on a class or an object.
+_NOT_CODE = {
+    *("__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__annotations__", "__firstlineno__"),
+    *("__static_attributes__", "__slotnames__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+    *("_abc_impl", "__abstractmethods__", "__parameters__", "__orig_bases__"),
+}
+# Their releases change what a name does, and no more than that; a fit may go on after an upgrade.
+_FOUNDATIONS = ("keras", "tensorflow", "numpy", "spark_dl", "tf_keras")
+# Objects with connections and counters of this process: they count by their type.
+_PROCESS_OWN = ("pyspark", "py4j", "threading", "_thread", "socket", "_io", "mlflow", "grpc", "concurrent")
+# What Keras sets on every callback.
+_KERAS_OWN = ("_model", "model", "params", "validation_data")
+_MOST_OBJECTS = 100_000
+_DEEPEST = 100
+# Of a code's flags those that say what it is; the others tell of `from __future__` in its file.
+_KIND_FLAGS = 0xFFF
+
+
+def code_digest(thing: Any) -> str:
+    """A digest of a function, a class, an object, or a collection of them."""
+    return digest_of_text("\n".join(_Walk().tokens(thing)))
+
+
+def digest_of_text(text: str) -> str:
+    """A short digest of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_own(thing: Any) -> bool:
+    """Whether a class or function is the user's: neither Python's nor installed."""
+    return _installed(thing) is None
+
+
+class _Walk:
+    """One walk through an object and all that it holds: each is described once, then by its number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._kept: list[Any] = []  # an id belongs to an object for as long as it lives
+        self._depth = 0
+
+    def tokens(self, thing: Any) -> Iterator[str]:
+        """What tells one object from another, in texts."""
+        if isinstance(thing, _PLAIN):
+            yield f"{type(thing).__name__} {thing!r}"
+            return
+        if id(thing) in self._numbers or len(self._kept) > _MOST_OBJECTS or self._depth > _DEEPEST:
+            yield f"again {self._numbers.get(id(thing), '')}"
+            return
+        # Whether equal constants are one tuple or two is the compiler's affair.
+        if not isinstance(thing, (tuple, frozenset)):
+            self._numbers[id(thing)] = len(self._kept)
+            self._kept.append(thing)
+        self._depth += 1
+        yield from self._described(thing)
+        self._depth -= 1
+
+    def _described(self, thing: Any) -> Iterator[str]:
+        for kinds, describe in self._rules():
+            if isinstance(thing, kinds):
+                yield from describe(thing)
+                return
+        yield from self._object(thing)
+
+    def _rules(self) -> list[tuple[Any, Callable[[Any], Iterator[str]]]]:
+        return [
+            (types.CodeType, self._code),
+            (types.FunctionType, self._function),
+            (types.MethodType, lambda method: self._each("method", [method.__func__, method.__self__])),
+            ((staticmethod, classmethod), lambda made: self._each(type(made).__name__, [made.__func__])),
+            (property, lambda made: self._each("property", [made.fget, made.fset, made.fdel])),
+            (types.ModuleType, lambda module: iter([f"module {module.__name__}"])),
+            (type, self._class),
+            (Mapping, self._mapping),
+            ((set, frozenset), self._set),
+            ((list, tuple), lambda items: self._each(type(items).__name__, items)),
+            ((np.ndarray, np.generic), self._array),
+            (types.BuiltinFunctionType, lambda built_in: iter([f"built-in {built_in.__qualname__}"])),
+            (types.CellType, self._cell),
+        ]
+
+    def _each(self, kind: str, parts: Any) -> Iterator[str]:
+        yield f"{kind} {len(parts)}"
+        for part in parts:
+            yield from self.tokens(part)
+
+    def _cell(self, cell: Any) -> Iterator[str]:
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            yield "empty cell"
+        else:
+            yield from self.tokens(content)
+
+    def _mapping(self, items: Mapping[Any, Any]) -> Iterator[str]:
+        yield f"mapping {len(items)}"
+        for key, value in sorted(items.items(), key=lambda item: _alone(item[0])):
+            yield from self.tokens(key)
+            yield from self.tokens(value)
+
+    def _set(self, items: Any) -> Iterator[str]:
+        yield f"set {len(items)}"
+        yield from sorted(map(_alone, items))
+
+    def _array(self, array: Any) -> Iterator[str]:
+        value = np.asarray(array)
+        if value.dtype.hasobject:
+            yield from self._each(f"array {value.shape}", value.ravel().tolist())
+        else:
+            yield f"array {value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+
+    def _function(self, function: Any) -> Iterator[str]:
+        if (name := _installed(function)) is not None:
+            yield name
+            return
+        code = function.__code__
+        yield "function"
+        yield from self._code(code, function.__doc__)
+        yield from self._each("defaults", [function.__defaults__, function.__kwdefaults__])
+        yield from self._each("closure", list(function.__closure__ or ()))
+        for name, value in _globals_of(code, function.__globals__):
+            yield f"global {name}"
+            yield from self.tokens(value)
+
+    def _code(self, code: types.CodeType, doc: str | None = None) -> Iterator[str]:
+        yield f"code {code.co_name} {code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount}"
+        yield f"{code.co_flags & _KIND_FLAGS} {code.co_names} {code.co_varnames} {code.co_freevars} {code.co_cellvars}"
+        yield code.co_code.hex()
+        yield getattr(code, "co_exceptiontable", b"").hex()
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                yield from self._code(constant)
+            elif doc is None or constant != doc:
+                yield from self.tokens(constant)
+
+    def _class(self, kind: type) -> Iterator[str]:
+        if (name := _installed(kind)) is not None:
+            yield name
+            return
+        yield f"class {kind.__name__}"
+        yield from self._each("bases", kind.__bases__)
+        for name, value in sorted(vars(kind).items()):
+            if name not in _NOT_CODE:
+                yield f"attribute {name}"
+                yield from self.tokens(value)
+
+    def _object(self, thing: Any) -> Iterator[str]:
+        kind = type(thing)
+        yield "object"
+        yield from self.tokens(kind)
+        if kind.__module__.partition(".")[0] in _PROCESS_OWN:
+            return
+        if callable(getattr(thing, "python_function", None)):  # a tf.function
+            yield from self.tokens(thing.python_function)
+        elif _is_keras_object(thing):
+            yield from self.tokens(_keras_state(thing))
+        elif callable(getattr(thing, "numpy", None)):
+            yield from self._array(thing.numpy())
+        else:
+            yield from self._reduced(thing)
+
+    def _reduced(self, thing: Any) -> Iterator[str]:
+        """By what pickle would keep of an object; by its type alone where that is nothing."""
+        try:
+            reduced = thing.__reduce_ex__(2)
+        except Exception:
+            reduced = "no state"
+        if isinstance(reduced, str):
+            yield f"named {reduced}"
+            return
+        made_of, items = reduced[:3], reduced[3:5]
+        yield from self._each("state", made_of)
+        for several in items:
+            yield from self._each("items", list(several or ()))
+
+
+def _alone(thing: Any) -> str:
+    return code_digest(thing)
+
+
+def _globals_of(code: types.CodeType, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The globals that a function uses, and what it uses of the user's own modules, by name."""
+    found: dict[str, Any] = {}
+    modules: dict[str, types.ModuleType] = {}
+    names: set[str] = set()
+    for part in _codes(code):
+        names |= set(part.co_names)
+        for instruction in dis.get_instructions(part):
+            name = instruction.argval
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and name in known:
+                value = known[name]
+                if isinstance(value, types.ModuleType):
+                    modules[name] = value
+                else:
+                    found[name] = value
+            elif instruction.opname == "IMPORT_NAME" and isinstance(sys.modules.get(name), types.ModuleType):
+                modules[name] = sys.modules[name]
+    for name, module in modules.items():
+        found[name] = module
+        if _package_kind(module.__name__) == "own":
+            used = {other: vars(module)[other] for other in names & vars(module).keys()}
+            found |= {f"{name}.{other}": value for other, value in used.items()}
+    return sorted(found.items())
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _installed(thing: Any) -> str | None:
+    """The name of a class or function that comes with Python or is installed; None where its code is the user's."""
+    module = getattr(thing, "__module__", None) or ""
+    kind = _package_kind(module)
+    if kind == "own":
+        return None
+    package = module.partition(".")[0]
+    name = f"{module}.{getattr(thing, '__qualname__', type(thing).__name__)}"
+    if kind == "Python" or package in _FOUNDATIONS:
+        return name
+    return f"{name} of {package} {_version(package)}"
+
+
+def _package_kind(module: str) -> str:
+    """Whether a module is "Python"'s, "installed", or the user's "own"."""
+    if module in ("", "__main__"):
+        return "own"
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return "Python"
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None) or ""
+    paths = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
+    if module.partition(".")[0] in _FOUNDATIONS or "site-packages" in file or "dist-packages" in file:
+        return "installed"
+    return "installed" if any(path and file.startswith(path) for path in paths) else "own"
+
+
+def _version(package: str) -> str:
+    version = getattr(sys.modules.get(package), "__version__", None)
+    if isinstance(version, str):
+        return version
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _is_keras_object(thing: Any) -> bool:
+    return any(kind.__module__.partition(".")[0] == "keras" for kind in type(thing).__mro__)
+
+
+def _keras_state(thing: Any) -> dict[str, Any]:
+    """What a Keras object was made with, and the weights of its that training doesn't change."""
+    try:
+        config = thing.get_config()
+    except Exception:
+        # Callbacks have none.
+        return {name: value for name, value in vars(thing).items() if name not in _KERAS_OWN}
+    state = {"config": _without_numbers(config)}
+    fixed = getattr(thing, "non_trainable_variables", None)
+    if isinstance(fixed, list):
+        state["fixed"] = [np.asarray(v) for v in fixed if "seed_generator_state" not in getattr(v, "path", "")]
+    elif _installed(type(thing)) is None:
+        plain = {name: value for name, value in vars(thing).items() if isinstance(value, _PLAIN)}
+        state["attributes"] = {name: plain[name] for name in plain if name != "name" and not name.startswith("_")}
+    return state
+
+
+def _without_numbers(config: Any) -> Any:
+    """A config without the numbers of names and shared objects, which Keras gives as they are made in a process."""
+    if isinstance(config, dict):
+        return {
+            name: re.sub(r"_\d+$", "", value) if name == "name" and isinstance(value, str) else _without_numbers(value)
+            for name, value in config.items()
+            if name != "shared_object_id"
+        }
+    return [_without_numbers(part) for part in config] if isinstance(config, (list, tuple)) else config
