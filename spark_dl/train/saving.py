@@ -91,7 +91,7 @@ class SaveCheckpoint(Counting):
             )
         history = {name: [*self._last.history.get(name, []), value] for name, value in values.items()}
         now = replace(self._last, epoch=epoch + 1, step=0, history=history, metrics=[], attempt=self._plan.attempt)
-        now = replace(now, stopped=bool(self.model.stop_training))
+        now = replace(now, stopped=bool(getattr(self.model, "stop_training", False)))
         value = values.get(monitor, math.nan)
         if is_better(value, self._last.best_value, self._mode()):
             now = replace(now, best_epoch=epoch, best_value=value, best_file=now.model_file)
