@@ -19,6 +19,7 @@ from spark_dl.estimators.progress import SPEEDS, Progress
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import cores_now
+from spark_dl.log_values import scalar_history, scalars
 from spark_dl.score.assess import Assessment, assess
 from spark_dl.score.heads import Head
 from spark_dl.track import Record
@@ -102,7 +103,7 @@ def train_on_ranks(
             raise
         directory.finish()
     if directory.tracked:
-        record.tracker.history(trained.result.history, values["initialEpoch"])
+        record.tracker.history(scalar_history(trained.result.history), values["initialEpoch"])
     return trained
 
 
@@ -221,7 +222,7 @@ class _Training:
             speed = {name: content[name] for name in SPEEDS}
             self.progress.epoch(content["epoch"], content["logs"], speed)
             self.epochs.append(content)
-            metrics = {**content["logs"], **speed, "restarts": self.restarts, **_more(content)}
+            metrics = {**scalars(content["logs"]), **speed, "restarts": self.restarts, **_more(content)}
             self.record.tracker.epoch(content["epoch"], metrics, time.time())
         elif content["kind"] == "trained":
             self.trained = TrainResult(**content["result"])

@@ -12,11 +12,14 @@ import keras
 import numpy as np
 
 from spark_dl.collectives import Collectives
+from spark_dl.log_values import plain_value
 from spark_dl.train.augment import augment_features
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
+from spark_dl.train.examples import examples_of
 from spark_dl.train.feed import Feed
 from spark_dl.train.keep_rows import KeepRows
+from spark_dl.train.metric_joins import metric_joins
 from spark_dl.train.model_bytes import from_bytes, register, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.parts import is_seed, seed_states, shift_seeds
@@ -62,7 +65,7 @@ def train(
         clock,
         accumulate=plan.gradient_accumulation,
         steps=feed.steps,
-        half=feed.batch_size if plan.compression == "fp16" else 0,
+        half=plan.compression == "fp16" and world.size > 1,
     )
     if plan.start is not None:
         reducer.skip(plan.start.step)
@@ -78,7 +81,7 @@ def train(
     prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
     quick_train_function(model, reducer)
 
-    agreement = AgreeOnEpoch(collectives)
+    agreement = AgreeOnEpoch(collectives, metric_joins(model, lambda: examples_of(model, plan.dataset.tensors)))
     measure = MeasureSpeed(
         collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
     )
@@ -117,7 +120,7 @@ def train(
         plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
     history = {**(plan.start.history if plan.start else {})}
     for name, values in getattr(model.history, "history", {}).items():
-        history[name] = [*history.get(name, []), *map(float, values)]
+        history[name] = [*history.get(name, []), *map(plain_value, values)]
     return TrainResult(
         history=history,
         rows=plan.dataset.rows(validation=False),
