@@ -25,6 +25,7 @@ from spark_dl.estimators.columns import (
 )
 from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.saving import given_model
+from spark_dl.estimators.worker_checks import Fitted, check_workers
 from spark_dl.score.heads import Head
 from spark_dl.store import Store
 from spark_dl.train.learning_rate import LearningRate
@@ -53,6 +54,7 @@ class Job:
         columns: Spark's types of the columns that are read.
         plan: which column feeds what.
         learning_rate: of the warm-up; None where there is none.
+        notes: what several workers compute otherwise than one process.
     """
 
     values: dict[str, Any]
@@ -67,6 +69,7 @@ class Job:
     columns: StructType
     plan: InputPlan
     learning_rate: LearningRate | None
+    notes: tuple[str, ...] = ()
 
     @property
     def feature_columns(self) -> StructType:
@@ -103,8 +106,9 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         SparkDLError: what can't be trained.
     """
     from spark_dl.train.compiling import compiled_copy
-    from spark_dl.train.losses import losses_of
-    from spark_dl.train.model_bytes import custom_objects, to_bytes
+    from spark_dl.train.examples import examples_of
+    from spark_dl.train.losses import losses_by_output, losses_of
+    from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
     from spark_dl.train.model_shape import fixed_shapes, shape_of
     from spark_dl.train.transform import with_transform
 
@@ -150,11 +154,19 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         seed=values["seed"],
     )
     check_null_policy(values, packing.columns)
+    content = to_bytes(compiled)
     custom = cloudpickle.dumps(custom_objects(compiled, values["loss"], values["metrics"], values["augment"]))
+    trained = Fitted(
+        compiled,
+        losses_by_output(compiled.loss, shape),
+        {one.name: (one.shape, one.dtype) for one in inputs},
+        examples_of(shape.outputs, packing.tensors),
+        lambda: from_bytes(content, cloudpickle.loads(custom)),
+    )
     return Job(
         values=dict(values),
         name=model.name,
-        content=to_bytes(compiled),
+        content=content,
         model=compiled,
         custom_objects=custom,
         outputs=outputs,
@@ -164,6 +176,7 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         columns=_types_of(columns, packing),
         plan=input_plan(columns, packing, inputs, outputs),
         learning_rate=rate,
+        notes=check_workers(trained, values),
     )
 
 

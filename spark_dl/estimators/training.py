@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ def train_on_ranks(
     values: Mapping[str, Any],
     record: Record,
     assessed: Head | None,
+    notes: Sequence[str] = (),
 ) -> Trained:
     """Train, and show and log the progress.
 
@@ -67,6 +68,7 @@ def train_on_ranks(
         values: the estimator's options.
         record: the fit's; it is opened here if it isn't yet.
         assessed: what the outputs mean, where the fitted model is to be looked at on the validation rows.
+        notes: what is said at the beginning.
 
     Raises:
         OptionError: globalBatchSize is too small for so many workers.
@@ -97,7 +99,10 @@ def train_on_ranks(
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
             directory.tracked_as(record.open(directory.tracked))
-            trained = _Training(spark, plan, directory, settings, values, record, progress, assessed).run()
+            training = _Training(spark, plan, directory, settings, values, record, progress, assessed)
+            for note in notes:
+                training._event(note)
+            trained = training.run()
         except BaseException:
             directory.leave()
             raise

@@ -88,10 +88,10 @@ def _joins(model: Any, packing: Packing) -> Sequence[MetricJoin]:
     Raises:
         ModelError: a metric keeps something outside its variables.
     """
-    from spark_dl.train.examples import examples_of
+    from spark_dl.train.examples import examples_of_model
     from spark_dl.train.metric_joins import metric_joins
 
-    joins = metric_joins(model, lambda: examples_of(model, packing.tensors))
+    joins = metric_joins(model, lambda: examples_of_model(model, packing.tensors))
     for join in joins:
         if join.outside:
             raise ModelError(
@@ -102,13 +102,15 @@ def _joins(model: Any, packing: Packing) -> Sequence[MetricJoin]:
                     fix="Keep it in variables, or use keras().evaluate on the driver.",
                 )
             )
-    if untried := [join.metric for join in joins if not join.tried]:
-        warnings.warn(
-            f"The states of {', '.join(untried)} are summed over the tasks: whether they are sums could not be tried.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        if not join.tried:
+            _warn(f"The states of {join.metric} are summed over the tasks: whether they are sums could not be tried.")
+        elif join.per_batch:
+            _warn(f"The metric {join.metric} depends on which rows share a batch: the tasks make batches of their own.")
     return joins
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
 def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from spark_dl.data.dataset import FEATURES, LABEL, Tensor
-from spark_dl.train.model_shape import fixed_shapes, shape_of
+from spark_dl.train.model_shape import ModelOutput, fixed_shapes, shape_of
 
-__all__ = ["Example", "examples_of"]
+__all__ = ["Example", "examples_of", "examples_of_model"]
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,29 @@ class Example:
             yield self.labels(rows, kind, random), self.outputs(rows, random)
 
 
-def examples_of(model: keras.Model, tensors: Sequence[Tensor]) -> list[Example]:
+def examples_of(outputs: Sequence[ModelOutput], tensors: Sequence[Tensor]) -> list[Example]:
     """For each output of a model what its labels are like.
 
     Args:
-        model: built.
+        outputs: the model's, without sizes that are open.
         tensors: of a batch.
+    """
+    labels = {tensor.key: tensor for tensor in tensors if tensor.role == LABEL}
+    found = []
+    for output in outputs:
+        label = labels.get(output.name, labels.get(""))
+        if label is not None:
+            found.append(Example(output.name, tuple(label.shape), label.dtype, tuple(output.shape)))
+    return found
+
+
+def examples_of_model(model: keras.Model, tensors: Sequence[Tensor]) -> list[Example]:
+    """The same of a built model.
 
     Raises:
         ModelError: the model's inputs or outputs aren't known.
     """
     shape = shape_of(model)
     given = {tensor.key: tensor.fed or tensor.shape for tensor in tensors if tensor.role == FEATURES}
-    shape = fixed_shapes(model, shape, {one.name: given.get(one.name, given.get("", ())) for one in shape.inputs})
-    labels = {tensor.key: tensor for tensor in tensors if tensor.role == LABEL}
-    found = []
-    for output in shape.outputs:
-        label = labels.get(output.name, labels.get(""))
-        if label is not None:
-            found.append(Example(output.name, tuple(label.shape), label.dtype, tuple(output.shape)))
-    return found
+    fed = {one.name: given.get(one.name, given.get("", ())) for one in shape.inputs}
+    return examples_of(fixed_shapes(model, shape, fed).outputs, tensors)

@@ -16,7 +16,7 @@ from spark_dl.log_values import plain_value
 from spark_dl.train.augment import augment_features
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
-from spark_dl.train.examples import examples_of
+from spark_dl.train.examples import examples_of_model
 from spark_dl.train.feed import Feed
 from spark_dl.train.keep_rows import KeepRows
 from spark_dl.train.metric_joins import metric_joins
@@ -81,7 +81,9 @@ def train(
     prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
     quick_train_function(model, reducer)
 
-    agreement = AgreeOnEpoch(collectives, metric_joins(model, lambda: examples_of(model, plan.dataset.tensors)))
+    tensors = plan.dataset.tensors
+    joins = metric_joins(model, lambda: examples_of_model(model, tensors)) if world.size > 1 else ()
+    agreement = AgreeOnEpoch(collectives, joins)
     measure = MeasureSpeed(
         collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
     )

@@ -17,7 +17,17 @@ import numpy as np
 from spark_dl.train.examples import Example
 from spark_dl.train.parts import is_keras, leaves
 
-__all__ = ["MERGE", "RULES", "MetricJoin", "copy_of", "is_summed", "leaf_metrics", "metric_joins", "user_metrics"]
+__all__ = [
+    "MERGE",
+    "RULES",
+    "MetricJoin",
+    "copy_of",
+    "is_summed",
+    "leaf_metrics",
+    "metric_joins",
+    "user_metrics",
+    "values_of",
+]
 
 # States before any row, and after the rows of each of several processes, shape (processes, numbers) -> of all rows.
 RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -121,6 +131,21 @@ def _as_metric(thing: Any) -> keras.Metric:
         return found
     name = getattr(thing, "__name__", None) or getattr(thing, "name", None) or type(thing).__name__
     return keras.metrics.MeanMetricWrapper(found, name=name)
+
+
+def values_of(model: keras.Model, examples: Sequence[Example]) -> dict[str, int]:
+    """How many values an epoch each metric has, by its name; those that can't be tried are left out."""
+    found: dict[str, int] = {}
+    for thing in user_metrics(model):
+        for example in examples:
+            try:
+                metric = copy_of(_as_metric(thing))
+                metric.update_state(*next(example.pairs(3, np.random.default_rng(0))))
+                name = thing if isinstance(thing, str) else metric.name
+                found[name] = max(int(np.size(value)) for value in keras.tree.flatten(metric.result()))
+            except Exception:  # noqa: S112 - it is another output's
+                continue
+    return found
 
 
 def copy_of(metric: keras.Metric) -> keras.Metric:
