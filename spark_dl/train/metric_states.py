@@ -61,6 +61,8 @@ class MetricStates:
             id(variable): part.reshape(len(table), *variable.shape)
             for variable, part in zip(variables, parts, strict=True)
         }
+        if len(table) == 1:
+            return [states[id(variable)][0] for variable in variables]
         initial = dict(zip(map(id, variables), self._all_initial(), strict=True))
         for metric in leaf_metrics(self._model):
             rules = self._rules_of(metric)

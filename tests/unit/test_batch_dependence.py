@@ -106,6 +106,15 @@ def test_what_the_loss_of_a_batch_is_to_those_of_its_rows(loss: Any, example: Ex
     assert loss_kind(loss, example, weighted=False) == kind
 
 
+def test_of_keras_losses_three_depend_on_the_batch() -> None:
+    classes = {kind for kind in vars(keras.losses).values() if isinstance(kind, type)} - {keras.losses.Loss}
+    found = {
+        kind.__name__: {loss_kind(kind(), example, True) for example in (NUMBER, VECTOR, CLASS)} for kind in classes
+    }
+    assert {name for name, kinds in found.items() if OTHER in kinds} == {"Circle", "Dice", "Tversky"}
+    assert not any(SUM in kinds for kinds in found.values())
+
+
 @pytest.mark.parametrize(
     ("loss", "kind"),
     [

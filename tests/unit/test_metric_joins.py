@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -13,7 +15,7 @@ from keras import ops
 from spark_dl.log_values import plain_history, scalar_history, scalars
 from spark_dl.train.callbacks import AgreeOnEpoch
 from spark_dl.train.examples import Example
-from spark_dl.train.metric_joins import MetricJoin, is_summed, metric_joins
+from spark_dl.train.metric_joins import MetricJoin, is_summed, metric_joins, user_metrics
 
 from .rows import Together, on_ranks
 
@@ -46,7 +48,7 @@ class Greatest(keras.metrics.Metric):
         self.kept.assign(1e9 if self.least else 0.0)
 
     def result(self) -> Any:
-        return self.kept.value
+        return self.kept * 1.0
 
 
 class Smoothed(keras.metrics.Metric):
@@ -92,7 +94,7 @@ class OfEachClass(keras.metrics.Metric):
         self.kept.assign(ops.maximum(self.kept, ops.max(ops.cast(y_pred, "float32"), axis=0)))
 
     def result(self) -> Any:
-        return self.kept.value
+        return self.kept * 1.0
 
 
 class Several(keras.metrics.Metric):
@@ -141,7 +143,7 @@ class RunningMean(keras.metrics.Metric):
         self.mean.assign_add((ops.mean(apart) - self.mean) * more / self.rows)
 
     def result(self) -> Any:
-        return self.mean.value
+        return self.mean * 1.0
 
 
 class Merged(RunningMean):
@@ -163,7 +165,7 @@ class Last(keras.metrics.Metric):
         self.kept.assign(ops.mean(distance(y_true, y_pred)))
 
     def result(self) -> Any:
-        return self.kept.value
+        return self.kept * 1.0
 
 
 class Smoothing(Last):
@@ -264,7 +266,13 @@ def test_all_metrics_of_keras_are_sums_and_not_tried() -> None:
         for kind in vars(keras.metrics).values()
         if isinstance(kind, type) and issubclass(kind, keras.metrics.Metric)
     ]
-    arguments = {"num_classes": 3, "target_class_ids": [0], "recall": 0.5, "precision": 0.5, "fn": keras.losses.mse}
+    arguments = {
+        "num_classes": 3,
+        "target_class_ids": [0],
+        "recall": 0.5,
+        "precision": 0.5,
+        "fn": keras.losses.mean_squared_error,
+    }
     arguments |= {"specificity": 0.5, "sensitivity": 0.5}
     for kind in made:
         names = kind.__init__.__code__.co_varnames[1 : kind.__init__.__code__.co_argcount]  # type: ignore[misc]
@@ -273,73 +281,69 @@ def test_all_metrics_of_keras_are_sums_and_not_tried() -> None:
     assert metric_joins(still("accuracy", "mae", keras.metrics.AUC(), Subclass()), lambda: LIKE) == []
 
 
-@pytest.mark.parametrize("kind", ["f1", "regression", "precision", "iou"])
-def test_keras_metrics_that_hold_more_than_a_mean_join_as_sums(kind: str) -> None:
-    metric = {
-        "f1": lambda: keras.metrics.F1Score(average=None),
-        "regression": lambda: keras.metrics.R2Score(class_aggregation=None),
-        "precision": lambda: keras.metrics.Precision(thresholds=[0.2, 0.4]),
-        "iou": lambda: keras.metrics.OneHotMeanIoU(3),
-    }[kind]()
-    assert_ranks_are_one(metric)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        Greatest,
-        lambda: Greatest(least=True),
-        Smoothed,
-        ResetToZero,
-        OfEachClass,
-        Several,
-        Ever,
-        Merged,
-        Subclass,
-    ],
-)
-def test_ranks_have_the_metric_of_one_process(make: Callable[[], Any]) -> None:
-    assert_ranks_are_one(make())
-
-
 def rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     return random.normal(size=(count, 4)).astype("float32"), np.eye(3)[random.integers(0, 3, count)].astype("float32")
 
 
-def assert_ranks_are_one(metric: Any) -> None:
-    """Three ranks' histories are that of one process with all their rows, in two epochs with validation."""
+# Of one model: what is joined depends on no other metric.
+TOGETHER: dict[str, Callable[[], Any]] = {
+    "f1": lambda: keras.metrics.F1Score(average=None, name="f1"),
+    "r2": lambda: keras.metrics.R2Score(class_aggregation=None, name="r2"),
+    "precision": lambda: keras.metrics.Precision(thresholds=[0.2, 0.4], name="precision"),
+    "iou": lambda: keras.metrics.OneHotMeanIoU(3, name="iou"),
+    "greatest": Greatest,
+    "least": lambda: Greatest(name="least", least=True),
+    "smoothed": Smoothed,
+    "reset_to_zero": lambda: ResetToZero(name="reset_to_zero"),
+    "of_each_class": OfEachClass,
+    "mean_distance": Several,
+    "greatest_distance": Several,
+    "ever": Ever,
+    "merged": lambda: Merged(name="merged"),
+    "subclass": lambda: Subclass(name="subclass"),
+    "of_rows": lambda: of_rows,
+}
+
+
+@functools.cache
+def histories() -> tuple[list[dict[str, list[Any]]], dict[str, list[Any]]]:
+    """Three ranks' histories, and that of one process with all their rows: two epochs with validation."""
     sizes = ((9, 4), (2, 7), (5, 1))
     training = [rows(size, rank) for rank, (size, _) in enumerate(sizes)]
     held_out = [rows(size, 10 + rank) for rank, (_, size) in enumerate(sizes)]
-    config = type(metric), metric.get_config()
 
     def model() -> keras.Model:
-        return still(config[0].from_config(config[1]))
+        return still(*[make() for make in dict.fromkeys(TOGETHER.values())])
 
     models = [model() for _ in sizes]
-    joins = [metric_joins(one, lambda: LIKE) for one in models]
+    joins = metric_joins(models[0], lambda: LIKE)
 
     def run(rank: Together) -> dict[str, list[Any]]:
         me = rank.world.rank
-        fit = models[me].fit(
-            *training[me],
-            batch_size=20,
-            epochs=2,
-            verbose=0,
-            validation_data=held_out[me],
-            callbacks=[AgreeOnEpoch(rank, joins[me])],
-        )
-        return plain_history(fit.history)
+        own = [replace(join, thing=thing) for join, thing in zip(joins, unknown(models[me]), strict=True)]
+        agreement = AgreeOnEpoch(rank, own)
+        options = {"batch_size": 20, "epochs": 2, "verbose": 0, "validation_data": held_out[me]}
+        return plain_history(models[me].fit(*training[me], callbacks=[agreement], **options).history)
 
-    joined, all_held_out = (
+    joined, validation_data = (
         tuple(np.concatenate(parts) for parts in zip(*given, strict=True)) for given in (training, held_out)
     )
-    alone = model().fit(*joined, batch_size=20, epochs=2, verbose=0, validation_data=all_held_out)
-    for history in on_ranks(3, run):
-        assert history.keys() == alone.history.keys()
-        for name, values in plain_history(alone.history).items():
-            np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
+    alone = model().fit(*joined, batch_size=20, epochs=2, verbose=0, validation_data=validation_data)
+    return on_ranks(3, run), plain_history(alone.history)
+
+
+def unknown(model: keras.Model) -> list[Any]:
+    return [thing for thing in user_metrics(model) if not is_summed(thing)]
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_ranks_have_the_metric_of_one_process(name: str) -> None:
+    ranks, alone = histories()
+    for history in ranks:
+        assert history.keys() == alone.keys()
+        for key in (name, f"val_{name}"):
+            np.testing.assert_allclose(history[key], alone[key], rtol=1e-5, err_msg=key)
 
 
 def test_metric_states_within_an_epoch_go_on_as_one() -> None:
