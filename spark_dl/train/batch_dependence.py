@@ -117,7 +117,7 @@ def may_add_losses(model: keras.Model) -> bool:
 
 
 def features_of(inputs: Mapping[str, tuple[tuple[int, ...], str]], rows: int, seed: int) -> Any:
-    """Made-up features: by name of the input, or a tensor alone where there is one.
+    """Made-up features: arrays by the input's name, or the array alone where there is one input.
 
     Args:
         inputs: by the input's name the shape of one row and the dtype.
@@ -133,7 +133,7 @@ def features_of(inputs: Mapping[str, tuple[tuple[int, ...], str]], rows: int, se
             made[name] = random.normal(size=(rows, *shape)).astype(dtype)
         else:
             made[name] = random.integers(0, 2, (rows, *shape)).astype(dtype)
-    return {name: keras.ops.convert_to_tensor(v) for name, v in made.items()} if len(made) > 1 else made.popitem()[1]
+    return made if len(made) > 1 else made.popitem()[1]
 
 
 def _forward(model: keras.Model, features: Any, training: bool) -> tuple[Any, list[float]]:

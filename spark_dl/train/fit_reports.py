@@ -40,7 +40,7 @@ def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
             numbers: dict[str, float] = {}
             for name, value in (logs or {}).items():
                 with contextlib.suppress(TypeError, ValueError):  # words of other callbacks
-                    numbers.update(scalars({name: value}))
+                    numbers.update(scalars({name: value}) if value is not None else {})
             report({"fit": self._fit, "epoch": epoch, "logs": numbers})
 
     original, count = keras.Model.fit, itertools.count(1)
