@@ -61,25 +61,25 @@ def _is_own(loss: Any) -> bool:
     return not isinstance(loss, str) and not (is_keras(loss) and (function is None or is_keras(function)))
 
 
-def _value_of(loss: Any, example: Example) -> Callable[..., np.ndarray]:
+def _value_of(loss: Any, example: Example) -> Callable[..., float]:
     """Computes the loss as Keras does in training."""
     model = keras.Sequential([keras.Input(example.output_shape), keras.layers.Identity()])
     model.compile(loss=loss)
 
-    def value(labels: Any, outputs: Any, weights: Any = None) -> np.ndarray:
-        return np.sum(np.asarray(model.compute_loss(None, labels, outputs, weights), np.float64))
+    def value(labels: Any, outputs: Any, weights: Any = None) -> float:
+        return float(np.sum(np.asarray(model.compute_loss(None, labels, outputs, weights), np.float64)))
 
     return value
 
 
-def _batches(example: Example, weighted: bool, own: bool) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+def _batches(example: Example, weighted: bool, own: bool) -> Iterator[tuple[Any, ...]]:
     """Pairs of batches: labels of each kind; some with labels that say that there is none; with weights."""
     random = np.random.default_rng(0)
     first, second = (list(example.pairs(rows, random)) for rows in _ROWS)
     yield from zip(first, second, strict=True)
     if weighted:
         for a, b in zip(first, second, strict=True):
-            yield tuple((*pair, random.uniform(0.2, 3.0, len(pair[0])).astype(np.float32)) for pair in (a, b))  # type: ignore[misc]
+            yield tuple((*pair, random.uniform(0.2, 3.0, len(pair[0])).astype(np.float32)) for pair in (a, b))
     for pad in _PADS if own else ():
         if "float" in example.label_dtype or not np.isnan(pad):
             labels, outputs = first[0]
@@ -94,7 +94,7 @@ def _compared(value: Callable[..., Any], first: tuple[Any, ...], second: tuple[A
     one, other, both = value(*first), value(*second), value(*joined)
     if not np.isfinite([one, other, both]).all() or value(*first) != one:
         return ""
-    return _kind(float(one), float(other), float(both), (len(first[0]), len(second[0])))
+    return _kind(one, other, both, (len(first[0]), len(second[0])))
 
 
 def _kind(one: float, other: float, both: float, rows: tuple[int, int]) -> str:

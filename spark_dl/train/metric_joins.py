@@ -38,6 +38,8 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 # The method of metrics that join states themselves, as in tf.keras.
 MERGE = "merge_state"
 _ROWS = ((3, 5), (4, 2))
+# Pairs of batches, each what `update_state` is given.
+_Trials = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _tried(thing: Any, examples: Sequence[Example]) -> MetricJoin:
     return untried
 
 
-def _all_trials(examples: Sequence[Example]) -> Iterator[list[tuple[tuple[Any, ...], tuple[Any, ...]]]]:
+def _all_trials(examples: Sequence[Example]) -> Iterator[_Trials]:
     """Pairs of batches: what each `update_state` is given, labels and outputs or, as a mean takes it, values alone."""
     random = np.random.default_rng(0)
     for example in examples:
@@ -180,13 +182,13 @@ def _all_trials(examples: Sequence[Example]) -> Iterator[list[tuple[tuple[Any, .
         kinds = len(whole) // len(_ROWS)
         for kind in range(kinds) if kinds > 1 else ():
             yield whole[kind::kinds]
-    yield [tuple((random.normal(1.0, 2.0, n).astype(np.float32),) for n in rows) for rows in _ROWS]  # type: ignore[misc]
+    yield [tuple((random.normal(1.0, 2.0, n).astype(np.float32),) for n in rows) for rows in _ROWS]
 
 
 class _Trial:
     """One metric, tried on pairs of batches: a copy of it, the user's own stays as it is."""
 
-    def __init__(self, metric: keras.Metric, trials: list[tuple[tuple[Any, ...], tuple[Any, ...]]]) -> None:
+    def __init__(self, metric: keras.Metric, trials: _Trials) -> None:
         self._metric = copy_of(metric)
         self._other = copy_of(metric)
         self._trials = trials

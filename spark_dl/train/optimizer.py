@@ -116,7 +116,7 @@ class GradientReducer:
         return result
 
     def _sent_as_half(self, gradient: Any) -> bool:
-        return gradient.dtype == tf.float16 or (self._half and gradient.dtype == tf.float32)
+        return bool(gradient.dtype == tf.float16 or (self._half and gradient.dtype == tf.float32))
 
     def _reduce_halves(
         self, gradients: list[Any], halves: list[int], result: list[Any], weight: Any, bounds: Any, name: str
@@ -177,7 +177,7 @@ def _half_scales(bounds: Any) -> Any:
         bounds: of the numbers, float32; what isn't finite has a scale, too.
     """
     exponents = tf.bitwise.right_shift(tf.bitcast(bounds, tf.int32), 23) - 127
-    chosen = tf.clip_by_value(_HALF_EXPONENT - 1 - exponents, -100, 100)
+    chosen = tf.clip_by_value(_HALF_EXPONENT - 1 - exponents, -100, 120)
     return tf.bitcast(tf.bitwise.left_shift(chosen + 127, 23), tf.float32)
 
 

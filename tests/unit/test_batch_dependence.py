@@ -222,7 +222,7 @@ def called() -> keras.Model:
         (lambda: ids(keras.layers.LSTM(2, return_sequences=True)), "int32", [0]),
         (lambda: ids(keras.layers.LSTM(2)), "int32", []),
         (lambda: ids(keras.layers.GlobalAveragePooling1D()), "int32", []),
-        (lambda: network(OwnMask()), "float32", []),  # it doesn't say that it hands masks on
+        (lambda: network(OwnMask()), "float32", [0]),
         (called, "int32", [0]),
         (lambda: network(), "float32", []),
     ],
