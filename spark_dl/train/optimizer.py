@@ -177,7 +177,7 @@ def _half_scales(bounds: Any) -> Any:
         bounds: of the numbers, float32; what isn't finite has a scale, too.
     """
     exponents = tf.bitwise.right_shift(tf.bitcast(bounds, tf.int32), 23) - 127
-    chosen = tf.clip_by_value(_HALF_EXPONENT - 1 - exponents, -100, 120)
+    chosen = tf.clip_by_value(_HALF_EXPONENT - 1 - exponents, -120, 120)
     return tf.bitcast(tf.bitwise.left_shift(chosen + 127, 23), tf.float32)
 
 
