@@ -84,12 +84,13 @@ def _clean(given: argparse.Namespace) -> int:
 
 def _train(given: argparse.Namespace) -> int:
     from spark_dl.estimators.repeat import repeat
+    from spark_dl.log_values import scalars
 
     with _session("train", given.master) as spark:
         fitted = repeat(spark, given.from_run, given.data, given.format)
         if given.output:
             fitted.write().save(given.output)
-    last = {name: values[-1] for name, values in fitted.summary.history.items()}
+    last = scalars({name: values[-1] for name, values in fitted.summary.history.items()})
     sys.stdout.write("  ".join(f"{name}={value:.4f}" for name, value in last.items()) + "\n")
     return 0
 

@@ -13,6 +13,7 @@ from spark_dl import figures
 from spark_dl.estimators.io import described
 from spark_dl.estimators.saving import SavableEstimator, config_text, named
 from spark_dl.estimators.training import Trained
+from spark_dl.log_values import scalar_history
 from spark_dl.score.assess import Assessment, Classes
 
 __all__ = ["ESTIMATOR_MODEL", "ESTIMATOR_STAGE", "LEFT_OUT", "Files", "of_estimator", "of_model", "of_training"]
@@ -66,7 +67,7 @@ def of_training(trained: Trained, first_epoch: int, class_labels: Sequence[str])
     """
     files = {}
     if trained.result.history:
-        files["history.png"] = _drawn(figures.history_figure, trained.result.history, first_epoch)
+        files["history.png"] = _drawn(figures.history_figure, scalar_history(trained.result.history), first_epoch)
     rates = {one["epoch"]: one["learning_rate"] for one in trained.epochs if one["learning_rate"] is not None}
     if rates:
         files["learning_rate.png"] = _drawn(figures.learning_rate_figure, rates)

@@ -265,6 +265,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             parent: the id of the tracker's record below which this fit's is opened; empty for none.
         """
         values = job.values
+        for note in job.notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
         settings = LaunchSettings.of_options(values)
         check_cluster(spark, values["numWorkers"], settings)
         told = tracker(
@@ -305,7 +307,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
                 reader="petastorm",
             )
             assessed = job.head if record.written and validated and can_assess(job.head) else None
-            trained = train_on_ranks(spark, plan, settings, values, record, assessed, job.model)
+            trained = train_on_ranks(spark, plan, settings, job, record, assessed)
             fitted = self._fitted(workspace.read(trained.result.model_file), job, trained)
             if record.written:
                 record.add(of_training(trained, values["initialEpoch"], values.get("classLabels") or ()))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from spark_dl.train.losses import LossFacts
 
-__all__ = ["check_compiles", "check_layers", "check_options", "scaled_rate"]
+__all__ = ["check_compiles", "check_layers", "check_options", "check_reductions", "scaled_rate"]
 
 
 def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> None:
@@ -23,16 +23,7 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
         OptionError: options that don't go together.
         ModelError: a loss that can't be joined over ranks.
     """
-    for loss in losses:
-        if values["numWorkers"] > 1 and loss.reduction not in ("sum_over_batch_size", "mean"):
-            raise ModelError(
-                explain(
-                    "Gradients of several workers are joined as means over rows.",
-                    expected="a loss with reduction 'sum_over_batch_size'",
-                    received=f"{loss.name} with reduction {loss.reduction!r} and numWorkers={values['numWorkers']}",
-                    fix="Change the loss's reduction, or set numWorkers=1.",
-                )
-            )
+    check_reductions(values, losses)
     every, together = values["checkpointSteps"], values["gradientAccumulation"]
     if every is not None and every % together:
         raise OptionError(
@@ -85,6 +76,28 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
                 received=f"minWorkers={least}, numWorkers={values['numWorkers']}",
             )
         )
+
+
+def check_reductions(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> None:
+    """Refuse losses that aren't means over rows where gradients of several workers or steps are joined.
+
+    Raises:
+        ModelError: there is one.
+    """
+    weighted = values["weightCol"] or values.get("classWeights")
+    means = ("sum_over_batch_size", "mean", *(() if weighted else ("mean_with_sample_weight",)))
+    several = [name for name in ("numWorkers", "gradientAccumulation") if values[name] > 1]
+    for loss in losses:
+        if several and loss.reduction not in means:
+            raise ModelError(
+                explain(
+                    "Gradients of several workers or steps are joined as means over rows.",
+                    expected="a loss with reduction 'sum_over_batch_size'",
+                    received=f"{loss.name} with reduction {loss.reduction!r} and "
+                    + " and ".join(f"{name}={values[name]}" for name in several),
+                    fix=f"Change the loss's reduction, or set {' and '.join(f'{name}=1' for name in several)}.",
+                )
+            )
 
 
 def check_compiles(model: keras.Model) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import cloudpickle
 from pyspark.sql.types import StructField, StructType
 
 from spark_dl.data.convert import Packing
@@ -26,6 +27,7 @@ from spark_dl.estimators.columns import (
 )
 from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.saving import given_model
+from spark_dl.estimators.worker_checks import Fitted, check_workers
 from spark_dl.score.heads import Classification, Head
 from spark_dl.store import Store
 from spark_dl.train.learning_rate import LearningRate
@@ -57,6 +59,7 @@ class Job:
         callbacks: the user's, cloudpickled.
         augment: layers that change features in training, cloudpickled; empty for none.
         modules: top-level modules that executors must have to load what is pickled.
+        notes: what several workers compute otherwise than one process.
     """
 
     values: dict[str, Any]
@@ -74,6 +77,7 @@ class Job:
     callbacks: bytes
     augment: bytes
     modules: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def feature_columns(self) -> StructType:
@@ -116,8 +120,9 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     from spark_dl.train.batch_size import check_any_batch, check_stateless
     from spark_dl.train.carrying import carried, carried_objects
     from spark_dl.train.compiling import compiled_copy
-    from spark_dl.train.losses import losses_of, without_partial
-    from spark_dl.train.model_bytes import custom_objects, to_bytes
+    from spark_dl.train.examples import examples_of
+    from spark_dl.train.losses import losses_by_output, losses_of, without_partial
+    from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
     from spark_dl.train.model_shape import fixed_shapes, shape_of
     from spark_dl.train.transform import with_transform
 
@@ -171,6 +176,13 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     augment = carried("augment", values["augment"], given)
     with keras.saving.custom_object_scope(objects):
         content = to_bytes(compiled)
+    trained = Fitted(
+        compiled,
+        losses_by_output(compiled.loss, shape),
+        {one.name: (one.shape, one.dtype) for one in inputs},
+        examples_of(shape.outputs, packing.tensors),
+        lambda: from_bytes(content, cloudpickle.loads(custom.content)),
+    )
     return Job(
         values=dict(values),
         name=model.name,
@@ -187,6 +199,7 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         callbacks=callbacks.content,
         augment=b"" if values["augment"] is None else augment.content,
         modules=tuple(sorted({*callbacks.modules, *custom.modules, *augment.modules})),
+        notes=check_workers(trained, values),
     )
 
 

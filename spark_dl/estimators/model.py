@@ -31,6 +31,7 @@ from spark_dl.estimators.savable import refuse_missing, savable
 from spark_dl.estimators.saving import config_text
 from spark_dl.estimators.sql_function import sql_function
 from spark_dl.figures import history_figure
+from spark_dl.log_values import scalar_history
 from spark_dl.parcel import Parcel
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
@@ -56,7 +57,7 @@ class TrainingSummary:
     """How the training went.
 
     Attributes:
-        history: each metric's value after each epoch, over all rows.
+        history: each metric's value after each epoch, over all rows; a list where it has one for each class.
         first_epoch: the epoch with which the history begins, from 0.
         rows: training rows in an epoch.
         validation_rows: validation rows.
@@ -66,7 +67,7 @@ class TrainingSummary:
         unlogged: what the tracker could not be told: epochs with their metrics, events, names of files.
     """
 
-    history: dict[str, list[float]] = field(default_factory=dict)
+    history: dict[str, list[Any]] = field(default_factory=dict)
     first_epoch: int = 0
     rows: int = 0
     validation_rows: int = 0
@@ -167,22 +168,23 @@ class KerasModel(OptionParams, Model, Saved):
             raise ModelError(
                 explain("There is no history to plot.", expected="a model made by fit", received="summary.history={}")
             )
-        return history_figure(self.summary.history, self.summary.first_epoch)
+        return history_figure(scalar_history(self.summary.history), self.summary.first_epoch)
 
-    def evaluate(self, dataset: DataFrame) -> dict[str, float]:
+    def evaluate(self, dataset: DataFrame) -> dict[str, Any]:
         """The loss and the metrics of a DataFrame's rows, by the names of `keras.Model.evaluate`.
 
-        They are computed over the cluster. The tasks' metric states are summed, as in training, so that the result is
-        that of all rows together.
+        They are computed over the cluster. The tasks' metric states are joined, as in training, so that the result is
+        that of all rows together. A metric of your own whose states can't be joined is computed by one task.
 
         Args:
             dataset: has the feature columns, the label columns, and the column of weights where weightCol is set.
 
         Returns:
-            {"loss": ..., and each metric by its name}.
+            {"loss": ..., and each metric by its name}; a list where it has several values, as one for each class.
 
         Raises:
-            ModelError: the model was saved by a release that didn't note what its outputs are taught by.
+            ModelError: the model was saved by a release that didn't note what its outputs are taught by; or a metric
+                keeps something outside its variables.
             DataError: columns or rows that can't be fed; or no rows.
         """
         self._fitted_content()

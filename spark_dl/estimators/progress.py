@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+import numpy as np
 from tqdm import tqdm
 
 __all__ = ["SPEEDS", "Progress"]
@@ -53,15 +54,15 @@ class Progress:
         if self._verbose == 1:
             self._draw(epoch, step, f"loss={loss:.4f}")
 
-    def epoch(self, epoch: int, logs: Mapping[str, float], speed: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, logs: Mapping[str, Any], speed: Mapping[str, float]) -> None:
         """An epoch has ended.
 
         Args:
             epoch: its number, from 0.
-            logs: its metrics.
+            logs: its metrics: numbers, or lists of them.
             speed: what SPEEDS names.
         """
-        values = "  ".join(f"{name}={value:.4f}" for name, value in logs.items())
+        values = "  ".join(f"{name}={_number(value)}" for name, value in logs.items())
         text = f"{values}  {_shown(speed)}"
         if self._verbose == 1:
             self._draw(epoch, self.steps, text)
@@ -82,6 +83,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _number(value: Any) -> str:
+    """A metric's value; of one with many, the first and the last."""
+    if not isinstance(value, list):
+        return f"{value:.4f}"
+    return np.array2string(np.array(value), precision=4, threshold=8, edgeitems=2, separator=", ").replace("\n", "")
 
 
 def _shown(speed: Mapping[str, float]) -> str:

@@ -21,6 +21,7 @@ from spark_dl.estimators.progress import SPEEDS, Progress
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import cores_now
+from spark_dl.log_values import scalar_history, scalars
 from spark_dl.score.assess import Assessment, assess
 from spark_dl.score.heads import Head
 from spark_dl.track import Record
@@ -28,8 +29,7 @@ from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.plan import TrainPlan, TrainResult
 
 if TYPE_CHECKING:
-    import keras
-
+    from spark_dl.estimators.job import Job
     from spark_dl.launch.rank_main import Rank
 
 __all__ = ["Trained", "train_on_ranks"]
@@ -57,10 +57,9 @@ def train_on_ranks(
     spark: SparkSession,
     plan: TrainPlan,
     settings: LaunchSettings,
-    values: Mapping[str, Any],
+    job: Job,
     record: Record,
     assessed: Head | None,
-    model: keras.Model | None = None,
 ) -> Trained:
     """Train, and show and log the progress.
 
@@ -68,16 +67,16 @@ def train_on_ranks(
         spark: the session.
         plan: what the ranks are told; its checkpoints are the user's directory, or one that ends with the fit.
         settings: how the ranks are launched.
-        values: the estimator's options.
+        job: the checked fit.
         record: the fit's; it is opened here if it isn't yet.
         assessed: what the outputs mean, where the fitted model is to be looked at on the validation rows.
-        model: The model that training begins with.
 
     Raises:
         OptionError: globalBatchSize is too small for so many workers.
         RankError: a rank's own code failed, or more were lost than maxRestarts.
         SlotsError: too few slots are left.
     """
+    values = job.values
     rows = plan.dataset.rows(validation=False)
     together = values["globalBatchSize"]
     most = canonical_count(len(plan.dataset.part(validation=False)), together) if together else values["numWorkers"]
@@ -96,20 +95,23 @@ def train_on_ranks(
         )
         if values["checkpointDir"]:
             content, objects = plan.workspace.read(plan.initial_model), cloudpickle.loads(plan.custom_objects)
-            kind = fingerprint(content, plan.dataset, values, objects, model)
+            kind = fingerprint(content, plan.dataset, values, objects, job.model)
             directory = FitDirectory.find(plan.checkpoints, kind, progress.say, values["epochs"], layout(plan.dataset))
         else:
             directory = FitDirectory.temporary(plan.checkpoints)
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
             directory.tracked_as(record.open(directory.tracked))
-            trained = _Training(spark, plan, directory, settings, values, record, progress, assessed).run()
+            training = _Training(spark, plan, directory, settings, values, record, progress, assessed)
+            for note in job.notes:
+                training._event(note)
+            trained = training.run()
         except BaseException:
             directory.leave()
             raise
         directory.finish()
     if directory.tracked:
-        record.tracker.history(trained.result.history, values["initialEpoch"])
+        record.tracker.history(scalar_history(trained.result.history), values["initialEpoch"])
     return trained
 
 
@@ -235,7 +237,7 @@ class _Training:
             speed = {name: content[name] for name in SPEEDS}
             self.progress.epoch(content["epoch"], content["logs"], speed)
             self.epochs.append(content)
-            metrics = {**content["logs"], **speed, "restarts": self.restarts, **_more(content)}
+            metrics = {**scalars(content["logs"]), **speed, "restarts": self.restarts, **_more(content)}
             self.record.tracker.epoch(content["epoch"], metrics, time.time())
         elif content["kind"] == "trained":
             self.trained = TrainResult(**content["result"])

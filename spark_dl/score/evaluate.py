@@ -1,13 +1,13 @@
-"""Keras metrics of a DataFrame's rows, over the cluster: each task's metric states are summed, never their values."""
+"""Keras metrics of a DataFrame's rows, over the cluster: each task's metric states are joined, never their values."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
@@ -18,11 +18,15 @@ from spark_dl.data.batches import keras_batch
 from spark_dl.data.convert import Packing, pack_batches
 from spark_dl.data.faults import describe
 from spark_dl.data.transport import send
-from spark_dl.errors import DataError, explain
+from spark_dl.errors import DataError, ModelError, explain
 from spark_dl.imports import forget_archives, importing
+from spark_dl.log_values import plain_logs, plain_value
 from spark_dl.parcel import Parcel
 from spark_dl.score.scoring_model import prepare_worker, rows_at_once
 from spark_dl.spark_job import SparkJob
+
+if TYPE_CHECKING:
+    from spark_dl.train.metric_joins import MetricJoin
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -65,14 +69,62 @@ class Evaluation:
         return apply_settings(settings_of(self.content.opened()))
 
 
-def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, float]:
-    """The loss and the metrics of all rows, as `keras.Model.evaluate` names them.
+def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
+    """The loss and the metrics of all rows, as `keras.Model.evaluate` names them; lists where one has several values.
 
     Raises:
+        ModelError: a metric keeps something outside its variables.
         DataError: rows that can't be fed, counted by column; or no rows.
     """
+    from spark_dl.train.metric_states import MetricStates, assign_states
+
+    model = evaluation.model()
+    joins = _joins(model, evaluation.packing)
     packed = frame.select(send(evaluation.packing.columns))
-    told = replace(evaluation, content=evaluation.content.sent(frame.sparkSession))
+    if not all(join.joins for join in joins):
+        packed = packed.coalesce(1)  # one task has all states as they are
+    states = _states_of_tasks(packed, evaluation)
+    joined = MetricStates(model, joins)
+    joined.begin()
+    assign_states(model, joined.joined(states))
+    logs = plain_logs(model.get_metrics_result())
+    return {name: plain_value(value) for name, value in logs.items()}
+
+
+def _joins(model: Any, packing: Packing) -> Sequence[MetricJoin]:
+    """How the states of the model's metrics join; warns of those of which it isn't known.
+
+    Raises:
+        ModelError: a metric keeps something outside its variables.
+    """
+    from spark_dl.train.examples import examples_of_model
+    from spark_dl.train.metric_joins import metric_joins
+
+    joins = metric_joins(model, lambda: examples_of_model(model, packing.tensors))
+    for join in joins:
+        if join.outside:
+            raise ModelError(
+                explain(
+                    f"The metric {join.metric} can't be computed over the cluster.",
+                    expected="a metric that keeps all that it needs in variables, made with add_weight",
+                    received="one whose result follows from more than its variables",
+                    fix="Keep it in variables, or use keras().evaluate on the driver.",
+                )
+            )
+        if not join.tried:
+            _warn(f"The states of {join.metric} are summed over the tasks: whether they are sums could not be tried.")
+        elif join.per_batch:
+            _warn(f"The metric {join.metric} depends on which rows share a batch: the tasks make batches of their own.")
+    return joins
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
+
+
+def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
+    """The metrics' states of each task that has rows, float64 (tasks, numbers)."""
+    told = replace(evaluation, content=evaluation.content.sent(packed.sparkSession))
     with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, told), _RESULT)) as job:
         rows = job.rows()
     faults = [row for row in rows if row["kind"] != "states"]
@@ -81,12 +133,7 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, float]:
     states = [row["states"] for row in rows if row["rows"]]
     if not states:
         raise DataError(explain("There are no rows to evaluate.", expected="at least one row", received="0 rows"))
-    model = evaluation.model()
-    total = np.sum(states, axis=0)
-    ends = list(itertools.accumulate(int(np.prod(variable.shape)) for variable in model.metrics_variables))
-    for variable, part in zip(model.metrics_variables, np.split(total, ends[:-1]), strict=True):
-        variable.assign(part.reshape(variable.shape).astype(str(variable.dtype)))
-    return {name: float(value) for name, value in model.get_metrics_result().items()}
+    return np.array(states, np.float64)
 
 
 def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:

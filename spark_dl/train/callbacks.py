@@ -23,6 +23,9 @@ import keras
 import numpy as np
 
 from spark_dl.collectives import Collectives
+from spark_dl.log_values import plain_logs
+from spark_dl.train.metric_joins import MetricJoin
+from spark_dl.train.metric_states import MetricStates, assign_states
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.step_logs import TEST_HOOKS, TRAIN_HOOKS, join_logs, read_logs, results_of
 
@@ -30,7 +33,7 @@ __all__ = ["AgreeOnEpoch", "StopTogether", "runs_on"]
 
 
 class AgreeOnEpoch(keras.callbacks.Callback):
-    """Metrics are the metrics of all rows: the ranks' states are summed, their values never averaged.
+    """Metrics are the metrics of all rows: the ranks' states are joined, their values never averaged.
 
     Logs that a step of the model's own returns as plain tensors become their mean over the ranks (step_logs.py).
     Moving statistics (all non-trainable weights that are floats, such as BatchNormalization's) become the mean
@@ -42,6 +45,7 @@ class AgreeOnEpoch(keras.callbacks.Callback):
         followers: The callbacks that follow, of all ranks. Where one of them reads the logs of each step, these are
             joined at each step, which takes a collective.
         keep_test_logs: Whether the logs of validation may be other than the metrics' results.
+        joins: How the states of metrics join that aren't Keras's own; others are summed.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class AgreeOnEpoch(keras.callbacks.Callback):
         reducer: GradientReducer | None = None,
         followers: Sequence[keras.callbacks.Callback] = (),
         keep_test_logs: bool = False,
+        joins: Sequence[MetricJoin] = (),
     ) -> None:
         super().__init__()
         self.world = collectives.world
@@ -58,6 +63,9 @@ class AgreeOnEpoch(keras.callbacks.Callback):
         self._joins_steps = read_logs(followers, TRAIN_HOOKS)
         self._joins_test_steps = read_logs(followers, TEST_HOOKS)
         self._step_logs: dict[str, Any] = {}
+        self._joins = joins
+        self._states: MetricStates | None = None
+        self._begun = False
         self._training_logs: dict[str, Any] = {}
         self._validation_logs: dict[str, Any] = {}
         self._seen: list[int] = []
@@ -70,8 +78,9 @@ class AgreeOnEpoch(keras.callbacks.Callback):
         self._seen = [_digest(variable) for variable in self._moving()]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Forget the last epoch."""
+        """Forget the last epoch; Keras has reset its metrics."""
         self._step_logs, self._training_logs, self._validation_logs = {}, {}, {}
+        self._metric_states.begin()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep the step's logs; join them where a callback that follows reads them."""
@@ -88,6 +97,13 @@ class AgreeOnEpoch(keras.callbacks.Callback):
         """Training of the epoch is over, and Keras is about to reset its metrics."""
         self._training_logs = self._end_training()
         self._step_logs = {}
+        self._begun = False
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Keras has reset its metrics before the first."""
+        if not self._begun:
+            self._metric_states.begin()
+            self._begun = True
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Validation is over. Keras would hand on this rank's own logs, so these are kept for the epoch's end."""
@@ -109,17 +125,19 @@ class AgreeOnEpoch(keras.callbacks.Callback):
             logs.update({**self._training_logs, **self._validation_logs})
 
     def within_epoch(self) -> list[list[float]]:
-        """For a checkpoint in mid-epoch: agree on moving statistics; the metric states' sums over the ranks.
+        """For a checkpoint in mid-epoch: agree on moving statistics; the metric states of all ranks' rows.
 
         The metrics themselves go on on each rank.
         """
         self._agree_on_moving()
-        states = [np.asarray(variable) for variable in self.model.metrics_variables]
-        if not states:
-            return []
-        flat = np.concatenate([state.astype(np.float64).ravel() for state in states])
-        total = self._collectives.sum(flat, "spark_dl.metrics_within")
-        return [part.tolist() for part in np.split(total, np.cumsum([state.size for state in states])[:-1])]
+        states = self._metric_states.over_ranks(self._collectives, "spark_dl.metrics_within")
+        return [state.ravel().tolist() for state in states]
+
+    @property
+    def _metric_states(self) -> MetricStates:
+        if self._states is None:
+            self._states = MetricStates(self.model, self._joins)
+        return self._states
 
     def _end_training(self) -> dict[str, Any]:
         self._agree_on_moving()
@@ -157,9 +175,9 @@ class AgreeOnEpoch(keras.callbacks.Callback):
     def _moving(self) -> list[Any]:
         return [v for v in self.model.non_trainable_variables if "float" in str(v.dtype)]
 
-    def _metrics(self) -> dict[str, float]:
-        self._replace(self.model.metrics_variables, "spark_dl.metrics", lambda total: total)
-        return {name: float(value) for name, value in self.model.get_metrics_result().items()}
+    def _metrics(self) -> dict[str, Any]:
+        assign_states(self.model, self._metric_states.over_ranks(self._collectives, "spark_dl.metrics"))
+        return plain_logs(self.model.get_metrics_result())
 
     def _replace(self, variables: list[Any], name: str, finish: Callable[[np.ndarray], np.ndarray]) -> None:
         if not variables:

@@ -16,6 +16,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from spark_dl.errors import StoreError
 from spark_dl.store import Store
@@ -35,11 +36,11 @@ class Checkpoint:
         step: steps taken in the epoch after them; 0 at an epoch's end.
         workers: number of ranks that trained.
         attempt: which attempt wrote it, from 1.
-        history: each metric's value after each epoch that is over.
+        history: each metric's value after each epoch that is over; a list where it has several.
         best_epoch: the best of them, from 0; -1 where there was none.
         best_value: its value of the monitored metric.
         best_file: the model file of the best epoch.
-        metrics: state of the metrics in the epoch under way, summed over the ranks; one list for each variable.
+        metrics: state of the metrics in the epoch under way, joined over the ranks; one list for each variable.
         seeds: rank 0's states of the random numbers, which a `.keras` file does not hold.
         sha256: digest of the model file.
         callbacks_sha256: digest of the callbacks' state; empty where there is none.
@@ -51,7 +52,7 @@ class Checkpoint:
     step: int
     workers: int
     attempt: int
-    history: dict[str, list[float]] = field(default_factory=dict)
+    history: dict[str, list[Any]] = field(default_factory=dict)
     best_epoch: int = -1
     best_value: float = math.nan
     best_file: str = ""

@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from spark_dl.log_values import scalars
+
 __all__ = ["reporting_fits"]
 
 
@@ -35,10 +37,10 @@ def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
             self._fit = fit
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            numbers = {}
+            numbers: dict[str, float] = {}
             for name, value in (logs or {}).items():
-                with contextlib.suppress(TypeError, ValueError):  # metrics of each class, words of other callbacks
-                    numbers[name] = float(value)
+                with contextlib.suppress(TypeError, ValueError):  # words of other callbacks
+                    numbers.update(scalars({name: value}) if value is not None else {})
             report({"fit": self._fit, "epoch": epoch, "logs": numbers})
 
     original, count = keras.Model.fit, itertools.count(1)

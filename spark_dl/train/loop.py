@@ -12,13 +12,16 @@ import keras
 import numpy as np
 
 from spark_dl.collectives import Collectives
+from spark_dl.log_values import plain_value
 from spark_dl.train.augment import augment_features
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.compare import CompareRanks
+from spark_dl.train.examples import examples_of_model
 from spark_dl.train.feed import Feed
 from spark_dl.train.keep_rows import KeepRows
 from spark_dl.train.keras_settings import apply_settings
+from spark_dl.train.metric_joins import metric_joins
 from spark_dl.train.model_bytes import from_bytes, register, settings_of, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.optimizers import restore_unsaved
@@ -80,7 +83,7 @@ def _train(
         clock,
         accumulate=plan.gradient_accumulation,
         steps=feed.steps,
-        half=feed.batch_size if plan.compression == "fp16" else 0,
+        half=plan.compression == "fp16" and world.size > 1,
     )
     if plan.start is not None:
         reducer.skip(plan.start.step)
@@ -98,7 +101,9 @@ def _train(
     quick_train_function(model, reducer)
 
     given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
-    agreement = AgreeOnEpoch(collectives, reducer, list(given.values()), has_own_test_step(model))
+    tensors = plan.dataset.tensors
+    joins = metric_joins(model, lambda: examples_of_model(model, tensors)) if world.size > 1 else ()
+    agreement = AgreeOnEpoch(collectives, reducer, list(given.values()), has_own_test_step(model), joins)
     measure = MeasureSpeed(
         collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
     )
@@ -138,7 +143,7 @@ def _train(
         plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
     history = {**(plan.start.history if plan.start else {})}
     for name, values in getattr(model.history, "history", {}).items():
-        history[name] = [*history.get(name, []), *map(float, values)]
+        history[name] = [*history.get(name, []), *map(plain_value, values)]
     return TrainResult(
         history=history,
         rows=plan.dataset.rows(validation=False),

@@ -14,7 +14,15 @@ from spark_dl.errors import ModelError, explain
 from spark_dl.train.model_shape import ModelShape
 from spark_dl.train.parts import is_keras
 
-__all__ = ["MARGIN_LOSSES", "LossFacts", "by_output", "loss_facts", "losses_of", "without_partial"]
+__all__ = [
+    "MARGIN_LOSSES",
+    "LossFacts",
+    "by_output",
+    "loss_facts",
+    "losses_by_output",
+    "losses_of",
+    "without_partial",
+]
 
 # They take the distance from a boundary at 0: neither a logit nor a probability.
 MARGIN_LOSSES = ("hinge", "squared_hinge")
@@ -49,9 +57,21 @@ def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
     Raises:
         ModelError: an output has no loss, or it can't be used.
     """
+    return tuple(loss_facts(one) for one in losses_by_output(loss, shape).values())
+
+
+def losses_by_output(loss: Any, shape: ModelShape) -> dict[str, Any]:
+    """The loss of each output, by its name.
+
+    Args:
+        loss: one for all outputs, a list of one for each, or a dict by the outputs' names.
+        shape: of the model.
+
+    Raises:
+        ModelError: an output has no loss.
+    """
     several = isinstance(loss, (list, tuple, dict))
-    given = by_output("loss", loss if several else [loss] * len(shape.outputs), shape)
-    return tuple(loss_facts(one) for one in given.values())
+    return by_output("loss", loss if several else [loss] * len(shape.outputs), shape)
 
 
 def by_output(what: str, given: Any, shape: ModelShape) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class TrainResult:
     """What training came to; plain values, the same on every rank.
 
     Attributes:
-        history: each metric's value after each epoch.
+        history: each metric's value after each epoch; a list where it has several, such as one for each class.
         rows: training rows in an epoch, over all ranks.
         validation_rows: validation rows, over all ranks.
         seconds: from the first step to the last, validation included.
@@ -95,7 +95,7 @@ class TrainResult:
         model_file: the final model's file in the workspace.
     """
 
-    history: dict[str, list[float]]
+    history: dict[str, list[Any]]
     rows: int
     validation_rows: int
     seconds: float

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from spark_dl.collectives import Collectives
+from spark_dl.log_values import plain_value
 from spark_dl.train.checkpoint import Checkpoint
 from spark_dl.train.speed import Speed, StepClock, speed
 from spark_dl.train.usage import Usage
@@ -145,7 +146,7 @@ class ReportProgress(Counting):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Tell the epoch's metrics and its speed."""
-        values = {name: float(value) for name, value in (logs or {}).items()}
+        values = {name: plain_value(value) for name, value in (logs or {}).items()}
         measured: dict[str, Any] = asdict(self._measure.speed) if self._measure.speed else {"ranks": ()}
         measured["ranks"] = list(measured["ranks"])
         advice = measured.pop("advice", ())

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 
 from spark_dl.errors import OptionError, StoreError, explain, hint
+from spark_dl.log_values import plain_value
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
+from spark_dl.train.metric_states import assign_states
 from spark_dl.train.model_bytes import to_bytes
 from spark_dl.train.optimizers import unsaved_state
 from spark_dl.train.parts import seed_states
 from spark_dl.train.plan import TrainPlan
 from spark_dl.train.progress import Counting
 
-__all__ = ["SaveCheckpoint", "is_better"]
+__all__ = ["SaveCheckpoint", "is_better", "no_best_epoch"]
 
 
 class SaveCheckpoint(Counting):
@@ -65,8 +67,7 @@ class SaveCheckpoint(Counting):
         """In an epoch that goes on, metrics go on too: rank 0 holds what all ranks had."""
         super().on_epoch_begin(epoch, logs)
         if self.step and self._world.is_first:
-            for variable, state in zip(self.model.metrics_variables, self._last.metrics, strict=True):
-                variable.assign(np.reshape(state, variable.shape).astype(str(variable.dtype)))
+            assign_states(self.model, self._last.metrics)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Write one within the epoch, where it is time."""
@@ -78,7 +79,7 @@ class SaveCheckpoint(Counting):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the epoch's."""
-        values = {name: float(value) for name, value in (logs or {}).items()}
+        values = {name: plain_value(value) for name, value in (logs or {}).items()}
         monitor = self._plan.monitor
         if self._plan.restore_best_weights and monitor not in values:
             raise OptionError(
@@ -89,10 +90,14 @@ class SaveCheckpoint(Counting):
                     fix=hint(monitor, values),
                 )
             )
-        history = {name: [*self._last.history.get(name, []), value] for name, value in values.items()}
+        value = values.get(monitor, math.nan)
+        if isinstance(value, list):
+            if self._plan.restore_best_weights:
+                raise OptionError(no_best_epoch(monitor, np.size(value)))
+            value = math.nan
+        history = {name: [*self._last.history.get(name, []), told] for name, told in values.items()}
         now = replace(self._last, epoch=epoch + 1, step=0, history=history, metrics=[], attempt=self._plan.attempt)
         now = replace(now, stopped=bool(getattr(self.model, "stop_training", False)))
-        value = values.get(monitor, math.nan)
         if is_better(value, self._last.best_value, self._mode()):
             now = replace(now, best_epoch=epoch, best_value=value, best_file=now.model_file)
         self._save(now)
@@ -140,6 +145,16 @@ class SaveCheckpoint(Counting):
 
     def _warn(self, text: str) -> None:
         self._report({"kind": "warning", "text": text})
+
+
+def no_best_epoch(monitor: str, values: int) -> str:
+    """Say that a monitored metric has several values an epoch."""
+    return explain(
+        f"The best epoch can't be told by monitor={monitor!r}: it has a value for each class or threshold.",
+        expected="a metric with one value an epoch, such as F1Score(average='macro')",
+        received=f"{values} values an epoch",
+        fix="Set monitor to another metric, or leave restoreBestWeights off.",
+    )
 
 
 def is_better(value: float, than: float, mode: str) -> bool:

@@ -64,15 +64,31 @@ def test_two_ranks_take_the_steps_of_one_process(batch: int, data: DataFrame) ->
 
 
 def test_metrics_are_those_of_all_rows(data: DataFrame) -> None:
+    class GreatestError(keras.metrics.Metric):
+        """Its state is a maximum."""
+
+        def __init__(self, name: str = "greatest_error", **kwargs: Any) -> None:
+            super().__init__(name=name, **kwargs)
+            self.kept = self.add_weight(name="kept", initializer="zeros")
+
+        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+            apart = keras.ops.abs(keras.ops.reshape(y_true, (-1,)) - keras.ops.reshape(y_pred, (-1,)))
+            self.kept.assign(keras.ops.maximum(self.kept, keras.ops.max(apart)))
+
+        def result(self) -> Any:
+            return self.kept.value
+
     # Without training (a rate of 0) every metric can be told from the initial weights.
     auc = keras.metrics.AUC(num_thresholds=50, name="auc")
-    metrics = ["accuracy", auc, keras.metrics.Precision(name="precision"), keras.metrics.MeanAbsoluteError(name="mae")]
+    at = keras.metrics.Precision(thresholds=[0.3, 0.6], name="precision_at")  # two values
+    metrics = ["accuracy", auc, at, GreatestError(), keras.metrics.MeanAbsoluteError(name="mae")]
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
     frame = data.withColumn("label", (data.label > 0).cast("double"))
     estimator = KerasClassifier(
         model=model, optimizer=keras.optimizers.SGD(0.0), metrics=metrics, validationCol="held", batchSize=16, **OPTIONS
     )
-    history = estimator.fit(frame).summary.history
+    fitted = estimator.fit(frame)
+    history = fitted.summary.history
     features, labels = models.blobs(201)
     labels = (labels > 0).astype(np.float32)
     held = np.arange(201) % 5 == 0
@@ -80,7 +96,31 @@ def test_metrics_are_those_of_all_rows(data: DataFrame) -> None:
     for prefix, rows in (("", ~held), ("val_", held)):
         alone = model.evaluate(features[rows], labels[rows], return_dict=True, verbose=0)
         for name, value in alone.items():
-            assert history[f"{prefix}{name}"][0] == pytest.approx(value, abs=1e-6), f"{prefix}{name}"
+            np.testing.assert_allclose(history[f"{prefix}{name}"][0], value, atol=1e-6, err_msg=f"{prefix}{name}")
+    assert len(history["precision_at"][0]) == 2
+    # The held out rows again, by tasks that have some of them each.
+    for name, value in fitted.evaluate(frame.where("held").repartition(3)).items():
+        np.testing.assert_allclose(value, history[f"val_{name}"][0], atol=1e-6, err_msg=name)
+
+
+def test_float16_trains_as_float32_where_gradients_are_beyond_what_it_holds(data: DataFrame) -> None:
+    frame = data.withColumn("label", F.col("label") * 1e6)
+
+    def rooted(y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.sqrt(keras.ops.mean(keras.ops.square(y_true - y_pred)))
+
+    def weights(compression: str) -> list[np.ndarray]:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        model.set_weights([np.zeros((4, 1)), np.zeros(1)])
+        estimator = KerasRegressor(
+            model=model, optimizer=keras.optimizers.SGD(1e-3), loss="mse", compression=compression, **OPTIONS
+        )
+        # What isn't that of the joined batch is said at the fit.
+        with pytest.warns(UserWarning, match=r"The metric 'rooted' .* depends on which rows share a batch"):
+            return estimator.setMetrics([rooted]).fit(frame).keras().get_weights()
+
+    for half, exact in zip(weights("fp16"), weights("none"), strict=True):
+        np.testing.assert_allclose(half, exact, rtol=5e-3)
 
 
 def test_the_same_seed_gives_the_same_bits(data: DataFrame) -> None:
@@ -168,7 +208,7 @@ def test_a_scaled_rate_is_warmed_up_and_stays_in_the_model(data: DataFrame) -> N
 
 
 def test_float16_halves_the_bytes_between_ranks(spark: SparkSession) -> None:
-    def travelled(rank: Rank) -> dict[int, tuple[float, list[float]]]:
+    def travelled(rank: Rank) -> dict[bool, tuple[float, list[float]]]:
         import tensorflow as tf
 
         from spark_dl.collectives import join
@@ -176,7 +216,7 @@ def test_float16_halves_the_bytes_between_ranks(spark: SparkSession) -> None:
         from spark_dl.train.speed import StepClock
 
         found = {}
-        for half in (0, 32):
+        for half in (False, True):
             clock = StepClock()
             reducer = GradientReducer(join(rank.world), clock, half=half)
             reducer.begin(tf.constant([8, 24][rank.world.rank]))
@@ -185,9 +225,9 @@ def test_float16_halves_the_bytes_between_ranks(spark: SparkSession) -> None:
         return found
 
     for ranks in run_ranks(spark, travelled, 2, LaunchSettings(threads=1)):
-        # Two numbers go along: the rows, and the wish to stop.
-        assert ranks[0] == (4 * 1000 + 8, [2.5, 2.5])
-        assert ranks[32] == (2 * 1000 + 8, [2.5, 2.5])
+        # Two numbers go along: the rows, and the wish to stop; with float16 the size of each variable's gradients.
+        assert ranks[False] == (4 * 1000 + 8, [2.5, 2.5])
+        assert ranks[True] == (2 * 1000 + 12, [2.5, 2.5])
 
 
 def test_moving_statistics_are_the_mean_over_ranks(data: DataFrame) -> None:

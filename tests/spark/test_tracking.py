@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow_stores import sqlite_store
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_dl import KerasClassifier
+from spark_dl import KerasClassifier, KerasClassifierModel
 from spark_dl.errors import RankError
 
 
@@ -73,6 +73,27 @@ def test_each_epochs_metrics_are_there(run: tuple[Any, Run]) -> None:
     assert 0 <= speeds["input_wait"] <= 1
     # One worker joins its gradients with nobody's.
     assert logged.data.metrics["bytes_reduced"] == logged.data.metrics["collective_wait"] == 0
+
+
+def test_values_of_each_threshold_are_metrics_of_their_own(
+    data: DataFrame, store: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+    at = keras.metrics.Precision(thresholds=[0.2, 0.6], name="at")
+    estimator = KerasClassifier(model=model, metrics=[at], epochs=2, verbose=2, validationCol="held")
+    binary = data.withColumn("label", (data.label > 0).cast("double"))
+    fitted = estimator.setExperimentName(store).fit(binary)
+    assert "at=[" in capsys.readouterr().err
+    history = fitted.summary.history["at"]
+    assert [len(values) for values in history] == [2, 2]
+    client, logged = mlflow.MlflowClient(), newest(store)
+    for index in (0, 1):
+        points = client.get_metric_history(logged.info.run_id, f"at_{index}")
+        np.testing.assert_allclose([point.value for point in points], [values[index] for values in history])
+    assert {"val_at_0", "val_at_1"} <= logged.data.metrics.keys()
+    assert fitted.plotHistory() is not None
+    fitted.write().save(str(tmp_path / "model"))
+    assert KerasClassifierModel.load(str(tmp_path / "model")).summary.history == fitted.summary.history
 
 
 def test_the_rows_are_datasets_with_source_schema_and_digest(data: DataFrame, store: str, tmp_path: Path) -> None:

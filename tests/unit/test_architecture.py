@@ -27,6 +27,7 @@ BASE = {
     "errors",
     "figures",
     "imports",
+    "log_values",
     "options",
     "parcel",
     "paths",

@@ -17,11 +17,11 @@ from spark_dl.world import solo
 from .rows import Together, on_ranks
 
 
-def reduced(ranks_gradients: list[list[Any]], rows: list[int]) -> list[list[Any]]:
+def reduced(ranks_gradients: list[list[Any]], rows: list[int], half: bool = False) -> list[list[Any]]:
     """What each rank gets for its gradients."""
 
     def run(rank: Together) -> list[Any]:
-        reducer = GradientReducer(rank, StepClock())
+        reducer = GradientReducer(rank, StepClock(), half=half)
         reducer.rows = tf.constant(float(rows[rank.world.rank]))
         return reducer.reduce(ranks_gradients[rank.world.rank], "gradients")
 
@@ -61,6 +61,61 @@ def test_gradients_keep_their_dtypes_shapes_and_places(dtype: str) -> None:
 def test_all_gradients_of_another_dtype_than_float32() -> None:
     for (got,) in reduced([[tf.constant([2.0], tf.float64)], [tf.constant([4.0], tf.float64)]], [1, 1]):
         assert got.numpy().tolist() == [3]
+
+
+@pytest.mark.parametrize("size", [1e-35, 1e-12, 1e-7, 1.0, 7e4, 1e8, 1e36])
+def test_gradients_of_any_size_travel_as_float16(size: float) -> None:
+    random = np.random.default_rng(0)
+    # Variables of very different sizes; ranks whose gradients cancel out, or of which one alone has any.
+    parts = [[size * random.normal(size=50), random.normal(size=(3, 2)), np.array(size)] for _ in range(3)]
+    parts[1][0][:10] = -parts[0][0][:10]
+    parts[2][2] = np.zeros(())
+    rows = [8, 8, 3]
+    gradients = [[tf.constant(part, tf.float32) for part in own] for own in parts]
+    results = reduced(gradients, rows, half=True)
+    for index in range(3):
+        expected = sum(np.asarray(own[index]) * n for own, n in zip(parts, rows, strict=True)) / sum(rows)
+        scale = np.abs(expected).max()
+        for got in results:
+            assert got[index].dtype == tf.float32
+            np.testing.assert_allclose(got[index] / scale, expected / scale, atol=2e-3)
+            np.testing.assert_array_equal(got[index], results[0][index])
+
+
+def test_small_parts_of_a_gradient_are_not_lost_beside_great_ones() -> None:
+    for (got,) in reduced([[tf.constant([3e4, 3e-4])], [tf.constant([1e4, 1e-4])]], [2, 2], half=True):
+        np.testing.assert_allclose(got, [2e4, 2e-4], rtol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_is_none_for_all_ranks_as_float16_too(bad: float) -> None:
+    good, broken = tf.constant([1.0, 2.0]), tf.constant([bad, 2.0])
+    for got in reduced([[good, good], [good, broken]], [2, 2], half=True):
+        assert got[0].numpy().tolist() == [1, 2]
+        assert not np.isfinite(got[1][0])
+    for got in reduced([[good], [broken]], [2, 0], half=True):
+        assert got[0].numpy().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_gradients_of_float16_variables_survive_large_batches(half: bool) -> None:
+    gradients = [[tf.constant([100.0, 0.001], tf.float16)], [tf.constant([300.0, 0.003], tf.float16)]]
+    for (got,) in reduced(gradients, [4096, 4096], half=half):
+        assert got.dtype == tf.float16
+        np.testing.assert_allclose(tf.cast(got, tf.float32), [200, 0.002], rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_added_up_gradients_are_those_of_the_joined_batch_whatever_their_dtype(dtype: str) -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    reducer = GradientReducer(SoloCollectives(solo()), StepClock(), accumulate=2, steps=4)
+    distribute(model, reducer)
+    variable = keras.Variable([0.0], dtype=dtype)
+    for value, rows in ((100.0, 3000), (200.0, 1000)):
+        reducer.begin(tf.constant(rows))
+        model.optimizer.apply([tf.constant([value], dtype)], [variable])
+    assert float(variable[0]) == pytest.approx(-125, rel=1e-3)
 
 
 def test_no_gradient_stays_none() -> None:

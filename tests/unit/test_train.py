@@ -33,6 +33,7 @@ from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.world import solo
 
 from .rows import Together, on_ranks, packed_arrays
+from .test_metric_joins import OfEachClass
 
 ROWS, WIDTH, CLASSES = 50, 5, 3
 RANDOM = np.random.default_rng(11)
@@ -715,3 +716,30 @@ def test_two_ranks_train_as_keras_does_on_the_batches_joined(tmp_path: Path, how
     trained = from_bytes(plan.workspace.read(result.model_file))
     same_weights(trained, model, 1e-5)
     assert result.history["loss"] == pytest.approx(expected.history["loss"], rel=1e-5)
+
+
+def test_a_metric_with_a_value_for_each_class_trains_resumes_and_is_no_monitor(tmp_path: Path) -> None:
+    def plan(place: str, **options: Any) -> TrainPlan:
+        model = a_model()
+        model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", metrics=[OfEachClass()])
+        custom = cloudpickle.dumps({"OfEachClass": OfEachClass})
+        return a_plan(tmp_path / place, model, HELD_OUT, custom_objects=custom, **options)
+
+    told: list[dict[str, Any]] = []
+    result, trained = run(plan("whole", epochs=2), told)
+    greatest = trained.predict(X[~HELD_OUT], verbose=0).max(axis=0)
+    np.testing.assert_allclose(result.history["of_each_class"], [greatest, greatest], rtol=1e-5)
+    assert [len(one) for one in result.history["val_of_each_class"]] == [CLASSES, CLASSES]
+    logs = [one["logs"] for one in told if one["kind"] == "epoch"]
+    assert [one["of_each_class"] for one in logs] == result.history["of_each_class"]
+
+    first = plan("parts", epochs=1, checkpoint_steps=2)
+    run(first)
+    found = latest(first.checkpoints)
+    assert found is not None
+    first.workspace.write("start.keras", found[1])
+    resumed, _ = run(replace(first, epochs=2, start=found[0], initial_model="start.keras", attempt=2))
+    np.testing.assert_allclose(resumed.history["of_each_class"], result.history["of_each_class"], rtol=1e-5)
+
+    with pytest.raises(OptionError, match=r"monitor='of_each_class': it has a value for each class(.|\n)*3 values"):
+        run(plan("best", epochs=1, monitor="of_each_class", restore_best_weights=True))

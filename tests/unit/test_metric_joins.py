@@ -1,0 +1,386 @@
+"""Metrics of the user's own: their states join over ranks by the rule that gives what one process would have."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from spark_dl.log_values import plain_history, scalar_history, scalars
+from spark_dl.train.callbacks import AgreeOnEpoch
+from spark_dl.train.examples import Example
+from spark_dl.train.metric_joins import MetricJoin, is_summed, metric_joins, user_metrics
+
+from .rows import Together, on_ranks
+
+LIKE = [Example("output", (3,), "float32", (3,))]
+
+
+def flat(tensor: Any) -> Any:
+    return ops.reshape(ops.cast(tensor, "float32"), (-1,))
+
+
+def distance(y_true: Any, y_pred: Any) -> Any:
+    return ops.abs(flat(y_true) - flat(y_pred))
+
+
+class Greatest(keras.metrics.Metric):
+    def __init__(self, name: str = "greatest", least: bool = False, **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.least = least
+        self.kept = self.add_weight(name="kept", initializer=keras.initializers.Constant(1e9 if least else 0.0))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "least": self.least}
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        apart = distance(y_true, y_pred)
+        kept = ops.minimum(self.kept, ops.min(apart)) if self.least else ops.maximum(self.kept, ops.max(apart))
+        self.kept.assign(kept)
+
+    def reset_state(self) -> None:
+        self.kept.assign(1e9 if self.least else 0.0)
+
+    def result(self) -> Any:
+        return self.kept * 1.0
+
+
+class Smoothed(keras.metrics.Metric):
+    """Begins at 1, as counts that are smoothed do."""
+
+    def __init__(self, name: str = "smoothed", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_weight(name="total", initializer="ones")
+        self.rows = self.add_weight(name="rows", initializer="ones")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        apart = distance(y_true, y_pred)
+        self.total.assign_add(ops.sum(apart))
+        self.rows.assign_add(ops.cast(ops.size(apart), "float32"))
+
+    def reset_state(self) -> None:
+        self.total.assign(1.0)
+        self.rows.assign(1.0)
+
+    def result(self) -> Any:
+        return self.total / self.rows
+
+
+class ResetToZero(Smoothed):
+    """Begins at 1 in the first epoch and at 0 in those after it: Keras's own reset."""
+
+    reset_state = keras.metrics.Metric.reset_state
+
+    def result(self) -> Any:
+        return ops.divide_no_nan(self.total.value, self.rows.value)
+
+
+class OfEachClass(keras.metrics.Metric):
+    """Makes its variable when it is first used."""
+
+    def __init__(self, name: str = "of_each_class", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.kept: Any = None
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        if self.kept is None:
+            self.kept = self.add_weight(name="kept", shape=(y_pred.shape[-1],), initializer="zeros")
+        self.kept.assign(ops.maximum(self.kept, ops.max(ops.cast(y_pred, "float32"), axis=0)))
+
+    def result(self) -> Any:
+        return self.kept * 1.0
+
+
+class Several(keras.metrics.Metric):
+    """Holds others, and gives a dict."""
+
+    def __init__(self, name: str = "several", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.mean, self.greatest = keras.metrics.Mean(), Greatest()
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.mean.update_state(distance(y_true, y_pred))
+        self.greatest.update_state(y_true, y_pred)
+
+    def reset_state(self) -> None:
+        self.mean.reset_state()
+        self.greatest.reset_state()
+
+    def result(self) -> Any:
+        return {"mean_distance": self.mean.result(), "greatest_distance": self.greatest.result()}
+
+
+class Ever(keras.metrics.Metric):
+    """A state that is true or false."""
+
+    def __init__(self, name: str = "ever", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.seen = self.add_weight(name="seen", dtype="bool", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.seen.assign(ops.logical_or(self.seen, ops.any(distance(y_true, y_pred) > 0.9)))
+
+    def result(self) -> Any:
+        return ops.cast(self.seen, "float32")
+
+
+class RunningMean(keras.metrics.Metric):
+    def __init__(self, name: str = "running_mean", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.rows = self.add_weight(name="rows", initializer="zeros")
+        self.mean = self.add_weight(name="mean", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        apart = distance(y_true, y_pred)
+        more = ops.cast(ops.size(apart), "float32")
+        self.rows.assign_add(more)
+        self.mean.assign_add((ops.mean(apart) - self.mean) * more / self.rows)
+
+    def result(self) -> Any:
+        return self.mean * 1.0
+
+
+class Merged(RunningMean):
+    """Says itself how it joins, as metrics of tf.keras do."""
+
+    def merge_state(self, metrics: list[Any]) -> None:
+        everyone = [self, *metrics]
+        rows = sum(float(one.rows) for one in everyone)
+        self.mean.assign(sum(float(one.mean) * float(one.rows) for one in everyone) / max(rows, 1.0))
+        self.rows.assign(rows)
+
+
+class Last(keras.metrics.Metric):
+    def __init__(self, name: str = "last", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.kept = self.add_weight(name="kept", initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.kept.assign(ops.mean(distance(y_true, y_pred)))
+
+    def result(self) -> Any:
+        return self.kept * 1.0
+
+
+class Smoothing(Last):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.kept.assign(0.9 * self.kept + 0.1 * ops.mean(distance(y_true, y_pred)))
+
+
+class InPython(keras.metrics.Metric):
+    def __init__(self, name: str = "in_python", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.kept: list[float] = []
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.kept.append(float(ops.max(distance(y_true, y_pred))))
+
+    def reset_state(self) -> None:
+        self.kept = []
+
+    def result(self) -> Any:
+        return max(self.kept, default=0.0)
+
+
+class TakesOtherThings(Greatest):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        raise RuntimeError("other labels")
+
+
+class Subclass(keras.metrics.MeanSquaredError):
+    def result(self) -> Any:
+        return ops.sqrt(super().result())
+
+
+def rooted(y_true: Any, y_pred: Any) -> Any:
+    return ops.sqrt(ops.mean(ops.square(y_true - y_pred)))
+
+
+def of_rows(y_true: Any, y_pred: Any) -> Any:
+    return ops.mean(ops.abs(y_true - y_pred), axis=-1)
+
+
+def still(*metrics: Any) -> keras.Model:
+    """A model that doesn't learn, so that its metrics depend on the rows alone."""
+    keras.utils.set_random_seed(7)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    model.compile(keras.optimizers.SGD(0.0), "categorical_crossentropy", metrics=list(metrics), jit_compile=False)
+    return model
+
+
+def join_of(metric: Any) -> MetricJoin:
+    (join,) = metric_joins(still(metric), lambda: LIKE)
+    return join
+
+
+@pytest.mark.parametrize(
+    ("make", "rules"),
+    [
+        (Greatest, ("max",)),
+        (lambda: Greatest, ("max",)),
+        (lambda: Greatest(least=True), ("min",)),
+        (Smoothed, ("sum", "sum")),
+        (ResetToZero, ("sum", "sum")),
+        (OfEachClass, ("max",)),
+        (Several, ("sum", "sum", "max")),
+        (Ever, ("max",)),
+        (RunningMean, ("sum", "")),
+        (Merged, ("merge_state",)),
+        (Last, ("",)),
+        (Smoothing, ("",)),
+    ],
+)
+def test_the_rule_of_each_state_is_found(make: Callable[[], Any], rules: tuple[str, ...]) -> None:
+    join = join_of(make())
+    assert join.rules == rules
+    assert join.joins is ("" not in rules)
+    assert (join.tried, join.outside) == (True, False)
+
+
+def test_what_is_kept_outside_variables_is_found() -> None:
+    join = join_of(InPython())
+    assert join.outside
+    assert not join.joins
+
+
+def test_a_metric_that_can_not_be_tried_is_taken_for_a_sum() -> None:
+    join = join_of(TakesOtherThings())
+    assert not join.tried
+    assert join.joins
+
+
+@pytest.mark.parametrize(("function", "expected"), [(rooted, True), (of_rows, False)])
+def test_a_function_that_joins_a_batch_is_told_from_one_of_rows(function: Any, expected: bool) -> None:
+    assert join_of(function).per_batch is expected
+
+
+def test_all_metrics_of_keras_are_sums_and_not_tried() -> None:
+    made = [
+        kind
+        for kind in vars(keras.metrics).values()
+        if isinstance(kind, type) and issubclass(kind, keras.metrics.Metric)
+    ]
+    arguments = {
+        "num_classes": 3,
+        "target_class_ids": [0],
+        "recall": 0.5,
+        "precision": 0.5,
+        "fn": keras.losses.mean_squared_error,
+    }
+    arguments |= {"specificity": 0.5, "sensitivity": 0.5}
+    for kind in made:
+        names = kind.__init__.__code__.co_varnames[1 : kind.__init__.__code__.co_argcount]  # type: ignore[misc]
+        required = len(names) - len(kind.__init__.__defaults__ or ())  # type: ignore[misc]
+        assert is_summed(kind(**{name: arguments[name] for name in names[:required]})), kind
+    assert metric_joins(still("accuracy", "mae", keras.metrics.AUC(), Subclass()), lambda: LIKE) == []
+
+
+def rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, 4)).astype("float32"), np.eye(3)[random.integers(0, 3, count)].astype("float32")
+
+
+# Of one model: what is joined depends on no other metric.
+TOGETHER: dict[str, Callable[[], Any]] = {
+    "f1": lambda: keras.metrics.F1Score(average=None, name="f1"),
+    "r2": lambda: keras.metrics.R2Score(class_aggregation=None, name="r2"),
+    "precision": lambda: keras.metrics.Precision(thresholds=[0.2, 0.4], name="precision"),
+    "iou": lambda: keras.metrics.OneHotMeanIoU(3, name="iou"),
+    "greatest": Greatest,
+    "least": lambda: Greatest(name="least", least=True),
+    "smoothed": Smoothed,
+    "reset_to_zero": lambda: ResetToZero(name="reset_to_zero"),
+    "of_each_class": OfEachClass,
+    "mean_distance": Several,
+    "greatest_distance": Several,
+    "ever": Ever,
+    "merged": lambda: Merged(name="merged"),
+    "subclass": lambda: Subclass(name="subclass"),
+    "of_rows": lambda: of_rows,
+}
+
+
+@functools.cache
+def histories() -> tuple[list[dict[str, list[Any]]], dict[str, list[Any]]]:
+    """Three ranks' histories, and that of one process with all their rows: two epochs with validation."""
+    sizes = ((9, 4), (2, 7), (5, 1))
+    training = [rows(size, rank) for rank, (size, _) in enumerate(sizes)]
+    held_out = [rows(size, 10 + rank) for rank, (_, size) in enumerate(sizes)]
+
+    def model() -> keras.Model:
+        return still(*[make() for make in dict.fromkeys(TOGETHER.values())])
+
+    models = [model() for _ in sizes]
+    joins = metric_joins(models[0], lambda: LIKE)
+
+    def run(rank: Together) -> dict[str, list[Any]]:
+        me = rank.world.rank
+        own = [replace(join, thing=thing) for join, thing in zip(joins, unknown(models[me]), strict=True)]
+        agreement = AgreeOnEpoch(rank, own)
+        options = {"batch_size": 20, "epochs": 2, "verbose": 0, "validation_data": held_out[me]}
+        return plain_history(models[me].fit(*training[me], callbacks=[agreement], **options).history)
+
+    joined, validation_data = (
+        tuple(np.concatenate(parts) for parts in zip(*given, strict=True)) for given in (training, held_out)
+    )
+    alone = model().fit(*joined, batch_size=20, epochs=2, verbose=0, validation_data=validation_data)
+    return on_ranks(3, run), plain_history(alone.history)
+
+
+def unknown(model: keras.Model) -> list[Any]:
+    return [thing for thing in user_metrics(model) if not is_summed(thing)]
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_ranks_have_the_metric_of_one_process(name: str) -> None:
+    ranks, alone = histories()
+    for history in ranks:
+        assert history.keys() == alone.keys()
+        for key in (name, f"val_{name}"):
+            np.testing.assert_allclose(history[key], alone[key], rtol=1e-5, err_msg=key)
+
+
+def test_metric_states_within_an_epoch_go_on_as_one() -> None:
+    """What a checkpoint keeps, put into one rank, and the rest of the rows: the same as without it."""
+    parts = [rows(4, 1), rows(3, 2)]
+    models = [still(Greatest(), Smoothed()) for _ in parts]
+    joins = metric_joins(models[0], lambda: LIKE)
+
+    def run(rank: Together) -> list[list[float]]:
+        me = rank.world.rank
+        agreement = AgreeOnEpoch(rank, metric_joins(models[me], lambda: LIKE))
+        agreement.set_model(models[me])
+        agreement.on_train_begin()
+        agreement.on_epoch_begin(0)
+        models[me].test_on_batch(*parts[me])
+        return agreement.within_epoch()
+
+    whole = still(Greatest(), Smoothed())
+    whole.test_on_batch(*(np.concatenate(both) for both in zip(*parts, strict=True)))
+    expected = [np.asarray(variable).ravel().tolist() for variable in whole.metrics_variables]
+    assert len(joins) == 2
+    for states in on_ranks(2, run):
+        for mine, alone in zip(states, expected, strict=True):
+            np.testing.assert_allclose(mine, alone, rtol=1e-5)
+
+
+# --- values ----------------------------------------------------------------------------------------------------
+
+
+def test_values_of_each_class_are_lists_in_histories_and_numbers_elsewhere() -> None:
+    history = plain_history({"loss": [np.float32(1)], "f1_score": [np.array([0.25, 0.5])], "grid": [np.eye(2)]})
+    assert history == {"loss": [1.0], "f1_score": [[0.25, 0.5]], "grid": [[[1.0, 0.0], [0.0, 1.0]]]}
+    numbers = scalar_history(history)
+    assert numbers["f1_score_0"] == [0.25]
+    assert numbers["grid_1_0"] == [0.0]
+    assert len(numbers) == 1 + 2 + 4
+
+
+def test_names_that_keras_has_given_are_not_taken() -> None:
+    assert scalars({"f1": [0.1, 0.2], "f1_1": 0.5}) == {"f1_0": 0.1, "f1/1": 0.2, "f1_1": 0.5}

@@ -1,0 +1,150 @@
+"""What several workers would compute otherwise than one process is refused, or said, before any Spark job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import pytest
+from keras import ops
+from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
+
+from spark_dl import KerasEstimator
+from spark_dl.errors import ModelError, OptionError
+from spark_dl.estimators.job import check
+
+from .test_batch_dependence import AddsMean, AddsSum, AddsVariance, contrastive, summed
+from .test_metric_joins import Greatest, InPython, RunningMean, TakesOtherThings, rooted
+
+NUMBERS = ArrayType(FloatType())
+
+
+def notes(model: keras.Model, label: Any = NUMBERS, features: Any = NUMBERS, **options: Any) -> tuple[str, ...]:
+    """What is said of a fit; an error where it is refused."""
+    columns = StructType(
+        [StructField("features", features), StructField("label", label), StructField("w", FloatType())]
+    )
+    estimator = KerasEstimator(model=model, **options)
+    return check(estimator, columns, estimator._values()).notes
+
+
+def network(*layers: keras.layers.Layer, loss: Any = "mse", metrics: Any = None) -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), *layers, keras.layers.Dense(2)])
+    model.compile("sgd", loss, metrics=metrics)
+    return model
+
+
+def sequences(*layers: keras.layers.Layer, loss: Any = "mse") -> keras.Model:
+    first = keras.layers.Embedding(9, 3, mask_zero=True)
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), first, *layers])
+    model.compile("sgd", loss)
+    return model
+
+
+IDS = {"features": ArrayType(IntegerType())}
+
+
+class Unreduced(keras.losses.Loss):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return ops.sum(ops.square(y_true - y_pred))
+
+
+REFUSED: dict[str, tuple[Callable[[], keras.Model], dict[str, Any], str]] = {
+    "a sum": (lambda: network(loss=keras.losses.Huber(reduction="sum")), {}, "huber with reduction 'sum'"),
+    "no reduction": (lambda: network(loss=keras.losses.Huber(reduction=None)), {}, "huber with reduction 'None'"),
+    "a mean of weights": (
+        lambda: network(loss=keras.losses.Huber(reduction="mean_with_sample_weight")),
+        {"weightCol": "w"},
+        "'mean_with_sample_weight'",
+    ),
+    "a function that sums": (lambda: network(loss=summed), {}, "The loss summed of 'dense.*' is a sum over rows"),
+    "a loss that sums itself": (lambda: network(loss=Unreduced()), {}, "The loss Unreduced of .* is a sum over rows"),
+    "add_loss of a sum": (lambda: network(AddsSum()), {}, "add_loss.* is a sum over rows"),
+    "add_loss of a sum within a model": (
+        lambda: network(keras.Sequential([keras.Input((3,)), AddsSum()])),
+        {},
+        "add_loss.* is a sum over rows",
+    ),
+    "a masked output": (lambda: sequences(keras.layers.Dense(4, "softmax")), IDS, "masked output 'dense.*'"),
+    "a masked output of a recurrent layer": (
+        lambda: sequences(keras.layers.GRU(4, return_sequences=True, activation="softmax")),
+        IDS,
+        "masked output 'gru.*'",
+    ),
+    "a class that is ignored": (
+        lambda: network(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)),
+        {"label": IntegerType()},
+        "that aren't ignore_class",
+    ),
+}
+
+
+@pytest.mark.parametrize("several", [{"numWorkers": 2}, {"gradientAccumulation": 3}], ids=["workers", "steps"])
+@pytest.mark.parametrize("what", REFUSED)
+def test_losses_that_are_no_means_over_rows_are_refused(what: str, several: dict[str, int]) -> None:
+    make, options, text = REFUSED[what]
+    ((name, value),) = several.items()
+    with pytest.raises(ModelError, match=rf"{text}(.|\n)*means over rows|means over rows(.|\n)*{text}") as raised:
+        notes(make(), **options, **several)
+    assert f"{name}={value}" in str(raised.value)
+    assert notes(make(), **options) == ()  # alone it is what Keras does
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda: network(keras.layers.Dense(3, activity_regularizer="l2", kernel_regularizer="l1")), {}),
+        (lambda: network(AddsMean()), {}),
+        (lambda: network(keras.layers.BatchNormalization()), {}),
+        (lambda: network(loss=keras.losses.Huber(reduction="mean_with_sample_weight")), {}),
+        (lambda: network(loss=keras.losses.CosineSimilarity(), metrics=["mae", keras.metrics.F1Score()]), {}),
+        (lambda: network(metrics=[Greatest()]), {"weightCol": "w"}),
+        (lambda: sequences(keras.layers.LSTM(3), keras.layers.Dense(2)), IDS),
+    ],
+)
+@pytest.mark.parametrize("several", [{"numWorkers": 2}, {"gradientAccumulation": 3}], ids=["workers", "steps"])
+def test_what_is_exact_is_taken_without_a_word(make: Any, options: dict[str, Any], several: dict[str, int]) -> None:
+    assert notes(make(), **options, **several) == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: network(loss=contrastive), "The loss contrastive of 'dense.*' depends on which rows share a batch"),
+        (lambda: network(loss=keras.losses.Dice()), "The loss Dice of 'dense.*' depends on which rows share a batch"),
+        (lambda: network(AddsVariance()), "A loss that a layer adds .* depends on which rows share a batch"),
+        (lambda: network(metrics=[rooted]), "The metric 'rooted' .* depends on which rows share a batch"),
+        (lambda: network(metrics=[TakesOtherThings()]), "The metric 'greatest' .* could not be tried"),
+    ],
+)
+def test_what_depends_on_the_batch_is_said(make: Callable[[], keras.Model], text: str) -> None:
+    (note,) = notes(make(), numWorkers=2)
+    assert re.search(text, note)
+    assert notes(make()) == ()
+
+
+def test_statistics_that_would_not_be_synchronized_are_refused() -> None:
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(synchronized=True, name="inside")])
+    with pytest.raises(ModelError, match="statistics of inside would not be synchronized"):
+        notes(network(inner), numWorkers=2)
+    assert notes(network(inner), gradientAccumulation=2) == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [(RunningMean, "'running_mean' .RunningMean. .* keeps something else"), (InPython, "'in_python' .* outside its")],
+)
+def test_metrics_that_can_not_be_joined_are_refused(make: Callable[[], keras.metrics.Metric], text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        notes(network(metrics=[make()]), numWorkers=2)
+    assert notes(network(metrics=[make()])) == ()
+
+
+@pytest.mark.parametrize("monitor", ["f1_score", "val_f1_score"])
+def test_a_best_epoch_by_a_metric_of_several_values_is_refused(monitor: str) -> None:
+    options = {"restoreBestWeights": True, "monitor": monitor, "monitorMode": "max"}
+    with pytest.raises(OptionError, match=rf"monitor='{monitor}': it has a value for each class(.|\n)*2 values"):
+        notes(network(metrics=[keras.metrics.F1Score()]), **options)
+    assert notes(network(metrics=[keras.metrics.F1Score(average="macro")]), **options) == ()
