@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from spark_dl.launch import slots
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.rank_main import without_rank
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.redaction import warn
 from spark_dl.session import running_session
 from spark_dl.track import Record, Tracker, tracker
 from spark_dl.train.fit_reports import reporting_fits
@@ -113,11 +113,13 @@ class HorovodLauncher:
         told = tracker(tracking, experiment_name=None, run_name=None, registered_model_name=None)
         with Record(told, *self._facts(spark, fn)) as record:
             record.open()
+            for note in told.notes:
+                warn(note, 2)
             function = functools.partial(reporting_fits, fn, args)
             log = functools.partial(_log, told)
             values = run_ranks(spark, function, self.numWorkers, self.settings, log, _MODULES)
         if told.unlogged:
-            warnings.warn(f"Not logged: {told.unlogged}", RuntimeWarning, stacklevel=2)
+            warn(f"Not logged: {told.unlogged}", 2)
         return values
 
     def _facts(self, spark: SparkSession, fn: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, str]]:

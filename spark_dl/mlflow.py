@@ -12,7 +12,6 @@ Keras model.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from spark_dl.errors import SavedModelError
+from spark_dl.redaction import warn
 from spark_dl.score.serving import Served, Serving
 from spark_dl.track import flavor
 
@@ -144,7 +144,7 @@ class _Current:
         except SavedModelError as error:
             if self._model is None:
                 raise
-            warnings.warn(f"Going on with {self._pinned}. {error}", RuntimeWarning, stacklevel=2)
+            warn(f"Going on with {self._pinned}. {error}", 2)
         return self._model
 
 

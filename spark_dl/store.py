@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from spark_dl.errors import StoreError, explain
+from spark_dl.redaction import is_redacted, redact, redact_error
 
 __all__ = ["Store"]
 
@@ -29,9 +30,26 @@ class Store:
 
     url: str
 
+    def __repr__(self) -> str:
+        return f"Store({self.shown!r})"
+
+    @property
+    def shown(self) -> str:
+        """The URL without credentials, for whatever is shown or kept."""
+        return redact(self.url)
+
     @staticmethod
     def at(path: str) -> Store:
         """The store at a path or URL, made absolute, so that it means the same in every process."""
+        if is_redacted(path):
+            raise StoreError(
+                explain(
+                    "The directory's URL lacks its credentials: they are left out of what is saved.",
+                    expected="the URL with which it can be opened",
+                    received=path,
+                    fix="Set it anew (setCacheDir, setCheckpointDir), or give the credentials by the environment.",
+                )
+            )
         if "://" in path:
             return Store(path.rstrip("/"))
         if urlsplit(path).scheme == "dbfs":
@@ -142,6 +160,7 @@ class _Errors:
         if isinstance(error, (OSError, pa.ArrowException, ImportError, ValueError)) and not isinstance(
             error, StoreError
         ):
+            redact_error(error)
             raise StoreError(
                 explain(
                     f"Can't {self.action} in {self.url}.",

@@ -101,13 +101,15 @@ class FitDirectory:
             if record is None or record["finished"]:
                 continue
             if _worked_on(record):
-                say(f"The unfinished fit in {store.url} is being worked on, on {record['host']}: it is left as it is.")
+                say(
+                    f"The unfinished fit in {store.shown} is being worked on, on {record['host']}: it is left as it is."
+                )
                 continue
             other = [part for part in kind if record["kind"].get(part) != kind[part]]
             if not other:
-                say(f"Going on with the unfinished fit in {store.url}.")
+                say(f"Going on with the unfinished fit in {store.shown}.")
                 return FitDirectory(store, record)
-            say(f"The unfinished fit in {store.url} had another {' and '.join(other)}: it is left as it is.")
+            say(f"The unfinished fit in {store.shown} had another {' and '.join(other)}: it is left as it is.")
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         return FitDirectory(directory.child(name), _new_record(kind))
 

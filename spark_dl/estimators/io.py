@@ -22,6 +22,7 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable
 from pyspark.sql import SparkSession
 
 from spark_dl.errors import SavedModelError, explain
+from spark_dl.redaction import redact
 from spark_dl.session import is_connect
 
 __all__ = ["FORMAT", "Reader", "Saved", "Writer", "described", "revived"]
@@ -149,6 +150,8 @@ def revived(cls: Any, metadata: dict[str, Any], content: bytes | None, where: st
 def _facts(instance: Any) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
     """What metadata hold under "sparkDL", the Keras model's bytes, and the params."""
     facts, content, params = instance._to_saved()
+    # What is saved is read by others: a directory's URL is there without its credentials.
+    params = {name: redact(value) if isinstance(value, str) else value for name, value in params.items()}
     saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
     if content is not None:
         saved["bytes"] = len(content)

@@ -96,6 +96,8 @@ def train_on_ranks(
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
             directory.tracked_as(record.open(directory.tracked))
+            for note in record.tracker.notes:
+                progress.say(note)
             trained = _Training(spark, plan, directory, settings, values, record, progress, assessed).run()
         except BaseException:
             directory.leave()

@@ -51,6 +51,7 @@ __all__ = [
     "import_code",
     "log",
     "pinned",
+    "register",
     "save_model",
     "schema_of",
     "served_content",
@@ -115,6 +116,11 @@ def log(
         model_id=model_id,
     )
     return info
+
+
+def register(model_id: str, name: str) -> None:
+    """Make a logged model a version of a registered model."""
+    mlflow.register_model(f"models:/{model_id}", name)
 
 
 def save_model(

@@ -83,10 +83,10 @@ class Tracker(Protocol):
     def data(self, data: LoggedData) -> None:
         """Write what is trained or validated on."""
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
-        """Write an epoch's metrics; epochs count from 0. It ended at this time, in seconds since 1970."""
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
+        """Write an epoch's metrics, numbers or lists of them; epochs count from 0. It ended at this time (Unix)."""
 
-    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+    def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
         """Write what of these metrics of epochs, from the first on, the record doesn't have: its writer was killed."""
 
     def event(self, text: str) -> None:
@@ -105,6 +105,10 @@ class Tracker(Protocol):
         """Whether what made writing fail may be over soon, so that it is tried again."""
 
     @property
+    def notes(self) -> list[str]:
+        """What the user should know of where the record is, once it is open."""
+
+    @property
     def unlogged(self) -> list[dict[str, Any]]:
         """What could not be written, fit for JSON."""
 
@@ -119,10 +123,10 @@ class NoTracker:
     def data(self, data: LoggedData) -> None:
         """Nothing."""
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Nothing."""
 
-    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+    def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
         """Nothing."""
 
     def event(self, text: str) -> None:
@@ -140,6 +144,11 @@ class NoTracker:
     def may_pass(self, error: Exception) -> bool:
         """Nothing fails."""
         return False
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing."""
+        return []
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:

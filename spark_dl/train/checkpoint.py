@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 from spark_dl.errors import StoreError
+from spark_dl.redaction import warn
 from spark_dl.store import Store
 
 __all__ = ["Checkpoint", "Checkpoints", "latest"]
@@ -144,11 +144,7 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
             if whole and _digest(model) == checkpoint.sha256:
                 return checkpoint, model
             problem = "its content isn't what was written"
-        warnings.warn(
-            f"The checkpoint {store.url}/{checkpoint.model_file} can't be used: {problem}. An earlier one serves.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warn(f"The checkpoint {store.url}/{checkpoint.model_file} can't be used: {problem}. An earlier one serves.", 2)
     return None
 
 

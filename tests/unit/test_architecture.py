@@ -29,6 +29,7 @@ BASE = {
     "imports",
     "options",
     "parcel",
+    "redaction",
     "session",
     "spark_job",
     "store",
@@ -53,7 +54,7 @@ ALLOWED = {
 OWNERS = {
     "horovod": {"collectives", "launch.rank_host"},
     "petastorm": {"data.readers.petastorm"},
-    "mlflow": {"mlflow", "track.flavor", "track.mlflow", "track.runs"},
+    "mlflow": {"mlflow", "track.flavor", "track.mlflow", "track.mlflow_writer", "track.runs"},
 }
 
 
