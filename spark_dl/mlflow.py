@@ -46,7 +46,8 @@ def log_model(
     """Log a fitted model into the active run.
 
     Its signature is that of the feature columns that it was fitted on; whole numbers of any width are longs there, and
-    fractions doubles, as JSON has them.
+    fractions doubles, as JSON has them. A number for which nullPolicy has a fill value is of the type "any", since
+    pandas holds it as int64, float64 or an object, as values are missing or not.
 
     A fitted Pipeline (or CrossValidatorModel, or TrainValidationSplitModel) is logged as Spark's own writer writes it:
     `load_model` gives it back. What serves without Spark is a `KerasModel` alone.

@@ -8,7 +8,6 @@ import importlib.metadata
 import math
 import platform
 import statistics
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,12 +20,11 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.estimators.artifacts import of_estimator, of_model, of_training
 from spark_dl.estimators.converted import ConvertedData
 from spark_dl.estimators.fit_many import FitMany
+from spark_dl.estimators.fit_record import log_fit, log_result, log_rows
 from spark_dl.estimators.input_plan import InputPlan
 from spark_dl.estimators.job import Job, check
-from spark_dl.estimators.logged import logged_data, logged_model
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
 from spark_dl.estimators.saving import OBJECTS, SavableEstimator, named
@@ -35,10 +33,11 @@ from spark_dl.estimators.training import Trained, train_on_ranks
 from spark_dl.estimators.validation import marked, marked_schema, marking
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, setting_of, slots_of, task_gpus
+from spark_dl.redaction import redacted_errors, warn
 from spark_dl.score.assess import can_assess
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
 from spark_dl.store import Store
-from spark_dl.track import Record, active_record, tracker, try_to_log
+from spark_dl.track import Record, active_record, tracker
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan
 from spark_dl.workspace import Workspace
 
@@ -172,6 +171,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         job, _ = self._checked(dataset)
         return job.packing
 
+    @redacted_errors()
     def convert(self, dataset: DataFrame) -> ConvertedData:
         """Convert a DataFrame once, for several fits by `fitOnDataset`. Its rows lie in cacheDir until they are closed.
 
@@ -244,6 +244,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         job = check(self, marked_schema(dataset.schema, values), values)
         return job, marked(dataset, values, job.packing.columns)
 
+    @redacted_errors()
     def _train(
         self,
         spark: SparkSession,
@@ -281,12 +282,11 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             kept.make()
             diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings)
             if record.written:
-                plan_text = {"columns.txt": f"{job.plan}\n".encode}
-                record.add(plan_text, of_model(job.model, job.content), of_estimator(self))
+                log_fit(record, job, self)
             converted = rows(workspace)
             check_rows(converted, job.packing, values)
-            for part in logged_data(converted, job.columns, files) if record.written else ():
-                told.data(part)
+            if record.written:
+                log_rows(record, converted, job, files)
             workspace.write(INITIAL_MODEL, job.content)
             validated = converted.rows(validation=True) > 0
             plan = TrainPlan.of_options(
@@ -305,10 +305,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             trained = train_on_ranks(spark, plan, settings, values, record, assessed)
             fitted = self._fitted(workspace.read(trained.result.model_file), job, trained)
             if record.written:
-                record.add(of_training(trained, values["initialEpoch"], values.get("classLabels") or ()))
-                if values["profile"]:
-                    record.add({_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)})
-                try_to_log(lambda: told.model(logged_model(fitted)))
+                more = {_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)} if values["profile"] else {}
+                log_result(record, trained, fitted, job, more)
         return _with_unlogged(fitted, told.unlogged)
 
     def _check_outputs(self, shape: ModelShape) -> None:
@@ -372,6 +370,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             seconds=result.seconds,
             rows_per_second=statistics.median([one["rows_per_second"] for one in trained.epochs] or [0.0]),
             best_epoch=result.best_epoch,
+            non_finite=result.non_finite,
         )
         model = self.model_class()._with_content(
             content, job.custom_objects, job.inputs, job.outputs, job.head, job.feature_columns, summary
@@ -384,8 +383,7 @@ def _with_unlogged(fitted: KerasModel, unlogged: list[dict[str, Any]]) -> KerasM
     """The model, with what could not be logged kept beside it, and said."""
     if unlogged:
         fitted.summary = replace(fitted.summary, unlogged=unlogged)
-        text = f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged."
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        warn(f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged.", 2)
     return fitted
 
 

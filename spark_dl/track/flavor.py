@@ -37,7 +37,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.types import ColSpec, Schema
-from mlflow.types.schema import Array, DataType
+from mlflow.types.schema import AnyType, Array, DataType
 from mlflow.utils import environment
 from mlflow.utils.yaml_utils import write_yaml
 
@@ -346,6 +346,8 @@ def schema_of(columns: Sequence[tuple[str, Any]]) -> Schema:
 
 
 def _type(kind: Any) -> Any:
+    if kind == "any":
+        return AnyType()
     return DataType[kind] if isinstance(kind, str) else Array(_type(kind[1]))
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spark_dl.errors import TrackingError
@@ -33,11 +33,14 @@ class _Entry:
         prepare: does what has nothing to do with the server, once; gives what writes, and how many bytes.
         kept: the words.
         patience: how long it is tried, in seconds.
+        again: whether it is prepared once more, after all others, where that fails: a library that another thread is
+            importing can't be used yet.
     """
 
     prepare: Callable[[], tuple[Callable[[], None], int]]
     kept: Mapping[str, Any]
     patience: float
+    again: bool = True
 
 
 class QueuedTracker:
@@ -107,7 +110,7 @@ class QueuedTracker:
         def prepare() -> tuple[Callable[[], None], int]:
             made = content()
             if path.endswith(".txt"):
-                made = redact(made.decode()).encode()
+                made = redact(made.decode(errors="surrogateescape")).encode(errors="surrogateescape")
             return lambda: self._tracker.file(path, lambda: made), len(made)
 
         self._add(_Entry(prepare, {"file": path, "at": time.time()}, _FILE_TRY_SECONDS))
@@ -190,16 +193,19 @@ class QueuedTracker:
                     return
                 entry = self._entries[0]
             failure: Exception | None
+            again = False
             try:
                 write, size = entry.prepare()
                 with self._changed:
                     self._since, self._bytes = time.monotonic(), size
                 failure = self._written(write, entry.patience)
             except Exception as error:  # what was to be written can't be made: no server's fault
-                failure = error
+                failure, again = error, entry.again
             with self._changed:
                 self._entries.popleft()
-                if failure is not None:
+                if again:
+                    self._entries.append(replace(entry, again=False))
+                elif failure is not None:
                     self._unlogged.append({**entry.kept, "reason": _reason(failure)})
                 self._changed.notify_all()
 

@@ -55,6 +55,18 @@ class Record:
         for path, content in (pair for some in files for pair in some.items()):
             self.tracker.file(path, content)
 
+    def attempt(self, what: str, write: Callable[[], object]) -> None:
+        """Make something and add it; where it can't be made, that is kept as not logged, with the reason.
+
+        Args:
+            what: what it is called then.
+            write: makes and adds it.
+        """
+        try:
+            write()
+        except Exception as error:
+            self.tracker.file(what, functools.partial(_fail, error))
+
     def __enter__(self) -> Record:
         return self
 
@@ -79,6 +91,10 @@ def try_to_log(write: Callable[[], object]) -> bool:
         warn(f"Not logged: {type(error).__name__}: {error}", 2)
         return False
     return True
+
+
+def _fail(error: Exception) -> bytes:
+    raise error
 
 
 def _told(error: RankError) -> bytes:

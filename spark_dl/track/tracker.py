@@ -37,8 +37,8 @@ class LoggedModel:
         stage: the Spark ML stage without its Keras model, as JSON.
         serving: how it is served without Spark, as JSON.
         scored: `.keras` bytes of what is served, where that isn't the whole model.
-        inputs: the feature columns with their types: "double", "long", "boolean", "string", "binary", or ("array", the
-            type of its elements); None where a type has no such name.
+        inputs: the feature columns with their types: "double", "long", "boolean", "string", "binary", "any" (numbers
+            that may be missing), or ("array", the type of its elements); None where a type has no such name.
         outputs: the output columns with their types.
         example: a row of the feature columns; None where none can be made up.
     """

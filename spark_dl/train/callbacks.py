@@ -7,6 +7,7 @@ WarmUp          the learning rate (warm_up.py)
 MeasureSpeed    how fast the ranks together are (progress.py)
 KeepRows        near the ranks, where reading holds them up (keep_rows.py)
 SaveCheckpoint  written by rank 0 (saving.py)
+WatchFinite     rank 0 (finite.py)
 ReportProgress  rank 0 (progress.py)
 TraceSteps      rank 0 (profile.py)
 StopTogether    what any callback decided on any rank

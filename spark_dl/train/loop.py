@@ -16,6 +16,7 @@ from spark_dl.train.augment import augment_features
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.feed import Feed
+from spark_dl.train.finite import WatchFinite, first_not_finite
 from spark_dl.train.keep_rows import KeepRows
 from spark_dl.train.model_bytes import from_bytes, register, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
@@ -90,6 +91,7 @@ def train(
     keeping = KeepRows(measure, feed, plan.epochs, report if world.is_first else lambda told: None)
     ours: list[keras.callbacks.Callback] = [measure, keeping, saving]
     if world.is_first:
+        ours.append(WatchFinite(report))
         ours.append(ReportProgress(report, measure, plan.epochs, time.monotonic, plan.start))
         ours += [TraceSteps(plan.workspace, feed.steps)] if plan.profile else []
     warming = [WarmUp(plan.learning_rate, feed.steps, plan.start, plan.initial_epoch)] if plan.learning_rate else []
@@ -112,8 +114,8 @@ def train(
     began = time.monotonic()
     _fit(model, plan, feed, callbacks)
     seconds = time.monotonic() - began
+    best = saving.best() if world.is_first and plan.restore_best_weights else None
     if world.is_first:
-        best = saving.best() if plan.restore_best_weights else None
         plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
     history = {**(plan.start.history if plan.start else {})}
     for name, values in getattr(model.history, "history", {}).items():
@@ -125,6 +127,7 @@ def train(
         seconds=seconds,
         best_epoch=saving.best_epoch,
         model_file=_FINAL_MODEL,
+        non_finite="" if best else first_not_finite(model),
     )
 
 
