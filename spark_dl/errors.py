@@ -8,9 +8,10 @@ fix it. Credentials in URLs are left out of all of them (`redaction`).
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
-from spark_dl.redaction import redact
+from spark_dl.redaction import redact, redact_error
 
 __all__ = [
     "ClusterError",
@@ -29,9 +30,10 @@ __all__ = [
 
 
 class SparkDLError(Exception):
-    """Base of all errors that this package raises on purpose. No text of theirs holds credentials."""
+    """Base of all errors that this package raises on purpose. Neither they nor their causes say credentials."""
 
     def __init__(self, *args: object) -> None:
+        redact_error(sys.exc_info()[1])  # what is being handled is the cause or the context of this one
         super().__init__(*(redact(part) if isinstance(part, str) else part for part in args))
 
 

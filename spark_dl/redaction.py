@@ -95,10 +95,15 @@ def redact_error(error: BaseException | None) -> None:
         seen.add(id(one))
         _redact_fields(one)
         waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        # requests' errors hold urllib3's, whose text is theirs.
+        held = (*one.args, *getattr(one, "__dict__", {}).values())
+        waiting += [part for part in held if isinstance(part, BaseException)]
 
 
 def _redact_fields(error: BaseException) -> None:
-    error.args = tuple(redact(part) if isinstance(part, str) else part for part in error.args)
+    args = tuple(redact(part) if isinstance(part, str) else part for part in error.args)
+    if any(new is not old and new != old for new, old in zip(args, error.args, strict=True)):
+        error.args = args
     # An OSError has its file's name beside, MLflow's errors their message, ours the rank's log.
     fields = {name: getattr(error, name, None) for name in ("strerror", "filename", "filename2")}
     for name, value in {**fields, **getattr(error, "__dict__", {})}.items():

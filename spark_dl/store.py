@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from spark_dl.errors import StoreError, explain
-from spark_dl.redaction import is_redacted, redact, redact_error
+from spark_dl.redaction import is_redacted, redact
 
 __all__ = ["Store"]
 
@@ -160,7 +160,6 @@ class _Errors:
         if isinstance(error, (OSError, pa.ArrowException, ImportError, ValueError)) and not isinstance(
             error, StoreError
         ):
-            redact_error(error)
             raise StoreError(
                 explain(
                     f"Can't {self.action} in {self.url}.",

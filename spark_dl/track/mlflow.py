@@ -23,7 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.rest_utils import http_request
 
 from spark_dl.errors import TrackingError, explain
-from spark_dl.redaction import redact, redact_error, redact_value
+from spark_dl.redaction import redact, redact_value
 from spark_dl.track import flavor
 from spark_dl.track.mlflow_writer import RunWriter, is_refusal, may_pass
 from spark_dl.track.tracker import LoggedData, LoggedModel
@@ -64,7 +64,6 @@ def open_tracker(
         raise
     except Exception as error:  # a database's own, too
         what = f"run {parent or joined}" if parent or joined else f"experiment {experiment_name or 'that is current'}"
-        redact_error(error)
         raise TrackingError(
             explain(
                 f"The {what} can't be used at {redact(uri)}.",
@@ -130,7 +129,6 @@ def _check_answers(uri: str) -> None:
             raise_on_status=False,  # it answered; whether it lets us in is for MLflow to say
         )
     except Exception as error:
-        redact_error(error)
         raise TrackingError(
             explain(
                 "The MLflow server doesn't answer.",
@@ -197,7 +195,6 @@ class MlflowTracker:
             if self.run_id:
                 with contextlib.suppress(Exception):  # a server that is away now can't be told
                     self.end(error)
-            redact_error(error)
             raise TrackingError(
                 explain(
                     f"The fit's run can't be opened at {redact(mlflow.get_tracking_uri())}.",

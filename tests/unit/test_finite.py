@@ -79,4 +79,4 @@ def test_without_the_best_weights_the_last_are_told_of(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((5,)), keras.layers.BatchNormalization(name="norm")])
     assert first_not_finite(model) == ""
     model.layers[0].moving_mean.assign([1, 2, math.inf, 4, 5])
-    assert first_not_finite(model) == "norm/moving_mean"
+    assert first_not_finite(model) == model.layers[0].moving_mean.path

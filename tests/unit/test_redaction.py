@@ -153,3 +153,18 @@ def test_a_url_that_was_saved_without_is_refused() -> None:
         Store.at(redact(URL))
     with pytest.raises(StoreError, match="lacks its credentials"):
         Store.at(redact("s3://bucket/x?secret_key=S3CRET"))
+
+
+def test_what_one_of_our_errors_follows_from_has_none_either() -> None:
+    cause = ConnectionError(OSError(f"no answer from {URL}"))
+
+    def fail() -> None:
+        try:
+            raise cause
+        except ConnectionError as error:
+            raise OptionError("It can't be used.") from error
+
+    with pytest.raises(OptionError) as raised:
+        fail()
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    assert "ftp://***@host/ck" in str(raised.value.__cause__)
