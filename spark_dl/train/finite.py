@@ -45,7 +45,7 @@ class WatchFinite(keras.callbacks.Callback):
 
 def first_not_finite(model: keras.Model) -> str:
     """The path of a model's first variable with a value that is NaN or infinite; empty where there is none."""
-    for variable in model.variables:
+    for variable in model.weights:  # and not the states of metrics, which `variables` has too
         if "float" in str(variable.dtype) and not bool(keras.ops.all(keras.ops.isfinite(variable))):
             return str(variable.path)
     return ""

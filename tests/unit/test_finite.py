@@ -6,11 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import keras
 import numpy as np
 import pytest
 
+from spark_dl.collectives import SoloCollectives
 from spark_dl.train.finite import first_not_finite
+from spark_dl.train.loop import train
+from spark_dl.world import solo
 
 from .test_train import HELD_OUT, a_model, a_plan, run
 
@@ -69,6 +73,22 @@ def test_the_best_epoch_has_finite_weights_and_a_finite_value(tmp_path: Path, ca
     result, model = run(plan)
     assert result.best_epoch == best
     assert result.non_finite == "" == first_not_finite(model)
+
+
+def unknown(y_true: Any, y_pred: Any) -> Any:
+    return keras.ops.mean(y_pred) * math.nan
+
+
+def test_a_metric_that_is_nan_spoils_no_epoch(tmp_path: Path) -> None:
+    model = a_model()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=[unknown])
+    objects = cloudpickle.dumps({"unknown": unknown})
+    plan = a_plan(tmp_path, model, monitor="loss", restore_best_weights=True, custom_objects=objects)
+    reports: list[dict[str, Any]] = []
+    result = train(plan, SoloCollectives(solo()), reports.append)
+    assert np.isnan(result.history["unknown"]).all()
+    assert (result.best_epoch, result.non_finite) == (2, "")
+    assert [report for report in reports if report["kind"] == "warning"] == []
 
 
 def test_without_the_best_weights_the_last_are_told_of(tmp_path: Path) -> None:
