@@ -234,7 +234,7 @@ class _Training:
             self.progress.epoch(content["epoch"], content["logs"], speed)
             self.epochs.append(content)
             ours = {**speed, "restarts": self.restarts, **_more(content)}
-            self.record.tracker.epoch(content["epoch"], _joined(content["logs"], ours), time.time())
+            self.record.tracker.epoch(content["epoch"], _merged(content["logs"], ours), time.time())
         elif content["kind"] == "trained":
             self.trained = TrainResult(**content["result"])
         elif content["kind"] == "warning":
@@ -254,7 +254,7 @@ def _place(plan: TrainPlan) -> str:
     return plan.start.place if plan.start else "the beginning"
 
 
-def _joined(logs: Mapping[str, Any], ours: Mapping[str, float]) -> dict[str, Any]:
+def _merged(logs: Mapping[str, Any], ours: Mapping[str, float]) -> dict[str, Any]:
     """The metrics of an epoch and ours, under another name where a metric is called so."""
     told = {f"spark_dl/{name}" if name in logs else name: value for name, value in ours.items()}
     if logs.get("learning_rate") == ours.get("learning_rate"):  # as a LearningRateScheduler tells it

@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 __all__ = ["reporting_fits"]
 
 
@@ -37,8 +39,8 @@ def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             numbers = {}
             for name, value in (logs or {}).items():
-                with contextlib.suppress(TypeError, ValueError):  # metrics of each class, words of other callbacks
-                    numbers[name] = float(value)
+                with contextlib.suppress(TypeError, ValueError):  # words of other callbacks
+                    numbers[name] = np.asarray(value, float).tolist()  # a list of a vector
             report({"fit": self._fit, "epoch": epoch, "logs": numbers})
 
     original, count = keras.Model.fit, itertools.count(1)
