@@ -6,6 +6,7 @@ A URL may hold a password (`ftp://user:password@host`), a token (`https://token@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -107,12 +108,9 @@ def _redact_fields(error: BaseException) -> None:
     # An OSError has its file's name beside, MLflow's errors their message, ours the rank's log.
     fields = {name: getattr(error, name, None) for name in ("strerror", "filename", "filename2")}
     for name, value in {**fields, **getattr(error, "__dict__", {})}.items():
-        redacted = redact_value(value) if isinstance(value, (str, list)) else value
-        if redacted != value:
-            try:
+        if isinstance(value, (str, list)) and (redacted := redact_value(value)) != value:
+            with contextlib.suppress(AttributeError, TypeError):  # one that can't be set is computed of others
                 setattr(error, name, redacted)
-            except (AttributeError, TypeError):  # one that can't be set is computed of others
-                continue
 
 
 @contextmanager

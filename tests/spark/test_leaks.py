@@ -109,7 +109,7 @@ def test_nothing_that_fits_write_print_raise_or_save_has_a_credential(
 
     # What it was can be read all the same.
     runs = mlflow.search_runs(experiment_names=[store], output_format="list")
-    assert sorted(run.info.status for run in runs) == ["FAILED", "FAILED", "FINISHED"]
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]  # the second fit went on with the first
     told = json.dumps([{**run.data.params, **run.data.tags} for run in runs])
     assert "ftp://***@127.0.0.1:1/directory" in told
     assert f"file://{tmp_path}/checkpoints?token=***" in told

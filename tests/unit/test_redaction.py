@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import traceback
 
+import numpy as np
 import pytest
 
 from spark_dl.errors import OptionError, RankError, StoreError, explain
@@ -108,8 +109,10 @@ def test_an_exception_and_its_causes_leave_without_them() -> None:
         try:
             try:
                 raise FileNotFoundError(2, "No such file", URL)
-            except OSError as error:
-                raise ValueError(f"can't parse {URL}") from error
+            except OSError:
+                parsing = ValueError(f"can't parse {URL}", np.zeros(3))
+                parsing.rows = np.ones(3)  # type: ignore[attr-defined]
+                raise parsing from error
         except ValueError as error:
             error.add_note(f"of {URL}")
             raise ExceptionGroup(URL, [KeyError(URL)]) from error
