@@ -15,6 +15,7 @@ Nothing in it is pickled.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -22,7 +23,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -153,8 +153,9 @@ def save_model(
     version, modules = importlib.metadata.version("spark_dl"), [Path(path).stem for path in code_paths]
     mlflow_model.add_flavor(FLAVOR, version=version, code="code", modules=modules, **facts)
     if input_example is None and isinstance(model, LoggedModel) and model.inputs is not None and model.example:
-        input_example = pd.DataFrame([model.example])
-    if input_example is not None:
+        with contextlib.suppress(Exception):  # made up: a model without one is a model all the same
+            _save_example(mlflow_model, pd.DataFrame([model.example]), path)
+    elif input_example is not None:
         _save_example(mlflow_model, input_example, path)
     mlflow_model.save(str(root / MLMODEL_FILE_NAME))
     _write_environment(root, pip_requirements)
@@ -190,7 +191,7 @@ def _write_files(root: Path, contents: Mapping[str, bytes]) -> None:
         file.write_bytes(content)
 
 
-@contextmanager
+@contextlib.contextmanager
 def fetched(uri: str) -> Iterator[Path]:
     """A local copy of a logged, saved or registered model, while the `with` lasts.
 

@@ -109,7 +109,7 @@ def test_an_exception_and_its_causes_leave_without_them() -> None:
         try:
             try:
                 raise FileNotFoundError(2, "No such file", URL)
-            except OSError:
+            except OSError as error:
                 parsing = ValueError(f"can't parse {URL}", np.zeros(3))
                 parsing.rows = np.ones(3)  # type: ignore[attr-defined]
                 raise parsing from error
