@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.entities import LifecycleStage, RunStatus
+from mlflow.entities import LifecycleStage, RunInfo, RunStatus
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
@@ -207,7 +207,10 @@ class MlflowTracker:
 
     def _join(self, resumed: str) -> None:
         """Write into the active run, unless it holds another fit: then into a run below it."""
-        if resumed == self._joined or self._is_claimed(resumed):
+        if resumed == self._joined:
+            self._read_events(self._client.get_run(resumed).info)
+            return
+        if self._claim(resumed):
             return
         active, self._joined, self._parent = self._joined, "", self._joined
         self.run_id = ""  # what fails from here on is not the active run's
@@ -216,8 +219,8 @@ class MlflowTracker:
             self.run_id = self._opened()
             self.notes.append(f"The active run {active} holds another fit: this one's run is {self.run_id}, below it.")
 
-    def _is_claimed(self, resumed: str) -> bool:
-        """Whether the active run is this fit's from now on: no other fit has logged into it."""
+    def _claim(self, resumed: str) -> bool:
+        """Take the active run for this fit; False where another fit has it."""
         data = self._client.get_run(self._joined).data
         if _JOINED in data.params or any(name.startswith("spark_dl.") for name in data.tags):
             return False
@@ -260,10 +263,14 @@ class MlflowTracker:
             return run_id
         self._client.update_run(run_id, status="RUNNING")
         self._experiment_id = info.experiment_id
-        with contextlib.suppress(Exception):  # an artifact store that can't be read now costs what was told before
-            if any(file.path == _EVENTS for file in self._client.list_artifacts(run_id)):
-                self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
+        self._read_events(info)
         return run_id
+
+    def _read_events(self, info: RunInfo) -> None:
+        """Keep what was told of a run before."""
+        with contextlib.suppress(Exception):  # an artifact store that can't be read now costs the earlier events
+            if any(file.path == _EVENTS for file in self._client.list_artifacts(info.run_id)):
+                self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
 
     def data(self, data: LoggedData) -> None:
         """Log the rows as an MLflow Dataset, an input of the run."""

@@ -204,6 +204,7 @@ def test_a_fit_goes_on_in_its_run_whether_that_is_the_active_one_or_below_it(sto
         mlflow.log_param("epochs", "of the user's")
         made, first = opened(params={"epochs": 2})
         made.epoch(0, {"loss": 1.0}, 1000.0)
+        made.event("a worker was lost")
         made.end(ValueError("lost"))
         made, second = opened(params={"epochs": 3})
         made.epoch(0, {"loss": 2.0}, 1000.0)
@@ -215,11 +216,14 @@ def test_a_fit_goes_on_in_its_run_whether_that_is_the_active_one_or_below_it(sto
             assert run_id == resumed
             assert made.notes == []
             made.epoch(1, {"loss": 3.0}, 1001.0)
+            made.event("going on")
             made.end(None)
         made, third = opened()
         made.end(None)
     assert [step for step, _ in curve(first, "loss")] == [step for step, _ in curve(second, "loss")] == [0, 1]
     assert [read(one).info.status for one in (first, second, third)] == ["FINISHED"] * 3
+    events = mlflow.artifacts.load_text(f"{read(first).info.artifact_uri}/events.txt").splitlines()
+    assert [line.partition("  ")[2] for line in events] == ["a worker was lost", "going on"]
     assert read(third).data.tags["mlflow.parentRunId"] == first
     assert read(first).data.params.items() >= {"epochs": "of the user's", "fit2.epochs": "2"}.items()
     # A run that was the user's isn't opened again without the user.
