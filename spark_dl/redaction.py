@@ -36,6 +36,7 @@ _URL_PARAMETER = re.compile(rf"([?&;](?:{_KEYS})=)[^\s&;#'\"<>]+", re.IGNORECASE
 _ASSIGNED = re.compile(
     rf"(\b(?:{_NAMES})['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|(?![\s'\"])[^\s,;&)\]}}'\"]+)", re.IGNORECASE
 )
+_NAMED = re.compile(rf"{_NAMES}|(?:proxy-)?authorization", re.IGNORECASE)
 _AUTHORIZATION = re.compile(
     r"(\b(?:proxy-)?authorization['\"]?\s*[=:]\s*['\"]?\s*)(?:(?:basic|bearer|digest|negotiate|token)\s+)?[^\s'\",;]+",
     re.IGNORECASE,
@@ -78,11 +79,15 @@ def redact_value(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {name: redact_value(one) for name, one in value.items()}
+        return {name: REDACTED if _names_secret(name) else redact_value(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         redacted = [redact_value(one) for one in value]
         return redacted if isinstance(value, list) else tuple(redacted)
     return value
+
+
+def _names_secret(name: object) -> bool:
+    return isinstance(name, str) and _NAMED.fullmatch(name) is not None
 
 
 def redact_error(error: BaseException | None) -> None:
@@ -102,7 +107,7 @@ def redact_error(error: BaseException | None) -> None:
 
 
 def _redact_fields(error: BaseException) -> None:
-    args = tuple(redact(part) if isinstance(part, str) else part for part in error.args)
+    args = tuple(redact_value(part) if type(part) in (str, list, tuple, dict) else part for part in error.args)
     if any(new is not old and new != old for new, old in zip(args, error.args, strict=True)):
         error.args = args
     # An OSError has its file's name beside, MLflow's errors their message, ours the rank's log.

@@ -137,7 +137,7 @@ def test_an_active_run_is_joined_and_left_open_and_a_second_fit_has_a_run_below_
     for run, fitted, epochs in ((logged, first, "1"), (below, second, "2")):
         points = client.get_metric_history(run.info.run_id, "loss")
         np.testing.assert_allclose([point.value for point in points], fitted.summary.history["loss"])
-        assert {value for name, value in run.data.params.items() if name.endswith("epochs")} == {epochs, "0"}
+        assert {value for name, value in run.data.params.items() if name.endswith("epochs")} == {epochs}
     assert below.info.status == "FINISHED"
     # A name that MLflow doesn't accept costs no metric.
     assert below.data.metrics["val_recall_2"] == pytest.approx(second.summary.history["val_recall@2"][-1])
@@ -145,13 +145,12 @@ def test_an_active_run_is_joined_and_left_open_and_a_second_fit_has_a_run_below_
     assert second.summary.unlogged == []
 
 
-class Fails(keras.callbacks.Callback):
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if epoch == 1:
-            raise ZeroDivisionError("boom")
-
-
 def test_a_fit_that_goes_on_does_so_in_its_active_run(data: DataFrame, store: str, tmp_path: Path) -> None:
+    class Fails(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 1:
+                raise ZeroDivisionError("boom")
+
     options: dict[str, Any] = {"epochs": 3, "checkpointDir": str(tmp_path / "checkpoints")}
     with pytest.raises(RankError), mlflow.start_run() as run:
         fit(data, callbacks=[Fails()], **options)
@@ -168,7 +167,7 @@ def test_weights_that_are_not_finite_are_said_and_noted(data: DataFrame, store: 
     model.compile(keras.optimizers.SGD(1e30), "sparse_categorical_crossentropy")
     with pytest.warns(RuntimeWarning, match=r"weights aren't finite: \S+ has values"):
         fitted = KerasClassifier(model=model, epochs=2, verbose=0, experimentName=store).fit(data)
-    assert fitted.summary.non_finite == model.variables[0].path or fitted.summary.non_finite
+    assert fitted.summary.non_finite in [variable.path for variable in fitted.keras().weights]
     logged = newest(store)
     events = mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/events.txt")
     assert f"weights aren't finite: {fitted.summary.non_finite}" in events

@@ -81,6 +81,11 @@ def test_the_rest_of_an_address_can_be_read() -> None:
         "a": ["ftp://***@c", 3],
         "b": ("ftp://***@c",),
     }
+    assert redact_value({"Authorization": "x", "client_secret": "x", "token": "ids"}) == {
+        "Authorization": "***",
+        "client_secret": "***",
+        "token": "ids",
+    }
 
 
 def test_a_long_text_takes_no_long_time() -> None:
