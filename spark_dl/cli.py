@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from spark_dl.errors import SparkDLError
+from spark_dl.redaction import redact
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -99,7 +100,7 @@ def _ui(given: argparse.Namespace) -> int:
     from spark_dl.track.runs import page
 
     address, command = page(given.port)
-    sys.stdout.write(f"{address}\n")
+    sys.stdout.write(f"{redact(address)}\n")
     sys.stdout.flush()
     process = subprocess.Popen(command) if command else None
     try:

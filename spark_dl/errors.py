@@ -2,13 +2,16 @@
 
 Every error is a `SparkDLError` and also the builtin that a caller would expect, so that `except ValueError`
 keeps working. A message answers four questions: what happened, what was expected, what was received, how to
-fix it.
+fix it. Credentials in URLs are left out of all of them (`redaction`).
 """
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
+
+from spark_dl.redaction import redact, redact_error
 
 __all__ = [
     "ClusterError",
@@ -27,7 +30,11 @@ __all__ = [
 
 
 class SparkDLError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose. Neither they nor their causes say credentials."""
+
+    def __init__(self, *args: object) -> None:
+        redact_error(sys.exc_info()[1])  # what is being handled is the cause or the context of this one
+        super().__init__(*(redact(part) if isinstance(part, str) else part for part in args))
 
 
 class OptionError(SparkDLError, ValueError):
@@ -86,9 +93,9 @@ class RankError(SparkDLError, RuntimeError):
         super().__init__(text)
         self.rank = rank
         self.host = host
-        self.rank_traceback = rank_traceback
+        self.rank_traceback = redact(rank_traceback)
         self.lost = lost
-        self.rank_log = rank_log
+        self.rank_log = redact(rank_log)
 
 
 def explain(what: str, *, expected: object = None, received: object = None, fix: str = "") -> str:
@@ -104,7 +111,7 @@ def explain(what: str, *, expected: object = None, received: object = None, fix:
         parts.append(f"Received: {received}.")
     if fix:
         parts.append(fix)
-    return " ".join(parts)
+    return redact(" ".join(parts))
 
 
 def hint(name: str, known: Iterable[str]) -> str:

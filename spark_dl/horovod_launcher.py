@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.launch.rank_main import without_rank
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.redaction import warn
 from spark_dl.session import is_connect, running_session, use_driver_python
 from spark_dl.track import Record, Tracker, tracker
 from spark_dl.train.fit_reports import reporting_fits
@@ -122,11 +122,13 @@ class HorovodLauncher:
         told = tracker(tracking, experiment_name=None, run_name=None, registered_model_name=None)
         with Record(told, *self._facts(spark, fn)) as record:
             record.open()
+            for note in told.notes:
+                warn(note, 2)
             function = functools.partial(reporting_fits, fn, args)
             log = functools.partial(_log, told)
             values = run_ranks(spark, function, self.numWorkers, self.settings, log, _MODULES)
         if told.unlogged:
-            warnings.warn(f"Not logged: {told.unlogged}", RuntimeWarning, stacklevel=2)
+            warn(f"Not logged: {told.unlogged}", 2)
         return values
 
     def _facts(self, spark: SparkSession, fn: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -149,7 +151,7 @@ class HorovodLauncher:
 def _warn(content: Mapping[str, Any]) -> None:
     """Show the user a warning of the launch; a function of one's own reports nothing else."""
     if content.get("kind") == "warning":
-        warnings.warn(content["text"], RuntimeWarning, stacklevel=2)
+        warn(content["text"], 2)
 
 
 def _log(told: Tracker, content: Mapping[str, Any]) -> None:

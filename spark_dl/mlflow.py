@@ -12,7 +12,6 @@ Keras model.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from spark_dl.errors import SavedModelError
+from spark_dl.redaction import warn
 from spark_dl.score.serving import Served, Serving
 from spark_dl.track import flavor
 
@@ -46,7 +46,8 @@ def log_model(
     """Log a fitted model into the active run.
 
     Its signature is that of the feature columns that it was fitted on; whole numbers of any width are longs there, and
-    fractions doubles, as JSON has them.
+    fractions doubles, as JSON has them. A number for which nullPolicy has a fill value is of the type "any", since
+    pandas holds it as int64, float64 or an object, as values are missing or not.
 
     A fitted Pipeline (or CrossValidatorModel, or TrainValidationSplitModel) is logged as Spark's own writer writes it:
     `load_model` gives it back. What serves without Spark is a `KerasModel` alone.
@@ -144,7 +145,7 @@ class _Current:
         except SavedModelError as error:
             if self._model is None:
                 raise
-            warnings.warn(f"Going on with {self._pinned}. {error}", RuntimeWarning, stacklevel=2)
+            warn(f"Going on with {self._pinned}. {error}", 2)
         return self._model
 
 

@@ -16,6 +16,7 @@ from pyarrow import fs as arrow_fs
 
 from spark_dl import paths
 from spark_dl.errors import StoreError, explain
+from spark_dl.redaction import is_redacted, redact
 
 __all__ = ["Store"]
 
@@ -30,13 +31,30 @@ class Store:
 
     url: str
 
+    def __repr__(self) -> str:
+        return f"Store({self.shown!r})"
+
+    @property
+    def shown(self) -> str:
+        """The URL without credentials, for whatever is shown or kept."""
+        return redact(self.url)
+
     @staticmethod
     def at(path: str | os.PathLike[str]) -> Store:
         """Give the store at a path or URL, made absolute, so that it means the same in every process.
 
         Raises:
-            StoreError: The path can't be used; see `paths.normalized`.
+            StoreError: The path can't be used (see `paths.normalized`), or lacks the credentials that it had.
         """
+        if is_redacted(os.fspath(path)):
+            raise StoreError(
+                explain(
+                    "The directory's URL lacks its credentials: they are left out of what is saved.",
+                    expected="the URL with which it can be opened",
+                    received=path,
+                    fix="Set it again (setCacheDir, setCheckpointDir), or give the credentials by the environment.",
+                )
+            )
         return Store(paths.normalized(path))
 
     def child(self, name: str) -> Store:

@@ -11,7 +11,6 @@ import ctypes
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from pyarrow import fs as arrow_fs
 
 from spark_dl import paths
 from spark_dl.errors import StoreError, explain
+from spark_dl.redaction import warn
 from spark_dl.store import Store
 
 __all__ = ["check_replaceable", "replacing", "take_place", "written_beside"]
@@ -152,7 +152,7 @@ def _rename(filesystem: arrow_fs.FileSystem, new: str, path: str) -> None:
         else:
             filesystem.delete_file(old)
     except OSError as error:
-        warnings.warn(f"{path} has been replaced. What it was is left in {old}: {error}", RuntimeWarning, stacklevel=4)
+        warn(f"{path} has been replaced. What it was is left in {old}: {error}", 4)
 
 
 def _exchange(one: str, other: str) -> bool:

@@ -9,9 +9,9 @@ import socket
 import tempfile
 import time
 import uuid
-import warnings
 
 from spark_dl.errors import OptionError, StoreError, explain
+from spark_dl.redaction import warn
 from spark_dl.store import Store
 
 __all__ = ["Workspace", "clean", "free_bytes", "is_alive"]
@@ -72,7 +72,7 @@ class Workspace:
         try:
             self.store.delete()
         except StoreError as left:  # neither a fitted model nor the real cause may be lost for it
-            warnings.warn(f"{left} `spark-dl clean` removes it later.", RuntimeWarning, stacklevel=2)
+            warn(f"{left} `spark-dl clean` removes it later.", 2)
 
 
 def clean(cache_dir: str) -> list[str]:
@@ -99,7 +99,7 @@ def clean(cache_dir: str) -> list[str]:
             continue  # not ours, or being made
         if host == socket.gethostname() and not is_alive(pid):
             store.delete()
-            removed.append(store.url)
+            removed.append(store.shown)
     return removed
 
 

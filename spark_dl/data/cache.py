@@ -6,7 +6,6 @@ import functools
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -18,6 +17,7 @@ from spark_dl.data.ragged import BYTES, joined, lengths, split
 from spark_dl.data.readers import Reader
 from spark_dl.data.shards import Segment
 from spark_dl.errors import ClusterError, explain
+from spark_dl.redaction import warn
 
 __all__ = ["CACHES", "Cache"]
 
@@ -140,4 +140,4 @@ class Cache:
             self._kept[key] = self._cache.keep(arrays)
         except OSError as error:  # others may have filled the disk meanwhile
             self.on, self._failed = False, True
-            warnings.warn(f"Rows are read anew: they can't be kept. {error}", RuntimeWarning, stacklevel=2)
+            warn(f"Rows are read anew: they can't be kept. {error}", 2)

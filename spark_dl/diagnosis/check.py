@@ -8,7 +8,6 @@ import queue
 import socket
 import sys
 import uuid
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +23,7 @@ from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slot_queue import TELL_SECONDS, SlotQueue
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
+from spark_dl.redaction import warn
 from spark_dl.session import is_connect, use_driver_python
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
@@ -189,7 +189,7 @@ def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=2)
+    warn(text, 2)
 
 
 def _unable(error: Exception) -> ClusterError:

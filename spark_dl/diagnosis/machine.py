@@ -89,9 +89,9 @@ def space(where: str, store: Store) -> Finding:
     """How much room the cache directory has, where that can be told."""
     free = free_bytes(store)
     if free is None:
-        return Finding(where, "cache directory", store.url)
+        return Finding(where, "cache directory", store.shown)
     fix = "" if free >= _LEAST_FREE_BYTES else "Free some space, or set cacheDir elsewhere."
-    return Finding(where, "cache directory", f"{store.url}, {free / 1e9:.1f} GB free", fix)
+    return Finding(where, "cache directory", f"{store.shown}, {free / 1e9:.1f} GB free", fix)
 
 
 def _requirements() -> list[Requirement]:

@@ -16,7 +16,16 @@ from spark_dl.estimators.training import Trained
 from spark_dl.log_values import scalar_history
 from spark_dl.score.assess import Assessment, Classes
 
-__all__ = ["ESTIMATOR_MODEL", "ESTIMATOR_STAGE", "LEFT_OUT", "Files", "of_estimator", "of_model", "of_training"]
+__all__ = [
+    "ESTIMATOR_MODEL",
+    "ESTIMATOR_STAGE",
+    "LEFT_OUT",
+    "Files",
+    "of_assessment",
+    "of_estimator",
+    "of_model",
+    "of_training",
+]
 
 Files = Mapping[str, Callable[[], bytes]]
 
@@ -57,13 +66,12 @@ def of_model(model: Any, content: bytes) -> Files:
     return files
 
 
-def of_training(trained: Trained, first_epoch: int, class_labels: Sequence[str]) -> Files:
-    """Curves of the training, and what came of it for the validation rows.
+def of_training(trained: Trained, first_epoch: int) -> Files:
+    """Curves of the training.
 
     Args:
         trained: the training.
         first_epoch: the epoch with which its history begins, from 0.
-        class_labels: the names of the classes; empty where they have none.
     """
     files = {}
     if trained.result.history:
@@ -77,10 +85,16 @@ def of_training(trained: Trained, first_epoch: int, class_labels: Sequence[str])
         files["ranks.png"] = _drawn(
             figures.ranks_figure, [one["epoch"] for one in same], [one["ranks"] for one in same]
         )
-    return {**files, **(_of_assessment(trained.assessment, class_labels) if trained.assessment else {})}
+    return files
 
 
-def _of_assessment(found: Assessment, class_labels: Sequence[str]) -> dict[str, Callable[[], bytes]]:
+def of_assessment(found: Assessment, class_labels: Sequence[str]) -> Files:
+    """Figures of what the fitted model gives for the validation rows.
+
+    Args:
+        found: what it gives.
+        class_labels: the names of the classes; empty where they have none.
+    """
     if not isinstance(found, Classes):
         numbers = {name: getattr(found, name) for name in ("rows", "error", "mae", "rmse", "r2")}
         facts: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in numbers.items()}

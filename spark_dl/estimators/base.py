@@ -8,7 +8,6 @@ import importlib.metadata
 import math
 import platform
 import statistics
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,13 +20,12 @@ from spark_dl import diagnosis, options
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.label_rules import OF_CLASS_INDICES
-from spark_dl.estimators.artifacts import of_estimator, of_model, of_training
 from spark_dl.estimators.callback_checks import pickle_callbacks
 from spark_dl.estimators.converted import ConvertedData
 from spark_dl.estimators.fit_many import FitMany
+from spark_dl.estimators.fit_record import log_fit, log_result, log_rows
 from spark_dl.estimators.input_plan import InputPlan
 from spark_dl.estimators.job import Job, check
-from spark_dl.estimators.logged import logged_data, logged_model
 from spark_dl.estimators.model import KerasModel, TrainingSummary
 from spark_dl.estimators.params import with_options
 from spark_dl.estimators.saving import OBJECTS, SavableEstimator, named
@@ -36,10 +34,11 @@ from spark_dl.estimators.training import Trained, train_on_ranks
 from spark_dl.estimators.validation import marked, marked_schema, marking
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, setting_of, slots_of, task_gpus
+from spark_dl.redaction import redacted_errors, warn
 from spark_dl.score.assess import can_assess
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
 from spark_dl.store import Store
-from spark_dl.track import Record, active_record, tracker, try_to_log
+from spark_dl.track import Record, active_record, tracker
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan
 from spark_dl.workspace import Workspace
 
@@ -173,6 +172,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         job, _ = self._checked(dataset)
         return job.packing
 
+    @redacted_errors()
     def convert(self, dataset: DataFrame) -> ConvertedData:
         """Convert a DataFrame once, for several fits by `fitOnDataset`. Its rows lie in cacheDir until they are closed.
 
@@ -247,6 +247,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         job = check(self, marked_schema(dataset.schema, values), values)
         return job, marked(dataset, values, job.packing.columns)
 
+    @redacted_errors()
     def _train(
         self,
         spark: SparkSession,
@@ -266,7 +267,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """
         values = job.values
         for note in job.notes:
-            warnings.warn(note, UserWarning, stacklevel=2)
+            warn(note, 2)
         settings = LaunchSettings.of_options(values)
         check_cluster(spark, values["numWorkers"], settings)
         told = tracker(
@@ -286,12 +287,11 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             kept.make()
             diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings, job.modules)
             if record.written:
-                plan_text = {"columns.txt": f"{job.plan}\n".encode}
-                record.add(plan_text, of_model(job.model, job.content), of_estimator(self))
+                log_fit(record, job, self)
             converted = rows(workspace)
             check_rows(converted, job.packing, values)
-            for part in logged_data(converted, job.columns, files) if record.written else ():
-                told.data(part)
+            if record.written:
+                log_rows(record, converted, job, files)
             workspace.write(INITIAL_MODEL, job.content)
             validated = converted.rows(validation=True) > 0
             plan = TrainPlan.of_options(
@@ -310,10 +310,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             trained = train_on_ranks(spark, plan, settings, job, record, assessed)
             fitted = self._fitted(workspace.read(trained.result.model_file), job, trained)
             if record.written:
-                record.add(of_training(trained, values["initialEpoch"], values.get("classLabels") or ()))
-                if values["profile"]:
-                    record.add({_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)})
-                try_to_log(lambda: told.model(logged_model(fitted)))
+                more = {_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)} if values["profile"] else {}
+                log_result(record, trained, fitted, job, more)
         return _with_unlogged(fitted, told.unlogged)
 
     def _check_outputs(self, shape: ModelShape) -> None:
@@ -377,6 +375,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             seconds=result.seconds,
             rows_per_second=statistics.median([one["rows_per_second"] for one in trained.epochs] or [0.0]),
             best_epoch=result.best_epoch,
+            non_finite=result.non_finite,
         )
         model = self.model_class()._with_content(
             content, job.custom_objects, job.inputs, job.outputs, job.head, job.feature_columns, summary
@@ -389,8 +388,7 @@ def _with_unlogged(fitted: KerasModel, unlogged: list[dict[str, Any]]) -> KerasM
     """The model, with what could not be logged kept beside it, and said."""
     if unlogged:
         fitted.summary = replace(fitted.summary, unlogged=unlogged)
-        text = f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged."
-        warnings.warn(text, RuntimeWarning, stacklevel=2)
+        warn(f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged.", 2)
     return fitted
 
 

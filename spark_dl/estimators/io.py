@@ -33,6 +33,7 @@ from pyspark.sql import SparkSession
 from spark_dl.errors import SavedModelError, SparkDLError, explain
 from spark_dl.estimators.spark_files import first_line, has_files, resolved
 from spark_dl.paths import holds_the_process, spark_path, spark_pattern
+from spark_dl.redaction import redact
 from spark_dl.session import is_connect
 from spark_dl.store import Store
 from spark_dl.swap import check_replaceable, take_place, written_beside
@@ -287,6 +288,8 @@ def revived(cls: Any, metadata: dict[str, Any], content: bytes | None, where: st
 def _facts(instance: Any) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
     """What metadata hold under "sparkDL", the Keras model's bytes, and the params."""
     facts, content, params = instance._to_saved()
+    # What is saved is read by others: a directory's URL is there without its credentials.
+    params = {name: redact(value) if isinstance(value, str) else value for name, value in params.items()}
     saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
     if content is not None:
         saved["bytes"] = len(content)

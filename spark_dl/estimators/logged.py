@@ -33,6 +33,7 @@ _TYPES: dict[type[T.DataType], str] = {
     T.StringType: "string",
     T.BinaryType: "binary",
 }
+_MAY_BE_MISSING = ("boolean", "long", "double")
 
 
 def logged_model(model: KerasModel) -> LoggedModel:
@@ -121,8 +122,8 @@ def digest_of(dataset: ConvertedDataset, *, validation: bool) -> str:
 
 def _types(columns: T.StructType, filled: Collection[str] = ()) -> list[tuple[str, Any]] | None:
     types = [(field.name, _type(field.dataType)) for field in columns.fields]
-    # pandas knows no whole numbers that may be missing.
-    types = [(name, "double" if kind == "long" and name in filled else kind) for name, kind in types]
+    # Of a number that may be missing pandas has several types: int64 where none is, float64 or objects where some are.
+    types = [(name, "any" if kind in _MAY_BE_MISSING and name in filled else kind) for name, kind in types]
     return None if any(kind is None for _, kind in types) else types
 
 

@@ -64,6 +64,7 @@ class TrainingSummary:
         seconds: of the training itself, validation included.
         rows_per_second: of the median epoch, over all ranks, validation left out.
         best_epoch: the best epoch by the monitored metric, from 0; -1 where there was none.
+        non_finite: the path of the model's first variable with a value that is NaN or infinite; empty for none.
         unlogged: what the tracker could not be told: epochs with their metrics, events, names of files.
     """
 
@@ -74,6 +75,7 @@ class TrainingSummary:
     seconds: float = 0.0
     rows_per_second: float = 0.0
     best_epoch: int = -1
+    non_finite: str = ""
     unlogged: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -9,6 +9,8 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
+from spark_dl.redaction import redact
+
 __all__ = ["SPEEDS", "Progress"]
 
 # What an epoch's line and the run tell of its speed: fields of train.speed.Speed.
@@ -46,7 +48,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line, unless silent."""
         if self._verbose:
-            self._stream.write(text + "\n")
+            self._stream.write(redact(text) + "\n")
             self._stream.flush()
 
     def step(self, epoch: int, step: int, loss: float) -> None:

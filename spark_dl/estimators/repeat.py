@@ -15,6 +15,7 @@ from spark_dl.estimators.io import revived
 from spark_dl.estimators.logged import digest_of
 from spark_dl.estimators.model import KerasModel
 from spark_dl.estimators.regressor import KerasRegressor
+from spark_dl.redaction import is_redacted
 
 __all__ = ["repeat"]
 
@@ -45,6 +46,15 @@ def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str 
                 expected="a DataFrame that was read from files",
                 received="one that was made otherwise",
                 fix="Give the path of the rows (--data).",
+            )
+        )
+    if is_redacted(path):
+        raise DataError(
+            explain(
+                f"The run {run_id!r} has the path of its rows without its credentials.",
+                expected="the path with which Spark can read them",
+                received=path,
+                fix="Give the path of the rows (--data), or let Spark have the credentials by its settings.",
             )
         )
     if not estimator.isSet("experimentName"):

@@ -21,7 +21,7 @@ from spark_dl.estimators.progress import SPEEDS, Progress
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import cores_now
-from spark_dl.log_values import scalar_history, scalars
+from spark_dl.redaction import warn
 from spark_dl.score.assess import Assessment, assess
 from spark_dl.score.heads import Head
 from spark_dl.track import Record
@@ -103,6 +103,8 @@ def train_on_ranks(
         try:
             directory.tracked_as(record.open(directory.tracked))
             training = _Training(spark, plan, directory, settings, values, record, progress, assessed)
+            for note in record.tracker.notes:
+                progress.say(note)
             for note in job.notes:
                 training._event(note)
             trained = training.run()
@@ -110,8 +112,17 @@ def train_on_ranks(
             directory.leave()
             raise
         directory.finish()
+        if trained.result.non_finite:
+            text = (
+                f"The fitted model's weights aren't finite: {trained.result.non_finite} has values that are NaN or "
+                "infinite. Its predictions are of no use: lower the learning rate, clip the gradients, or scale the "
+                "columns; restoreBestWeights=True returns the best epoch's finite weights."
+            )
+            progress.say(text)
+            record.tracker.event(text)
+            warn(text, 2)
     if directory.tracked:
-        record.tracker.history(scalar_history(trained.result.history), values["initialEpoch"])
+        record.tracker.history(trained.result.history, values["initialEpoch"])
     return trained
 
 
@@ -237,8 +248,8 @@ class _Training:
             speed = {name: content[name] for name in SPEEDS}
             self.progress.epoch(content["epoch"], content["logs"], speed)
             self.epochs.append(content)
-            metrics = {**scalars(content["logs"]), **speed, "restarts": self.restarts, **_more(content)}
-            self.record.tracker.epoch(content["epoch"], metrics, time.time())
+            ours = {**speed, "restarts": self.restarts, **_more(content)}
+            self.record.tracker.epoch(content["epoch"], _merged(content["logs"], ours), time.time())
         elif content["kind"] == "trained":
             self.trained = TrainResult(**content["result"])
         elif content["kind"] == "warning":
@@ -256,6 +267,14 @@ def _first_line(error: Exception) -> str:
 
 def _place(plan: TrainPlan) -> str:
     return plan.start.place if plan.start else "the beginning"
+
+
+def _merged(logs: Mapping[str, Any], ours: Mapping[str, float]) -> dict[str, Any]:
+    """The metrics of an epoch and ours, under another name where a metric is called so."""
+    told = {f"spark_dl/{name}" if name in logs else name: value for name, value in ours.items()}
+    if logs.get("learning_rate") == ours.get("learning_rate"):  # as a LearningRateScheduler tells it
+        told.pop("spark_dl/learning_rate", None)
+    return {**logs, **told}
 
 
 def _more(content: Mapping[str, Any]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any
 import cloudpickle
 
 from spark_dl.errors import RankError
+from spark_dl.redaction import redact, redact_error
 
 __all__ = ["Failure", "crash", "first_cause", "of_exception"]
 
@@ -89,7 +90,8 @@ class Failure:
 
 
 def of_exception(error: BaseException, rank: int, host: str) -> Failure:
-    """The record of an exception that a rank's function raised."""
+    """The record of an exception that a rank's function raised, without credentials."""
+    redact_error(error)
     try:
         pickled = cloudpickle.dumps(error)
         pickle.loads(pickled)
@@ -100,7 +102,7 @@ def of_exception(error: BaseException, rank: int, host: str) -> Failure:
         host=host,
         kind=type(error).__name__,
         message=str(error)[:_LONGEST_TRACEBACK],
-        trace="".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:],
+        trace=redact("".join(traceback.format_exception(error)))[-_LONGEST_TRACEBACK:],
         at=time.time(),
         secondary=_of_a_collective(error),
         exception=pickled,

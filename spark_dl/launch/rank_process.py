@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from spark_dl.launch import rank_host
 from spark_dl.launch.frames import read_frame, write_frame
+from spark_dl.redaction import redact
 
 __all__ = ["RankProcess"]
 
@@ -138,7 +139,7 @@ class RankProcess:
     def _forward_output(self, output: BinaryIO) -> None:
         with output:
             for line in output:
-                text = line.decode(errors="replace")
+                text = redact(line.decode(errors="replace"))
                 self._log.append(text)
                 sys.stderr.write(text)
                 sys.stderr.flush()

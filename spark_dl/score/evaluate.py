@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from spark_dl.errors import DataError, ModelError, explain
 from spark_dl.imports import forget_archives, importing
 from spark_dl.log_values import plain_logs, plain_value
 from spark_dl.parcel import Parcel
+from spark_dl.redaction import warn
 from spark_dl.score.scoring_model import prepare_worker, rows_at_once
 from spark_dl.spark_job import SparkJob
 
@@ -119,7 +119,7 @@ def _joins(model: Any, packing: Packing) -> Sequence[MetricJoin]:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=5)
+    warn(text, 5)
 
 
 def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:

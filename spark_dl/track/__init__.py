@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from typing import Any
 
 from spark_dl.errors import OptionError, TrackingError, explain, hint
+from spark_dl.redaction import warn
 from spark_dl.track.queued import QueuedTracker, not_tracked
 from spark_dl.track.record import Record, try_to_log
 from spark_dl.track.tracker import LoggedData, LoggedModel, LoggedStage, NoTracker, Tracker
@@ -42,7 +42,7 @@ def tracker(name: str | None, **settings: Any) -> Tracker:
     except TrackingError as error:
         if name != "optional":
             raise
-        warnings.warn(not_tracked(error), RuntimeWarning, stacklevel=2)
+        warn(not_tracked(error), 2)
         return NoTracker()
 
 

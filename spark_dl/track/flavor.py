@@ -15,6 +15,7 @@ Nothing in it is pickled.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.metadata
 import importlib.util
 import shutil
@@ -22,7 +23,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,7 +37,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.types import ColSpec, Schema
-from mlflow.types.schema import Array, DataType
+from mlflow.types.schema import AnyType, Array, DataType
 from mlflow.utils import environment
 from mlflow.utils.yaml_utils import write_yaml
 
@@ -54,6 +54,7 @@ __all__ = [
     "import_code",
     "log",
     "pinned",
+    "register",
     "save_model",
     "schema_of",
     "served_content",
@@ -120,6 +121,11 @@ def log(
     return info
 
 
+def register(model_id: str, name: str) -> None:
+    """Make a logged model a version of a registered model."""
+    mlflow.register_model(f"models:/{model_id}", name)
+
+
 def save_model(
     path: str,
     model: LoggedModel | LoggedStage,
@@ -165,8 +171,9 @@ def _write_directory(
     version, modules = importlib.metadata.version("spark_dl"), [Path(path).stem for path in code_paths]
     mlflow_model.add_flavor(FLAVOR, version=version, code="code", modules=modules, **facts)
     if input_example is None and isinstance(model, LoggedModel) and model.inputs is not None and model.example:
-        input_example = pd.DataFrame([model.example])
-    if input_example is not None:
+        with contextlib.suppress(Exception):  # made up: a model without one is a model all the same
+            _save_example(mlflow_model, pd.DataFrame([model.example]), str(root))
+    elif input_example is not None:
         _save_example(mlflow_model, input_example, str(root))
     mlflow_model.save(str(root / MLMODEL_FILE_NAME))
     _write_environment(root, pip_requirements)
@@ -202,7 +209,7 @@ def _write_files(root: Path, contents: Mapping[str, bytes]) -> None:
         file.write_bytes(content)
 
 
-@contextmanager
+@contextlib.contextmanager
 def fetched(uri: str) -> Iterator[Path]:
     """A local copy of a logged, saved or registered model, while the `with` lasts.
 
@@ -369,6 +376,8 @@ def schema_of(columns: Sequence[tuple[str, Any]]) -> Schema:
 
 
 def _type(kind: Any) -> Any:
+    if kind == "any":
+        return AnyType()
     return DataType[kind] if isinstance(kind, str) else Array(_type(kind[1]))
 
 

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import mlflow
-import requests
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, RunInfo, RunStatus
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.tracking.fluent import _active_run_stack, _get_experiment_id
 from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.rest_utils import http_request
 
 from spark_dl.errors import TrackingError, explain
+from spark_dl.redaction import redact, redact_value
 from spark_dl.track import flavor
+from spark_dl.track.mlflow_writer import RunWriter, is_refusal, may_pass
 from spark_dl.track.tracker import LoggedData, LoggedModel
 
 __all__ = ["MlflowTracker", "active_run_id", "open_tracker"]
 
 _ANSWER_SECONDS = 5.0
-_LONGEST_PARAM, _CUT = 500, "..."
-_PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000
-_EVENTS, _FAILURE = "events.txt", "spark_dl.failure"
+_EVENTS, _FAILURE, _LONGEST_FAILURE = "events.txt", "spark_dl.failure", 5000
+# A param of a run that was active when a fit joined it. A param never changes: of fits at once one gets the run.
+_JOINED = "spark_dl.joined"
 
 
 def open_tracker(
@@ -66,7 +66,7 @@ def open_tracker(
         what = f"run {parent or joined}" if parent or joined else f"experiment {experiment_name or 'that is current'}"
         raise TrackingError(
             explain(
-                f"The {what} can't be used at {_shown(uri)}.",
+                f"The {what} can't be used at {redact(uri)}.",
                 received=f"{type(error).__name__}: {error}",
                 fix="Check the name, the server and the credentials (MLFLOW_TRACKING_USERNAME, "
                 "MLFLOW_TRACKING_PASSWORD), or switch tracking off with tracking=None.",
@@ -115,15 +115,6 @@ def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
     return str(found.experiment_id)
 
 
-def _source(files: Sequence[str]) -> str:
-    """The file, or the directory below which all files are, as Spark reads it; "" where there is none."""
-    if len(files) == 1:
-        return unquote(files[0])
-    folders = {name.rpartition("/")[0] for name in files}
-    parts = zip(*(folder.split("/") for folder in folders), strict=False)
-    return unquote("/".join(same[0] for same in itertools.takewhile(lambda some: len(set(some)) == 1, parts)))
-
-
 def _check_answers(uri: str) -> None:
     # MLflow itself would try for minutes.
     if urlsplit(uri).scheme not in ("http", "https"):
@@ -141,21 +132,17 @@ def _check_answers(uri: str) -> None:
         raise TrackingError(
             explain(
                 "The MLflow server doesn't answer.",
-                expected=f"an answer from {_shown(uri)} within {_ANSWER_SECONDS:g} s",
+                expected=f"an answer from {redact(uri)} within {_ANSWER_SECONDS:g} s",
                 received=f"{type(error).__name__}: {error}",
                 fix="Start the server, set MLFLOW_TRACKING_URI, or switch tracking off with tracking=None.",
             )
         ) from error
 
 
-def _shown(uri: str) -> str:
-    """Without a name and password in it."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
-
-
 class MlflowTracker:
     """Writes into a run: the active one, that of a fit that was cut short, or a new one.
+
+    An active run holds one fit, whose curves and params are its own: another's run is opened below it.
 
     Args:
         client: of the store.
@@ -164,6 +151,10 @@ class MlflowTracker:
         registered_model_name: the registered model that gets a new version, if any.
         joined: the run that is under way; empty for none. It is left open.
         parent: the run below which one is opened; empty for none.
+
+    Attributes:
+        run_id: the run's id.
+        notes: what the user should know of where the fit is logged.
     """
 
     def __init__(
@@ -181,8 +172,10 @@ class MlflowTracker:
         self._run_name = run_name
         self._joined = joined
         self._parent = parent
+        self.notes: list[str] = []
         self._events: list[str] = []
         self._client = client
+        self._writer = RunWriter(client, joined)
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
         """Join the run that is under way, go on with that of a fit that was cut short, or open one; log the params.
@@ -191,88 +184,105 @@ class MlflowTracker:
             TrackingError: the server doesn't let us.
         """
         try:
-            if not self._joined:
+            if self._joined:
+                self._join(resumed)
+            else:
                 self.run_id = self._reopened(resumed) or self._opened()
-            self._log_params(params)
-            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+            self._writer = RunWriter(self._client, self.run_id)
+            self._writer.params(params)
+            self._writer.tags(tags)
         except Exception as error:
             if self.run_id:
                 with contextlib.suppress(Exception):  # a server that is away now can't be told
                     self.end(error)
             raise TrackingError(
                 explain(
-                    f"The fit's run can't be opened at {_shown(mlflow.get_tracking_uri())}.",
+                    f"The fit's run can't be opened at {redact(mlflow.get_tracking_uri())}.",
                     received=f"{type(error).__name__}: {error}",
                     fix="Check the server and the credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or "
                     "switch tracking off with tracking=None.",
                 )
             ) from error
-        return "" if self._joined else self.run_id
+        return self.run_id
+
+    def _join(self, resumed: str) -> None:
+        """Write into the active run, unless it holds another fit: then into a run below it."""
+        if resumed == self._joined:
+            self._read_events(self._client.get_run(resumed).info)
+            return
+        if self._claim(resumed):
+            return
+        active, self._joined, self._parent = self._joined, "", self._joined
+        self.run_id = ""  # what fails from here on is not the active run's
+        self.run_id = self._reopened(resumed, below=active)
+        if not self.run_id:
+            self.run_id = self._opened()
+            self.notes.append(f"The active run {active} holds another fit: this one's run is {self.run_id}, below it.")
+
+    def _claim(self, resumed: str) -> bool:
+        """Take the active run for this fit; False where another fit has it."""
+        data = self._client.get_run(self._joined).data
+        if _JOINED in data.params or any(name.startswith("spark_dl.") for name in data.tags):
+            return False
+        if resumed and self._reopened(resumed, below=self._joined, look=True):
+            return False
+        mine = uuid.uuid4().hex
+        try:
+            self._client.log_param(self._joined, _JOINED, mine)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+        # A fit at the same time may have been first.
+        return bool(self._client.get_run(self._joined).data.params.get(_JOINED, mine) == mine)
 
     def _opened(self) -> str:
         # Not mlflow.start_run: a run that is active in this thread stays so where its end can't be told.
-        tags = resolve_tags({MLFLOW_PARENT_RUN_ID: self._parent} if self._parent else None)
+        tags = redact_value(resolve_tags({MLFLOW_PARENT_RUN_ID: self._parent} if self._parent else None))
         return str(self._client.create_run(self._experiment_id, tags=tags, run_name=self._run_name).info.run_id)
 
-    def _reopened(self, run_id: str) -> str:
-        """The run, where it is there and not finished; else none. What was told of it is kept."""
+    def _reopened(self, run_id: str, below: str = "", look: bool = False) -> str:
+        """The run, where it is there and not finished; else none. What was told of it is kept.
+
+        Args:
+            run_id: its id; empty for none.
+            below: the id of the run below which it must be; empty for any.
+            look: whether it is only looked for.
+        """
         if not run_id:
             return ""
         try:
-            info = self._client.get_run(run_id).info
+            run = self._client.get_run(run_id)
         except MlflowException:  # another store's, or removed for good
             return ""
-        if info.lifecycle_stage != LifecycleStage.ACTIVE or info.status == "FINISHED":
+        info, is_users = run.info, _JOINED in run.data.params
+        if info.lifecycle_stage != LifecycleStage.ACTIVE or info.status == "FINISHED" or is_users:
             return ""
+        if below and run.data.tags.get(MLFLOW_PARENT_RUN_ID) != below:
+            return ""
+        if look:
+            return run_id
         self._client.update_run(run_id, status="RUNNING")
         self._experiment_id = info.experiment_id
-        with contextlib.suppress(Exception):  # an artifact store that can't be read now costs what was told before
-            if any(file.path == _EVENTS for file in self._client.list_artifacts(run_id)):
-                self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
+        self._read_events(info)
         return run_id
 
-    def _log_params(self, params: Mapping[str, Any]) -> None:
-        known = self._client.get_run(self.run_id).data.params
-        entries = []
-        for name, value in params.items():
-            text = str(value)
-            text = text if len(text) <= _LONGEST_PARAM else text[: _LONGEST_PARAM - len(_CUT)] + _CUT
-            # A run's param can't change: another fit in the same run gets names of its own.
-            names = itertools.chain([name], (f"fit{i}.{name}" for i in itertools.count(2)))
-            entries.append(Param(next(free for free in names if known.get(free, text) == text), text))
-        for start in range(0, len(entries), _PARAMS_A_CALL):
-            self._client.log_batch(self.run_id, params=entries[start : start + _PARAMS_A_CALL])
+    def _read_events(self, info: RunInfo) -> None:
+        """Keep what was told of a run before."""
+        with contextlib.suppress(Exception):  # an artifact store that can't be read now costs the earlier events
+            if any(file.path == _EVENTS for file in self._client.list_artifacts(info.run_id)):
+                self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
 
     def data(self, data: LoggedData) -> None:
         """Log the rows as an MLflow Dataset, an input of the run."""
-        source = _source(data.files)
-        columns = None if data.columns is None else {"mlflow_colspec": flavor.schema_of(data.columns).to_dict()}
-        dataset = Dataset(
-            name=source.rstrip("/").rpartition("/")[2] or "rows",
-            digest=data.digest,
-            source_type="spark" if source else "code",
-            source=json.dumps({"path": source} if source else {"tags": resolve_tags()}),
-            schema=json.dumps(columns),
-            profile=json.dumps({"num_rows": data.rows}),
-        )
-        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, data.context)])])
+        self._writer.data(data)
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Log an epoch's metrics."""
-        when = int(at * 1000)
-        entries = [Metric(name, float(value), when, epoch) for name, value in metrics.items()]
-        for start in range(0, len(entries), _METRICS_A_CALL):
-            self._client.log_batch(self.run_id, entries[start : start + _METRICS_A_CALL])
+        self._writer.epoch(epoch, metrics, at)
 
-    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+    def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
         """Log what of these metrics of epochs isn't there."""
-        now, missing = int(time.time() * 1000), []
-        for name, values in history.items():
-            there = {point.step for point in self._client.get_metric_history(self.run_id, name)}
-            steps = enumerate(values, start=first_epoch)
-            missing += [Metric(name, float(value), now, step) for step, value in steps if step not in there]
-        for start in range(0, len(missing), _METRICS_A_CALL):
-            self._client.log_batch(self.run_id, missing[start : start + _METRICS_A_CALL])
+        self._writer.history(history, first_epoch)
 
     def event(self, text: str) -> None:
         """Keep the events, one below the other, as an artifact."""
@@ -281,10 +291,20 @@ class MlflowTracker:
         self._events.append(line)
 
     def model(self, model: LoggedModel) -> None:
-        """Log the model."""
+        """Log the model, and register it."""
         # By ids: a run that becomes active, be it for a moment, is the user's business.
         made = self._client.create_logged_model(self._experiment_id, "model", source_run_id=self.run_id)
-        flavor.log(model, "model", self._registered_model_name, run_id=self.run_id, model_id=made.model_id)
+        try:
+            flavor.log(model, "model", run_id=self.run_id, model_id=made.model_id)
+        except Exception:
+            with contextlib.suppress(Exception):  # what was in the way of the model may be in the way of this
+                self._client.finalize_logged_model(made.model_id, "FAILED")
+            raise
+        if self._registered_model_name:
+            try:
+                flavor.register(made.model_id, self._registered_model_name)
+            except Exception as error:  # the model is logged
+                self._writer.keep([({"registered model": self._registered_model_name}, error)])
 
     def file(self, path: str, content: Callable[[], bytes]) -> None:
         """Log an artifact, under this path."""
@@ -297,25 +317,23 @@ class MlflowTracker:
     def end(self, failure: BaseException | None) -> None:
         """End a run that was opened here; note the failure in any."""
         if failure is not None:
-            self._client.set_tag(self.run_id, _FAILURE, f"{type(failure).__name__}: {failure}"[:5000])
+            try:
+                text = redact(f"{type(failure).__name__}: {failure}")[:_LONGEST_FAILURE]
+                self._client.set_tag(self.run_id, _FAILURE, text)
+            except Exception as error:  # the run ends all the same
+                self._writer.keep([({"tag": _FAILURE}, error)])
         if not self._joined:
             killed = isinstance(failure, KeyboardInterrupt)
             status = "FINISHED" if failure is None else "KILLED" if killed else "FAILED"
-            self._client.set_terminated(self.run_id, status)
+            # Not set_terminated, which prints the server's URL with all that is in it.
+            status_code, now = RunStatus.from_string(status), int(time.time() * 1000)
+            self._client._tracking_client.store.update_run_info(self.run_id, status_code, now, None)
 
     def may_pass(self, error: Exception) -> bool:
         """A server that is away or has trouble; not one that refuses, and no file that can't be written."""
-        if isinstance(error, MlflowException):
-            return _may_pass(error.get_http_status_code())
-        if isinstance(error, requests.HTTPError) and error.response is not None:
-            return _may_pass(error.response.status_code)
-        return isinstance(error, (requests.RequestException, ConnectionError, TimeoutError))
+        return may_pass(error)
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:
-        """Nothing is kept here."""
-        return []
-
-
-def _may_pass(status: int) -> bool:
-    return status >= 500 or status == 429
+        """What the store has refused; what came along is logged."""
+        return list(self._writer.refused)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spark_dl.errors import TrackingError
+from spark_dl.redaction import redact, warn
 from spark_dl.track.tracker import LoggedData, LoggedModel, NoTracker, Tracker
 
 __all__ = ["QueuedTracker", "not_tracked"]
@@ -33,11 +33,14 @@ class _Entry:
         prepare: does what has nothing to do with the server, once; gives what writes, and how many bytes.
         kept: the words.
         patience: how long it is tried, in seconds.
+        again: whether it is prepared once more, after all others, where that fails: a library that another thread is
+            importing can't be used yet.
     """
 
     prepare: Callable[[], tuple[Callable[[], None], int]]
     kept: Mapping[str, Any]
     patience: float
+    again: bool = True
 
 
 class QueuedTracker:
@@ -75,7 +78,7 @@ class QueuedTracker:
             if self._required:
                 self._gone = True  # there is nothing to be waited for
                 raise
-            warnings.warn(not_tracked(error), RuntimeWarning, stacklevel=2)
+            warn(not_tracked(error), 2)
             self._tracker = NoTracker()
             opened = ""
         self._thread.start()
@@ -86,18 +89,19 @@ class QueuedTracker:
         kept = {"data": data.context, "rows": data.rows, "digest": data.digest, "at": time.time()}
         self._put(lambda: self._tracker.data(data), kept)
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Put an epoch's metrics in line."""
         kept: dict[str, Any] = {"epoch": epoch, "metrics": dict(metrics), "at": at}
         self._put(lambda: self._tracker.epoch(epoch, kept["metrics"], at), kept)
 
-    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+    def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
         """Put metrics of epochs that may be missing in line."""
         kept = {"history": dict(history), "first_epoch": first_epoch, "at": time.time()}
         self._put(lambda: self._tracker.history(history, first_epoch), kept)
 
     def event(self, text: str) -> None:
         """Put an event in line."""
+        text = redact(text)
         self._put(lambda: self._tracker.event(text), {"event": text, "at": time.time()})
 
     def file(self, path: str, content: Callable[[], bytes]) -> None:
@@ -105,6 +109,8 @@ class QueuedTracker:
 
         def prepare() -> tuple[Callable[[], None], int]:
             made = content()
+            if path.endswith(".txt"):
+                made = redact(made.decode(errors="surrogateescape")).encode(errors="surrogateescape")
             return lambda: self._tracker.file(path, lambda: made), len(made)
 
         self._add(_Entry(prepare, {"file": path, "at": time.time()}, _FILE_TRY_SECONDS))
@@ -140,10 +146,15 @@ class QueuedTracker:
         return self._tracker.may_pass(error)
 
     @property
+    def notes(self) -> list[str]:
+        """As the other tracker says."""
+        return self._tracker.notes
+
+    @property
     def unlogged(self) -> list[dict[str, Any]]:
-        """What could not be written, or not yet: epochs with their metrics, events, names of files."""
+        """What could not be written, or not yet: epochs with their metrics, params, tags, events, names of files."""
         with self._changed:
-            return [*self._unlogged, *(dict(entry.kept) for entry in self._entries)]
+            return [*self._tracker.unlogged, *self._unlogged, *(dict(entry.kept) for entry in self._entries)]
 
     @contextmanager
     def _kept(self, words: Mapping[str, Any]) -> Iterator[None]:
@@ -182,16 +193,19 @@ class QueuedTracker:
                     return
                 entry = self._entries[0]
             failure: Exception | None
+            again = False
             try:
                 write, size = entry.prepare()
                 with self._changed:
                     self._since, self._bytes = time.monotonic(), size
                 failure = self._written(write, entry.patience)
             except Exception as error:  # what was to be written can't be made: no server's fault
-                failure = error
+                failure, again = error, entry.again
             with self._changed:
                 self._entries.popleft()
-                if failure is not None:
+                if again:
+                    self._entries.append(replace(entry, again=False))
+                elif failure is not None:
                     self._unlogged.append({**entry.kept, "reason": _reason(failure)})
                 self._changed.notify_all()
 
@@ -213,7 +227,7 @@ class QueuedTracker:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:1000]
+    return redact(f"{type(error).__name__}: {error}"[:1000])
 
 
 def not_tracked(error: TrackingError) -> str:

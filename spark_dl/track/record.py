@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from spark_dl.errors import RankError, TrackingError
+from spark_dl.redaction import redact_error, warn
 from spark_dl.track.tracker import NoTracker, Tracker
 
 __all__ = ["Record", "try_to_log"]
@@ -55,10 +55,23 @@ class Record:
         for path, content in (pair for some in files for pair in some.items()):
             self.tracker.file(path, content)
 
+    def attempt(self, what: str, write: Callable[[], object]) -> None:
+        """Make something and add it; where it can't be made, that is kept as not logged, with the reason.
+
+        Args:
+            what: what it is called then.
+            write: makes and adds it.
+        """
+        try:
+            write()
+        except Exception as error:
+            self.tracker.file(what, functools.partial(_fail, error))
+
     def __enter__(self) -> Record:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        redact_error(error)
         if isinstance(error, TrackingError) or not (self._opened or try_to_log(self.open)):
             return
         if isinstance(error, RankError):
@@ -75,9 +88,13 @@ def try_to_log(write: Callable[[], object]) -> bool:
     try:
         write()
     except Exception as error:
-        warnings.warn(f"Not logged: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+        warn(f"Not logged: {type(error).__name__}: {error}", 2)
         return False
     return True
+
+
+def _fail(error: Exception) -> bytes:
+    raise error
 
 
 def _told(error: RankError) -> bytes:

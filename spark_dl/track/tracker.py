@@ -37,8 +37,8 @@ class LoggedModel:
         stage: the Spark ML stage without its Keras model, as JSON.
         serving: how it is served without Spark, as JSON.
         scored: `.keras` bytes of what is served, where that isn't the whole model.
-        inputs: the feature columns with their types: "double", "long", "boolean", "string", "binary", or ("array", the
-            type of its elements); None where a type has no such name.
+        inputs: the feature columns with their types: "double", "long", "boolean", "string", "binary", "any" (numbers
+            that may be missing), or ("array", the type of its elements); None where a type has no such name.
         outputs: the output columns with their types.
         example: a row of the feature columns; None where none can be made up.
     """
@@ -83,10 +83,10 @@ class Tracker(Protocol):
     def data(self, data: LoggedData) -> None:
         """Write what is trained or validated on."""
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
-        """Write an epoch's metrics; epochs count from 0. It ended at this time, in seconds since 1970."""
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
+        """Write an epoch's metrics, numbers or lists of them; epochs count from 0. It ended at this time (Unix)."""
 
-    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+    def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
         """Write what of these metrics of epochs, from the first on, the record doesn't have: its writer was killed."""
 
     def event(self, text: str) -> None:
@@ -105,6 +105,10 @@ class Tracker(Protocol):
         """Whether what made writing fail may be over soon, so that it is tried again."""
 
     @property
+    def notes(self) -> list[str]:
+        """What the user should know of where the record is, once it is open."""
+
+    @property
     def unlogged(self) -> list[dict[str, Any]]:
         """What could not be written, fit for JSON."""
 
@@ -119,10 +123,10 @@ class NoTracker:
     def data(self, data: LoggedData) -> None:
         """Nothing."""
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Nothing."""
 
-    def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
+    def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
         """Nothing."""
 
     def event(self, text: str) -> None:
@@ -140,6 +144,11 @@ class NoTracker:
     def may_pass(self, error: Exception) -> bool:
         """Nothing fails."""
         return False
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing."""
+        return []
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:

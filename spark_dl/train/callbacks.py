@@ -8,6 +8,7 @@ CompareRanks    refuses to go on where they have driven the ranks apart (compare
 MeasureSpeed    how fast the ranks together are (progress.py)
 KeepRows        near the ranks, where reading holds them up (keep_rows.py)
 SaveCheckpoint  written by rank 0 (saving.py)
+WatchFinite     rank 0 (finite.py)
 ReportProgress  rank 0 (progress.py)
 TraceSteps      rank 0 (profile.py)
 StopTogether    what any callback decided on any rank

@@ -13,12 +13,12 @@ import hashlib
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from spark_dl.errors import StoreError
+from spark_dl.redaction import warn
 from spark_dl.store import Store
 
 __all__ = ["Checkpoint", "Checkpoints", "latest", "progress_of"]
@@ -169,11 +169,7 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
             if digests == (checkpoint.sha256, checkpoint.callbacks_sha256, checkpoint.optimizers_sha256):
                 return checkpoint, model
             problem = "its content isn't what was written"
-        warnings.warn(
-            f"The checkpoint {store.url}/{checkpoint.model_file} can't be used: {problem}. An earlier one serves.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warn(f"The checkpoint {store.url}/{checkpoint.model_file} can't be used: {problem}. An earlier one serves.", 2)
     return None
 
 
@@ -204,7 +200,7 @@ def _read_all(store: Store) -> Iterator[Checkpoint]:
                 yield checkpoint
             else:
                 text = f"The record {store.url}/{name} isn't one of a checkpoint: it is passed over."
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                warn(text, 2)
 
 
 def _names_own_files(checkpoint: Checkpoint) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from spark_dl.errors import ModelError, explain
+from spark_dl.redaction import warn
 from spark_dl.train.identity import config_of, naming
 from spark_dl.train.live_state import counterparts, numbered, walk
 from spark_dl.train.losses import by_output
@@ -154,10 +154,9 @@ def _built(model: keras.Model) -> keras.Model:
     known = {id(variable) for variable in optimizer._trainable_variables}
     if optimizer.built and not all(id(variable) in known for variable in model.trainable_variables):
         if int(np.asarray(optimizer.iterations)):
-            warnings.warn(
+            warn(
                 "The model has trainable variables that its optimizer wasn't built for: the optimizer begins anew.",
-                RuntimeWarning,
-                stacklevel=3,
+                3,
             )
         variables = numbered(walk(model))
         fresh = _copied(optimizer, keras.optimizers)

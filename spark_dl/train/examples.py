@@ -50,7 +50,8 @@ class Example:
             return random.normal(0.5, 2.0, shape).astype(self.label_dtype)
         if self.label_shape == self.output_shape and self.label_shape and self.label_shape[-1] > 1:
             chosen = random.integers(0, shape[-1], shape[:-1])
-            return np.eye(shape[-1])[chosen].astype(self.label_dtype)
+            one_hot: np.ndarray = np.eye(shape[-1])[chosen].astype(self.label_dtype)
+            return one_hot
         return random.integers(0, self.classes, shape).astype(self.label_dtype)
 
     def outputs(self, rows: int, random: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from spark_dl.log_values import scalars
+import numpy as np
 
 __all__ = ["reporting_fits"]
 
@@ -37,10 +37,10 @@ def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
             self._fit = fit
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            numbers: dict[str, float] = {}
+            numbers: dict[str, Any] = {}
             for name, value in (logs or {}).items():
                 with contextlib.suppress(TypeError, ValueError):  # words of other callbacks
-                    numbers.update(scalars({name: value}) if value is not None else {})
+                    numbers[name] = np.asarray(value, float).tolist()  # a list of a vector
             report({"fit": self._fit, "epoch": epoch, "logs": numbers})
 
     original, count = keras.Model.fit, itertools.count(1)

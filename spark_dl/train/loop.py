@@ -19,6 +19,7 @@ from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
 from spark_dl.train.compare import CompareRanks
 from spark_dl.train.examples import examples_of_model
 from spark_dl.train.feed import Feed
+from spark_dl.train.finite import WatchFinite, first_not_finite
 from spark_dl.train.keep_rows import KeepRows
 from spark_dl.train.keras_settings import apply_settings
 from spark_dl.train.metric_joins import metric_joins
@@ -114,6 +115,7 @@ def _train(
     keeping = KeepRows(measure, feed, plan.epochs, report if world.is_first else lambda told: None)
     ours: list[keras.callbacks.Callback] = [measure, keeping, saving]
     if world.is_first:
+        ours.append(WatchFinite(report))
         ours.append(ReportProgress(report, measure, plan.epochs, time.monotonic, plan.start))
         ours += [TraceSteps(plan.workspace, feed.steps)] if plan.profile else []
     warming = [WarmUp(plan.learning_rate, feed.steps, plan.start, plan.initial_epoch)] if plan.learning_rate else []
@@ -138,8 +140,8 @@ def _train(
     began = time.monotonic()
     _fit(model, plan, feed, callbacks)
     seconds = time.monotonic() - began
+    best = saving.best() if world.is_first and plan.restore_best_weights else None
     if world.is_first:
-        best = saving.best() if plan.restore_best_weights else None
         plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
     history = {**(plan.start.history if plan.start else {})}
     for name, values in getattr(model.history, "history", {}).items():
@@ -151,6 +153,7 @@ def _train(
         seconds=seconds,
         best_epoch=saving.best_epoch,
         model_file=_FINAL_MODEL,
+        non_finite="" if best else first_not_finite(model),
     )
 
 

@@ -207,11 +207,11 @@ class _Trial:
             first, second, turned = (self._states(*given) for given in ((one,), (other,), (other, one)))
             both = self._states(one, other)
             result = self._result(self._metric)
-            for index, rules in enumerate(fitting):
+            for index, possible in enumerate(fitting):
                 parts = np.stack([first[index], second[index]])
                 joined = {name: rule(initial[index], parts) for name, rule in RULES.items()}
                 expected = (both[index], turned[index])
-                rules -= {name for name, state in joined.items() if not all(_same(state, e) for e in expected)}
+                possible -= {name for name, state in joined.items() if not all(_same(state, e) for e in expected)}
             outside |= not self._results_from(both, result)
             self._states(tuple(np.concatenate(pair) for pair in zip(one, other, strict=True)))
             per_batch |= not _same(self._result(self._metric), result)

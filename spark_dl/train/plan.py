@@ -84,7 +84,7 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to; plain values, the same on every rank.
+    """What training came to; plain values, the same on every rank but for `non_finite`, which is rank 0's to tell.
 
     Attributes:
         history: each metric's value after each epoch; a list where it has several, such as one for each class.
@@ -93,6 +93,7 @@ class TrainResult:
         seconds: from the first step to the last, validation included.
         best_epoch: the best epoch by the monitored metric, from 0; -1 where it wasn't there.
         model_file: the final model's file in the workspace.
+        non_finite: the path of the final model's first variable that isn't finite; empty for none.
     """
 
     history: dict[str, list[Any]]
@@ -101,3 +102,4 @@ class TrainResult:
     seconds: float
     best_epoch: int
     model_file: str
+    non_finite: str = ""

@@ -97,7 +97,8 @@ def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
         return False
     if one.dtype.hasobject:
         return bool(np.array_equal(one, other))
-    return one is other or np.array_equal(*(np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (one, other)))
+    ours, theirs = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (one, other))
+    return one is other or bool(np.array_equal(ours, theirs))
 
 
 def _of_objects(live: Any, loaded: Any) -> Iterator[str]:

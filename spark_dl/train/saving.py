@@ -14,6 +14,7 @@ from spark_dl.log_values import plain_value
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
+from spark_dl.train.finite import first_not_finite
 from spark_dl.train.metric_states import assign_states
 from spark_dl.train.model_bytes import to_bytes
 from spark_dl.train.optimizers import unsaved_state
@@ -98,7 +99,8 @@ class SaveCheckpoint(Counting):
         history = {name: [*self._last.history.get(name, []), told] for name, told in values.items()}
         now = replace(self._last, epoch=epoch + 1, step=0, history=history, metrics=[], attempt=self._plan.attempt)
         now = replace(now, stopped=bool(getattr(self.model, "stop_training", False)))
-        if is_better(value, self._last.best_value, self._mode()):
+        better = math.isfinite(value) and is_better(value, self._last.best_value, self._mode())
+        if better and not first_not_finite(self.model):
             now = replace(now, best_epoch=epoch, best_value=value, best_file=now.model_file)
         self._save(now)
 
@@ -123,6 +125,9 @@ class SaveCheckpoint(Counting):
     def best(self) -> bytes | None:
         """The model of the best epoch; None where there is none, or where it has been lost, which is told."""
         if not self._last.best_file:
+            if self._last.history:
+                text = f"No epoch has finite weights and a finite {self._plan.monitor}, so that none is the best one."
+                self._warn(f"{text} The last weights are returned.")
             return None
         try:
             return self._plan.checkpoints.read(self._last.best_file)

@@ -390,8 +390,12 @@ def test_a_run_that_the_environment_names_is_joined_or_refused(
     classifier(epochs=2).fit(data)
     logged = mlflow.get_run(run.info.run_id)
     assert logged.info.status == "RUNNING"
-    assert logged.data.params["fit2.epochs"] == "2"
-    assert len(logged.outputs.model_outputs) == 2
+    assert logged.data.params["epochs"] == "1"
+    assert len(logged.outputs.model_outputs) == 1
+    # The second fit has a run of its own below it.
+    (below,) = _below(run)
+    assert (below.info.status, below.data.params["epochs"]) == ("FINISHED", "2")
+    assert len(below.outputs.model_outputs) == 1
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(TrackingError, match=r"The run 0{32} can't be used"):
         classifier().fit(data)
@@ -433,7 +437,7 @@ def test_tracking_that_is_optional_is_done_without_where_the_server_is_down(
 
 def train(rows: int) -> list[float]:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    # A metric that is an array: it can't be told, and does no harm.
+    # A metric that is an array.
     model.compile("sgd", "mse", metrics=[keras.metrics.F1Score(threshold=0.5)])
     x = np.ones((rows, 2), np.float32)
     y = np.ones((rows, 1), np.float32)
@@ -453,6 +457,7 @@ def test_what_rank_0_fits_in_a_function_of_ones_own_is_in_a_run(data: DataFrame,
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [0, 1]
     (last,) = client.get_metric_history(run.info.run_id, "fit2.loss")
     assert last.value == pytest.approx(again[0])
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "f1_score_0")] == [0, 1]
     HorovodLauncher(2).run(train, 16)
     assert len(_of_function("train")) == 1
 

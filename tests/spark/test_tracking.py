@@ -142,18 +142,56 @@ def test_a_profile_is_an_artifact_that_tensorboard_opens(data: DataFrame, store:
     assert b"MatMul" in Path(trace).read_bytes()
 
 
-def test_an_active_run_is_joined_and_left_open(data: DataFrame, store: str) -> None:
+def test_an_active_run_is_joined_and_left_open_and_a_second_fit_has_a_run_below_it(
+    data: DataFrame, store: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     mlflow.set_experiment(store)
+    recall = keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="recall@2")
     with mlflow.start_run(run_name="mine") as mine:
-        fit(data, epochs=1)
-        fit(data, epochs=2)
+        first = fit(data, epochs=1)
+        second = fit(data, epochs=2, metrics=[recall], verbose=2)
         assert mlflow.active_run().info.run_id == mine.info.run_id
-    logged = mlflow.get_run(mine.info.run_id)
+    logged, client = mlflow.get_run(mine.info.run_id), mlflow.MlflowClient()
     assert (logged.info.status, logged.info.run_name) == ("FINISHED", "mine")
-    # The second fit's value of a param that can't be changed stands under its own name.
-    values = {name: value for name, value in logged.data.params.items() if name.endswith("epochs")}
-    assert values["epochs"] == "1"
-    assert sorted(values.values()) == ["1", "2"]
+    (below,) = client.search_runs([logged.info.experiment_id], f"tags.`mlflow.parentRunId` = '{logged.info.run_id}'")
+    assert f"holds another fit: this one's run is {below.info.run_id}" in capfd.readouterr().err
+    for run, fitted, epochs in ((logged, first, "1"), (below, second, "2")):
+        points = client.get_metric_history(run.info.run_id, "loss")
+        np.testing.assert_allclose([point.value for point in points], fitted.summary.history["loss"])
+        assert {value for name, value in run.data.params.items() if name.endswith("epochs")} == {epochs}
+    assert below.info.status == "FINISHED"
+    # A name that MLflow doesn't accept costs no metric.
+    assert below.data.metrics["val_recall_2"] == pytest.approx(second.summary.history["val_recall@2"][-1])
+    assert json.loads(below.data.tags["spark_dl.metric_names"])["recall@2"] == "recall_2"
+    assert second.summary.unlogged == []
+
+
+def test_a_fit_that_goes_on_does_so_in_its_active_run(data: DataFrame, store: str, tmp_path: Path) -> None:
+    class Fails(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 1:
+                raise ZeroDivisionError("boom")
+
+    options: dict[str, Any] = {"epochs": 3, "checkpointDir": str(tmp_path / "checkpoints")}
+    with pytest.raises(RankError), mlflow.start_run() as run:
+        fit(data, callbacks=[Fails()], **options)
+    with mlflow.start_run(run_id=run.info.run_id):
+        fitted = fit(data, **options)
+    points = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in points] == [0, 1, 2]
+    np.testing.assert_allclose([point.value for point in points], fitted.summary.history["loss"])
+    assert mlflow.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_weights_that_are_not_finite_are_said_and_noted(data: DataFrame, store: str) -> None:
+    model = models.classifier()
+    model.compile(keras.optimizers.SGD(1e30), "sparse_categorical_crossentropy")
+    with pytest.warns(RuntimeWarning, match=r"weights aren't finite: \S+ has values"):
+        fitted = KerasClassifier(model=model, epochs=2, verbose=0, experimentName=store).fit(data)
+    assert fitted.summary.non_finite in [variable.path for variable in fitted.keras().weights]
+    logged = newest(store)
+    events = mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/events.txt")
+    assert f"weights aren't finite: {fitted.summary.non_finite}" in events
 
 
 def test_a_store_that_fails_while_training_costs_no_model(data: DataFrame, store: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +20,9 @@ import pytest
 from mlflow_stores import Server, tracking_server
 from pyspark.sql import DataFrame, SparkSession
 
+import spark_dl.mlflow
 from spark_dl import KerasRegressor
-from spark_dl.errors import TrackingError
+from spark_dl.errors import SavedModelError, TrackingError
 from spark_dl.track import queued
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -121,6 +123,26 @@ def test_fits_at_once_may_make_the_same_experiment(data: DataFrame, server: Serv
         list(pool.map(lambda model: fit(data, model=model, experimentName="new"), inputs))
     runs = mlflow.search_runs(experiment_names=["new"], output_format="list")
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
+
+
+def test_a_password_in_the_servers_url_is_used_and_not_shown(
+    data: DataFrame, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    password = os.environ["MLFLOW_TRACKING_PASSWORD"]
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name)
+    mlflow.set_tracking_uri(server.url.replace("://", f"://admin:{password}@"))
+    fitted = fit(data, experimentName="by url", verbose=2)
+    (run,) = mlflow.search_runs(experiment_names=["by url"], output_format="list")
+    assert (run.info.status, fitted.summary.unlogged) == ("FINISHED", [])
+    output = capfd.readouterr()
+    assert password not in output.out + output.err
+    kept = [tmp_path / "store.db", *(path for path in (tmp_path / "artifacts").rglob("*") if path.is_file())]
+    assert len(kept) > 10
+    assert [path for path in kept if password.encode() in path.read_bytes()] == []
+    with pytest.raises(SavedModelError) as missing:
+        spark_dl.mlflow.load_model("models:/nobody@champion")
+    assert password not in "".join(traceback.format_exception(missing.value))
 
 
 def test_wrong_passwords_are_refused_before_any_job(

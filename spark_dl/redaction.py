@@ -1,0 +1,133 @@
+"""Credentials left out of what is shown and kept: messages, logs, params, tags, metadata.
+
+A URL may hold a password (`ftp://user:password@host`), a token (`https://token@host`) or a signature
+(`https://host/path?sig=...`). Whatever text leaves the process that was given it passes through `redact`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["REDACTED", "is_redacted", "redact", "redact_error", "redact_value", "redacted_errors", "warn"]
+
+REDACTED = "***"
+
+# Before the @ of these stands a container or an account, which is a part of the address; a password, after a colon.
+_ADDRESSES = ("abfs", "abfss", "wasb", "wasbs", "hdfs", "webhdfs", "swebhdfs", "viewfs", "sftp", "ssh", "scp")
+# Of these words a key of a URL's query or of a connection string has one where its value is a secret.
+_KEYS = r"[\w.\-]{0,40}(?:pass|pwd|secret|token|sig|key|cred|auth|sas|jwt|session)[\w.\-]{0,40}|pat|code|sid"
+# And of these one that stands anywhere in a text: words that name no column of data.
+_NAMES = (
+    r"[\w.\-]{0,40}(?:passw(?:or)?d|passphrase|secret_?(?:access_?)?key|access_?key(?:_?id)?|account_?key|api_?key|"
+    r"private_?key|client_?secret|sas_?token|access_?token|auth_?token|refresh_?token|session_?token|"
+    r"shared_?access_?signature)"
+)
+_USERINFO = re.compile(r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#'\"<>]*)@", re.IGNORECASE)
+# A password may hold a slash that should have been escaped. What follows a port is a path, and not a password.
+_SLASH_IN_PASSWORD = re.compile(
+    r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#@:'\"<>]*):(?!\d+(?:[/?#\s]|$))[^\s@'\"<>]*@", re.IGNORECASE
+)
+_URL_PARAMETER = re.compile(rf"([?&;](?:{_KEYS})=)[^\s&;#'\"<>]+", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    rf"(\b(?:{_NAMES})['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|(?![\s'\"])[^\s,;&)\]}}'\"]+)", re.IGNORECASE
+)
+_NAMED = re.compile(rf"{_NAMES}|(?:proxy-)?authorization", re.IGNORECASE)
+_AUTHORIZATION = re.compile(
+    r"(\b(?:proxy-)?authorization['\"]?\s*[=:]\s*['\"]?\s*)(?:(?:basic|bearer|digest|negotiate|token)\s+)?[^\s'\",;]+",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"(\bbearer\s+)[a-z0-9._~+/\-]{8,}=*", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Replace the credentials in a text.
+
+    >>> redact("Can't write to ftp://alice:S3CRET@host/ck.")
+    "Can't write to ftp://***@host/ck."
+    >>> redact("https://host/share?sv=2024&sig=a%2Fb")
+    'https://host/share?sv=2024&sig=***'
+    >>> redact("abfss://container@account.dfs.core.windows.net/data")
+    'abfss://container@account.dfs.core.windows.net/data'
+    """
+    if "://" in text:
+        text = _SLASH_IN_PASSWORD.sub(rf"\1://{REDACTED}@", _USERINFO.sub(_without_userinfo, text))
+    if "=" in text:
+        text = _URL_PARAMETER.sub(rf"\1{REDACTED}", text)
+    text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
+    return _BEARER.sub(rf"\1{REDACTED}", _ASSIGNED.sub(rf"\1{REDACTED}", text))
+
+
+def _without_userinfo(found: re.Match[str]) -> str:
+    scheme, userinfo = found.groups()
+    if scheme.lower() in _ADDRESSES and ":" not in userinfo:
+        return found.group()
+    return f"{scheme}://{REDACTED}@"
+
+
+def is_redacted(url: str) -> bool:
+    """Whether a URL was saved without the credentials that it had."""
+    return f"://{REDACTED}@" in url or f"={REDACTED}" in url
+
+
+def redact_value(value: Any) -> Any:
+    """Replace the credentials in a text, or in those that a list or a dict holds; other values stay as they are."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {name: REDACTED if _names_secret(name) else redact_value(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        redacted = [redact_value(one) for one in value]
+        return redacted if isinstance(value, list) else tuple(redacted)
+    return value
+
+
+def _names_secret(name: object) -> bool:
+    return isinstance(name, str) and _NAMED.fullmatch(name) is not None
+
+
+def redact_error(error: BaseException | None) -> None:
+    """Replace the credentials in an exception and in those that led to it, in place."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        _redact_fields(one)
+        waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+        # requests' errors hold urllib3's, whose text is theirs.
+        held = (*one.args, *getattr(one, "__dict__", {}).values())
+        waiting += [part for part in held if isinstance(part, BaseException)]
+
+
+def _redact_fields(error: BaseException) -> None:
+    args = tuple(redact_value(part) if type(part) in (str, list, tuple, dict) else part for part in error.args)
+    if any(new is not old and new != old for new, old in zip(args, error.args, strict=True)):
+        error.args = args
+    # An OSError has its file's name beside, MLflow's errors their message, ours the rank's log.
+    fields = {name: getattr(error, name, None) for name in ("strerror", "filename", "filename2")}
+    for name, value in {**fields, **getattr(error, "__dict__", {})}.items():
+        if isinstance(value, (str, list)) and (redacted := redact_value(value)) != value:
+            with contextlib.suppress(AttributeError, TypeError):  # one that can't be set is computed of others
+                setattr(error, name, redacted)
+
+
+@contextmanager
+def redacted_errors() -> Iterator[None]:
+    """What is raised within leaves without credentials in its text, and so do its causes."""
+    try:
+        yield
+    except BaseException as error:
+        redact_error(error)
+        raise
+
+
+def warn(text: str, stacklevel: int = 1) -> None:
+    """Warn, without credentials. The stack level counts from the caller, as that of `warnings.warn` does."""
+    warnings.warn(redact(text), RuntimeWarning, stacklevel=stacklevel + 1)

@@ -1,0 +1,190 @@
+"""What a fit writes into its MLflow run: params, tags, datasets, metrics. One that is refused costs no other."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import mlflow
+import requests
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from spark_dl.redaction import redact, redact_value
+from spark_dl.track import flavor
+from spark_dl.track.entries import MetricNames, log_each, numbers_of
+from spark_dl.track.tracker import LoggedData
+
+__all__ = ["RunWriter", "is_refusal", "may_pass"]
+
+_LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME, _CUT = 500, 5000, 500, "..."
+_PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000
+_NAMES = "spark_dl.metric_names"
+
+
+class RunWriter:
+    """Writes a run's entries.
+
+    Args:
+        client: of the store.
+        run_id: the run.
+
+    Attributes:
+        refused: what the store has refused, with its reason, fit for JSON.
+    """
+
+    def __init__(self, client: mlflow.MlflowClient, run_id: str) -> None:
+        self.refused: list[dict[str, Any]] = []
+        self._client = client
+        self._run_id = run_id
+        self._names = MetricNames()
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Log params."""
+        run = self._client.get_run(self._run_id).data
+        with contextlib.suppress(ValueError):  # cut short, where there were very many
+            self._names = MetricNames(json.loads(run.tags.get(_NAMES, "{}")))
+        known, entries = run.params, []
+        for name, value in params.items():
+            text = _cut(redact(str(value)), _LONGEST_PARAM)
+            # A run's param can't change: one that the user has set otherwise leaves ours a name of its own.
+            names = itertools.chain([name], (f"fit{i}.{name}" for i in itertools.count(2)))
+            entries.append(Param(next(free for free in names if known.get(free, text) == text), text))
+        for start in range(0, len(entries), _PARAMS_A_CALL):
+            some = entries[start : start + _PARAMS_A_CALL]
+            refused = log_each(lambda few: self._client.log_batch(self._run_id, params=few), some, is_refusal)
+            self.keep(({"param": param.key, "value": param.value}, error) for param, error in refused)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        entries = [RunTag(name, _cut(redact(value), _LONGEST_TAG)) for name, value in tags.items()]
+        refused = log_each(lambda few: self._client.log_batch(self._run_id, tags=few), entries, is_refusal)
+        self.keep(({"tag": tag.key, "value": tag.value}, error) for tag, error in refused)
+
+    def data(self, data: LoggedData) -> None:
+        """Log the rows as an MLflow Dataset, an input of the run."""
+        source = redact(_source(data.files))
+        columns = None if data.columns is None else {"mlflow_colspec": flavor.schema_of(data.columns).to_dict()}
+        dataset = Dataset(
+            name=_cut(source.rstrip("/").rpartition("/")[2] or "rows", _LONGEST_NAME),
+            digest=data.digest,
+            source_type="spark" if source else "code",
+            source=json.dumps({"path": source} if source else {"tags": redact_value(resolve_tags())}),
+            schema=json.dumps(columns),
+            profile=json.dumps({"num_rows": data.rows}),
+        )
+        context = [InputTag(MLFLOW_DATASET_CONTEXT, data.context)]
+        try:
+            self._client.log_inputs(self._run_id, [DatasetInput(dataset, context)])
+        except Exception as error:
+            if not is_refusal(error) or columns is None:
+                raise
+            # Of thousands of columns the schema alone is too long.
+            plain = Dataset.from_dictionary({**dataset.to_dictionary(), "schema": "null"})
+            self._client.log_inputs(self._run_id, [DatasetInput(plain, context)])
+            self.keep([({"data": data.context, "schema": "not logged"}, error)])
+
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
+        """Log an epoch's metrics, numbers or vectors of numbers."""
+        entries, foreign = self._metrics(metrics, int(at * 1000), epoch)
+        self._log_metrics(entries)
+        self.keep(foreign)  # at the end, since what fails before is tried again
+
+    def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
+        """Log what of these metrics of epochs isn't there."""
+        now, there, missing = int(time.time() * 1000), {}, []
+        epochs = max(map(len, history.values()), default=0)
+        for index in range(epochs):
+            metrics = {name: values[index] for name, values in history.items() if index < len(values)}
+            for name, metric in self._metrics(metrics, now, first_epoch + index)[0]:
+                if metric.key not in there:
+                    points = self._client.get_metric_history(self._run_id, metric.key)
+                    there[metric.key] = {point.step for point in points}
+                if metric.step not in there[metric.key]:
+                    missing.append((name, metric))
+        self._log_metrics(missing)
+
+    def _metrics(
+        self, metrics: Mapping[str, Any], when: int, epoch: int
+    ) -> tuple[list[tuple[str, Metric]], list[tuple[Mapping[str, Any], Exception]]]:
+        """The entries for an epoch's metrics, by the metrics' own names; and those that are no numbers."""
+        numbers: list[tuple[str, str, float]] = []
+        foreign: list[tuple[Mapping[str, Any], Exception]] = []
+        for name, part, value in numbers_of(metrics):
+            try:
+                numbers.append((name, part, float(value)))
+            except (TypeError, ValueError) as error:
+                foreign.append(({"epoch": epoch, "metrics": {part: repr(value)[:200]}}, error))
+        known = len(self._names.changed)
+        names = self._names.accepted([part for _, part, _ in numbers])
+        if len(self._names.changed) > known:
+            self._log_names()
+        return [(name, Metric(names[part], value, when, epoch)) for name, part, value in numbers], foreign
+
+    def _log_names(self) -> None:
+        """Note in a tag which metrics are logged under other names than theirs."""
+        text = json.dumps(self._names.changed, ensure_ascii=False)
+        try:
+            self._client.set_tag(self._run_id, _NAMES, _cut(text, _LONGEST_TAG))
+        except Exception as error:
+            if may_pass(error):
+                raise
+            self.keep([({"tag": _NAMES, "value": text}, error)])
+
+    def _log_metrics(self, entries: Sequence[tuple[str, Metric]]) -> None:
+        for start in range(0, len(entries), _METRICS_A_CALL):
+            some = entries[start : start + _METRICS_A_CALL]
+            refused = log_each(
+                lambda few: self._client.log_batch(self._run_id, [metric for _, metric in few]), some, is_refusal
+            )
+            self.keep(
+                ({"epoch": metric.step, "metrics": {name: metric.value}}, error) for (name, metric), error in refused
+            )
+
+    def keep(self, refused: Iterable[tuple[Mapping[str, Any], Exception]]) -> None:
+        """Keep what the store refuses, with its reason; what came along is logged."""
+        for what, error in refused:
+            reason = redact(f"{type(error).__name__}: {error}"[:1000])
+            self.refused.append({**what, "reason": reason, "at": time.time()})
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an error may be for what was to be written: the store itself is there, and lets us in."""
+    if not isinstance(error, MlflowException):
+        return not may_pass(error)
+    # A database's word for a value that it can't take. Of a server it is tried for minutes.
+    local = error.get_http_status_code() == 500 and not mlflow.get_tracking_uri().startswith("http")
+    return local or error.get_http_status_code() == 400
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a server is away or has trouble; not one that refuses, and no file that can't be written."""
+    if isinstance(error, MlflowException):
+        return _may_pass(error.get_http_status_code())
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return _may_pass(error.response.status_code)
+    return isinstance(error, (requests.RequestException, ConnectionError, TimeoutError))
+
+
+def _may_pass(status: int) -> bool:
+    return status >= 500 or status == 429
+
+
+def _source(files: Sequence[str]) -> str:
+    """The file, or the directory below which all files are, as Spark reads it; "" where there is none."""
+    if len(files) == 1:
+        return unquote(files[0])
+    folders = {name.rpartition("/")[0] for name in files}
+    parts = zip(*(folder.split("/") for folder in folders), strict=False)
+    return unquote("/".join(same[0] for same in itertools.takewhile(lambda some: len(set(some)) == 1, parts)))
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - len(_CUT)] + _CUT

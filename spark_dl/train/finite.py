@@ -1,0 +1,51 @@
+"""Losses and weights that aren't finite: NaN or infinite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = ["WatchFinite", "first_not_finite"]
+
+
+class WatchFinite(keras.callbacks.Callback):
+    """Tells the first epoch in which a loss isn't finite.
+
+    Args:
+        report: takes what has happened, on rank 0.
+    """
+
+    def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self._report = report
+        self._told: set[str] = set()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Tell of the losses, each once."""
+        found = {
+            name: float(value)
+            for name, value in (logs or {}).items()
+            if name.endswith("loss") and np.ndim(value) == 0 and not math.isfinite(value) and name not in self._told
+        }
+        if found:
+            self._told |= found.keys()
+            values = ", ".join(f"{name} is {value}" for name, value in found.items())
+            self._report(
+                {
+                    "kind": "warning",
+                    "text": f"At the end of epoch {epoch + 1}: {values}. Lower the learning rate, clip the gradients "
+                    "(clipnorm), or look for values in the columns that are too large.",
+                }
+            )
+
+
+def first_not_finite(model: keras.Model) -> str:
+    """The path of a model's first variable with a value that is NaN or infinite; empty where there is none."""
+    for variable in model.weights:  # and not the states of metrics, which `variables` has too
+        if "float" in str(variable.dtype) and not bool(keras.ops.all(keras.ops.isfinite(variable))):
+            return str(variable.path)
+    return ""
