@@ -507,7 +507,7 @@ def test_a_layer_that_no_process_could_load_is_not_saved(make: Callable[[], kera
 def test_scoring_needs_no_losses() -> None:
     content = written(two_losses(loss(0.5), loss(0.25)))
     assert from_bytes(content, compiled=False).output_names == ["out0", "out1"]
-    with pytest.raises(SavedModelError, match="'spark_dl.custom>distance', 'spark_dl.custom>distance_2'"):
+    with pytest.raises(SavedModelError, match=r"'spark_dl.custom>distance', 'spark_dl.custom>distance_2'"):
         refuse_missing(content, {})
     with pytest.raises(SavedModelError, match="Could not"):
         from_bytes(content)
