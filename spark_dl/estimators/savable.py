@@ -181,7 +181,7 @@ def _unnamed(config: Any, place: str) -> Iterator[tuple[str, str]]:
 def _plain_name(name: str, objects: Mapping[str, Any]) -> str:
     """The name that Keras itself would write and find again; empty where it would find another thing, or nothing."""
     thing = objects.get(name)
-    own = str(getattr(thing, "__name__", ""))
+    own = str(getattr(thing, "__name__", "")).removesuffix("_v2")
     if str(getattr(thing, "__module__", "")).startswith("tensorflow.") and own in _ACTIVATIONS:
         return own
     from spark_dl.train.identity import saved_name
