@@ -106,8 +106,10 @@ def take_place(aside: Store, target: Store, *, overwrite: bool = True) -> None:
     try:
         if target.is_local:
             path = os.path.realpath(path)
-        if not overwrite:
-            filesystem.move(new, path)  # fails where the target has come to exist meanwhile
+        if not overwrite and target.names():
+            raise FileExistsError("it has come to exist meanwhile")
+        if target.is_local and not overwrite:
+            filesystem.move(new, path)  # fails where there are files now
             return
         if target.is_local or filesystem.type_name == "hdfs":
             with suppress(OSError):  # a mount can't be renamed, its content can be replaced

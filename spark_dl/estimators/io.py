@@ -96,7 +96,8 @@ class Writer(MLWriter):
         content = self._content()
         url = resolved(self.sparkSession, path)
         local = Store.at(url) if url.startswith("file:") else None
-        exists = has_files(self.sparkSession, path) or (local is not None and _is_taken(Path(local.path)))
+        here = local if not is_connect(self.sparkSession) else None  # whose server may be elsewhere
+        exists = has_files(self.sparkSession, path) or (here is not None and _is_taken(Path(here.path)))
         if exists and not self.shouldOverwrite:
             raise SavedModelError(
                 explain(
@@ -106,8 +107,8 @@ class Writer(MLWriter):
                     fix="Choose another path, or replace it: .write().overwrite().save(path).",
                 )
             )
-        if local is not None and self.shouldOverwrite and holds_the_process(local.url):
-            check_replaceable(local)
+        if here is not None and self.shouldOverwrite and holds_the_process(here.url):
+            check_replaceable(here)
         try:
             if local is None or not self._save_local(local, content):
                 self._save_by_spark(path, content, exists)
@@ -163,6 +164,10 @@ class Writer(MLWriter):
     def _save_by_spark(self, path: str, content: _Content, exists: bool) -> None:
         """Write a new directory; where there is one already, only once the new one is whole beside it."""
         head, _, name = path.rstrip("/").rpartition("/")
+        if head.endswith(":/"):
+            raise SavedModelError(
+                explain(f"{path} can't be replaced.", expected="a path in a bucket", received="all of it")
+            )
         aside = f"{head}{'/' if head else ''}.{name}-{uuid.uuid4().hex[:12]}"
         first = aside if exists else path
         try:

@@ -108,6 +108,22 @@ def test_what_comes_to_exist_meanwhile_is_not_replaced_without_leave(tmp_path: P
     assert os.listdir(tmp_path) == ["new"]
 
 
+def test_a_new_directory_in_an_object_store_is_not_replaced_without_leave() -> None:
+    parent = Store.at("memory://swap/new")
+    with replacing(parent.child("there"), overwrite=False) as aside:
+        write_new(aside)
+    assert parent.child("there").names() == ["_SUCCESS", "sub"]
+
+    def write_again() -> None:
+        with replacing(parent.child("there"), overwrite=False) as aside:
+            aside.write("other", b"")
+
+    with pytest.raises(StoreError, match="come to exist meanwhile"):
+        write_again()
+    assert parent.child("there").names() == ["_SUCCESS", "sub"]
+    assert parent.names() == ["there"]
+
+
 def test_an_object_store_gets_file_by_file_what_stays_whole_beside_until_then() -> None:
     target = Store.at("memory://swap/models/there")
     target.make()
