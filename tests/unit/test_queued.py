@@ -12,6 +12,7 @@ import pytest
 from spark_dl.errors import TrackingError
 from spark_dl.track import queued
 from spark_dl.track.queued import QueuedTracker
+from spark_dl.track.record import Record
 from spark_dl.track.tracker import LoggedData, LoggedModel
 
 MODEL = LoggedModel(b"", "", "", None, None, ())
@@ -142,6 +143,51 @@ def test_what_can_not_be_made_is_kept_with_the_reason() -> None:
     tracker.end(None)
     assert [what for what, *_ in notes.told] == ["begin", "event", "end"]
     assert [(kept["file"], kept["reason"]) for kept in tracker.unlogged] == [("a.png", "ZeroDivisionError: no picture")]
+
+
+def test_what_can_be_made_later_is_written_later() -> None:
+    tries = iter([True, False])
+
+    def content() -> bytes:
+        if next(tries):
+            raise AttributeError("partially initialized module")
+        return b"a"
+
+    notes = Notes()
+    tracker = QueuedTracker(notes)
+    tracker.begin({}, {}, "")
+    tracker.file("a.png", content)
+    tracker.event("after")
+    tracker.end(None)
+    assert [what for what, *_ in notes.told] == ["begin", "event", "file", "end"]
+    assert tracker.unlogged == []
+
+
+def test_a_part_that_fails_costs_no_other_part() -> None:
+    notes = Notes()
+    with Record(QueuedTracker(notes), {}, {}) as record:
+        record.open()
+        record.attempt("the dataset of the rows", lambda: 1 / 0)
+        record.attempt("a.txt", lambda: record.add({"a.txt": lambda: b"of ftp://me:S3CRET@host"}))
+    assert [what for what, *_ in notes.told] == ["begin", "file", "end"]
+    assert notes.told[1] == ("file", "a.txt", b"of ftp://***@host")
+    assert notes.told[2] == ("end", None)
+    (kept,) = record.tracker.unlogged
+    assert (kept["file"], kept["reason"]) == ("the dataset of the rows", "ZeroDivisionError: division by zero")
+
+
+def test_nothing_that_is_told_has_a_credential() -> None:
+    def before(what: str) -> None:
+        if what in ("event", "epoch"):
+            raise PermissionError("not at https://me:S3CRET@host")
+
+    tracker = QueuedTracker(Notes(before))
+    tracker.begin({}, {}, "")
+    tracker.event("going on in ftp://me:S3CRET@host")
+    tracker.epoch(0, {"loss": 1.0}, 0.0)
+    tracker.end(None)
+    assert len(tracker.unlogged) == 2
+    assert "S3CRET" not in str(tracker.unlogged)
 
 
 def test_a_fit_ends_without_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
