@@ -28,6 +28,7 @@ from spark_dl.estimators.columns import (
 from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.saving import given_model
 from spark_dl.estimators.worker_checks import Fitted, check_workers
+from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.score.heads import Classification, Head
 from spark_dl.store import Store
 from spark_dl.train.learning_rate import LearningRate
@@ -118,7 +119,7 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     import keras
 
     from spark_dl.train.batch_size import check_any_batch, check_stateless
-    from spark_dl.train.carrying import carried, carried_objects
+    from spark_dl.train.carrying import keras_reducer
     from spark_dl.train.compiling import compiled_copy
     from spark_dl.train.examples import examples_of
     from spark_dl.train.losses import losses_by_output, losses_of, without_partial
@@ -172,8 +173,8 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     check_outputs(written, [column.name for spec in packing.features for column in spec.columns])
     check_null_policy(values, packing.columns)
     objects = custom_objects(compiled, values["augment"])
-    custom = carried_objects(objects, given)
-    augment = carried("augment", values["augment"], given)
+    custom = pickle_for_ranks("A custom object of the model", objects, reduce=keras_reducer(given))
+    augment = pickle_for_ranks("augment", values["augment"], reduce=keras_reducer(given))
     with keras.saving.custom_object_scope(objects):
         content = to_bytes(compiled)
     trained = Fitted(

@@ -31,6 +31,7 @@ from spark_dl.estimators.savable import refuse_missing, savable
 from spark_dl.estimators.saving import config_text
 from spark_dl.estimators.sql_function import sql_function
 from spark_dl.figures import history_figure
+from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.log_values import scalar_history
 from spark_dl.parcel import Parcel
 from spark_dl.score.bulk import Source, score_parquet
@@ -361,9 +362,9 @@ class KerasModel(OptionParams, Model, Saved):
         objects = self._named_objects()
         if not objects:
             return bytes(cloudpickle.dumps(objects))
-        from spark_dl.train.carrying import carried_objects
+        from spark_dl.train.carrying import keras_reducer
 
-        return carried_objects(objects).content
+        return pickle_for_ranks("A custom object of the model", objects, reduce=keras_reducer()).content
 
     def _fitted_content(self) -> bytes:
         if not self._content:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,41 +13,24 @@ from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 
 from spark_dl.errors import ModelError, explain
-from spark_dl.launch.pickling import Pickled, pickle_for_ranks
 from spark_dl.train.identity import naming
 from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 
-__all__ = ["carried", "carried_objects"]
+__all__ = ["keras_reducer"]
 
 
-def carried(what: str, thing: Any, owner: keras.Model | None = None) -> Pickled:
-    """Pickle a thing; Keras objects within it are loaded with the very functions that they hold.
+def keras_reducer(owner: keras.Model | None = None) -> Callable[[Any], Any]:
+    """Give how pickle takes Keras objects apart: they are loaded with the very functions that they hold.
 
     Args:
-        what: the thing is, for messages.
-        thing: layers, functions, or what holds them.
         owner: the user's model, a copy of which is trained.
 
-    Raises:
-        OptionError: A part can't be pickled.
-        ModelError: The thing holds weights of the owner, which training would not change.
+    Returns:
+        a function for `pickling.pickle_for_ranks`; it raises a ModelError for what holds weights of the owner, which
+        training would not change.
     """
     weights = {id(weight) for weight in owner.variables} if owner is not None else set()
-    return pickle_for_ranks(what, thing, reduce=functools.partial(_reduced, weights))
-
-
-def carried_objects(objects: Mapping[str, Any], owner: keras.Model | None = None) -> Pickled:
-    """Pickle what Keras needs by name.
-
-    Args:
-        objects: as `custom_objects` finds them.
-        owner: the user's model, a copy of which is trained.
-
-    Raises:
-        OptionError: An object can't be pickled.
-        ModelError: An object holds weights of the owner.
-    """
-    return carried("A custom object of the model", dict(objects), owner)
+    return functools.partial(_reduced, weights)
 
 
 def _reduced(weights: set[int], obj: Any) -> Any:

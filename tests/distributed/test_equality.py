@@ -116,7 +116,7 @@ def test_float16_trains_as_float32_where_gradients_are_beyond_what_it_holds(data
             model=model, optimizer=keras.optimizers.SGD(1e-3), loss="mse", compression=compression, **OPTIONS
         )
         # What isn't that of the joined batch is said at the fit.
-        with pytest.warns(UserWarning, match=r"The metric 'rooted' .* depends on which rows share a batch"):
+        with pytest.warns(RuntimeWarning, match=r"The metric 'rooted' .* depends on which rows share a batch"):
             return estimator.setMetrics([rooted]).fit(frame).keras().get_weights()
 
     for half, exact in zip(weights("fp16"), weights("none"), strict=True):

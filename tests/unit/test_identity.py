@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from spark_dl.errors import ModelError, OptionError, SavedModelError
 from spark_dl.estimators.savable import refuse_missing, savable
-from spark_dl.train.carrying import carried, carried_objects
+from spark_dl.launch.pickling import pickle_for_ranks
+from spark_dl.train.carrying import keras_reducer
 from spark_dl.train.compiling import compiled_copy
 from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 from spark_dl.train.names import PACKAGE
@@ -182,12 +183,14 @@ def elsewhere(model: keras.Model, **options: Any) -> tuple[keras.Model, Callable
     objects = custom_objects(compiled)
     with keras.saving.custom_object_scope(objects):
         content = to_bytes(compiled)
-    sent = cloudpickle.loads(carried_objects(objects, model).content)
+    sent = cloudpickle.loads(pickle_for_ranks("objects", objects, reduce=keras_reducer(model)).content)
 
     def back(trained: keras.Model) -> keras.Model:
         with keras.saving.custom_object_scope(sent):
             content = to_bytes(trained)
-        return from_bytes(content, cloudpickle.loads(carried_objects(objects, model).content))
+        return from_bytes(
+            content, cloudpickle.loads(pickle_for_ranks("objects", objects, reduce=keras_reducer(model)).content)
+        )
 
     return from_bytes(content, sent), back
 
@@ -384,7 +387,7 @@ def test_a_class_that_was_registered_again_is_the_one_that_the_model_has() -> No
 
 def test_layers_by_themselves_are_carried_with_what_they_hold() -> None:
     layers = [dense(2, activation=activation(0.5)), {"b": dense(2, activation=activation(0.25))}, activation(3.0)]
-    sent = cloudpickle.loads(carried("layers", layers).content)
+    sent = cloudpickle.loads(pickle_for_ranks("layers", layers, reduce=keras_reducer()).content)
     found = [np.asarray(layer(X)) for layer in (sent[0], sent[1]["b"], sent[2])]
     expected = [np.asarray(layer(X)) for layer in (layers[0], layers[1]["b"], layers[2])]
     for mine, theirs in zip(found, expected, strict=True):
@@ -453,7 +456,7 @@ class Holding(keras.layers.Layer):
         (lambda: a_model(metrics=[Quantile(0.9)]), "Quantile 'quantile' can't be copied.*leaves quantile out"),
         (lambda: a_model(Wide(2, factor=2.0, name="wide")), "Wide 'wide' can't be copied.*leaves factor out"),
         (lambda: a_model(Holding(Called(abs), name="held")), "Holding 'held' can't be copied.*get_config"),
-        (loss_over_weights, "custom object.*lambda.*: It uses weights of the model.*copy of the model"),
+        (loss_over_weights, "lambda.*: It uses weights of the model.*copy of the model"),
         (loss_with_a_lock, "guarded.*its variable 'lock', of type lock"),
         (lambda: a_model(keras.layers.Lambda(lambda x: x, mask=lambda x, m: m, name="m")), "Lambda 'm'.*mask"),
     ],

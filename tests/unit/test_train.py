@@ -22,9 +22,10 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.readers import READERS, petastorm
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import ClusterError, OptionError, SavedModelError
+from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.store import Store
 from spark_dl.train.augment import augment_features
-from spark_dl.train.carrying import carried_objects
+from spark_dl.train.carrying import keras_reducer
 from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.loop import train
@@ -685,7 +686,9 @@ def test_functions_of_one_name_stay_apart_in_a_resumed_training(tmp_path: Path) 
     model = a_model(*hidden, lambda: keras.layers.Lambda(lambda x: x * 0.5))
     objects = custom_objects(model)
     with keras.saving.custom_object_scope(objects):
-        plan = a_plan(tmp_path, model, custom_objects=carried_objects(objects).content)
+        plan = a_plan(
+            tmp_path, model, custom_objects=pickle_for_ranks("objects", objects, reduce=keras_reducer()).content
+        )
     solo_rank = SoloCollectives(solo())
     with pytest.raises(ZeroDivisionError):
         train(replace(plan, callbacks=cloudpickle.dumps([Crash(2, 0)])), solo_rank, lambda content: None)
