@@ -113,17 +113,22 @@ def train_on_ranks(
             raise
         directory.finish()
         if trained.result.non_finite:
-            text = (
-                f"The fitted model's weights aren't finite: {trained.result.non_finite} has values that are NaN or "
-                "infinite. Its predictions are of no use: lower the learning rate, clip the gradients, or scale the "
-                "columns; restoreBestWeights=True returns the best epoch's finite weights."
-            )
-            progress.say(text)
-            record.tracker.event(text)
-            warn(text, 2)
+            _warn_of_weights(trained.result.non_finite, progress, record)
     if directory.tracked:
         record.tracker.history(trained.result.history, values["initialEpoch"])
     return trained
+
+
+def _warn_of_weights(variable: str, progress: Progress, record: Record) -> None:
+    """Say to the user and the run that the fitted model has a variable that isn't finite."""
+    text = (
+        f"The fitted model's weights aren't finite: {variable} has values that are NaN or infinite. Its predictions "
+        "are of no use: lower the learning rate, clip the gradients, or scale the columns; restoreBestWeights=True "
+        "returns the best epoch's finite weights."
+    )
+    progress.say(text)
+    record.tracker.event(text)
+    warn(text, 2)
 
 
 @dataclass
