@@ -107,7 +107,8 @@ import models
 from pyspark.sql import SparkSession
 from spark_dl import KerasRegressor
 spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
-data = models.frame(spark, rows=8)
+# Without a row from Python, for which Spark has chosen its Python already.
+data = spark.range(8).selectExpr("array(float(id), 1f, 1f, 1f) AS features", "double(id) AS label")
 fitted = KerasRegressor(model=models.regressor(), tracking=None, verbose=0).fit(data)
 print("SCORED", fitted.transform(data).where("prediction is not null").count())
 spark.stop()
