@@ -343,6 +343,7 @@ OUTPUT_KIND = Option(
     "What the classifier's output units hold: 'logits' or 'probability'; not set, what the last activation or the loss "
     "says, or what is measured on made-up rows before training (`plan` tells which).",
     _choice("logits", "probability"),
+    on_resume="model",
 )
 THRESHOLDS = Option(
     "thresholds",

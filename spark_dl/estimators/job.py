@@ -28,12 +28,14 @@ from spark_dl.estimators.columns import (
 from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.saving import given_model
 from spark_dl.estimators.worker_checks import Fitted, check_workers
-from spark_dl.launch.pickling import pickle_for_ranks
+from spark_dl.launch.pickling import Pickled, pickle_for_ranks
 from spark_dl.score.heads import Classification, Head
 from spark_dl.store import Store
 from spark_dl.train.learning_rate import LearningRate
 
 if TYPE_CHECKING:
+    import keras
+
     from spark_dl.train.losses import LossFacts
     from spark_dl.train.model_shape import ModelOutput, ModelShape
 
@@ -116,30 +118,13 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     Raises:
         SparkDLError: what can't be trained.
     """
-    import keras
-
-    from spark_dl.train.batch_size import check_any_batch, check_stateless
-    from spark_dl.train.carrying import keras_reducer
+    from spark_dl.train.batch_size import check_any_batch
     from spark_dl.train.compiling import compiled_copy
-    from spark_dl.train.examples import examples_of
-    from spark_dl.train.losses import losses_by_output, losses_of, without_partial
-    from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
-    from spark_dl.train.model_shape import fixed_shapes, shape_of
-    from spark_dl.train.transform import with_transform
+    from spark_dl.train.losses import losses_of, without_partial
 
     callbacks = pickle_callbacks(values["callbacks"])
-    given = model = given_model(values)
-    check_stateless(model)
-    open_shape = shape_of(model)
-    refuse_lists(values, open_shape.takes_dict, open_shape.gives_dict)
-    named, _ = input_columns(values, [one.name for one in open_shape.inputs])
-    shapes = shapes_of_inputs(values, named)
-    for param in ("transformFn", "augment"):
-        check_layers(param, values[param], list(named))
-    if values["transformFn"] is not None:
-        model = with_transform(model, values["transformFn"], shapes)
-        open_shape = shape_of(model)
-    shape = fixed_shapes(model, open_shape, shapes)
+    given = given_model(values)
+    model, shape = _shaped_model(given, values)
     task._check_outputs(shape)
     loss = without_partial(values["loss"]) if values["loss"] is not None else task._default_loss(shape, model)
     compiled = compiled_copy(
@@ -152,12 +137,73 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         check_compiles(compiled)
     rate = scaled_rate(compiled, values)
     head = task._head(shape, losses, compiled)
-    written = _written(task, values, [one.name for one in shape.outputs])
     inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
     outputs = tuple(
         OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known and loss.last_axis else "")
         for one, loss in zip(shape.outputs, losses, strict=True)
     )
+    packing = _packing(columns, values, inputs, outputs)
+    written = _written(task, values, [one.name for one in shape.outputs])
+    check_outputs(written, [column.name for spec in packing.features for column in spec.columns])
+    carried = _carry(compiled, given, values["augment"])
+    return Job(
+        values=dict(values),
+        name=model.name,
+        content=carried.content,
+        model=compiled,
+        custom_objects=carried.custom.content,
+        outputs=outputs,
+        inputs=inputs,
+        head=head,
+        packing=packing,
+        columns=_types_of(columns, packing),
+        plan=input_plan(columns, packing, inputs, outputs, [head.source] if isinstance(head, Classification) else []),
+        learning_rate=rate,
+        callbacks=callbacks.content,
+        augment=b"" if values["augment"] is None else carried.augment.content,
+        modules=tuple(sorted({*callbacks.modules, *carried.custom.modules, *carried.augment.modules})),
+        notes=check_workers(_fitted(compiled, shape, packing, carried), values),
+    )
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """What goes to the ranks.
+
+    Attributes:
+        content: the compiled model's bytes.
+        custom: what Keras needs by name to load it.
+        augment: the layers of the option.
+    """
+
+    content: bytes
+    custom: Pickled
+    augment: Pickled
+
+
+def _shaped_model(given: keras.Model, values: Mapping[str, Any]) -> tuple[keras.Model, ModelShape]:
+    """The model with the transform of its features in front, and its shape with what columnShapes says."""
+    from spark_dl.train.batch_size import check_stateless
+    from spark_dl.train.model_shape import fixed_shapes, shape_of
+    from spark_dl.train.transform import with_transform
+
+    check_stateless(given)
+    shape = shape_of(given)
+    refuse_lists(values, shape.takes_dict, shape.gives_dict)
+    named, _ = input_columns(values, [one.name for one in shape.inputs])
+    shapes = shapes_of_inputs(values, named)
+    for param in ("transformFn", "augment"):
+        check_layers(param, values[param], list(named))
+    if values["transformFn"] is None:
+        return given, fixed_shapes(given, shape, shapes)
+    model = with_transform(given, values["transformFn"], shapes)
+    return model, fixed_shapes(model, shape_of(model), shapes)
+
+
+def _packing(
+    columns: StructType, values: Mapping[str, Any], inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
+) -> Packing:
+    """How rows become blocks; its store is set later."""
     weight, validation = optional_columns(columns, values)
     packing = Packing(
         store=Store(""),
@@ -170,37 +216,35 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         balance=values.get("balance", "none"),
         seed=values["seed"],
     )
-    check_outputs(written, [column.name for spec in packing.features for column in spec.columns])
     check_null_policy(values, packing.columns)
-    objects = custom_objects(compiled, values["augment"])
+    return packing
+
+
+def _carry(compiled: keras.Model, given: keras.Model, augment: Any) -> _Carried:
+    """Serialize the model and the user's objects; the user's own model is the one that none of them may hold."""
+    import keras
+
+    from spark_dl.train.carrying import keras_reducer
+    from spark_dl.train.model_bytes import custom_objects, to_bytes
+
+    objects = custom_objects(compiled, augment)
     custom = pickle_for_ranks("A custom object of the model", objects, reduce=keras_reducer(given))
-    augment = pickle_for_ranks("augment", values["augment"], reduce=keras_reducer(given))
+    layers = pickle_for_ranks("augment", augment, reduce=keras_reducer(given))
     with keras.saving.custom_object_scope(objects):
-        content = to_bytes(compiled)
-    trained = Fitted(
+        return _Carried(to_bytes(compiled), custom, layers)
+
+
+def _fitted(compiled: keras.Model, shape: ModelShape, packing: Packing, carried: _Carried) -> Fitted:
+    from spark_dl.train.examples import examples_of
+    from spark_dl.train.losses import losses_by_output
+    from spark_dl.train.model_bytes import from_bytes
+
+    return Fitted(
         compiled,
         losses_by_output(compiled.loss, shape),
-        {one.name: (one.shape, one.dtype) for one in inputs},
+        {one.name: (one.shape, one.dtype) for one in shape.inputs},
         examples_of(shape.outputs, packing.tensors),
-        lambda: from_bytes(content, cloudpickle.loads(custom.content)),
-    )
-    return Job(
-        values=dict(values),
-        name=model.name,
-        content=content,
-        model=compiled,
-        custom_objects=custom.content,
-        outputs=outputs,
-        inputs=inputs,
-        head=head,
-        packing=packing,
-        columns=_types_of(columns, packing),
-        plan=input_plan(columns, packing, inputs, outputs, [head.source] if isinstance(head, Classification) else []),
-        learning_rate=rate,
-        callbacks=callbacks.content,
-        augment=b"" if values["augment"] is None else augment.content,
-        modules=tuple(sorted({*callbacks.modules, *custom.modules, *augment.modules})),
-        notes=check_workers(trained, values),
+        lambda: from_bytes(carried.content, cloudpickle.loads(carried.custom.content)),
     )
 
 

@@ -79,28 +79,7 @@ def _train(
     keras.utils.set_random_seed((plan.seed * 1_000_003 + world.rank) % 2**32)
     model = _model(plan, content, collectives)
     clock = StepClock()
-    reducer = GradientReducer(
-        collectives,
-        clock,
-        accumulate=plan.gradient_accumulation,
-        steps=feed.steps,
-        half=plan.compression == "fp16" and world.size > 1,
-    )
-    if plan.start is not None:
-        reducer.skip(plan.start.step)
-    if world.size > 1 or plan.gradient_accumulation > 1:
-        distribute(model, reducer)
-    if plan.jit_compile:
-        compile_gradients(model)
-    if plan.augment:
-        augment_features(model, cloudpickle.loads(plan.augment), world.rank)
-    # Ranks join the states of their metrics: where one builds them before the first step, all do.
-    empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
-    if empty[0] or (plan.start is not None and plan.start.metrics):
-        build_state(model, feed.example)
-    prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
-    quick_train_function(model, reducer)
-
+    reducer = _prepare(model, plan, feed, collectives, clock)
     given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     tensors = plan.dataset.tensors
     joins = metric_joins(model, lambda: examples_of_model(model, tensors)) if world.size > 1 else ()
@@ -143,11 +122,8 @@ def _train(
     best = saving.best() if world.is_first and plan.restore_best_weights else None
     if world.is_first:
         plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
-    history = {**(plan.start.history if plan.start else {})}
-    for name, values in getattr(model.history, "history", {}).items():
-        history[name] = [*history.get(name, []), *map(plain_value, values)]
     return TrainResult(
-        history=history,
+        history=_history(plan, model),
         rows=plan.dataset.rows(validation=False),
         validation_rows=plan.dataset.rows(validation=True),
         seconds=seconds,
@@ -155,6 +131,43 @@ def _train(
         model_file=_FINAL_MODEL,
         non_finite="" if best else first_not_finite(model),
     )
+
+
+def _prepare(
+    model: keras.Model, plan: TrainPlan, feed: Feed, collectives: Collectives, clock: StepClock
+) -> GradientReducer:
+    """Make the model's steps those of a rank; gives what joins its gradients."""
+    world = collectives.world
+    reducer = GradientReducer(
+        collectives,
+        clock,
+        accumulate=plan.gradient_accumulation,
+        steps=feed.steps,
+        half=plan.compression == "fp16" and world.size > 1,
+    )
+    if plan.start is not None:
+        reducer.skip(plan.start.step)
+    if world.size > 1 or plan.gradient_accumulation > 1:
+        distribute(model, reducer)
+    if plan.jit_compile:
+        compile_gradients(model)
+    if plan.augment:
+        augment_features(model, cloudpickle.loads(plan.augment), world.rank)
+    # Ranks join the states of their metrics: where one builds them before the first step, all do.
+    empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
+    if empty[0] or (plan.start is not None and plan.start.metrics):
+        build_state(model, feed.example)
+    prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
+    quick_train_function(model, reducer)
+    return reducer
+
+
+def _history(plan: TrainPlan, model: keras.Model) -> dict[str, list[Any]]:
+    """Each metric's values of all epochs, those before a checkpoint among them."""
+    history = {**(plan.start.history if plan.start else {})}
+    for name, values in getattr(model.history, "history", {}).items():
+        history[name] = [*history.get(name, []), *map(plain_value, values)]
+    return history
 
 
 def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.Model:
