@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from spark_dl.collectives import Collectives
+from spark_dl.log_values import plain_logs
 from spark_dl.train.parts import leaves
 
 __all__ = ["TEST_HOOKS", "TRAIN_HOOKS", "join_logs", "read_logs", "results_of"]
@@ -61,15 +62,8 @@ def _uses_logs(method: Any) -> bool:
 
 
 def results_of(model: keras.Model) -> dict[str, Any]:
-    """The results of the model's metrics, as they stand; numbers as floats."""
-    return {name: _number(value) for name, value in model.get_metrics_result().items()}
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value
+    """The results of the model's metrics, as they stand and as logs have them: those of a dict one by one."""
+    return plain_logs(model.get_metrics_result())
 
 
 def join_logs(
@@ -118,6 +112,8 @@ def _weighted(
     names = sorted(name for name, value in logs.items() if isinstance(value, (int, float)))
     # The metric of the same name comes first.
     pairs = [(name, metric) for name in names for metric in [name, *sorted(results)] if metric in results]
+    # A metric with a value for each class is told by its name.
+    pairs += [(name, name) for name, value in sorted(logs.items()) if np.ndim(value) and name in results]
     # A rank without rows logs what a row of zeros gave.
     equal = [float(rows == 0 or _same(logs[name], results[metric])) for name, metric in pairs]
     products = [rows * logs[name] if rows else 0.0 for name in names]
@@ -133,4 +129,5 @@ def _weighted(
 
 
 def _same(one: Any, other: Any) -> bool:
-    return isinstance(other, float) and bool(np.isclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True))
+    alike = np.shape(one) == np.shape(other)
+    return alike and bool(np.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True))

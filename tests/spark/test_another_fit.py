@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import keras
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasRegressor
 from spark_dl.errors import RankError
+
+# The ranks can't import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Fails(keras.callbacks.Callback):
@@ -54,7 +59,8 @@ def test_another_fit_leaves_an_unfinished_one_alone_and_the_same_one_goes_on(
     for options, told in others:
         capsys.readouterr()
         fitted = regressor(tmp_path, **options).fit(data)
-        assert f"The unfinished fit in file://{left} {told}: it is left as it is." in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"The unfinished fit in file://{left} {told}: it is left as it is." in said, said
         assert len(fitted.summary.history["loss"]) == options["epochs"]
         assert {path.name: path.read_bytes() for path in left.iterdir()} == before
     # Fewer epochs may be asked for while they aren't over; and it is the rows that count, not the name of a column.

@@ -322,7 +322,7 @@ def histories() -> tuple[list[dict[str, list[Any]]], dict[str, list[Any]]]:
     def run(rank: Together) -> dict[str, list[Any]]:
         me = rank.world.rank
         own = [replace(join, thing=thing) for join, thing in zip(joins, unknown(models[me]), strict=True)]
-        agreement = AgreeOnEpoch(rank, own)
+        agreement = AgreeOnEpoch(rank, joins=own)
         options = {"batch_size": 20, "epochs": 2, "verbose": 0, "validation_data": held_out[me]}
         return plain_history(models[me].fit(*training[me], callbacks=[agreement], **options).history)
 
@@ -354,7 +354,7 @@ def test_metric_states_within_an_epoch_go_on_as_one() -> None:
 
     def run(rank: Together) -> list[list[float]]:
         me = rank.world.rank
-        agreement = AgreeOnEpoch(rank, metric_joins(models[me], lambda: LIKE))
+        agreement = AgreeOnEpoch(rank, joins=metric_joins(models[me], lambda: LIKE))
         agreement.set_model(models[me])
         agreement.on_train_begin()
         agreement.on_epoch_begin(0)
