@@ -123,17 +123,21 @@ def dense(units: int, **options: Any) -> Any:
     return keras.layers.Dense(units, **{"kernel_initializer": "ones", **options})
 
 
+# What is computed is the same step by step, without the seconds that tracing takes; some tests trace nevertheless.
+EAGERLY = {"run_eagerly": True}
+
+
 def a_model(*layers: Any, **compiled: Any) -> keras.Model:
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((3,)), *layers, dense(1)])
-    model.compile(**{"optimizer": keras.optimizers.SGD(0.01), "loss": "mse", **compiled})
+    model.compile(**{"optimizer": keras.optimizers.SGD(0.01), "loss": "mse", **EAGERLY, **compiled})
     return model
 
 
 def two_losses(*losses: Any) -> keras.Model:
     inputs = keras.Input((3,))
     model = keras.Model(inputs, [dense(1, name=f"out{index}")(inputs) for index in range(len(losses))])
-    model.compile(keras.optimizers.SGD(0.01), loss=list(losses))
+    model.compile(keras.optimizers.SGD(0.01), loss=list(losses), **EAGERLY)
     return model
 
 
@@ -173,7 +177,7 @@ KINDS: dict[str, tuple[Callable[[float], Any], str, Callable[[Any, Any], keras.M
 def two_metrics(one: Any, other: Any) -> keras.Model:
     inputs = keras.Input((3,))
     model = keras.Model(inputs, [dense(1, name="left")(inputs), dense(1, name="right")(inputs)])
-    model.compile("sgd", loss=["mse", "mse"], metrics=[[one], [other]], weighted_metrics=[[other], [one]])
+    model.compile("sgd", loss=["mse", "mse"], metrics=[[one], [other]], weighted_metrics=[[other], [one]], **EAGERLY)
     return model
 
 
@@ -306,7 +310,8 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
 
 def weighted() -> keras.Model:
     model = two_losses(loss(0.5), loss(0.25))
-    model.compile("sgd", loss=[loss(0.5), loss(0.25)], loss_weights=[2.0, 3.0], weighted_metrics=[[loss(1.0)], ["mse"]])
+    losses, metrics = [loss(0.5), loss(0.25)], [[loss(1.0)], ["mse"]]
+    model.compile("sgd", loss=losses, loss_weights=[2.0, 3.0], weighted_metrics=metrics, **EAGERLY)
     return model
 
 
