@@ -77,7 +77,8 @@ def found_objects(*things: Any) -> dict[str, Any]:
     plain = {name for name, count in own_names.items() if count == 1 and name not in texts and name not in _reserved()}
     for thing in waiting:
         name = _own_name(thing)
-        own = name if name in plain and _is_free(name, thing) else None
+        # What was registered by a name that is another's by now is saved by that name again, which a given one tells.
+        own = name if name in plain and _is_free(name, thing) and not _registered_name(thing) else None
         named[own or _free(f"{PACKAGE}{label(thing)}", named, thing)] = thing
     for thing in finder.found:
         name = _own_name(thing)
