@@ -274,7 +274,8 @@ def saved_name(thing: Any, others: Iterable[Any]) -> str:
 
 def _is_free(name: str, thing: Any) -> bool:
     """Whether no other object is registered by a name: for what others hold, Keras asks the registry before a scope."""
-    return _key(object_registration.GLOBAL_CUSTOM_OBJECTS.get(name, thing)) == _key(thing)
+    same: bool = _key(object_registration.GLOBAL_CUSTOM_OBJECTS.get(name, thing)) == _key(thing)
+    return same
 
 
 def _free(name: str, taken: Mapping[str, Any], thing: Any) -> str:
