@@ -15,11 +15,6 @@ from spark_dl.train.names import PACKAGE
 __all__ = ["refuse_missing", "savable", "savable_config", "savable_model"]
 
 _CONFIG = "config.json"
-# TensorFlow's functions that Keras has, too: Keras saves them by their names.
-_ACTIVATIONS = (
-    *("relu", "relu6", "elu", "selu", "gelu", "leaky_relu", "softmax", "log_softmax", "sigmoid", "tanh"),
-    *("softplus", "softsign", "silu"),
-)
 
 
 def savable(content: bytes, objects: Mapping[str, Any], what: str = "", compiled: bool = False) -> bytes:
@@ -180,12 +175,9 @@ def _unnamed(config: Any, place: str) -> Iterator[tuple[str, str]]:
 
 def _plain_name(name: str, objects: Mapping[str, Any]) -> str:
     """The name that Keras itself would write and find again; empty where it would find another thing, or nothing."""
-    thing = objects.get(name)
-    own = str(getattr(thing, "__name__", "")).removesuffix("_v2")
-    if str(getattr(thing, "__module__", "")).startswith("tensorflow.") and own in _ACTIVATIONS:
-        return own
     from spark_dl.train.identity import saved_name
 
+    thing = objects.get(name)
     others = [other for other in objects.values() if other is not thing]
     return saved_name(thing, others)
 

@@ -110,6 +110,8 @@ def _culprit(path: str, thing: Any, error: Exception, reduce: Reducer | None) ->
             try:
                 _pickled(part, reduce)
             except Exception as inner:
+                if isinstance(error, SparkDLError) and not isinstance(inner, SparkDLError):
+                    continue  # it would never have been reached
                 path, thing, error = path + step, part, inner
                 break
         else:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.saving import saving_lib
 from keras.src.saving.keras_saveable import KerasSaveable
 
@@ -17,6 +18,8 @@ from spark_dl.train.identity import naming
 from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 
 __all__ = ["keras_reducer"]
+
+_TF_FUNCTION = type(tf.function(lambda: None))
 
 
 def keras_reducer(owner: keras.Model | None = None) -> Callable[[Any], Any]:
@@ -45,7 +48,28 @@ def _reduced(weights: set[int], obj: Any) -> Any:
             return _loaded, (_written(obj), objects, isinstance(obj, keras.Model))
     if isinstance(obj, keras.Variable) and id(obj) in weights:
         raise _owned(f"the variable {obj.path!r}")
+    if isinstance(obj, _TF_FUNCTION):
+        return copyreg.__newobj__, (type(obj),), _untraced(obj)  # type: ignore[attr-defined]
     return NotImplemented
+
+
+def _untraced(function: Any) -> dict[str, Any]:
+    """The state of a `tf.function` that was never called: graphs can't be pickled, and each process makes its own.
+
+    Raises:
+        ModelError: its first call has made variables, which another process would make anew.
+    """
+    if function._created_variables:
+        raise ModelError(
+            explain(
+                "A tf.function can't be carried with variables that it has made.",
+                expected="functions of their arguments alone",
+                received=f"the tf.function {getattr(function, '__name__', '')!r}",
+                fix="Make the variables in the build of a layer.",
+            )
+        )
+    decorated = {name: value for name, value in vars(function).items() if name.startswith(("__", "_tf_decorator"))}
+    return {**decorated, **function._clone(None).__getstate__()}
 
 
 def _written(obj: Any) -> bytes:

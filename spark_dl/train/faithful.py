@@ -14,7 +14,7 @@ from keras.src.saving import serialization_lib
 
 from spark_dl.train.parts import is_keras
 
-__all__ = ["is_same", "untold"]
+__all__ = ["fault", "is_same"]
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 # How deep objects within objects are looked at.
@@ -24,8 +24,8 @@ _OF_KERAS = ("_tracker", "_lock", "_auto_config", "_obj_reference_counts_dict", 
 _GENERAL = ("self", "name", "dtype", "trainable", "args", "kwargs")
 
 
-def untold(thing: Any, config: Mapping[str, Any]) -> list[str]:
-    """The arguments of `__init__` that the config leaves out and that have other values in a copy.
+def fault(thing: Any, config: Mapping[str, Any]) -> str:
+    """What is wrong with a config from which Keras would load another object, or none; empty where nothing is.
 
     Args:
         thing: an object of a user's class.
@@ -33,16 +33,30 @@ def untold(thing: Any, config: Mapping[str, Any]) -> list[str]:
     """
     parameters = inspect.signature(type(thing).__init__).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = [one.name for one in parameters if one.kind in named and one.name not in _GENERAL]
-    left_out = [name for name in names if name not in config["config"]]
+    names = [one.name for one in parameters if one.kind in named]
+    given = config["config"]
+    left_out = [name for name in names if name not in _GENERAL and name not in given]
     held = {name: key for name in left_out for key in (name, f"_{name}") if key in vars(thing)}
-    if not held:
-        return []
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    unknown = [] if takes_all else [name for name in given if name not in names]
+    if not held and not unknown:
+        return ""
     try:
         copy = vars(serialization_lib.deserialize_keras_object(dict(config)))
-        return [name for name, key in held.items() if not is_same(vars(thing)[key], copy.get(key))]
     except Exception:
-        return []  # loading it says why
+        if _writes_itself(type(thing)):
+            return ""  # its from_config may ask for what is there as the model is loaded, which says why
+        lost = list(held)
+        if not lost and unknown:
+            return f"one that gives {', '.join(unknown)}, which __init__ doesn't take"
+    else:
+        lost = [name for name, key in held.items() if not is_same(vars(thing)[key], copy.get(key))]
+    return f"one that leaves {', '.join(lost)} out" if lost else ""
+
+
+def _writes_itself(kind: type) -> bool:
+    """Whether a user's class has a get_config or a from_config of its own."""
+    return not all(is_keras(getattr(kind, name, None)) for name in ("get_config", "from_config"))
 
 
 def is_same(one: Any, other: Any, depth: int = _DEPTH) -> bool:

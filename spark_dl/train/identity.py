@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src import activations, api_export
 from keras.src.saving import object_registration, serialization_lib
 
 from spark_dl.errors import ModelError, explain
-from spark_dl.train.faithful import is_same, untold
+from spark_dl.train.faithful import fault, is_same
 from spark_dl.train.names import PACKAGE
 from spark_dl.train.parts import leaves
 from spark_dl.train.serializer import reference, serializing
@@ -28,6 +30,12 @@ __all__ = ["config_of", "found_objects", "label", "naming", "saved_name"]
 
 # Names of metrics and losses that Keras understands without there being an object of that name.
 _UNDERSTOOD = ("accuracy", "acc", "ce", "crossentropy")
+# TensorFlow's functions that Keras has, too, by one name in `tf.nn` and `keras.activations`; what Python calls them may
+# be another one, such as softmax_v2.
+_ACTIVATIONS = (
+    *("relu", "relu6", "elu", "selu", "gelu", "leaky_relu", "softmax", "log_softmax", "sigmoid", "tanh"),
+    *("softplus", "softsign", "silu"),
+)
 
 
 def is_registered(name: str) -> bool:
@@ -61,7 +69,7 @@ def found_objects(*things: Any) -> dict[str, Any]:
     waiting = []
     for thing in finder.found:
         registered = _registered_name(thing)
-        if registered and registered not in named:
+        if registered and registered not in named and _is_free(registered, thing):
             named[registered] = thing
         else:
             waiting.append(thing)
@@ -69,10 +77,12 @@ def found_objects(*things: Any) -> dict[str, Any]:
     plain = {name for name, count in own_names.items() if count == 1 and name not in texts and name not in _reserved()}
     for thing in waiting:
         name = _own_name(thing)
-        named[name if name in plain else _free(f"{PACKAGE}{label(thing)}", named)] = thing
+        # What was registered by a name that is another's by now is saved by that name again, which a given one tells.
+        own = name if name in plain and _is_free(name, thing) and not _registered_name(thing) else None
+        named[own or _free(f"{PACKAGE}{label(thing)}", named, thing)] = thing
     for thing in finder.found:
         name = _own_name(thing)
-        if name in plain:  # by which a class's own from_config may ask for it
+        if name in plain and _is_free(name, thing):  # by which a class's own from_config may ask for it
             named.setdefault(name, thing)
     return named
 
@@ -83,9 +93,7 @@ def naming() -> Iterator[None]:
     scope: Mapping[str, Any] = keras.src.backend.common.global_state.get_global_attribute(
         "custom_objects_scope_dict", {}
     )
-    if not scope:
-        yield
-        return
+    # An empty scope, too: Keras by itself can't write a model that was compiled with its own classes.
     names: dict[Any, str] = {}
     for name in sorted(scope, key=is_registered):  # registered names last, so that they are what counts
         names[_key(scope[name])] = name
@@ -154,9 +162,9 @@ class _Finder:
         if not has_state:
             return config if not callable(obj) or self._is_faithful(obj, config) else reference(self._note(obj))
         with self._copies():
-            lost = [] if isinstance(obj, keras.Model) else untold(obj, config)
-        if lost:
-            raise _not_copied(obj, f"one that leaves {', '.join(lost)} out")
+            wrong = "" if isinstance(obj, keras.Model) else fault(obj, config)
+        if wrong:
+            raise _not_copied(obj, wrong)
         return config
 
     @contextlib.contextmanager
@@ -226,6 +234,8 @@ def _registered_name(thing: Any) -> str | None:
 
 def _own_name(thing: Any) -> str | None:
     """The name by which Keras would write a class or function; None for what it wouldn't."""
+    if by_keras := _name_by_keras(thing):
+        return by_keras
     if not isinstance(thing, (types.FunctionType, type)) or not thing.__name__.isidentifier():
         return None
     return thing.__name__ if isinstance(thing, types.FunctionType) or hasattr(thing, "from_config") else None
@@ -239,6 +249,11 @@ def _reserved() -> frozenset[str]:
     return frozenset({*public, *by_text, *vars(activations), *_UNDERSTOOD})
 
 
+def _name_by_keras(thing: Any) -> str | None:
+    """The name of Keras's function that does what one of TensorFlow's does; None for all others."""
+    return next((name for name in _ACTIVATIONS if getattr(tf.nn, name) is thing), None)
+
+
 def saved_name(thing: Any, others: Iterable[Any]) -> str:
     """The name that a function or class can be saved by; empty where it would mean another one of Keras's or of others.
 
@@ -246,13 +261,26 @@ def saved_name(thing: Any, others: Iterable[Any]) -> str:
         thing: a function or a class.
         others: those that are saved with it.
     """
+    if by_keras := _name_by_keras(thing):
+        return by_keras
+    others = list(others)
+    # One that isn't registered any more, since another one was under its name, is the other one where it is loaded.
+    registered = _registered_name(thing)
+    if registered and registered not in map(_registered_name, others):
+        return registered
     name = _own_name(thing)
     return name if name and name not in _reserved() and name not in map(_own_name, others) else ""
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    names = (name if number == 1 else f"{name}_{number}" for number in range(1, len(taken) + 2))
-    return next(one for one in names if one not in taken)
+def _is_free(name: str, thing: Any) -> bool:
+    """Whether no other object is registered by a name: for what others hold, Keras asks the registry before a scope."""
+    same: bool = _key(object_registration.GLOBAL_CUSTOM_OBJECTS.get(name, thing)) == _key(thing)
+    return same
+
+
+def _free(name: str, taken: Mapping[str, Any], thing: Any) -> str:
+    names = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+    return next(one for one in names if one not in taken and _is_free(one, thing))
 
 
 def _key(thing: Any) -> Any:

@@ -33,6 +33,7 @@ def serializing(
         name_of: takes a class or function and Keras's own `get_registered_name`; gives the name.
     """
     thread = threading.get_ident()
+    made: list[Any] = []  # kept, since what Keras meets again by its id is one object to it
     with _PATCHING, contextlib.ExitStack() as patches:
         keras_write = serialization_lib.serialize_keras_object
         keras_name = object_registration.get_registered_name
@@ -43,6 +44,7 @@ def serializing(
                 return keras_write(obj)
             if isinstance(obj, type) and issubclass(obj, (keras.losses.Loss, keras.metrics.Metric)):
                 obj = obj()  # as compile does
+                made.append(obj)
             return write(obj, keras_write)
 
         def named(obj: Any) -> str:
