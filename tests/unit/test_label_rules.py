@@ -90,7 +90,9 @@ def test_each_step_of_a_sequence_is_a_row_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "known"), [("mse", True), ("mae", True), ("huber", True), (lambda y, p: p, False)], ids=str
+    ("loss", "known"),
+    [("mse", True), ("mae", True), ("huber", True), (lambda y, p: p, False)],
+    ids=["mse", "mae", "huber", "own"],
 )
 def test_other_losses_take_any_number(loss: object, known: bool) -> None:
     facts = loss_facts(loss)
