@@ -222,7 +222,7 @@ FLAT = {
     "UnitNormalization": lambda: L.UnitNormalization(),
 }
 STEPPED = {
-    "AveragePooling1D": lambda: L.AveragePooling1D(),
+    "AveragePooling1D": lambda: L.AveragePooling1D(2),
     "Bidirectional": lambda: L.Bidirectional(L.LSTM(2)),
     "Conv1D": lambda: L.Conv1D(2, 2),
     "Conv1DTranspose": lambda: L.Conv1DTranspose(2, 2),
@@ -244,7 +244,7 @@ STEPPED = {
     "ZeroPadding1D": lambda: L.ZeroPadding1D(),
 }
 PICTURES = {
-    "AveragePooling2D": lambda: L.AveragePooling2D(),
+    "AveragePooling2D": lambda: L.AveragePooling2D(2),
     "CenterCrop": lambda: L.CenterCrop(2, 2),
     "Conv2D": lambda: L.Conv2D(2, 2),
     "Conv2DTranspose": lambda: L.Conv2DTranspose(2, 2),
@@ -265,7 +265,7 @@ PAIRS = {
     "AdditiveAttention": lambda: L.AdditiveAttention(dropout=0.3, seed=1),
     "Attention": lambda: L.Attention(use_scale=True, dropout=0.3, seed=1),
     "Dot": lambda: L.Dot(1),
-    "GroupQueryAttention": lambda: L.GroupQueryAttention(2, 4, 2, dropout=0.3, seed=1),
+    "GroupedQueryAttention": lambda: L.GroupQueryAttention(2, 4, 2, dropout=0.3, seed=1),
     "MultiHeadAttention": lambda: L.MultiHeadAttention(2, 2, dropout=0.3, seed=1),
 }
 # Without anything to learn or to set that isn't shown by another layer: pooling and cropping of other ranks; layers of
