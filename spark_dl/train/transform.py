@@ -119,7 +119,7 @@ def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str
 
 
 def _freeze(layer: Any) -> None:
-    """Freeze a layer and what it holds: a frozen one passes it on neither to what it makes later nor when told again."""
+    """Freeze a layer and what it holds: a frozen one doesn't pass it on to what it makes later."""
     for inner in layer._flatten_layers():
         inner.trainable = False
     for variable in layer.variables:
