@@ -86,7 +86,8 @@ def _of_layer(live: Mapping[str, Any], loaded: Mapping[str, Any]) -> Iterator[st
 
 def _of_attributes(live: Mapping[str, Any], loaded: Mapping[str, Any]) -> Iterator[str]:
     for name, value in live["attributes"].items():
-        if loaded["attributes"].get(name, value) != value:
+        # As text, since NaN isn't equal to itself.
+        if json.dumps(loaded["attributes"].get(name, value)) != json.dumps(value):
             yield f"{name}={loaded['attributes'][name]!r} in place of {value!r}"
 
 
