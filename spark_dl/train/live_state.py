@@ -5,12 +5,15 @@ A `.keras` file holds what the configs of layers and optimizer say. Not in it ar
 added itself, the paths of variables, seeds that have been drawn from, and values that a layer merges as it saves them
 (LoRA). `describe` notes them, `restore` applies them to the model that Keras has loaded.
 
-Layers are found by their way from the model: by name within Keras's own models, by number elsewhere.
+Layers are found by their way from the model: by name within Keras's own models, by number elsewhere. A layer of the
+user's whose config doesn't tell its name gets another one as it is loaded: it is found by its class and its number
+among those of that class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from spark_dl.train.keras_settings import current_settings
 from spark_dl.train.optimizer_state import describe_optimizers, restore_optimizers
 from spark_dl.train.parts import is_keras
-from spark_dl.train.plain_values import apply_attributes, plain_attributes
+from spark_dl.train.plain_values import apply_attributes, config_or_empty, plain_attributes
 
 __all__ = [
     "LiveState",
@@ -84,9 +87,22 @@ def walk(model: Any) -> list[LocatedLayer]:
         found.append(LocatedLayer(place, layer, variables, count))
         count += len(variables)
         named = isinstance(layer, keras.Model) and is_keras(type(layer))
-        children = [(inner.name if named else index, inner) for index, inner in enumerate(layer._layers)]
+        keys = _keys(layer._layers) if named else range(len(layer._layers))
+        children = list(zip(keys, layer._layers, strict=True))
         waiting += [((*place, key), inner) for key, inner in reversed(children)]
     return found
+
+
+def _keys(layers: Iterable[Any]) -> Iterator[str]:
+    """What tells the layers of a model apart that Keras loads: names, but for those that it gives anew."""
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        kind = type(layer)
+        if is_keras(kind) or "name" in config_or_empty(layer):
+            yield layer.name
+        else:
+            yield f"/{kind.__name__}/{counts[kind.__name__]}"  # no name of a layer has a slash
+            counts[kind.__name__] += 1
 
 
 def describe(model: keras.Model) -> LiveState:

@@ -113,9 +113,10 @@ def _loaded(path: str, state: LiveState | None, compiled: bool) -> keras.Model:
     with apply_settings(state.record["settings"]):
         model = keras.saving.load_model(path, compile=compiled, safe_mode=True)
         restore_layers(model, state)
+        restore_values(model, state)  # which an optimizer may keep as it is built
         if restore_optimizer(model, state):
             model.load_weights(path)
-        restore_values(model, state)
+            restore_values(model, state)
     return model
 
 

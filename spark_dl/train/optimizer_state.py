@@ -128,8 +128,12 @@ def restore_optimizers(model: keras.Model, noted: list[dict[str, Any]], variable
 
 
 def _is_another(optimizer: Any, told: Mapping[str, Any], wanted: list[Any]) -> bool:
+    # Keras builds it before it loads the weights: ScheduleFreeAdamW keeps what they were, and a MultiOptimizer chooses
+    # by paths that variables get back only afterwards.
+    early = optimizer.built and told["built_for"] is None
+    chooses = any(isinstance(one, keras.optimizers.MultiOptimizer) for one in inner_optimizers(optimizer))
     same = [id(variable) for variable in optimizer._trainable_variables] == [id(variable) for variable in wanted]
-    return not same or type(optimizer).__name__ != told["class"] or told["config"] is not None
+    return early or chooses or not same or type(optimizer).__name__ != told["class"] or told["config"] is not None
 
 
 def _replace_optimizer(model: keras.Model, told: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from spark_dl.train.parts import is_keras
 
-__all__ = ["apply_attributes", "plain_attributes"]
+__all__ = ["apply_attributes", "config_or_empty", "plain_attributes"]
 
 # What Keras sets on layers and models as they are made, built, called and compiled.
 _KERAS_OWN = frozenset(
@@ -35,11 +35,11 @@ def plain_attributes(thing: Any) -> dict[str, Any]:
     names |= {name for name in _OF_LAYERS if hasattr(thing, name)}
     values = {name: _encode(getattr(thing, name, None)) for name in sorted(names - _KERAS_OWN)}
     values = {name: value for name, value in values.items() if value is not _NONE}
-    config = _config(thing) if values else {}
+    config = config_or_empty(thing) if values else {}
     return {name: v for name, v in values.items() if name not in config or _encode(config[name]) != v}
 
 
-def _config(thing: Any) -> dict[str, Any]:
+def config_or_empty(thing: Any) -> dict[str, Any]:
     """The object's config; empty where it has none, as what a layer makes itself needn't."""
     try:
         return dict(thing.get_config())

@@ -105,7 +105,7 @@ def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str
         own.trainable = False
         start = keras.Input(shape, dtype=dtype, name="before")
         front = keras.Model(start, own(start), name=name)
-        own.trainable = False  # also what it has made as it was called
+        _freeze(own)
         return from_bytes(to_bytes(front))
     except Exception as error:
         raise ModelError(
@@ -116,6 +116,14 @@ def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str
                 fix="A Sequential that begins with keras.Input says what it takes; columnShapes the shape of a column.",
             )
         ) from error
+
+
+def _freeze(layer: Any) -> None:
+    """Freeze a layer and what it holds: a frozen one doesn't pass it on to what it makes later."""
+    for inner in layer._flatten_layers():
+        inner.trainable = False
+    for variable in layer.variables:
+        variable.trainable = False
 
 
 def _refuse_misfit(front: keras.Model, fed: ModelInput) -> None:

@@ -79,7 +79,8 @@ def test_what_was_frozen_can_be_trained_in_a_second_fit(data: DataFrame, fitted:
     trained = fitted.keras()
     before = trained.get_layer("base").get_weights()
     trained.get_layer("base").trainable = True
-    again = KerasRegressor(model=trained, optimizer=optimizer(), loss="mse", **QUIET).fit(data).keras()
+    # Loss scaling leaves out the first steps, whose gradients overflow.
+    again = KerasRegressor(model=trained, optimizer=optimizer(), loss="mse", epochs=8, **QUIET).fit(data).keras()
     for one, other in zip(before, again.get_layer("base").get_weights(), strict=True):
         assert (one != other).any()
     assert again.get_layer("base").trainable

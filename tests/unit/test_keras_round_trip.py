@@ -140,8 +140,9 @@ def test_each_optimizer_trains_as_in_keras(fitted: Any, kind: Any, make: Any) ->
 
 
 def test_an_optimizer_for_each_layer_goes_by_paths(fitted: Any) -> None:
-    model = small(OP.MultiOptimizer(OP.OptimizerMap(OP.SGD(0.1), {"small/hidden/.*": OP.Adam(0.01)})))
-    trained = fitted(model)
+    model = small(OP.MultiOptimizer(OP.OptimizerMap(OP.SGD(0.01, 0.9), {"small/hidden/.*": OP.Adam(0.01)})))
+    trained = fitted(fitted(model))
+    fit_in_keras(model)
     fit_in_keras(model)
     same(trained, model)
 
@@ -222,7 +223,7 @@ FLAT = {
     "UnitNormalization": lambda: L.UnitNormalization(),
 }
 STEPPED = {
-    "AveragePooling1D": lambda: L.AveragePooling1D(),
+    "AveragePooling1D": lambda: L.AveragePooling1D(2),
     "Bidirectional": lambda: L.Bidirectional(L.LSTM(2)),
     "Conv1D": lambda: L.Conv1D(2, 2),
     "Conv1DTranspose": lambda: L.Conv1DTranspose(2, 2),
@@ -244,7 +245,7 @@ STEPPED = {
     "ZeroPadding1D": lambda: L.ZeroPadding1D(),
 }
 PICTURES = {
-    "AveragePooling2D": lambda: L.AveragePooling2D(),
+    "AveragePooling2D": lambda: L.AveragePooling2D(2),
     "CenterCrop": lambda: L.CenterCrop(2, 2),
     "Conv2D": lambda: L.Conv2D(2, 2),
     "Conv2DTranspose": lambda: L.Conv2DTranspose(2, 2),
@@ -265,7 +266,7 @@ PAIRS = {
     "AdditiveAttention": lambda: L.AdditiveAttention(dropout=0.3, seed=1),
     "Attention": lambda: L.Attention(use_scale=True, dropout=0.3, seed=1),
     "Dot": lambda: L.Dot(1),
-    "GroupQueryAttention": lambda: L.GroupQueryAttention(2, 4, 2, dropout=0.3, seed=1),
+    "GroupedQueryAttention": lambda: L.GroupQueryAttention(2, 4, 2, dropout=0.3, seed=1),
     "MultiHeadAttention": lambda: L.MultiHeadAttention(2, 2, dropout=0.3, seed=1),
 }
 # Without anything to learn or to set that isn't shown by another layer: pooling and cropping of other ranks; layers of
@@ -383,6 +384,60 @@ def test_what_is_set_on_layers_counts(fitted: Any, change: Any) -> None:
     trained = fitted(model)
     fit_in_keras(model)
     same(trained, model)
+
+
+class Nameless(keras.layers.Layer):
+    """Doesn't save its name."""
+
+    def __init__(self, units: int, **others: Any) -> None:
+        super().__init__(**others)
+        self.units, self.inner = units, L.Dense(units)
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+
+    def call(self, features: Any) -> Any:
+        return self.inner(features)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"units": self.units}
+
+
+def test_layers_with_other_names_on_ranks_are_told_apart(fitted: Any) -> None:
+    keras.utils.set_random_seed(8)
+    start = keras.Input((WIDTH,))
+    ends = [Nameless(4, name=name)(start) for name in "cab"]
+    model = keras.Model(start, L.Dense(1)(L.Concatenate()(ends[::-1])))
+    model.get_layer("a").trainable = False
+    model.get_layer("b").inner.bias.trainable = False
+    model.compile("sgd", "mse", run_eagerly=True)
+    trained = fitted(model)
+    fit_in_keras(model)
+    same(trained, model)
+
+
+class Renamed(keras.layers.Layer):
+    """Saves a name that it doesn't take."""
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(shape[-1], 3))
+
+    def call(self, features: Any) -> Any:
+        return features @ self.kernel
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return cls(**{name: value for name, value in config.items() if name != "name"})
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()
+
+
+def test_what_keras_loads_with_all_that_it_holds_is_not_refused() -> None:
+    model = keras.Sequential([keras.Input((WIDTH,)), Renamed(name="q"), Renamed(name="p"), L.Dense(1)])
+    copy = compiled_copy(model, "sgd", "mse", None)
+    for mine, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_nested_base_can_be_unfrozen_after_a_fit(fitted: Any) -> None:
