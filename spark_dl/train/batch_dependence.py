@@ -8,6 +8,7 @@ taken for a mean.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -138,12 +139,15 @@ def features_of(inputs: Mapping[str, tuple[tuple[int, ...], str]], rows: int, se
 
 def _forward(model: keras.Model, features: Any, training: bool) -> tuple[Any, list[float]]:
     """Outputs and the losses that layers add; the model stays as it is, its seeds too."""
+    # Keras passes `training` on only to a `call` that takes it; a stateless call is that `call` itself.
+    parameters = inspect.signature(model.call).parameters
+    known = {"training": training} if "training" in parameters else {}
     outputs, _, losses = model.stateless_call(
         [v.value for v in model.trainable_variables],
         [v.value for v in model.non_trainable_variables],
         keras.tree.map_structure(keras.ops.convert_to_tensor, features),
-        training=training,
         return_losses=True,
+        **known,
     )
     return outputs, [float(np.sum(np.asarray(loss))) for loss in losses]
 
