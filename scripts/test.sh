@@ -13,6 +13,4 @@ ruff format --check .
 echo "==> mypy"
 mypy spark_dl
 echo "==> pytest"
-# All tests by two processes (tests/conftest.py says how they share them); some by one.
-if [[ $# -eq 0 ]]; then set -- --numprocesses 2 --dist loadgroup --no-loadscope-reorder; fi
 exec python -m pytest "$@"
