@@ -57,7 +57,7 @@ class _Pickler(cloudpickle.Pickler):
             module = thing.__name__ if thing.__name__ in sys.modules else ""
         elif reduced is NotImplemented and isinstance(thing, (type, types.FunctionType, types.BuiltinFunctionType)):
             module = getattr(thing, "__module__", None) or ""
-        self.modules.add(module.partition(".")[0])
+        self.modules.add(module)
         return reduced
 
 
@@ -94,9 +94,14 @@ def _pickled(thing: Any, reduce: Reducer | None) -> Pickled:
     with io.BytesIO() as file:
         pickler = _Pickler(file, reduce)
         pickler.dump(thing)
-        by_value = {name.partition(".")[0] for name in cloudpickle.list_registry_pickle_by_value()}
-        known = {"", "__main__", "cloudpickle", *sys.stdlib_module_names, *by_value}
-        return Pickled(file.getvalue(), tuple(sorted(pickler.modules - known)))
+        by_value = cloudpickle.list_registry_pickle_by_value()
+        known = {"", "__main__", "cloudpickle", *sys.stdlib_module_names}
+        imported = {
+            module.partition(".")[0]
+            for module in pickler.modules
+            if not any(module == name or module.startswith(f"{name}.") for name in by_value)
+        }
+        return Pickled(file.getvalue(), tuple(sorted(imported - known)))
 
 
 def _culprit(path: str, thing: Any, error: Exception, reduce: Reducer | None) -> tuple[str, Any, Exception]:

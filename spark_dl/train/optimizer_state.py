@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from spark_dl.errors import OptionError, explain
+from spark_dl.train.identity import naming
 from spark_dl.train.plain_values import apply_attributes, plain_attributes
 
 __all__ = [
@@ -140,10 +141,13 @@ def _replace_optimizer(model: keras.Model, told: Mapping[str, Any]) -> None:
     scales = told["class"] == keras.optimizers.LossScaleOptimizer.__name__
     if told["config"] is not None:
         model.optimizer = keras.saving.deserialize_keras_object(told["config"])
-    elif type(model).compile is not keras.Model.compile:
-        model.compile_from_config(model.get_compile_config())
+        return
+    with naming():  # losses and metrics keep the names that they were loaded by
+        config = model.get_compile_config()
+    if type(model).compile is not keras.Model.compile:
+        model.compile_from_config(config)
     else:
-        options = keras.saving.deserialize_keras_object(model.get_compile_config())
+        options = keras.saving.deserialize_keras_object(config)
         model.compile(**options, auto_scale_loss=False)
         if scales and not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
             model.optimizer = keras.optimizers.LossScaleOptimizer(model.optimizer, name="loss_scale_optimizer")

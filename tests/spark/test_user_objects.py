@@ -61,7 +61,7 @@ def predictions(scored: DataFrame) -> np.ndarray:
 
 
 def test_closures_of_one_name_stay_apart_in_all_that_a_fitted_model_does(data: DataFrame, tmp_path: Path) -> None:
-    model = a_model(powered(0.5), keras.layers.LeakyReLU(0.3), lambda x: x * 0.5)
+    model = a_model(powered(1.5), keras.layers.LeakyReLU(0.3), lambda x: x * 0.5)
     fitted = KerasEstimator(model=model, labelCols=["a", "b"], epochs=2, **QUIET).fit(data)
     expected = plain(model, 2)
     assert fitted.summary.history.keys() == expected.keys()
@@ -89,7 +89,7 @@ def test_closures_of_one_name_stay_apart_in_all_that_a_fitted_model_does(data: D
 
 
 def test_a_saved_model_scores_and_never_takes_one_function_for_another(data: DataFrame, tmp_path: Path) -> None:
-    registered = keras.saving.register_keras_serializable("users", "root")(powered(0.5))
+    registered = keras.saving.register_keras_serializable("users", "root")(powered(1.5))
     model = a_model(registered)
     fitted = KerasEstimator(model=model, labelCols=["a", "b"], checkpointDir=str(tmp_path), **QUIET).fit(data)
     fitted.save(str(tmp_path / "model"))
