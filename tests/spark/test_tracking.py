@@ -56,7 +56,7 @@ def test_a_fit_is_one_finished_run_with_its_params(run: tuple[Any, Run]) -> None
     assert logged.data.tags["spark_dl.uid"] == fitted.uid
     assert logged.data.tags["spark_dl.master"] == "local[2]"
     plan = mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/columns.txt")
-    assert [line.split()[0] for line in plan.splitlines()[2:]] == ["features", "label", "held"]
+    assert [line.split()[0] for line in plan.splitlines()[2:]] == ["features", "label", "held", "output"]
     assert mlflow.active_run() is None
 
 
