@@ -72,7 +72,8 @@ def test_metrics_are_those_of_all_rows(data: DataFrame) -> None:
             self.kept = self.add_weight(name="kept", initializer="zeros")
 
         def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-            apart = keras.ops.abs(keras.ops.reshape(y_true, (-1,)) - keras.ops.reshape(y_pred, (-1,)))
+            actual = keras.ops.cast(keras.ops.reshape(y_true, (-1,)), y_pred.dtype)
+            apart = keras.ops.abs(actual - keras.ops.reshape(y_pred, (-1,)))
             self.kept.assign(keras.ops.maximum(self.kept, keras.ops.max(apart)))
 
         def result(self) -> Any:

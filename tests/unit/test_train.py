@@ -82,7 +82,7 @@ def run(plan: TrainPlan, reports: list[dict[str, Any]] | None = None) -> tuple[T
     """The result of a World of one, and the final model."""
     told: list[dict[str, Any]] = [] if reports is None else reports
     result = train(plan, SoloCollectives(solo()), told.append)
-    return result, from_bytes(plan.workspace.read(result.model_file))
+    return result, from_bytes(plan.workspace.read(result.model_file), cloudpickle.loads(plan.custom_objects))
 
 
 def same_weights(one: keras.Model, other: keras.Model, tolerance: float) -> None:
