@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["World", "solo", "worlds"]
+__all__ = ["Rank", "World", "solo", "worlds"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,22 @@ class World:
     def is_first(self) -> bool:
         """Whether this is rank 0, the one that writes files."""
         return self.rank == 0
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What a rank's function is given.
+
+    Attributes:
+        world: the rank's place.
+        report: sends a small dict, fit for JSON, to the driver at once.
+        mark: notes where the function stands, in a few words; a function that has marked once and then marks
+            nothing for long is taken to be stuck.
+    """
+
+    world: World
+    report: Callable[[dict[str, Any]], None]
+    mark: Callable[[str], None]
 
 
 def solo(host: str = "localhost") -> World:

@@ -298,9 +298,11 @@ def tensorflow_batches(
             for arrays, batches in _without(made, skip_steps if epoch == first_epoch else 0, batch_size):
                 yield (*arrays, np.int64(batches))
 
+    @tf.autograph.experimental.do_not_convert
     def cut(*pool: Any) -> Any:
         *arrays, batches = pool
 
+        @tf.autograph.experimental.do_not_convert
         def batch(index: Any) -> Any:
             start = index * batch_size
             parts = [array[start : start + batch_size] for array in arrays]

@@ -30,7 +30,7 @@ from spark_dl.data.limits import beyond, greatest, inexact
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.transport import receive, send
 from spark_dl.errors import DataError
-from spark_dl.imports import forget_archives
+from spark_dl.python_worker import forget_archives
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 

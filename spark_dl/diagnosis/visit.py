@@ -17,6 +17,7 @@ from spark_dl.diagnosis.report import Finding
 from spark_dl.errors import SparkDLError, StoreError
 from spark_dl.launch.channel import Address, Sender
 from spark_dl.launch.horovod_build import horovod_fault
+from spark_dl.python_worker import keep_worker
 from spark_dl.store import Store
 
 __all__ = ["Order", "visit"]
@@ -47,6 +48,7 @@ def visit(order: Order, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
     """One row of JSON: executor, versions, Horovod (fault), absent modules, directories (url -> fault), driver (fault),
     findings.
     """
+    keep_worker(batches)
     context = BarrierTaskContext.get()
     task = context.partitionId()
     executors = [info.address for info in context.getTaskInfos()]

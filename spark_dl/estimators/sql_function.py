@@ -16,7 +16,7 @@ from pyspark.sql import types as T
 from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, explain
 from spark_dl.estimators.columns import InputFacts, feature_specs, input_columns
-from spark_dl.imports import forget_archives
+from spark_dl.python_worker import forget_archives
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.series import output_series
 

@@ -6,13 +6,12 @@ import functools
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 from pyspark.sql import SparkSession
 
-from spark_dl.collectives import join
 from spark_dl.data.shards import canonical_count
 from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, explain
 from spark_dl.estimators.fingerprint import fingerprint, layout
@@ -30,12 +29,11 @@ from spark_dl.train.plan import TrainPlan, TrainResult
 
 if TYPE_CHECKING:
     from spark_dl.estimators.job import Job
-    from spark_dl.launch.rank_main import Rank
 
 __all__ = ["Trained", "train_on_ranks"]
 
-# What `_rank` imports.
-_MODULES = ("spark_dl.train.loop", "spark_dl.data.readers.petastorm")
+# What a rank needs: imported once for all ranks of an executor.
+_MODULES = ("spark_dl.train.entry", "spark_dl.score.assess", "spark_dl.data.readers.petastorm")
 
 
 @dataclass
@@ -201,11 +199,14 @@ class _Training:
             self._event(f"{when}{_first_line(cause)} Restarting from {_place(plan)}, {how}.")
 
     def _attempt(self, plan: TrainPlan, workers: int) -> tuple[TrainResult, Assessment | None]:
+        from spark_dl.train.entry import run_rank  # with it comes TensorFlow
+
         self.directory.starts(plan.attempt)
         rows = plan.dataset.rows(validation=False)
         together = self.values["globalBatchSize"] or self.values["batchSize"] * workers
         self.progress.steps = math.ceil(rows / together)
-        rank = functools.partial(_rank, plan, self.assessed)
+        look = functools.partial(assess, self.assessed) if self.assessed else None
+        rank = functools.partial(run_rank, plan, look)
         results: list[tuple[TrainResult, Assessment | None]] = run_ranks(
             self.spark, rank, workers, self.settings, self._on_report, _MODULES
         )
@@ -292,17 +293,3 @@ def _more(content: Mapping[str, Any]) -> dict[str, float]:
         if one["gpu_memory_mb"]:
             told[f"system/rank_{rank}/gpu_memory_usage_megabytes"] = one["gpu_memory_mb"]
     return told
-
-
-def _rank(plan: TrainPlan, assessed: Head | None, rank: Rank) -> tuple[TrainResult, Assessment | None]:
-    """What each rank runs."""
-    from spark_dl.train.loop import train
-
-    collectives = join(rank.world)
-    result = train(plan, collectives, rank.report, rank.mark)
-    if assessed is None:
-        return result, None
-    if rank.world.is_first:  # which has written the model
-        rank.report({"kind": "trained", "result": asdict(result)})
-    report = rank.report if rank.world.is_first else lambda told: None
-    return result, assess(plan, result, assessed, collectives, report, rank.mark)

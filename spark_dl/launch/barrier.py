@@ -15,6 +15,7 @@ from spark_dl.launch import channel, failure, resources
 from spark_dl.launch.rank_main import Order
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
+from spark_dl.python_worker import keep_worker
 from spark_dl.world import worlds
 
 __all__ = ["RESULT_SCHEMA", "RankJob", "run_task"]
@@ -50,9 +51,11 @@ class RankJob:
 def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Run one rank; yield one row: its value, or its failure. A rank's error is a row, so that the stage ends.
 
-    The input is left unread: Spark does not give the worker to another task then.
+    The input is read, although nothing is in it that matters: Spark keeps only such workers for its next task.
     """
     import cloudpickle
+
+    keep_worker(batches)
 
     context = BarrierTaskContext.get()
     rank = context.partitionId()

@@ -17,11 +17,11 @@ from spark_dl.launch import slots
 from spark_dl.launch.barrier import RESULT_SCHEMA, RankJob, run_task
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.failure import first_cause
-from spark_dl.launch.rank_main import Rank
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slot_queue import SlotQueue
 from spark_dl.launch.watch import Watch
 from spark_dl.spark_job import SparkJob
+from spark_dl.world import Rank
 
 __all__ = ["run_ranks"]
 

@@ -17,9 +17,9 @@ import cloudpickle
 
 from spark_dl.launch.failure import of_exception
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.world import World
+from spark_dl.world import Rank, World
 
-__all__ = ["Order", "Rank", "serve", "without_rank"]
+__all__ = ["Order", "serve", "without_rank"]
 
 _MARK_SECONDS = 1.0
 _FRAMES = 12
@@ -38,22 +38,6 @@ class Order:
     world: World
     environment: dict[str, str]
     payload: bytes
-
-
-@dataclass(frozen=True)
-class Rank:
-    """What a rank's function is given.
-
-    Attributes:
-        world: the rank's place.
-        report: sends a small dict, fit for JSON, to the driver at once.
-        mark: notes where the function stands, in a few words; a function that has marked once and then marks
-            nothing for long is taken to be stuck.
-    """
-
-    world: World
-    report: Callable[[dict[str, Any]], None]
-    mark: Callable[[str], None]
 
 
 def without_rank(function: Callable[..., Any], arguments: Sequence[Any], rank: Rank) -> Any:

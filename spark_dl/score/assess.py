@@ -77,9 +77,9 @@ def can_assess(head: Head) -> bool:
 
 
 def assess(
+    head: Head,
     plan: TrainPlan,
     result: TrainResult,
-    head: Head,
     collectives: Collectives,
     report: Callable[[dict[str, Any]], None],
     mark: Callable[[str], None],
@@ -89,9 +89,9 @@ def assess(
     It is no part of the training: where it fails, that is told, and nothing is lost.
 
     Args:
+        head: what the outputs mean; `can_assess` says that it can be.
         plan: the same on every rank.
         result: of the training; rank 0 has written the model.
-        head: what the outputs mean; `can_assess` says that it can be.
         collectives: of this rank's World.
         report: takes what has happened, on rank 0.
         mark: takes where it stands, on every rank.
@@ -129,7 +129,7 @@ def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[t
     content = plan.workspace.read(result.model_file)
     model = from_bytes(content, cloudpickle.loads(plan.custom_objects))
     settings = settings_of(content)
-    call = tf.function(lambda features: model(features, training=False), reduce_retracing=True)
+    call = tf.function(lambda features: model(features, training=False), reduce_retracing=True, autograph=False)
     batches: Iterable[Any] = Feed.of(plan, world).validation
     for features, labels, *_ in batches:
         rows = int(tf.nest.flatten(features)[0].shape[0])

@@ -28,8 +28,8 @@ from spark_dl.data.column import Column
 from spark_dl.data.media import image_bytes
 from spark_dl.data.transport import VECTOR_FIELDS, vectors
 from spark_dl.errors import StoreError, explain
-from spark_dl.imports import forget_archives
 from spark_dl.paths import LOCAL, holds, overlap, spark_pattern
+from spark_dl.python_worker import forget_archives
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel, checked
 from spark_dl.spark_job import SparkJob

@@ -18,9 +18,10 @@ from spark_dl.data.convert import Packing, pack_batches
 from spark_dl.data.faults import describe
 from spark_dl.data.transport import send
 from spark_dl.errors import DataError, ModelError, explain
-from spark_dl.imports import forget_archives, importing
+from spark_dl.imports import importing
 from spark_dl.log_values import plain_logs, plain_value
 from spark_dl.parcel import Parcel
+from spark_dl.python_worker import forget_archives
 from spark_dl.redaction import warn
 from spark_dl.score.scoring_model import prepare_worker, rows_at_once
 from spark_dl.spark_job import SparkJob
@@ -140,7 +141,7 @@ def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The model's step as Keras's `evaluate` runs it; `test_on_batch` would forget the batches before."""
     import tensorflow as tf
 
-    graph: Callable[[Any], Any] = tf.function(step, reduce_retracing=True)
+    graph: Callable[[Any], Any] = tf.function(step, reduce_retracing=True, autograph=False)
     return graph
 
 

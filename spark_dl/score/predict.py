@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 from spark_dl.data.column import Column
 from spark_dl.data.transport import not_finite, selected
 from spark_dl.errors import DataError, explain
-from spark_dl.imports import forget_archives
+from spark_dl.python_worker import forget_archives
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.series import output_series

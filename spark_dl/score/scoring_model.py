@@ -207,7 +207,7 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
         for spec in specs
     ]
 
-    @functools.partial(tf.function, input_signature=signature)
+    @functools.partial(tf.function, input_signature=signature, autograph=False)
     def call(*inputs: Any) -> list[Any]:
         tensors = [
             fed(given, spec.coding, spec.shape, spec.dtype) if spec.coding else given

@@ -82,7 +82,7 @@ def _build_inner(model: keras.Model) -> None:
     if not shape.takes_dict and len(specs) == 1:
         features = features[0]
     # Traced as a train step is, and not run: nothing is drawn or counted.
-    tf.function(lambda given: model(given, training=True)).get_concrete_function(features)
+    tf.function(lambda given: model(given, training=True), autograph=False).get_concrete_function(features)
 
 
 def _last_operations(model: keras.Model) -> Iterator[int]:

@@ -20,7 +20,7 @@ def reporting_fits(function: Callable[..., Any], arguments: Sequence[Any], rank:
     Args:
         function: one's own.
         arguments: what it is called with.
-        rank: a `launch.rank_main.Rank`.
+        rank: a `world.Rank`.
     """
     if rank.world.is_first:
         _report_fits(rank.report)

@@ -78,7 +78,7 @@ def compile_gradients(model: keras.Model) -> None:
     step, optimizer, apply = model.train_step, model.optimizer, model.optimizer.apply
     applied: list[tuple[list[Any], list[Any]]] = []  # gradients and their variables, as they were traced last
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def forward_and_backward(data: Any) -> Any:
         optimizer.apply = lambda grads, trainable_variables: applied.append((list(grads), list(trainable_variables)))
         try:
@@ -110,6 +110,7 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
 
     Keras's own is made for several steps a call and for data that ends: it wraps each step's logs in optionals, which
     costs as much as a small model's step. The ranks' votes to stop come along, since reading a variable costs, too.
+    Like Keras's own, it is not converted by AutoGraph, which takes a second.
 
     Args:
         model: its train step is as it will be.
@@ -118,7 +119,7 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
     if model.run_eagerly:
         return
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def step(iterator: Any) -> tuple[Any, Any]:
         logs = model.train_step(next(iterator))
         return logs, tf.identity(reducer.stop_votes)

@@ -14,8 +14,8 @@ from pyspark.sql import functions as F
 
 from spark_dl import KerasClassifier, KerasRegressor
 from spark_dl.launch.launcher import run_ranks
-from spark_dl.launch.rank_main import Rank
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.world import Rank
 
 OPTIONS = {"tracking": None, "verbose": 0, "numWorkers": 2, "shuffle": False}
 

@@ -30,11 +30,11 @@ from spark_dl.errors import OptionError
 from spark_dl.estimators.job import check
 from spark_dl.estimators.steps import convert_rows
 from spark_dl.launch.launcher import run_ranks
-from spark_dl.launch.rank_main import Rank
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.store import Store
 from spark_dl.train.model_bytes import from_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
+from spark_dl.world import Rank
 
 # The ranks can't import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

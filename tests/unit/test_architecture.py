@@ -31,6 +31,7 @@ BASE = {
     "options",
     "parcel",
     "paths",
+    "python_worker",
     "redaction",
     "session",
     "spark_job",

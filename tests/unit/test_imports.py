@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from spark_dl.imports import forget_archives, importing
+from spark_dl.imports import importing
+from spark_dl.python_worker import forget_archives
 
 
 def test_the_collector_is_off_meanwhile_and_on_again() -> None:

@@ -22,11 +22,11 @@ from spark_dl.errors import ClusterError
 from spark_dl.launch import rank_host
 from spark_dl.launch.failure import Failure
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.launch.rank_main import Order, Rank
+from spark_dl.launch.rank_main import Order
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.launch.resources import horovod_environment, task_environment
-from spark_dl.world import solo
+from spark_dl.world import Rank, solo
 
 HOST = "127.0.0.1"
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
