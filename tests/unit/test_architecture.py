@@ -194,6 +194,8 @@ HEAVY = ("tensorflow", "keras", "horovod", "petastorm", "mlflow", "pyspark", "nu
         ),
         ("import spark_dl.score.scoring_model", {"numpy", "pandas", "pyarrow"}),
         ("import spark_dl.train.loop", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
+        ("import spark_dl.train.entry", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
+        ("import spark_dl.score.assess", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
     ],
 )
 def test_an_import_loads_no_library_that_it_does_not_need(statement: str, may_load: set[str]) -> None:

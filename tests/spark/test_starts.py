@@ -1,0 +1,72 @@
+"""What a fit's processes import, and which of them stay for the next fit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import keras
+import psutil
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_dl import KerasRegressor
+
+# The ranks can't import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+DRIVERS = ("pyspark", "mlflow", "spark_dl.estimators", "spark_dl.track", "spark_dl.diagnosis")
+
+
+class Loaded(keras.callbacks.Callback):
+    """Writes down what this rank has imported by the end of its training."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def on_train_end(self, logs: Any = None) -> None:
+        (self.directory / str(os.getpid())).write_text("\n".join(sys.modules))
+
+
+def regressor(**options: Any) -> KerasRegressor:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    return KerasRegressor(model=model, loss="mse", optimizer="sgd", epochs=1, tracking=None, verbose=0, **options)
+
+
+def rows(spark: SparkSession) -> DataFrame:
+    return spark.range(64).selectExpr("array(id / 64) features", "id / 64 label")
+
+
+def workers(spark: SparkSession) -> set[int]:
+    """The processes of Spark's Python workers: the children of their common parent."""
+
+    def siblings(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            pass
+        found = [child.pid for child in psutil.Process(os.getppid()).children()]
+        yield pa.RecordBatch.from_pydict({"pid": pa.array(found, pa.int64())})
+
+    return {row["pid"] for row in spark.range(0, 2, 1, 2).mapInArrow(siblings, "pid long", barrier=True).collect()}
+
+
+def test_a_rank_imports_nothing_of_the_drivers(spark: SparkSession, tmp_path: Path) -> None:
+    regressor(callbacks=[Loaded(tmp_path)], numWorkers=2).fit(rows(spark))
+    told = [set(path.read_text().splitlines()) for path in tmp_path.iterdir()]
+    assert len(told) == 2
+    for loaded in told:
+        assert {"spark_dl.train.entry", "petastorm", "horovod.tensorflow"} <= loaded
+        assert [name for name in loaded if name.startswith(DRIVERS)] == []
+
+
+def test_spark_keeps_its_python_workers_over_fits(spark: SparkSession) -> None:
+    data = rows(spark)
+    regressor(numWorkers=2).fit(data)
+    before = workers(spark)
+    assert len(before) >= 2
+    regressor(numWorkers=2).fit(data)
+    assert before <= workers(spark)
