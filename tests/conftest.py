@@ -21,6 +21,7 @@ FOLDERS = ["spark", "connect", "distributed", "equality", "hosts"]
 SESSIONS = ["estimators", "horovod_launcher"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The folder tells what a test needs; the fast ones run first.
 
