@@ -21,26 +21,31 @@ FOLDERS = ["spark", "connect", "distributed", "equality", "hosts"]
 SESSIONS = ["estimators", "horovod_launcher"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The folder tells what a test needs; the fast ones run first.
+# The fast ones run first; where processes share the tests, they fill up what time is left.
+ORDER = {name: 1.0 + place for place, name in enumerate(FOLDERS)} | dict.fromkeys(SESSIONS, 1.5)
+
+
+def order_of(item: pytest.Item) -> float:
+    return ORDER.get(item.path.parent.name, ORDER.get(item.path.stem, 0.0))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The folder tells what a test needs.
 
     Two processes share the tests where xdist runs them: one takes those with a session in their own process, one those
     with a cluster, for each of which a process has only one; files of unit tests fill up what time is left.
     """
-    order = {name: 1.0 + place for place, name in enumerate(FOLDERS)} | dict.fromkeys(SESSIONS, 1.5)
-    parallel = hasattr(config, "workerinput")
+    folder = item.path.parent.name
+    if folder in FOLDERS:
+        item.add_marker(folder)
+    if hasattr(item.config, "workerinput"):
+        cluster = folder in FOLDERS[1:]
+        item.add_marker(
+            pytest.mark.xdist_group("cluster" if cluster else "local" if order_of(item) else item.path.stem)
+        )
 
-    def place(item: pytest.Item) -> float:
-        found = order.get(item.path.parent.name, order.get(item.path.stem, 0.0))
-        return found or (len(order) if parallel else 0.0)
 
-    for item in items:
-        folder = item.path.parent.name
-        if folder in FOLDERS:
-            item.add_marker(folder)
-        if parallel:
-            cluster = folder in FOLDERS[1:]
-            local = folder == "spark" or place(item) == 1.5
-            item.add_marker(pytest.mark.xdist_group("cluster" if cluster else "local" if local else item.path.stem))
-    items.sort(key=place)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The fast ones first, or last where processes share them."""
+    last = len(ORDER) + 1.0 if hasattr(config, "workerinput") else 0.0
+    items.sort(key=lambda item: order_of(item) or last)
