@@ -417,7 +417,9 @@ main() {
   # One set-up at a time in this checkout.
   exec {checkout}<"$root"
   lock "$checkout" "working in $root"
-  stamp=$({ cat "$constraints" "$root/setup.py" && echo "$root $wheel_key"; } | digest)
+  # Installed metadata holds the version, so that a new one is installed anew.
+  stamp=$({ cat "$constraints" "$root/pyproject.toml" "$root/setup.py" &&
+    grep '^__version__' "$root/spark_dl/__init__.py" && echo "$root $wheel_key"; } | digest)
   if [[ ! -e $venv/.set-up || $(<"$venv/.set-up") != "$stamp" || ! -x $venv/bin/python ]]; then
     have_wheel || check_compiler
     check_disk

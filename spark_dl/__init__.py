@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spark_dl.estimators.regressor import KerasRegressor, KerasRegressorModel
     from spark_dl.horovod_launcher import HorovodLauncher, autolog
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "ConvertedData": "spark_dl.estimators.converted",

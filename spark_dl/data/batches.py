@@ -261,7 +261,7 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, .
     return tuple(roles[role] for role in (FEATURES, LABEL, WEIGHT) if role in roles)
 
 
-def tensorflow_batches(
+def tensorflow_batches(  # noqa: PLR0913
     dataset: ConvertedDataset,
     shards: Sequence[Shard],
     read: Reader,

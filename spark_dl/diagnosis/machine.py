@@ -95,7 +95,7 @@ def space(where: str, store: Store) -> Finding:
 
 
 def _requirements() -> list[Requirement]:
-    """What setup.py asks for, without the extras."""
+    """What the package asks for in pyproject.toml, without the extras."""
     texts = importlib.metadata.requires("spark_dl") or []
     return [r for r in map(Requirement, texts) if r.marker is None or r.marker.evaluate({"extra": "cpu"})]
 

@@ -81,7 +81,7 @@ _CONDA, _PYTHON = "conda.yaml", "python_env.yaml"
 _NEEDED = (("cloudpickle",), ("keras",), ("numpy",), ("pandas",), ("pyarrow",), ("tensorflow", "tensorflow-cpu"))
 
 
-def log(
+def log(  # noqa: PLR0913
     model: LoggedModel | LoggedStage,
     name: str,
     registered_model_name: str | None = None,

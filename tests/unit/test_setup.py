@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def checkout(tmp_path: Path) -> Path:
     """A copy of what setup.sh reads, with an empty cache beside it."""
     copy = tmp_path / "checkout"
-    for name in ("scripts/setup.sh", "conf/constraints.txt", "setup.py"):
+    for name in ("scripts/setup.sh", "conf/constraints.txt", "pyproject.toml", "setup.py", "spark_dl/__init__.py"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     return copy

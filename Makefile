@@ -1,0 +1,33 @@
+# The parts of scripts/test.sh one by one, in the .venv that scripts/setup.sh makes. ARGS goes to pytest: make unit ARGS="-k name"
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help lint types unit spark distributed hosts coverage all
+
+pytest := . scripts/env.sh && python -m pytest --durations=20
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+lint: ## lint, format and declared dependencies
+	. scripts/env.sh && ruff check . && ruff format --check . && deptry .
+
+types: ## types of the package
+	. scripts/env.sh && mypy spark_dl
+
+unit: ## tests without Spark
+	$(pytest) --numprocesses 2 --dist loadgroup --no-loadscope-reorder tests/unit $(ARGS)
+
+spark: ## tests and docstrings with Spark in this process
+	$(pytest) tests/spark spark_dl $(ARGS)
+
+distributed: ## tests with ranks on a local cluster, and with Spark Connect
+	$(pytest) tests/connect tests/distributed tests/equality $(ARGS)
+
+hosts: ## tests on hosts made of network namespaces
+	$(pytest) tests/hosts $(ARGS)
+
+coverage: ## all tests in one process, with the branches that they take in all processes
+	. scripts/env.sh && coverage erase && coverage run -m pytest $(ARGS) && coverage combine -q && coverage report
+
+all: ## set-up and every check: scripts/test.sh
+	scripts/test.sh $(ARGS)
