@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["spark_dl", "spark_dl.*"]),
-    package_data={"spark_dl": ["py.typed"]},
+    package_data={"": ["*.pyi"], "spark_dl": ["py.typed"]},
     python_requires=">=3.11,<3.13",
     install_requires=[
         "cloudpickle>=3",
