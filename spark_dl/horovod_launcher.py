@@ -10,13 +10,13 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from spark_dl import options
 from spark_dl.launch import slots
 from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.launch.rank_main import without_rank
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.options import ClusterOptions, LaunchOptions
 from spark_dl.redaction import warn
 from spark_dl.session import is_connect, running_session, use_driver_python
 from spark_dl.track import Record, Tracker, tracker
@@ -53,13 +53,12 @@ class HorovodLauncher:
 
     Args:
         numWorkers: number of ranks; each takes one slot.
-        cpusPerWorker: cores of a rank's task; None, the default, for spark.task.cpus.
-        gpusPerWorker: GPUs of a rank's task; None, the default, for spark.task.resource.gpu.amount.
-        threadsPerWorker: computing threads of a rank; 0, the default, for as many as its task has cores.
-        networkInterface: name or CIDR of the network between the ranks; None, the default, for the one that leads
-            to rank 0.
-        allowPlaintext: run although Spark is told to encrypt, and the ranks speak plain TCP; False by default.
-        slotTimeout: seconds to wait until all ranks have a slot, 60 by default.
+        cpusPerWorker: cores of a rank's task; None for spark.task.cpus.
+        gpusPerWorker: GPUs of a rank's task; None for spark.task.resource.gpu.amount.
+        threadsPerWorker: computing threads of a rank; 0 for as many as its task has cores.
+        networkInterface: name or CIDR of the network between the ranks; None for the one that leads to rank 0.
+        allowPlaintext: run although Spark is told to encrypt, and the ranks speak plain TCP.
+        slotTimeout: seconds to wait until all ranks have a slot.
 
     Example:
 
@@ -77,22 +76,24 @@ class HorovodLauncher:
         self,
         numWorkers: int,
         *,
-        cpusPerWorker: int | None = None,
-        gpusPerWorker: int | None = None,
-        threadsPerWorker: int = 0,
-        networkInterface: str | None = None,
-        allowPlaintext: bool = False,
-        slotTimeout: float = 60.0,
+        cpusPerWorker: int | None = LaunchOptions.cpus_per_worker,
+        gpusPerWorker: int | None = LaunchOptions.gpus_per_worker,
+        threadsPerWorker: int = LaunchOptions.threads_per_worker,
+        networkInterface: str | None = LaunchOptions.network_interface,
+        allowPlaintext: bool = LaunchOptions.allow_plaintext,
+        slotTimeout: float = LaunchOptions.slot_timeout,
     ) -> None:
-        self.numWorkers: int = options.NUM_WORKERS.check(numWorkers)
-        self.settings = LaunchSettings(
-            cpus=options.CPUS_PER_WORKER.check(cpusPerWorker),
-            gpus=options.GPUS_PER_WORKER.check(gpusPerWorker),
-            interface=options.NETWORK_INTERFACE.check(networkInterface),
-            allow_plaintext=options.ALLOW_PLAINTEXT.check(allowPlaintext),
-            threads=options.THREADS_PER_WORKER.check(threadsPerWorker),
-            slot_timeout=options.SLOT_TIMEOUT.check(slotTimeout),
-        )
+        options = ClusterOptions(
+            num_workers=numWorkers,
+            cpus_per_worker=cpusPerWorker,
+            gpus_per_worker=gpusPerWorker,
+            threads_per_worker=threadsPerWorker,
+            network_interface=networkInterface,
+            allow_plaintext=allowPlaintext,
+            slot_timeout=slotTimeout,
+        ).checked()
+        self.numWorkers = options.num_workers
+        self.settings = LaunchSettings.of(options)
 
     def run(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
         """Call `fn(*args)` on every rank.
@@ -135,9 +136,9 @@ class HorovodLauncher:
         settings = self.settings
         params = {
             "numWorkers": self.numWorkers,
-            "cpusPerWorker": settings.cpus,
-            "gpusPerWorker": settings.gpus,
-            "threadsPerWorker": settings.threads,
+            "cpusPerWorker": settings.cpus_per_worker,
+            "gpusPerWorker": settings.gpus_per_worker,
+            "threadsPerWorker": settings.threads_per_worker,
         }
         tags = {
             "spark_dl.function": getattr(fn, "__qualname__", type(fn).__name__),

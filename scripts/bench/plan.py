@@ -26,6 +26,7 @@ from spark_dl.data.convert import _RESULT_SCHEMA
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, FEATURES, Block, ConvertedDataset, Tensor
 from spark_dl.data.readers.petastorm import read
 from spark_dl.data.shards import canonical_count, canonical_shards, shards
+from spark_dl.options import TrainingOptions
 from spark_dl.spark_job import SparkJob
 from spark_dl.store import Store
 from spark_dl.train.plan import TrainPlan
@@ -68,18 +69,15 @@ def dataset(files: int, store: Store, classes: int = CLASSES, rows: int = ROWS) 
 
 def plan_of(data: ConvertedDataset) -> TrainPlan:
     nothing = cloudpickle.dumps([])
-    plain = {"epochs": 1, "shuffle": True, "seed": 1, "monitor": "loss", "restoreBestWeights": False}
-    others = {"monitorMode": "auto", "keepCheckpoints": 2, "batchSize": 256}
-    return TrainPlan.of_options(
-        {**plain, **others},
+    return TrainPlan(
+        options=TrainingOptions(batch_size=256, seed=1),
+        monitor="loss",
         dataset=data,
         workspace=data.store,
         checkpoints=data.store,
         custom_objects=nothing,
         callbacks=nothing,
         reader="petastorm",
-        global_batch_size=None,
-        checkpoint_steps=None,
     )
 
 

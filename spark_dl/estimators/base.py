@@ -16,7 +16,7 @@ from pyspark.ml.base import Estimator
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_dl import diagnosis, options
+from spark_dl import diagnosis
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.label_rules import OF_CLASS_INDICES
@@ -34,6 +34,7 @@ from spark_dl.estimators.training import Trained, train_on_ranks
 from spark_dl.estimators.validation import marked, marked_schema, marking
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, setting_of, slots_of, task_gpus
+from spark_dl.options import EstimatorOptions, TrainingOptions
 from spark_dl.redaction import redacted_errors, warn
 from spark_dl.score.assess import can_assess
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
@@ -52,72 +53,7 @@ __all__ = ["KerasEstimator"]
 _PROFILE_ARTIFACT = f"profile/plugins/profile/fit/{PROFILE}"
 
 
-@with_options(
-    options.MODEL,
-    options.MODEL_FN,
-    options.MODEL_PARAMS,
-    options.WARM_START,
-    options.OPTIMIZER,
-    options.LOSS,
-    options.LOSS_WEIGHTS,
-    options.METRICS,
-    options.CALLBACKS,
-    options.TRANSFORM_FN,
-    options.AUGMENT,
-    options.FEATURES_COL,
-    options.INPUT_COLS,
-    options.COLUMN_SHAPES,
-    options.BINARY_FORMAT,
-    options.SPARSE_VECTORS,
-    options.LABEL_COL,
-    options.LABEL_COLS,
-    options.WEIGHT_COL,
-    options.PREDICTION_COL,
-    options.OUTPUT_COLS,
-    options.OUTPUT_FORMAT,
-    options.VALIDATION_COL,
-    options.VALIDATION_DATA,
-    options.VALIDATION_FRACTION,
-    options.NULL_POLICY,
-    options.NUM_WORKERS,
-    options.BATCH_SIZE,
-    options.GLOBAL_BATCH_SIZE,
-    options.GRADIENT_ACCUMULATION,
-    options.LEARNING_RATE_SCALING,
-    options.WARMUP_EPOCHS,
-    options.COMPRESSION,
-    options.EPOCHS,
-    options.INITIAL_EPOCH,
-    options.DTYPE_POLICY,
-    options.JIT_COMPILE,
-    options.SHUFFLE,
-    options.SEED,
-    options.RESTORE_BEST_WEIGHTS,
-    options.MONITOR,
-    options.MONITOR_MODE,
-    options.CPUS_PER_WORKER,
-    options.GPUS_PER_WORKER,
-    options.THREADS_PER_WORKER,
-    options.NETWORK_INTERFACE,
-    options.ALLOW_PLAINTEXT,
-    options.SLOT_TIMEOUT,
-    options.CACHE_DIR,
-    options.CACHE_DATA,
-    options.CHECKPOINT_DIR,
-    options.KEEP_CHECKPOINTS,
-    options.CHECKPOINT_STEPS,
-    options.MAX_RESTARTS,
-    options.MIN_WORKERS,
-    options.COLLECTIVE_TIMEOUT,
-    options.STALL_TIMEOUT,
-    options.TRACKING,
-    options.EXPERIMENT_NAME,
-    options.RUN_NAME,
-    options.REGISTERED_MODEL_NAME,
-    options.PROFILE,
-    options.VERBOSE,
-    options.SCORE_BATCH_SIZE,
-)
+@with_options(EstimatorOptions)
 class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
     """Trains a Keras model on a DataFrame, on Horovod ranks in Spark's executors.
 
@@ -183,12 +119,12 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             DataError: columns or rows that can't be fed.
         """
         job, rows = self._checked(dataset)
-        spark, values = dataset.sparkSession, job.values
-        settings = LaunchSettings.of_options(values)
-        check_cluster(spark, values["numWorkers"], settings)
+        spark, options = dataset.sparkSession, job.options
+        settings = LaunchSettings.of(options)
+        check_cluster(spark, options.num_workers, settings)
         with contextlib.ExitStack() as owned:
-            workspace = owned.enter_context(Workspace(values["cacheDir"], _master(spark)))
-            diagnosis.quick(spark, values["numWorkers"], [workspace], settings, job.modules)
+            workspace = owned.enter_context(Workspace(options.cache_dir, _master(spark)))
+            diagnosis.quick(spark, options.num_workers, [workspace], settings, job.modules)
             converted = self._convert(rows, job, workspace)
             return ConvertedData.of(rows, converted, job.packing, job.plan, owned.pop_all())
 
@@ -206,7 +142,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         return estimator._fit_converted(converted)
 
     def _fit_converted(self, converted: ConvertedData, parent: str = "") -> KerasModel:
-        job = check(self, converted.schema, marking(self._values()))
+        job = check(self, converted.schema, marking(self._options()))
         dataset = converted.dataset_for(job.packing)
         return self._train(converted.spark, job, lambda workspace: dataset, lambda: converted.files, parent)
 
@@ -221,16 +157,16 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             a thread-safe iterator of (index, fitted model). No more fits run at the same time than have slots. Where an
             MLflow run is active, each has a run of its own below it.
         """
-        values = [self.copy(dict(params))._values() for params in paramMaps]
-        for one in values:  # the later fits' as well, before the first
-            pickle_callbacks(one["callbacks"])
+        options = [self.copy(dict(params))._options() for params in paramMaps]
+        for one in options:  # the later fits' as well, before the first
+            pickle_callbacks(one.callbacks)
         spark = dataset.sparkSession
         fits = [
-            (slots_of(_master(spark), setting_of(spark), LaunchSettings.of_options(one)) or 0) // one["numWorkers"]
-            for one in values
+            (slots_of(_master(spark), setting_of(spark), LaunchSettings.of(one)) or 0) // one.num_workers
+            for one in options
         ]
         # Here, where the caller's run is active: fits may run in other threads.
-        parent = active_record(self.getOrDefault("tracking"))
+        parent = active_record(self._options().tracking)
         return FitMany(self, dataset, paramMaps, max(1, min(fits, default=1)), parent)
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
@@ -243,9 +179,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _checked(self, dataset: DataFrame) -> tuple[Job, DataFrame]:
         """A fit, checked; and its rows, those of validationData among them."""
-        values = marking(self._values())
-        job = check(self, marked_schema(dataset.schema, values), values)
-        return job, marked(dataset, values, job.packing.columns)
+        options = marking(self._options())
+        job = check(self, marked_schema(dataset.schema, options), options)
+        return job, marked(dataset, options, job.packing.columns)
 
     @redacted_errors()
     def _train(
@@ -265,43 +201,44 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             files: tells what they were read from.
             parent: the id of the tracker's record below which this fit's is opened; empty for none.
         """
-        values = job.values
+        options = job.options
         for note in job.notes:
             warn(note, 2)
-        settings = LaunchSettings.of_options(values)
-        check_cluster(spark, values["numWorkers"], settings)
+        settings = LaunchSettings.of(options)
+        check_cluster(spark, options.num_workers, settings)
         told = tracker(
-            values["tracking"],
-            experiment_name=values["experimentName"],
-            run_name=values["runName"],
-            registered_model_name=values["registeredModelName"],
+            options.tracking,
+            experiment_name=options.experiment_name,
+            run_name=options.run_name,
+            registered_model_name=options.registered_model_name,
             parent=parent,
         )
-        facts = self._facts(spark, job.name, values, settings)
-        with Workspace(values["cacheDir"], _master(spark)) as workspace, Record(told, *facts) as record:
-            if values["checkpointDir"]:
-                kept = Store.at(values["checkpointDir"])
+        facts = self._facts(spark, job.name, options, settings)
+        with Workspace(options.cache_dir, _master(spark)) as workspace, Record(told, *facts) as record:
+            if options.checkpoint_dir:
+                kept = Store.at(options.checkpoint_dir)
             else:
                 kept = workspace.child("checkpoints")
                 record.open()  # there is no other fit that this one goes on with
             kept.make()
-            diagnosis.quick(spark, values["numWorkers"], [workspace, kept], settings, job.modules)
+            diagnosis.quick(spark, options.num_workers, [workspace, kept], settings, job.modules)
             if record.written:
                 log_fit(record, job, self)
             converted = rows(workspace)
-            check_rows(converted, job.packing, values)
+            check_rows(converted, job.packing, options)
             if record.written:
                 log_rows(record, converted, job, files)
             workspace.write(INITIAL_MODEL, job.content)
             validated = converted.rows(validation=True) > 0
-            plan = TrainPlan.of_options(
-                {**values, "monitor": values["monitor"] or ("val_loss" if validated else "loss")},
+            plan = TrainPlan(
+                options=options.part(TrainingOptions),
+                monitor=options.monitor or ("val_loss" if validated else "loss"),
                 dataset=converted,
                 workspace=workspace,
                 checkpoints=kept,
                 custom_objects=job.custom_objects,
                 callbacks=job.callbacks,
-                class_weights=self._class_weights(converted, values),
+                class_weights=self._class_weights(converted),
                 learning_rate=job.learning_rate,
                 augment=job.augment,
                 reader="petastorm",
@@ -310,7 +247,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             trained = train_on_ranks(spark, plan, settings, job, record, assessed)
             fitted = self._fitted(workspace.read(trained.result.model_file), job, trained)
             if record.written:
-                more = {_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)} if values["profile"] else {}
+                more = {_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)} if options.profile else {}
                 log_result(record, trained, fitted, job, more)
         return _with_unlogged(fitted, told.unlogged)
 
@@ -337,16 +274,17 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """How often a row of each class is written for training, which takes a Spark job; empty where each is once."""
         return ()
 
-    def _class_weights(self, converted: ConvertedDataset, values: Mapping[str, Any]) -> tuple[float, ...]:
+    def _class_weights(self, converted: ConvertedDataset) -> tuple[float, ...]:
         """The weight of each class in training; empty where they all weigh 1."""
         return ()
 
     def _facts(
-        self, spark: SparkSession, model: str, values: Mapping[str, Any], settings: LaunchSettings
+        self, spark: SparkSession, model: str, options: EstimatorOptions, settings: LaunchSettings
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """What the tracker is told at the beginning: params, and tags."""
         import tensorflow as tf
 
+        values = options.by_name()
         params = {name: value for name, value in values.items() if name not in OBJECTS and value is not None}
         for name in OBJECTS:
             if values[name] is not None and name not in ("model", "validationData"):
@@ -358,7 +296,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             "spark": spark.version,
             "master": _master(spark),
             "application": spark.conf.get("spark.app.id", "") or "",
-            "gpus": f"{values['numWorkers'] * task_gpus(setting_of(spark), settings):g}",
+            "gpus": f"{options.num_workers * task_gpus(setting_of(spark), settings):g}",
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("spark_dl", "keras", "horovod")},
             "tensorflow": tf.__version__,
@@ -369,7 +307,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         result = trained.result
         summary = TrainingSummary(
             history=result.history,
-            first_epoch=job.values["initialEpoch"],
+            first_epoch=job.options.initial_epoch,
             rows=result.rows,
             validation_rows=result.validation_rows,
             seconds=result.seconds,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.options import EstimatorOptions
 from spark_dl.train.learning_rate import LearningRate, scaling
 
 if TYPE_CHECKING:
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["check_compiles", "check_layers", "check_options", "check_reductions", "scaled_rate"]
 
 
-def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> None:
+def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> None:
     """Refuse options that exclude each other, and what would not mean the same on several ranks as on one.
 
     Raises:
         OptionError: options that don't go together.
         ModelError: a loss that can't be joined over ranks.
     """
-    check_reductions(values, losses)
-    every, together = values["checkpointSteps"], values["gradientAccumulation"]
+    check_reductions(options, losses)
+    every, together = options.checkpoint_steps, options.gradient_accumulation
     if every is not None and every % together:
         raise OptionError(
             explain(
@@ -33,7 +34,7 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
                 received=f"checkpointSteps={every}",
             )
         )
-    if values["profile"] and values["tracking"] is None:
+    if options.profile and options.tracking is None:
         raise OptionError(
             explain(
                 "The trace of profile=True is written into the MLflow run.",
@@ -41,52 +42,52 @@ def check_options(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> Non
                 received="tracking=None",
             )
         )
-    if values["validationCol"] and values["validationFraction"]:
+    if options.validation_col and options.validation_fraction:
         raise OptionError(
             explain(
                 "validationCol and validationFraction exclude each other.",
                 expected="one of them",
-                received=f"validationCol={values['validationCol']!r} and "
-                f"validationFraction={values['validationFraction']}",
+                received=f"validationCol={options.validation_col!r} and "
+                f"validationFraction={options.validation_fraction}",
             )
         )
-    if values["warmStart"] is not None and values["learningRateScaling"] != "none" and values["optimizer"] is None:
+    if options.warm_start is not None and options.learning_rate_scaling != "none" and options.optimizer is None:
         raise OptionError(
             explain(
                 "A fitted model's learning rate may have been scaled before.",
                 expected="the optimizer set, or learningRateScaling='none'",
-                received=f"warmStart with learningRateScaling={values['learningRateScaling']!r}",
+                received=f"warmStart with learningRateScaling={options.learning_rate_scaling!r}",
             )
         )
-    if values["initialEpoch"] >= values["epochs"]:
+    if options.initial_epoch >= options.epochs:
         raise OptionError(
             explain(
                 "There is no epoch to train.",
-                expected=f"initialEpoch < epochs={values['epochs']}",
-                received=f"initialEpoch={values['initialEpoch']}",
+                expected=f"initialEpoch < epochs={options.epochs}",
+                received=f"initialEpoch={options.initial_epoch}",
                 fix="epochs is the number of the last one, not of those that are added.",
             )
         )
-    least = values["minWorkers"]
-    if least is not None and least > values["numWorkers"]:
+    least = options.min_workers
+    if least is not None and least > options.num_workers:
         raise OptionError(
             explain(
                 "minWorkers is more than numWorkers.",
-                expected=f"minWorkers <= {values['numWorkers']}",
-                received=f"minWorkers={least}, numWorkers={values['numWorkers']}",
+                expected=f"minWorkers <= {options.num_workers}",
+                received=f"minWorkers={least}, numWorkers={options.num_workers}",
             )
         )
 
 
-def check_reductions(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> None:
+def check_reductions(options: EstimatorOptions, losses: Sequence[LossFacts]) -> None:
     """Refuse losses that aren't means over rows where gradients of several workers or steps are joined.
 
     Raises:
         ModelError: there is one.
     """
-    weighted = values["weightCol"] or values.get("classWeights")
-    means = ("sum_over_batch_size", "mean", *(() if weighted else ("mean_with_sample_weight",)))
-    several = [name for name in ("numWorkers", "gradientAccumulation") if values[name] > 1]
+    means = ("sum_over_batch_size", "mean", *(() if options.weighted else ("mean_with_sample_weight",)))
+    counts = {"numWorkers": options.num_workers, "gradientAccumulation": options.gradient_accumulation}
+    several = [name for name, count in counts.items() if count > 1]
     for loss in losses:
         if several and loss.reduction not in means:
             raise ModelError(
@@ -94,7 +95,7 @@ def check_reductions(values: Mapping[str, Any], losses: Sequence[LossFacts]) -> 
                     "Gradients of several workers or steps are joined as means over rows.",
                     expected="a loss with reduction 'sum_over_batch_size'",
                     received=f"{loss.name} with reduction {loss.reduction!r} and "
-                    + " and ".join(f"{name}={values[name]}" for name in several),
+                    + " and ".join(f"{name}={counts[name]}" for name in several),
                     fix=f"Change the loss's reduction, or set {' and '.join(f'{name}=1' for name in several)}.",
                 )
             )
@@ -150,21 +151,21 @@ def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
         )
 
 
-def scaled_rate(compiled: keras.Model, values: Mapping[str, Any]) -> LearningRate | None:
+def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRate | None:
     """Scale the compiled copy's learning rate; gives the warm-up, if there is one.
 
     Raises:
         OptionError: it can't be scaled.
     """
-    rule, warmup = values["learningRateScaling"], values["warmupEpochs"]
+    rule, warmup = options.learning_rate_scaling, options.warmup_epochs
     if rule == "none" and not warmup:
         return None
-    if rule != "none" and values["globalBatchSize"] is not None:
+    if rule != "none" and options.global_batch_size is not None:
         raise OptionError(
             explain(
                 "The batch of all workers is given, so that there is nothing to scale the learning rate by.",
                 expected="learningRateScaling='none' with globalBatchSize",
-                received=f"learningRateScaling={rule!r}, globalBatchSize={values['globalBatchSize']}",
+                received=f"learningRateScaling={rule!r}, globalBatchSize={options.global_batch_size}",
             )
         )
     # Mixed precision wraps the optimizer in one that scales the loss.
@@ -179,6 +180,6 @@ def scaled_rate(compiled: keras.Model, values: Mapping[str, Any]) -> LearningRat
                 fix="Put the scaling and the warm-up into the schedule.",
             )
         )
-    rate = scaling(float(given), rule, values["numWorkers"], warmup)
+    rate = scaling(float(given), rule, options.num_workers, warmup)
     optimizer.learning_rate = rate.target
     return rate if warmup else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,6 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_dl import options
 from spark_dl.data.column import Column
 from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import ConvertedDataset
@@ -20,7 +19,8 @@ from spark_dl.data.transport import not_finite, selected
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.model import KerasModel
-from spark_dl.estimators.params import with_options
+from spark_dl.estimators.params import ClassifierParams, FittedClassifierParams, with_options
+from spark_dl.options import ClassifierOptions, FittedClassifierOptions
 from spark_dl.score.heads import Classification, Head
 from spark_dl.score.predict import check_new
 from spark_dl.score.top_classes import top_classes
@@ -43,19 +43,10 @@ _MEANINGS = {
     "scores": "a score within [0, 1] of each class, probabilities once divided by their sum",
     "logits": "logits",
 }
-# Of the fitted model, and set on the classifier for it.
-_OUTPUT_OPTIONS = (
-    options.PROBABILITY_COL,
-    options.RAW_PREDICTION_COL,
-    options.THRESHOLDS,
-    options.TOP_K,
-    options.TOP_K_COL,
-    options.CLASS_LABELS,
-)
 
 
-@with_options(*_OUTPUT_OPTIONS)
-class KerasClassifierModel(KerasModel):
+@with_options(FittedClassifierOptions)
+class KerasClassifierModel(FittedClassifierParams, KerasModel):
     """A trained classifier as a Transformer: prediction (double), probability and rawPrediction (Vectors).
 
     With `topK` also `topKCol`: an array of the most probable classes with their probabilities, which `scoreParquet`
@@ -65,12 +56,6 @@ class KerasClassifierModel(KerasModel):
         summary: how the training went.
     """
 
-    output_options: dict[str, str] = {
-        "prediction": "predictionCol",
-        "probability": "probabilityCol",
-        "rawPrediction": "rawPredictionCol",
-    }
-
     @property
     def numClasses(self) -> int:
         """The number of classes."""
@@ -79,24 +64,23 @@ class KerasClassifierModel(KerasModel):
 
     def _scored(self) -> tuple[bytes, Head]:
         content, head = super()._scored()
-        thresholds = self.getOrDefault("thresholds")
+        thresholds = self._options().thresholds
         if thresholds and isinstance(head, Classification):
             check_for_each_class("thresholds", thresholds, head.classes)
             head = replace(head, thresholds=tuple(thresholds))
         return content, head
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        count, into = self.getOrDefault("topK"), self.getOrDefault("topKCol")
-        if not count or self.getOrDefault("outputLayer"):
+        options = self._options()
+        count, into, labels = options.top_k, options.top_k_col, options.class_labels
+        if not count or options.output_layer:
             return super()._transform(dataset)
-        labels = self.getOrDefault("classLabels")
         if labels:
             check_for_each_class("classLabels", labels, self.numClasses)
-        others = [self.getOrDefault(option) for option in self.output_options.values()]
+        others = options.columns_by_output.values()
         check_new(dataset.sparkSession, dataset.columns, [into, *filter(None, others)])
-        probability = self.getOrDefault("probabilityCol")
-        if probability:
-            return top_classes(super()._transform(dataset), probability, into, count, labels)
+        if options.probability_col:
+            return top_classes(super()._transform(dataset), options.probability_col, into, count, labels)
         passing = f"spark_dl_{uuid.uuid4().hex[:8]}"
         scored = self.copy({self.getParam("probabilityCol"): passing, self.getParam("topK"): None})._transform(dataset)
         return top_classes(scored, passing, into, count, labels).drop(passing)
@@ -118,8 +102,8 @@ def check_for_each_class(param: str, given: Sequence[Any], classes: int) -> None
         )
 
 
-@with_options(*_OUTPUT_OPTIONS, options.OUTPUT_KIND, options.CLASS_WEIGHTS, options.STRATIFIED, options.BALANCE)
-class KerasClassifier(KerasEstimator):
+@with_options(ClassifierOptions)
+class KerasClassifier(ClassifierParams, KerasEstimator):
     """Trains a Keras model to tell classes apart, on Horovod ranks in Spark's executors.
 
     Labels are class indices, whole numbers from 0. The model has an output unit for each class, or one unit for
@@ -162,7 +146,7 @@ class KerasClassifier(KerasEstimator):
 
         from spark_dl.train.output_kind import LOGITS, output_kind, undecided
 
-        kind = output_kind(model if model.built else None, shape, self.getOrDefault("outputKind"), None)
+        kind = output_kind(model if model.built else None, shape, self._options().output_kind, None)
         if kind is None:
             raise undecided(model.name)
         several = shape.outputs[0].shape != (1,)
@@ -195,10 +179,11 @@ class KerasClassifier(KerasEstimator):
                     fix=f"Set loss={expected!r}.",
                 )
             )
-        for param in ("thresholds", "classLabels"):
-            if self.getOrDefault(param):
-                check_for_each_class(param, self.getOrDefault(param), max(units, 2))
-        kind = output_kind(model, shape, self.getOrDefault("outputKind"), loss)
+        options = self._options()
+        for param, given in (("thresholds", options.thresholds), ("classLabels", options.class_labels)):
+            if given:
+                check_for_each_class(param, given, max(units, 2))
+        kind = output_kind(model, shape, options.output_kind, loss)
         if kind is None:
             raise undecided(getattr(model, "name", ""))
         return Classification(
@@ -211,7 +196,7 @@ class KerasClassifier(KerasEstimator):
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         classes: int = max(output.shape[0], 2)
-        weights = self.getOrDefault("classWeights")
+        weights = self._options().class_weights
         if isinstance(weights, dict) and max(weights) >= classes:
             raise OptionError(
                 explain(
@@ -244,9 +229,9 @@ class KerasClassifier(KerasEstimator):
         wanted = max(present) if packing.balance == "oversample" else min(present)
         return tuple(wanted / count if count else 1.0 for count in counts)
 
-    def _class_weights(self, converted: ConvertedDataset, values: Mapping[str, Any]) -> tuple[float, ...]:
-        weights, rows = values["classWeights"], converted.class_rows(validation=False)
-        if weights == "balanced":
+    def _class_weights(self, converted: ConvertedDataset) -> tuple[float, ...]:
+        weights, rows = self._options().class_weights, converted.class_rows(validation=False)
+        if isinstance(weights, str):  # "balanced"
             present = sum(count > 0 for count in rows)
             return tuple(sum(rows) / (present * count) if count else 1.0 for count in rows)
         return tuple(weights.get(index, 1.0) for index in range(len(rows))) if weights else ()

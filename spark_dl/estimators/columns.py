@@ -12,6 +12,7 @@ from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
 from spark_dl.data.label_rules import apply_loss
 from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, known_width, label_spec, weight_column
 from spark_dl.errors import OptionError, explain, hint
+from spark_dl.options import ColumnOptions, DataOptions, EstimatorOptions, ScoringOptions
 
 __all__ = [
     "InputFacts",
@@ -76,28 +77,28 @@ class OutputFacts:
         )
 
 
-def input_columns(values: Mapping[str, Any], inputs: Sequence[str]) -> tuple[dict[str, list[str]], str]:
+def input_columns(options: ColumnOptions, inputs: Sequence[str]) -> tuple[dict[str, list[str]], str]:
     """The columns of each input of the model, by its name, and the option that names them.
 
     Args:
-        values: the options featuresCol and inputCols.
+        options: featuresCol and inputCols.
         inputs: the inputs' names, in the model's order.
 
     Raises:
         OptionError: an input without a column, or columns of no input.
     """
-    given = values["inputCols"]
+    given = options.input_cols
     if not given:
         if len(inputs) > 1:
             raise OptionError(
                 explain(
                     "The model has several inputs.",
                     expected=f"inputCols, with a column for each of {', '.join(inputs)}",
-                    received=f"featuresCol={values['featuresCol']!r}",
+                    received=f"featuresCol={options.features_col!r}",
                     fix=f"Set inputCols={{{inputs[0]!r}: ..., {inputs[1]!r}: ...}}.",
                 )
             )
-        return {inputs[0]: [values["featuresCol"]]}, "featuresCol"
+        return {inputs[0]: [options.features_col]}, "featuresCol"
     if isinstance(given, dict):
         named = _by_name(given, inputs, "inputCols", "input")
         return {name: [named[name]] if isinstance(named[name], str) else named[name] for name in inputs}, "inputCols"
@@ -106,32 +107,36 @@ def input_columns(values: Mapping[str, Any], inputs: Sequence[str]) -> tuple[dic
     return {name: [column] for name, column in _by_name(given, inputs, "inputCols", "input").items()}, "inputCols"
 
 
-def refuse_lists(values: Mapping[str, Any], takes_dict: bool, gives_dict: bool) -> None:
+def refuse_lists(options: EstimatorOptions, takes_dict: bool, gives_dict: bool) -> None:
     """Refuse lists of columns for a model that was built on dicts, which have no order.
 
     Raises:
         OptionError: there is one.
     """
-    for param, is_dict in (("inputCols", takes_dict), ("labelCols", gives_dict), ("outputCols", gives_dict)):
-        if is_dict and isinstance(values[param], list):
+    for param, given, is_dict in (
+        ("inputCols", options.input_cols, takes_dict),
+        ("labelCols", options.label_cols, gives_dict),
+        ("outputCols", options.output_cols, gives_dict),
+    ):
+        if is_dict and isinstance(given, list):
             raise OptionError(
                 explain(
                     f"{param} is a list, but the model was built on a dict, which has no order.",
                     expected=f"a dict from the {'input' if param == 'inputCols' else 'output'}'s name to the column",
-                    received=f"{param}={values[param]}",
+                    received=f"{param}={given}",
                 )
             )
 
 
-def output_columns(values: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, str]:
+def output_columns(options: ScoringOptions, outputs: Sequence[str]) -> dict[str, str]:
     """The columns that several outputs of the model are written to, by their names; those without one are left out.
 
     Raises:
         OptionError: columns of no output.
     """
-    given = values["outputCols"]
+    given = options.output_cols
     if not given:
-        return {name: f"{values['predictionCol']}_{name}" for name in outputs}
+        return {name: f"{options.prediction_col}_{name}" for name in outputs}
     return _by_name(given, outputs, "outputCols", "output", partly=isinstance(given, dict))
 
 
@@ -159,14 +164,14 @@ def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
     )
 
 
-def shapes_of_inputs(values: Mapping[str, Any], columns: Mapping[str, list[str]]) -> dict[str, tuple[int, ...]]:
+def shapes_of_inputs(options: DataOptions, columns: Mapping[str, list[str]]) -> dict[str, tuple[int, ...]]:
     """The shapes that columnShapes gives inputs.
 
     Raises:
         OptionError: a column that feeds no input, or one that it shares with others.
     """
     alone = {names[0]: name for name, names in columns.items() if len(names) == 1}
-    given = values["columnShapes"] or {}
+    given = options.column_shapes or {}
     unknown = [column for column in given if column not in alone]
     if unknown:
         raise OptionError(
@@ -179,22 +184,20 @@ def shapes_of_inputs(values: Mapping[str, Any], columns: Mapping[str, list[str]]
     return {alone[column]: tuple(shape) for column, shape in given.items()}
 
 
-def feature_specs(
-    schema: StructType, values: Mapping[str, Any], inputs: Sequence[InputFacts]
-) -> tuple[FeatureSpec, ...]:
+def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[InputFacts]) -> tuple[FeatureSpec, ...]:
     """How columns become each of the model's inputs.
 
     Args:
         schema: the DataFrame's.
-        values: the options of columns.
+        options: those of columns.
         inputs: the model's.
 
     Raises:
         OptionError: an input without columns, or columns of no input.
         DataError: columns that can't be fed.
     """
-    columns, param = input_columns(values, [one.name for one in inputs])
-    nulls = NullPolicy.of(values["nullPolicy"])
+    columns, param = input_columns(options, [one.name for one in inputs])
+    nulls = NullPolicy.of(options.null_policy)
     return tuple(
         feature_spec(
             schema,
@@ -202,22 +205,22 @@ def feature_specs(
             param,
             one.shape,
             one.dtype,
-            ColumnRules(values["binaryFormat"], values["sparseVectors"], nulls),
+            ColumnRules(options.binary_format, options.sparse_vectors, nulls),
             one.name if len(inputs) > 1 else "",
         )
         for one in inputs
     )
 
 
-def label_specs(schema: StructType, values: Mapping[str, Any], outputs: Sequence[OutputFacts]) -> tuple[LabelSpec, ...]:
+def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[OutputFacts]) -> tuple[LabelSpec, ...]:
     """How columns become what each of the model's outputs is taught by, or compared with.
 
     Raises:
         OptionError: an output without a column, or columns of no output.
         DataError: columns that can't be labels.
     """
-    named, param = _label_columns(values, [one.name for one in outputs])
-    nulls = NullPolicy.of(values["nullPolicy"])
+    named, param = _label_columns(options, [one.name for one in outputs])
+    nulls = NullPolicy.of(options.null_policy)
     specs = []
     for one in outputs:
         key = one.name if len(outputs) > 1 else ""
@@ -226,27 +229,28 @@ def label_specs(schema: StructType, values: Mapping[str, Any], outputs: Sequence
     return tuple(specs)
 
 
-def optional_columns(schema: StructType, values: Mapping[str, Any]) -> tuple[Column | None, Column | None]:
+def optional_columns(schema: StructType, options: ColumnOptions) -> tuple[Column | None, Column | None]:
     """The columns of weights, and of rows for validation, where they are named.
 
     Raises:
         DataError: they can't be used.
     """
-    nulls = NullPolicy.of(values["nullPolicy"])
-    weight, validation = values["weightCol"], values.get("validationCol")
+    nulls = NullPolicy.of(options.null_policy)
+    weight = options.weight_col
+    validation = options.validation_col if isinstance(options, DataOptions) else None  # a fitted model has none
     return (
         weight_column(schema, weight, nulls) if weight else None,
         boolean_column(schema, validation, nulls) if validation else None,
     )
 
 
-def check_null_policy(values: Mapping[str, Any], columns: Sequence[Column]) -> None:
+def check_null_policy(options: ColumnOptions, columns: Sequence[Column]) -> None:
     """Refuse a policy for a column that isn't read.
 
     Raises:
         OptionError: there is one.
     """
-    policy = values["nullPolicy"]
+    policy = options.null_policy
     names = [column.name for column in columns]
     for name in policy if isinstance(policy, dict) else ():
         if name not in names:
@@ -260,24 +264,24 @@ def check_null_policy(values: Mapping[str, Any], columns: Sequence[Column]) -> N
             )
 
 
-def _label_columns(values: Mapping[str, Any], outputs: Sequence[str]) -> tuple[dict[str, str], str]:
+def _label_columns(options: ColumnOptions, outputs: Sequence[str]) -> tuple[dict[str, str], str]:
     """The label column of each output of the model, by its name, and the option that names it.
 
     Raises:
         OptionError: an output without a column, or columns of no output.
     """
-    if values["labelCols"]:
-        return _by_name(values["labelCols"], outputs, "labelCols", "output"), "labelCols"
+    if options.label_cols:
+        return _by_name(options.label_cols, outputs, "labelCols", "output"), "labelCols"
     if len(outputs) > 1:
         raise OptionError(
             explain(
                 "The model has several outputs.",
                 expected=f"labelCols, with a column for each of {', '.join(outputs)}",
-                received=f"labelCol={values['labelCol']!r}",
+                received=f"labelCol={options.label_col!r}",
                 fix=f"Set labelCols={{{outputs[0]!r}: ..., {outputs[1]!r}: ...}}.",
             )
         )
-    return {outputs[0]: values["labelCol"]}, "labelCol"
+    return {outputs[0]: options.label_col}, "labelCol"
 
 
 def _by_name(given: Any, names: Sequence[str], param: str, kind: str, partly: bool = False) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 import types
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.estimators.code_digest import code_digest, digest_of_text, is_own
 from spark_dl.estimators.saving import config_text
-from spark_dl.options import all_options
+from spark_dl.options import EstimatorOptions, all_options
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +33,7 @@ _REACHES_MODEL = {"model", "_model", "set_model", "__dict__", "vars", "getattr",
 def fingerprint(
     content: bytes,
     dataset: ConvertedDataset,
-    values: Mapping[str, Any],
+    options: EstimatorOptions,
     custom_objects: Mapping[str, Any] | None = None,
     model: keras.Model | None = None,
 ) -> dict[str, str]:
@@ -42,14 +43,14 @@ def fingerprint(
         content: The compiled model's `.keras` bytes: its layers, optimizer, loss and metrics count. Weights that
             training changes don't, since a model that is built anew draws others, but those of a warm start do.
         dataset: The converted rows: dtypes, shapes, how many there are, which are for validation, and their numbers.
-        values: The estimator's options.
+        options: The estimator's. Those that it doesn't have count as None.
         custom_objects: The user's own functions and classes, by name.
         model: The model of `content`.
     """
     parts = {
         "model": digest_of_text(_plain(config_text(content))),
         "code of the model, its losses or metrics": code_digest(
-            [dict(custom_objects or {}), *_own_objects([values.get("loss"), values.get("metrics")])]
+            [dict(custom_objects or {}), *_own_objects([options.loss, options.metrics])]
         ),
         "flags of layers, variables or the optimizer": digest_of_text(_plain(_flags(content))),
         "state of layers that aren't trained": _fixed_state(content, model),
@@ -57,15 +58,14 @@ def fingerprint(
         "training rows": _rows(dataset, validation=False),
         "validation rows": _rows(dataset, validation=True),
     }
-    if values.get("warmStart") is not None and model is not None:
+    if options.warm_start is not None and model is not None:
         held = [*model.variables, *model.optimizer.variables]
         parts["weights of the warm start"] = code_digest([np.asarray(v) for v in held if not _is_seed(v)])
+    callbacks = [callback for callback in options.callbacks or [] if _may_change_training(callback)] or None
+    values = replace(options, callbacks=callbacks).by_name()
     for option in all_options():
-        if option.on_resume in (None, "same"):
-            value = values.get(option.name)
-            if option.name == "callbacks":
-                value = [callback for callback in value or [] if _may_change_training(callback)] or None
-            parts[option.name] = code_digest(value)
+        if option.on_resume == "same":
+            parts[option.name] = code_digest(values.get(option.name))
     return parts
 
 

@@ -94,7 +94,7 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
 
     def _data(self, estimator: KerasEstimator) -> ConvertedData:
         # The estimators live as long as this, and so do their DataFrames: an id is one's own.
-        key = (comparable(estimator.packing(self._dataset)), id(estimator.getOrDefault("validationData")))
+        key = (comparable(estimator.packing(self._dataset)), id(estimator._options().validation_data))
         with self._converting:
             if key not in self._converted:
                 self._converted[key] = estimator.convert(self._dataset)

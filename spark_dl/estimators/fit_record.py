@@ -11,6 +11,7 @@ from spark_dl.estimators.artifacts import of_assessment, of_estimator, of_model,
 from spark_dl.estimators.job import Job
 from spark_dl.estimators.logged import logged_data, logged_model
 from spark_dl.estimators.training import Trained
+from spark_dl.options import ClassifierOptions
 from spark_dl.track import Record, try_to_log
 
 if TYPE_CHECKING:
@@ -58,10 +59,11 @@ def log_result(
         job: the fit.
         more: other files, by their paths.
     """
-    record.attempt("history.png", lambda: record.add(of_training(trained, job.values["initialEpoch"])))
+    record.attempt("history.png", lambda: record.add(of_training(trained, job.options.initial_epoch)))
     assessment = trained.assessment
     if assessment is not None:
-        labels = job.values.get("classLabels") or ()
+        options = job.options
+        labels = (options.class_labels if isinstance(options, ClassifierOptions) else None) or ()
         record.attempt("validation", lambda: record.add(of_assessment(assessment, labels)))
     record.add(more)
     content: list[Any] = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 from pyspark.sql.types import StructField, StructType
@@ -29,6 +29,7 @@ from spark_dl.estimators.input_plan import InputPlan, input_plan
 from spark_dl.estimators.saving import given_model
 from spark_dl.estimators.worker_checks import Fitted, check_workers
 from spark_dl.launch.pickling import Pickled, pickle_for_ranks
+from spark_dl.options import ClassifierOptions, EstimatorOptions
 from spark_dl.score.heads import Classification, Head
 from spark_dl.store import Store
 from spark_dl.train.learning_rate import LearningRate
@@ -47,7 +48,7 @@ class Job:
     """A checked fit, before any Spark job.
 
     Attributes:
-        values: the options.
+        options: the estimator's.
         name: the model's.
         content: the compiled model's bytes.
         model: the compiled model.
@@ -65,7 +66,7 @@ class Job:
         notes: what several workers compute otherwise than one process.
     """
 
-    values: dict[str, Any]
+    options: EstimatorOptions
     name: str
     content: bytes
     model: Any
@@ -92,8 +93,6 @@ class Job:
 class Task(Protocol):
     """What an estimator knows of its task."""
 
-    model_class: ClassVar[Any]
-
     def _check_outputs(self, shape: ModelShape) -> None:
         """Refuse a model whose outputs aren't those of the task, with a ModelError."""
 
@@ -107,13 +106,13 @@ class Task(Protocol):
         """The number of classes where an output's labels are class indices."""
 
 
-def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
+def check(task: Task, columns: StructType, options: EstimatorOptions) -> Job:
     """Everything of a fit that can be known without a Spark job.
 
     Args:
         task: what the estimator trains for.
         columns: the DataFrame's.
-        values: the options.
+        options: the estimator's.
 
     Raises:
         SparkDLError: what can't be trained.
@@ -122,32 +121,32 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
     from spark_dl.train.compiling import compiled_copy
     from spark_dl.train.losses import losses_of, without_partial
 
-    callbacks = pickle_callbacks(values["callbacks"])
-    given = given_model(values)
-    model, shape = _shaped_model(given, values)
+    callbacks = pickle_callbacks(options.callbacks)
+    given = given_model(options)
+    model, shape = _shaped_model(given, options)
     task._check_outputs(shape)
-    loss = without_partial(values["loss"]) if values["loss"] is not None else task._default_loss(shape, model)
+    loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
     compiled = compiled_copy(
-        model, values["optimizer"], loss, values["metrics"], values["lossWeights"], values["dtypePolicy"]
+        model, options.optimizer, loss, options.metrics, options.loss_weights, options.dtype_policy
     )
     check_any_batch(compiled)
     losses = losses_of(compiled.loss, shape)
-    check_options(values, losses)
-    if values["jitCompile"]:
+    check_options(options, losses)
+    if options.jit_compile:
         check_compiles(compiled)
-    rate = scaled_rate(compiled, values)
+    rate = scaled_rate(compiled, options)
     head = task._head(shape, losses, compiled)
     inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
     outputs = tuple(
         OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known and loss.last_axis else "")
         for one, loss in zip(shape.outputs, losses, strict=True)
     )
-    packing = _packing(columns, values, inputs, outputs)
-    written = _written(task, values, [one.name for one in shape.outputs])
+    packing = _packing(columns, options, inputs, outputs)
+    written = _written(options, [one.name for one in shape.outputs])
     check_outputs(written, [column.name for spec in packing.features for column in spec.columns])
-    carried = _carry(compiled, given, values["augment"])
+    carried = _carry(compiled, given, options.augment)
     return Job(
-        values=dict(values),
+        options=options,
         name=model.name,
         content=carried.content,
         model=compiled,
@@ -160,9 +159,9 @@ def check(task: Task, columns: StructType, values: Mapping[str, Any]) -> Job:
         plan=input_plan(columns, packing, inputs, outputs, [head.source] if isinstance(head, Classification) else []),
         learning_rate=rate,
         callbacks=callbacks.content,
-        augment=b"" if values["augment"] is None else carried.augment.content,
+        augment=b"" if options.augment is None else carried.augment.content,
         modules=tuple(sorted({*callbacks.modules, *carried.custom.modules, *carried.augment.modules})),
-        notes=check_workers(_fitted(compiled, shape, packing, carried), values),
+        notes=check_workers(_fitted(compiled, shape, packing, carried), options),
     )
 
 
@@ -181,7 +180,7 @@ class _Carried:
     augment: Pickled
 
 
-def _shaped_model(given: keras.Model, values: Mapping[str, Any]) -> tuple[keras.Model, ModelShape]:
+def _shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
     """The model with the transform of its features in front, and its shape with what columnShapes says."""
     from spark_dl.train.batch_size import check_stateless
     from spark_dl.train.model_shape import fixed_shapes, shape_of
@@ -189,34 +188,35 @@ def _shaped_model(given: keras.Model, values: Mapping[str, Any]) -> tuple[keras.
 
     check_stateless(given)
     shape = shape_of(given)
-    refuse_lists(values, shape.takes_dict, shape.gives_dict)
-    named, _ = input_columns(values, [one.name for one in shape.inputs])
-    shapes = shapes_of_inputs(values, named)
-    for param in ("transformFn", "augment"):
-        check_layers(param, values[param], list(named))
-    if values["transformFn"] is None:
+    refuse_lists(options, shape.takes_dict, shape.gives_dict)
+    named, _ = input_columns(options, [one.name for one in shape.inputs])
+    shapes = shapes_of_inputs(options, named)
+    check_layers("transformFn", options.transform_fn, list(named))
+    check_layers("augment", options.augment, list(named))
+    if options.transform_fn is None:
         return given, fixed_shapes(given, shape, shapes)
-    model = with_transform(given, values["transformFn"], shapes)
+    model = with_transform(given, options.transform_fn, shapes)
     return model, fixed_shapes(model, shape_of(model), shapes)
 
 
 def _packing(
-    columns: StructType, values: Mapping[str, Any], inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
+    columns: StructType, options: EstimatorOptions, inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
 ) -> Packing:
     """How rows become blocks; its store is set later."""
-    weight, validation = optional_columns(columns, values)
+    weight, validation = optional_columns(columns, options)
+    of_classes = options if isinstance(options, ClassifierOptions) else None
     packing = Packing(
         store=Store(""),
-        features=feature_specs(columns, values, inputs),
-        labels=label_specs(columns, values, outputs),
+        features=feature_specs(columns, options, inputs),
+        labels=label_specs(columns, options, outputs),
         weight=weight,
         validation_col=validation,
-        validation_fraction=values["validationFraction"],
-        stratified=values.get("stratified", False) and values["validationFraction"] > 0,
-        balance=values.get("balance", "none"),
-        seed=values["seed"],
+        validation_fraction=options.validation_fraction,
+        stratified=of_classes is not None and of_classes.stratified and options.validation_fraction > 0,
+        balance=of_classes.balance if of_classes else "none",
+        seed=options.seed,
     )
-    check_null_policy(values, packing.columns)
+    check_null_policy(options, packing.columns)
     return packing
 
 
@@ -248,13 +248,13 @@ def _fitted(compiled: keras.Model, shape: ModelShape, packing: Packing, carried:
     )
 
 
-def _written(task: Task, values: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, str]:
+def _written(options: EstimatorOptions, outputs: Sequence[str]) -> dict[str, str]:
     """What the fitted model will write -> the name of its column."""
     if len(outputs) > 1:
-        return output_columns(values, outputs)
-    names = {field: values[option] for field, option in task.model_class.output_options.items()}
-    if values.get("topK"):
-        names["topK"] = values["topKCol"]
+        return output_columns(options, outputs)
+    names = options.columns_by_output
+    if isinstance(options, ClassifierOptions) and options.top_k:
+        names["topK"] = options.top_k_col
     return {field: name for field, name in names.items() if name}
 
 

@@ -11,7 +11,6 @@ from pyspark.ml.base import Model
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from spark_dl import options
 from spark_dl.data.convert import Packing
 from spark_dl.errors import ModelError, OptionError, SavedModelError, explain, hint
 from spark_dl.estimators.columns import (
@@ -26,13 +25,14 @@ from spark_dl.estimators.columns import (
 from spark_dl.estimators.fetched import fetched_model
 from spark_dl.estimators.fixed_batch import check_saved_batch
 from spark_dl.estimators.io import Saved
-from spark_dl.estimators.params import OptionParams, with_options
+from spark_dl.estimators.params import FittedParams, with_options
 from spark_dl.estimators.savable import refuse_missing, savable
 from spark_dl.estimators.saving import config_text
 from spark_dl.estimators.sql_function import sql_function
 from spark_dl.figures import history_figure
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.log_values import scalar_history
+from spark_dl.options import FittedOptions
 from spark_dl.parcel import Parcel
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
@@ -80,22 +80,8 @@ class TrainingSummary:
     unlogged: list[dict[str, Any]] = field(default_factory=list)
 
 
-@with_options(
-    options.FEATURES_COL,
-    options.INPUT_COLS,
-    options.BINARY_FORMAT,
-    options.SPARSE_VECTORS,
-    options.LABEL_COL,
-    options.LABEL_COLS,
-    options.WEIGHT_COL,
-    options.NULL_POLICY,
-    options.PREDICTION_COL,
-    options.OUTPUT_COLS,
-    options.OUTPUT_FORMAT,
-    options.OUTPUT_LAYER,
-    options.SCORE_BATCH_SIZE,
-)
-class KerasModel(OptionParams, Model, Saved):
+@with_options(FittedOptions)
+class KerasModel(FittedParams, Model, Saved):
     """A trained Keras model as a Transformer. `KerasEstimator.fit` makes it, `KerasModel.load` loads it.
 
     Example:
@@ -124,11 +110,7 @@ class KerasModel(OptionParams, Model, Saved):
         summary: how the training went.
     """
 
-    # Option of the output column for each field of the head.
-    output_options: dict[str, str] = {"prediction": "predictionCol"}
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**values)
+    def _init_state(self) -> None:
         self.summary = TrainingSummary()
         self._content = b""
         self._custom_objects = b""
@@ -201,17 +183,17 @@ class KerasModel(OptionParams, Model, Saved):
                 )
             )
         use_driver_python(dataset.sparkSession)
-        values = self._values()
-        weight, _ = optional_columns(dataset.schema, values)
+        options = self._options()
+        weight, _ = optional_columns(dataset.schema, options)
         packing = Packing(
             store=Store(""),
-            features=feature_specs(dataset.schema, values, self._inputs),
-            labels=label_specs(dataset.schema, values, self._outputs),
+            features=feature_specs(dataset.schema, options, self._inputs),
+            labels=label_specs(dataset.schema, options, self._outputs),
             weight=weight,
         )
         refuse_missing(self._fitted_content(), self._named_objects())
         custom = self._carried_objects()
-        return evaluate(dataset, Evaluation(Parcel(self._fitted_content()), custom, packing, values["scoreBatchSize"]))
+        return evaluate(dataset, Evaluation(Parcel(self._fitted_content()), custom, packing, options.score_batch_size))
 
     def registerUdf(self, spark: SparkSession, name: str, output: str = "prediction") -> None:
         """Register the model as a function of Spark SQL: `SELECT name(features) FROM ...`.
@@ -234,10 +216,10 @@ class KerasModel(OptionParams, Model, Saved):
                 explain(f"The model doesn't give {output!r}.", received=output, fix=hint(output, head.fields()))
             )
         use_driver_python(spark)
-        values = self._values()
+        options = self._options()
         custom = self._carried_objects()
-        model = ScoringModel.of(content, custom, (), head, values["scoreBatchSize"])
-        spark.udf.register(name, sql_function(model.sent(spark), values, self._inputs, output))
+        model = ScoringModel.of(content, custom, (), head, options.score_batch_size)
+        spark.udf.register(name, sql_function(model.sent(spark), options, self._inputs, output))
 
     def scoreParquet(self, inputPath: str, outputPath: str, overwrite: bool = False) -> int:
         """Score Parquet files into Parquet files, as `transform` and a write would, without the JVM touching a row.
@@ -269,9 +251,10 @@ class KerasModel(OptionParams, Model, Saved):
     def _scoring(self, columns: StructType) -> ScoringModel:
         """What scores rows of these columns."""
         content, head = self._scored()
-        features = feature_specs(columns, self._values(), self._inputs)
+        options = self._options()
+        features = feature_specs(columns, options, self._inputs)
         custom = self._carried_objects()
-        return ScoringModel.of(content, custom, features, head, self.getOrDefault("scoreBatchSize"))
+        return ScoringModel.of(content, custom, features, head, options.score_batch_size)
 
     def _serving(self) -> tuple[Serving, bytes]:
         """How the model is served without Spark, for columns as they were when it was fitted; and what scores them."""
@@ -285,15 +268,16 @@ class KerasModel(OptionParams, Model, Saved):
                 )
             )
         content, head = self._scored()
-        features = feature_specs(self._columns, self._values(), self._inputs)
-        serving = Serving(features, head, self._output_columns(), self.getOrDefault("scoreBatchSize"))
+        options = self._options()
+        features = feature_specs(self._columns, options, self._inputs)
+        serving = Serving(features, head, self._output_columns(), options.score_batch_size)
         return serving, savable(content, self._named_objects())
 
     def _scored(self) -> tuple[bytes, Head]:
         """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
-        content, head = self._fitted_content(), self._fitted_head()
+        options, content, head = self._options(), self._fitted_content(), self._fitted_head()
         check_saved_batch(content, self.keras)
-        if layer := self.getOrDefault("outputLayer"):
+        if layer := options.output_layer:
             import keras
 
             from spark_dl.train.keras_settings import apply_settings
@@ -303,19 +287,19 @@ class KerasModel(OptionParams, Model, Saved):
             with apply_settings(settings_of(content)), keras.saving.custom_object_scope(self._named_objects()):
                 content, width = up_to_layer(from_bytes(content, compiled=False), layer)
             head = TensorOutput(width)
-        if self.getOrDefault("outputFormat") == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):
+        if options.output_format == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):
             head = replace(head, vectors=True)
         return content, head
 
     def _output_columns(self) -> dict[str, str]:
         """Field of the head -> name of its column."""
-        head = self._fitted_head()
-        if self.getOrDefault("outputLayer"):
-            names = {"prediction": self.getOrDefault("predictionCol")}
+        options, head = self._options(), self._fitted_head()
+        if options.output_layer:
+            names = {"prediction": options.prediction_col}
         elif isinstance(head, SeveralOutputs):
-            names = output_columns(self._values(), list(head.fields()))
+            names = output_columns(options, list(head.fields()))
         else:
-            names = {field: self.getOrDefault(option) for field, option in self.output_options.items()}
+            names = options.columns_by_output
         written = {field: name for field, name in names.items() if name}
         check_outputs(written, [])
         return written

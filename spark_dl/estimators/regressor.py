@@ -9,6 +9,7 @@ from spark_dl.errors import ModelError, explain
 from spark_dl.estimators.base import KerasEstimator
 from spark_dl.estimators.model import KerasModel
 from spark_dl.estimators.params import with_options
+from spark_dl.options import EstimatorOptions, FittedOptions
 from spark_dl.score.heads import Head, Regression
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["KerasRegressor", "KerasRegressorModel"]
 
 
-@with_options()
+@with_options(FittedOptions)
 class KerasRegressorModel(KerasModel):
     """A trained regressor as a Transformer: prediction (double).
 
@@ -27,7 +28,7 @@ class KerasRegressorModel(KerasModel):
     """
 
 
-@with_options()
+@with_options(EstimatorOptions)
 class KerasRegressor(KerasEstimator):
     """Trains a Keras model to tell a number, on Horovod ranks in Spark's executors.
 

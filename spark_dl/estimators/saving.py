@@ -6,23 +6,24 @@ import base64
 import io
 import warnings
 import zipfile
-from collections.abc import Mapping
 from typing import Any
 
 from spark_dl.errors import ModelError, OptionError, SavedModelError, explain
 from spark_dl.estimators.io import Saved
-from spark_dl.estimators.params import OptionParams
+from spark_dl.estimators.params import EstimatorParams
 from spark_dl.estimators.savable import savable_config, savable_model
+from spark_dl.options import ModelOptions, declared
 
 __all__ = ["OBJECTS", "SavableEstimator", "config_text", "given_model", "named"]
 
 # Options whose values are Keras objects: not JSON, and logged by their names.
-OBJECTS = (
-    *("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "transformFn", "augment"),
-    "validationData",
+OBJECTS = tuple(
+    declared(name).name
+    for name in (
+        *("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "transformFn", "augment"),
+        "validationData",
+    )
 )
-# Those that Keras serializes into metadata.
-_SERIALIZED = ("optimizer", "loss", "metrics", "augment")
 # Of metadata, which are one line of JSON.
 _LARGEST_LAYERS = 16 << 20
 
@@ -44,58 +45,60 @@ def config_text(content: bytes) -> str:
         return archive.read("config.json").decode()
 
 
-def given_model(values: Mapping[str, Any]) -> Any:
+def given_model(options: ModelOptions) -> Any:
     """The Keras model to train, by `model`, `modelFn` or `warmStart`.
 
     Raises:
         OptionError: more than one of them is set, or they can't be used.
         ModelError: modelFn fails.
     """
-    chosen = [name for name in ("model", "modelFn", "warmStart") if values[name] is not None]
-    if len(chosen) > 1 or (values["modelParams"] and chosen != ["modelFn"]):
+    ways = {"model": options.model, "modelFn": options.model_fn, "warmStart": options.warm_start}
+    chosen = [name for name, value in ways.items() if value is not None]
+    if len(chosen) > 1 or (options.model_params and chosen != ["modelFn"]):
         raise OptionError(
             explain(
                 "It can't be told which model to train.",
                 expected="one of model, modelFn (with modelParams) and warmStart",
-                received=", ".join([*chosen, *(["modelParams"] if values["modelParams"] else [])]),
+                received=", ".join([*chosen, *(["modelParams"] if options.model_params else [])]),
                 fix="Unset the others: set them to None.",
             )
         )
-    if chosen == ["modelFn"]:
+    if options.model_fn is not None:
         try:
-            return values["modelFn"](**(values["modelParams"] or {}))
+            return options.model_fn(**(options.model_params or {}))
         except Exception as error:
             raise ModelError(
                 explain(
                     f"modelFn failed: {type(error).__name__}: {error}",
                     expected="a function that returns a Keras model",
-                    received=f"{named(values['modelFn'])}(**{values['modelParams'] or {}})",
+                    received=f"{named(options.model_fn)}(**{options.model_params or {}})",
                 )
             ) from error
-    if chosen == ["warmStart"]:
-        if not hasattr(values["warmStart"], "keras"):
+    if options.warm_start is not None:
+        if not hasattr(options.warm_start, "keras"):
             raise OptionError(
-                explain("warmStart can't be used.", expected="a fitted KerasModel", received=named(values["warmStart"]))
+                explain("warmStart can't be used.", expected="a fitted KerasModel", received=named(options.warm_start))
             )
-        return values["warmStart"].keras()
-    return values["model"]
+        return options.warm_start.keras()
+    return options.model
 
 
-class SavableEstimator(OptionParams, Saved):
+class SavableEstimator(EstimatorParams, Saved):
     """Saves its model and its params; callbacks can't be saved."""
 
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
         """What `Writer` writes: facts, the model's bytes, and the params that are JSON."""
-        if self.getOrDefault("callbacks"):
+        options = self._options()
+        if options.callbacks:
             raise SavedModelError(
                 explain(
                     "An estimator with callbacks can't be saved.",
                     expected="no callbacks: they are code, and nothing is pickled",
-                    received=named(self.getOrDefault("callbacks")),
+                    received=named(options.callbacks),
                     fix="Save it without them (setCallbacks([])), and set them again after loading.",
                 )
             )
-        if self.getOrDefault("validationData") is not None:
+        if options.validation_data is not None:
             raise SavedModelError(
                 explain(
                     "An estimator with validationData can't be saved.",
@@ -104,13 +107,13 @@ class SavableEstimator(OptionParams, Saved):
                     fix="Save it without (setValidationData(None)), and set it again after loading.",
                 )
             )
-        given = {name: self.getOrDefault(name) for name in _SERIALIZED}
+        given = _serialized(options)
         facts: dict[str, Any] = {
             "objects": {name: savable_config(name, value) for name, value in given.items() if value is not None}
         }
-        facts["exclusions"] = _exclusions_to_json(given["optimizer"])
-        facts["transformFn"] = _layers_to_text(self.getOrDefault("transformFn"))
-        model = given_model(self._values())
+        facts["exclusions"] = _exclusions_to_json(options.optimizer)
+        facts["transformFn"] = _layers_to_text(options.transform_fn)
+        model = given_model(options)
         # Functions are code: the model that this one builds is what is saved.
         left_out = (*OBJECTS, "modelParams")
         params = {p.name: value for p, value in self._paramMap.items() if p.name not in left_out}
@@ -118,16 +121,18 @@ class SavableEstimator(OptionParams, Saved):
 
     def _unsavable(self) -> dict[str, str]:
         """The params whose values can't be saved, since only this process knows what they are; with what they are."""
-        values = self._values()
+        options = self._options()
         found = {}
-        for name in (*_SERIALIZED, "model", "transformFn"):
+        for name, value in {**_serialized(options), "model": options.model}.items():
             try:
-                if name == "transformFn":
-                    _layers_to_text(values[name])
-                elif values[name] is not None:
-                    savable_config(name, values[name])
+                if value is not None:
+                    savable_config(name, value)
             except (SavedModelError, ModelError):
-                found[name] = named(values[name])
+                found[name] = named(value)
+        try:
+            _layers_to_text(options.transform_fn)
+        except (SavedModelError, ModelError):
+            found["transformFn"] = named(options.transform_fn)
         return found
 
     @classmethod
@@ -150,6 +155,16 @@ class SavableEstimator(OptionParams, Saved):
         if facts.get("transformFn") is not None:
             objects["transformFn"] = _layers_from_text(facts["transformFn"])
         return cls(**objects)
+
+
+def _serialized(options: ModelOptions) -> dict[str, Any]:
+    """The values that Keras serializes into metadata, by the names of their params."""
+    return {
+        "optimizer": options.optimizer,
+        "loss": options.loss,
+        "metrics": options.metrics,
+        "augment": options.augment,
+    }
 
 
 def _exclusions_to_json(optimizer: Any) -> list[str | None]:

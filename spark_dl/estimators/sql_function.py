@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,7 @@ from pyspark.sql import types as T
 from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, explain
 from spark_dl.estimators.columns import InputFacts, feature_specs, input_columns
+from spark_dl.options import ColumnOptions
 from spark_dl.python_worker import forget_archives
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.series import output_series
@@ -23,26 +24,25 @@ from spark_dl.score.series import output_series
 __all__ = ["sql_function"]
 
 
-def sql_function(model: ScoringModel, values: Mapping[str, Any], inputs: Sequence[InputFacts], output: str) -> Any:
+def sql_function(model: ScoringModel, options: ColumnOptions, inputs: Sequence[InputFacts], output: str) -> Any:
     """A pandas UDF of the feature columns, in the order of the model's options.
 
     Args:
         model: what to score with; its features are found at each call.
-        values: the options of columns.
+        options: those of columns.
         inputs: the model's.
         output: field of the head that is returned.
     """
-    named, _ = input_columns(values, [one.name for one in inputs])
+    named, _ = input_columns(options, [one.name for one in inputs])
     names = list(dict.fromkeys(column for columns in named.values() for column in columns))
     field = model.head.fields()[output]
     number = "float" if field.kind == "array<float>" else "double"
-    kept = {name: values[name] for name in ("featuresCol", "inputCols", "binaryFormat", "sparseVectors", "nullPolicy")}
-    score = _scorer(model, kept, tuple(inputs), names, output)
+    score = _scorer(model, options.part(ColumnOptions), tuple(inputs), names, output)
     return F.pandas_udf(score, "double" if field.kind == "double" else f"array<{number}>")  # type: ignore[attr-defined]
 
 
 def _scorer(
-    model: ScoringModel, values: Mapping[str, Any], inputs: Sequence[InputFacts], names: Sequence[str], output: str
+    model: ScoringModel, options: ColumnOptions, inputs: Sequence[InputFacts], names: Sequence[str], output: str
 ) -> Callable[[Iterator[tuple[pd.Series, ...]]], Iterator[pd.Series]]:
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
         forget_archives()
@@ -60,16 +60,16 @@ def _scorer(
                 yield pd.Series([], dtype=float)
                 continue
             found = {name: _without_decimals(column) for name, column in zip(names, given, strict=True)}
-            firsts = {name: _first(name, column, values["nullPolicy"]) for name, column in found.items()}
+            firsts = {name: _first(name, column, options.null_policy) for name, column in found.items()}
             schema = T.StructType([T.StructField(name, _type(name, first)) for name, first in firsts.items()])
             # With nulls, whole numbers come as fractions.
             found = {
                 name: column.fillna(firsts[name]).astype("int64")
-                if _whole(name, column, values["nullPolicy"])
+                if _whole(name, column, options.null_policy)
                 else column
                 for name, column in found.items()
             }
-            typed = replace(model, features=feature_specs(schema, values, inputs))
+            typed = replace(model, features=feature_specs(schema, options, inputs))
             result = typed.score_pandas([found[column.name] for column in typed.columns])[output]
             yield output_series(result)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from pyspark.sql import DataFrame
 
@@ -12,6 +10,7 @@ from spark_dl.data.convert import Packing, convert
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import DataError, explain
 from spark_dl.launch.slot_queue import SlotQueue
+from spark_dl.options import EstimatorOptions
 from spark_dl.store import Store
 
 __all__ = ["check_rows", "convert_rows"]
@@ -25,7 +24,7 @@ def convert_rows(frame: DataFrame, packing: Packing, workspace: Store) -> Conver
         return convert(frame, replace(packing, store=store))
 
 
-def check_rows(dataset: ConvertedDataset, packing: Packing, values: Mapping[str, Any]) -> None:
+def check_rows(dataset: ConvertedDataset, packing: Packing, options: EstimatorOptions) -> None:
     """Refuse to train on no rows, or too few.
 
     Raises:
@@ -42,22 +41,22 @@ def check_rows(dataset: ConvertedDataset, packing: Packing, values: Mapping[str,
                 fix="Check the filters before fit.",
             )
         )
-    if rows < values["numWorkers"]:
+    if rows < options.num_workers:
         raise DataError(
             explain(
                 "There are fewer training rows than workers.",
-                expected=f"at least {values['numWorkers']} training rows (numWorkers={values['numWorkers']})",
+                expected=f"at least {options.num_workers} training rows (numWorkers={options.num_workers})",
                 received=f"{rows} training and {held_out} validation rows",
                 fix="Lower numWorkers or the part for validation.",
             )
         )
-    if (values["validationCol"] or values["validationFraction"]) and not held_out:
+    if (options.validation_col or options.validation_fraction) and not held_out:
         raise DataError(
             explain(
                 "No row was chosen for validation.",
                 expected="at least one",
-                received=f"{rows} rows, validationCol={values['validationCol']!r}, "
-                f"validationFraction={values['validationFraction']}",
+                received=f"{rows} rows, validationCol={options.validation_col!r}, "
+                f"validationFraction={options.validation_fraction}",
                 fix="Raise validationFraction, change the seed, or mark rows in validationCol.",
             )
         )

@@ -20,6 +20,7 @@ from spark_dl.estimators.progress import SPEEDS, Progress
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import cores_now
+from spark_dl.options import EstimatorOptions
 from spark_dl.redaction import warn
 from spark_dl.score.assess import Assessment, assess
 from spark_dl.score.heads import Head
@@ -74,33 +75,33 @@ def train_on_ranks(
         RankError: a rank's own code failed, or more were lost than maxRestarts.
         SlotsError: too few slots are left.
     """
-    values = job.values
+    options = job.options
     rows = plan.dataset.rows(validation=False)
-    together = values["globalBatchSize"]
-    most = canonical_count(len(plan.dataset.part(validation=False)), together) if together else values["numWorkers"]
-    if values["numWorkers"] > most:
+    together = options.global_batch_size
+    most = canonical_count(len(plan.dataset.part(validation=False)), together) if together else options.num_workers
+    if options.num_workers > most:
         raise OptionError(
             explain(
                 "So many workers can't share the rows of a batch in the same way as fewer would.",
                 expected=f"numWorkers <= {most} with globalBatchSize={together} and this number of rows",
-                received=f"numWorkers={values['numWorkers']}",
+                received=f"numWorkers={options.num_workers}",
                 fix="Lower numWorkers, raise globalBatchSize, or set batchSize instead.",
             )
         )
-    with Progress(values["verbose"], values["epochs"], steps=0) as progress:
+    with Progress(options.verbose, options.epochs, steps=0) as progress:
         progress.say(
-            f"Training on {rows:,} rows ({plan.dataset.bytes / 1e6:,.1f} MB) with {values['numWorkers']} workers"
+            f"Training on {rows:,} rows ({plan.dataset.bytes / 1e6:,.1f} MB) with {options.num_workers} workers"
         )
-        if values["checkpointDir"]:
+        if options.checkpoint_dir:
             content, objects = plan.workspace.read(plan.initial_model), cloudpickle.loads(plan.custom_objects)
-            kind = fingerprint(content, plan.dataset, values, objects, job.model)
-            directory = FitDirectory.find(plan.checkpoints, kind, progress.say, values["epochs"], layout(plan.dataset))
+            kind = fingerprint(content, plan.dataset, options, objects, job.model)
+            directory = FitDirectory.find(plan.checkpoints, kind, progress.say, options.epochs, layout(plan.dataset))
         else:
             directory = FitDirectory.temporary(plan.checkpoints)
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
             directory.tracked_as(record.open(directory.tracked))
-            training = _Training(spark, plan, directory, settings, values, record, progress, assessed)
+            training = _Training(spark, plan, directory, settings, options, record, progress, assessed)
             for note in record.tracker.notes:
                 progress.say(note)
             for note in job.notes:
@@ -113,7 +114,7 @@ def train_on_ranks(
         if trained.result.non_finite:
             _warn_of_weights(trained.result.non_finite, progress, record)
     if directory.tracked:
-        record.tracker.history(trained.result.history, values["initialEpoch"])
+        record.tracker.history(trained.result.history, options.initial_epoch)
     return trained
 
 
@@ -138,7 +139,7 @@ class _Training:
         plan: what the ranks are told, but for where an attempt starts.
         directory: the fit's checkpoints.
         settings: how the ranks are launched.
-        values: the estimator's options.
+        options: the estimator's.
         record: the fit's.
         progress: what the user sees.
         assessed: what the outputs mean, where the fitted model is to be looked at on the validation rows.
@@ -154,7 +155,7 @@ class _Training:
     plan: TrainPlan
     directory: FitDirectory
     settings: LaunchSettings
-    values: Mapping[str, Any]
+    options: EstimatorOptions
     record: Record
     progress: Progress
     assessed: Head | None
@@ -165,7 +166,7 @@ class _Training:
 
     def run(self) -> Trained:
         """Train; start again after workers were lost."""
-        workers, attempts = self.values["numWorkers"], self.values["maxRestarts"] + 1
+        workers, attempts = self.options.num_workers, self.options.max_restarts + 1
         attempt, begun = 1, False
         cause: Exception
         plan = self._from_checkpoint(attempt, workers)
@@ -179,9 +180,9 @@ class _Training:
                 if not begun or fewer is None:
                     raise
                 workers = fewer
-                if self.values["learningRateScaling"] != "none":
-                    self._event(f"The learning rate stays scaled for {self.values['numWorkers']} workers.")
-                cause, how = error, f"with {fewer} of {self.values['numWorkers']} workers"
+                if self.options.learning_rate_scaling != "none":
+                    self._event(f"The learning rate stays scaled for {self.options.num_workers} workers.")
+                cause, how = error, f"with {fewer} of {self.options.num_workers} workers"
             except (RankError, ClusterError) as error:
                 if self.trained is not None:  # only the look at the validation rows is lost
                     self._event(f"Trained; then: {_first_line(error)}")
@@ -203,7 +204,7 @@ class _Training:
 
         self.directory.starts(plan.attempt)
         rows = plan.dataset.rows(validation=False)
-        together = self.values["globalBatchSize"] or self.values["batchSize"] * workers
+        together = self.options.global_batch_size or self.options.batch_size * workers
         self.progress.steps = math.ceil(rows / together)
         look = functools.partial(assess, self.assessed) if self.assessed else None
         rank = functools.partial(run_rank, plan, look)
@@ -216,7 +217,8 @@ class _Training:
         """The plan from the last checkpoint that can be used, which the workspace gets a copy of."""
         plan = replace(self.plan, attempt=self.directory.first_attempt + attempt - 1)
         found = latest(self.directory.store)
-        if found is not None and found[0].step and found[0].workers != workers and plan.global_batch_size is None:
+        each_has_own = plan.options.global_batch_size is None
+        if found is not None and found[0].step and found[0].workers != workers and each_has_own:
             # Which rows are left of the epoch follows from the number of workers.
             self._event(f"{found[0].workers} workers stood at {found[0].place}: {workers} begin that epoch anew.")
             found = latest(self.directory.store, whole_epochs=True)
@@ -239,10 +241,11 @@ class _Training:
 
     def _fewer(self, workers: int) -> int | None:
         """With how many workers to go on when there were no slots for so many; None where that are too few."""
-        least = self.values["minWorkers"] or self.values["numWorkers"]
+        least = self.options.min_workers or self.options.num_workers
         fewer = workers - 1
         if cores := cores_now(self.spark):
-            fewer = min(fewer, cores // (self.settings.cpus or int(self.spark.conf.get("spark.task.cpus", "1") or 1)))
+            task_cpus = self.settings.cpus_per_worker or int(self.spark.conf.get("spark.task.cpus", "1") or 1)
+            fewer = min(fewer, cores // task_cpus)
         return fewer if fewer >= least else None
 
     def _on_report(self, content: dict[str, Any]) -> None:
@@ -250,7 +253,7 @@ class _Training:
             self.epoch = content["epoch"]
             self.progress.step(content["epoch"], content["step"], content["loss"])
         elif content["kind"] == "epoch":
-            self.epoch = min(content["epoch"] + 1, self.values["epochs"] - 1)
+            self.epoch = min(content["epoch"] + 1, self.options.epochs - 1)
             speed = {name: content[name] for name in SPEEDS}
             self.progress.epoch(content["epoch"], content["logs"], speed)
             self.epochs.append(content)

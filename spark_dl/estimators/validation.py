@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -12,6 +12,7 @@ from pyspark.sql.types import BooleanType, StructField, StructType
 from spark_dl.data.column import Column
 from spark_dl.data.schema import check_column, quoted
 from spark_dl.errors import DataError, OptionError, explain, hint
+from spark_dl.options import DataOptions, EstimatorOptions
 
 __all__ = ["marked", "marked_schema", "marking"]
 
@@ -19,52 +20,52 @@ __all__ = ["marked", "marked_schema", "marking"]
 _MARK = "spark_dl_validation"
 
 
-def marking(values: Mapping[str, Any]) -> dict[str, Any]:
+def marking(options: EstimatorOptions) -> EstimatorOptions:
     """The options, with validationCol as the mark where there is validationData.
 
     Raises:
         OptionError: there is another way to choose rows for validation, too; or it is no DataFrame.
     """
-    if values["validationData"] is None:
-        return dict(values)
-    if values["validationCol"] or values["validationFraction"]:
+    if options.validation_data is None:
+        return options
+    if options.validation_col or options.validation_fraction:
         raise OptionError(
             explain(
                 "validationData excludes validationCol and validationFraction.",
                 expected="one of the three",
-                received=f"validationCol={values['validationCol']!r}, "
-                f"validationFraction={values['validationFraction']}, and validationData",
+                received=f"validationCol={options.validation_col!r}, "
+                f"validationFraction={options.validation_fraction}, and validationData",
             )
         )
-    if not hasattr(values["validationData"], "schema"):
+    if not hasattr(options.validation_data, "schema"):
         raise OptionError(
             explain(
                 "validationData can't be used.",
                 expected="a DataFrame",
-                received=type(values["validationData"]).__name__,
+                received=type(options.validation_data).__name__,
             )
         )
-    return {**values, "validationCol": _MARK}
+    return replace(options, validation_col=_MARK)
 
 
-def marked_schema(schema: StructType, values: Mapping[str, Any]) -> StructType:
+def marked_schema(schema: StructType, options: DataOptions) -> StructType:
     """The columns, with the mark where there is validationData."""
-    mark = [StructField(_MARK, BooleanType())] if values["validationData"] is not None else []
+    mark = [StructField(_MARK, BooleanType())] if options.validation_data is not None else []
     return StructType([*schema.fields, *mark])
 
 
-def marked(frame: DataFrame, values: Mapping[str, Any], columns: Sequence[Column]) -> DataFrame:
+def marked(frame: DataFrame, options: DataOptions, columns: Sequence[Column]) -> DataFrame:
     """The rows for training and, where there is validationData, its rows, marked.
 
     Args:
         frame: the rows for training.
-        values: the options.
+        options: those of rows.
         columns: what is read; the mark among them, where there is validationData.
 
     Raises:
         DataError: validationData doesn't have these columns, in the same types.
     """
-    held = values["validationData"]
+    held = options.validation_data
     if held is None:
         return frame
     names = [name for name in dict.fromkeys(column.name for column in columns) if name != _MARK]

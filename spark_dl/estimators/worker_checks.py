@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.options import EstimatorOptions
 
 if TYPE_CHECKING:
     import keras
@@ -36,12 +37,12 @@ class Fitted:
     copied: Callable[[], keras.Model]
 
 
-def check_workers(fitted: Fitted, values: Mapping[str, Any]) -> tuple[str, ...]:
+def check_workers(fitted: Fitted, options: EstimatorOptions) -> tuple[str, ...]:
     """Refuse what several workers, or steps whose gradients are added up, would compute otherwise than one process.
 
     Args:
         fitted: the model.
-        values: the options.
+        options: the estimator's.
 
     Returns:
         what must be said: where a value depends on which rows share a batch, and each worker has a batch of its own.
@@ -52,14 +53,14 @@ def check_workers(fitted: Fitted, values: Mapping[str, Any]) -> tuple[str, ...]:
     """
     from spark_dl.train.metric_joins import metric_joins
 
-    workers, together = values["numWorkers"], values["gradientAccumulation"]
-    if values["restoreBestWeights"]:
-        _check_monitor(fitted, values["monitor"] or "")
+    workers, together = options.num_workers, options.gradient_accumulation
+    if options.restore_best_weights:
+        _check_monitor(fitted, options.monitor or "")
     if workers == 1 and together == 1:
         return ()
     several = f"numWorkers={workers}" if workers > 1 else f"gradientAccumulation={together}"
     fix = "Set numWorkers=1 and gradientAccumulation=1, or change the {}."
-    notes = [*_losses(fitted, bool(values["weightCol"] or values.get("classWeights")), several, fix)]
+    notes = [*_losses(fitted, options.weighted, several, fix)]
     _check_masks(fitted, several, fix)
     notes += _added_losses(fitted, several, fix)
     _check_step(fitted, several, fix)

@@ -60,9 +60,9 @@ def run_ranks(
             payload=cloudpickle.dumps(function),
             channel=channel.address,
             modules=tuple(modules),
-            threads=settings.threads,
-            interface=settings.interface,
-            share_gpus=settings.gpus is None and slots.tasks_share_gpus(spark),
+            threads=settings.threads_per_worker,
+            interface=settings.network_interface,
+            share_gpus=settings.gpus_per_worker is None and slots.tasks_share_gpus(spark),
             reach_timeout=10.0,
             collective_timeout=settings.collective_timeout,
         )

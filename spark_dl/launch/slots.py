@@ -51,7 +51,7 @@ def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | N
         setting: looks up a Spark setting with a default.
         settings: what each rank is to be given.
     """
-    task_cpus = settings.cpus or int(setting("spark.task.cpus", "1"))
+    task_cpus = settings.cpus_per_worker or int(setting("spark.task.cpus", "1"))
     for_task, gpus = task_gpus(setting, settings), int(setting(_EXECUTOR_GPUS, "0"))
 
     def of_executor(cores: int) -> int:
@@ -91,7 +91,7 @@ def resource_profile(spark: SparkSession, settings: LaunchSettings) -> ResourceP
     """What the tasks of the ranks are given, where that is something else than the application's tasks."""
     if not _has_profile(setting_of(spark), settings):
         return None
-    requests = TaskResourceRequests().cpus(settings.cpus or int(setting_of(spark)("spark.task.cpus", "1")))
+    requests = TaskResourceRequests().cpus(settings.cpus_per_worker or int(setting_of(spark)("spark.task.cpus", "1")))
     # A profile takes nothing over from the application.
     if gpus := task_gpus(setting_of(spark), settings):
         requests = requests.resource("gpu", gpus)
@@ -129,8 +129,8 @@ def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -
     _check_resources(master, setting, settings)
     slots = slots_of(master, setting, settings)
     if slots is not None and workers > slots:
-        cpus = settings.cpus or setting("spark.task.cpus", "1")
-        gpus = f" and {settings.gpus} GPUs" if settings.gpus else ""
+        cpus = settings.cpus_per_worker or setting("spark.task.cpus", "1")
+        gpus = f" and {settings.gpus_per_worker} GPUs" if settings.gpus_per_worker else ""
         raise ClusterError(
             explain(
                 f"numWorkers={workers} is more than the cluster's {slots} slots.",
@@ -153,34 +153,34 @@ def _counts_executors(master: str) -> bool:
 
 def task_gpus(setting: Setting, settings: LaunchSettings) -> float:
     """The GPUs of a worker's task; a part of one where tasks share it."""
-    return float(setting(_TASK_GPUS, "0")) if settings.gpus is None else settings.gpus
+    return float(setting(_TASK_GPUS, "0")) if settings.gpus_per_worker is None else settings.gpus_per_worker
 
 
 def _has_profile(setting: Setting, settings: LaunchSettings) -> bool:
-    other_cpus = settings.cpus is not None and settings.cpus != int(setting("spark.task.cpus", "1"))
-    given = float(setting(_TASK_GPUS, "0"))
-    return other_cpus or (settings.gpus is not None and settings.gpus != given)
+    cpus, gpus = settings.cpus_per_worker, settings.gpus_per_worker
+    other_cpus = cpus is not None and cpus != int(setting("spark.task.cpus", "1"))
+    return other_cpus or (gpus is not None and gpus != float(setting(_TASK_GPUS, "0")))
 
 
 def _check_resources(master: str, setting: Setting, settings: LaunchSettings) -> None:
     has = int(setting(_EXECUTOR_GPUS, "0"))
-    if settings.gpus and settings.gpus > has:
+    if settings.gpus_per_worker and settings.gpus_per_worker > has:
         raise ClusterError(
             explain(
-                f"gpusPerWorker={settings.gpus}, but "
+                f"gpusPerWorker={settings.gpus_per_worker}, but "
                 + (f"an executor has {has} GPUs." if has else "the executors have no GPUs that Spark knows of."),
-                expected=f"{_EXECUTOR_GPUS} >= {settings.gpus}",
+                expected=f"{_EXECUTOR_GPUS} >= {settings.gpus_per_worker}",
                 received=f"{_EXECUTOR_GPUS}={setting(_EXECUTOR_GPUS, 'not set')} on {master}",
                 fix=f"Start the application with {_EXECUTOR_GPUS} and a discovery script "
                 "(spark.executor.resource.gpu.discoveryScript), or leave gpusPerWorker out.",
             )
         )
     cores = setting("spark.executor.cores", "1" if _counts_executors(master) else "")
-    if settings.cpus and cores.isdigit() and settings.cpus > int(cores):
+    if settings.cpus_per_worker and cores.isdigit() and settings.cpus_per_worker > int(cores):
         raise ClusterError(
             explain(
-                f"cpusPerWorker={settings.cpus}, but an executor has {cores} cores.",
-                expected=f"spark.executor.cores >= {settings.cpus}",
+                f"cpusPerWorker={settings.cpus_per_worker}, but an executor has {cores} cores.",
+                expected=f"spark.executor.cores >= {settings.cpus_per_worker}",
                 received=f"spark.executor.cores={setting('spark.executor.cores', 'not set')} on {master}",
                 fix="Lower cpusPerWorker, or start the application with more cores for each executor.",
             )
@@ -190,7 +190,8 @@ def _check_resources(master: str, setting: Setting, settings: LaunchSettings) ->
             explain(
                 "In local mode tasks can't be given resources of their own.",
                 expected="a cluster (standalone, YARN, Kubernetes, local-cluster)",
-                received=f"{master} with cpusPerWorker={settings.cpus} and gpusPerWorker={settings.gpus}",
+                received=f"{master} with cpusPerWorker={settings.cpus_per_worker} and "
+                f"gpusPerWorker={settings.gpus_per_worker}",
                 fix="Set spark.task.cpus for the session, and leave cpusPerWorker and gpusPerWorker out.",
             )
         )

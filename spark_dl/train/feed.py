@@ -41,10 +41,9 @@ class Feed:
         """The feed of one rank of the World."""
         training, held_out = _shards(plan, world)
         read = reader(plan.reader)
-        caches = [
-            _cache(plan, world, chosen) for chosen in (training, held_out) if chosen and plan.cache_data != "none"
-        ]
-        if plan.cache_data != "auto":
+        where = plan.options.cache_data
+        caches = [_cache(plan, world, chosen) for chosen in (training, held_out) if chosen and where != "none"]
+        if where != "auto":
             for cache in caches:
                 cache.turn_on()
         reads = [cache.reading(read) for cache in caches] or [read, read]
@@ -68,7 +67,7 @@ class Feed:
         Returns:
             whether they are kept now, and weren't before.
         """
-        asked = self._plan.cache_data == "auto" and not self._caches[0].on
+        asked = self._plan.options.cache_data == "auto" and not self._caches[0].on
         if not asked or not all(cache.has_room(0.5 / len(self._caches)) for cache in self._caches):
             return False
         for cache in self._caches:
@@ -78,8 +77,9 @@ class Feed:
     def training(self, first_epoch: int = 0, skip_steps: int = 0) -> Any:
         """An endless dataset of stamped training batches, from that step of that epoch on."""
         plan, pool_bytes = self._plan, POOL_BYTES
-        if plan.global_batch_size is not None:  # the ranks' pools together are of one size, however many there are
-            pool_bytes //= canonical_count(len(plan.dataset.part(validation=False)), plan.global_batch_size)
+        together = plan.options.global_batch_size
+        if together is not None:  # the ranks' pools together are of one size, however many there are
+            pool_bytes //= canonical_count(len(plan.dataset.part(validation=False)), together)
         return tensorflow_batches(
             plan.dataset,
             self._shards,
@@ -102,26 +102,27 @@ class Feed:
 def _shards(plan: TrainPlan, world: World) -> tuple[list[Shard], list[Shard]]:
     """The rank's shards for training, and for validation, if there is any."""
     training, validation = (plan.dataset.part(validation=held_out) for held_out in (False, True))
-    if plan.global_batch_size is not None:
-        chosen = canonical_shards(training, world.size, plan.global_batch_size, _seed(plan))[world.rank]
+    if plan.options.global_batch_size is not None:
+        chosen = canonical_shards(training, world.size, plan.options.global_batch_size, _seed(plan))[world.rank]
     else:
-        chosen = [shards(training, world.size, plan.batch_size, _seed(plan))[world.rank]]
+        chosen = [shards(training, world.size, plan.options.batch_size, _seed(plan))[world.rank]]
     # Metrics don't depend on which rank sees which row.
     batch_size = _batch_size(plan, world)
     return chosen, [shards(validation, world.size, batch_size, None)[world.rank]] if validation else []
 
 
 def _batch_size(plan: TrainPlan, world: World) -> int:
-    return plan.batch_size if plan.global_batch_size is None else -(-plan.global_batch_size // world.size)
+    together = plan.options.global_batch_size
+    return plan.options.batch_size if together is None else -(-together // world.size)
 
 
 def _seed(plan: TrainPlan) -> int | None:
-    return plan.seed if plan.shuffle else None
+    return plan.options.seed if plan.options.shuffle else None
 
 
 def _cache(plan: TrainPlan, world: World, chosen: list[Shard]) -> Cache:
     """A cache for the rows of these shards."""
-    where = "disk" if plan.cache_data == "auto" else plan.cache_data
+    where = "disk" if plan.options.cache_data == "auto" else plan.options.cache_data
     coded = sum(bool(tensor.coding) for tensor in plan.dataset.tensors)
     row_bytes = plan.dataset.bytes / max(1, sum(block.rows for block in plan.dataset.blocks)) + coded * OVERHEAD
     return Cache(where, int(row_bytes * sum(shard.rows for shard in chosen)), world.local_size)

@@ -76,7 +76,7 @@ def _train(
     """`train`, where the user's objects and Keras's settings are in force."""
     world = collectives.world
     feed = Feed.of(plan, world)
-    keras.utils.set_random_seed((plan.seed * 1_000_003 + world.rank) % 2**32)
+    keras.utils.set_random_seed((plan.options.seed * 1_000_003 + world.rank) % 2**32)
     model = _model(plan, content, collectives)
     clock = StepClock()
     reducer = _prepare(model, plan, feed, collectives, clock)
@@ -91,13 +91,14 @@ def _train(
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
     state = CallbackState(users)
     saving = SaveCheckpoint(plan, agreement, state, feed.steps, report)
-    keeping = KeepRows(measure, feed, plan.epochs, report if world.is_first else lambda told: None)
+    keeping = KeepRows(measure, feed, plan.options.epochs, report if world.is_first else lambda told: None)
     ours: list[keras.callbacks.Callback] = [measure, keeping, saving]
     if world.is_first:
         ours.append(WatchFinite(report))
-        ours.append(ReportProgress(report, measure, plan.epochs, time.monotonic, plan.start))
-        ours += [TraceSteps(plan.workspace, feed.steps)] if plan.profile else []
-    warming = [WarmUp(plan.learning_rate, feed.steps, plan.start, plan.initial_epoch)] if plan.learning_rate else []
+        ours.append(ReportProgress(report, measure, plan.options.epochs, time.monotonic, plan.start))
+        ours += [TraceSteps(plan.workspace, feed.steps)] if plan.options.profile else []
+    rate, first = plan.learning_rate, plan.options.initial_epoch
+    warming = [WarmUp(rate, feed.steps, plan.start, first)] if rate else []
     callbacks = _OneTraining(
         [
             MarkPosition(mark, plan.start),
@@ -113,13 +114,13 @@ def _train(
         add_history=True,
         model=model,
         verbose=0,
-        epochs=plan.epochs,
+        epochs=plan.options.epochs,
         steps=feed.steps,
     )
     began = time.monotonic()
     _fit(model, plan, feed, callbacks)
     seconds = time.monotonic() - began
-    best = saving.best() if world.is_first and plan.restore_best_weights else None
+    best = saving.best() if world.is_first and plan.options.restore_best_weights else None
     if world.is_first:
         plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
     return TrainResult(
@@ -141,15 +142,15 @@ def _prepare(
     reducer = GradientReducer(
         collectives,
         clock,
-        accumulate=plan.gradient_accumulation,
+        accumulate=plan.options.gradient_accumulation,
         steps=feed.steps,
-        half=plan.compression == "fp16" and world.size > 1,
+        half=plan.options.compression == "fp16" and world.size > 1,
     )
     if plan.start is not None:
         reducer.skip(plan.start.step)
-    if world.size > 1 or plan.gradient_accumulation > 1:
+    if world.size > 1 or plan.options.gradient_accumulation > 1:
         distribute(model, reducer)
-    if plan.jit_compile:
+    if plan.options.jit_compile:
         compile_gradients(model)
     if plan.augment:
         augment_features(model, cloudpickle.loads(plan.augment), world.rank)
@@ -188,9 +189,9 @@ def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.M
 
 def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> None:
     """Keras's own `fit`, from where the plan starts."""
-    done, taken = (plan.start.epoch, plan.start.step) if plan.start else (plan.initial_epoch, 0)
+    done, taken = (plan.start.epoch, plan.start.step) if plan.start else (plan.options.initial_epoch, 0)
     if plan.start is not None and plan.start.stopped:
-        done, taken = plan.epochs, 0
+        done, taken = plan.options.epochs, 0
     finalize = model.optimizer.finalize_variable_values
 
     def finalize_at_end(variables: Any) -> None:
@@ -200,11 +201,11 @@ def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTrainin
 
     model.optimizer.finalize_variable_values = finalize_at_end
     # An epoch that is begun in its middle is a fit of its own: Keras knows no other way.
-    parts = [(done, done + 1, taken)] if taken and done < plan.epochs else []
-    parts += [(done + len(parts), plan.epochs, 0)]
+    parts = [(done, done + 1, taken)] if taken and done < plan.options.epochs else []
+    parts += [(done + len(parts), plan.options.epochs, 0)]
     for first, last, skipped in parts:
         if first < last and not model.stop_training:
-            callbacks.ends = last >= plan.epochs
+            callbacks.ends = last >= plan.options.epochs
             model.fit(
                 feed.training(first_epoch=first, skip_steps=skipped),
                 initial_epoch=first,
@@ -215,7 +216,7 @@ def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTrainin
                 callbacks=callbacks,
                 verbose=0,
             )
-    if done >= plan.epochs:  # all but the end has been done before
+    if done >= plan.options.epochs:  # all but the end has been done before
         callbacks.on_train_begin()
         finalize(model.trainable_weights)
         callbacks.on_train_end()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.options import TrainingOptions
 from spark_dl.store import Store
 from spark_dl.train.checkpoint import Checkpoint
 from spark_dl.train.learning_rate import LearningRate
@@ -29,9 +30,8 @@ class TrainPlan:
         custom_objects: cloudpickled dict of the objects registered with Keras on the driver.
         callbacks: cloudpickled list of the user's callbacks.
         reader: name of the reader.
-        batch_size, global_batch_size, epochs, initial_epoch, shuffle, seed, monitor, restore_best_weights,
-            monitor_mode, keep_checkpoints, checkpoint_steps, gradient_accumulation, compression, cache_data,
-            profile, jit_compile: the options.
+        options: the options of the training loop.
+        monitor: the metric that tells the best epoch, also where the option leaves it open.
         learning_rate: of the warm-up; None where there is none.
         class_weights: of each class, in training; empty where they all weigh 1.
         augment: cloudpickled Keras layer, or dict of them by input, for features in training; empty for none.
@@ -47,22 +47,8 @@ class TrainPlan:
     custom_objects: bytes
     callbacks: bytes
     reader: str
-    batch_size: int
-    global_batch_size: int | None
-    epochs: int
-    shuffle: bool
-    seed: int
+    options: TrainingOptions
     monitor: str
-    restore_best_weights: bool
-    monitor_mode: str
-    keep_checkpoints: int
-    checkpoint_steps: int | None
-    gradient_accumulation: int = 1
-    compression: str = "none"
-    cache_data: str = "auto"
-    profile: bool = False
-    initial_epoch: int = 0
-    jit_compile: bool = False
     learning_rate: LearningRate | None = None
     class_weights: tuple[float, ...] = ()
     augment: bytes = b""
@@ -70,16 +56,6 @@ class TrainPlan:
     start: Checkpoint | None = None
     callback_state: str = ""
     attempt: int = 1
-
-    @staticmethod
-    def of_options(options: dict[str, Any], **others: Any) -> TrainPlan:
-        """A plan from options in camelCase, and what isn't an option."""
-        for field in fields(TrainPlan):
-            head, *tail = field.name.split("_")
-            name = head + "".join(part.title() for part in tail)
-            if field.name not in others and name in options:
-                others[field.name] = options[name]
-        return TrainPlan(**others)
 
 
 @dataclass(frozen=True)

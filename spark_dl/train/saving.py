@@ -55,7 +55,7 @@ class SaveCheckpoint(Counting):
         self._state = state
         self._steps = steps
         self._report = report
-        self._checkpoints = Checkpoints(plan.checkpoints, plan.keep_checkpoints)
+        self._checkpoints = Checkpoints(plan.checkpoints, plan.options.keep_checkpoints)
         self._world = agreement.world
         self._last = plan.start or Checkpoint(0, 0, self._world.size, plan.attempt)
 
@@ -73,7 +73,7 @@ class SaveCheckpoint(Counting):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Write one within the epoch, where it is time."""
         super().on_train_batch_end(batch, logs)
-        every = self._plan.checkpoint_steps
+        every = self._plan.options.checkpoint_steps
         if every and self.step % every == 0 and self.step < self._steps:
             metrics = self._agreement.within_epoch()
             self._save(replace(self._last, epoch=self.epoch, step=self.step, metrics=metrics))
@@ -82,7 +82,7 @@ class SaveCheckpoint(Counting):
         """Write the epoch's."""
         values = {name: plain_value(value) for name, value in (logs or {}).items()}
         monitor = self._plan.monitor
-        if self._plan.restore_best_weights and monitor not in values:
+        if self._plan.options.restore_best_weights and monitor not in values:
             raise OptionError(
                 explain(
                     f"The best epoch can't be told by monitor={monitor!r}.",
@@ -93,7 +93,7 @@ class SaveCheckpoint(Counting):
             )
         value = values.get(monitor, math.nan)
         if isinstance(value, list):
-            if self._plan.restore_best_weights:
+            if self._plan.options.restore_best_weights:
                 raise OptionError(no_best_epoch(monitor, np.size(value)))
             value = math.nan
         history = {name: [*self._last.history.get(name, []), told] for name, told in values.items()}
@@ -107,12 +107,12 @@ class SaveCheckpoint(Counting):
     def _mode(self) -> str:
         """Whether the least or the greatest is best; the metric says so, as to Keras's EarlyStopping."""
         name = self._plan.monitor.removeprefix("val_")
-        if self._plan.monitor_mode != "auto":
-            return self._plan.monitor_mode
+        if self._plan.options.monitor_mode != "auto":
+            return self._plan.options.monitor_mode
         metrics = [metric for held in self.model.metrics for metric in getattr(held, "metrics", [held])]
         directions = {metric.name: getattr(metric, "_direction", None) for metric in metrics}
         direction = "down" if name == "loss" else directions.get(name)
-        if direction is None and self._plan.restore_best_weights:
+        if direction is None and self._plan.options.restore_best_weights:
             raise OptionError(
                 explain(
                     f"It can't be told whether monitor={self._plan.monitor!r} is best when least or greatest.",

@@ -225,7 +225,7 @@ def test_float16_halves_the_bytes_between_ranks(spark: SparkSession) -> None:
             found[half] = (clock.take()[2], mean.numpy()[[0, -1]].tolist())
         return found
 
-    for ranks in run_ranks(spark, travelled, 2, LaunchSettings(threads=1)):
+    for ranks in run_ranks(spark, travelled, 2, LaunchSettings(threads_per_worker=1)):
         # Two numbers go along: the rows, and the wish to stop; with float16 the size of each variable's gradients.
         assert ranks[False] == (4 * 1000 + 8, [2.5, 2.5])
         assert ranks[True] == (2 * 1000 + 12, [2.5, 2.5])

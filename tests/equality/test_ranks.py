@@ -31,6 +31,7 @@ from spark_dl.estimators.job import check
 from spark_dl.estimators.steps import convert_rows
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.options import TrainingOptions
 from spark_dl.store import Store
 from spark_dl.train.model_bytes import from_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
@@ -178,14 +179,15 @@ def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
     estimator = KerasEstimator(
         model=network(case), weightCol=weight, batchSize=case.batch, epochs=EPOCHS, shuffle=False, **several
     )
-    values = {**estimator._values(), "monitor": "loss"}
+    options = estimator._options()
     workspace = Store.at(str(directory))
     rows = frame(spark, case)
-    job = check(estimator, rows.schema, values)
+    job = check(estimator, rows.schema, options)
     dataset = convert_rows(rows, job.packing, workspace)
     workspace.write(INITIAL_MODEL, job.content)
-    return TrainPlan.of_options(
-        values,
+    return TrainPlan(
+        options=options.part(TrainingOptions),
+        monitor="loss",
         dataset=dataset,
         workspace=workspace,
         checkpoints=workspace.child("checkpoints"),
@@ -211,7 +213,7 @@ def trained(
     directory = tmp_path_factory.mktemp("equal")
     plans = {name: plan_of(spark, case, directory / name.replace(" ", "-")) for name, case in CASES.items()}
     size: int = request.param
-    files = run_ranks(spark, functools.partial(train_all, plans), size, LaunchSettings(threads=1))[0]
+    files = run_ranks(spark, functools.partial(train_all, plans), size, LaunchSettings(threads_per_worker=1))[0]
     return size, {name: from_bytes(plans[name].workspace.read(file)).get_weights() for name, file in files.items()}
 
 

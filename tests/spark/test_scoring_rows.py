@@ -131,7 +131,7 @@ def test_two_outputs_to_one_column_are_refused(fitted: Any, data: DataFrame, spa
     with pytest.raises(DataError, match=r"Several outputs go to one column 'prediction'"):
         fitted.copy({fitted.topK: 1, fitted.topKCol: "prediction"}).transform(data)
     with pytest.raises(OptionError, match="No output column is named"):
-        fitted.copy({getattr(fitted, option): "" for option in fitted.output_options.values()}).transform(data)
+        fitted.copy({fitted.predictionCol: "", fitted.probabilityCol: "", fitted.rawPredictionCol: ""}).transform(data)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from spark_dl.data.convert import Packing
 from spark_dl.data.dataset import Block, ConvertedDataset, Tensor
 from spark_dl.data.shards import Segment
 from spark_dl.store import Store
+from spark_dl.train.plan import TrainPlan
 from spark_dl.world import World, worlds
 
 ID = Tensor("features", (), "int64", "int64")
@@ -76,6 +78,14 @@ def pack(packing: Packing, *batches: pa.RecordBatch) -> tuple[ConvertedDataset, 
         sum(row["bytes"] for row in blocks),
     )
     return dataset, {(r["kind"], r["name"], r["detail"]): r["rows"] for r in rows if r["kind"] != "block"}
+
+
+def changed(plan: TrainPlan, **values: Any) -> TrainPlan:
+    """The plan with other values: of its fields, or of its options."""
+    own = {field.name for field in fields(TrainPlan)}
+    options = {name: value for name, value in values.items() if name not in own}
+    others = {name: value for name, value in values.items() if name in own}
+    return replace(plan, options=replace(plan.options, **options), **others)
 
 
 def packed_arrays(

@@ -20,7 +20,7 @@ from spark_dl.train.loop import train
 from spark_dl.train.plan import TrainPlan, TrainResult
 from spark_dl.train.step_logs import TEST_HOOKS, TRAIN_HOOKS, read_logs
 
-from .rows import on_ranks
+from .rows import changed, on_ranks
 from .test_train import HELD_OUT, ROWS, WIDTH, X, Y, a_plan
 
 TARGETS = Y.astype("float32")
@@ -137,11 +137,11 @@ def trained(plan: TrainPlan, callbacks: list[Any], size: int = 2) -> list[TrainR
 def joined_batches(plan: TrainPlan, validation: bool = False, size: int = 2) -> list[np.ndarray]:
     """The places in X of the rows of each step of all ranks."""
     rows = np.flatnonzero(validation == HELD_OUT) if plan.dataset.rows(validation=True) else np.arange(ROWS)
-    dealt = shards(plan.dataset.part(validation=validation), size, plan.batch_size, None)
+    dealt = shards(plan.dataset.part(validation=validation), size, plan.options.batch_size, None)
     bounds = np.cumsum([0, *(shard.rows for shard in dealt)])
     parts = [rows[a:b] for a, b in itertools.pairwise(bounds)]
-    taken = range(0, max(map(len, parts)), plan.batch_size)
-    return [np.concatenate([part[first : first + plan.batch_size] for part in parts]) for first in taken]
+    taken = range(0, max(map(len, parts)), plan.options.batch_size)
+    return [np.concatenate([part[first : first + plan.options.batch_size] for part in parts]) for first in taken]
 
 
 def plain_keras(plan: TrainPlan, logs: str) -> tuple[list[list[dict[str, float]]], list[dict[str, float]]]:
@@ -150,7 +150,7 @@ def plain_keras(plan: TrainPlan, logs: str) -> tuple[list[list[dict[str, float]]
     model.build((None, WIDTH))
     model.compile(keras.optimizers.SGD(0.05))
     epochs, tests = [], []
-    for _ in range(plan.epochs):
+    for _ in range(plan.options.epochs):
         model.reset_metrics()
         steps = [model.train_step((X[rows], TARGETS[rows])) for rows in joined_batches(plan)]
         epochs.append([{name: float(value) for name, value in step.items()} for step in steps])
@@ -177,7 +177,7 @@ def test_logs_of_own_steps_are_those_of_the_joined_batches(tmp_path: Path, logs:
 
 def test_a_rank_without_rows_in_the_last_step_counts_nothing(tmp_path: Path) -> None:
     # 50 rows on 3 ranks, 16, 17 and 17: the first has none in the last step.
-    plan = replace(own_plan(tmp_path), batch_size=4)
+    plan = changed(own_plan(tmp_path), batch_size=4)
     results = trained(plan, [], size=3)
     model = Own()
     model.build((None, WIDTH))
@@ -237,7 +237,7 @@ def test_a_rate_that_follows_the_logs_of_steps_is_that_of_one_process(tmp_path: 
 
 def test_a_plateau_of_an_own_log_moves_all_ranks_alike(tmp_path: Path) -> None:
     plateau = keras.callbacks.ReduceLROnPlateau("own", factor=0.5, patience=1, min_delta=10.0, mode="min")
-    results = trained(replace(own_plan(tmp_path), epochs=4), [plateau])
+    results = trained(changed(own_plan(tmp_path), epochs=4), [plateau])
     assert results[0].history["learning_rate"] == results[1].history["learning_rate"]
     assert results[0].history["learning_rate"][-1] < 0.05
 

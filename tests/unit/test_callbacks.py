@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 
 from spark_dl.collectives import SoloCollectives
+from spark_dl.options import TrainingOptions
 from spark_dl.store import Store
 from spark_dl.train.callback_state import CallbackState
 from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
@@ -31,7 +32,7 @@ from spark_dl.train.saving import SaveCheckpoint, is_better
 from spark_dl.train.speed import StepClock
 from spark_dl.world import solo
 
-from .rows import Together, on_ranks
+from .rows import Together, changed, on_ranks
 
 NAN = math.nan
 
@@ -181,9 +182,9 @@ def test_is_better(value: float, than: float, mode: str, better: bool) -> None:
 
 def saver(directory: Path, told: list[dict[str, Any]] | None = None, **options: Any) -> SaveCheckpoint:
     """A World of one that saves checkpoints; five steps make an epoch."""
-    given = {"monitor": "loss", "monitor_mode": "min", "keep_checkpoints": 2, "checkpoint_steps": None, **options}
     nothing: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(TrainPlan))
-    plan = TrainPlan(**{**nothing, "attempt": 1, "checkpoints": Store.at(str(directory)), **given})
+    own = {"attempt": 1, "checkpoints": Store.at(str(directory)), "options": TrainingOptions(monitor_mode="min")}
+    plan = changed(TrainPlan(**{**nothing, **own, "monitor": "loss"}), **options)
     agreement = AgreeOnEpoch(SoloCollectives(solo()))
     return SaveCheckpoint(plan, agreement, CallbackState({}), 5, (told if told is not None else []).append)
 

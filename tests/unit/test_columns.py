@@ -32,6 +32,7 @@ from spark_dl.estimators.columns import (
     shapes_of_inputs,
 )
 from spark_dl.estimators.input_plan import input_plan
+from spark_dl.options import EstimatorOptions
 from spark_dl.score.scoring_model import _matrix
 from spark_dl.store import Store
 
@@ -52,8 +53,8 @@ SCHEMA = (
 )
 
 
-def values(**options: Any) -> dict[str, Any]:
-    return KerasEstimator(**options)._values()
+def values(**options: Any) -> EstimatorOptions:
+    return KerasEstimator(**options)._options()
 
 
 # --- columns of inputs and outputs -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from spark_dl.estimators.fingerprint import fingerprint
 from spark_dl.estimators.fit_directory import FitDirectory
+from spark_dl.options import EstimatorOptions
 from spark_dl.store import Store
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
 from spark_dl.train.model_bytes import to_bytes
@@ -105,12 +107,12 @@ def network(units: int = 4, **options: Any) -> bytes:
 
 def test_the_fingerprint_tells_models_apart_and_not_their_weights_and_names() -> None:
     dataset, _ = numbered([4, 4])
-    values = dict.fromkeys(("batchSize", "globalBatchSize", "shuffle", "seed", "monitor", "monitorMode"), 1)
-    first = fingerprint(network(), dataset, values)
-    assert fingerprint(network(), dataset, values) == first
-    assert fingerprint(network(5), dataset, values)["model"] != first["model"]
-    assert fingerprint(network(optimizer="sgd"), dataset, values)["model"] != first["model"]
-    other = fingerprint(network(), numbered([4, 5])[0], {**values, "seed": 2})
+    options = EstimatorOptions(batch_size=1, seed=1)
+    first = fingerprint(network(), dataset, options)
+    assert fingerprint(network(), dataset, options) == first
+    assert fingerprint(network(5), dataset, options)["model"] != first["model"]
+    assert fingerprint(network(optimizer="sgd"), dataset, options)["model"] != first["model"]
+    other = fingerprint(network(), numbered([4, 5])[0], replace(options, seed=2))
     assert {part for part in first if other[part] != first[part]} == {"training rows", "seed"}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 from spark_dl.collectives import SoloCollectives
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, OptionError, SavedModelError
+from spark_dl.options import TrainingOptions
 from spark_dl.store import Store
 from spark_dl.train.compiling import compiled_copy
 from spark_dl.train.loop import train
@@ -29,7 +29,7 @@ from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
 from spark_dl.world import solo
 
-from .rows import packed_arrays
+from .rows import changed, packed_arrays
 
 L, OP = keras.layers, keras.optimizers
 WIDTH, BATCH, STEPS = 16, 4, 3
@@ -60,20 +60,12 @@ def fitted(blocks: ConvertedDataset, tmp_path: Path) -> Callable[..., keras.Mode
             custom_objects=objects,
             callbacks=cloudpickle.dumps(options.pop("callbacks", [])),
             reader="petastorm",
-            batch_size=BATCH,
-            global_batch_size=None,
-            epochs=1,
-            shuffle=False,
-            seed=0,
+            options=TrainingOptions(batch_size=BATCH, shuffle=False, monitor_mode="min", keep_checkpoints=1),
             monitor="loss",
-            restore_best_weights=False,
-            monitor_mode="min",
-            keep_checkpoints=1,
-            checkpoint_steps=None,
         )
         plan.checkpoints.make()
         workspace.write(INITIAL_MODEL, content)
-        result = train(replace(plan, **options), SoloCollectives(solo()), lambda content: None)
+        result = train(changed(plan, **options), SoloCollectives(solo()), lambda content: None)
         return from_bytes(workspace.read(result.model_file), cloudpickle.loads(objects))
 
     return fit

@@ -59,15 +59,15 @@ GPUS = {"spark.executor.resource.gpu.amount": "4"}
     ("settings", "wanted", "slots"),
     [
         (GPUS, LaunchSettings(), 16),
-        (GPUS, LaunchSettings(gpus=1), 8),
-        (GPUS, LaunchSettings(gpus=3), 2),
-        (GPUS, LaunchSettings(gpus=1, cpus=4), 4),
+        (GPUS, LaunchSettings(gpus_per_worker=1), 8),
+        (GPUS, LaunchSettings(gpus_per_worker=3), 2),
+        (GPUS, LaunchSettings(gpus_per_worker=1, cpus_per_worker=4), 4),
         (GPUS | {"spark.task.resource.gpu.amount": "2"}, LaunchSettings(), 4),
-        (GPUS | {"spark.task.resource.gpu.amount": "2"}, LaunchSettings(gpus=0), 16),
+        (GPUS | {"spark.task.resource.gpu.amount": "2"}, LaunchSettings(gpus_per_worker=0), 16),
         (GPUS | {"spark.task.resource.gpu.amount": "0.5"}, LaunchSettings(), 16),
         (GPUS | {"spark.task.resource.gpu.amount": "0.6"}, LaunchSettings(), 8),
         ({"spark.task.resource.gpu.amount": "1"}, LaunchSettings(), 0),
-        ({}, LaunchSettings(cpus=3), 4),
+        ({}, LaunchSettings(cpus_per_worker=3), 4),
     ],
 )
 def test_slots_by_what_each_worker_is_given(settings: dict[str, str], wanted: LaunchSettings, slots: int) -> None:

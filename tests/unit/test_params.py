@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import pickle
+from dataclasses import dataclass
 from typing import Any
 
 import models
 import pytest
 from pyspark.sql import SparkSession
 
-from spark_dl import KerasClassifier, KerasClassifierModel, KerasEstimator, KerasModel, KerasRegressor, options
+from spark_dl import KerasClassifier, KerasClassifierModel, KerasEstimator, KerasModel, KerasRegressor
 from spark_dl.errors import OptionError, SavedModelError
 from spark_dl.estimators.params import OptionParams, with_options
-from spark_dl.options import Option
+from spark_dl.options import EstimatorOptions, FittedOptions, Option, checks, option
 
 CLASSES = [KerasEstimator, KerasClassifier, KerasRegressor, KerasModel, KerasClassifierModel]
 EACH = [(cls, option) for cls in CLASSES for option in cls.options]
@@ -23,7 +25,7 @@ def test_making_one_needs_no_spark_session(cls: type[OptionParams]) -> None:
     instance = cls()
     assert SparkSession.getActiveSession() is None
     assert {param.name for param in instance.params} == {option.name for option in cls.options}
-    assert instance._values() == {option.name: option.default for option in cls.options}
+    assert instance._options() == cls.options_class()
 
 
 @pytest.mark.parametrize(("cls", "option"), EACH, ids=lambda part: getattr(part, "name", getattr(part, "__name__", "")))
@@ -100,13 +102,31 @@ def test_instances_do_not_share_their_values() -> None:
 
 
 def test_a_subclass_may_change_a_default_in_one_place() -> None:
-    @with_options(Option("epochs", "Passes.", options.EPOCHS.convert, 50))
+    @dataclass(frozen=True, kw_only=True)
+    class LongerOptions(EstimatorOptions):
+        epochs: int = option("Passes.", checks.integer(1), 50, on_resume="any")
+
+    @with_options(LongerOptions)
     class Longer(KerasRegressor):
         """Trains longer."""
 
-    assert Longer().getEpochs() == 50
+    assert Longer().getEpochs() == Longer()._options().epochs == 50
+    assert Longer(epochs=3)._options() == LongerOptions(epochs=3)
     assert KerasRegressor().getEpochs() == 1
     assert "epochs: Passes. Default: 50." in (Longer.__doc__ or "")
+
+
+def test_a_class_can_not_lose_options_of_its_bases() -> None:
+    with pytest.raises(TypeError, match=r"FittedOptions isn't a subclass of EstimatorOptions"):
+        with_options(FittedOptions)(KerasRegressor)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_params_are_pickled_with_their_checks(cls: type[OptionParams]) -> None:
+    copy = pickle.loads(pickle.dumps(cls(predictionCol="p")))
+    assert copy._options() == cls.options_class(prediction_col="p")
+    with pytest.raises(OptionError, match="scoreBatchSize can't have this value"):
+        copy.setScoreBatchSize(0)
 
 
 @pytest.mark.parametrize("use", [lambda model: model.keras(), lambda model: model._to_saved()])

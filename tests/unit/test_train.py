@@ -23,6 +23,7 @@ from spark_dl.data.readers import READERS, petastorm
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import ClusterError, OptionError, SavedModelError
 from spark_dl.launch.pickling import pickle_for_ranks
+from spark_dl.options import TrainingOptions
 from spark_dl.store import Store
 from spark_dl.train.augment import augment_features
 from spark_dl.train.carrying import keras_reducer
@@ -33,7 +34,7 @@ from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.world import solo
 
-from .rows import Together, on_ranks, packed_arrays
+from .rows import Together, changed, on_ranks, packed_arrays
 from .test_metric_joins import OfEachClass
 
 ROWS, WIDTH, CLASSES = 50, 5, 3
@@ -62,20 +63,12 @@ def a_plan(directory: Path, model: keras.Model, validation: np.ndarray | None = 
         custom_objects=cloudpickle.dumps({}),
         callbacks=cloudpickle.dumps(others.pop("callbacks", [])),
         reader="petastorm",
-        batch_size=8,
-        global_batch_size=None,
-        epochs=3,
-        shuffle=False,
-        seed=0,
+        options=TrainingOptions(batch_size=8, epochs=3, shuffle=False, monitor_mode="min"),
         monitor="val_loss" if validation is not None else "loss",
-        restore_best_weights=False,
-        monitor_mode="min",
-        keep_checkpoints=2,
-        checkpoint_steps=None,
     )
     plan.checkpoints.make()
     workspace.write(INITIAL_MODEL, to_bytes(model))
-    return replace(plan, **others)
+    return changed(plan, **others)
 
 
 def run(plan: TrainPlan, reports: list[dict[str, Any]] | None = None) -> tuple[TrainResult, keras.Model]:
@@ -198,7 +191,7 @@ def test_a_metric_that_does_not_say_which_way_is_better_wants_it_told(tmp_path: 
     plan = a_plan(tmp_path, model, monitor_mode="auto", restore_best_weights=True, **options)
     with pytest.raises(OptionError, match=r"monitor='distance' is best when least or greatest.*monitorMode='min'"):
         run(plan)
-    told = replace(plan, monitor_mode="min")
+    told = changed(plan, monitor_mode="min")
     assert train(told, SoloCollectives(solo()), lambda content: None).best_epoch >= 0
 
 
@@ -280,7 +273,7 @@ def test_several_ranks_are_one_process_with_their_batches_joined(tmp_path: Path,
     expected = model.fit(
         ((X[rows], Y[rows]) for rows in itertools.cycle(joined)),
         steps_per_epoch=len(steps),
-        epochs=plan.epochs,
+        epochs=plan.options.epochs,
         verbose=0,
     )
     same_weights(from_bytes(plan.workspace.read(results[0].model_file)), model, 1e-5)
@@ -741,7 +734,7 @@ def test_a_metric_with_a_value_for_each_class_trains_resumes_and_is_no_monitor(t
     found = latest(first.checkpoints)
     assert found is not None
     first.workspace.write("start.keras", found[1])
-    resumed, _ = run(replace(first, epochs=2, start=found[0], initial_model="start.keras", attempt=2))
+    resumed, _ = run(changed(first, epochs=2, start=found[0], initial_model="start.keras", attempt=2))
     np.testing.assert_allclose(resumed.history["of_each_class"], result.history["of_each_class"], rtol=1e-5)
 
     with pytest.raises(OptionError, match=r"monitor='of_each_class': it has a value for each class(.|\n)*3 values"):

@@ -27,7 +27,7 @@ def notes(model: keras.Model, label: Any = NUMBERS, features: Any = NUMBERS, **o
         [StructField("features", features), StructField("label", label), StructField("w", FloatType())]
     )
     estimator = KerasEstimator(model=model, **options)
-    return check(estimator, columns, estimator._values()).notes
+    return check(estimator, columns, estimator._options()).notes
 
 
 def network(*layers: keras.layers.Layer, loss: Any = "mse", metrics: Any = None) -> keras.Model:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pyspark.ml.param import Param, Params
 
 from spark_dl.errors import OptionError, explain, hint
-from spark_dl.options import Option
+from spark_dl.options import Option, Options, options_of
 
 __all__ = ["OptionParams", "with_options"]
 
-C = TypeVar("C", bound=type)
+C = TypeVar("C", bound="type[OptionParams]")
 
 
 class OptionParams(Params):
-    """Params that come from options. Subclasses are decorated with `with_options`."""
+    """Params that come from a record of options. Subclasses are decorated with `with_options`.
 
-    options: tuple[Option, ...] = ()
+    Attributes:
+        options_class: The record.
+        options: What it declares.
+    """
+
+    options_class: ClassVar[type[Options]] = Options
+    options: ClassVar[tuple[Option, ...]] = ()
 
     def __init__(self, **values: Any) -> None:
         super().__init__()
         self._setDefault(**{option.name: option.default for option in self.options})
         self._set_options(values)
+        self._init_state()
 
     def setParams(self, **values: Any) -> Any:
         """Set several params.
@@ -34,6 +41,9 @@ class OptionParams(Params):
         """
         self._set_options(values)
         return self
+
+    def _init_state(self) -> None:
+        """Set the attributes of a new instance that aren't params."""
 
     def _set_options(self, values: dict[str, Any]) -> None:
         names = {option.name for option in self.options}
@@ -49,27 +59,38 @@ class OptionParams(Params):
                 option.check(None)
         return super()._set(**values)
 
-    def _values(self) -> dict[str, Any]:
+    def _options(self) -> Options:
         """Every option's value, set or default."""
-        return {option.name: self.getOrDefault(option.name) for option in self.options}
+        return self.options_class(**{option.field: self.getOrDefault(option.name) for option in self.options})
 
 
-def with_options(*options: Option) -> Callable[[C], C]:
-    """Give a class these options, beside those of its bases: a Param, a setter and a getter for each."""
+def with_options(options_class: type[Options]) -> Callable[[C], C]:
+    """Give a class the options of a record: a Param, a setter and a getter for each that its bases don't have.
+
+    Args:
+        options_class: The record: that of the class's bases, or a subclass of it.
+    """
 
     def decorate(cls: C) -> C:
-        inherited = tuple(o for o in cls.options if o.name not in {new.name for new in options})  # type: ignore[attr-defined]
-        cls.options = (*inherited, *options)  # type: ignore[attr-defined]
-        for option in options:
-            title = option.name[0].upper() + option.name[1:]
-            setattr(cls, option.name, Param(Params._dummy(), option.name, option.doc, option.check))
-            for made in (_setter(option, f"set{title}"), _getter(option, f"get{title}")):
-                made.__qualname__ = f"{cls.__name__}.{made.__name__}"
-                setattr(cls, made.__name__, made)
+        if not issubclass(options_class, cls.options_class):
+            raise TypeError(f"{options_class.__name__} isn't a subclass of {cls.options_class.__name__}.")
+        inherited = cls.options
+        cls.options_class, cls.options = options_class, options_of(options_class)
+        for option in cls.options:
+            if option not in inherited:
+                _add_param(cls, option)
         _describe(cls)
         return cls
 
     return decorate
+
+
+def _add_param(cls: type[OptionParams], option: Option) -> None:
+    title = option.name[0].upper() + option.name[1:]
+    setattr(cls, option.name, Param(Params._dummy(), option.name, option.doc, option.check))
+    for made in (_setter(option, f"set{title}"), _getter(option, f"get{title}")):
+        made.__qualname__ = f"{cls.__name__}.{made.__name__}"
+        setattr(cls, made.__name__, made)
 
 
 def _setter(option: Option, name: str) -> Callable[..., Any]:
@@ -90,13 +111,13 @@ def _getter(option: Option, name: str) -> Callable[..., Any]:
     return getter
 
 
-def _describe(cls: type) -> None:
+def _describe(cls: type[OptionParams]) -> None:
     """Let `help`, notebooks and editors show the keyword arguments, and the docstring their meaning."""
-    options: tuple[Option, ...] = cls.options  # type: ignore[attr-defined]
     keyword = inspect.Parameter.KEYWORD_ONLY
-    cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(option.name, keyword, default=option.default) for option in options]
+    signature = inspect.Signature(
+        [inspect.Parameter(option.name, keyword, default=option.default) for option in cls.options]
     )
+    cls.__signature__ = signature  # type: ignore[attr-defined]
     head = (cls.__doc__ or "").split("\n\n    Args:\n")[0].rstrip()
-    lines = [f"        {option.name}: {option.doc} Default: {option.default!r}." for option in options]
+    lines = [f"        {option.name}: {option.doc} Default: {option.default!r}." for option in cls.options]
     cls.__doc__ = head + "\n\n    Args:\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,56 @@
+"""Every option, declared once: a field of a frozen record, with its type, default, meaning and check.
+
+Spark params with their setters, the stubs that editors read, the records that launching and the ranks get, and what a
+resumed fit compares derive from these records. Code reads `options.batch_size`; users write `batchSize`.
+"""
+
+from __future__ import annotations
+
+from spark_dl.errors import OptionError, explain, hint
+from spark_dl.options.cluster import ClusterOptions, LaunchOptions
+from spark_dl.options.data import ColumnOptions, DataOptions
+from spark_dl.options.fields import Option, Options, option, options_of
+from spark_dl.options.model import ModelOptions
+from spark_dl.options.records import ClassifierOptions, EstimatorOptions, FittedClassifierOptions, FittedOptions
+from spark_dl.options.scoring import ClassScoringOptions, ScoringOptions
+from spark_dl.options.tracking import TrackingOptions
+from spark_dl.options.training import TrainingOptions
+
+__all__ = [
+    "ClassScoringOptions",
+    "ClassifierOptions",
+    "ClusterOptions",
+    "ColumnOptions",
+    "DataOptions",
+    "EstimatorOptions",
+    "FittedClassifierOptions",
+    "FittedOptions",
+    "LaunchOptions",
+    "ModelOptions",
+    "Option",
+    "Options",
+    "ScoringOptions",
+    "TrackingOptions",
+    "TrainingOptions",
+    "all_options",
+    "declared",
+    "option",
+    "options_of",
+]
+
+
+def all_options() -> list[Option]:
+    """List every declared option, each once."""
+    return list(dict.fromkeys((*options_of(ClassifierOptions), *options_of(FittedClassifierOptions))))
+
+
+def declared(name: str) -> Option:
+    """Find an option by its public name.
+
+    Raises:
+        OptionError: There is no such option.
+    """
+    named = {option.name: option for option in all_options()}
+    if name not in named:
+        raise OptionError(explain(f"There is no option {name!r}.", fix=hint(name, named)))
+    return named[name]

@@ -1,0 +1,104 @@
+"""Options of the columns and of the rows that are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from spark_dl.options import checks
+from spark_dl.options.fields import Options, option
+
+__all__ = ["ColumnOptions", "DataOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnOptions(Options):
+    """The columns that feed a model and teach it; a fitted model keeps them."""
+
+    features_col: str = option(
+        "The feature column: a Vector, an array of numbers, a number, a string (for a model that takes strings), "
+        "binary (see binaryFormat), or Spark's image struct.",
+        checks.text,
+        "features",
+        on_resume="same",
+    )
+    input_cols: list[str] | dict[str, Any] | None = option(
+        "Several feature columns, in place of featuresCol: a list, joined in this order into the model's input, or "
+        "one for each of several inputs; or a dict from an input's name to its column or columns.",
+        checks.named_columns(several=True),
+        None,
+        on_resume="same",
+    )
+    binary_format: str = option(
+        "What a binary feature column holds: 'image' (JPEG, PNG, GIF or BMP, decoded; resized where it has another "
+        "size than the model's input), or 'raw' (uint8 numbers, as many as the model's input has).",
+        checks.choice("image", "raw"),
+        "image",
+        on_resume="same",
+    )
+    sparse_vectors: str = option(
+        "Whether a Vector that feeds an input alone stays sparse until the batch, which takes 8 bytes for each "
+        "number that isn't zero (16 for a float64 input), in place of 4 for each number: 'auto' (one of more than "
+        "4,096 numbers), 'always', or 'never' (for wide Vectors that are mostly dense).",
+        checks.choice("auto", "always", "never"),
+        "auto",
+        on_resume="same",
+    )
+    label_col: str = option(
+        "The label column: a number, or an array or Vector of numbers.",
+        checks.text,
+        "label",
+        on_resume="same",
+    )
+    label_cols: list[str] | dict[str, Any] | None = option(
+        "The label columns of a model with several outputs: a list, in the model's order, or a dict from an output's "
+        "name.",
+        checks.named_columns(several=False),
+        None,
+        on_resume="same",
+    )
+    weight_col: str | None = option(
+        "The column of sample weights; every row weighs 1 without it.",
+        checks.text,
+        None,
+        on_resume="same",
+    )
+    null_policy: str | dict[str, Any] = option(
+        "What to do about a null, NaN or infinite number in a feature, a label or the weight: 'error', or 'drop' for "
+        "rows left out of training; or a dict by column of 'error', 'drop' or {'fill': value}, which fills them in "
+        "transform, too.",
+        checks.null_policy,
+        "error",
+        on_resume="same",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ColumnOptions):
+    """The columns, and the rows for validation."""
+
+    column_shapes: dict[str, list[int]] | None = option(
+        "The shape of one row of columns that feed inputs whose shape the model leaves open, such as {'steps': [20, "
+        "8]}.",
+        checks.shapes,
+        None,
+        on_resume="same",
+    )
+    validation_col: str | None = option(
+        "A boolean column that is true in the rows for validation.",
+        checks.text,
+        None,
+        on_resume="rows",
+    )
+    validation_data: Any = option(
+        "A DataFrame of rows for validation, with the same columns.",
+        checks.anything,
+        None,
+        on_resume="rows",
+    )
+    validation_fraction: float = option(
+        "The part of the rows that is drawn, by the seed, for validation.",
+        checks.number(0, 1),
+        0.0,
+        on_resume="rows",
+    )

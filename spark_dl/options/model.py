@@ -1,0 +1,97 @@
+"""Options of the Keras model, and of what it is compiled with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from spark_dl.options import checks
+from spark_dl.options.fields import Options, option
+
+__all__ = ["ModelOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """The Keras model to train, and what it is compiled with."""
+
+    model: Any = option(
+        "The Keras model to train, built. It is never changed.",
+        checks.anything,
+        None,
+        on_resume="model",
+    )
+    model_fn: Callable[..., Any] | None = option(
+        "A function that builds the Keras model, in place of `model`; it is called on the driver, with modelParams.",
+        checks.function,
+        None,
+        on_resume="model",
+    )
+    model_params: dict[str, Any] | None = option(
+        "Keyword arguments of modelFn, as a dict: hyperparameters that a grid can search.",
+        checks.keywords,
+        None,
+        on_resume="model",
+    )
+    warm_start: Any = option(
+        "A fitted KerasModel whose Keras model training begins with, in place of `model`: its weights, and what it "
+        "was compiled with where nothing else is given.",
+        checks.anything,
+        None,
+        on_resume="model",
+    )
+    optimizer: Any = option(
+        "A Keras optimizer or its name, in place of the compiled model's.",
+        checks.anything,
+        None,
+        on_resume="model",
+    )
+    loss: Any = option(
+        "A Keras loss or its name, in place of the compiled model's; of several outputs, a list or a dict by their "
+        "names.",
+        checks.anything,
+        None,
+        on_resume="model",
+    )
+    loss_weights: list[float] | dict[str, float] | None = option(
+        "What the losses of several outputs count: a list, or a dict by the outputs' names.",
+        checks.loss_weights,
+        None,
+        on_resume="model",
+    )
+    metrics: Any = option(
+        "Keras metrics or their names, in place of the compiled model's; of several outputs, a dict by their names.",
+        checks.objects,
+        None,
+        on_resume="model",
+    )
+    callbacks: Any = option(
+        "Keras callbacks. Each rank runs a copy of its own.",
+        checks.objects,
+        None,
+        on_resume="same",
+    )
+    transform_fn: Any = option(
+        "Keras layers that change the features alike in training and in scoring, such as Normalization: one layer "
+        "(or a Sequential), or a dict by the inputs' names. They become the front of the fitted model, and aren't "
+        "trained.",
+        checks.anything,
+        None,
+        on_resume="model",
+    )
+    augment: Any = option(
+        "Keras layers that change the features in training only, such as RandomFlip: one layer (or a Sequential), or "
+        "a dict by the inputs' names. They see the features before transformFn does. After lost workers their random "
+        "draws begin anew.",
+        checks.anything,
+        None,
+        on_resume="same",
+    )
+    dtype_policy: str | None = option(
+        "Keras's dtype policy of all layers, in place of their own: 'float32', 'mixed_bfloat16' or 'mixed_float16'. "
+        "The model's outputs stay float32.",
+        checks.choice("float32", "mixed_bfloat16", "mixed_float16"),
+        None,
+        on_resume="same",
+    )

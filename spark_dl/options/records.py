@@ -1,0 +1,84 @@
+"""The options of each public class, put together from the groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spark_dl.options import checks
+from spark_dl.options.cluster import ClusterOptions
+from spark_dl.options.data import ColumnOptions, DataOptions
+from spark_dl.options.fields import option
+from spark_dl.options.model import ModelOptions
+from spark_dl.options.scoring import ClassScoringOptions, ScoringOptions
+from spark_dl.options.tracking import TrackingOptions
+from spark_dl.options.training import TrainingOptions
+
+__all__ = ["ClassifierOptions", "EstimatorOptions", "FittedClassifierOptions", "FittedOptions"]
+
+
+# The fields of a dataclass begin with those of its last base.
+@dataclass(frozen=True, kw_only=True)
+class EstimatorOptions(ScoringOptions, TrackingOptions, ClusterOptions, TrainingOptions, DataOptions, ModelOptions):
+    """The options of `KerasEstimator` and `KerasRegressor`."""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have weights in training."""
+        return bool(self.weight_col)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions(ClassScoringOptions, EstimatorOptions):
+    """The options of `KerasClassifier`."""
+
+    output_kind: str | None = option(
+        "What the classifier's output units hold: 'logits' or 'probability'; not set, what the last activation or "
+        "the loss says, or what is measured on made-up rows before training (`plan` tells which).",
+        checks.choice("logits", "probability"),
+        None,
+        on_resume="model",
+    )
+    class_weights: str | dict[int, float] | None = option(
+        "Weights of the classes in training, by class index ({1: 5.0}; others weigh 1), or 'balanced': rows / "
+        "(classes x rows of the class). They multiply the rows' own weights, and validation goes without them, as in "
+        "Keras.",
+        checks.class_weights,
+        None,
+        on_resume="same",
+    )
+    stratified: bool = option(
+        "Whether validationFraction is drawn from each class, so that it is the same part of each.",
+        checks.boolean,
+        False,
+        on_resume="rows",
+    )
+    balance: str = option(
+        "Have all classes train alike: 'oversample' writes rows of rare classes several times, 'undersample' leaves "
+        "out rows of frequent ones, by the seed; rows for validation stay as they are.",
+        checks.choice("none", "oversample", "undersample"),
+        "none",
+        on_resume="same",
+    )
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows or classes have weights in training."""
+        return bool(super().weighted or self.class_weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedOptions(ScoringOptions, ColumnOptions):
+    """The options of `KerasModel` and `KerasRegressorModel`."""
+
+    output_layer: str | None = option(
+        "The layer whose output transform writes to predictionCol (see outputFormat) in place of the model's own: an "
+        "embedding.",
+        checks.text,
+        None,
+        on_resume="any",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedClassifierOptions(ClassScoringOptions, FittedOptions):
+    """The options of `KerasClassifierModel`."""

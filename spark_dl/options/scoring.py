@@ -1,0 +1,100 @@
+"""Options of what a fitted model writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from spark_dl.options import checks
+from spark_dl.options.fields import Options, option
+
+__all__ = ["ClassScoringOptions", "ScoringOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(Options):
+    """The columns that a model writes, and the batch that it scores at once."""
+
+    prediction_col: str = option(
+        "The column that the prediction is written to.",
+        checks.text,
+        "prediction",
+        on_resume="any",
+    )
+    output_cols: list[str] | dict[str, Any] | None = option(
+        "The columns that several outputs are written to: a list, in the model's order, or a dict from an output's "
+        "name, where others aren't written; not set, predictionCol with _ and the output's name.",
+        checks.named_columns(several=False),
+        None,
+        on_resume="any",
+    )
+    output_format: str = option(
+        "What becomes of an output with several numbers a row (of a KerasModel, or of outputLayer): 'array', of "
+        "floats, or 'vector', a Spark ML Vector, which other stages of a Pipeline take.",
+        checks.choice("array", "vector"),
+        "array",
+        on_resume="any",
+    )
+    score_batch_size: int = option(
+        "Rows that the model scores at once in transform.",
+        checks.integer(1),
+        4096,
+        on_resume="any",
+    )
+
+    @property
+    def columns_by_output(self) -> dict[str, str]:
+        """The column of each output of a model with one output unit or tensor; '' for one that isn't written."""
+        return {"prediction": self.prediction_col}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScoringOptions(ScoringOptions):
+    """The columns that a classifier writes."""
+
+    probability_col: str = option(
+        "The column that the class probabilities are written to, as a Vector; '' for none.",
+        checks.text,
+        "probability",
+        on_resume="any",
+    )
+    raw_prediction_col: str = option(
+        "The column that the logits are written to, as a Vector; '' for none.",
+        checks.text,
+        "rawPrediction",
+        on_resume="any",
+    )
+    thresholds: list[float] | None = option(
+        "A threshold for each class, at most one of them 0: the class of greatest probability / threshold is "
+        "predicted.",
+        checks.thresholds,
+        None,
+        on_resume="any",
+    )
+    top_k: int | None = option(
+        "How many of the most probable classes transform writes to topKCol; not set, none.",
+        checks.integer(1),
+        None,
+        on_resume="any",
+    )
+    top_k_col: str = option(
+        "The column of the topK most probable classes, the first ones first: an array of (label, probability).",
+        checks.text,
+        "topK",
+        on_resume="any",
+    )
+    class_labels: list[str] | None = option(
+        "The classes' names in the order of their indices, for topKCol; not set, the indices.",
+        checks.names,
+        None,
+        on_resume="any",
+    )
+
+    @property
+    def columns_by_output(self) -> dict[str, str]:
+        """The columns of the prediction, the probabilities and the logits; '' for one that isn't written."""
+        return {
+            **super().columns_by_output,
+            "probability": self.probability_col,
+            "rawPrediction": self.raw_prediction_col,
+        }

@@ -1,0 +1,46 @@
+"""Options of what is logged and shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spark_dl.options import checks
+from spark_dl.options.fields import Options, option
+
+__all__ = ["TrackingOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingOptions(Options):
+    """Where a fit is logged, and what it prints."""
+
+    tracking: str | None = option(
+        "Where the fit is logged: 'mlflow'; 'optional' for MLflow where it can be reached; or None for nowhere.",
+        checks.text_or_none,
+        "mlflow",
+        on_resume="any",
+    )
+    experiment_name: str | None = option(
+        "The MLflow experiment; the current one without it.",
+        checks.text,
+        None,
+        on_resume="any",
+    )
+    run_name: str | None = option(
+        "The name of the MLflow run that the fit opens.",
+        checks.text,
+        None,
+        on_resume="any",
+    )
+    registered_model_name: str | None = option(
+        "The registered model of MLflow that the fitted model becomes a new version of.",
+        checks.text,
+        None,
+        on_resume="any",
+    )
+    verbose: int = option(
+        "0: silent, 1: a progress bar, 2: one line for each epoch.",
+        checks.integer(0, 2),
+        1,
+        on_resume="any",
+    )
