@@ -1,4 +1,4 @@
-"""Write the stubs of `spark_dl.estimators.params` from the options: `python scripts/stubs.py`.
+"""Write the stubs of `spark_dl.ml.params` from the options: `python scripts/stubs.py`.
 
 The classes there get their Params, setters, getters and constructors when they are made: editors and mypy read the
 stubs. `--check` changes nothing and fails where a stub isn't current.
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from spark_dl.estimators.params import OptionParams
+from spark_dl.ml.params import OptionParams
 from spark_dl.options import Option
 
 FOLDER = Path(__file__).resolve().parent.parent / "spark_dl" / "estimators" / "params"
@@ -21,7 +21,7 @@ HEAD = '"""Written by scripts/stubs.py from the options: change those, and run i
 
 def stub_of(name: str) -> str:
     """The stub of one module."""
-    module = importlib.import_module(f"spark_dl.estimators.params.{name}")
+    module = importlib.import_module(f"spark_dl.ml.params.{name}")
     classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
     classes.sort(key=lambda cls: len(cls.__mro__))
     text = "\n\n".join("\n".join(class_lines(cls)) for cls in classes)

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark_dl.diagnosis import doctor
-    from spark_dl.estimators.base import KerasEstimator
-    from spark_dl.estimators.classifier import KerasClassifier, KerasClassifierModel
-    from spark_dl.estimators.converted import ConvertedData, convert
-    from spark_dl.estimators.model import KerasModel
-    from spark_dl.estimators.regressor import KerasRegressor, KerasRegressorModel
-    from spark_dl.horovod_launcher import HorovodLauncher, autolog
+    from spark_dl.fit.converted import ConvertedData, convert
+    from spark_dl.launcher import HorovodLauncher, autolog
+    from spark_dl.ml.classifier import KerasClassifier, KerasClassifierModel
+    from spark_dl.ml.estimator import KerasEstimator
+    from spark_dl.ml.model import KerasModel
+    from spark_dl.ml.regressor import KerasRegressor, KerasRegressorModel
 
 __version__ = "0.2.0"
 
 _PUBLIC = {
-    "ConvertedData": "spark_dl.estimators.converted",
-    "HorovodLauncher": "spark_dl.horovod_launcher",
-    "KerasClassifier": "spark_dl.estimators.classifier",
-    "KerasClassifierModel": "spark_dl.estimators.classifier",
-    "KerasEstimator": "spark_dl.estimators.base",
-    "KerasModel": "spark_dl.estimators.model",
-    "KerasRegressor": "spark_dl.estimators.regressor",
-    "KerasRegressorModel": "spark_dl.estimators.regressor",
-    "autolog": "spark_dl.horovod_launcher",
-    "convert": "spark_dl.estimators.converted",
+    "ConvertedData": "spark_dl.fit.converted",
+    "HorovodLauncher": "spark_dl.launcher",
+    "KerasClassifier": "spark_dl.ml.classifier",
+    "KerasClassifierModel": "spark_dl.ml.classifier",
+    "KerasEstimator": "spark_dl.ml.estimator",
+    "KerasModel": "spark_dl.ml.model",
+    "KerasRegressor": "spark_dl.ml.regressor",
+    "KerasRegressorModel": "spark_dl.ml.regressor",
+    "autolog": "spark_dl.launcher",
+    "convert": "spark_dl.fit.converted",
     "doctor": "spark_dl.diagnosis",
 }
 

@@ -76,7 +76,7 @@ def _doctor(given: argparse.Namespace) -> int:
 
 
 def _clean(given: argparse.Namespace) -> int:
-    from spark_dl.workspace import clean
+    from spark_dl.io.workspace import clean
 
     removed = clean(given.cache_dir)
     sys.stdout.write("".join(f"removed {url}\n" for url in removed) + f"{len(removed)} removed.\n")
@@ -84,8 +84,8 @@ def _clean(given: argparse.Namespace) -> int:
 
 
 def _train(given: argparse.Namespace) -> int:
-    from spark_dl.estimators.repeat import repeat
     from spark_dl.log_values import scalars
+    from spark_dl.ml.repeat import repeat
 
     with _session("train", given.master) as spark:
         fitted = repeat(spark, given.from_run, given.data, given.format)

@@ -13,7 +13,7 @@ import numpy as np
 
 from spark_dl.world import World
 
-__all__ = ["Collectives", "HorovodCollectives", "SoloCollectives", "join"]
+__all__ = ["Collectives", "HorovodCollectives", "SoloCollectives", "make_collectives"]
 
 # Gloo's ring takes some 4 messages for each rank, one after the other, however few the bytes are; a gather takes one.
 # Up to so many bytes, those of all ranks together, the messages take longer than the bytes that a gather sends more.
@@ -106,6 +106,6 @@ class HorovodCollectives:
         return self._hvd.allgather(tensor, name=name)
 
 
-def join(world: World) -> Collectives:
+def make_collectives(world: World) -> Collectives:
     """The collectives that fit the World, in a process whose Horovod, if any, has been started."""
     return SoloCollectives(world) if world.size == 1 else HorovodCollectives(world)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
     from pyspark.ml import Model
 
-    from spark_dl.estimators.model import KerasModel
+    from spark_dl.ml.model import KerasModel
 
 __all__ = ["follow", "load_model", "log_model", "save_model"]
 
@@ -69,7 +69,7 @@ def log_model(
     Raises:
         ModelError: the model was saved by a release that didn't note its columns.
     """
-    from spark_dl.estimators.logged import logged
+    from spark_dl.ml.logged import logged
 
     content = logged(model, cache_dir)
     return flavor.log(content, name, registered_model_name, code_paths, pip_requirements, input_example)
@@ -90,7 +90,7 @@ def save_model(
         ModelError: the model was saved by a release that didn't note its columns.
         SavedModelError: the path exists.
     """
-    from spark_dl.estimators.logged import logged
+    from spark_dl.ml.logged import logged
 
     flavor.save_model(path, logged(model, cache_dir), None, code_paths, pip_requirements, input_example)
 
@@ -105,7 +105,7 @@ def load_model(model_uri: str, *, cache_dir: str | None = None) -> Any:
     Raises:
         SavedModelError: there is none, it is damaged, another flavor's, or of a newer release.
     """
-    from spark_dl.estimators.fetched import fetched_model
+    from spark_dl.ml.fetched import fetched_model
 
     return fetched_model(model_uri, cache_dir)
 

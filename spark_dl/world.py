@@ -33,7 +33,7 @@ class World:
     host: str
 
     @property
-    def is_first(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this is rank 0, the one that writes files."""
         return self.rank == 0
 
@@ -45,13 +45,13 @@ class Rank:
     Attributes:
         world: the rank's place.
         report: sends a small dict, fit for JSON, to the driver at once.
-        mark: notes where the function stands, in a few words; a function that has marked once and then marks
+        heartbeat: notes where the function stands, in a few words; a function that has marked once and then marks
             nothing for long is taken to be stuck.
     """
 
     world: World
     report: Callable[[dict[str, Any]], None]
-    mark: Callable[[str], None]
+    heartbeat: Callable[[str], None]
 
 
 def solo(host: str = "localhost") -> World:

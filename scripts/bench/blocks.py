@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, Block, ConvertedDataset, Tensor
-from spark_dl.store import Store
+from spark_dl.io.store import Store
 
 __all__ = ["make_blocks"]
 

@@ -23,9 +23,9 @@ from pyspark.sql import functions as F
 
 from spark_dl import KerasEstimator
 from spark_dl.data.column import Column
-from spark_dl.data.convert import Packing, convert
-from spark_dl.data.transport import send
-from spark_dl.store import Store
+from spark_dl.data.convert import ConversionSpec, convert
+from spark_dl.data.projection import send
+from spark_dl.io.store import Store
 
 ROWS, IMAGES = 500_000, 400_000
 
@@ -68,19 +68,19 @@ def frames(spark: SparkSession) -> dict[str, tuple[DataFrame, tuple[int, ...], l
     }
 
 
-def checked(frame: DataFrame, shape: tuple[int, ...], columns: list[str], binary: str) -> Packing:
+def checked(frame: DataFrame, shape: tuple[int, ...], columns: list[str], binary: str) -> ConversionSpec:
     """How `fit` would pack these columns."""
     model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(10)])
     model.compile("sgd", "sparse_categorical_crossentropy")
     estimator = KerasEstimator(model=model, inputCols=columns, binaryFormat=binary)
-    return estimator.packing(frame)
+    return estimator.conversion(frame)
 
 
-def ours(frame: DataFrame, rows: int, packing: Packing, directory: str) -> float:
+def ours(frame: DataFrame, rows: int, conversion: ConversionSpec, directory: str) -> float:
     store = Store.at(directory)
     store.make()
     began = time.perf_counter()
-    convert(frame, replace(packing, store=store))
+    convert(frame, replace(conversion, store=store))
     seconds = time.perf_counter() - began
     shutil.rmtree(directory)
     return rows / seconds

@@ -29,9 +29,9 @@ import cloudpickle
 import numpy as np
 import psutil
 
-from spark_dl.collectives import join
+from spark_dl.collectives import make_collectives
 from spark_dl.launch import resources
-from spark_dl.launch.rank_main import Order, Rank
+from spark_dl.launch.rank import Order, Rank
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.world import worlds
@@ -75,11 +75,11 @@ def measure(interface: str, rank: Rank) -> dict[str, Any]:
     from spark_dl.train.optimizer import GradientReducer
     from spark_dl.train.speed import StepClock
 
-    collectives = join(rank.world)
+    collectives = make_collectives(rank.world)
 
     def steps(megabytes: float, half: bool, name: str) -> dict[str, Any]:
         clock = StepClock()
-        reducer = GradientReducer(collectives, clock, half=32 if half else 0)
+        reducer = GradientReducer(collectives, clock, fp16=32 if half else 0)
         size = round(megabytes * 1e6 / 4 / TENSORS)
         gradients = [tf.random.normal([size]) for _ in range(TENSORS)]
         step = tf.function(lambda *tensors: reducer.reduce(list(tensors), name, tf.constant(32.0)))

@@ -26,9 +26,9 @@ from spark_dl.data.convert import _RESULT_SCHEMA
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, FEATURES, Block, ConvertedDataset, Tensor
 from spark_dl.data.readers.petastorm import read
 from spark_dl.data.shards import canonical_count, canonical_shards, shards
+from spark_dl.io.store import Store
 from spark_dl.options import TrainingOptions
-from spark_dl.spark_job import SparkJob
-from spark_dl.store import Store
+from spark_dl.spark.job import SparkJob
 from spark_dl.train.plan import TrainPlan
 from spark_dl.world import worlds
 

@@ -30,7 +30,7 @@ def loaded(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     """What a careful user would write by hand: a compiled call of the model."""
     import tensorflow as tf
 
-    from spark_dl.train.model_bytes import from_bytes
+    from spark_dl.train.model.serialization import from_bytes
 
     model = from_bytes(content, {}, compiled=False)
     call = tf.function(lambda x: model(x, training=False), input_signature=[tf.TensorSpec((None, WIDTH), tf.float32)])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spark_dl.data.coding import fed
+from spark_dl.data.coding import decode
 from spark_dl.data.dataset import BLOCK_BYTES, FEATURES, LABEL, WEIGHT, ConvertedDataset, Tensor
 from spark_dl.data.ragged import BYTES, memory
 from spark_dl.data.readers import Reader
@@ -72,7 +72,7 @@ def _joined(parts: Sequence[np.ndarray], place: np.ndarray | None) -> np.ndarray
     if place is None and len(parts) == 1:
         return parts[0]
     rows = sum(map(len, parts))
-    whole = _room((rows, *parts[0].shape[1:]), parts[0].dtype)
+    whole = _aligned_empty((rows, *parts[0].shape[1:]), parts[0].dtype)
     targets, done = _as_rows(whole), 0
     for part in parts:
         there = slice(done, done + len(part))
@@ -89,7 +89,7 @@ def _as_rows(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.dtype((np.void, size)))
 
 
-def _room(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
+def _aligned_empty(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
     """An empty array that lies where TensorFlow takes it as it is; it would copy another, as it does with objects."""
     if dtype == BYTES:
         return np.empty(shape, dtype)
@@ -145,7 +145,7 @@ def _woven(dataset: ConvertedDataset, streams: list[_Stream], read: Reader) -> I
         )
     ]
     progress.sort(key=lambda item: item[:2])
-    loom = _Loom(dataset, [stream.shard.batch_size for stream in streams])
+    loom = _Interleaver(dataset, [stream.shard.batch_size for stream in streams])
     for (_, index, _), arrays in zip(progress, read(dataset, [segment for *_, segment in progress]), strict=True):
         for made, batches in streams[index].add(arrays):
             loom.add(index, made, batches)
@@ -157,7 +157,7 @@ def _woven(dataset: ConvertedDataset, streams: list[_Stream], read: Reader) -> I
     yield from loom.rest(streams[0].shard.steps)
 
 
-class _Loom:
+class _Interleaver:
     """Weaves the streams' whole batches together as they come; the last ones may be short.
 
     Args:
@@ -183,7 +183,7 @@ class _Loom:
         count = min(self._batches)
         if count:
             shapes = [(count, self._bounds[-1], *tensor.shape) for tensor in self._dataset.tensors]
-            whole = [_room(s, t.stored) for s, t in zip(shapes, self._dataset.tensors, strict=True)]
+            whole = [_aligned_empty(s, t.stored) for s, t in zip(shapes, self._dataset.tensors, strict=True)]
             for index in range(len(self._quotas)):
                 self._fill(whole, index, count)
             self._done += count
@@ -218,7 +218,7 @@ def _nothing(dataset: ConvertedDataset) -> list[np.ndarray]:
     return [np.zeros((0, *tensor.shape), tensor.stored) for tensor in dataset.tensors]
 
 
-def _without(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator[Pool]:
+def _skip_batches(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator[Pool]:
     """The pools without their first batches."""
     for arrays, batches in made:
         skipped = min(steps, batches)
@@ -238,7 +238,7 @@ def _fed(part: Any, tensor: Tensor) -> Any:
     import tensorflow as tf
 
     if tensor.coding:
-        return fed(tf.convert_to_tensor(part, tf.string), tensor.coding, tensor.fed, tensor.dtype)
+        return decode(tf.convert_to_tensor(part, tf.string), tensor.coding, tensor.fed, tensor.dtype)
     return tf.cast(part, tensor.dtype)
 
 
@@ -295,7 +295,7 @@ def tensorflow_batches(  # noqa: PLR0913
     def generate() -> Iterator[tuple[Any, ...]]:
         for epoch in [0] if one_pass else itertools.count(first_epoch):
             made = pools(dataset, shards, read, epoch=epoch, seed=seed, pool_bytes=pool_bytes)
-            for arrays, batches in _without(made, skip_steps if epoch == first_epoch else 0, batch_size):
+            for arrays, batches in _skip_batches(made, skip_steps if epoch == first_epoch else 0, batch_size):
                 yield (*arrays, np.int64(batches))
 
     @tf.autograph.experimental.do_not_convert

@@ -10,7 +10,7 @@ from typing import Any
 from spark_dl.data.media import pixels
 from spark_dl.data.sparse import dense
 
-__all__ = ["CODINGS", "fed"]
+__all__ = ["CODINGS", "decode"]
 
 
 def _texts(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
@@ -22,7 +22,7 @@ def _texts(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
 CODINGS = {"text": _texts, "image": pixels, "sparse": dense}
 
 
-def fed(contents: Any, coding: str, shape: tuple[int, ...], dtype: str) -> Any:
+def decode(contents: Any, coding: str, shape: tuple[int, ...], dtype: str) -> Any:
     """The model's input, in a graph.
 
     Args:

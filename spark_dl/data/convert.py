@@ -22,19 +22,19 @@ from pyspark.sql import DataFrame
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
-from spark_dl.data.draw import Draw
-from spark_dl.data.faults import Faults, describe
 from spark_dl.data.image_files import prepare_images
 from spark_dl.data.label_rules import RULES
 from spark_dl.data.limits import beyond, greatest, inexact
+from spark_dl.data.projection import arrow_projection, decode_batch
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
-from spark_dl.data.transport import receive, send
+from spark_dl.data.row_errors import RowErrors, describe
+from spark_dl.data.sampler import RowSampler
 from spark_dl.errors import DataError
-from spark_dl.python_worker import forget_archives
-from spark_dl.spark_job import SparkJob
-from spark_dl.store import Store
+from spark_dl.io.store import Store
+from spark_dl.spark.job import SparkJob
+from spark_dl.spark.python_worker import purge_zipimport_cache
 
-__all__ = ["Packing", "convert", "pack_batches"]
+__all__ = ["ConversionSpec", "convert", "convert_batches"]
 
 # Block numbers of one partition lie below this.
 _PARTITION_STRIDE = 1 << 24
@@ -49,7 +49,7 @@ _FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB]
 
 
 @dataclass(frozen=True)
-class Packing:
+class ConversionSpec:
     """How rows are packed; what the driver sends to every task.
 
     Attributes:
@@ -91,7 +91,7 @@ class Packing:
         return list(dict.fromkeys(column for column in named if column))
 
 
-def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
+def convert(frame: DataFrame, conversion: ConversionSpec) -> ConvertedDataset:
     """Write a DataFrame's rows as blocks.
 
     The draw for validation is the same for the same seed and the same rows in the same partitions.
@@ -99,16 +99,16 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
     Raises:
         DataError: rows that can't be fed, counted by column; or no rows at all.
     """
-    packed = frame.select(send(packing.columns))
-    with SparkJob(packed.mapInArrow(functools.partial(_pack_partition, packing), _RESULT_SCHEMA)) as job:
+    packed = frame.select(arrow_projection(conversion.columns))
+    with SparkJob(packed.mapInArrow(functools.partial(_convert_partition, conversion), _RESULT_SCHEMA)) as job:
         rows = job.rows()
     faults = [row for row in rows if row["kind"] != "block"]
     if faults:
-        raise DataError(describe(faults, packing.columns, packing.labels))
+        raise DataError(describe(faults, conversion.columns, conversion.labels))
     blocks = sorted((row for row in rows), key=lambda row: int(row["block_id"]))
     return ConvertedDataset(
-        store=packing.store,
-        tensors=packing.tensors,
+        store=conversion.store,
+        tensors=conversion.tensors,
         blocks=tuple(
             Block(r["block_id"], r["name"], r["rows"], r["validation"], r["checksum"], tuple(r["class_rows"]))
             for r in blocks
@@ -117,19 +117,21 @@ def convert(frame: DataFrame, packing: Packing) -> ConvertedDataset:
     )
 
 
-def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    forget_archives()
+def _convert_partition(conversion: ConversionSpec, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    purge_zipimport_cache()
     context = TaskContext.get()
     partition = context.partitionId() if context else 0
-    draw = Draw(packing.seed, partition, packing.validation_fraction, packing.stratified, packing.factors)
-    faults = Faults()
-    writers = {part: _BlockWriter(packing, partition, validation=part) for part in (False, True)}
+    draw = RowSampler(
+        conversion.seed, partition, conversion.validation_fraction, conversion.stratified, conversion.factors
+    )
+    faults = RowErrors()
+    writers = {part: _BlockWriter(conversion, partition, validation=part) for part in (False, True)}
     written: list[dict[str, object]] = []
     for batch in batches:
-        arrays, validation = _pack_batch(packing, batch, draw, faults)
+        arrays, validation = _convert_batch(conversion, batch, draw, faults)
         if faults.counts:
             continue  # keep counting, write no more
-        places = draw.written(arrays[len(packing.features)], validation)
+        places = draw.resample(arrays[len(conversion.features)], validation)
         if places is not None:
             arrays, validation = [array[places] for array in arrays], validation[places]
         for part, writer in writers.items():
@@ -162,26 +164,28 @@ def _pack_partition(packing: Packing, batches: Iterable[pa.RecordBatch]) -> Iter
     yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
 
-def pack_batches(packing: Packing, batches: Iterable[pa.RecordBatch]) -> tuple[Faults, Iterator[list[np.ndarray]]]:
+def convert_batches(
+    conversion: ConversionSpec, batches: Iterable[pa.RecordBatch]
+) -> tuple[RowErrors, Iterator[list[np.ndarray]]]:
     """The tensors of batches that came of `send(packing.columns)`; and their faults, known after the last."""
-    faults, draw = Faults(), Draw(0, 0)
+    faults, draw = RowErrors(), RowSampler(0, 0)
 
     def packed() -> Iterator[list[np.ndarray]]:
         for batch in batches:
-            arrays, _ = _pack_batch(packing, batch, draw, faults)
+            arrays, _ = _convert_batch(conversion, batch, draw, faults)
             if not faults.counts:
-                yield [array.reshape(-1, *t.shape) for array, t in zip(arrays, packing.tensors, strict=True)]
+                yield [array.reshape(-1, *t.shape) for array, t in zip(arrays, conversion.tensors, strict=True)]
 
     return faults, packed()
 
 
-def _pack_batch(
-    packing: Packing, batch: pa.RecordBatch, draw: Draw, faults: Faults
+def _convert_batch(
+    conversion: ConversionSpec, batch: pa.RecordBatch, draw: RowSampler, faults: RowErrors
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """The tensors of a batch's good rows, in stored dtypes, and which of them are for validation."""
     rows = batch.num_rows
     keep = np.ones(rows, bool)
-    received = receive(batch, packing.columns)
+    received = decode_batch(batch, conversion.columns)
     told = {column.name: column for column in received}  # a Vector may be read in two forms
     for column, extracted in received.items():
         if told[column.name] is column:
@@ -193,22 +197,22 @@ def _pack_batch(
         if extracted.beyond is not None:
             faults.add("range", column.name, int((extracted.beyond & keep).sum()), column.sparse)
     tensors = [
-        *(_joined([values[column] for column in spec.columns], spec, faults, keep) for spec in packing.features),
-        *(_target(values[spec.column], spec, faults, keep) for spec in packing.labels),
+        *(_joined([values[column] for column in spec.columns], spec, faults, keep) for spec in conversion.features),
+        *(_target(values[spec.column], spec, faults, keep) for spec in conversion.labels),
     ]
-    if packing.weight:
-        weight = values[packing.weight]
-        faults.add("negative", packing.weight.name, int((weight[keep] < 0).sum()), "")
-        _check_range(weight, "float32", packing.weight.name, faults, keep)
+    if conversion.weight:
+        weight = values[conversion.weight]
+        faults.add("negative", conversion.weight.name, int((weight[keep] < 0).sum()), "")
+        _check_range(weight, "float32", conversion.weight.name, faults, keep)
         tensors.append(_cast(weight[:, 0], "float32"))
     if not keep.all():
         tensors = [tensor[keep] for tensor in tensors]
-    if packing.validation_col:
-        return tensors, values[packing.validation_col][keep, 0].astype(bool)
-    return tensors, draw.validation(tensors[len(packing.features)])
+    if conversion.validation_col:
+        return tensors, values[conversion.validation_col][keep, 0].astype(bool)
+    return tensors, draw.validation(tensors[len(conversion.features)])
 
 
-def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
+def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: RowErrors, keep: np.ndarray) -> np.ndarray:
     stored = np.dtype(spec.tensor().stored)
     if stored == BYTES:
         if spec.coding == "image":
@@ -228,7 +232,7 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: Faults, keep: 
         return np.ascontiguousarray(joined, dtype=stored)
 
 
-def _target(values: np.ndarray, spec: LabelSpec, faults: Faults, keep: np.ndarray) -> np.ndarray:
+def _target(values: np.ndarray, spec: LabelSpec, faults: RowErrors, keep: np.ndarray) -> np.ndarray:
     name = spec.column.name
     if spec.classes is not None:
         kept = values[keep, 0]
@@ -252,7 +256,7 @@ def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
         return values.astype(dtype)
 
 
-def _check_range(values: np.ndarray, stored: str, name: str, faults: Faults, keep: np.ndarray) -> np.ndarray:
+def _check_range(values: np.ndarray, stored: str, name: str, faults: RowErrors, keep: np.ndarray) -> np.ndarray:
     """Count the rows with numbers beyond a dtype, and mark them."""
     outside = beyond(values, stored)
     faults.add("range", name, int((outside & keep).sum()), stored)
@@ -262,8 +266,8 @@ def _check_range(values: np.ndarray, stored: str, name: str, faults: Faults, kee
 class _BlockWriter:
     """Gathers rows, and writes a file whenever a block is full."""
 
-    def __init__(self, packing: Packing, partition: int, validation: bool) -> None:
-        self._packing = packing
+    def __init__(self, conversion: ConversionSpec, partition: int, validation: bool) -> None:
+        self._conversion = conversion
         self._validation = validation
         self._next_id = partition * _PARTITION_STRIDE + (_PARTITION_STRIDE // 2 if validation else 0)
         self._waiting: list[list[np.ndarray]] = []
@@ -296,11 +300,11 @@ class _BlockWriter:
         block_id, self._next_id = self._next_id, self._next_id + 1
         name = f"{'validation' if self._validation else 'train'}-{block_id:012d}-{uuid.uuid4().hex[:12]}.parquet"
         columns = {BLOCK_ID: pa.array([block_id]), BLOCK_ROWS: pa.array([rows])}
-        for tensor, array in zip(self._packing.tensors, written, strict=True):
+        for tensor, array in zip(self._conversion.tensors, written, strict=True):
             if tensor.stored == BYTES:
                 columns[tensor.lengths_name] = _one_value(lengths(array))
             columns[tensor.name] = _one_value(joined(array) if tensor.stored == BYTES else array)
-        filesystem, path = self._packing.store.open()
+        filesystem, path = self._conversion.store.open()
         # Statistics would put a copy of the whole value into the footer; a dictionary would do no better.
         pq.write_table(
             pa.table(columns),
@@ -318,11 +322,11 @@ class _BlockWriter:
             "bytes": size,
             "validation": self._validation,
             "checksum": _checksum(written),
-            "class_rows": self._class_rows(written[len(self._packing.features)]),
+            "class_rows": self._class_rows(written[len(self._conversion.features)]),
         }
 
     def _class_rows(self, labels: np.ndarray) -> list[int]:
-        classes = self._packing.labels[0].classes if len(self._packing.labels) == 1 else None
+        classes = self._conversion.labels[0].classes if len(self._conversion.labels) == 1 else None
         return np.bincount(labels.astype(np.int64), minlength=classes).tolist() if classes else []
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from spark_dl.store import Store
+from spark_dl.io.store import Store
 
 __all__ = [
     "BLOCK_BYTES",

@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
 from spark_dl.data.ragged import BYTES
 from spark_dl.errors import DataError, explain, hint
-from spark_dl.session import takes_case_apart
+from spark_dl.spark.session import takes_case_apart
 
 __all__ = [
     "ColumnRules",

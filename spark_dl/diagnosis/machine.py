@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from packaging.requirements import Requirement
 
 from spark_dl.diagnosis.report import Finding
+from spark_dl.io.store import Store
+from spark_dl.io.workspace import free_bytes
 from spark_dl.launch.horovod_build import HOROVOD_FIX, horovod_fault
-from spark_dl.store import Store
-from spark_dl.workspace import free_bytes
 
 __all__ = [
     "absent",

@@ -1,1 +1,1 @@
-"""The Spark ML face: Estimators that train, Models that score."""
+"""Where saved estimators and models of version 0.1 say that their classes are."""

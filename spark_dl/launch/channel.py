@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spark_dl.errors import ClusterError, explain
-from spark_dl.session import driver_address
+from spark_dl.spark.session import driver_address
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -14,13 +14,13 @@ from pyspark.sql import Row, SparkSession
 
 from spark_dl.errors import RankError, explain
 from spark_dl.launch import slots
-from spark_dl.launch.barrier import RESULT_SCHEMA, RankJob, run_task
+from spark_dl.launch.barrier_task import RESULT_SCHEMA, RankJob, run_task
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.failure import first_cause
+from spark_dl.launch.monitor import RankMonitor
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slot_queue import SlotQueue
-from spark_dl.launch.watch import Watch
-from spark_dl.spark_job import SparkJob
+from spark_dl.spark.job import SparkJob
 from spark_dl.world import Rank
 
 __all__ = ["run_ranks"]
@@ -73,14 +73,14 @@ def run_ranks(
             profile=slots.resource_profile(spark, settings),
         )
         with SparkJob(frame, lambda: messages.put({"event": "ended"})) as spark_job:
-            watch = Watch(size, settings, on_report, lambda facts: channel.tell({"ranks": facts}), claim)
+            watch = RankMonitor(size, settings, on_report, lambda facts: channel.tell({"ranks": facts}), claim)
             while not watch.ended:
                 watch.take(messages)
             watch.take_late(messages)
             return _values(spark_job.rows, watch)
 
 
-def _values(collect: Callable[[], list[Row]], watch: Watch) -> list[Any]:
+def _values(collect: Callable[[], list[Row]], watch: RankMonitor) -> list[Any]:
     try:
         rows = sorted(collect(), key=lambda row: int(row["rank"]))
     except Exception as error:

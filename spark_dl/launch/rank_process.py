@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from spark_dl.launch import rank_host
+from spark_dl.launch import fork_server as rank_host
 from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.redaction import redact
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
 
-from spark_dl.session import application
+from spark_dl.spark.session import application
 
 __all__ = ["TELL_SECONDS", "Claim", "SlotQueue"]
 
@@ -137,12 +137,12 @@ class SlotQueue:
             self._free_since = time.monotonic()
 
     def _wait(self, claim: Claim) -> None:
-        def is_first() -> bool:
+        def is_leader() -> bool:
             return self._asking[0] is claim
 
         with self._changed:
-            if self._changed.wait_for(is_first, TELL_SECONDS):
+            if self._changed.wait_for(is_leader, TELL_SECONDS):
                 return
         claim.tell()  # without the lock: it calls the user's tracker
         with self._changed:
-            self._changed.wait_for(is_first)
+            self._changed.wait_for(is_leader)

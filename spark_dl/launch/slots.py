@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from spark_dl.errors import ClusterError, SlotsError, explain
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.spark_job import SparkJob
+from spark_dl.spark.job import SparkJob
 
 __all__ = [
     "check_cluster",

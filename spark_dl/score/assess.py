@@ -82,7 +82,7 @@ def assess(
     result: TrainResult,
     collectives: Collectives,
     report: Callable[[dict[str, Any]], None],
-    mark: Callable[[str], None],
+    heartbeat: Callable[[str], None],
 ) -> Assessment | None:
     """Look at the final model's predictions for this rank's validation rows, and put the ranks' together.
 
@@ -94,19 +94,19 @@ def assess(
         result: of the training; rank 0 has written the model.
         collectives: of this rank's World.
         report: takes what has happened, on rank 0.
-        mark: takes where it stands, on every rank.
+        heartbeat: takes where it stands, on every rank.
 
     Returns:
         on every rank the same; None where a rank failed or there are no rows.
     """
     world = collectives.world
-    mark("the end of training")
+    heartbeat("the end of training")
     collectives.sum(np.zeros(1), "spark_dl.assess.written")  # the model is: rank 0 comes here after
     tally = _Tally.of(head, world.rank, world.size)
     failed, why = 0.0, "The others' logs say why."
     try:
         for batch, (labels, outputs) in enumerate(_predictions(plan, result, world), start=1):
-            mark(f"the fitted model's look at validation batch {batch}")
+            heartbeat(f"the fitted model's look at validation batch {batch}")
             tally.add(labels, head.columns(outputs))
     except Exception as error:
         failed, why = 1.0, f"{type(error).__name__}: {error}"
@@ -123,8 +123,8 @@ def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[t
     import tensorflow as tf
 
     from spark_dl.train.feed import Feed
-    from spark_dl.train.keras_settings import apply_settings
-    from spark_dl.train.model_bytes import from_bytes, settings_of
+    from spark_dl.train.model.keras_settings import apply_settings
+    from spark_dl.train.model.serialization import from_bytes, settings_of
 
     content = plan.workspace.read(result.model_file)
     model = from_bytes(content, cloudpickle.loads(plan.custom_objects))

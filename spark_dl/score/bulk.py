@@ -26,15 +26,15 @@ from pyspark.sql.pandas.types import to_arrow_type
 from spark_dl.data.arrow import extract, flattened
 from spark_dl.data.column import Column
 from spark_dl.data.media import image_bytes
-from spark_dl.data.transport import VECTOR_FIELDS, vectors
+from spark_dl.data.projection import VECTOR_FIELDS, vectors
 from spark_dl.errors import StoreError, explain
-from spark_dl.paths import LOCAL, holds, overlap, spark_pattern
-from spark_dl.python_worker import forget_archives
+from spark_dl.io.paths import LOCAL, holds, overlap, spark_pattern
+from spark_dl.io.store import Store
+from spark_dl.io.swap import check_replaceable, replacing
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel, checked
-from spark_dl.spark_job import SparkJob
-from spark_dl.store import Store
-from spark_dl.swap import check_replaceable, replacing
+from spark_dl.spark.job import SparkJob
+from spark_dl.spark.python_worker import purge_zipimport_cache
 
 __all__ = ["Source", "score_parquet"]
 
@@ -149,7 +149,7 @@ def score_parquet(
     added = [T.StructField(column, _spark_type(field), True) for column, (_, field) in fields.items()]
     schema = T.StructType([*source.schema.fields, *added])
     with replacing(store, overwrite=overwrite) as aside:
-        scoring = _Scoring(model.sent(spark), fields, source, aside, schema.json().encode())
+        scoring = _Scoring(model.ship(spark), fields, source, aside, schema.json().encode())
         numbers = spark.range(0, len(source.fragments), 1, max(1, len(source.fragments)))
         with SparkJob(numbers.mapInArrow(functools.partial(_score_fragments, scoring), _RESULT)) as job:
             written = job.rows()
@@ -187,7 +187,7 @@ def _spark_type(field: Field) -> T.DataType:
 
 
 def _score_fragments(scoring: _Scoring, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    forget_archives()
+    purge_zipimport_cache()
     for batch in batches:
         for index in batch.column(0).to_pylist():
             name = f"part-{index:05d}-{uuid.uuid4().hex}.snappy.parquet"

@@ -14,20 +14,20 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from spark_dl.data.batches import keras_batch
-from spark_dl.data.convert import Packing, pack_batches
-from spark_dl.data.faults import describe
-from spark_dl.data.transport import send
+from spark_dl.data.convert import ConversionSpec, convert_batches
+from spark_dl.data.projection import arrow_projection
+from spark_dl.data.row_errors import describe
 from spark_dl.errors import DataError, ModelError, explain
-from spark_dl.imports import importing
+from spark_dl.gc_pause import gc_paused
+from spark_dl.io.payload import Payload
 from spark_dl.log_values import plain_logs, plain_value
-from spark_dl.parcel import Parcel
-from spark_dl.python_worker import forget_archives
 from spark_dl.redaction import warn
 from spark_dl.score.scoring_model import prepare_worker, rows_at_once
-from spark_dl.spark_job import SparkJob
+from spark_dl.spark.job import SparkJob
+from spark_dl.spark.python_worker import purge_zipimport_cache
 
 if TYPE_CHECKING:
-    from spark_dl.train.metric_joins import MetricJoin
+    from spark_dl.train.metrics.joins import MetricJoin
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -41,33 +41,33 @@ class Evaluation:
     Attributes:
         content: `.keras` bytes, compiled.
         custom_objects: cloudpickled dict of what Keras needs by name.
-        packing: how columns become a batch; its store isn't used.
+        conversion: how columns become a batch; its store isn't used.
         batch_size: rows that are computed at once, at the most.
     """
 
-    content: Parcel = field(repr=False)
+    content: Payload = field(repr=False)
     custom_objects: bytes = field(repr=False)
-    packing: Packing
+    conversion: ConversionSpec
     batch_size: int
 
     def model(self) -> Any:
         """The Keras model, its metrics built."""
-        with importing():
-            from spark_dl.train.model_bytes import from_bytes
+        with gc_paused():
+            from spark_dl.train.model.serialization import from_bytes
             from spark_dl.train.step import build_state
-        model = from_bytes(self.content.opened(), cloudpickle.loads(self.custom_objects))
+        model = from_bytes(self.content.load(), cloudpickle.loads(self.custom_objects))
         model.jit_compile = False  # batches are of many sizes
-        tensors = self.packing.tensors
+        tensors = self.conversion.tensors
         with self.settings():
             build_state(model, keras_batch(tensors, [np.zeros((0, *t.shape), t.stored) for t in tensors]))
         return model
 
     def settings(self) -> contextlib.AbstractContextManager[None]:
         """Keras's settings under which the model was trained, while a block runs."""
-        from spark_dl.train.keras_settings import apply_settings
-        from spark_dl.train.model_bytes import settings_of
+        from spark_dl.train.model.keras_settings import apply_settings
+        from spark_dl.train.model.serialization import settings_of
 
-        return apply_settings(settings_of(self.content.opened()))
+        return apply_settings(settings_of(self.content.load()))
 
 
 def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
@@ -77,11 +77,11 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
         ModelError: a metric keeps something outside its variables.
         DataError: rows that can't be fed, counted by column; or no rows.
     """
-    from spark_dl.train.metric_states import MetricStates, assign_states
+    from spark_dl.train.metrics.states import MetricStates, assign_states
 
     model = evaluation.model()
-    joins = _joins(model, evaluation.packing)
-    packed = frame.select(send(evaluation.packing.columns))
+    joins = _joins(model, evaluation.conversion)
+    packed = frame.select(arrow_projection(evaluation.conversion.columns))
     if not all(join.joins for join in joins):
         packed = packed.coalesce(1)  # one task has all states as they are
     states = _states_of_tasks(packed, evaluation)
@@ -92,16 +92,16 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
     return {name: plain_value(value) for name, value in logs.items()}
 
 
-def _joins(model: Any, packing: Packing) -> Sequence[MetricJoin]:
+def _joins(model: Any, conversion: ConversionSpec) -> Sequence[MetricJoin]:
     """How the states of the model's metrics join; warns of those of which it isn't known.
 
     Raises:
         ModelError: a metric keeps something outside its variables.
     """
-    from spark_dl.train.examples import examples_of_model
-    from spark_dl.train.metric_joins import metric_joins
+    from spark_dl.train.metrics.joins import metric_joins
+    from spark_dl.train.model.examples import examples_of_model
 
-    joins = metric_joins(model, lambda: examples_of_model(model, packing.tensors))
+    joins = metric_joins(model, lambda: examples_of_model(model, conversion.tensors))
     for join in joins:
         if join.outside:
             raise ModelError(
@@ -125,12 +125,12 @@ def _warn(text: str) -> None:
 
 def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
     """The metrics' states of each task that has rows, float64 (tasks, numbers)."""
-    told = replace(evaluation, content=evaluation.content.sent(packed.sparkSession))
+    told = replace(evaluation, content=evaluation.content.ship(packed.sparkSession))
     with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, told), _RESULT)) as job:
         rows = job.rows()
     faults = [row for row in rows if row["kind"] != "states"]
     if faults:
-        raise DataError(describe(faults, evaluation.packing.columns, evaluation.packing.labels))
+        raise DataError(describe(faults, evaluation.conversion.columns, evaluation.conversion.labels))
     states = [row["states"] for row in rows if row["rows"]]
     if not states:
         raise DataError(explain("There are no rows to evaluate.", expected="at least one row", received="0 rows"))
@@ -146,11 +146,11 @@ def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    forget_archives()
+    purge_zipimport_cache()
     prepare_worker()
-    faults, arrays = pack_batches(evaluation.packing, batches)
+    faults, arrays = convert_batches(evaluation.conversion, batches)
     model, step, rows = None, None, 0
-    at_once = rows_at_once(evaluation.packing.features, evaluation.batch_size)
+    at_once = rows_at_once(evaluation.conversion.features, evaluation.batch_size)
     for whole in arrays:
         if model is None or step is None:
             model = evaluation.model()
@@ -158,7 +158,7 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
         with evaluation.settings():
             for start in range(0, len(whole[0]), at_once):
                 part = [array[start : start + at_once] for array in whole]
-                step(keras_batch(evaluation.packing.tensors, part))
+                step(keras_batch(evaluation.conversion.tensors, part))
                 rows += len(part[0])
     states = [np.asarray(variable, np.float64).ravel() for variable in model.metrics_variables] if model else []
     told: list[dict[str, Any]] = [

@@ -17,12 +17,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_dl.data.column import Column
-from spark_dl.data.transport import not_finite, selected
+from spark_dl.data.projection import not_finite, selected
 from spark_dl.errors import DataError, explain
-from spark_dl.python_worker import forget_archives
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.series import output_series
+from spark_dl.spark.python_worker import purge_zipimport_cache
 
 __all__ = ["check_new", "score"]
 
@@ -46,7 +46,7 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     types = ", ".join(
         f"{column} {kind}" for place, field in enumerate(fields.values()) for column, kind in _sent(place, field)
     )
-    udf = F.pandas_udf(_scorer(model.sent(frame.sparkSession), list(fields)), types)  # type: ignore[attr-defined]
+    udf = F.pandas_udf(_scorer(model.ship(frame.sparkSession), list(fields)), types)  # type: ignore[attr-defined]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     wide = {column.name for spec in model.features for column in spec.columns if not _in_float32(spec.dtype)}
     result = frame.withColumn(f"{scored}_once", udf(*(_input(c, c.name in wide) for c in model.columns)))
@@ -140,7 +140,7 @@ def _scorer(
     fields = {name: field for name, field in model.head.fields().items() if name in wanted}
 
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
-        forget_archives()
+        purge_zipimport_cache()
         for series in batches:  # a lone column comes without the tuple
             given = series if isinstance(series, tuple) else (series,)
             columns = model.score_pandas(given)

@@ -21,14 +21,14 @@ import pandas as pd
 import pyarrow as pa
 
 from spark_dl.data.arrow import Extracted
-from spark_dl.data.coding import fed
+from spark_dl.data.coding import decode
 from spark_dl.data.column import Column, FeatureSpec
 from spark_dl.data.image_files import prepare_images
 from spark_dl.data.limits import check_numbers
 from spark_dl.data.sparse import extract_sparse
 from spark_dl.errors import DataError, explain
-from spark_dl.imports import importing
-from spark_dl.parcel import Parcel
+from spark_dl.gc_pause import gc_paused
+from spark_dl.io.payload import Payload
 from spark_dl.score.heads import Head
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ScoringModel:
         batch_size: rows scored at once.
     """
 
-    content: Parcel = field(repr=False, compare=False)
+    content: Payload = field(repr=False, compare=False)
     custom_objects: bytes = field(repr=False, compare=False)
     features: tuple[FeatureSpec, ...]
     head: Head
@@ -139,9 +139,9 @@ class ScoringModel:
             )
         )
 
-    def sent(self, spark: SparkSession) -> ScoringModel:
+    def ship(self, spark: SparkSession) -> ScoringModel:
         """What to put into a function for the tasks of this session."""
-        return replace(self, content=self.content.sent(spark))
+        return replace(self, content=self.content.ship(spark))
 
     @staticmethod
     def of(
@@ -157,7 +157,7 @@ class ScoringModel:
             batch_size: rows scored at once.
         """
         digest = hashlib.sha256(content + custom_objects).hexdigest()
-        return ScoringModel(Parcel(content), custom_objects, tuple(features), head, batch_size, digest)
+        return ScoringModel(Payload(content), custom_objects, tuple(features), head, batch_size, digest)
 
 
 def rows_at_once(features: Sequence[FeatureSpec], batch_size: int) -> int:
@@ -191,14 +191,14 @@ def prepare_worker() -> None:
 def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
     """The model's outputs for its inputs, both in the model's order; kept in this Python worker for the next task."""
     prepare_worker()
-    with importing():
+    with gc_paused():
         import keras
         import tensorflow as tf
 
-        from spark_dl.train.keras_settings import apply_settings
-        from spark_dl.train.model_bytes import from_bytes, settings_of
+        from spark_dl.train.model.keras_settings import apply_settings
+        from spark_dl.train.model.serialization import from_bytes, settings_of
 
-    content = model.content.opened()
+    content = model.content.load()
     settings = settings_of(content)
     keras_model = from_bytes(content, cloudpickle.loads(model.custom_objects), compiled=False)
     specs = model.features
@@ -210,7 +210,7 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
     @functools.partial(tf.function, input_signature=signature, autograph=False)
     def call(*inputs: Any) -> list[Any]:
         tensors = [
-            fed(given, spec.coding, spec.shape, spec.dtype) if spec.coding else given
+            decode(given, spec.coding, spec.shape, spec.dtype) if spec.coding else given
             for given, spec in zip(inputs, specs, strict=True)
         ]
         named = {spec.key: tensor for spec, tensor in zip(specs, tensors, strict=True)}

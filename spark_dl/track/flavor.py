@@ -43,9 +43,9 @@ from mlflow.utils.yaml_utils import write_yaml
 
 from spark_dl import errors
 from spark_dl.errors import SavedModelError, StoreError, explain
-from spark_dl.paths import is_name
-from spark_dl.store import Store
-from spark_dl.swap import replacing
+from spark_dl.io.paths import is_name
+from spark_dl.io.store import Store
+from spark_dl.io.swap import replacing
 from spark_dl.track.tracker import LoggedModel, LoggedStage
 
 __all__ = [

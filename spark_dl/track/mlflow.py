@@ -25,7 +25,7 @@ from mlflow.utils.rest_utils import http_request
 from spark_dl.errors import TrackingError, explain
 from spark_dl.redaction import redact, redact_value
 from spark_dl.track import flavor
-from spark_dl.track.mlflow_writer import RunWriter, is_refusal, may_pass
+from spark_dl.track.mlflow_writer import RunWriter, is_refusal, is_transient
 from spark_dl.track.tracker import LoggedData, LoggedModel
 
 __all__ = ["MlflowTracker", "active_run_id", "open_tracker"]
@@ -194,7 +194,7 @@ class MlflowTracker:
         except Exception as error:
             if self.run_id:
                 with contextlib.suppress(Exception):  # a server that is away now can't be told
-                    self.end(error)
+                    self.finish(error)
             raise TrackingError(
                 explain(
                     f"The fit's run can't be opened at {redact(mlflow.get_tracking_uri())}.",
@@ -272,13 +272,13 @@ class MlflowTracker:
             if any(file.path == _EVENTS for file in self._client.list_artifacts(info.run_id)):
                 self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
 
-    def data(self, data: LoggedData) -> None:
+    def log_dataset(self, data: LoggedData) -> None:
         """Log the rows as an MLflow Dataset, an input of the run."""
-        self._writer.data(data)
+        self._writer.log_dataset(data)
 
-    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
+    def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Log an epoch's metrics."""
-        self._writer.epoch(epoch, metrics, at)
+        self._writer.log_metrics(epoch, metrics, at)
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
         """Log what of these metrics of epochs isn't there."""
@@ -290,7 +290,7 @@ class MlflowTracker:
         self._client.log_text(self.run_id, "\n".join([*self._events, line]) + "\n", _EVENTS)
         self._events.append(line)
 
-    def model(self, model: LoggedModel) -> None:
+    def log_model(self, model: LoggedModel) -> None:
         """Log the model, and register it."""
         # By ids: a run that becomes active, be it for a moment, is the user's business.
         made = self._client.create_logged_model(self._experiment_id, "model", source_run_id=self.run_id)
@@ -306,7 +306,7 @@ class MlflowTracker:
             except Exception as error:  # the model is logged
                 self._writer.keep([({"registered model": self._registered_model_name}, error)])
 
-    def file(self, path: str, content: Callable[[], bytes]) -> None:
+    def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
         """Log an artifact, under this path."""
         with tempfile.TemporaryDirectory() as directory:
             local = Path(directory, Path(path).name)
@@ -314,7 +314,7 @@ class MlflowTracker:
             folder = "/".join(Path(path).parts[:-1]) or None
             self._client.log_artifact(self.run_id, str(local), folder)
 
-    def end(self, failure: BaseException | None) -> None:
+    def finish(self, failure: BaseException | None) -> None:
         """End a run that was opened here; note the failure in any."""
         if failure is not None:
             try:
@@ -329,9 +329,9 @@ class MlflowTracker:
             status_code, now = RunStatus.from_string(status), int(time.time() * 1000)
             self._client._tracking_client.store.update_run_info(self.run_id, status_code, now, None)
 
-    def may_pass(self, error: Exception) -> bool:
+    def is_transient(self, error: Exception) -> bool:
         """A server that is away or has trouble; not one that refuses, and no file that can't be written."""
-        return may_pass(error)
+        return is_transient(error)
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from spark_dl.track import flavor
 from spark_dl.track.entries import MetricNames, log_each, numbers_of
 from spark_dl.track.tracker import LoggedData
 
-__all__ = ["RunWriter", "is_refusal", "may_pass"]
+__all__ = ["RunWriter", "is_refusal", "is_transient"]
 
 _LONGEST_PARAM, _LONGEST_TAG, _LONGEST_NAME, _CUT = 500, 5000, 500, "..."
 _PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000
@@ -68,7 +68,7 @@ class RunWriter:
         refused = log_each(lambda few: self._client.log_batch(self._run_id, tags=few), entries, is_refusal)
         self.keep(({"tag": tag.key, "value": tag.value}, error) for tag, error in refused)
 
-    def data(self, data: LoggedData) -> None:
+    def log_dataset(self, data: LoggedData) -> None:
         """Log the rows as an MLflow Dataset, an input of the run."""
         source = redact(_source(data.files))
         columns = None if data.columns is None else {"mlflow_colspec": flavor.schema_of(data.columns).to_dict()}
@@ -91,7 +91,7 @@ class RunWriter:
             self._client.log_inputs(self._run_id, [DatasetInput(plain, context)])
             self.keep([({"data": data.context, "schema": "not logged"}, error)])
 
-    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
+    def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Log an epoch's metrics, numbers or vectors of numbers."""
         entries, foreign = self._metrics(metrics, int(at * 1000), epoch)
         self._log_metrics(entries)
@@ -134,7 +134,7 @@ class RunWriter:
         try:
             self._client.set_tag(self._run_id, _NAMES, _cut(text, _LONGEST_TAG))
         except Exception as error:
-            if may_pass(error):
+            if is_transient(error):
                 raise
             self.keep([({"tag": _NAMES, "value": text}, error)])
 
@@ -158,13 +158,13 @@ class RunWriter:
 def is_refusal(error: Exception) -> bool:
     """Whether an error may be for what was to be written: the store itself is there, and lets us in."""
     if not isinstance(error, MlflowException):
-        return not may_pass(error)
+        return not is_transient(error)
     # A database's word for a value that it can't take. Of a server it is tried for minutes.
     local = error.get_http_status_code() == 500 and not mlflow.get_tracking_uri().startswith("http")
     return local or error.get_http_status_code() == 400
 
 
-def may_pass(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether a server is away or has trouble; not one that refuses, and no file that can't be written."""
     if isinstance(error, MlflowException):
         return _may_pass(error.get_http_status_code())

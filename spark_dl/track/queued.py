@@ -84,15 +84,15 @@ class QueuedTracker:
         self._thread.start()
         return opened
 
-    def data(self, data: LoggedData) -> None:
+    def log_dataset(self, data: LoggedData) -> None:
         """Put rows in line."""
         kept = {"data": data.context, "rows": data.rows, "digest": data.digest, "at": time.time()}
-        self._put(lambda: self._tracker.data(data), kept)
+        self._put(lambda: self._tracker.log_dataset(data), kept)
 
-    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
+    def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Put an epoch's metrics in line."""
         kept: dict[str, Any] = {"epoch": epoch, "metrics": dict(metrics), "at": at}
-        self._put(lambda: self._tracker.epoch(epoch, kept["metrics"], at), kept)
+        self._put(lambda: self._tracker.log_metrics(epoch, kept["metrics"], at), kept)
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
         """Put metrics of epochs that may be missing in line."""
@@ -104,18 +104,18 @@ class QueuedTracker:
         text = redact(text)
         self._put(lambda: self._tracker.event(text), {"event": text, "at": time.time()})
 
-    def file(self, path: str, content: Callable[[], bytes]) -> None:
+    def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
         """Put a file in line."""
 
         def prepare() -> tuple[Callable[[], None], int]:
             made = content()
             if path.endswith(".txt"):
                 made = redact(made.decode(errors="surrogateescape")).encode(errors="surrogateescape")
-            return lambda: self._tracker.file(path, lambda: made), len(made)
+            return lambda: self._tracker.log_artifact(path, lambda: made), len(made)
 
         self._add(_Entry(prepare, {"file": path, "at": time.time()}, _FILE_TRY_SECONDS))
 
-    def model(self, model: LoggedModel) -> None:
+    def log_model(self, model: LoggedModel) -> None:
         """Write the model, once all before it is written.
 
         Raises:
@@ -124,9 +124,9 @@ class QueuedTracker:
         with self._kept({"model": "not logged"}):
             if not self._drained():
                 raise TimeoutError("the model is not logged, since what came before it couldn't be")
-            self._tracker.model(model)
+            self._tracker.log_model(model)
 
-    def end(self, failure: BaseException | None) -> None:
+    def finish(self, failure: BaseException | None) -> None:
         """Close the record, once all before is written.
 
         Raises:
@@ -139,11 +139,11 @@ class QueuedTracker:
         with self._kept({"end": "not logged"}):
             if not drained:
                 raise TimeoutError("the record stays open, since what came before its end couldn't be written")
-            self._tracker.end(failure)
+            self._tracker.finish(failure)
 
-    def may_pass(self, error: Exception) -> bool:
+    def is_transient(self, error: Exception) -> bool:
         """As the other tracker says."""
-        return self._tracker.may_pass(error)
+        return self._tracker.is_transient(error)
 
     @property
     def notes(self) -> list[str]:
@@ -217,7 +217,7 @@ class QueuedTracker:
                 write()
                 return None
             except Exception as error:
-                if not self._tracker.may_pass(error):
+                if not self._tracker.is_transient(error):
                     return error
                 with self._changed:
                     ended = self._changed.wait_for(lambda: self._ended, pause)

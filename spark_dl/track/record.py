@@ -53,7 +53,7 @@ class Record:
     def add(self, *files: Mapping[str, Callable[[], bytes]]) -> None:
         """Add files, by their paths."""
         for path, content in (pair for some in files for pair in some.items()):
-            self.tracker.file(path, content)
+            self.tracker.log_artifact(path, content)
 
     def attempt(self, what: str, write: Callable[[], object]) -> None:
         """Make something and add it; where it can't be made, that is kept as not logged, with the reason.
@@ -65,7 +65,7 @@ class Record:
         try:
             write()
         except Exception as error:
-            self.tracker.file(what, functools.partial(_fail, error))
+            self.tracker.log_artifact(what, functools.partial(_fail, error))
 
     def __enter__(self) -> Record:
         return self
@@ -75,8 +75,8 @@ class Record:
         if isinstance(error, TrackingError) or not (self._opened or try_to_log(self.open)):
             return
         if isinstance(error, RankError):
-            self.tracker.file("failure.txt", functools.partial(_told, error))
-        try_to_log(functools.partial(self.tracker.end, error))
+            self.tracker.log_artifact("failure.txt", functools.partial(_told, error))
+        try_to_log(functools.partial(self.tracker.finish, error))
 
 
 def try_to_log(write: Callable[[], object]) -> bool:

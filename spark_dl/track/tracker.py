@@ -80,10 +80,10 @@ class Tracker(Protocol):
             the record's id; empty where it can't be opened again by one.
         """
 
-    def data(self, data: LoggedData) -> None:
+    def log_dataset(self, data: LoggedData) -> None:
         """Write what is trained or validated on."""
 
-    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
+    def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Write an epoch's metrics, numbers or lists of them; epochs count from 0. It ended at this time (Unix)."""
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
@@ -92,16 +92,16 @@ class Tracker(Protocol):
     def event(self, text: str) -> None:
         """Write what happened to the training: a worker lost, a restart."""
 
-    def model(self, model: LoggedModel) -> None:
+    def log_model(self, model: LoggedModel) -> None:
         """Write the fitted model."""
 
-    def file(self, path: str, content: Callable[[], bytes]) -> None:
+    def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
         """Add a file, under this path; its content is made when it is written."""
 
-    def end(self, failure: BaseException | None) -> None:
+    def finish(self, failure: BaseException | None) -> None:
         """Close the record, with what went wrong, if anything did."""
 
-    def may_pass(self, error: Exception) -> bool:
+    def is_transient(self, error: Exception) -> bool:
         """Whether what made writing fail may be over soon, so that it is tried again."""
 
     @property
@@ -120,10 +120,10 @@ class NoTracker:
         """Nothing."""
         return ""
 
-    def data(self, data: LoggedData) -> None:
+    def log_dataset(self, data: LoggedData) -> None:
         """Nothing."""
 
-    def epoch(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
+    def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
         """Nothing."""
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
@@ -132,16 +132,16 @@ class NoTracker:
     def event(self, text: str) -> None:
         """Nothing."""
 
-    def model(self, model: LoggedModel) -> None:
+    def log_model(self, model: LoggedModel) -> None:
         """Nothing."""
 
-    def file(self, path: str, content: Callable[[], bytes]) -> None:
+    def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
         """Nothing."""
 
-    def end(self, failure: BaseException | None) -> None:
+    def finish(self, failure: BaseException | None) -> None:
         """Nothing."""
 
-    def may_pass(self, error: Exception) -> bool:
+    def is_transient(self, error: Exception) -> bool:
         """Nothing fails."""
         return False
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from spark_dl.train.parts import leaves, shift_seeds
+from spark_dl.train.model.parts import leaves, shift_seeds
 
 __all__ = ["augment_features"]
 

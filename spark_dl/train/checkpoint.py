@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from spark_dl.errors import StoreError
+from spark_dl.io.store import Store
 from spark_dl.redaction import warn
-from spark_dl.store import Store
 
 __all__ = ["Checkpoint", "Checkpoints", "latest", "progress_of"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from spark_dl.collectives import Collectives, join
+from spark_dl.collectives import Collectives, make_collectives
 from spark_dl.train.loop import train
 from spark_dl.train.plan import TrainPlan, TrainResult
 from spark_dl.world import Rank
@@ -15,9 +15,9 @@ __all__ = ["run_rank"]
 
 T = TypeVar("T")
 Report = Callable[[dict[str, Any]], None]
-Mark = Callable[[str], None]
+Heartbeat = Callable[[str], None]
 # What looks at a trained model: on every rank, with what the training came to.
-Look = Callable[[TrainPlan, TrainResult, Collectives, Report, Mark], T]
+Look = Callable[[TrainPlan, TrainResult, Collectives, Report, Heartbeat], T]
 
 
 def run_rank(plan: TrainPlan, look: Look[T] | None, rank: Rank) -> tuple[TrainResult, T | None]:
@@ -31,11 +31,11 @@ def run_rank(plan: TrainPlan, look: Look[T] | None, rank: Rank) -> tuple[TrainRe
     Returns:
         what the training came to and what was seen, the same on every rank.
     """
-    collectives = join(rank.world)
-    result = train(plan, collectives, rank.report, rank.mark)
+    collectives = make_collectives(rank.world)
+    result = train(plan, collectives, rank.report, rank.heartbeat)
     if look is None:
         return result, None
-    if rank.world.is_first:
+    if rank.world.is_leader:
         rank.report({"kind": "trained", "result": asdict(result)})
-    report = rank.report if rank.world.is_first else lambda told: None
-    return result, look(plan, result, collectives, report, rank.mark)
+    report = rank.report if rank.world.is_leader else lambda told: None
+    return result, look(plan, result, collectives, report, rank.heartbeat)

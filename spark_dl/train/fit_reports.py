@@ -22,7 +22,7 @@ def reporting_fits(function: Callable[..., Any], arguments: Sequence[Any], rank:
         arguments: what it is called with.
         rank: a `world.Rank`.
     """
-    if rank.world.is_first:
+    if rank.world.is_leader:
         _report_fits(rank.report)
     return function(*arguments)
 

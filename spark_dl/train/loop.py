@@ -14,26 +14,26 @@ import numpy as np
 from spark_dl.collectives import Collectives
 from spark_dl.log_values import plain_value
 from spark_dl.train.augment import augment_features
-from spark_dl.train.callback_state import CallbackState
-from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
-from spark_dl.train.compare import CompareRanks
-from spark_dl.train.examples import examples_of_model
+from spark_dl.train.callbacks.checkpointing import SaveCheckpoint
+from spark_dl.train.callbacks.compare_ranks import CompareRanks
+from spark_dl.train.callbacks.finite import WatchFinite, first_not_finite
+from spark_dl.train.callbacks.keep_rows import KeepRows
+from spark_dl.train.callbacks.profile import TraceSteps
+from spark_dl.train.callbacks.progress import MeasureSpeed, ReportProgress, SendHeartbeats
+from spark_dl.train.callbacks.state import CallbackState
+from spark_dl.train.callbacks.sync import SyncEarlyStop, SyncMetrics, runs_on
+from spark_dl.train.callbacks.warm_up import WarmUp
 from spark_dl.train.feed import Feed
-from spark_dl.train.finite import WatchFinite, first_not_finite
-from spark_dl.train.keep_rows import KeepRows
-from spark_dl.train.keras_settings import apply_settings
-from spark_dl.train.metric_joins import metric_joins
-from spark_dl.train.model_bytes import from_bytes, register, settings_of, to_bytes
+from spark_dl.train.metrics.joins import metric_joins
+from spark_dl.train.model.examples import examples_of_model
+from spark_dl.train.model.keras_settings import apply_settings
+from spark_dl.train.model.optimizers import restore_unsaved
+from spark_dl.train.model.parts import is_seed, seed_states, shift_seeds
+from spark_dl.train.model.serialization import from_bytes, register, settings_of, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
-from spark_dl.train.optimizers import restore_unsaved
-from spark_dl.train.parts import is_seed, seed_states, shift_seeds
 from spark_dl.train.plan import TrainPlan, TrainResult
-from spark_dl.train.profile import TraceSteps
-from spark_dl.train.progress import MarkPosition, MeasureSpeed, ReportProgress
-from spark_dl.train.saving import SaveCheckpoint
 from spark_dl.train.speed import StepClock
 from spark_dl.train.step import build_state, compile_gradients, has_own_test_step, prepare_steps, quick_train_function
-from spark_dl.train.warm_up import WarmUp
 
 __all__ = ["train"]
 
@@ -44,7 +44,7 @@ def train(
     plan: TrainPlan,
     collectives: Collectives,
     report: Callable[[dict[str, Any]], None],
-    mark: Callable[[str], None] = lambda where: None,
+    heartbeat: Callable[[str], None] = lambda where: None,
 ) -> TrainResult:
     """Train the plan's model on this rank's shard.
 
@@ -52,18 +52,18 @@ def train(
         plan: the same on every rank.
         collectives: of this rank's World.
         report: takes progress, on rank 0.
-        mark: takes where training stands, on every rank.
+        heartbeat: takes where training stands, on every rank.
 
     Returns:
         the same on every rank. Rank 0 has then written the final model to the workspace.
     """
-    mark("the beginning")
+    heartbeat("the beginning")
     objects = cloudpickle.loads(plan.custom_objects)
     register(objects)
     content = plan.workspace.read(plan.initial_model)
     # A scope in which models are saved by the names that they were loaded by.
     with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
-        return _train(plan, content, collectives, report, mark)
+        return _train(plan, content, collectives, report, heartbeat)
 
 
 def _train(
@@ -71,7 +71,7 @@ def _train(
     content: bytes,
     collectives: Collectives,
     report: Callable[[dict[str, Any]], None],
-    mark: Callable[[str], None],
+    heartbeat: Callable[[str], None],
 ) -> TrainResult:
     """`train`, where the user's objects and Keras's settings are in force."""
     world = collectives.world
@@ -83,7 +83,7 @@ def _train(
     given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     tensors = plan.dataset.tensors
     joins = metric_joins(model, lambda: examples_of_model(model, tensors)) if world.size > 1 else ()
-    agreement = AgreeOnEpoch(collectives, reducer, list(given.values()), has_own_test_step(model), joins)
+    agreement = SyncMetrics(collectives, reducer, list(given.values()), has_own_test_step(model), joins)
     measure = MeasureSpeed(
         collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
     )
@@ -91,9 +91,9 @@ def _train(
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
     state = CallbackState(users)
     saving = SaveCheckpoint(plan, agreement, state, feed.steps, report)
-    keeping = KeepRows(measure, feed, plan.options.epochs, report if world.is_first else lambda told: None)
+    keeping = KeepRows(measure, feed, plan.options.epochs, report if world.is_leader else lambda told: None)
     ours: list[keras.callbacks.Callback] = [measure, keeping, saving]
-    if world.is_first:
+    if world.is_leader:
         ours.append(WatchFinite(report))
         ours.append(ReportProgress(report, measure, plan.options.epochs, time.monotonic, plan.start))
         ours += [TraceSteps(plan.workspace, feed.steps)] if plan.options.profile else []
@@ -101,14 +101,14 @@ def _train(
     warming = [WarmUp(rate, feed.steps, plan.start, first)] if rate else []
     callbacks = _OneTraining(
         [
-            MarkPosition(mark, plan.start),
+            SendHeartbeats(heartbeat, plan.start),
             agreement,
             *warming,
             *users.values(),
             CompareRanks(collectives),
             *ours,
-            StopTogether(collectives, reducer),
-            MarkPosition(mark, plan.start),
+            SyncEarlyStop(collectives, reducer),
+            SendHeartbeats(heartbeat, plan.start),
         ],
         begun=functools.partial(state.begin, remembered),
         add_history=True,
@@ -120,8 +120,8 @@ def _train(
     began = time.monotonic()
     _fit(model, plan, feed, callbacks)
     seconds = time.monotonic() - began
-    best = saving.best() if world.is_first and plan.options.restore_best_weights else None
-    if world.is_first:
+    best = saving.best() if world.is_leader and plan.options.restore_best_weights else None
+    if world.is_leader:
         plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
     return TrainResult(
         history=_history(plan, model),
@@ -144,7 +144,7 @@ def _prepare(
         clock,
         accumulate=plan.options.gradient_accumulation,
         steps=feed.steps,
-        half=plan.options.compression == "fp16" and world.size > 1,
+        fp16=plan.options.compression == "fp16" and world.size > 1,
     )
     if plan.start is not None:
         reducer.skip(plan.start.step)

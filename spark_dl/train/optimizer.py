@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from spark_dl.collectives import Collectives
-from spark_dl.train.parts import leaves
+from spark_dl.train.model.parts import leaves
 from spark_dl.train.speed import StepClock
 
 __all__ = ["GradientReducer", "distribute"]
@@ -31,7 +31,7 @@ class GradientReducer:
         clock: of this rank's steps.
         accumulate: gradients of so many steps are added up before they are joined and applied.
         steps: steps in an epoch: what was added up is applied after the last, too.
-        half: whether float32 gradients travel as float16.
+        fp16: whether float32 gradients travel as float16.
 
     Attributes:
         rows: graph tensor, float32 (): the rows of the step that is being traced.
@@ -50,7 +50,7 @@ class GradientReducer:
         *,
         accumulate: int = 1,
         steps: int = 0,
-        half: bool = False,
+        fp16: bool = False,
     ) -> None:
         self.rows: Any = None
         self.due: Any = None
@@ -63,7 +63,7 @@ class GradientReducer:
         self._collectives = collectives
         self._clock = clock
         self._steps = steps
-        self._half = half
+        self._half = fp16
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def skip(self, steps: int) -> None:

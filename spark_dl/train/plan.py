@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.io.store import Store
 from spark_dl.options import TrainingOptions
-from spark_dl.store import Store
 from spark_dl.train.checkpoint import Checkpoint
 from spark_dl.train.learning_rate import LearningRate
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["LEAST_SECONDS", "TELLING", "RankSpeed", "Speed", "StepClock", "speed"]
+__all__ = ["ADVICE_THRESHOLD", "LEAST_SECONDS", "RankSpeed", "Speed", "StepClock", "speed"]
 
 # What is said to the user: from which part of the time on, and in epochs of at least so many seconds.
-TELLING, LEAST_SECONDS = 0.2, 1.0
+ADVICE_THRESHOLD, LEAST_SECONDS = 0.2, 1.0
 
 
 class StepClock:
@@ -154,13 +154,13 @@ def _advice(working: np.ndarray, waits: np.ndarray, seconds: float, hosts: Seque
         return []
     said = []
     hungry = int(waits.argmax())
-    if waits[hungry] > TELLING:
+    if waits[hungry] > ADVICE_THRESHOLD:
         said.append(
             f"Rank {hungry} on host {hosts[hungry]} waits {waits[hungry]:.0%} of its time for rows: set "
             "cacheData='memory' (or 'disk') if they fit, or give workers more cores (cpusPerWorker)."
         )
     slow, quick = int(working.argmax()), int(working.argmin())
-    if working[slow] - working[quick] > TELLING * max(working[quick], TELLING * seconds):
+    if working[slow] - working[quick] > ADVICE_THRESHOLD * max(working[quick], ADVICE_THRESHOLD * seconds):
         said.append(
             f"Rank {slow} on host {hosts[slow]} computes {working[slow]:.1f} s in an epoch where rank {quick} on host "
             f"{hosts[quick]} needs {working[quick]:.1f} s, and all wait for it: see what else runs on {hosts[slow]}, "

@@ -212,14 +212,14 @@ def test_float16_halves_the_bytes_between_ranks(spark: SparkSession) -> None:
     def travelled(rank: Rank) -> dict[bool, tuple[float, list[float]]]:
         import tensorflow as tf
 
-        from spark_dl.collectives import join
+        from spark_dl.collectives import make_collectives
         from spark_dl.train.optimizer import GradientReducer
         from spark_dl.train.speed import StepClock
 
         found = {}
         for half in (False, True):
             clock = StepClock()
-            reducer = GradientReducer(join(rank.world), clock, half=half)
+            reducer = GradientReducer(make_collectives(rank.world), clock, fp16=half)
             reducer.begin(tf.constant([8, 24][rank.world.rank]))
             (mean,) = reducer.reduce([tf.fill([1000], [1.0, 3.0][rank.world.rank])], f"half.{half}")
             found[half] = (clock.take()[2], mean.numpy()[[0, -1]].tolist())

@@ -16,7 +16,8 @@ from pyspark.sql import SparkSession
 
 from spark_dl import HorovodLauncher
 from spark_dl.errors import ClusterError, OptionError, RankError
-from spark_dl.launch import slot_queue, watch
+from spark_dl.launch import monitor as watch
+from spark_dl.launch import slot_queue
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 

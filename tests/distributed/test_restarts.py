@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier
 from spark_dl.errors import ClusterError, OptionError, RankError
-from spark_dl.workspace import clean
+from spark_dl.io.workspace import clean
 
 EPOCHS = 4
 # The ranks can't import this file.

@@ -27,13 +27,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasEstimator
 from spark_dl.errors import OptionError
-from spark_dl.estimators.job import check
-from spark_dl.estimators.steps import convert_rows
+from spark_dl.fit.conversion import convert_rows
+from spark_dl.fit.spec import check
+from spark_dl.io.store import Store
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.options import TrainingOptions
-from spark_dl.store import Store
-from spark_dl.train.model_bytes import from_bytes
+from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
 from spark_dl.world import Rank
 
@@ -183,7 +183,7 @@ def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
     workspace = Store.at(str(directory))
     rows = frame(spark, case)
     job = check(estimator, rows.schema, options)
-    dataset = convert_rows(rows, job.packing, workspace)
+    dataset = convert_rows(rows, job.conversion, workspace)
     workspace.write(INITIAL_MODEL, job.content)
     return TrainPlan(
         options=options.part(TrainingOptions),
@@ -199,10 +199,12 @@ def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
 
 
 def train_all(plans: dict[str, TrainPlan], rank: Rank) -> dict[str, str]:
-    from spark_dl.collectives import join
+    from spark_dl.collectives import make_collectives
     from spark_dl.train.loop import train
 
-    return {name: train(plan, join(rank.world), lambda content: None).model_file for name, plan in plans.items()}
+    return {
+        name: train(plan, make_collectives(rank.world), lambda content: None).model_file for name, plan in plans.items()
+    }
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4])

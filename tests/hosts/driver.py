@@ -71,7 +71,7 @@ def say(text: str) -> None:
 
 
 def main(master: str, directory: str, faults: list[str]) -> None:
-    quick = {
+    preflight = {
         "spark.driver.host": "10.9.0.1",
         "spark.driver.bindAddress": "10.9.0.1",
         "spark.executor.memory": "512m",
@@ -80,7 +80,7 @@ def main(master: str, directory: str, faults: list[str]) -> None:
         "spark.network.timeoutInterval": "5s",
         "spark.executor.heartbeatInterval": "5s",
     }
-    with session(master, **{key.removeprefix("spark.").replace(".", "_"): v for key, v in quick.items()}) as spark:
+    with session(master, **{key.removeprefix("spark.").replace(".", "_"): v for key, v in preflight.items()}) as spark:
         data = models.frame(spark)
         for fault in faults:
             estimator = KerasClassifier(

@@ -16,7 +16,7 @@ from pathlib import Path
 import keras, models
 from sessions import session
 from spark_dl import KerasClassifier
-from spark_dl.store import Store
+from spark_dl.io.store import Store
 from spark_dl.train.checkpoint import latest
 
 disk = Path(sys.argv[1])

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 import spark_dl
 import spark_dl.diagnosis
 from spark_dl.errors import ClusterError
-from spark_dl.workspace import Workspace
+from spark_dl.io.workspace import Workspace
 
 TESTS = Path(__file__).parent.parent
 # What is looked at on each executor.
@@ -143,7 +143,7 @@ def test_the_command_prints_the_table() -> None:
 def test_clean_removes_what_a_killed_driver_left_and_nothing_else(tmp_path: Path) -> None:
     def leave() -> str:
         program = (
-            "import os, sys; from spark_dl.workspace import Workspace\n"
+            "import os, sys; from spark_dl.io.workspace import Workspace\n"
             "store = Workspace(sys.argv[1], 'local').__enter__(); print(store.path, flush=True); os._exit(1)"
         )
         ran = subprocess.run(

@@ -274,7 +274,7 @@ def test_a_stratified_split_and_balanced_classes(data: DataFrame) -> None:
     for balance, least, most in (("none", 1, 20), ("oversample", 8, 13), ("undersample", 1, 5)):
         classifier = KerasClassifier(model=models.classifier(), balance=balance, **options)
         with classifier.convert(rare) as converted:
-            rows = converted.dataset_for(classifier.packing(rare))
+            rows = converted.dataset_for(classifier.conversion(rare))
             held, trained = rows.class_rows(validation=True), rows.class_rows(validation=False)
             for label, count in enumerate(held):
                 assert abs(count - counts[label] / 2) <= 2  # one for each partition
@@ -299,7 +299,7 @@ def test_classes_are_balanced_by_the_rows_that_are_left(data: DataFrame, hole: s
     left = {0: rows.where("label = 0 AND id % 4 >= 2").count(), 1: rows.where("label IS NULL").count()}
     assert left[1] > left[0] > 0
     with classifier.convert(rows) as converted:
-        counts = converted.dataset_for(classifier.packing(rows)).class_rows(validation=False)
+        counts = converted.dataset_for(classifier.conversion(rows)).class_rows(validation=False)
     assert counts[1] == left[1]
     assert counts[0] == pytest.approx(left[1], abs=left[0])
     assert counts[0] > left[0]

@@ -13,8 +13,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier, KerasClassifierModel
 from spark_dl.data.media import is_spark_image, pixels
+from spark_dl.data.projection import selected
 from spark_dl.data.schema import feature_spec
-from spark_dl.data.transport import selected
 from spark_dl.errors import DataError
 
 QUIET = {"tracking": None, "verbose": 0, "batchSize": 16}

@@ -20,8 +20,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier, KerasClassifierModel, KerasRegressor, KerasRegressorModel
 from spark_dl.errors import ModelError, SavedModelError
-from spark_dl.estimators import io
-from spark_dl.train.model_bytes import to_bytes
+from spark_dl.ml import persistence as io
+from spark_dl.train.model.serialization import to_bytes
 
 QUIET = {"tracking": None, "verbose": 0}
 SCALARS = ["f0", "f1", "f2", "f3"]

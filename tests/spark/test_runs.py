@@ -324,7 +324,7 @@ def test_a_fit_is_repeated_from_its_run(data: DataFrame, store: str, tmp_path: P
 
 
 def test_a_fit_is_not_repeated_on_other_rows(data: DataFrame, store: str, tmp_path: Path) -> None:
-    from spark_dl.estimators.repeat import repeat
+    from spark_dl.ml.repeat import repeat
 
     path = f"{tmp_path}/with blanks"
     data.write.parquet(path)
@@ -351,7 +351,7 @@ def test_a_fit_is_not_repeated_on_other_rows(data: DataFrame, store: str, tmp_pa
 def test_what_can_not_be_repeated_says_why(
     data: DataFrame, store: str, options: dict[str, Any], error: type[Exception], told: str
 ) -> None:
-    from spark_dl.estimators.repeat import repeat
+    from spark_dl.ml.repeat import repeat
 
     classifier(runName=f"odd {told}", **options).fit(data)
     (run,) = runs(run_name=f"odd {told}")

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from spark_dl.data import convert, transport
+from spark_dl.data import convert
+from spark_dl.data import projection as transport
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
-from spark_dl.data.convert import Packing
+from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Block, ConvertedDataset, Tensor
 from spark_dl.data.shards import Segment
-from spark_dl.store import Store
+from spark_dl.io.store import Store
 from spark_dl.train.plan import TrainPlan
 from spark_dl.world import World, worlds
 
@@ -66,14 +67,16 @@ def vector_fields(vectors: pa.Array) -> dict[str, pa.Array]:
     return {**fields, "indices": indices}
 
 
-def pack(packing: Packing, *batches: pa.RecordBatch) -> tuple[ConvertedDataset, dict[tuple[str, str, str], int]]:
+def pack(
+    conversion: ConversionSpec, *batches: pa.RecordBatch
+) -> tuple[ConvertedDataset, dict[tuple[str, str, str], int]]:
     """Write batches as one task does: the dataset, and the faults by kind, column and detail."""
-    (result,) = convert._pack_partition(packing, [sent(batch, packing.columns) for batch in batches])
+    (result,) = convert._convert_partition(conversion, [sent(batch, conversion.columns) for batch in batches])
     rows = result.to_pylist()
     blocks = [row for row in rows if row["kind"] == "block"]
     dataset = ConvertedDataset(
-        packing.store,
-        packing.tensors,
+        conversion.store,
+        conversion.tensors,
         tuple(Block(r["block_id"], r["name"], r["rows"], r["validation"]) for r in blocks),
         sum(row["bytes"] for row in blocks),
     )
@@ -98,14 +101,14 @@ def packed_arrays(
         "y": pa.array(labels, pa.int32()),
         "v": pa.array(np.zeros(len(labels), bool) if validation is None else validation),
     }
-    packing = Packing(
+    conversion = ConversionSpec(
         store=Store.at(str(directory)),
         features=(FeatureSpec((Column("x", "array", "float32", width),), (width,), "float32"),),
         labels=(LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", int(labels.max()) + 1),),
         validation_col=Column("v", "scalar", "bool", 1),
     )
-    packing.store.make()
-    dataset, faults = pack(packing, *pa.table(columns).to_batches(max_chunksize=rows))
+    conversion.store.make()
+    dataset, faults = pack(conversion, *pa.table(columns).to_batches(max_chunksize=rows))
     assert not faults
     return dataset
 

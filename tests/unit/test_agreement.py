@@ -17,8 +17,8 @@ import tensorflow as tf
 from spark_dl.data.shards import shards
 from spark_dl.errors import ModelError, OptionError
 from spark_dl.train.loop import train
+from spark_dl.train.metrics.step_logs import TEST_HOOKS, TRAIN_HOOKS, read_logs
 from spark_dl.train.plan import TrainPlan, TrainResult
-from spark_dl.train.step_logs import TEST_HOOKS, TRAIN_HOOKS, read_logs
 
 from .rows import changed, on_ranks
 from .test_train import HELD_OUT, ROWS, WIDTH, X, Y, a_plan

@@ -56,7 +56,7 @@ ALLOWED = {
 }
 # Library -> the only modules that import it.
 OWNERS = {
-    "horovod": {"collectives", "launch.rank_host"},
+    "horovod": {"collectives", "launch.fork_server"},
     "petastorm": {"data.readers.petastorm"},
     "mlflow": {"mlflow", "track.flavor", "track.mlflow", "track.mlflow_writer", "track.runs"},
 }
@@ -187,7 +187,7 @@ HEAVY = ("tensorflow", "keras", "horovod", "petastorm", "mlflow", "pyspark", "nu
     [
         ("import spark_dl", set()),
         ("import spark_dl.cli", set()),
-        ("import spark_dl.launch.rank_main", set()),
+        ("import spark_dl.launch.rank", set()),
         (
             "from spark_dl import KerasClassifier, HorovodLauncher, doctor; KerasClassifier(epochs=2)",
             {"pyspark", "numpy", "pandas", "pyarrow"},

@@ -6,9 +6,9 @@ import json
 
 import keras
 
-from spark_dl.estimators import artifacts
-from spark_dl.estimators.saving import config_text
-from spark_dl.train.model_bytes import to_bytes
+from spark_dl.ml import artifacts
+from spark_dl.ml.savable_estimator import config_text
+from spark_dl.train.model.serialization import to_bytes
 
 
 def graph(model: keras.Model) -> tuple[dict[str, str], list[tuple[str, str]]]:

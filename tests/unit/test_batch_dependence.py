@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from spark_dl.train.batch_dependence import (
+from spark_dl.train.model.batch_dependence import (
     MEAN,
     OTHER,
     SUM,
@@ -20,7 +20,7 @@ from spark_dl.train.batch_dependence import (
     model_loss_kinds,
     step_kind,
 )
-from spark_dl.train.examples import Example
+from spark_dl.train.model.examples import Example
 
 NUMBER = Example("value", (), "float32", (1,))
 VECTOR = Example("vector", (4,), "float32", (4,))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from spark_dl.errors import ModelError
-from spark_dl.estimators.fixed_batch import check_saved_batch
-from spark_dl.train.batch_size import check_any_batch, check_stateless
-from spark_dl.train.model_bytes import from_bytes, to_bytes
+from spark_dl.ml.fixed_batch import check_saved_batch
+from spark_dl.train.model.batch_size import check_any_batch, check_stateless
+from spark_dl.train.model.serialization import from_bytes, to_bytes
 
 L = keras.layers
 

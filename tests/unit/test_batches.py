@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spark_dl.data.batches import pools, tensorflow_batches
 from spark_dl.data.dataset import ConvertedDataset, Tensor
 from spark_dl.data.shards import Shard, canonical_shards, shards
-from spark_dl.store import Store
+from spark_dl.io.store import Store
 
 from .rows import blocks_of, numbered
 

@@ -19,16 +19,16 @@ import pytest
 import tensorflow as tf
 
 from spark_dl.collectives import SoloCollectives
+from spark_dl.io.store import Store
 from spark_dl.options import TrainingOptions
-from spark_dl.store import Store
-from spark_dl.train.callback_state import CallbackState
-from spark_dl.train.callbacks import AgreeOnEpoch, StopTogether, runs_on
+from spark_dl.train.callbacks.checkpointing import SaveCheckpoint, is_better
+from spark_dl.train.callbacks.progress import MeasureSpeed, ReportProgress
+from spark_dl.train.callbacks.state import CallbackState
+from spark_dl.train.callbacks.sync import SyncEarlyStop, SyncMetrics, runs_on
 from spark_dl.train.checkpoint import latest
-from spark_dl.train.model_bytes import from_bytes
+from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.plan import TrainPlan
-from spark_dl.train.progress import MeasureSpeed, ReportProgress
-from spark_dl.train.saving import SaveCheckpoint, is_better
 from spark_dl.train.speed import StepClock
 from spark_dl.world import solo
 
@@ -69,7 +69,7 @@ def agreed_history(validated: bool) -> tuple[list[dict[str, list[float]]], dict[
             epochs=2,
             verbose=0,
             validation_data=held_out[me] if validated else None,
-            callbacks=[AgreeOnEpoch(rank)],
+            callbacks=[SyncMetrics(rank)],
         )
         return fit.history
 
@@ -105,7 +105,7 @@ def test_callbacks_that_follow_see_the_agreed_values_on_every_rank() -> None:
         following = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(dict(logs)))
         me = rank.world.rank
         held_out = rows(5 + me, 5 + me)
-        callbacks = [AgreeOnEpoch(rank), following]
+        callbacks = [SyncMetrics(rank), following]
         models[me].fit(*data[me], batch_size=40, verbose=0, validation_data=held_out, callbacks=callbacks)
         return seen
 
@@ -126,7 +126,7 @@ def test_moving_statistics_become_the_mean_over_ranks_before_validation() -> Non
 
     def run(rank: Together) -> list[list[float]]:
         x = data[rank.world.rank]
-        callbacks = [AgreeOnEpoch(rank)]
+        callbacks = [SyncMetrics(rank)]
         seen: list[list[float]] = []
         model = models[rank.world.rank]
         callbacks.append(keras.callbacks.LambdaCallback(on_train_end=lambda logs: seen.extend(_moving(model))))
@@ -149,7 +149,7 @@ def test_alone_nothing_changes() -> None:
     alone, plain = still(), still()
     held_out = rows(6, 2)
     with_it = alone.fit(
-        x, y, epochs=2, verbose=0, validation_data=held_out, callbacks=[AgreeOnEpoch(SoloCollectives(solo()))]
+        x, y, epochs=2, verbose=0, validation_data=held_out, callbacks=[SyncMetrics(SoloCollectives(solo()))]
     )
     expected = plain.fit(x, y, epochs=2, verbose=0, validation_data=held_out).history
     assert with_it.history.keys() == expected.keys()
@@ -185,7 +185,7 @@ def saver(directory: Path, told: list[dict[str, Any]] | None = None, **options: 
     nothing: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(TrainPlan))
     own = {"attempt": 1, "checkpoints": Store.at(str(directory)), "options": TrainingOptions(monitor_mode="min")}
     plan = changed(TrainPlan(**{**nothing, **own, "monitor": "loss"}), **options)
-    agreement = AgreeOnEpoch(SoloCollectives(solo()))
+    agreement = SyncMetrics(SoloCollectives(solo()))
     return SaveCheckpoint(plan, agreement, CallbackState({}), 5, (told if told is not None else []).append)
 
 
@@ -525,7 +525,7 @@ def test_one_ranks_wish_at_an_epochs_end_stops_all() -> None:
     def run(rank: Together) -> int:
         me = rank.world.rank
         users = StopAt(1, None) if me == 1 else StopAt(99, None)
-        callbacks = [users, StopTogether(rank, GradientReducer(rank, StepClock()))]
+        callbacks = [users, SyncEarlyStop(rank, GradientReducer(rank, StepClock()))]
         models[me].fit(*rows(8, me), batch_size=4, epochs=4, verbose=0, callbacks=callbacks)
         return len(users.steps)
 
@@ -535,7 +535,7 @@ def test_one_ranks_wish_at_an_epochs_end_stops_all() -> None:
 def test_one_ranks_wish_within_an_epoch_stops_all_after_the_next_step() -> None:
     def run(rank: Together) -> list[bool]:
         reducer = GradientReducer(rank, StepClock())
-        stop = StopTogether(rank, reducer)
+        stop = SyncEarlyStop(rank, reducer)
         stop.set_model(keras.Model())
         stopped = []
         for step in range(4):
@@ -553,7 +553,7 @@ def test_one_ranks_wish_within_an_epoch_stops_all_after_the_next_step() -> None:
 def test_alone_a_wish_within_an_epoch_stops_at_once() -> None:
     users = StopAt(0, 1)
     collectives = SoloCollectives(solo())
-    callbacks = [users, StopTogether(collectives, GradientReducer(collectives, StepClock()))]
+    callbacks = [users, SyncEarlyStop(collectives, GradientReducer(collectives, StepClock()))]
     still().fit(*rows(24, 1), batch_size=4, epochs=3, verbose=0, callbacks=callbacks)
     assert users.steps == [2]
 

@@ -9,7 +9,7 @@ import keras
 import pytest
 
 from spark_dl.errors import ModelError, OptionError
-from spark_dl.estimators.checks import check_compiles, scaled_rate
+from spark_dl.fit.checks import check_compiles, scaled_rate
 from spark_dl.options import EstimatorOptions
 
 OPTIONS = EstimatorOptions(learning_rate_scaling="linear", num_workers=4)

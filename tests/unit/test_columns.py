@@ -15,13 +15,13 @@ from spark_dl import KerasEstimator, KerasModel
 from spark_dl.data.arrow import extract, extract_together, flattened
 from spark_dl.data.batches import keras_batch
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
-from spark_dl.data.convert import Packing
+from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Tensor
 from spark_dl.data.readers import reader
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.shards import Segment
 from spark_dl.errors import DataError, OptionError
-from spark_dl.estimators.columns import (
+from spark_dl.fit.columns import (
     InputFacts,
     OutputFacts,
     feature_specs,
@@ -31,10 +31,10 @@ from spark_dl.estimators.columns import (
     output_columns,
     shapes_of_inputs,
 )
-from spark_dl.estimators.input_plan import input_plan
+from spark_dl.fit.input_plan import input_plan
+from spark_dl.io.store import Store
 from spark_dl.options import EstimatorOptions
 from spark_dl.score.scoring_model import _matrix
-from spark_dl.store import Store
 
 from .rows import pack
 
@@ -265,7 +265,7 @@ def test_what_has_no_one_meaning_as_a_number_is_refused_with_a_way_out(column: s
 
 def test_several_inputs_and_labels_come_back_from_their_blocks(tmp_path: Path) -> None:
     b, a, t = Column("b", "scalar", "int64", 1), Column("a", "array", "float32", 2), Column("t", "bytes", "object", 0)
-    packing = Packing(
+    conversion = ConversionSpec(
         store=Store.at(str(tmp_path)),
         features=(
             FeatureSpec((b,), (), "int32", "id"),
@@ -282,7 +282,7 @@ def test_several_inputs_and_labels_come_back_from_their_blocks(tmp_path: Path) -
             "t": pa.array(["x", "yz"]),
         }
     )
-    dataset, faults = pack(packing, batch)
+    dataset, faults = pack(conversion, batch)
     assert not faults
     assert [tensor.name for tensor in dataset.tensors] == [
         "features_0", "features_1", "features_2", "label_0", "label_1", "weight",
@@ -319,13 +319,13 @@ def test_the_plan_is_a_table_of_all_columns() -> None:
         validationCol="flag",
         nullPolicy={"a": {"fill": 0.5}, "b": "drop"},
     )
-    packing = Packing(
+    conversion = ConversionSpec(
         Store(""),
         feature_specs(SCHEMA, options, inputs),
         label_specs(SCHEMA, options, told),
         *optional_columns(SCHEMA, options),
     )
-    lines = str(input_plan(SCHEMA, packing, inputs, told)).splitlines()
+    lines = str(input_plan(SCHEMA, conversion, inputs, told)).splitlines()
     assert [" ".join(line.split()) for line in lines[2:]] == [
         "a float float32 (1,), joined input x (2,) 0.5 for each",
         "flag boolean float32 (1,), joined input x (2,) an error",

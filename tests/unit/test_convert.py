@@ -19,13 +19,13 @@ from petastorm.workers_pool.thread_pool import ThreadPool
 
 from spark_dl.data import convert
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
-from spark_dl.data.convert import Packing
+from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Block, ConvertedDataset
-from spark_dl.data.faults import describe
 from spark_dl.data.readers import READERS, reader
+from spark_dl.data.row_errors import describe
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import OptionError
-from spark_dl.store import Store
+from spark_dl.io.store import Store
 
 from .rows import pack
 
@@ -46,9 +46,9 @@ def sparse(size: int, entries: dict[int, float]) -> dict[str, Any]:
 
 def a_packing(
     directory: Path, columns: Sequence[Column], dtype: str = "float32", label: LabelSpec = LABEL, **others: Any
-) -> Packing:
+) -> ConversionSpec:
     width = sum(column.width for column in columns)
-    return Packing(Store.at(str(directory)), (FeatureSpec(tuple(columns), (width,), dtype),), (label,), **others)
+    return ConversionSpec(Store.at(str(directory)), (FeatureSpec(tuple(columns), (width,), dtype),), (label,), **others)
 
 
 def a_batch(**columns: Any) -> pa.RecordBatch:
@@ -110,8 +110,8 @@ def test_every_kind_of_column_comes_back_as_it_was(
     tmp_path: Path, column: Column, values: pa.Array, model_dtype: str, stored: str, expected: list[list[float]]
 ) -> None:
     labels = list(range(len(expected)))
-    packing = a_packing(tmp_path, [column], model_dtype)
-    dataset, faults = pack(packing, a_batch(x=values, y=pa.array(labels, pa.int32())))
+    conversion = a_packing(tmp_path, [column], model_dtype)
+    dataset, faults = pack(conversion, a_batch(x=values, y=pa.array(labels, pa.int32())))
     assert not faults
     features, label = rows_of(dataset)
     assert (features.dtype.name, label.dtype.name) == (stored, "int32")
@@ -123,7 +123,7 @@ def test_several_columns_are_joined_in_order_into_the_models_shape(tmp_path: Pat
     columns = (Column("b", "scalar", "int32", 1), Column("v", "array", "float64", 2), Column("a", "scalar", "bool", 1))
     features = FeatureSpec(columns, (2, 2), "float32")
     weight = Column("w", "scalar", "float64", 1)
-    packing = Packing(Store.at(str(tmp_path)), (features,), (LABEL,), weight)
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (features,), (LABEL,), weight)
     batch = a_batch(
         a=pa.array([True, False]),
         b=pa.array([7, 8], pa.int32()),
@@ -131,7 +131,7 @@ def test_several_columns_are_joined_in_order_into_the_models_shape(tmp_path: Pat
         w=pa.array([0.5, 0.0]),
         y=pa.array([1, 2], pa.int32()),
     )
-    dataset, faults = pack(packing, batch)
+    dataset, faults = pack(conversion, batch)
     assert not faults
     x, y, w = rows_of(dataset)
     assert x.tolist() == [[[7, 1], [2, 1]], [[8, 3], [4, 0]]]
@@ -140,16 +140,16 @@ def test_several_columns_are_joined_in_order_into_the_models_shape(tmp_path: Pat
 
 def test_one_column_may_be_feature_label_and_weight(tmp_path: Path) -> None:
     column = Column("y", "scalar", "int32", 1)
-    packing = a_packing(tmp_path, [column], weight=column)
-    assert packing.columns == [column]
-    dataset, _ = pack(packing, a_batch(y=pa.array([3, 4], pa.int32())))
+    conversion = a_packing(tmp_path, [column], weight=column)
+    assert conversion.columns == [column]
+    dataset, _ = pack(conversion, a_batch(y=pa.array([3, 4], pa.int32())))
     assert [array.ravel().tolist() for array in rows_of(dataset)] == [[3, 4]] * 3
 
 
 @pytest.mark.parametrize("kind", ["vector", "array"])
 def test_one_column_as_feature_and_label_of_another_width_is_a_fault(tmp_path: Path, kind: str) -> None:
     feature, label = (Column("v", kind, "float64", width) for width in (2, 3))
-    packing = Packing(
+    conversion = ConversionSpec(
         store=Store.at(str(tmp_path)),
         features=(FeatureSpec((feature,), (2,), "float32"),),
         labels=(LabelSpec(label, (3,), "float32", None),),
@@ -158,7 +158,7 @@ def test_one_column_as_feature_and_label_of_another_width_is_a_fault(tmp_path: P
     if kind == "vector":
         parts = [pa.array([1], pa.int8()), pa.nulls(1, pa.int32()), pa.nulls(1, pa.list_(pa.int32())), values]
         values = pa.StructArray.from_arrays(parts, names=["type", "size", "indices", "values"])
-    _, faults = pack(packing, a_batch(v=values))
+    _, faults = pack(conversion, a_batch(v=values))
     assert faults == {("length", "v", "2"): 1}
 
 
@@ -182,8 +182,8 @@ def test_one_column_as_feature_and_label_of_another_width_is_a_fault(tmp_path: P
 def test_labels_that_are_no_classes_come_back_too(
     tmp_path: Path, column: Column, values: pa.Array, shape: tuple[int, ...], dtype: str, expected: Any
 ) -> None:
-    packing = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)], label=LabelSpec(column, shape, dtype, None))
-    dataset, faults = pack(packing, a_batch(x=pa.array([1, 2], pa.int8()), y=values))
+    conversion = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)], label=LabelSpec(column, shape, dtype, None))
+    dataset, faults = pack(conversion, a_batch(x=pa.array([1, 2], pa.int8()), y=values))
     assert not faults
     label = rows_of(dataset)[1]
     assert label.dtype.name == dtype
@@ -196,9 +196,9 @@ def test_labels_that_are_no_classes_come_back_too(
 def many(directory: Path, count: int, batch: int, **others: Any) -> ConvertedDataset:
     """`count` rows that are numbered, from batches of so many."""
     label = LabelSpec(Column("x", "scalar", "int32", 1), (), "int32", None)
-    packing = a_packing(directory, [Column("x", "scalar", "int32", 1)], "int32", label, **others)
+    conversion = a_packing(directory, [Column("x", "scalar", "int32", 1)], "int32", label, **others)
     numbers = pa.array(range(count), pa.int32())
-    dataset, faults = pack(packing, *pa.table({"x": numbers}).to_batches(max_chunksize=batch))
+    dataset, faults = pack(conversion, *pa.table({"x": numbers}).to_batches(max_chunksize=batch))
     assert not faults
     return dataset
 
@@ -215,11 +215,11 @@ def test_blocks_are_full_but_the_last_and_keep_the_order(
 
 
 def test_batches_without_rows_make_no_blocks(tmp_path: Path) -> None:
-    packing = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)])
+    conversion = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)])
     two = a_batch(x=pa.array([1, 2], pa.int8()), y=pa.array([0, 1], pa.int32()))
     none = two.slice(0, 0)
-    assert pack(packing, none)[0].blocks == ()
-    assert [block.rows for block in pack(packing, none, two, none)[0].blocks] == [2]
+    assert pack(conversion, none)[0].blocks == ()
+    assert [block.rows for block in pack(conversion, none, two, none)[0].blocks] == [2]
 
 
 def test_segments_are_cut_out_of_their_blocks_in_the_order_asked_for(
@@ -345,14 +345,14 @@ def test_the_draw_for_validation_depends_on_the_seed_and_not_on_the_batches(
 
 
 def test_a_boolean_column_chooses_the_rows_for_validation(tmp_path: Path) -> None:
-    packing = a_packing(
+    conversion = a_packing(
         tmp_path, [Column("x", "scalar", "int8", 1)], validation_col=Column("held_out", "scalar", "bool", 1)
     )
     batches = [
         a_batch(x=pa.array([i, i + 1], pa.int8()), y=pa.array([i, i + 1], pa.int32()), held_out=pa.array(chosen))
         for i, chosen in ((0, [True, False]), (2, [False, False]), (4, [True, True]))
     ]
-    dataset, faults = pack(packing, *batches)
+    dataset, faults = pack(conversion, *batches)
     assert not faults
     parts = [[Segment(b, 0, b.rows) for b in dataset.part(part)] for part in (False, True)]
     assert [rows_of(dataset, part)[1].tolist() for part in parts] == [[1, 2, 3], [0, 4, 5]]
@@ -362,10 +362,10 @@ def test_a_boolean_column_chooses_the_rows_for_validation(tmp_path: Path) -> Non
 # --- faults --------------------------------------------------------------------------------------------------
 
 
-def told(packing: Packing, faults: dict[tuple[str, str, str], int]) -> str:
+def told(conversion: ConversionSpec, faults: dict[tuple[str, str, str], int]) -> str:
     """The message on the driver."""
     rows = [{"kind": k, "name": n, "detail": d, "rows": count} for (k, n, d), count in faults.items()]
-    return describe(rows, packing.columns, packing.labels)  # type: ignore[arg-type]
+    return describe(rows, conversion.columns, conversion.labels)  # type: ignore[arg-type]
 
 
 X = Column("x", "scalar", "float64", 1)
@@ -402,19 +402,19 @@ def test_rows_that_can_not_be_fed_are_counted_by_column(
     message: str,
 ) -> None:
     good = {"x": [[1.0, 2]] * 3 if column is ARRAY else [1.0, 2, 3], "y": [0.0, 1, 2], "w": [1.0, 1, 1]}
-    packing = a_packing(tmp_path, [column], label=label, weight=WEIGHT)
-    dataset, found = pack(packing, a_batch(**{**good, **columns}))
+    conversion = a_packing(tmp_path, [column], label=label, weight=WEIGHT)
+    dataset, found = pack(conversion, a_batch(**{**good, **columns}))
     assert found == faults
     assert dataset.blocks == ()
     assert list(tmp_path.iterdir()) == []
-    assert re.search(message, told(packing, found))
+    assert re.search(message, told(conversion, found))
 
 
 def test_the_faults_of_all_batches_and_columns_are_told_together(tmp_path: Path) -> None:
-    packing = a_packing(tmp_path, [X], weight=WEIGHT)
+    conversion = a_packing(tmp_path, [X], weight=WEIGHT)
     batches = [a_batch(x=[None, 1.0], y=[11.0, 0.5], w=[1.0, -1.0]), a_batch(x=[NAN, None], y=[0.0, 1.0], w=[1.0, 1])]
-    _, faults = pack(packing, *batches)
-    message = told(packing, faults)
+    _, faults = pack(conversion, *batches)
+    message = told(conversion, faults)
     for part in (
         "column 'x': 2 rows with a null",
         "column 'x': 1 row with NaN",
@@ -426,24 +426,24 @@ def test_the_faults_of_all_batches_and_columns_are_told_together(tmp_path: Path)
         assert part in message
 
 
-def dropping(packing: Packing) -> Packing:
+def dropping(conversion: ConversionSpec) -> ConversionSpec:
     """The same, where rows without a value in any column are left out."""
 
     def dropped(column: Column) -> Column:
         return replace(column, drop=True)
 
-    features = (replace(spec, columns=tuple(map(dropped, spec.columns))) for spec in packing.features)
-    labels = (replace(spec, column=dropped(spec.column)) for spec in packing.labels)
-    weight = dropped(packing.weight) if packing.weight else None
-    return replace(packing, features=tuple(features), labels=tuple(labels), weight=weight)
+    features = (replace(spec, columns=tuple(map(dropped, spec.columns))) for spec in conversion.features)
+    labels = (replace(spec, column=dropped(spec.column)) for spec in conversion.labels)
+    weight = dropped(conversion.weight) if conversion.weight else None
+    return replace(conversion, features=tuple(features), labels=tuple(labels), weight=weight)
 
 
 def test_dropping_leaves_out_rows_with_null_or_nan_in_any_column(tmp_path: Path) -> None:
-    packing = dropping(a_packing(tmp_path, [ARRAY], weight=WEIGHT))
+    conversion = dropping(a_packing(tmp_path, [ARRAY], weight=WEIGHT))
     x = [[1.0, 1], None, [1.0, None], [NAN, 1], [5.0, 5], [6.0, 6], [7.0, 7], [8.0, 8]]
     y = [0.0, 1, 2, 3, None, NAN, 6, 7]
     w = [1.0, 1, 1, 1, 1, 1, None, 0.5]
-    dataset, faults = pack(packing, a_batch(x=x, y=y, w=w))
+    dataset, faults = pack(conversion, a_batch(x=x, y=y, w=w))
     assert not faults
     features, label, weight = rows_of(dataset)
     assert features.tolist() == [[1, 1], [8, 8]]
@@ -451,33 +451,33 @@ def test_dropping_leaves_out_rows_with_null_or_nan_in_any_column(tmp_path: Path)
 
 
 def test_dropping_leaves_wrong_lengths_and_labels_faults(tmp_path: Path) -> None:
-    packing = dropping(a_packing(tmp_path, [ARRAY]))
-    _, faults = pack(packing, a_batch(x=[None, [1.0], [1.0, 2]], y=[1.0, 1, 12]))
+    conversion = dropping(a_packing(tmp_path, [ARRAY]))
+    _, faults = pack(conversion, a_batch(x=[None, [1.0], [1.0, 2]], y=[1.0, 1, 12]))
     assert faults == {("length", "x", "1"): 1, ("class", "y", "12"): 1}
 
 
 @pytest.mark.parametrize(("value", "bad"), [((1 << 31) - 1, False), (-(1 << 31), False), (1 << 31, True)])
 def test_whole_numbers_beyond_the_models_dtype_are_a_fault(tmp_path: Path, value: int, bad: bool) -> None:
-    packing = a_packing(tmp_path, [Column("x", "scalar", "int64", 1)], "int32")
-    _, faults = pack(packing, a_batch(x=pa.array([0, value]), y=pa.array([0, 0], pa.int32())))
+    conversion = a_packing(tmp_path, [Column("x", "scalar", "int64", 1)], "int32")
+    _, faults = pack(conversion, a_batch(x=pa.array([0, value]), y=pa.array([0, 0], pa.int32())))
     assert faults == ({("range", "x", "int32"): 1} if bad else {})
 
 
 def test_negative_numbers_for_an_unsigned_input_are_a_fault(tmp_path: Path) -> None:
-    packing = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)], "uint8")
-    _, faults = pack(packing, a_batch(x=pa.array([0, -1], pa.int8()), y=pa.array([0, 0], pa.int32())))
+    conversion = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)], "uint8")
+    _, faults = pack(conversion, a_batch(x=pa.array([0, -1], pa.int8()), y=pa.array([0, 0], pa.int32())))
     assert faults == {("range", "x", "uint8"): 1}
 
 
 def test_fractions_beyond_the_models_dtype_are_a_fault(tmp_path: Path) -> None:
-    packing = a_packing(tmp_path, [X])
-    _, faults = pack(packing, a_batch(x=pa.array([0.0, 1e300]), y=pa.array([0, 0], pa.int32())))
+    conversion = a_packing(tmp_path, [X])
+    _, faults = pack(conversion, a_batch(x=pa.array([0.0, 1e300]), y=pa.array([0, 0], pa.int32())))
     assert faults == {("range", "x", "float32"): 1}
 
 
 def test_a_row_that_is_dropped_for_its_weight_may_have_any_label(tmp_path: Path) -> None:
-    packing = dropping(a_packing(tmp_path, [X], weight=WEIGHT))
-    _, faults = pack(packing, a_batch(x=[1.0, 2.0], y=[0.0, 99.0], w=[1.0, None]))
+    conversion = dropping(a_packing(tmp_path, [X], weight=WEIGHT))
+    _, faults = pack(conversion, a_batch(x=[1.0, 2.0], y=[0.0, 99.0], w=[1.0, None]))
     assert not faults
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from spark_dl.errors import StoreError
-from spark_dl.estimators.converted import ConvertedData
-from spark_dl.store import Store
-from spark_dl.workspace import Workspace
+from spark_dl.fit.converted import ConvertedData
+from spark_dl.io.store import Store
+from spark_dl.io.workspace import Workspace
 
 HANDLE = """
 import contextlib, os, sys
-from spark_dl.estimators.converted import ConvertedData
-from spark_dl.workspace import Workspace
+from spark_dl.fit.converted import ConvertedData
+from spark_dl.io.workspace import Workspace
 
 def handle(directory):
     owned = contextlib.ExitStack()

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import pytest
 
-from spark_dl.estimators.code_digest import code_digest
-from spark_dl.estimators.fingerprint import fingerprint, layout
+from spark_dl.fit.code_digest import code_digest
+from spark_dl.fit.fingerprint import fingerprint, layout
 from spark_dl.options import ClassifierOptions, EstimatorOptions, Option, all_options, options_of
-from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.model.serialization import to_bytes
 
 from .rows import numbered
 
@@ -63,7 +63,7 @@ def digest(cell: str = CELL, what: str = WHAT) -> str:
 
 def test_code_is_the_same_in_another_process_and_on_other_lines() -> None:
     program = (
-        "import sys, json; from spark_dl.estimators.code_digest import code_digest; cell, what = json.load(sys.stdin);"
+        "import sys, json; from spark_dl.fit.code_digest import code_digest; cell, what = json.load(sys.stdin);"
         "exec(compile(cell, '<other>', 'exec')); print(code_digest(eval(f'[{what}]')))"
     )
     moved = CELL.replace("RATE = 0.5", "# a comment\n\n\nRATE = 0.5").replace("    @property", "\n    @property")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spark_dl.collectives import SoloCollectives
-from spark_dl.train.finite import first_not_finite
+from spark_dl.train.callbacks.finite import first_not_finite
 from spark_dl.train.loop import train
 from spark_dl.world import solo
 

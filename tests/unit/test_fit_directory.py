@@ -14,12 +14,12 @@ from typing import Any
 import keras
 import pytest
 
-from spark_dl.estimators.fingerprint import fingerprint
-from spark_dl.estimators.fit_directory import FitDirectory
+from spark_dl.fit.directory import FitDirectory
+from spark_dl.fit.fingerprint import fingerprint
+from spark_dl.io.store import Store
 from spark_dl.options import EstimatorOptions
-from spark_dl.store import Store
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
-from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.model.serialization import to_bytes
 
 from .rows import numbered
 

@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 
 from spark_dl.errors import ModelError, OptionError, SavedModelError
-from spark_dl.estimators.savable import refuse_missing, savable
 from spark_dl.launch.pickling import pickle_for_ranks
-from spark_dl.train.carrying import keras_reducer
-from spark_dl.train.compiling import compiled_copy
-from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
-from spark_dl.train.names import PACKAGE
+from spark_dl.ml.savable_objects import refuse_missing, savable
+from spark_dl.train.model.carrying import keras_reducer
+from spark_dl.train.model.compiling import compiled_copy
+from spark_dl.train.model.names import PACKAGE
+from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 
 X = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
 Y = X.sum(1, keepdims=True)
@@ -380,7 +380,7 @@ def test_the_users_objects_and_keras_stay_as_they_were() -> None:
 
 
 def test_another_thread_writes_keras_own_names_meanwhile() -> None:
-    from spark_dl.train.identity import naming
+    from spark_dl.train.model.identity import naming
 
     function, seen = activation(0.5), []
     with keras.saving.custom_object_scope({f"{PACKAGE}act": function}), naming():

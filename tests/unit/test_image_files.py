@@ -16,12 +16,12 @@ import tensorflow as tf
 from PIL import Image
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
-from spark_dl.data.convert import Packing, pack_batches
+from spark_dl.data.convert import ConversionSpec, convert_batches
 from spark_dl.data.image_files import prepare_images
 from spark_dl.data.media import pixels
 from spark_dl.errors import DataError
+from spark_dl.io.store import Store
 from spark_dl.score.scoring_model import _joined
-from spark_dl.store import Store
 
 from .rows import pack, sent
 
@@ -176,9 +176,9 @@ IMAGE = FeatureSpec((Column("x", "bytes", "object", 0),), (HEIGHT, WIDTH, 3), "f
 def test_a_16_bit_gray_png_is_refused_by_its_name_in_training_and_in_scoring(tmp_path: Path) -> None:
     deep = png(16, 0, png_rows(WORDS[..., 0].astype(">u2")))
     label = LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None)
-    packing = Packing(Store.at(str(tmp_path)), (IMAGE,), (label,))
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (IMAGE,), (label,))
     batch = pa.RecordBatch.from_pydict({"x": [deep, FILES["png"][0]], "y": pa.array([0, 0], pa.int32())})
-    _, faults = pack(packing, batch)
+    _, faults = pack(conversion, batch)
     ((kind, name, detail),) = faults
     assert (kind, name, faults[kind, name, detail]) == ("image", "x", 1)
     assert detail.startswith("16-bit grayscale PNG")
@@ -188,8 +188,8 @@ def test_a_16_bit_gray_png_is_refused_by_its_name_in_training_and_in_scoring(tmp
 
 def test_training_and_scoring_see_the_same_file(tmp_path: Path) -> None:
     label = LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None)
-    packing = Packing(Store.at(str(tmp_path)), (IMAGE,), (label,))
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (IMAGE,), (label,))
     given = [FILES["bmp, palette"][0], FILES["webp, lossless"][0], FILES["gif, transparent"][0]]
     batch = pa.RecordBatch.from_pydict({"x": given, "y": pa.array([0, 0, 0], pa.int32())})
-    _, arrays = pack_batches(packing, [sent(batch, packing.columns)])
+    _, arrays = convert_batches(conversion, [sent(batch, conversion.columns)])
     assert next(arrays)[0].tolist() == _joined([objects(*given)], IMAGE).tolist()

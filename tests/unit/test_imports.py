@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from spark_dl.imports import importing
-from spark_dl.python_worker import forget_archives
+from spark_dl.gc_pause import gc_paused
+from spark_dl.spark.python_worker import purge_zipimport_cache
 
 
 def test_the_collector_is_off_meanwhile_and_on_again() -> None:
-    with importing():
+    with gc_paused():
         assert not gc.isenabled()
     assert gc.isenabled()
 
 
 def test_the_collector_is_on_again_after_an_import_that_failed() -> None:
-    with pytest.raises(ImportError), importing():
+    with pytest.raises(ImportError), gc_paused():
         raise ImportError
     assert gc.isenabled()
 
@@ -30,7 +30,7 @@ def test_the_collector_is_on_again_after_an_import_that_failed() -> None:
 def test_who_has_no_collector_gets_none() -> None:
     gc.disable()
     try:
-        with importing():
+        with gc_paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:
@@ -45,7 +45,7 @@ def test_archives_are_forgotten_and_found_again(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "path", [str(archive), str(jar), str(other), *sys.path])
     assert importlib.import_module("first_of").VALUE == 7
     assert isinstance(sys.path_importer_cache[str(archive)], zipimport.zipimporter)
-    forget_archives()
+    purge_zipimport_cache()
     assert not [path for path, finder in sys.path_importer_cache.items() if isinstance(finder, zipimport.zipimporter)]
     assert str(jar) not in sys.path
     assert importlib.import_module("of_mine").VALUE == 7

@@ -21,11 +21,11 @@ import pytest
 from spark_dl.collectives import SoloCollectives
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, OptionError, SavedModelError
+from spark_dl.io.store import Store
 from spark_dl.options import TrainingOptions
-from spark_dl.store import Store
-from spark_dl.train.compiling import compiled_copy
 from spark_dl.train.loop import train
-from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
+from spark_dl.train.model.compiling import compiled_copy
+from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
 from spark_dl.world import solo
 

@@ -16,18 +16,18 @@ from pyspark.sql import types as T
 
 from spark_dl import KerasEstimator
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
-from spark_dl.data.convert import Packing
+from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.data.faults import describe
 from spark_dl.data.label_rules import OF_CLASS_INDICES, RULES, apply_loss
+from spark_dl.data.row_errors import describe
 from spark_dl.data.schema import label_spec
 from spark_dl.errors import DataError
-from spark_dl.estimators.columns import OutputFacts
-from spark_dl.estimators.converted import ConvertedData, comparable
-from spark_dl.estimators.input_plan import InputPlan
-from spark_dl.store import Store
-from spark_dl.train.losses import loss_facts
-from spark_dl.train.model_shape import ModelOutput
+from spark_dl.fit.columns import OutputFacts
+from spark_dl.fit.converted import ConvertedData, comparable
+from spark_dl.fit.input_plan import InputPlan
+from spark_dl.io.store import Store
+from spark_dl.train.model.losses import loss_facts
+from spark_dl.train.model.shape import ModelOutput
 
 from .rows import pack
 
@@ -110,17 +110,17 @@ def test_classes_along_another_axis_are_told() -> None:
 def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None:
     label = apply_loss(SCALAR, (1,), "binary_crossentropy")
     feature = FeatureSpec((Column("x", "scalar", "float64", 1),), (1,), "float32")
-    packing = Packing(Store.at(str(tmp_path)), (feature,), (label,))
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
     batch = pa.RecordBatch.from_pydict({"x": [0.0] * 6, "y": [-1.0, 1, -1, -1, 1, 2]})
-    dataset, faults = pack(packing, batch)
+    dataset, faults = pack(conversion, batch)
     assert faults == {("label", "y", "binary_crossentropy -1"): 3, ("label", "y", "binary_crossentropy 2"): 1}
     assert dataset.blocks == ()
     rows = [{"kind": k, "name": n, "detail": d, "rows": count} for (k, n, d), count in faults.items()] * 2
-    message = describe(rows, packing.columns, packing.labels)  # type: ignore[arg-type]
+    message = describe(rows, conversion.columns, conversion.labels)  # type: ignore[arg-type]
     for part in ("label 'y': 8 rows", "binary_crossentropy", "from 0 to 1", "-1 in 6, 2 in 2", "(label + 1) / 2"):
         assert part in message
     many = pa.RecordBatch.from_pydict({"x": [0.0] * 50, "y": [2.0 + n for n in range(50)]})
-    _, faults = pack(packing, many)
+    _, faults = pack(conversion, many)
     assert len(faults) == 9
     assert faults["label", "y", "binary_crossentropy others"] == 42
 
@@ -128,8 +128,8 @@ def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None
 def test_rows_that_are_left_out_may_have_any_label(tmp_path: Path) -> None:
     label = apply_loss(SCALAR, (1,), "binary_crossentropy")
     feature = FeatureSpec((Column("x", "scalar", "float64", 1, drop=True),), (1,), "float32")
-    packing = Packing(Store.at(str(tmp_path)), (feature,), (label,))
-    _, faults = pack(packing, pa.RecordBatch.from_pydict({"x": [0.0, None], "y": [1.0, -1.0]}))
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
+    _, faults = pack(conversion, pa.RecordBatch.from_pydict({"x": [0.0, None], "y": [1.0, -1.0]}))
     assert faults == {}
 
 
@@ -207,7 +207,7 @@ def test_converted_rows_serve_a_loss_that_takes_what_they_were_held_to(
 ) -> None:
     feature = FeatureSpec((Column("x", "scalar", "float64", 1),), (1,), "float32")
     had, wanted = (
-        Packing(Store(""), (feature,), (apply_loss(SCALAR, (1,), loss),)) for loss in (converted_for, fitted_by)
+        ConversionSpec(Store(""), (feature,), (apply_loss(SCALAR, (1,), loss),)) for loss in (converted_for, fitted_by)
     )
     dataset = ConvertedDataset(Store(""), had.tensors, (), 0)
     converted = ConvertedData(
@@ -219,7 +219,7 @@ def test_converted_rows_serve_a_loss_that_takes_what_they_were_held_to(
         files=(),
         spark=None,  # type: ignore[arg-type]
         _dataset=dataset,
-        _packing=comparable(had),
+        _conversion=comparable(had),
         _owned=contextlib.ExitStack(),
     )
     if fits:

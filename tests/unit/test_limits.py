@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
-from spark_dl.data.convert import Packing
-from spark_dl.data.faults import describe
+from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.limits import beyond, check_numbers, greatest, inexact
+from spark_dl.data.row_errors import describe
 from spark_dl.errors import DataError
+from spark_dl.io.store import Store
 from spark_dl.score.scoring_model import _joined, _matrix
-from spark_dl.store import Store
 
 from .rows import pack
 
@@ -62,8 +62,8 @@ def packed(
 ) -> dict[tuple[str, str, str], int]:
     label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
     feature = FeatureSpec((column,), (column.width,), dtype)
-    packing = Packing(Store.at(str(tmp_path)), (feature,), (label,))
-    _, faults = pack(packing, pa.RecordBatch.from_pydict({"x": x, "y": pa.array(y)}))
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
+    _, faults = pack(conversion, pa.RecordBatch.from_pydict({"x": x, "y": pa.array(y)}))
     return faults
 
 
@@ -99,13 +99,13 @@ def test_numbers_that_the_input_would_change_are_counted(
 
 def test_the_greatest_of_all_batches_is_told(tmp_path: Path) -> None:
     label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
-    packing = Packing(Store.at(str(tmp_path)), (FeatureSpec((LONG,), (1,), "float32"),), (label,))
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (FeatureSpec((LONG,), (1,), "float32"),), (label,))
     batches = [pa.RecordBatch.from_pydict({"x": [2**24 + 1, n], "y": [0.0, 0.0]}) for n in (-(2**30) - 1, 2**25 + 1)]
-    _, faults = pack(packing, *batches)
+    _, faults = pack(conversion, *batches)
     assert faults == {("inexact", "x", f"float32 {-(2**30) - 1}"): 4}
     rows = [{"kind": k, "name": n, "detail": d, "rows": count} for (k, n, d), count in faults.items()]
     rows.append({"kind": "inexact", "name": "x", "detail": f"float32 {2**40 + 1}", "rows": 1})  # of another partition
-    message = describe(rows, packing.columns, packing.labels)  # type: ignore[arg-type]
+    message = describe(rows, conversion.columns, conversion.labels)  # type: ignore[arg-type]
     assert f"'x': 5 rows with whole numbers that float32 can't hold exactly, the greatest {2**40 + 1}" in message
     assert "integer input" in message
 
@@ -120,8 +120,8 @@ def test_labels_that_float32_can_not_hold(tmp_path: Path, y: list[float], kind: 
 def test_weights_that_float32_can_not_hold(tmp_path: Path, w: list[float], kind: str) -> None:
     label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
     weight = Column("w", "scalar", "float64", 1)
-    packing = Packing(Store.at(str(tmp_path)), (FeatureSpec((DOUBLE,), (1,), "float32"),), (label,), weight)
-    _, faults = pack(packing, pa.RecordBatch.from_pydict({"x": [1.0, 2.0], "y": [0.0, 0.0], "w": w}))
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (FeatureSpec((DOUBLE,), (1,), "float32"),), (label,), weight)
+    _, faults = pack(conversion, pa.RecordBatch.from_pydict({"x": [1.0, 2.0], "y": [0.0, 0.0], "w": w}))
     assert {(found, name): count for (found, name, _), count in faults.items()} == {(kind, "w"): 1}
 
 

@@ -16,19 +16,19 @@ from pyspark.sql import types as T
 from spark_dl.data import convert
 from spark_dl.data.batches import tensorflow_batches
 from spark_dl.data.cache import CACHES, Cache
-from spark_dl.data.coding import fed
+from spark_dl.data.coding import decode
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
-from spark_dl.data.convert import Packing
-from spark_dl.data.faults import describe
+from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.media import image_bytes, is_spark_image, pixels
 from spark_dl.data.ragged import joined, lengths, split
 from spark_dl.data.readers import READERS, reader
+from spark_dl.data.row_errors import describe
 from spark_dl.data.schema import ColumnRules, feature_spec, label_spec
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import DataError
+from spark_dl.io.store import Store
 from spark_dl.score.heads import Regression
 from spark_dl.score.scoring_model import ScoringModel, _joined, _matrix
-from spark_dl.store import Store
 
 from .rows import pack
 
@@ -45,10 +45,10 @@ def image(seed: int, shape: tuple[int, ...] = (4, 6, 3)) -> np.ndarray:
 
 
 def packed(directory: Path, spec: FeatureSpec, values: pa.Array, **others: Any) -> Any:
-    packing = Packing(Store.at(str(directory)), (spec,), (LABEL,), **others)
-    packing.store.make()
+    conversion = ConversionSpec(Store.at(str(directory)), (spec,), (LABEL,), **others)
+    conversion.store.make()
     batch = pa.RecordBatch.from_pydict({"x": values, "y": pa.array(range(len(values)), pa.int32())})
-    return pack(packing, batch.slice(0, 2), batch.slice(2))
+    return pack(conversion, batch.slice(0, 2), batch.slice(2))
 
 
 def arrays(dataset: Any, name: str = "petastorm") -> list[np.ndarray]:
@@ -82,10 +82,10 @@ def test_blocks_of_bytes_are_cut_by_their_size_and_into_segments(
 
 def test_the_checksum_knows_the_bytes_and_not_their_order(tmp_path: Path) -> None:
     def checksum(name: str, texts: list[bytes]) -> int:
-        packing = Packing(Store.at(str(tmp_path / name)), (TEXT,), (LABEL,))
-        packing.store.make()
+        conversion = ConversionSpec(Store.at(str(tmp_path / name)), (TEXT,), (LABEL,))
+        conversion.store.make()
         batch = pa.RecordBatch.from_pydict({"x": pa.array(texts), "y": pa.array([0] * len(texts), pa.int32())})
-        (result,) = convert._pack_partition(packing, [batch])
+        (result,) = convert._convert_partition(conversion, [batch])
         return sum(row["checksum"] for row in result.to_pylist())
 
     assert checksum("a", TEXTS) == checksum("b", TEXTS[::-1])
@@ -166,8 +166,8 @@ def test_neighbours_of_very_different_size_make_blocks_of_one_size(
 
 def test_texts_take_the_shape_of_the_models_input() -> None:
     contents = tf.constant(TEXTS)
-    assert fed(contents, "text", (), "string").numpy().tolist() == TEXTS
-    assert fed(contents, "text", (1,), "string").shape == (len(TEXTS), 1)
+    assert decode(contents, "text", (), "string").numpy().tolist() == TEXTS
+    assert decode(contents, "text", (1,), "string").shape == (len(TEXTS), 1)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(6)], ids=str)

@@ -13,9 +13,9 @@ import pytest
 from keras import ops
 
 from spark_dl.log_values import plain_history, scalar_history, scalars
-from spark_dl.train.callbacks import AgreeOnEpoch
-from spark_dl.train.examples import Example
-from spark_dl.train.metric_joins import MetricJoin, is_summed, metric_joins, user_metrics
+from spark_dl.train.callbacks.sync import SyncMetrics
+from spark_dl.train.metrics.joins import MetricJoin, is_summed, metric_joins, user_metrics
+from spark_dl.train.model.examples import Example
 
 from .rows import Together, on_ranks
 
@@ -322,7 +322,7 @@ def histories() -> tuple[list[dict[str, list[Any]]], dict[str, list[Any]]]:
     def run(rank: Together) -> dict[str, list[Any]]:
         me = rank.world.rank
         own = [replace(join, thing=thing) for join, thing in zip(joins, unknown(models[me]), strict=True)]
-        agreement = AgreeOnEpoch(rank, joins=own)
+        agreement = SyncMetrics(rank, joins=own)
         options = {"batch_size": 20, "epochs": 2, "verbose": 0, "validation_data": held_out[me]}
         return plain_history(models[me].fit(*training[me], callbacks=[agreement], **options).history)
 
@@ -354,7 +354,7 @@ def test_metric_states_within_an_epoch_go_on_as_one() -> None:
 
     def run(rank: Together) -> list[list[float]]:
         me = rank.world.rank
-        agreement = AgreeOnEpoch(rank, joins=metric_joins(models[me], lambda: LIKE))
+        agreement = SyncMetrics(rank, joins=metric_joins(models[me], lambda: LIKE))
         agreement.set_model(models[me])
         agreement.on_train_begin()
         agreement.on_epoch_begin(0)

@@ -21,7 +21,7 @@ from spark_dl.data.column import Column, FeatureSpec
 from spark_dl.score.heads import Regression
 from spark_dl.score.serving import Serving
 from spark_dl.track import LoggedData, LoggedModel, Tracker, tracker
-from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.model.serialization import to_bytes
 
 
 @pytest.fixture(scope="module")

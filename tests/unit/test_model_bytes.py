@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from spark_dl.errors import ModelError, SavedModelError
-from spark_dl.train.compiling import compiled_copy
-from spark_dl.train.losses import LossFacts, loss_facts, losses_of
-from spark_dl.train.model_bytes import custom_objects, from_bytes, register, to_bytes
-from spark_dl.train.model_shape import fixed_shapes, shape_of
+from spark_dl.train.model.compiling import compiled_copy
+from spark_dl.train.model.losses import LossFacts, loss_facts, losses_of
+from spark_dl.train.model.serialization import custom_objects, from_bytes, register, to_bytes
+from spark_dl.train.model.shape import fixed_shapes, shape_of
 
 
 def a_model(compiled: bool = True) -> keras.Model:

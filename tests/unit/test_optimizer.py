@@ -21,7 +21,7 @@ def reduced(ranks_gradients: list[list[Any]], rows: list[int], half: bool = Fals
     """What each rank gets for its gradients."""
 
     def run(rank: Together) -> list[Any]:
-        reducer = GradientReducer(rank, StepClock(), half=half)
+        reducer = GradientReducer(rank, StepClock(), fp16=half)
         reducer.rows = tf.constant(float(rows[rank.world.rank]))
         return reducer.reduce(ranks_gradients[rank.world.rank], "gradients")
 
@@ -72,7 +72,7 @@ def test_gradients_of_any_size_travel_as_float16(size: float) -> None:
     parts[2][2] = np.zeros(())
     rows = [8, 8, 3]
     gradients = [[tf.constant(part, tf.float32) for part in own] for own in parts]
-    results = reduced(gradients, rows, half=True)
+    results = reduced(gradients, rows, fp16=True)
     for index in range(3):
         expected = sum(np.asarray(own[index]) * n for own, n in zip(parts, rows, strict=True)) / sum(rows)
         scale = np.abs(expected).max()
@@ -83,24 +83,24 @@ def test_gradients_of_any_size_travel_as_float16(size: float) -> None:
 
 
 def test_small_parts_of_a_gradient_are_not_lost_beside_great_ones() -> None:
-    for (got,) in reduced([[tf.constant([3e4, 3e-4])], [tf.constant([1e4, 1e-4])]], [2, 2], half=True):
+    for (got,) in reduced([[tf.constant([3e4, 3e-4])], [tf.constant([1e4, 1e-4])]], [2, 2], fp16=True):
         np.testing.assert_allclose(got, [2e4, 2e-4], rtol=1e-3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_no_number_is_none_for_all_ranks_as_float16_too(bad: float) -> None:
     good, broken = tf.constant([1.0, 2.0]), tf.constant([bad, 2.0])
-    for got in reduced([[good, good], [good, broken]], [2, 2], half=True):
+    for got in reduced([[good, good], [good, broken]], [2, 2], fp16=True):
         assert got[0].numpy().tolist() == [1, 2]
         assert not np.isfinite(got[1][0])
-    for got in reduced([[good], [broken]], [2, 0], half=True):
+    for got in reduced([[good], [broken]], [2, 0], fp16=True):
         assert got[0].numpy().tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("half", [False, True])
 def test_gradients_of_float16_variables_survive_large_batches(half: bool) -> None:
     gradients = [[tf.constant([100.0, 0.001], tf.float16)], [tf.constant([300.0, 0.003], tf.float16)]]
-    for (got,) in reduced(gradients, [4096, 4096], half=half):
+    for (got,) in reduced(gradients, [4096, 4096], fp16=half):
         assert got.dtype == tf.float16
         np.testing.assert_allclose(tf.cast(got, tf.float32), [200, 0.002], rtol=2e-3)
 

@@ -14,11 +14,11 @@ import tensorflow as tf
 from spark_dl import KerasClassifier
 from spark_dl.errors import ModelError, OptionError
 from spark_dl.score.heads import Classification
-from spark_dl.train.compiling import compiled_copy
-from spark_dl.train.losses import LossFacts, loss_facts, losses_of, without_partial
-from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
-from spark_dl.train.model_shape import shape_of
-from spark_dl.train.output_kind import LOGITS, PROBABILITY, SCORES, output_kind
+from spark_dl.train.model.compiling import compiled_copy
+from spark_dl.train.model.losses import LossFacts, loss_facts, losses_of, without_partial
+from spark_dl.train.model.output_kind import LOGITS, PROBABILITY, SCORES, output_kind
+from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
+from spark_dl.train.model.shape import shape_of
 
 L = keras.layers
 SCCE, BCE = keras.losses.SparseCategoricalCrossentropy, keras.losses.BinaryCrossentropy

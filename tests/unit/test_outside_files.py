@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from spark_dl.errors import SavedModelError
-from spark_dl.estimators.fetched import fetched_model
-from spark_dl.estimators.fit_directory import FitDirectory
-from spark_dl.store import Store
+from spark_dl.fit.directory import FitDirectory
+from spark_dl.io.store import Store
+from spark_dl.io.workspace import clean
+from spark_dl.ml.fetched import fetched_model
 from spark_dl.track import flavor
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints, latest
-from spark_dl.workspace import clean
 
 RECORD = {"epoch": 0, "step": 0, "workers": 1, "attempt": 1}
 

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from spark_dl import KerasClassifier, KerasClassifierModel, KerasEstimator, KerasModel, KerasRegressor
 from spark_dl.errors import OptionError, SavedModelError
-from spark_dl.estimators.params import OptionParams, with_options
+from spark_dl.ml.params import OptionParams, with_options
 from spark_dl.options import EstimatorOptions, FittedOptions, Option, checks, option
 
 CLASSES = [KerasEstimator, KerasClassifier, KerasRegressor, KerasModel, KerasClassifierModel]

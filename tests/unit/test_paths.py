@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_dl import paths
 from spark_dl.errors import StoreError
-from spark_dl.paths import holds_the_process, is_name, joined, normalized, overlap, spark_path
-from spark_dl.store import Store
+from spark_dl.io import paths
+from spark_dl.io.paths import holds_the_process, is_name, joined, normalized, overlap, spark_path
+from spark_dl.io.store import Store
 
 
 @pytest.fixture

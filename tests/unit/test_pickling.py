@@ -16,7 +16,7 @@ from pyspark.accumulators import Accumulator, AccumulatorParam
 
 from spark_dl.diagnosis.machine import absent
 from spark_dl.errors import OptionError
-from spark_dl.estimators.callback_checks import pickle_callbacks
+from spark_dl.fit.callback_checks import pickle_callbacks
 from spark_dl.launch.pickling import pickle_for_ranks
 
 LOCK = threading.Lock()

@@ -19,7 +19,7 @@ from spark_dl.score.heads import Head, Regression, TensorOutput
 from spark_dl.score.predict import _scorer
 from spark_dl.score.scoring_model import ScoringModel, _joined, _matrix
 from spark_dl.score.series import output_series
-from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.model.serialization import to_bytes
 
 ARRAY = Column("x", "array", "float32", 3)
 SCALAR = Column("s", "scalar", "float64", 1)

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from spark_dl.estimators.progress import Progress
+from spark_dl.fit.progress import Progress
 
 SPEED = {
     "rows_per_second": 12345.6,

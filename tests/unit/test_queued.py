@@ -33,10 +33,10 @@ class Notes:
         self._note("begin")
         return "record"
 
-    def data(self, data: LoggedData) -> None:
+    def log_dataset(self, data: LoggedData) -> None:
         self._note("data", data)
 
-    def epoch(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
+    def log_metrics(self, epoch: int, metrics: Mapping[str, float], at: float) -> None:
         self._note("epoch", epoch, metrics, at)
 
     def history(self, history: Mapping[str, list[float]], first_epoch: int) -> None:
@@ -45,16 +45,16 @@ class Notes:
     def event(self, text: str) -> None:
         self._note("event", text)
 
-    def file(self, path: str, content: Callable[[], bytes]) -> None:
+    def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
         self._note("file", path, content())
 
-    def model(self, model: LoggedModel) -> None:
+    def log_model(self, model: LoggedModel) -> None:
         self._note("model")
 
-    def end(self, failure: BaseException | None) -> None:
+    def finish(self, failure: BaseException | None) -> None:
         self._note("end", failure)
 
-    def may_pass(self, error: Exception) -> bool:
+    def is_transient(self, error: Exception) -> bool:
         return isinstance(error, ConnectionError)
 
     @property
@@ -65,17 +65,17 @@ class Notes:
 def tell(tracker: QueuedTracker) -> None:
     tracker.begin({}, {}, "")
     for epoch in range(3):
-        tracker.epoch(epoch, {"loss": 1.0 / (epoch + 1)}, 10.0 + epoch)
+        tracker.log_metrics(epoch, {"loss": 1.0 / (epoch + 1)}, 10.0 + epoch)
     tracker.event("restarted")
-    tracker.file("a.txt", lambda: b"a")
+    tracker.log_artifact("a.txt", lambda: b"a")
 
 
 def test_all_is_written_in_order() -> None:
     notes = Notes()
     tracker = QueuedTracker(notes)
     tell(tracker)
-    tracker.model(MODEL)
-    tracker.end(None)
+    tracker.log_model(MODEL)
+    tracker.finish(None)
     assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "file", "model", "end"]
     assert notes.told[2] == ("epoch", 1, {"loss": 0.5}, 11.0)
     assert tracker.unlogged == []
@@ -89,7 +89,7 @@ def test_nobody_waits_for_a_server_that_stands_still() -> None:
     assert notes.told == [("begin",)]
     assert [entry.get("epoch") for entry in tracker.unlogged] == [0, 1, 2, None, None]
     goes_on.set()
-    tracker.end(None)
+    tracker.finish(None)
     assert len(notes.told) == 7
     assert tracker.unlogged == []
 
@@ -105,7 +105,7 @@ def test_what_fails_is_tried_again_and_the_rest_waits(monkeypatch: pytest.Monkey
     notes = Notes(before)
     tracker = QueuedTracker(notes)
     tell(tracker)
-    tracker.end(None)
+    tracker.finish(None)
     assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "file", "end"]
 
 
@@ -123,8 +123,8 @@ def test_what_can_not_be_written_is_given_up_and_kept(monkeypatch: pytest.Monkey
     notes = Notes(before)
     tracker = QueuedTracker(notes)
     tell(tracker)
-    tracker.model(MODEL)
-    tracker.end(None)
+    tracker.log_model(MODEL)
+    tracker.finish(None)
     assert [what for what, *_ in notes.told] == ["begin", *["epoch"] * 3, "event", "model", "end"]
     (kept,) = tracker.unlogged
     assert (kept["file"], kept["reason"]) == ("a.txt", f"{type(error).__name__}: {error}")
@@ -138,9 +138,9 @@ def test_what_can_not_be_made_is_kept_with_the_reason() -> None:
     notes = Notes()
     tracker = QueuedTracker(notes)
     tracker.begin({}, {}, "")
-    tracker.file("a.png", content)
+    tracker.log_artifact("a.png", content)
     tracker.event("after")
-    tracker.end(None)
+    tracker.finish(None)
     assert [what for what, *_ in notes.told] == ["begin", "event", "end"]
     assert [(kept["file"], kept["reason"]) for kept in tracker.unlogged] == [("a.png", "ZeroDivisionError: no picture")]
 
@@ -156,9 +156,9 @@ def test_what_can_be_made_later_is_written_later() -> None:
     notes = Notes()
     tracker = QueuedTracker(notes)
     tracker.begin({}, {}, "")
-    tracker.file("a.png", content)
+    tracker.log_artifact("a.png", content)
     tracker.event("after")
-    tracker.end(None)
+    tracker.finish(None)
     assert [what for what, *_ in notes.told] == ["begin", "event", "file", "end"]
     assert tracker.unlogged == []
 
@@ -184,8 +184,8 @@ def test_nothing_that_is_told_has_a_credential() -> None:
     tracker = QueuedTracker(Notes(before))
     tracker.begin({}, {}, "")
     tracker.event("going on in ftp://me:S3CRET@host")
-    tracker.epoch(0, {"loss": 1.0}, 0.0)
-    tracker.end(None)
+    tracker.log_metrics(0, {"loss": 1.0}, 0.0)
+    tracker.finish(None)
     assert len(tracker.unlogged) == 2
     assert "S3CRET" not in str(tracker.unlogged)
 
@@ -202,9 +202,9 @@ def test_a_fit_ends_without_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatc
     tracker = QueuedTracker(notes)
     tell(tracker)
     with pytest.raises(TimeoutError, match="the model is not logged"):
-        tracker.model(MODEL)
+        tracker.log_model(MODEL)
     with pytest.raises(TimeoutError, match="stays open"):
-        tracker.end(None)
+        tracker.finish(None)
     tracker._thread.join(30)
     assert not tracker._thread.is_alive()
     kept = tracker.unlogged
@@ -225,8 +225,8 @@ def test_a_model_that_is_refused_is_kept_and_the_record_ends() -> None:
     tracker = QueuedTracker(notes)
     tell(tracker)
     with pytest.raises(PermissionError):
-        tracker.model(MODEL)
-    tracker.end(None)
+        tracker.log_model(MODEL)
+    tracker.finish(None)
     assert [what for what, *_ in notes.told][-1] == "end"
     (kept,) = tracker.unlogged
     assert (kept["model"], kept["reason"]) == ("not logged", "PermissionError: no models here")
@@ -249,7 +249,7 @@ def test_one_that_is_optional_is_done_without_and_that_is_told() -> None:
     tracker = QueuedTracker(notes, required=False)
     with pytest.warns(RuntimeWarning, match=r"not tracked \(tracking='optional'\).*no server"):
         assert tracker.begin({}, {}, "") == ""
-    tracker.epoch(0, {"loss": 1.0}, 0.0)
-    tracker.model(MODEL)
-    tracker.end(None)
+    tracker.log_metrics(0, {"loss": 1.0}, 0.0)
+    tracker.log_model(MODEL)
+    tracker.finish(None)
     assert (notes.told, tracker.unlogged) == ([], [])

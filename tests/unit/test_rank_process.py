@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from spark_dl.errors import ClusterError
-from spark_dl.launch import rank_host
+from spark_dl.launch import fork_server as rank_host
 from spark_dl.launch.failure import Failure
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.launch.rank_main import Order
+from spark_dl.launch.rank import RankTask
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.launch.resources import horovod_environment, task_environment
@@ -49,7 +49,7 @@ def carry_out(function: Callable[[Rank], Any]) -> tuple[list[dict[str, Any]], tu
         place = (HOST, store.port, store.token)
         variables = horovod_environment(solo(HOST), place, "lo", 30)
         assert process.ready()
-        process.begin(Order(solo(HOST), variables, cloudpickle.dumps(function)))
+        process.begin(RankTask(solo(HOST), variables, cloudpickle.dumps(function)))
         messages = list(process.messages())
         return messages, process.exit(), process
 
@@ -180,7 +180,7 @@ def test_even_a_frozen_rank_ends_with_the_task_that_is_killed() -> None:
         assert task.stdin
         assert task.stdout
         variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
-        write_frame(task.stdin, Order(solo(HOST), variables, cloudpickle.dumps(hangs)))  # type: ignore[arg-type]
+        write_frame(task.stdin, RankTask(solo(HOST), variables, cloudpickle.dumps(hangs)))  # type: ignore[arg-type]
         rank = psutil.Process(int(task.stdout.readline()))
         rank.suspend()
         task.kill()
@@ -193,7 +193,7 @@ def test_an_order_to_a_dead_process_ends_the_messages_at_once() -> None:
         process.kill()
         process._ended.wait()
         process.ready()  # it may have come so far
-        process.begin(Order(solo(HOST), {}, b""))
+        process.begin(RankTask(solo(HOST), {}, b""))
         assert list(process.messages()) == []
         assert process.exit()[0] == -signal.SIGKILL
 
@@ -222,7 +222,7 @@ def told(environment: dict[str, str]) -> dict[str, Any]:
     with Rendezvous(HOST) as store, RankProcess({**task_environment(1, [], 0), **environment}) as process:
         variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
         assert process.ready()
-        process.begin(Order(solo(HOST), variables, cloudpickle.dumps(tells)))
+        process.begin(RankTask(solo(HOST), variables, cloudpickle.dumps(tells)))
         value: dict[str, Any] = cloudpickle.loads(list(process.messages())[-1]["value"])
         return value
 
@@ -300,7 +300,7 @@ def test_a_child_that_outlives_its_rank_holds_nobody_up() -> None:
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
         variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
         assert process.ready()
-        process.begin(Order(solo(HOST), variables, cloudpickle.dumps(forks_a_child)))
+        process.begin(RankTask(solo(HOST), variables, cloudpickle.dumps(forks_a_child)))
         done = next(message for message in process.messages() if message["event"] == "done")
     assert ended(process)
     child = psutil.Process(cloudpickle.loads(done["value"]))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from spark_dl.errors import OptionError, RankError, StoreError, explain
+from spark_dl.io.store import Store
 from spark_dl.launch.failure import of_exception
 from spark_dl.redaction import is_redacted, redact, redact_value, redacted_errors
-from spark_dl.store import Store
 
 SECRET = "S3CRET"  # noqa: S105
 

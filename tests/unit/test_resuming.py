@@ -14,9 +14,9 @@ import pytest
 
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.loop import _start_alike, train
-from spark_dl.train.model_bytes import from_bytes, to_bytes
-from spark_dl.train.optimizers import optimizer_variables, restore_unsaved, unsaved_state
-from spark_dl.train.parts import seed_states
+from spark_dl.train.model.optimizers import optimizer_variables, restore_unsaved, unsaved_state
+from spark_dl.train.model.parts import seed_states
+from spark_dl.train.model.serialization import from_bytes, to_bytes
 from spark_dl.train.plan import TrainPlan
 
 from .rows import on_ranks

@@ -14,7 +14,7 @@ from spark_dl.data.column import Column, FeatureSpec
 from spark_dl.errors import DataError, SavedModelError
 from spark_dl.score.heads import Classification, Regression, SeveralOutputs
 from spark_dl.score.serving import Served, Serving
-from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.model.serialization import to_bytes
 
 FEATURES = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 ARRAY = Column("features", "array", "float32", 4)

@@ -15,11 +15,11 @@ import pytest
 from pyspark.sql import types as T
 
 from spark_dl.data.column import Column, FeatureSpec
-from spark_dl.estimators import logged
+from spark_dl.ml import logged
 from spark_dl.score.heads import Regression
 from spark_dl.score.serving import Serving
 from spark_dl.track import LoggedModel, flavor
-from spark_dl.train.model_bytes import to_bytes
+from spark_dl.train.model.serialization import to_bytes
 
 KINDS: dict[str, tuple[str, T.DataType]] = {
     "bool": ("boolean", T.BooleanType()),

@@ -10,9 +10,9 @@ import pytest
 
 from spark_dl.errors import SlotsError
 from spark_dl.launch import slot_queue
+from spark_dl.launch.monitor import RankMonitor
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slot_queue import SlotQueue
-from spark_dl.launch.watch import Watch
 
 
 class Fit(threading.Thread):
@@ -152,7 +152,7 @@ def test_a_watch_waits_as_long_as_other_fits_hold_slots_and_then_gives_up(begin:
     other.may_have.set()
     other.has.wait()
     with other.slots.claim(2, lambda text: None) as claim:
-        watch = Watch(2, LaunchSettings(slot_timeout=0.0), lambda content: None, lambda facts: None, claim)
+        watch = RankMonitor(2, LaunchSettings(slot_timeout=0.0), lambda content: None, lambda facts: None, claim)
         watch.take(queue.Queue())
         watch.take(queue.Queue())
         other.may_end.set()
@@ -166,7 +166,7 @@ def test_a_watch_gives_the_turn_to_the_next_when_all_ranks_are_there() -> None:
     slots = SlotQueue()
     messages: queue.Queue[dict[str, object]] = queue.Queue()
     with slots.claim(2, lambda text: None) as claim:
-        watch = Watch(2, LaunchSettings(), lambda content: None, lambda facts: None, claim)
+        watch = RankMonitor(2, LaunchSettings(), lambda content: None, lambda facts: None, claim)
         for rank in range(2):
             assert slots.free_since() is not None
             messages.put({"event": "arrived", "rank": rank, "host": "here"})

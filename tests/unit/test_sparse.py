@@ -19,14 +19,14 @@ from pyspark.sql import types as T
 from spark_dl.data.arrow import Extracted
 from spark_dl.data.batches import _ready, tensorflow_batches
 from spark_dl.data.column import Column, FeatureSpec, LabelSpec
-from spark_dl.data.convert import Packing
+from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.readers import reader
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.shards import shards
 from spark_dl.data.sparse import dense, extract_sparse
 from spark_dl.errors import DataError
+from spark_dl.io.store import Store
 from spark_dl.score.scoring_model import _matrix, rows_at_once
-from spark_dl.store import Store
 
 from .rows import pack, vector_fields
 from .test_arrow import VECTOR, WIDTH, cut, cuts, vectors, walked
@@ -100,8 +100,8 @@ def test_blocks_and_batches_carry_them(tmp_path: Path) -> None:
         }
     )
     labels = (LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None),)
-    packing = Packing(store=Store.at(str(tmp_path)), features=(spec(width),), labels=labels)
-    dataset, faults = pack(packing, batch)
+    conversion = ConversionSpec(store=Store.at(str(tmp_path)), features=(spec(width),), labels=labels)
+    dataset, faults = pack(conversion, batch)
     assert not faults
     assert dataset.bytes == rows * (3 * 8 + 4)
     (mine,) = shards(dataset.blocks, 1, 16, 1)
@@ -119,7 +119,7 @@ def test_what_is_wrong_with_them_is_counted(tmp_path: Path) -> None:
     rows = [row(4, {0: 1.0}), None, row(3, {0: 1.0}), row(4, {1: 1e300}), row(4, {1: math.nan})]
     batch = pa.RecordBatch.from_pydict({"x": pa.array(rows, VECTOR), "y": pa.array(range(5), pa.int32())})
     labels = (LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None),)
-    _, faults = pack(Packing(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
+    _, faults = pack(ConversionSpec(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
     assert faults == {
         ("null", "x", ""): 1,
         ("length", "x", "3"): 1,
@@ -133,7 +133,7 @@ def test_a_row_that_is_left_out_for_another_column_may_hold_what_does_not_fit(tm
         {"x": pa.array([row(4, {0: 1e300}), row(4, {0: 1.0})], VECTOR), "y": pa.array([None, 1], pa.int32())}
     )
     labels = (LabelSpec(Column("y", "scalar", "int32", 1, drop=True), (), "int32", None),)
-    dataset, faults = pack(Packing(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
+    dataset, faults = pack(ConversionSpec(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
     assert not faults
     assert dataset.rows(validation=False) == 1
 
@@ -141,10 +141,10 @@ def test_a_row_that_is_left_out_for_another_column_may_hold_what_does_not_fit(tm
 def test_a_vector_may_be_feature_and_label(tmp_path: Path) -> None:
     batch = pa.RecordBatch.from_pydict({"x": pa.array([row(4, {2: 1.0}), None], VECTOR)})
     labels = (LabelSpec(Column("x", "vector", "float64", 4), (4,), "float32", None),)
-    packing = Packing(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels)
-    _, faults = pack(packing, batch)
+    conversion = ConversionSpec(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels)
+    _, faults = pack(conversion, batch)
     assert faults == {("null", "x", ""): 1}
-    dataset, _ = pack(packing, batch.slice(0, 1))
+    dataset, _ = pack(conversion, batch.slice(0, 1))
     (mine,) = shards(dataset.blocks, 1, 1, 1)
     ((features, label),) = tensorflow_batches(dataset, [mine], reader("petastorm"), seed=1, one_pass=True)
     assert features.numpy().tolist() == label.numpy().tolist() == [[0, 0, 1, 0]]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spark_dl.errors import SparkDLError, StoreError
-from spark_dl.store import Store
+from spark_dl.io.store import Store
 
 
 @pytest.fixture

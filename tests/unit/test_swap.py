@@ -13,10 +13,10 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from spark_dl import swap
 from spark_dl.errors import StoreError
-from spark_dl.store import Store
-from spark_dl.swap import check_replaceable, replacing
+from spark_dl.io import swap
+from spark_dl.io.store import Store
+from spark_dl.io.swap import check_replaceable, replacing
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def test_an_error_leaves_the_old_one_and_nothing_beside(old: Path, error: type[B
 def test_a_killed_process_leaves_the_old_one_whole(old: Path) -> None:
     program = (
         "import os, signal, sys\n"
-        "from spark_dl.store import Store\n"
-        "from spark_dl.swap import replacing\n"
+        "from spark_dl.io.store import Store\n"
+        "from spark_dl.io.swap import replacing\n"
         "with replacing(Store.at(sys.argv[1])) as aside:\n"
         "    aside.write('file', b'new')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -10,8 +10,8 @@ import pytest
 from spark_dl import KerasClassifier, KerasEstimator, KerasRegressor
 from spark_dl.errors import ModelError
 from spark_dl.score.heads import Classification, Regression, SeveralOutputs, TensorOutput
-from spark_dl.train.losses import LossFacts
-from spark_dl.train.model_shape import ModelInput, ModelOutput, ModelShape
+from spark_dl.train.model.losses import LossFacts
+from spark_dl.train.model.shape import ModelInput, ModelOutput, ModelShape
 
 
 def a_shape(*output: int, activation: str = "linear") -> ModelShape:

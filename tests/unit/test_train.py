@@ -22,15 +22,15 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.readers import READERS, petastorm
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import ClusterError, OptionError, SavedModelError
+from spark_dl.io.store import Store
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.options import TrainingOptions
-from spark_dl.store import Store
 from spark_dl.train.augment import augment_features
-from spark_dl.train.carrying import keras_reducer
 from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.loop import train
-from spark_dl.train.model_bytes import custom_objects, from_bytes, to_bytes
+from spark_dl.train.model.carrying import keras_reducer
+from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.world import solo
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from spark_dl.errors import ModelError, OptionError, SavedModelError
-from spark_dl.estimators.saving import _layers_from_text, _layers_to_text
-from spark_dl.train import compiling, model_bytes, model_shape
-from spark_dl.train.transform import with_transform
+from spark_dl.ml.savable_estimator import _layers_from_text, _layers_to_text
+from spark_dl.train.model import compiling
+from spark_dl.train.model import serialization as model_bytes
+from spark_dl.train.model import shape as model_shape
+from spark_dl.train.model.transform import with_transform
 
 RANDOM = np.random.default_rng(3)
 FEATURES = RANDOM.normal(5.0, 3.0, (64, 4)).astype(np.float32)
@@ -367,6 +369,6 @@ def test_damaged_layers_are_one_clear_error(text: str, expected: str) -> None:
 
 
 def test_layers_too_large_for_metadata_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spark_dl.estimators.saving._LARGEST_LAYERS", 1000)
+    monkeypatch.setattr("spark_dl.ml.savable_estimator._LARGEST_LAYERS", 1000)
     with pytest.raises(SavedModelError, match=r"too large.*at most 1,000 bytes.*part of the model"):
         _layers_to_text(normalization())

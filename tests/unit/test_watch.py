@@ -10,19 +10,21 @@ import cloudpickle
 import pytest
 
 from spark_dl.errors import ClusterError, RankError
-from spark_dl.horovod_launcher import HorovodLauncher
 from spark_dl.launch.failure import Failure, of_exception
 from spark_dl.launch.launcher import _values
+from spark_dl.launch.monitor import RankMonitor
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.watch import Watch
+from spark_dl.launcher import HorovodLauncher
 
 
-def watch_of(*messages: dict[str, Any], size: int = 2, reports: list[Any] | None = None, **limits: float) -> Watch:
+def watch_of(
+    *messages: dict[str, Any], size: int = 2, reports: list[Any] | None = None, **limits: float
+) -> RankMonitor:
     """A watch that has taken these messages."""
     waiting: queue.Queue[dict[str, Any]] = queue.Queue()
     settings = LaunchSettings(**{"slot_timeout": 600.0, "start_timeout": 600.0, **limits})  # type: ignore[arg-type]
     told = reports if reports is not None else []
-    watch = Watch(size, settings, told.append, told.append)
+    watch = RankMonitor(size, settings, told.append, told.append)
     for message in messages:
         waiting.put(message)
         watch.take(waiting)
@@ -93,7 +95,7 @@ def test_once_all_have_started_there_is_no_limit() -> None:
 
 
 def test_after_a_failure_the_first_real_cause_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spark_dl.launch.watch._FAILURE_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("spark_dl.launch.monitor._FAILURE_GRACE_SECONDS", 0.0)
     watch = watch_of(arrived(0), arrived(1), failed(0, at=1.0, secondary=True), failed(1, at=2.0))
     with pytest.raises(RankError, match="Rank 1 on host node1 raised ValueError: of rank 1") as caught:
         watch.take(queue.Queue())
@@ -155,13 +157,13 @@ def test_a_launcher_checks_its_arguments_before_spark_is_asked() -> None:
 
 
 def marked(rank: int, count: int, stack: str = "") -> dict[str, Any]:
-    return {"event": "mark", "rank": rank, "count": count, "where": f"epoch 1, step {count}", "stack": stack}
+    return {"event": "heartbeat", "rank": rank, "count": count, "where": f"epoch 1, step {count}", "stack": stack}
 
 
 RUNNING = (arrived(0), arrived(1), started(0), started(1))
 
 
-def put_back(watch: Watch, seconds: float) -> None:
+def put_back(watch: RankMonitor, seconds: float) -> None:
     """As if the marks had come so much earlier."""
     for rank, mark in watch._marks.items():
         watch._marks[rank] = dataclasses.replace(mark, at=mark.at - seconds)
@@ -199,7 +201,7 @@ def test_ranks_that_are_all_silent_are_lost() -> None:
 
 
 def test_where_the_others_only_miss_a_rank_it_is_the_one_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spark_dl.launch.watch._FAILURE_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("spark_dl.launch.monitor._FAILURE_GRACE_SECONDS", 0.0)
     watch = watch_of(*RUNNING, failed(0, at=1.0, secondary=True))
     with pytest.raises(RankError, match="Rank 1 on host node1 was lost: the others no longer reach it") as caught:
         watch.take(queue.Queue())

@@ -13,7 +13,7 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, St
 
 from spark_dl import KerasEstimator
 from spark_dl.errors import ModelError, OptionError
-from spark_dl.estimators.job import check
+from spark_dl.fit.spec import check
 
 from .test_batch_dependence import AddsMean, AddsSum, AddsVariance, contrastive, summed
 from .test_metric_joins import Greatest, InPython, RunningMean, TakesOtherThings, rooted

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from spark_dl.errors import OptionError, StoreError
-from spark_dl.store import Store
-from spark_dl.workspace import Workspace, clean, free_bytes
+from spark_dl.io.store import Store
+from spark_dl.io.workspace import Workspace, clean, free_bytes
 
 LOCAL = "local[2]"
 
@@ -112,7 +112,7 @@ def test_clean_leaves_a_running_fit_alone(tmp_path: Path) -> None:
 def test_clean_finds_what_a_killed_driver_left(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\n"
-        "from spark_dl.workspace import Workspace\n"
+        "from spark_dl.io.workspace import Workspace\n"
         "with Workspace(sys.argv[1], 'local') as store:\n"
         "    store.write('block', b'rows')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

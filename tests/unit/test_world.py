@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark_dl.collectives import SoloCollectives, join
+from spark_dl.collectives import SoloCollectives, make_collectives
 from spark_dl.world import solo, worlds
 
 HOSTS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=12)
@@ -21,7 +21,7 @@ HOSTS = st.lists(st.sampled_from("abcd"), min_size=1, max_size=12)
 def test_ranks_count_up_and_know_their_hosts(hosts: list[str]) -> None:
     ranks = worlds(hosts)
     assert [(w.rank, w.size, w.host) for w in ranks] == [(i, len(hosts), host) for i, host in enumerate(hosts)]
-    assert [w.is_first for w in ranks] == [True] + [False] * (len(hosts) - 1)
+    assert [w.is_leader for w in ranks] == [True] + [False] * (len(hosts) - 1)
 
 
 @given(HOSTS)
@@ -47,7 +47,7 @@ def test_cross_ranks_number_the_hosts_that_have_the_local_rank(hosts: list[str])
 
 def test_a_world_of_one_is_the_first_of_a_single_host() -> None:
     assert worlds(["node"]) == [solo("node")]
-    assert solo().is_first
+    assert solo().is_leader
 
 
 def test_a_world_is_a_value() -> None:
@@ -58,7 +58,7 @@ def test_a_world_is_a_value() -> None:
 
 
 def test_collectives_of_one_give_everything_back() -> None:
-    collectives = join(solo())
+    collectives = make_collectives(solo())
     assert isinstance(collectives, SoloCollectives)
     assert collectives.world == solo()
     array = np.array([[1.5, 2.0]])

@@ -1,0 +1,238 @@
+"""The two checks: `quick`, which a fit runs first, and `doctor`, the full one."""
+
+from __future__ import annotations
+
+import functools
+import json
+import queue
+import socket
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from spark_dl.diagnosis import machine
+from spark_dl.diagnosis.probe import ProbeRequest, probe_executor
+from spark_dl.diagnosis.report import Finding, Report
+from spark_dl.errors import ClusterError, OptionError, StoreError, explain
+from spark_dl.io.store import Store
+from spark_dl.io.workspace import Workspace
+from spark_dl.launch.channel import Channel
+from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
+from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.slot_queue import TELL_SECONDS, SlotQueue
+from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
+from spark_dl.redaction import warn
+from spark_dl.spark.job import SparkJob
+from spark_dl.spark.session import is_connect, use_driver_python
+
+__all__ = ["doctor", "preflight"]
+
+# For the full check: slots, an import of TensorFlow on each executor, and ways that may not answer.
+_LONGEST_SECONDS = 180.0
+_SHARE = "Give a directory or URL that all machines share as cacheDir and checkpointDir."
+
+
+def preflight(
+    spark: SparkSession,
+    workers: int,
+    stores: Sequence[Store],
+    settings: LaunchSettings,
+    modules: Sequence[str] = (),
+) -> None:
+    """What `fit` checks before it writes any data, with one short job that takes all slots at once, as training will.
+
+    Args:
+        spark: the session.
+        workers: how many tasks must run at once.
+        stores: directories that the driver and all executors must share; they exist.
+        settings: how the ranks will be launched.
+        modules: top-level modules that the ranks will import, beside what spark_dl asks for.
+
+    Raises:
+        ClusterError: no slots, other versions on an executor than on the driver, a module that isn't there, a Horovod
+            that can't train with TensorFlow, or no way to the driver.
+        StoreError: an executor can't use a directory, or sees another one.
+    """
+    use_driver_python(spark)
+    fault = "" if is_connect(spark) else horovod_fault()  # a client of Spark Connect runs no rank
+    if fault:
+        raise unfit_horovod("driver", fault)
+    with _probe(stores) as token:
+        visits = _visit(spark, workers, stores, token, settings, modules)
+        own = machine.versions()
+        for facts in visits:
+            found = machine.same_packages(facts["executor"], own, facts["versions"])
+            if found.fix:
+                raise ClusterError(
+                    explain(
+                        f"The executor {found.where} isn't set up as the driver.", received=found.found, fix=found.fix
+                    )
+                )
+            if facts["horovod"]:
+                raise unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
+            if facts["absent"]:
+                raise _without_modules(facts["executor"], facts["absent"])
+            if facts["driver"]:
+                raise ClusterError(facts["driver"])
+        for store in stores:
+            _check_shared(store, token, visits)
+
+
+def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
+    """Look at the driver and at every executor.
+
+    Args:
+        spark: the session to look at.
+        cacheDir: the directory that fits will be given, if any.
+
+    Returns:
+        the findings; `print` it for a table.
+    """
+    use_driver_python(spark)
+    master = spark.conf.get("spark.master", "") or ""
+    findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
+    try:
+        check_cluster(spark, 1, LaunchSettings(allow_plaintext=True))
+    except ClusterError as error:  # a barrier stage would not run
+        return Report((*findings, Finding("cluster", "settings", master, str(error))))
+    if told := encryption(setting_of(spark)):
+        fix = "The ranks speak plain TCP: trust their network or encrypt it, and set allowPlaintext=True."
+        findings.append(Finding("cluster", "encryption", told, fix))
+    slots = slots_of(master, setting_of(spark), LaunchSettings())
+    task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
+    cores = cores_now(spark) or int(setting_of(spark)("spark.default.parallelism", "1"))
+    counted = slots or max(1, cores // task_cpus)
+    findings.append(Finding("cluster", "slots", f"{counted}{'' if slots else ' or more'} on {master}"))
+    try:
+        with Workspace(cacheDir, master) as store:
+            findings += [machine.space("driver", store), *_executors(spark, store, counted)]
+    except (OptionError, StoreError) as error:
+        findings.append(Finding("driver", "cache directory", cacheDir or "none", str(error)))
+    except ClusterError as error:
+        findings.append(Finding("cluster", "executors", "can't be looked at", str(error)))
+    return Report(tuple(findings))
+
+
+def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
+    with _probe([store]) as token:
+        settings = LaunchSettings(slot_timeout=_LONGEST_SECONDS)
+        visits = _visit(spark, slots, [store], token, settings)
+    findings, own = [], machine.versions()
+    for executor, facts in sorted({facts["executor"]: facts for facts in reversed(visits)}.items()):
+        findings.append(machine.same_packages(executor, own, facts["versions"]))
+        way, fault = facts["driver"], facts["directories"][store.url]
+        findings.append(Finding(executor, "way to the driver", "unreachable" if way else "open", way))
+        findings += [Finding(**more) for more in facts["findings"] if not (fault and more["what"] == "cache directory")]
+        if fault:
+            findings.append(Finding(executor, "cache directory", "not shared", fault))
+    return findings
+
+
+@contextmanager
+def _probe(stores: Sequence[Store]) -> Iterator[str]:
+    """A file of the driver's in each directory; it and the executors' answers are removed at the end."""
+    token = f"probe-{uuid.uuid4().hex}"
+    for store in stores:
+        store.write(token, b"driver")
+    try:
+        yield token
+    finally:
+        for store in stores:
+            for name in store.names():
+                if name.startswith(token):
+                    store.remove(name)
+
+
+def _visit(
+    spark: SparkSession,
+    tasks: int,
+    stores: Sequence[Store],
+    token: str,
+    settings: LaunchSettings,
+    modules: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """What each task saw, in their order; a thorough look where no modules are asked for."""
+    with Channel.of(spark, queue.Queue()) as channel:
+        order = ProbeRequest(
+            tuple(store.url for store in stores), token, channel.address, tuple(modules or ()), modules is None
+        )
+        profile = resource_profile(spark, settings)
+        frame = spark.range(0, tasks, 1, tasks).mapInArrow(
+            functools.partial(probe_executor, order), "facts string", barrier=True, profile=profile
+        )
+        with SlotQueue.of(spark).claim(tasks, _warn) as claim, SparkJob(frame) as job:
+            left = min(settings.slot_timeout, TELL_SECONDS)
+            while not job.wait(left):
+                left = claim.left(settings.slot_timeout)
+                if left <= 0:
+                    raise no_slots(tasks, settings.slot_timeout)
+            try:
+                return [json.loads(row["facts"]) for row in job.rows()]
+            except Exception as error:
+                raise _unable(error) from error
+
+
+def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:
+    return ClusterError(
+        explain(
+            f"The executor {executor} can't import what callbacks, losses, metrics or layers are made of.",
+            expected="their modules on every executor",
+            received=f"no module {', '.join(map(repr, absent))}",
+            fix=f"Install it there, or send it: spark.addArtifact('{absent[0]}.py', pyfile=True), or spark-submit "
+            f"--py-files {absent[0]}.py.",
+        )
+    )
+
+
+def _warn(text: str) -> None:
+    warn(text, 2)
+
+
+def _unable(error: Exception) -> ClusterError:
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
+    # The Python worker's last words say more than the JVM's first.
+    said = [line for line in lines if "Error" in line]
+    return ClusterError(
+        explain(
+            "An executor can't run spark_dl.",
+            expected="the same Python, with the same packages, on every executor as on the driver",
+            received=(said or lines or [type(error).__name__])[-1].strip(),
+            fix="Install spark_dl there, or name a Python that has it before the session is made: "
+            f"PYSPARK_PYTHON={sys.executable} where executors share the driver's, or spark.pyspark.python.",
+        )
+    )
+
+
+def _check_shared(store: Store, token: str, visits: list[dict[str, Any]]) -> None:
+    """Each executor has read the driver's file; has the driver got theirs?"""
+    for facts in visits:
+        if facts["directories"][store.url]:
+            raise StoreError(
+                explain(
+                    f"The executor {facts['executor']} doesn't share a directory with the driver.",
+                    expected=f"{store.url} readable and writable on every executor",
+                    received=facts["directories"][store.url],
+                    fix=_SHARE,
+                )
+            )
+    written = [name for name in store.names() if name.startswith(token + "-")]
+    if len(written) != len(visits):
+        raise StoreError(
+            explain(
+                "The executors don't share a directory with the driver.",
+                expected=f"{len(visits)} files from executors in {store.url}",
+                received=f"{len(written)} on {socket.gethostname()}",
+                fix=_SHARE,
+            )
+        )
+
+
+def _java(spark: SparkSession) -> Finding:
+    row = spark.sql("select java_method('java.lang.System', 'getProperty', 'java.version') as v").first()
+    version = str(row["v"]) if row else "unknown"
+    known = version.split(".")[0] in ("17", "21")
+    return Finding("driver", "Java", version, "" if known else "Run Spark with Java 17 or 21 (JAVA_HOME).")

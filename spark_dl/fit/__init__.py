@@ -1,0 +1,1 @@
+"""The driver's side of one fit: its spec, checks, conversion, attempts and directory."""

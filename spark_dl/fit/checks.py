@@ -1,0 +1,185 @@
+"""What of the options can be refused before any Spark job, beyond each option's own check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.options import EstimatorOptions
+from spark_dl.train.learning_rate import LearningRate, scaling
+
+if TYPE_CHECKING:
+    import keras
+
+    from spark_dl.train.model.losses import LossFacts
+
+__all__ = ["check_compiles", "check_layers", "check_options", "check_reductions", "scaled_rate"]
+
+
+def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> None:
+    """Refuse options that exclude each other, and what would not mean the same on several ranks as on one.
+
+    Raises:
+        OptionError: options that don't go together.
+        ModelError: a loss that can't be joined over ranks.
+    """
+    check_reductions(options, losses)
+    every, together = options.checkpoint_steps, options.gradient_accumulation
+    if every is not None and every % together:
+        raise OptionError(
+            explain(
+                "A checkpoint can't be written between gradients that are added up.",
+                expected=f"checkpointSteps that is a multiple of gradientAccumulation={together}",
+                received=f"checkpointSteps={every}",
+            )
+        )
+    if options.profile and options.tracking is None:
+        raise OptionError(
+            explain(
+                "The trace of profile=True is written into the MLflow run.",
+                expected="tracking='mlflow'",
+                received="tracking=None",
+            )
+        )
+    if options.validation_col and options.validation_fraction:
+        raise OptionError(
+            explain(
+                "validationCol and validationFraction exclude each other.",
+                expected="one of them",
+                received=f"validationCol={options.validation_col!r} and "
+                f"validationFraction={options.validation_fraction}",
+            )
+        )
+    if options.warm_start is not None and options.learning_rate_scaling != "none" and options.optimizer is None:
+        raise OptionError(
+            explain(
+                "A fitted model's learning rate may have been scaled before.",
+                expected="the optimizer set, or learningRateScaling='none'",
+                received=f"warmStart with learningRateScaling={options.learning_rate_scaling!r}",
+            )
+        )
+    if options.initial_epoch >= options.epochs:
+        raise OptionError(
+            explain(
+                "There is no epoch to train.",
+                expected=f"initialEpoch < epochs={options.epochs}",
+                received=f"initialEpoch={options.initial_epoch}",
+                fix="epochs is the number of the last one, not of those that are added.",
+            )
+        )
+    least = options.min_workers
+    if least is not None and least > options.num_workers:
+        raise OptionError(
+            explain(
+                "minWorkers is more than numWorkers.",
+                expected=f"minWorkers <= {options.num_workers}",
+                received=f"minWorkers={least}, numWorkers={options.num_workers}",
+            )
+        )
+
+
+def check_reductions(options: EstimatorOptions, losses: Sequence[LossFacts]) -> None:
+    """Refuse losses that aren't means over rows where gradients of several workers or steps are joined.
+
+    Raises:
+        ModelError: there is one.
+    """
+    means = ("sum_over_batch_size", "mean", *(() if options.weighted else ("mean_with_sample_weight",)))
+    counts = {"numWorkers": options.num_workers, "gradientAccumulation": options.gradient_accumulation}
+    several = [name for name, count in counts.items() if count > 1]
+    for loss in losses:
+        if several and loss.reduction not in means:
+            raise ModelError(
+                explain(
+                    "Gradients of several workers or steps are joined as means over rows.",
+                    expected="a loss with reduction 'sum_over_batch_size'",
+                    received=f"{loss.name} with reduction {loss.reduction!r} and "
+                    + " and ".join(f"{name}={counts[name]}" for name in several),
+                    fix=f"Change the loss's reduction, or set {' and '.join(f'{name}=1' for name in several)}.",
+                )
+            )
+
+
+def check_compiles(model: keras.Model) -> None:
+    """Refuse what XLA can't compile, as Keras knows of layers; and steps that may go on after their gradients.
+
+    Raises:
+        ModelError: there is such a thing.
+    """
+    import keras
+
+    unfit = [f"{part.name} ({type(part).__name__})" for part in model._flatten_layers() if not part.supports_jit]
+    unfit += ["a train_step of its own"] if type(model).train_step is not keras.Model.train_step else []
+    unfit += ["run_eagerly=True"] if model.run_eagerly else []
+    if unfit:
+        raise ModelError(
+            explain(
+                "XLA can't compile the whole model.",
+                expected="layers that support it, and Keras's own train_step, with jitCompile=True",
+                received=", ".join(unfit),
+                fix="Leave jitCompile off, or change the model.",
+            )
+        )
+
+
+def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
+    """Refuse what can't change the features of a batch.
+
+    Args:
+        param: is given, for messages.
+        given: a Keras layer, a dict of them by the names of several inputs, or None.
+        inputs: the names of the model's.
+
+    Raises:
+        OptionError: it isn't a Keras layer, or a dict of them by the names of several inputs.
+    """
+    import keras
+
+    if given is None:
+        return
+    named = dict(given) if isinstance(given, dict) else {}
+    layers = list(named.values()) if named else [given]
+    fits = len(inputs) > 1 and set(named) <= set(inputs) if named else len(inputs) == 1
+    if not fits or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
+        raise OptionError(
+            explain(
+                f"{param} can't change the model's features.",
+                expected="a Keras layer" if len(inputs) == 1 else f"a dict of Keras layers for {', '.join(inputs)}",
+                received=repr(given),
+            )
+        )
+
+
+def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRate | None:
+    """Scale the compiled copy's learning rate; gives the warm-up, if there is one.
+
+    Raises:
+        OptionError: it can't be scaled.
+    """
+    rule, warmup = options.learning_rate_scaling, options.warmup_epochs
+    if rule == "none" and not warmup:
+        return None
+    if rule != "none" and options.global_batch_size is not None:
+        raise OptionError(
+            explain(
+                "The batch of all workers is given, so that there is nothing to scale the learning rate by.",
+                expected="learningRateScaling='none' with globalBatchSize",
+                received=f"learningRateScaling={rule!r}, globalBatchSize={options.global_batch_size}",
+            )
+        )
+    # Mixed precision wraps the optimizer in one that scales the loss.
+    optimizer = getattr(compiled.optimizer, "inner_optimizer", compiled.optimizer)
+    given = optimizer.get_config()["learning_rate"]
+    if not isinstance(given, (int, float)):
+        raise OptionError(
+            explain(
+                "A learning rate that follows a schedule can't be scaled or warmed up.",
+                expected="an optimizer whose learning rate is a number",
+                received=f"{type(optimizer).__name__} with {type(optimizer._learning_rate).__name__}",
+                fix="Put the scaling and the warm-up into the schedule.",
+            )
+        )
+    rate = scaling(float(given), rule, options.num_workers, warmup)
+    optimizer.learning_rate = rate.target
+    return rate if warmup else None

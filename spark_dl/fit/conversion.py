@@ -1,0 +1,62 @@
+"""Steps of a fit before its training: the conversion, and what must have come of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pyspark.sql import DataFrame
+
+from spark_dl.data.convert import ConversionSpec, convert
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.errors import DataError, explain
+from spark_dl.io.store import Store
+from spark_dl.launch.slot_queue import SlotQueue
+from spark_dl.options import EstimatorOptions
+
+__all__ = ["check_rows", "convert_rows"]
+
+
+def convert_rows(frame: DataFrame, conversion: ConversionSpec, workspace: Store) -> ConvertedDataset:
+    """The DataFrame's rows as blocks in the workspace."""
+    store = workspace.child("data")
+    store.make()
+    with SlotQueue.of(frame.sparkSession).working():
+        return convert(frame, replace(conversion, store=store))
+
+
+def check_rows(dataset: ConvertedDataset, conversion: ConversionSpec, options: EstimatorOptions) -> None:
+    """Refuse to train on no rows, or too few.
+
+    Raises:
+        DataError: there are.
+    """
+    rows, held_out = dataset.rows(validation=False), dataset.rows(validation=True)
+    if rows + held_out == 0:
+        raise DataError(
+            explain(
+                "The DataFrame has no rows to train on.",
+                expected="at least one row for each worker",
+                received="0 rows"
+                + (" after rows with nulls were dropped" if any(column.drop for column in conversion.columns) else ""),
+                fix="Check the filters before fit.",
+            )
+        )
+    if rows < options.num_workers:
+        raise DataError(
+            explain(
+                "There are fewer training rows than workers.",
+                expected=f"at least {options.num_workers} training rows (numWorkers={options.num_workers})",
+                received=f"{rows} training and {held_out} validation rows",
+                fix="Lower numWorkers or the part for validation.",
+            )
+        )
+    if (options.validation_col or options.validation_fraction) and not held_out:
+        raise DataError(
+            explain(
+                "No row was chosen for validation.",
+                expected="at least one",
+                received=f"{rows} rows, validationCol={options.validation_col!r}, "
+                f"validationFraction={options.validation_fraction}",
+                fix="Raise validationFraction, change the seed, or mark rows in validationCol.",
+            )
+        )

@@ -1,0 +1,171 @@
+"""What a fit trains, in parts that can be told apart: another fit goes on with it only where all are alike."""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+import inspect
+import io
+import json
+import re
+import types
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.fit.code_digest import code_digest, digest_of_text, is_own
+from spark_dl.ml.savable_estimator import config_text
+from spark_dl.options import EstimatorOptions, all_options
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = ["fingerprint", "layout"]
+
+# By these names a callback gets at what is trained.
+_REACHES_MODEL = {"model", "_model", "set_model", "__dict__", "vars", "getattr", "setattr", "eval", "exec"}
+
+
+def fingerprint(
+    content: bytes,
+    dataset: ConvertedDataset,
+    options: EstimatorOptions,
+    custom_objects: Mapping[str, Any] | None = None,
+    model: keras.Model | None = None,
+) -> dict[str, str]:
+    """What is trained: each part by the words that a user knows it by, and a digest.
+
+    Args:
+        content: The compiled model's `.keras` bytes: its layers, optimizer, loss and metrics count. Weights that
+            training changes don't, since a model that is built anew draws others, but those of a warm start do.
+        dataset: The converted rows: dtypes, shapes, how many there are, which are for validation, and their numbers.
+        options: The estimator's. Those that it doesn't have count as None.
+        custom_objects: The user's own functions and classes, by name.
+        model: The model of `content`.
+    """
+    parts = {
+        "model": digest_of_text(_plain(config_text(content))),
+        "code of the model, its losses or metrics": code_digest(
+            [dict(custom_objects or {}), *_own_objects([options.loss, options.metrics])]
+        ),
+        "flags of layers, variables or the optimizer": digest_of_text(_plain(_flags(content))),
+        "state of layers that aren't trained": _fixed_state(content, model),
+        "data schema": digest_of_text(repr(dataset.tensors)),
+        "training rows": _rows(dataset, validation=False),
+        "validation rows": _rows(dataset, validation=True),
+    }
+    if options.warm_start is not None and model is not None:
+        held = [*model.variables, *model.optimizer.variables]
+        parts["weights of the warm start"] = code_digest([np.asarray(v) for v in held if not _is_seed(v)])
+    callbacks = [callback for callback in options.callbacks or [] if _may_change_training(callback)] or None
+    values = replace(options, callbacks=callbacks).by_name()
+    for option in all_options():
+        if option.on_resume == "same":
+            parts[option.name] = code_digest(values.get(option.name))
+    return parts
+
+
+def layout(dataset: ConvertedDataset) -> str:
+    """A digest of the order of the rows, block by block: a step within an epoch is the same rows only where it is."""
+    return digest_of_text(repr([(block.rows, block.validation, block.checksum) for block in dataset.blocks]))
+
+
+def _rows(dataset: ConvertedDataset, validation: bool) -> str:
+    checksum = sum(block.checksum for block in dataset.part(validation)) % (1 << 63)
+    return digest_of_text(repr((dataset.rows(validation), checksum)))
+
+
+def _plain(config: str) -> str:
+    """Without the numbers of names and shared objects, which Keras gives as they are made in a process."""
+    return re.sub(r'"shared_object_id": \d+', "", re.sub(r'_\d+"', '"', config))
+
+
+def _flags(content: bytes) -> str:
+    """What is set on layers, variables and optimizer, and stands in no config."""
+    from spark_dl.train.model.archive import read_record
+
+    record = read_record(content) or {"layers": [], "optimizers": None}
+    layers = [
+        [noted["class"], noted["trainable"], [[v["trainable"], v["regularizer"], v["constraint"]] for v in variables]]
+        for noted in record["layers"]
+        for variables in [noted["variables"]]
+    ]
+    optimizers = [[noted["class"], noted["excluded"], noted["pattern"]] for noted in record["optimizers"] or []]
+    return json.dumps([layers, optimizers])
+
+
+def _own_objects(things: Any) -> Iterator[Any]:
+    """The user's own functions, and objects of own classes, in lists and dicts."""
+    if isinstance(things, Mapping):
+        things = list(things.values())
+    if isinstance(things, (list, tuple)):
+        for thing in things:
+            yield from _own_objects(thing)
+    elif inspect.isroutine(things) or (things is not None and is_own(type(things))):
+        yield things
+
+
+def _fixed_state(content: bytes, model: keras.Model | None) -> str:
+    """Weights that training leaves as they are, and what layers have learned of data, such as vocabularies."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assets = {name: archive.read(name) for name in archive.namelist() if name.startswith("assets/")}
+    learned = sorted(hashlib.sha256(asset).hexdigest() for asset in assets.values())
+    fixed = [np.asarray(v) for v in model.non_trainable_variables if not _is_seed(v)] if model is not None else []
+    return code_digest([learned, fixed])
+
+
+def _is_seed(variable: Any) -> bool:
+    return "seed_generator_state" in variable.path
+
+
+def _may_change_training(callback: Any) -> bool:
+    """Whether a callback may change what is trained: not where it never gets at the model, or is Keras's own writer."""
+    import keras
+
+    writers = (
+        keras.callbacks.ModelCheckpoint,
+        keras.callbacks.BackupAndRestore,
+        keras.callbacks.CSVLogger,
+        keras.callbacks.History,
+        keras.callbacks.ProgbarLogger,
+        keras.callbacks.RemoteMonitor,
+        keras.callbacks.TensorBoard,
+    )
+    kind = type(callback)
+    if not is_own(kind) and kind is not keras.callbacks.LambdaCallback:
+        return not isinstance(callback, writers)
+    own = [value for base in kind.__mro__ if is_own(base) for value in vars(base).values()]
+    foreign = [base for base in kind.__mro__ if not is_own(base) and base not in (object, keras.callbacks.Callback)]
+    # An own subclass of EarlyStopping stops training, whatever it adds.
+    if any(not issubclass(base, writers) for base in foreign if base is not keras.callbacks.LambdaCallback):
+        return True
+    held = [value for value in vars(callback).values() if callable(value)]
+    return any(_reaches_model(thing) for thing in (*own, *held))
+
+
+def _reaches_model(thing: Any) -> bool:
+    """Whether code names the model; True of what has no code to be looked at."""
+    thing = getattr(thing, "__func__", thing)
+    if isinstance(thing, property):
+        return any(_reaches_model(part) for part in (thing.fget, thing.fset) if part)
+    if not callable(thing):
+        return False
+    code = getattr(thing, "__code__", None)
+    return code is None or any(_REACHES_MODEL & _names(part) for part in _codes(code))
+
+
+def _names(code: types.CodeType) -> set[str]:
+    texts = {constant for constant in code.co_consts if isinstance(constant, str)}
+    used = {str(i.argval) for i in dis.get_instructions(code) if i.opname.startswith(("LOAD_", "STORE_", "DELETE_"))}
+    return used | (texts & {"model", "_model"})
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)

@@ -1,0 +1,184 @@
+"""Directories by URL: what the driver and the ranks read and write beside Spark.
+
+A path without a scheme is a local path. Other schemes are opened by pyarrow (file, hdfs, s3, gs) or, where it
+knows none, by fsspec. Files appear whole: written aside, then renamed. Names that come from files can't lead out of a
+directory: what reads, writes or removes by name refuses paths.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyarrow import fs as arrow_fs
+
+from spark_dl.errors import StoreError, explain
+from spark_dl.io import paths
+from spark_dl.redaction import is_redacted, redact
+
+__all__ = ["Store"]
+
+
+@dataclass(frozen=True)
+class Store:
+    """One directory, given by its URL. Picklable: it is opened where it is used.
+
+    Args:
+        url: A URL as `paths.normalized` gives it.
+    """
+
+    url: str
+
+    def __repr__(self) -> str:
+        return f"Store({self.shown!r})"
+
+    @property
+    def shown(self) -> str:
+        """The URL without credentials, for whatever is shown or kept."""
+        return redact(self.url)
+
+    @staticmethod
+    def at(path: str | os.PathLike[str]) -> Store:
+        """Give the store at a path or URL, made absolute, so that it means the same in every process.
+
+        Raises:
+            StoreError: The path can't be used (see `paths.normalized`), or lacks the credentials that it had.
+        """
+        if is_redacted(os.fspath(path)):
+            raise StoreError(
+                explain(
+                    "The directory's URL lacks its credentials: they are left out of what is saved.",
+                    expected="the URL with which it can be opened",
+                    received=path,
+                    fix="Set it again (setCacheDir, setCheckpointDir), or give the credentials by the environment.",
+                )
+            )
+        return Store(paths.normalized(path))
+
+    def child(self, name: str) -> Store:
+        """Give the directory `name` in this one.
+
+        Raises:
+            StoreError: The name is a path.
+        """
+        return Store(paths.joined(self.url, self._checked(name)))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store lies on the file system of the machine that looks at it."""
+        return self.url.startswith(paths.LOCAL)
+
+    @property
+    def path(self) -> str:
+        """The path within its file system."""
+        return self._open()[1]
+
+    def make(self) -> None:
+        """Create the directory and its parents."""
+        with self._errors("create the directory"):
+            filesystem, path = self._open()
+            filesystem.create_dir(path, recursive=True)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole: aside first, then renamed over what was there."""
+        with self._errors(f"write {name}"):
+            filesystem, path = self._open()
+            aside = f"{path}/.{self._checked(name)}.{uuid.uuid4().hex}"
+            try:
+                with filesystem.open_output_stream(aside) as stream:
+                    stream.write(content)
+                filesystem.move(aside, f"{path}/{name}")
+            except BaseException:
+                if filesystem.get_file_info(aside).type == arrow_fs.FileType.File:
+                    filesystem.delete_file(aside)
+                raise
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        with self._errors(f"read {name}"):
+            filesystem, path = self._open()
+            with filesystem.open_input_stream(f"{path}/{self._checked(name)}") as stream:
+                return bytes(stream.read())
+
+    def names(self) -> list[str]:
+        """The names of the files and directories in it, sorted; none where it does not exist."""
+        with self._errors("list the directory"):
+            filesystem, path = self._open()
+            selector = arrow_fs.FileSelector(path, allow_not_found=True)
+            return sorted(info.base_name for info in filesystem.get_file_info(selector))
+
+    def remove(self, name: str) -> None:
+        """Remove a file; no error where it is gone already."""
+        with self._errors(f"remove {name}"):
+            filesystem, path = self._open()
+            if filesystem.get_file_info(f"{path}/{self._checked(name)}").type == arrow_fs.FileType.File:
+                filesystem.delete_file(f"{path}/{name}")
+
+    def delete(self) -> None:
+        """Remove the directory and all that is in it; no error where it is gone already."""
+        with self._errors("remove the directory"):
+            filesystem, path = self._open()
+            if filesystem.get_file_info(path).type == arrow_fs.FileType.Directory:
+                filesystem.delete_dir(path)
+
+    def open(self) -> tuple[arrow_fs.FileSystem, str]:
+        """The pyarrow file system and the path in it, for bulk reading and writing."""
+        with self._errors("open"):
+            return self._open()
+
+    def _open(self) -> tuple[arrow_fs.FileSystem, str]:
+        if self.is_local:  # kept as it was given: blanks and percent signs are part of a local name
+            return arrow_fs.LocalFileSystem(), self.url.removeprefix(paths.LOCAL)
+        scheme, _, rest = self.url.partition("://")
+        opened = paths.opened_as(scheme)
+        if opened in ("hdfs", "viewfs") and rest.startswith("/"):  # the host of Hadoop's own configuration
+            return arrow_fs.HadoopFileSystem("default"), rest
+        try:
+            filesystem, path = arrow_fs.FileSystem.from_uri(f"{opened}://{rest}")
+        except pa.ArrowInvalid:
+            import fsspec
+
+            remote, path = fsspec.core.url_to_fs(f"{opened}://{rest}")
+            filesystem = arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(remote))
+        return filesystem, path.rstrip("/")
+
+    def _checked(self, name: str) -> str:
+        if not paths.is_name(name):
+            raise StoreError(
+                explain(
+                    "A name leads out of its directory.",
+                    expected="the name of a file or directory, without / and \\, and neither . nor ..",
+                    received=f"{name!r} in {self.url}",
+                    fix="Remove the file that names it: it is damaged, or not of spark_dl.",
+                )
+            )
+        return name
+
+    def _errors(self, action: str) -> _Errors:
+        return _Errors(self.url, action)
+
+
+@dataclass
+class _Errors:
+    """Turns what a file system raises into a StoreError that names the directory."""
+
+    url: str
+    action: str
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (OSError, pa.ArrowException, ImportError, ValueError)) and not isinstance(
+            error, StoreError
+        ):
+            raise StoreError(
+                explain(
+                    f"Can't {self.action} in {self.url}.",
+                    expected="a directory that this process can read and write",
+                    received=f"{type(error).__name__}: {error}",
+                    fix="Check the path, its permissions and the free space, or give another directory.",
+                )
+            ) from error

@@ -1,0 +1,1 @@
+"""Spark ML's face: estimators, fitted models, their persistence and their MLflow form."""

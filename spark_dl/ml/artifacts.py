@@ -1,0 +1,170 @@
+"""What of a fit is made to be looked at: files for its record, by their paths. Each is made when it is written."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from spark_dl import figures
+from spark_dl.fit.attempts import Trained
+from spark_dl.log_values import scalar_history
+from spark_dl.ml.persistence import described
+from spark_dl.ml.savable_estimator import SavableEstimator, config_text, named
+from spark_dl.score.assess import Assessment, Classes
+
+__all__ = [
+    "ESTIMATOR_MODEL",
+    "ESTIMATOR_STAGE",
+    "LEFT_OUT",
+    "Files",
+    "of_assessment",
+    "of_estimator",
+    "of_model",
+    "of_training",
+]
+
+Files = Mapping[str, Callable[[], bytes]]
+
+ESTIMATOR_STAGE, ESTIMATOR_MODEL = "estimator/stage.json", "estimator/model.keras"
+# Under this name the stage says what of the estimator isn't in it.
+LEFT_OUT = "leftOut"
+
+
+def of_estimator(estimator: SavableEstimator) -> Files:
+    """The estimator as it can be loaded again, but for what is code or a DataFrame; and the packages that are here."""
+    copy = estimator.copy()
+    code = ("callbacks", "validationData")
+    left_out = {name: named(copy.getOrDefault(name)) for name in code if copy.getOrDefault(name)}
+    left_out.update(copy._unsavable())
+    for name in left_out:
+        copy.clear(copy.getParam(name))
+    once = functools.cache(functools.partial(described, copy))
+
+    def stage() -> bytes:
+        metadata, _ = once()
+        return json.dumps({**metadata, LEFT_OUT: left_out}, indent=1).encode()
+
+    return {ESTIMATOR_STAGE: stage, ESTIMATOR_MODEL: lambda: once()[1] or b"", "requirements.txt": _packages}
+
+
+def of_model(model: Any, content: bytes) -> Files:
+    """The Keras model's summary, and its graph where it has one.
+
+    Args:
+        model: the compiled model.
+        content: the same as `.keras` bytes.
+    """
+    nodes, edges = _graph(json.loads(config_text(content)))
+    files: dict[str, Callable[[], bytes]] = {"model_summary.txt": functools.partial(_summary, model)}
+    if nodes:
+        draw = functools.partial(figures.graph_figure, nodes, edges)
+        files["model_graph.svg"] = functools.partial(figures.written, draw, "svg")
+    return files
+
+
+def of_training(trained: Trained, first_epoch: int) -> Files:
+    """Curves of the training.
+
+    Args:
+        trained: the training.
+        first_epoch: the epoch with which its history begins, from 0.
+    """
+    files = {}
+    if trained.result.history:
+        files["history.png"] = _drawn(figures.history_figure, scalar_history(trained.result.history), first_epoch)
+    rates = {one["epoch"]: one["learning_rate"] for one in trained.epochs if one["learning_rate"] is not None}
+    if rates:
+        files["learning_rate.png"] = _drawn(figures.learning_rate_figure, rates)
+    workers = len(trained.epochs[-1]["ranks"]) if trained.epochs else 0
+    same = [one for one in trained.epochs if len(one["ranks"]) == workers]  # others went on with fewer
+    if workers:
+        files["ranks.png"] = _drawn(
+            figures.ranks_figure, [one["epoch"] for one in same], [one["ranks"] for one in same]
+        )
+    return files
+
+
+def of_assessment(found: Assessment, class_labels: Sequence[str]) -> Files:
+    """Figures of what the fitted model gives for the validation rows.
+
+    Args:
+        found: what it gives.
+        class_labels: the names of the classes; empty where they have none.
+    """
+    if not isinstance(found, Classes):
+        numbers = {name: getattr(found, name) for name in ("rows", "error", "mae", "rmse", "r2")}
+        facts: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in numbers.items()}
+        told = f"RMSE {found.rmse:.4g}, MAE {found.mae:.4g}, R² {found.r2:.4f}"
+        return {
+            "validation/validation.json": functools.partial(_json, facts),
+            "validation/predicted.png": _drawn(figures.predicted_figure, found.sample, found.rows, told),
+            "validation/residuals.png": _drawn(figures.residuals_figure, found.sample, found.rows),
+        }
+    labels = list(class_labels) or [str(one) for one in range(len(found.confusion))]
+    of_curves = ["all classes" if one < 0 else labels[one] for one in found.curves]
+    areas, roc, precision_recall = figures.class_curves(found.counts, of_curves, found.rows)
+    facts = {
+        "rows": found.rows,
+        "accuracy": float(found.confusion.trace() / found.rows),
+        "labels": labels,
+        "confusion": found.confusion.astype(int).tolist(),
+        "curves": areas,
+    }
+    return {
+        "validation/validation.json": functools.partial(_json, facts),
+        "validation/confusion_matrix.png": _drawn(figures.confusion_figure, found.confusion, labels),
+        "validation/roc.png": functools.partial(figures.written, roc),
+        "validation/precision_recall.png": functools.partial(figures.written, precision_recall),
+    }
+
+
+def _drawn(draw: Callable[..., Any], *values: Any) -> Callable[[], bytes]:
+    return functools.partial(figures.written, functools.partial(draw, *values))
+
+
+def _json(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=1) + "\n").encode()
+
+
+def _summary(model: Any) -> bytes:
+    lines: list[str] = []
+    model.summary(line_length=110, print_fn=lambda text, **_: lines.append(text), show_trainable=True)
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _packages() -> bytes:
+    pins = {f"{one.metadata['Name']}=={one.version}" for one in importlib.metadata.distributions()}
+    return ("\n".join(sorted(pins, key=str.lower)) + "\n").encode()
+
+
+def _graph(config: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The layers of a model's config with their classes, and what leads to what; of a subclassed model nothing."""
+    told = config["config"].get("layers")  # of a subclassed model whatever it calls so
+    layers = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    if not all("class_name" in one and isinstance(one.get("config"), dict) for one in layers):
+        return {}, []
+    if config["class_name"] == "Sequential":
+        nodes = {one["config"]["name"]: one["class_name"] for one in layers}
+        return nodes, list(zip(list(nodes), list(nodes)[1:], strict=False))
+    if not all({"inbound_nodes", "name"} <= one.keys() for one in layers):
+        return {}, []
+    nodes = {one["name"]: one["class_name"] for one in layers}
+    edges = [(one, layer["name"]) for layer in layers for one in dict.fromkeys(_origins(layer["inbound_nodes"]))]
+    return nodes, [edge for edge in edges if edge[0] in nodes]
+
+
+def _origins(part: Any) -> Iterator[str]:
+    """The layers that the tensors in a part of a config come from."""
+    if isinstance(part, dict):
+        if part.get("class_name") == "__keras_tensor__":
+            yield part["config"]["keras_history"][0]
+        else:
+            for value in part.values():
+                yield from _origins(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _origins(value)

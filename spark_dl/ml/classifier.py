@@ -1,0 +1,249 @@
+"""Classification, as Spark ML speaks it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_dl.data.column import Column
+from spark_dl.data.convert import ConversionSpec
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.projection import not_finite, selected
+from spark_dl.data.schema import quoted
+from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.ml.estimator import KerasEstimator
+from spark_dl.ml.model import KerasModel
+from spark_dl.ml.params import ClassifierParams, FittedClassifierParams, with_options
+from spark_dl.options import ClassifierOptions, FittedClassifierOptions
+from spark_dl.score.heads import Classification, Head
+from spark_dl.score.predict import check_new
+from spark_dl.score.top_classes import top_classes
+from spark_dl.spark.job import SparkJob
+
+if TYPE_CHECKING:
+    from spark_dl.train.model.losses import LossFacts
+    from spark_dl.train.model.shape import ModelOutput, ModelShape
+
+__all__ = ["KerasClassifier", "KerasClassifierModel"]
+
+# What Keras's own losses take: class indices for several units, 0 and 1 for one unit.
+_SEVERAL_UNITS = ("sparse_categorical_crossentropy",)
+_ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", "hinge", "squared_hinge")
+
+
+# What is told of the outputs in the plan.
+_MEANINGS = {
+    "probability": "probabilities",
+    "scores": "a score within [0, 1] of each class, probabilities once divided by their sum",
+    "logits": "logits",
+}
+
+
+@with_options(FittedClassifierOptions)
+class KerasClassifierModel(FittedClassifierParams, KerasModel):
+    """A trained classifier as a Transformer: prediction (double), probability and rawPrediction (Vectors).
+
+    With `topK` also `topKCol`: an array of the most probable classes with their probabilities, which `scoreParquet`
+    leaves out.
+
+    Attributes:
+        summary: how the training went.
+    """
+
+    @property
+    def numClasses(self) -> int:
+        """The number of classes."""
+        head = self._fitted_head()
+        return head.classes if isinstance(head, Classification) else 0
+
+    def _scored(self) -> tuple[bytes, Head]:
+        content, head = super()._scored()
+        thresholds = self._options().thresholds
+        if thresholds and isinstance(head, Classification):
+            check_for_each_class("thresholds", thresholds, head.classes)
+            head = replace(head, thresholds=tuple(thresholds))
+        return content, head
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        options = self._options()
+        count, into, labels = options.top_k, options.top_k_col, options.class_labels
+        if not count or options.output_layer:
+            return super()._transform(dataset)
+        if labels:
+            check_for_each_class("classLabels", labels, self.numClasses)
+        others = options.columns_by_output.values()
+        check_new(dataset.sparkSession, dataset.columns, [into, *filter(None, others)])
+        if options.probability_col:
+            return top_classes(super()._transform(dataset), options.probability_col, into, count, labels)
+        passing = f"spark_dl_{uuid.uuid4().hex[:8]}"
+        scored = self.copy({self.getParam("probabilityCol"): passing, self.getParam("topK"): None})._transform(dataset)
+        return top_classes(scored, passing, into, count, labels).drop(passing)
+
+
+def check_for_each_class(param: str, given: Sequence[Any], classes: int) -> None:
+    """Refuse a list that isn't as long as there are classes.
+
+    Raises:
+        OptionError: it isn't.
+    """
+    if len(given) != classes:
+        raise OptionError(
+            explain(
+                f"{param} isn't as long as there are classes.",
+                expected=f"{classes} values",
+                received=f"{len(given)}: {given}",
+            )
+        )
+
+
+@with_options(ClassifierOptions)
+class KerasClassifier(ClassifierParams, KerasEstimator):
+    """Trains a Keras model to tell classes apart, on Horovod ranks in Spark's executors.
+
+    Labels are class indices, whole numbers from 0. The model has an output unit for each class, or one unit for
+    two classes. Where neither the model nor `loss` says so, the loss is sparse_categorical_crossentropy, or
+    binary_crossentropy for one unit, from logits or from probabilities as the output is.
+
+    What the output units hold, probabilities or logits, is told by `outputKind`, else by the last activation or the
+    loss where these are Keras's own, else by a measurement before training: probabilities are within [0, 1], and sum
+    to 1. `prediction` is the class of the greatest output in either case; of one unit, 1 where a probability is above
+    0.5 or a logit above 0.
+
+    Example:
+
+        >>> import keras
+        >>> from pyspark.ml import Pipeline
+        >>> from pyspark.ml.feature import VectorAssembler
+        >>> from pyspark.sql import SparkSession
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> train = spark.range(200).selectExpr("id % 2 AS x", "id % 3 AS y", "int(id % 2) AS label")
+        >>> assembler = VectorAssembler(inputCols=["x", "y"], outputCol="features")
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, "softmax")])
+        >>> classifier = KerasClassifier(
+        ...     model=model, optimizer=keras.optimizers.Adam(0.1), numWorkers=2, epochs=20, tracking=None, verbose=0
+        ... )
+        >>> fitted = Pipeline(stages=[assembler, classifier]).fit(train)
+        >>> scored = fitted.transform(train)
+        >>> scored.columns
+        ['x', 'y', 'label', 'features', 'prediction', 'probability', 'rawPrediction']
+        >>> scored.where("prediction = label").count()
+        200
+        >>> spark.stop()
+    """
+
+    model_class: ClassVar[type[KerasModel]] = KerasClassifierModel
+
+    def _default_loss(self, shape: ModelShape, model: Any) -> Any:
+        if model.compiled and getattr(model, "loss", None) is not None:
+            return None
+        import keras
+
+        from spark_dl.train.model.output_kind import LOGITS, output_kind, undecided
+
+        kind = output_kind(model if model.built else None, shape, self._options().output_kind, None)
+        if kind is None:
+            raise undecided(model.name)
+        several = shape.outputs[0].shape != (1,)
+        loss = keras.losses.SparseCategoricalCrossentropy if several else keras.losses.BinaryCrossentropy
+        return loss(from_logits=kind.kind == LOGITS)
+
+    def _check_outputs(self, shape: ModelShape) -> None:
+        shapes = [output.shape for output in shape.outputs]
+        if [len(found) for found in shapes] != [1]:
+            raise ModelError(
+                explain(
+                    "The model's output isn't one of a classifier.",
+                    expected="one output, of shape (batch, classes), or (batch, 1) for two classes",
+                    received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
+                    fix="End the model with Dense(classes, activation='softmax').",
+                )
+            )
+
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
+        from spark_dl.train.model.output_kind import LOGITS, SCORES, output_kind, undecided
+
+        ((units,),), (loss,) = [output.shape for output in shape.outputs], losses
+        if loss.known and loss.name not in (_ONE_UNIT if units == 1 else _SEVERAL_UNITS):
+            expected = "binary_crossentropy" if units == 1 else "sparse_categorical_crossentropy"
+            raise ModelError(
+                explain(
+                    f"The loss {loss.name} doesn't take class indices for {units} output unit{'s' * (units > 1)}.",
+                    expected=expected,
+                    received=loss.name,
+                    fix=f"Set loss={expected!r}.",
+                )
+            )
+        options = self._options()
+        for param, given in (("thresholds", options.thresholds), ("classLabels", options.class_labels)):
+            if given:
+                check_for_each_class(param, given, max(units, 2))
+        kind = output_kind(model, shape, options.output_kind, loss)
+        if kind is None:
+            raise undecided(getattr(model, "name", ""))
+        return Classification(
+            classes=max(units, 2),
+            units=units,
+            from_logits=kind.kind == LOGITS,
+            normalize=kind.kind == SCORES,
+            source=f"output {shape.outputs[0].name}: {_MEANINGS[kind.kind]} ({kind.source})",
+        )
+
+    def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
+        classes: int = max(output.shape[0], 2)
+        weights = self._options().class_weights
+        if isinstance(weights, dict) and max(weights) >= classes:
+            raise OptionError(
+                explain(
+                    "classWeights names a class that the model doesn't have.",
+                    expected=f"class indices from 0 to {classes - 1}",
+                    received=f"class {max(weights)}",
+                )
+            )
+        return classes
+
+    def _class_factors(self, frame: DataFrame, conversion: ConversionSpec) -> tuple[float, ...]:
+        if conversion.balance == "none":
+            return ()
+        (label,) = conversion.labels
+        held = conversion.validation_col
+        training = frame.where(~F.col(quoted(held.name))) if held else frame
+        for column in conversion.columns:
+            training = training.where(_present(column)) if column.drop else training
+        told = F.col(quoted(label.column.name))
+        if label.column.fill is not None:
+            missing = ~_present(label.column)
+            told = F.when(missing, F.lit(label.column.fill)).otherwise(told)
+        counted = training.groupBy(told.alias("label")).count()
+        with SparkJob(counted) as spec:
+            rows = {row["label"]: row["count"] for row in spec.rows()}
+        counts = [rows.get(index, 0) for index in range(label.classes or 0)]
+        present = [count for count in counts if count]
+        if not present:
+            return ()  # which the conversion tells of
+        wanted = max(present) if conversion.balance == "oversample" else min(present)
+        return tuple(wanted / count if count else 1.0 for count in counts)
+
+    def _class_weights(self, converted: ConvertedDataset) -> tuple[float, ...]:
+        weights, rows = self._options().class_weights, converted.class_rows(validation=False)
+        if isinstance(weights, str):  # "balanced"
+            present = sum(count > 0 for count in rows)
+            return tuple(sum(rows) / (present * count) if count else 1.0 for count in rows)
+        return tuple(weights.get(index, 1.0) for index in range(len(rows))) if weights else ()
+
+
+def _present(column: Column) -> SparkColumn:
+    """Whether a row has a value that training would not leave out."""
+    value = selected(column)
+    whole = value.isNotNull()
+    if column.kind == "vector":
+        return whole & ~F.exists(F.unwrap_udt(value)["values"], not_finite)  # zeros that aren't there are no NaN
+    fractions = column.dtype.startswith("float")
+    if column.kind == "array":
+        return whole & ~F.exists(value, lambda one: one.isNull() | not_finite(one) if fractions else one.isNull())
+    return whole & ~not_finite(value) if column.kind == "scalar" and fractions else whole

@@ -1,0 +1,101 @@
+"""Fits of one DataFrame by many param maps: it is converted once, and no more fits run than there are slots for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pyspark.ml.param import Param
+from pyspark.sql import DataFrame
+
+from spark_dl.data.convert import ConversionSpec
+from spark_dl.fit.converted import ConvertedData, comparable
+
+if TYPE_CHECKING:
+    from spark_dl.ml.estimator import KerasEstimator
+    from spark_dl.ml.model import KerasModel
+
+__all__ = ["FitMany"]
+
+
+class FitMany(Iterator[tuple[int, "KerasModel"]]):
+    """Gives (index of the param map, fitted model), in any order. Several threads may take, as CrossValidator's do.
+
+    The converted rows are removed with the last fit, or when one has failed; what it raised, all that follow raise.
+    Who takes fewer calls `close`, or uses a `with`; else they are removed with the last reference to this object, or as
+    the process ends.
+
+    Args:
+        estimator: is copied for each fit.
+        dataset: the rows.
+        param_maps: one for each fit.
+        at_once: how many fits may run at the same time; others wait.
+        parent: the id of the tracker's record below which the fits' are opened; empty for none.
+    """
+
+    def __init__(
+        self,
+        estimator: KerasEstimator,
+        dataset: DataFrame,
+        param_maps: Sequence[Mapping[Param[Any], Any]],
+        at_once: int,
+        parent: str,
+    ) -> None:
+        self._estimators = [estimator.copy(dict(params)) for params in param_maps]
+        self._dataset = dataset
+        self._parent = parent
+        self._slots = threading.Semaphore(at_once)
+        self._lock = threading.Lock()
+        self._converting = threading.Lock()
+        self._converted: dict[tuple[ConversionSpec, int], ConvertedData] = {}
+        self._next = self._running = 0
+        self._closed = False
+        self._failed: BaseException | None = None
+
+    def __next__(self) -> tuple[int, KerasModel]:
+        with self._lock:
+            if self._failed is not None:
+                raise self._failed
+            if self._closed or self._next == len(self._estimators):
+                raise StopIteration
+            index, self._next, self._running = self._next, self._next + 1, self._running + 1
+        try:
+            estimator = self._estimators[index]
+            with self._slots:
+                return index, estimator._fit_converted(self._data(estimator), self._parent)
+        except BaseException as error:
+            self._failed = error
+            raise
+        finally:
+            with self._lock:
+                self._running -= 1
+            self._remove_if_ended()
+
+    def close(self) -> None:
+        """Give no more fits; the converted rows are removed now, or with the last fit that still runs."""
+        with self._lock:
+            self._closed = True
+        self._remove_if_ended()
+
+    def __enter__(self) -> FitMany:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _remove_if_ended(self) -> None:
+        with self._lock:
+            none_follows = self._closed or self._failed is not None or self._next == len(self._estimators)
+            ended = none_follows and not self._running
+        if ended:
+            for converted in list(self._converted.values()):
+                converted.close()
+
+    def _data(self, estimator: KerasEstimator) -> ConvertedData:
+        # The estimators live as long as this, and so do their DataFrames: an id is one's own.
+        key = (comparable(estimator.conversion(self._dataset)), id(estimator._options().validation_data))
+        with self._converting:
+            if key not in self._converted:
+                self._converted[key] = estimator.convert(self._dataset)
+            return self._converted[key]

@@ -1,0 +1,402 @@
+"""The fitted model: a Transformer that scores DataFrames."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+from pyspark.ml.base import Model
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from spark_dl.data.convert import ConversionSpec
+from spark_dl.errors import ModelError, OptionError, SavedModelError, explain, hint
+from spark_dl.figures import history_figure
+from spark_dl.fit.columns import (
+    InputFacts,
+    OutputFacts,
+    check_outputs,
+    feature_specs,
+    label_specs,
+    optional_columns,
+    output_columns,
+)
+from spark_dl.io.payload import Payload
+from spark_dl.io.store import Store
+from spark_dl.launch.pickling import pickle_for_ranks
+from spark_dl.log_values import scalar_history
+from spark_dl.ml.fetched import fetched_model
+from spark_dl.ml.fixed_batch import check_saved_batch
+from spark_dl.ml.params import FittedParams, with_options
+from spark_dl.ml.persistence import Saved
+from spark_dl.ml.savable_estimator import config_text
+from spark_dl.ml.savable_objects import refuse_missing, savable
+from spark_dl.ml.sql_function import sql_function
+from spark_dl.options import FittedOptions
+from spark_dl.score.bulk import Source, score_parquet
+from spark_dl.score.evaluate import Evaluation, evaluate
+from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput, head_from_dict
+from spark_dl.score.predict import check_new, score
+from spark_dl.score.scoring_model import ScoringModel
+from spark_dl.score.serving import Serving
+from spark_dl.spark.session import use_driver_python
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["KerasModel", "TrainingSummary"]
+
+
+# How the URIs of its models begin.
+_OF_MLFLOW = ("models:/", "runs:/")
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How the training went.
+
+    Attributes:
+        history: each metric's value after each epoch, over all rows; a list where it has one for each class.
+        first_epoch: the epoch with which the history begins, from 0.
+        rows: training rows in an epoch.
+        validation_rows: validation rows.
+        seconds: of the training itself, validation included.
+        rows_per_second: of the median epoch, over all ranks, validation left out.
+        best_epoch: the best epoch by the monitored metric, from 0; -1 where there was none.
+        non_finite: the path of the model's first variable with a value that is NaN or infinite; empty for none.
+        unlogged: what the tracker could not be told: epochs with their metrics, events, names of files.
+    """
+
+    history: dict[str, list[Any]] = field(default_factory=dict)
+    first_epoch: int = 0
+    rows: int = 0
+    validation_rows: int = 0
+    seconds: float = 0.0
+    rows_per_second: float = 0.0
+    best_epoch: int = -1
+    non_finite: str = ""
+    unlogged: list[dict[str, Any]] = field(default_factory=list)
+
+
+@with_options(FittedOptions)
+class KerasModel(FittedParams, Model, Saved):
+    """A trained Keras model as a Transformer. `KerasEstimator.fit` makes it, `KerasModel.load` loads it.
+
+    Example:
+
+        >>> import keras, tempfile
+        >>> from pyspark.sql import SparkSession
+        >>> from spark_dl import KerasEstimator
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> train = spark.range(100).selectExpr("array(id / 100) AS features", "id / 50 AS label")
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> fitted = KerasEstimator(model=model, loss="mse", tracking=None, verbose=0).fit(train)
+        >>> fitted.summary.rows
+        100
+        >>> fitted.keras().count_params()
+        2
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     fitted.save(f"{directory}/model")
+        ...     loaded = KerasModel.load(f"{directory}/model")
+        >>> loaded.registerUdf(spark, "priced")
+        >>> same = loaded.transform(train).where("abs(priced(features) - prediction) < 1e-6")
+        >>> same.count()
+        100
+        >>> spark.stop()
+
+    Attributes:
+        summary: how the training went.
+    """
+
+    def _init_state(self) -> None:
+        self.summary = TrainingSummary()
+        self._content = b""
+        self._custom_objects = b""
+        self._inputs: tuple[InputFacts, ...] = ()
+        self._outputs: tuple[OutputFacts, ...] = ()
+        self._columns: StructType | None = None
+        self._head: Head | None = None
+
+    @classmethod
+    def load(cls, path: str) -> Any:
+        """The model that was saved at a path, or that MLflow knows by "models:/name@alias" or "runs:/run/model".
+
+        Raises:
+            SavedModelError: there is none; it is damaged, of another class, or of a newer release.
+        """
+        if not path.startswith(_OF_MLFLOW):
+            return super().load(path)
+        found = fetched_model(path)
+        if not isinstance(found, cls):
+            raise SavedModelError(
+                explain(f"{path} can't be loaded.", expected=cls.__name__, received=f"a {type(found).__name__}")
+            )
+        return found
+
+    def keras(self) -> Any:
+        """A plain Keras model, compiled as it was trained: a new one at each call."""
+        from spark_dl.train.model.serialization import from_bytes
+
+        content, objects = self._fitted_content(), self._named_objects()
+        refuse_missing(content, objects)
+        return from_bytes(content, objects)
+
+    def plotHistory(self) -> Figure:
+        """The curves of loss and metrics over the epochs of the training, as a matplotlib Figure: `savefig` writes it.
+
+        Raises:
+            ModelError: the model wasn't trained.
+        """
+        if not self.summary.history:
+            raise ModelError(
+                explain("There is no history to plot.", expected="a model made by fit", received="summary.history={}")
+            )
+        return history_figure(scalar_history(self.summary.history), self.summary.first_epoch)
+
+    def evaluate(self, dataset: DataFrame) -> dict[str, Any]:
+        """The loss and the metrics of a DataFrame's rows, by the names of `keras.Model.evaluate`.
+
+        They are computed over the cluster. The tasks' metric states are joined, as in training, so that the result is
+        that of all rows together. A metric of your own whose states can't be joined is computed by one task.
+
+        Args:
+            dataset: has the feature columns, the label columns, and the column of weights where weightCol is set.
+
+        Returns:
+            {"loss": ..., and each metric by its name}; a list where it has several values, as one for each class.
+
+        Raises:
+            ModelError: the model was saved by a release that didn't note what its outputs are taught by; or a metric
+                keeps something outside its variables.
+            DataError: columns or rows that can't be fed; or no rows.
+        """
+        self._fitted_content()
+        if not self._outputs:
+            raise ModelError(
+                explain(
+                    "This model can't be evaluated.",
+                    expected="a model that was fitted or saved by this release",
+                    received="one that was saved by an older release",
+                    fix="Use its keras(), or an evaluator on the columns of transform.",
+                )
+            )
+        use_driver_python(dataset.sparkSession)
+        options = self._options()
+        weight, _ = optional_columns(dataset.schema, options)
+        conversion = ConversionSpec(
+            store=Store(""),
+            features=feature_specs(dataset.schema, options, self._inputs),
+            labels=label_specs(dataset.schema, options, self._outputs),
+            weight=weight,
+        )
+        refuse_missing(self._fitted_content(), self._named_objects())
+        custom = self._carried_objects()
+        return evaluate(
+            dataset, Evaluation(Payload(self._fitted_content()), custom, conversion, options.score_batch_size)
+        )
+
+    def registerUdf(self, spark: SparkSession, name: str, output: str = "prediction") -> None:
+        """Register the model as a function of Spark SQL: `SELECT name(features) FROM ...`.
+
+        Its arguments are the feature columns in the order of featuresCol or inputCols; a Vector as an array, which is
+        dense.
+
+        Args:
+            spark: the session.
+            name: of the function.
+            output: what it returns: a field of transform's result, such as "prediction" (a double, or an array of
+                numbers), "probability" (an array of doubles), or the name of one of several outputs.
+
+        Raises:
+            OptionError: there is no such field.
+        """
+        content, head = self._scored()
+        if output not in head.fields():
+            raise OptionError(
+                explain(f"The model doesn't give {output!r}.", received=output, fix=hint(output, head.fields()))
+            )
+        use_driver_python(spark)
+        options = self._options()
+        custom = self._carried_objects()
+        model = ScoringModel.of(content, custom, (), head, options.score_batch_size)
+        spark.udf.register(name, sql_function(model.ship(spark), options, self._inputs, output))
+
+    def scoreParquet(self, inputPath: str, outputPath: str, overwrite: bool = False) -> int:
+        """Score Parquet files into Parquet files, as `transform` and a write would, without the JVM touching a row.
+
+        Args:
+            inputPath: a directory or URL of Parquet files, with the feature columns, that driver and executors share.
+            outputPath: a directory or URL that is made now: all columns of the input, and the output columns. A Vector
+                is a Vector again when Spark reads it.
+            overwrite: whether outputPath may exist; it is replaced once all rows are scored.
+
+        Returns:
+            the number of rows.
+
+        Raises:
+            StoreError: there is nothing to read, or outputPath exists.
+            DataError: columns or rows that can't be scored; outputPath is then as it was.
+        """
+        spark = SparkSession.active()
+        use_driver_python(spark)
+        source = Source.at(spark, inputPath)
+        outputs = self._output_columns()
+        check_new(spark, source.schema.names, outputs.values())
+        return score_parquet(spark, source, outputPath, self._scoring(source.schema), outputs, overwrite)
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        use_driver_python(dataset.sparkSession)
+        return score(dataset, self._scoring(dataset.schema), self._output_columns())
+
+    def _scoring(self, columns: StructType) -> ScoringModel:
+        """What scores rows of these columns."""
+        content, head = self._scored()
+        options = self._options()
+        features = feature_specs(columns, options, self._inputs)
+        custom = self._carried_objects()
+        return ScoringModel.of(content, custom, features, head, options.score_batch_size)
+
+    def _serving(self) -> tuple[Serving, bytes]:
+        """How the model is served without Spark, for columns as they were when it was fitted; and what scores them."""
+        if self._columns is None:
+            raise ModelError(
+                explain(
+                    "It isn't known what columns this model was fitted on.",
+                    expected="a model that was fitted or saved by this release",
+                    received="one that was saved by an older release",
+                    fix="Use transform, or fit it anew.",
+                )
+            )
+        content, head = self._scored()
+        options = self._options()
+        features = feature_specs(self._columns, options, self._inputs)
+        serving = Serving(features, head, self._output_columns(), options.score_batch_size)
+        return serving, savable(content, self._named_objects())
+
+    def _scored(self) -> tuple[bytes, Head]:
+        """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
+        options, content, head = self._options(), self._fitted_content(), self._fitted_head()
+        check_saved_batch(content, self.keras)
+        if layer := options.output_layer:
+            import keras
+
+            from spark_dl.train.model.keras_settings import apply_settings
+            from spark_dl.train.model.serialization import from_bytes, settings_of
+            from spark_dl.train.model.shape import up_to_layer
+
+            with apply_settings(settings_of(content)), keras.saving.custom_object_scope(self._named_objects()):
+                content, width = up_to_layer(from_bytes(content, compiled=False), layer)
+            head = TensorOutput(width)
+        if options.output_format == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):
+            head = replace(head, vectors=True)
+        return content, head
+
+    def _output_columns(self) -> dict[str, str]:
+        """Field of the head -> name of its column."""
+        options, head = self._options(), self._fitted_head()
+        if options.output_layer:
+            names = {"prediction": options.prediction_col}
+        elif isinstance(head, SeveralOutputs):
+            names = output_columns(options, list(head.fields()))
+        else:
+            names = options.columns_by_output
+        written = {field: name for field, name in names.items() if name}
+        check_outputs(written, [])
+        return written
+
+    def _with_content(
+        self,
+        content: bytes,
+        custom_objects: bytes,
+        inputs: tuple[InputFacts, ...],
+        outputs: tuple[OutputFacts, ...],
+        head: Head,
+        columns: StructType,
+        summary: TrainingSummary,
+    ) -> KerasModel:
+        """Fill a new model in.
+
+        Args:
+            content: `.keras` bytes.
+            custom_objects: cloudpickled dict of what Keras needs by name; it lives as long as this process.
+            inputs: the Keras model's.
+            outputs: the Keras model's.
+            head: what the output means.
+            columns: Spark's types of the feature columns that it was fitted on.
+            summary: how the training went.
+        """
+        self._content = content
+        self._custom_objects = custom_objects
+        self._inputs, self._outputs = inputs, outputs
+        self._head = head
+        self._columns = columns
+        self.summary = summary
+        return self
+
+    def _named_objects(self) -> dict[str, Any]:
+        """What Keras may need by name: what the fit took along, and what of the registered the model's config names."""
+        keras = sys.modules.get("keras")  # who hasn't imported it hasn't registered anything
+        registered = keras.saving.get_custom_objects() if keras else {}
+        config = config_text(self._fitted_content()) if registered else ""
+        taken = cloudpickle.loads(self._custom_objects) if self._custom_objects else {}
+        return {**{name: thing for name, thing in registered.items() if name in config}, **taken}
+
+    def _carried_objects(self) -> bytes:
+        """`_named_objects`, for other processes."""
+        objects = self._named_objects()
+        if not objects:
+            return bytes(cloudpickle.dumps(objects))
+        from spark_dl.train.model.carrying import keras_reducer
+
+        return pickle_for_ranks("A custom object of the model", objects, reduce=keras_reducer()).content
+
+    def _fitted_content(self) -> bytes:
+        if not self._content:
+            raise SavedModelError(
+                explain(
+                    f"This {type(self).__name__} holds no model.",
+                    expected="a model made by fit or load",
+                    received=f"{type(self).__name__}()",
+                )
+            )
+        return self._content
+
+    def _fitted_head(self) -> Head:
+        self._fitted_content()
+        head = self._head
+        if head is None:
+            raise SavedModelError(explain("The saved model doesn't say what its output means."))
+        return head
+
+    def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
+        """What `Writer` writes: facts, the model's bytes, and the params."""
+        facts = {
+            "inputs": [asdict(one) for one in self._inputs],
+            "outputs": [asdict(one) for one in self._outputs],
+            "head": self._fitted_head().as_dict(),
+            "columns": self._columns.jsonValue() if self._columns else None,
+            "summary": asdict(self.summary),
+        }
+        content = savable(self._fitted_content(), self._named_objects())
+        return facts, content, {param.name: value for param, value in self._paramMap.items()}
+
+    @classmethod
+    def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> KerasModel:
+        """The model from what `_to_saved` gave; its params are set by `Reader`."""
+        if content is None:
+            raise SavedModelError(explain("The saved model's metadata name no model.", expected="its digest (sha256)"))
+        model = cls()
+        try:
+            model._inputs = tuple(map(InputFacts.of, facts["inputs"]))
+            model._outputs = tuple(map(OutputFacts.of, facts["outputs"]))
+            model._head = head_from_dict(facts["head"])
+            model._columns = StructType.fromJson(facts["columns"]) if facts.get("columns") else None
+            model.summary = TrainingSummary(**facts["summary"])
+        except (KeyError, TypeError) as error:
+            raise SavedModelError(
+                explain("The saved model's metadata are damaged.", received=f"{type(error).__name__}: {error}")
+            ) from error
+        model._content = content
+        return model

@@ -1,0 +1,153 @@
+"""Written by scripts/stubs.py from the options: change those, and run it again."""
+
+from typing import Any, Self
+
+from pyspark.ml.param import Param
+
+from spark_dl.ml.params.option_params import OptionParams
+from spark_dl.options import FittedClassifierOptions, FittedOptions
+
+__all__ = ["FittedClassifierParams", "FittedParams"]
+
+class FittedParams(OptionParams):
+    featuresCol: Param[str]
+    inputCols: Param[list[str] | dict[str, Any] | None]
+    binaryFormat: Param[str]
+    sparseVectors: Param[str]
+    labelCol: Param[str]
+    labelCols: Param[list[str] | dict[str, Any] | None]
+    weightCol: Param[str | None]
+    nullPolicy: Param[str | dict[str, Any]]
+    predictionCol: Param[str]
+    outputCols: Param[list[str] | dict[str, Any] | None]
+    outputFormat: Param[str]
+    scoreBatchSize: Param[int]
+    outputLayer: Param[str | None]
+    def __init__(
+        self,
+        *,
+        featuresCol: str = "features",
+        inputCols: list[str] | dict[str, Any] | None = None,
+        binaryFormat: str = "image",
+        sparseVectors: str = "auto",
+        labelCol: str = "label",
+        labelCols: list[str] | dict[str, Any] | None = None,
+        weightCol: str | None = None,
+        nullPolicy: str | dict[str, Any] = "error",
+        predictionCol: str = "prediction",
+        outputCols: list[str] | dict[str, Any] | None = None,
+        outputFormat: str = "array",
+        scoreBatchSize: int = 4096,
+        outputLayer: str | None = None,
+    ) -> None: ...
+    def setParams(  # type: ignore[override]
+        self,
+        *,
+        featuresCol: str = ...,
+        inputCols: list[str] | dict[str, Any] | None = ...,
+        binaryFormat: str = ...,
+        sparseVectors: str = ...,
+        labelCol: str = ...,
+        labelCols: list[str] | dict[str, Any] | None = ...,
+        weightCol: str | None = ...,
+        nullPolicy: str | dict[str, Any] = ...,
+        predictionCol: str = ...,
+        outputCols: list[str] | dict[str, Any] | None = ...,
+        outputFormat: str = ...,
+        scoreBatchSize: int = ...,
+        outputLayer: str | None = ...,
+    ) -> Self: ...
+    def _options(self) -> FittedOptions: ...
+    def setFeaturesCol(self, value: str) -> Self: ...
+    def getFeaturesCol(self) -> str: ...
+    def setInputCols(self, value: list[str] | dict[str, Any] | None) -> Self: ...
+    def getInputCols(self) -> list[str] | dict[str, Any] | None: ...
+    def setBinaryFormat(self, value: str) -> Self: ...
+    def getBinaryFormat(self) -> str: ...
+    def setSparseVectors(self, value: str) -> Self: ...
+    def getSparseVectors(self) -> str: ...
+    def setLabelCol(self, value: str) -> Self: ...
+    def getLabelCol(self) -> str: ...
+    def setLabelCols(self, value: list[str] | dict[str, Any] | None) -> Self: ...
+    def getLabelCols(self) -> list[str] | dict[str, Any] | None: ...
+    def setWeightCol(self, value: str | None) -> Self: ...
+    def getWeightCol(self) -> str | None: ...
+    def setNullPolicy(self, value: str | dict[str, Any]) -> Self: ...
+    def getNullPolicy(self) -> str | dict[str, Any]: ...
+    def setPredictionCol(self, value: str) -> Self: ...
+    def getPredictionCol(self) -> str: ...
+    def setOutputCols(self, value: list[str] | dict[str, Any] | None) -> Self: ...
+    def getOutputCols(self) -> list[str] | dict[str, Any] | None: ...
+    def setOutputFormat(self, value: str) -> Self: ...
+    def getOutputFormat(self) -> str: ...
+    def setScoreBatchSize(self, value: int) -> Self: ...
+    def getScoreBatchSize(self) -> int: ...
+    def setOutputLayer(self, value: str | None) -> Self: ...
+    def getOutputLayer(self) -> str | None: ...
+
+class FittedClassifierParams(FittedParams):
+    probabilityCol: Param[str]
+    rawPredictionCol: Param[str]
+    thresholds: Param[list[float] | None]
+    topK: Param[int | None]
+    topKCol: Param[str]
+    classLabels: Param[list[str] | None]
+    def __init__(
+        self,
+        *,
+        featuresCol: str = "features",
+        inputCols: list[str] | dict[str, Any] | None = None,
+        binaryFormat: str = "image",
+        sparseVectors: str = "auto",
+        labelCol: str = "label",
+        labelCols: list[str] | dict[str, Any] | None = None,
+        weightCol: str | None = None,
+        nullPolicy: str | dict[str, Any] = "error",
+        predictionCol: str = "prediction",
+        outputCols: list[str] | dict[str, Any] | None = None,
+        outputFormat: str = "array",
+        scoreBatchSize: int = 4096,
+        outputLayer: str | None = None,
+        probabilityCol: str = "probability",
+        rawPredictionCol: str = "rawPrediction",
+        thresholds: list[float] | None = None,
+        topK: int | None = None,
+        topKCol: str = "topK",
+        classLabels: list[str] | None = None,
+    ) -> None: ...
+    def setParams(  # type: ignore[override]
+        self,
+        *,
+        featuresCol: str = ...,
+        inputCols: list[str] | dict[str, Any] | None = ...,
+        binaryFormat: str = ...,
+        sparseVectors: str = ...,
+        labelCol: str = ...,
+        labelCols: list[str] | dict[str, Any] | None = ...,
+        weightCol: str | None = ...,
+        nullPolicy: str | dict[str, Any] = ...,
+        predictionCol: str = ...,
+        outputCols: list[str] | dict[str, Any] | None = ...,
+        outputFormat: str = ...,
+        scoreBatchSize: int = ...,
+        outputLayer: str | None = ...,
+        probabilityCol: str = ...,
+        rawPredictionCol: str = ...,
+        thresholds: list[float] | None = ...,
+        topK: int | None = ...,
+        topKCol: str = ...,
+        classLabels: list[str] | None = ...,
+    ) -> Self: ...
+    def _options(self) -> FittedClassifierOptions: ...
+    def setProbabilityCol(self, value: str) -> Self: ...
+    def getProbabilityCol(self) -> str: ...
+    def setRawPredictionCol(self, value: str) -> Self: ...
+    def getRawPredictionCol(self) -> str: ...
+    def setThresholds(self, value: list[float] | None) -> Self: ...
+    def getThresholds(self) -> list[float] | None: ...
+    def setTopK(self, value: int | None) -> Self: ...
+    def getTopK(self) -> int | None: ...
+    def setTopKCol(self, value: str) -> Self: ...
+    def getTopKCol(self) -> str: ...
+    def setClassLabels(self, value: list[str] | None) -> Self: ...
+    def getClassLabels(self) -> list[str] | None: ...

@@ -1,0 +1,356 @@
+"""Saved estimators and models: Spark ML metadata, and the Keras model's bytes beside it, through Spark's writers.
+
+    <path>/metadata   JSON: class, uid, params, and under "sparkDL" the format, the model's shapes, its digest
+    <path>/model      Parquet: the `.keras` bytes in numbered chunks
+
+Nothing is pickled, and nothing that is loaded executes. A directory of this format loads in later releases.
+
+What is saved is made in memory first, so that what can't be saved is refused before anything is touched. It is then
+written to a new directory beside the path. Where that is local to this process, it takes the path's place in one step.
+On file systems that only Spark opens, an existing path is removed and written again while the directory beside it holds
+the new one: for that time, which is that of the writing, the path isn't whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyspark
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
+from pyspark.sql import SparkSession
+
+from spark_dl.errors import SavedModelError, SparkDLError, explain
+from spark_dl.io.paths import holds_the_process, spark_path, spark_pattern
+from spark_dl.io.store import Store
+from spark_dl.io.swap import check_replaceable, take_place, written_beside
+from spark_dl.ml.spark_files import first_line, has_files, resolved
+from spark_dl.redaction import redact
+from spark_dl.spark.session import is_connect
+
+__all__ = ["FORMAT", "Reader", "Saved", "Writer", "described", "revived"]
+
+FORMAT = 2
+# Far below the 2 GB that a Parquet page or a Spark row can hold, and small beside the default heap of the driver's JVM
+# (1 GB), through which they pass a few at a time.
+_CHUNK_BYTES = 8 << 20
+_CHUNKS_AT_ONCE = 8
+
+
+class Saved(MLWritable, MLReadable[Any]):
+    """What can be saved and loaded. Has `_to_saved() -> (facts, content or None, params)`, and its reverse, the class
+    method `_from_saved(facts, content)`, which leaves the params to the reader.
+    """
+
+    def write(self) -> Writer:
+        """A writer: `write().overwrite().save(path)`, on any path that Spark can write."""
+        return Writer(self)
+
+    @classmethod
+    def read(cls) -> Reader:
+        """A reader for what `write` has saved."""
+        return Reader(cls)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is written of an instance: metadata, the Keras model's bytes if there are any, and the params."""
+
+    saved: dict[str, Any]
+    model: bytes | None
+    params: dict[str, Any]
+
+
+class Writer(MLWriter):
+    """Saves one estimator or model.
+
+    Args:
+        instance: a `Saved`.
+    """
+
+    def __init__(self, instance: Any) -> None:
+        super().__init__()
+        self._instance = instance
+
+    def save(self, path: str) -> None:
+        """Write the directory; an existing one is replaced after `overwrite()`, and stays where anything fails.
+
+        Args:
+            path: A path or URL that Spark can write.
+
+        Raises:
+            SavedModelError: The instance can't be saved, the path exists, or it can't be written.
+            StoreError: The path can't be used or replaced.
+        """
+        path = spark_path(path)
+        content = self._content()
+        url = resolved(self.sparkSession, path)
+        local = Store.at(url) if url.startswith("file:") else None
+        here = local if not is_connect(self.sparkSession) else None  # whose server may be elsewhere
+        exists = has_files(self.sparkSession, path) or (here is not None and _is_taken(Path(here.path)))
+        if exists and not self.shouldOverwrite:
+            raise SavedModelError(
+                explain(
+                    f"{path} exists already.",
+                    expected="a new path",
+                    received="one with files in it",
+                    fix="Choose another path, or replace it: .write().overwrite().save(path).",
+                )
+            )
+        if here is not None and self.shouldOverwrite and holds_the_process(here.url):
+            check_replaceable(here)
+        try:
+            if local is None or not self._save_local(local, content):
+                self._save_by_spark(path, content, exists)
+        except SparkDLError:
+            raise
+        except Exception as error:
+            raise SavedModelError(explain(f"{path} can't be written.", received=first_line(error))) from error
+
+    def saveImpl(self, path: str) -> None:
+        """Write into a directory that doesn't exist."""
+        self._write(path, self._content())
+
+    def _content(self) -> _Content:
+        content = _Content(*_facts(self._instance))
+        for name, value in {**content.params, "metadata": content.saved}.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                raise SavedModelError(
+                    explain(
+                        f"{type(self._instance).__name__} can't be saved: {name} isn't JSON.",
+                        expected="values of strings, numbers, lists and dicts",
+                        received=f"{type(error).__name__}: {error}",
+                        fix=f"Unset {name} before, and set it again after loading.",
+                    )
+                ) from error
+        return content
+
+    def _save_local(self, target: Store, content: _Content) -> bool:
+        """Write beside the target and swap; False where this process doesn't see what Spark has written."""
+        with written_beside(target) as aside:
+            try:
+                self._write(aside.url, content)
+            except BaseException:
+                self._remove_unseen(aside)
+                raise
+            seen = Path(aside.path).is_dir()
+            if seen and not list(Path(aside.path, "metadata").glob("part-*")):
+                raise SavedModelError(
+                    explain(
+                        f"{target.url} can't be written.",
+                        expected="a directory that the driver and the executors share",
+                        received="one that each machine has for itself",
+                        fix="Give a path or URL on a shared file system.",
+                    )
+                )
+        if seen:
+            take_place(aside, target, overwrite=self.shouldOverwrite)
+        else:
+            self._remove_unseen(aside)
+        return seen
+
+    def _save_by_spark(self, path: str, content: _Content, exists: bool) -> None:
+        """Write a new directory; where there is one already, only once the new one is whole beside it."""
+        head, _, name = path.rstrip("/").rpartition("/")
+        if head.endswith(":/"):
+            raise SavedModelError(
+                explain(f"{path} can't be replaced.", expected="a path in a bucket", received="all of it")
+            )
+        aside = f"{head}{'/' if head else ''}.{name}-{uuid.uuid4().hex[:12]}"
+        first = aside if exists else path
+        try:
+            self._write(first, content)
+        except BaseException:
+            self._handleOverwrite(first)
+            raise
+        if exists:
+            try:
+                self._handleOverwrite(path)
+                self._write(path, content)
+            except BaseException as error:
+                error.add_note(f"{aside} holds what was to be saved, whole; {path} may not.")
+                if not isinstance(error, Exception):
+                    raise
+                raise SavedModelError(
+                    explain(
+                        f"{path} can't be replaced.",
+                        received=first_line(error),
+                        fix=f"{aside} holds what was to be saved, whole: load it from there.",
+                    )
+                ) from error
+            self._handleOverwrite(aside)
+
+    def _remove_unseen(self, aside: Store) -> None:
+        """Remove what Spark has written where this process sees nothing: a client of Spark Connect, elsewhere."""
+        if not Path(aside.path).exists():
+            with contextlib.suppress(Exception):  # the error that led here counts
+                self._handleOverwrite(aside.url)
+
+    def _handleOverwrite(self, path: str) -> None:
+        """Remove what Spark has at a path."""
+        if is_connect(self.sparkSession):  # MLWriter's own way is through the JVM
+            from pyspark.ml.connect.readwrite import RemoteMLWriter
+
+            RemoteMLWriter.handleOverwrite(path, True)
+        else:
+            super()._handleOverwrite(path)
+
+    def _write(self, path: str, content: _Content) -> None:
+        spark = self.sparkSession
+        if content.model is not None:
+            chunks = _chunks(content.model)
+            while some := list(itertools.islice(chunks, _CHUNKS_AT_ONCE)):
+                frame = spark.createDataFrame(some, "chunk int, content binary").coalesce(1)
+                # A directory that is there already is refused before anything in it is touched.
+                frame.write.mode("append" if some[0][0] else "error").parquet(f"{path}/model")
+        DefaultParamsWriter.saveMetadata(
+            self._instance, path, spark, extraMetadata={"sparkDL": content.saved}, paramMap=content.params
+        )
+
+
+class Reader(MLReader[Any]):
+    """Loads one estimator or model.
+
+    Args:
+        cls: the class to load, a `Saved`.
+    """
+
+    def __init__(self, cls: Any) -> None:
+        super().__init__()
+        self._cls = cls
+
+    def load(self, path: str) -> Any:
+        """Read the directory.
+
+        Raises:
+            SavedModelError: it isn't there, damaged, of another class, or of a newer release.
+        """
+        spark, path = self.sparkSession, spark_path(path)
+        metadata = self._metadata(spark, path)
+        facts = metadata["sparkDL"]
+        try:
+            content = _content(spark, path, facts) if "sha256" in facts else None
+        except KeyError as error:
+            raise _damaged(path, "whole metadata", f"{type(error).__name__}: {error}") from error
+        return _instance(self._cls, metadata, content, path)
+
+    def _metadata(self, spark: SparkSession, path: str) -> dict[str, Any]:
+        name = f"{self._cls.__module__}.{self._cls.__name__}"
+        try:
+            metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(spark_pattern(path), spark)
+        except Exception as error:
+            raise _damaged(path, f"a directory saved by {name}", first_line(error)) from error
+        _check(metadata, name, path)
+        return metadata
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether a local path holds anything, also what Spark passes over."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def described(instance: Saved) -> tuple[dict[str, Any], bytes | None]:
+    """The metadata that `Writer` would write, and the Keras model's bytes, if there is one."""
+    saved, content, params = _facts(instance)
+    cls = type(instance)
+    metadata = {
+        "class": f"{cls.__module__}.{cls.__name__}",
+        "timestamp": int(time.time() * 1000),
+        "sparkVersion": pyspark.__version__,
+        "uid": instance.uid,  # type: ignore[attr-defined]
+        "paramMap": params,
+        "defaultParamMap": {},  # the release that loads it has its own
+        "sparkDL": saved,
+    }
+    return metadata, content
+
+
+def revived(cls: Any, metadata: dict[str, Any], content: bytes | None, where: str) -> Any:
+    """The inverse of `described`.
+
+    Raises:
+        SavedModelError: it is damaged, of another class, or of a newer release.
+    """
+    _check(metadata, f"{cls.__module__}.{cls.__name__}", where)
+    digest = metadata["sparkDL"].get("sha256")
+    if content is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise _damaged(where, "the model with the digest in the metadata", f"{len(content)} other bytes")
+    return _instance(cls, metadata, content, where)
+
+
+def _facts(instance: Any) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
+    """What metadata hold under "sparkDL", the Keras model's bytes, and the params."""
+    facts, content, params = instance._to_saved()
+    # What is saved is read by others: a directory's URL is there without its credentials.
+    params = {name: redact(value) if isinstance(value, str) else value for name, value in params.items()}
+    saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
+    if content is not None:
+        saved["bytes"] = len(content)
+        saved["chunks"] = math.ceil(len(content) / _CHUNK_BYTES)
+        saved["sha256"] = hashlib.sha256(content).hexdigest()
+    return saved, content, params
+
+
+def _instance(cls: Any, metadata: dict[str, Any], content: bytes | None, where: str) -> Any:
+    try:
+        instance = cls._from_saved(metadata["sparkDL"], content)
+        instance._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(instance, metadata)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(where, "whole metadata", f"{type(error).__name__}: {error}") from error
+    return instance
+
+
+def _check(metadata: dict[str, Any], name: str, where: str) -> None:
+    """Refuse another class's metadata and newer ones; bring older ones to this format."""
+    found = metadata.get("class")
+    if found != name or not isinstance(metadata.get("sparkDL"), dict):
+        raise _damaged(where, f"a saved {name}", f"a saved {found}")
+    facts = metadata["sparkDL"]
+    if facts.get("format") == 1 and "input_shape" in facts:
+        # Models had one input, then.
+        facts["inputs"] = [{"name": "", "shape": facts.pop("input_shape"), "dtype": facts.pop("input_dtype")}]
+        facts["outputs"] = []
+    if not isinstance(facts.get("format"), int) or facts["format"] > FORMAT:
+        raise _damaged(
+            where,
+            f"format {FORMAT} or older",
+            f"format {facts.get('format')}, by spark_dl {facts.get('version')}",
+            "Install that release of spark_dl.",
+        )
+
+
+def _chunks(content: bytes) -> Iterator[tuple[int, bytearray]]:
+    for index, start in enumerate(range(0, len(content), _CHUNK_BYTES)):
+        yield index, bytearray(content[start : start + _CHUNK_BYTES])
+
+
+def _content(spark: SparkSession, path: str, facts: dict[str, Any]) -> bytes:
+    try:
+        frame = spark.read.schema("chunk int, content binary").parquet(f"{spark_pattern(path)}/model")
+        chunks = {}
+        for first in range(0, int(facts["chunks"]), _CHUNKS_AT_ONCE):
+            some = frame.where(frame["chunk"].between(first, first + _CHUNKS_AT_ONCE - 1)).collect()
+            chunks.update({row["chunk"]: bytes(row["content"]) for row in some})
+    except Exception as error:
+        raise _damaged(path, "the model's chunks as Parquet", first_line(error)) from error
+    content = b"".join(chunks[index] for index in sorted(chunks))
+    if hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        raise _damaged(path, f"{facts['bytes']} bytes with the digest in the metadata", f"{len(content)} other bytes")
+    return content
+
+
+def _damaged(path: str, expected: str, received: str, fix: str = "Save it anew.") -> SavedModelError:
+    return SavedModelError(explain(f"{path} can't be loaded.", expected=expected, received=received, fix=fix))

@@ -1,0 +1,76 @@
+"""Regression, as Spark ML speaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from spark_dl.errors import ModelError, explain
+from spark_dl.ml.estimator import KerasEstimator
+from spark_dl.ml.model import KerasModel
+from spark_dl.ml.params import with_options
+from spark_dl.options import EstimatorOptions, FittedOptions
+from spark_dl.score.heads import Head, Regression
+
+if TYPE_CHECKING:
+    from spark_dl.train.model.losses import LossFacts
+    from spark_dl.train.model.shape import ModelOutput, ModelShape
+
+__all__ = ["KerasRegressor", "KerasRegressorModel"]
+
+
+@with_options(FittedOptions)
+class KerasRegressorModel(KerasModel):
+    """A trained regressor as a Transformer: prediction (double).
+
+    Attributes:
+        summary: how the training went.
+    """
+
+
+@with_options(EstimatorOptions)
+class KerasRegressor(KerasEstimator):
+    """Trains a Keras model to tell a number, on Horovod ranks in Spark's executors.
+
+    The model has one output unit. Where neither the model nor `loss` says so, the loss is mean_squared_error.
+
+    Example:
+
+        >>> import keras
+        >>> from pyspark.sql import SparkSession
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> homes = spark.range(1, 101).selectExpr("id / 50 AS rooms", "id / 100 AS age", "id / 20 + 1 AS price")
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> regressor = KerasRegressor(
+        ...     model=model, optimizer=keras.optimizers.Adam(0.1), inputCols=["rooms", "age"], labelCol="price",
+        ...     epochs=60, tracking=None, verbose=0,
+        ... )
+        >>> fitted = regressor.fit(homes)
+        >>> scored = fitted.transform(homes)
+        >>> scored.selectExpr("round(avg(abs(prediction - price))) AS error").first()
+        Row(error=0.0)
+        >>> spark.stop()
+    """
+
+    model_class: ClassVar[type[KerasModel]] = KerasRegressorModel
+
+    def _default_loss(self, shape: ModelShape, model: Any) -> Any:
+        return None if model.compiled and getattr(model, "loss", None) is not None else "mean_squared_error"
+
+    def _check_outputs(self, shape: ModelShape) -> None:
+        shapes = [output.shape for output in shape.outputs]
+        if shapes not in ([(1,)], [()]):
+            raise ModelError(
+                explain(
+                    "The model's output isn't one of a regressor.",
+                    expected="one output, of shape (batch, 1)",
+                    received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
+                    fix="End the model with Dense(1), or use KerasEstimator.",
+                )
+            )
+
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
+        return Regression()
+
+    def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
+        return None

@@ -1,0 +1,102 @@
+"""A fit again, from what its run has logged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from spark_dl.errors import DataError, SavedModelError, explain
+from spark_dl.ml.artifacts import ESTIMATOR_MODEL, ESTIMATOR_STAGE, LEFT_OUT
+from spark_dl.ml.classifier import KerasClassifier
+from spark_dl.ml.estimator import KerasEstimator
+from spark_dl.ml.logged import digest_of
+from spark_dl.ml.model import KerasModel
+from spark_dl.ml.persistence import revived
+from spark_dl.ml.regressor import KerasRegressor
+from spark_dl.redaction import is_redacted
+
+__all__ = ["repeat"]
+
+
+def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str = "parquet") -> KerasModel:
+    """Fit once more with the options and the untrained model of a run, as a new run of the same experiment.
+
+    Args:
+        spark: the session.
+        run_id: the run.
+        data: the path of the rows; None for the one that the run's dataset names.
+        kind: the format that Spark reads there.
+
+    Raises:
+        TrackingError: there is no such run, or it isn't a fit's.
+        SavedModelError: it can't be repeated, since something of it is code; or it is damaged.
+        DataError: it isn't known where the rows are, or they are other ones than they were.
+    """
+    from spark_dl.track.runs import logged_fit  # MLflow is imported where it is used
+
+    logged = logged_fit(run_id, (ESTIMATOR_STAGE, ESTIMATOR_MODEL))
+    estimator = _estimator(logged.files[ESTIMATOR_STAGE], logged.files[ESTIMATOR_MODEL], run_id)
+    path = data or logged.source
+    if not path:
+        raise DataError(
+            explain(
+                f"The run {run_id!r} doesn't say where its rows are.",
+                expected="a DataFrame that was read from files",
+                received="one that was made otherwise",
+                fix="Give the path of the rows (--data).",
+            )
+        )
+    if is_redacted(path):
+        raise DataError(
+            explain(
+                f"The run {run_id!r} has the path of its rows without its credentials.",
+                expected="the path with which Spark can read them",
+                received=path,
+                fix="Give the path of the rows (--data), or let Spark have the credentials by its settings.",
+            )
+        )
+    if not estimator.isSet("experimentName"):
+        estimator.set(estimator.getParam("experimentName"), logged.experiment)
+    with estimator.convert(spark.read.format(kind).load(path)) as rows:
+        digest = digest_of(rows._dataset, validation=False)
+        if data is None and logged.digest != digest:
+            raise DataError(
+                explain(
+                    f"The rows at {path} aren't those that the run {run_id!r} was trained on.",
+                    expected=f"the digest {logged.digest}",
+                    received=f"{digest}: they have changed, or were a part of these, or changed on their way to fit",
+                    fix="Give the path of the rows (--data); any are taken there.",
+                )
+            )
+        return estimator.fitOnDataset(rows)
+
+
+def _estimator(stage: bytes, content: bytes, run_id: str) -> KerasEstimator:
+    kinds: dict[str, Any] = {
+        f"{kind.__module__}.{kind.__name__}": kind for kind in (KerasEstimator, KerasClassifier, KerasRegressor)
+    }
+    where = f"The estimator of run {run_id!r}"
+    try:
+        metadata = json.loads(stage)
+        left_out, kind = metadata[LEFT_OUT], kinds[metadata["class"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SavedModelError(
+            explain(
+                f"{where} can't be loaded.",
+                expected=f"metadata of one of {', '.join(kinds)}",
+                received=f"{type(error).__name__}: {error}",
+            )
+        ) from error
+    if left_out:
+        raise SavedModelError(
+            explain(
+                f"{where} isn't whole: {', '.join(left_out)} can't be saved.",
+                expected="a fit without",
+                received=", ".join(f"{name}={value}" for name, value in left_out.items()),
+                fix="Fit from the program that has them.",
+            )
+        )
+    estimator: KerasEstimator = revived(kind, metadata, content, where)
+    return estimator

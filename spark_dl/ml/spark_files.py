@@ -1,0 +1,69 @@
+"""What Spark's own file systems tell of a path, without a job: where it is, and whether anything is there."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_dl.errors import SavedModelError, explain
+from spark_dl.io.paths import spark_pattern
+
+__all__ = ["first_line", "has_files", "resolved"]
+
+
+def resolved(spark: SparkSession, path: str) -> str:
+    """Give the URL that Spark makes of a path, by its default file system and its working directory.
+
+    Raises:
+        SavedModelError: Spark can't open the path.
+    """
+    try:
+        # Spark names what it doesn't find by its URL.
+        _listed(spark, f"{path.rstrip('/')}/{uuid.uuid4().hex}")
+    except AnalysisException as error:
+        url = (error.getMessageParameters() or {}).get("path", "")
+        return re.sub(r"\\(.)", r"\1", url).rpartition("/")[0]
+    except Exception as error:
+        raise _unopened(path, error) from error
+    return path
+
+
+def has_files(spark: SparkSession, path: str) -> bool:
+    """Whether a path is a file, or a directory with files in it.
+
+    Raises:
+        SavedModelError: Spark can't open the path.
+    """
+    try:
+        return bool(_listed(spark, path).inputFiles())
+    except AnalysisException as error:
+        if "PATH_NOT_FOUND" in str(error):
+            return False
+        raise _unopened(path, error) from error
+    except Exception as error:
+        raise _unopened(path, error) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the Java stack below it."""
+    lines = [line.removeprefix(": ") for line in str(error).strip().splitlines()]
+    if lines and lines[0].startswith("An error occurred while calling") and len(lines) > 1:
+        return lines[1]
+    return lines[0] if lines else type(error).__name__
+
+
+def _listed(spark: SparkSession, path: str) -> DataFrame:
+    return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(spark_pattern(path))
+
+
+def _unopened(path: str, error: Exception) -> SavedModelError:
+    return SavedModelError(
+        explain(
+            f"Spark can't open {path}.",
+            expected="a path or URL of a file system that Spark knows",
+            received=first_line(error),
+        )
+    )

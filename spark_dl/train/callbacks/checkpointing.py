@@ -1,0 +1,169 @@
+"""The callback that writes checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from spark_dl.errors import OptionError, StoreError, explain, hint
+from spark_dl.log_values import plain_value
+from spark_dl.train.callbacks.finite import first_not_finite
+from spark_dl.train.callbacks.progress import Counting
+from spark_dl.train.callbacks.state import CallbackState
+from spark_dl.train.callbacks.sync import SyncMetrics
+from spark_dl.train.checkpoint import Checkpoint, Checkpoints
+from spark_dl.train.metrics.states import assign_states
+from spark_dl.train.model.optimizers import unsaved_state
+from spark_dl.train.model.parts import seed_states
+from spark_dl.train.model.serialization import to_bytes
+from spark_dl.train.plan import TrainPlan
+
+__all__ = ["SaveCheckpoint", "is_better", "no_best_epoch"]
+
+
+class SaveCheckpoint(Counting):
+    """A checkpoint after each epoch, and every `checkpoint_steps` steps within; which epoch was the best.
+
+    A checkpoint that can't be written is told, and training goes on: the one before it serves.
+
+    Args:
+        plan: the directory, the attempt, where training starts, the options.
+        agreement: makes moving statistics and metric states the same on all ranks before they are saved.
+        state: of the user's callbacks on this rank: what they remember is saved too.
+        steps: steps in an epoch.
+        report: takes what has happened, on rank 0.
+
+    Attributes:
+        best_epoch: from 0; -1 before there is one.
+    """
+
+    def __init__(
+        self,
+        plan: TrainPlan,
+        agreement: SyncMetrics,
+        state: CallbackState,
+        steps: int,
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        super().__init__(plan.start)
+        self._plan = plan
+        self._agreement = agreement
+        self._state = state
+        self._steps = steps
+        self._report = report
+        self._checkpoints = Checkpoints(plan.checkpoints, plan.options.keep_checkpoints)
+        self._world = agreement.world
+        self._last = plan.start or Checkpoint(0, 0, self._world.size, plan.attempt)
+
+    @property
+    def best_epoch(self) -> int:
+        """The best epoch so far."""
+        return self._last.best_epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """In an epoch that goes on, metrics go on too: rank 0 holds what all ranks had."""
+        super().on_epoch_begin(epoch, logs)
+        if self.step and self._world.is_leader:
+            assign_states(self.model, self._last.metrics)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Write one within the epoch, where it is time."""
+        super().on_train_batch_end(batch, logs)
+        every = self._plan.options.checkpoint_steps
+        if every and self.step % every == 0 and self.step < self._steps:
+            metrics = self._agreement.within_epoch()
+            self._save(replace(self._last, epoch=self.epoch, step=self.step, metrics=metrics))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the epoch's."""
+        values = {name: plain_value(value) for name, value in (logs or {}).items()}
+        monitor = self._plan.monitor
+        if self._plan.options.restore_best_weights and monitor not in values:
+            raise OptionError(
+                explain(
+                    f"The best epoch can't be told by monitor={monitor!r}.",
+                    expected="a metric that the model reports",
+                    received=", ".join(values),
+                    fix=hint(monitor, values),
+                )
+            )
+        value = values.get(monitor, math.nan)
+        if isinstance(value, list):
+            if self._plan.options.restore_best_weights:
+                raise OptionError(no_best_epoch(monitor, np.size(value)))
+            value = math.nan
+        history = {name: [*self._last.history.get(name, []), told] for name, told in values.items()}
+        now = replace(self._last, epoch=epoch + 1, step=0, history=history, metrics=[], attempt=self._plan.attempt)
+        now = replace(now, stopped=bool(getattr(self.model, "stop_training", False)))
+        better = math.isfinite(value) and is_better(value, self._last.best_value, self._mode())
+        if better and not first_not_finite(self.model):
+            now = replace(now, best_epoch=epoch, best_value=value, best_file=now.model_file)
+        self._save(now)
+
+    def _mode(self) -> str:
+        """Whether the least or the greatest is best; the metric says so, as to Keras's EarlyStopping."""
+        name = self._plan.monitor.removeprefix("val_")
+        if self._plan.options.monitor_mode != "auto":
+            return self._plan.options.monitor_mode
+        metrics = [metric for held in self.model.metrics for metric in getattr(held, "metrics", [held])]
+        directions = {metric.name: getattr(metric, "_direction", None) for metric in metrics}
+        direction = "down" if name == "loss" else directions.get(name)
+        if direction is None and self._plan.options.restore_best_weights:
+            raise OptionError(
+                explain(
+                    f"It can't be told whether monitor={self._plan.monitor!r} is best when least or greatest.",
+                    expected="monitorMode='min' or monitorMode='max'",
+                    received="monitorMode='auto', and a metric that doesn't say so",
+                )
+            )
+        return "max" if direction == "up" else "min"
+
+    def best(self) -> bytes | None:
+        """The model of the best epoch; None where there is none, or where it has been lost, which is told."""
+        if not self._last.best_file:
+            if self._last.history:
+                text = f"No epoch has finite weights and a finite {self._plan.monitor}, so that none is the best one."
+                self._warn(f"{text} The last weights are returned.")
+            return None
+        try:
+            return self._plan.checkpoints.read(self._last.best_file)
+        except StoreError as error:
+            self._warn(f"The best epoch's weights are lost, the last ones are returned. {error}")
+            return None
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        seeds = [np.asarray(variable).tolist() for variable in seed_states(self.model)]
+        now = replace(checkpoint, attempt=self._plan.attempt, workers=self._world.size, seeds=seeds)
+        if self._world.is_leader:
+            try:
+                self._checkpoints.save(now, to_bytes(self.model), self._state.content(), unsaved_state(self.model))
+                self._report({"kind": "checkpoint", "epoch": now.epoch, "step": now.step})
+            except OSError as error:  # also of the temporary directory that Keras writes to
+                self._warn(f"No checkpoint at {now.place}, the one before it serves. {error}")
+                best = ("best_epoch", "best_value", "best_file")
+                now = replace(now, **{name: getattr(self._last, name) for name in best})
+        self._last = now
+
+    def _warn(self, text: str) -> None:
+        self._report({"kind": "warning", "text": text})
+
+
+def no_best_epoch(monitor: str, values: int) -> str:
+    """Say that a monitored metric has several values an epoch."""
+    return explain(
+        f"The best epoch can't be told by monitor={monitor!r}: it has a value for each class or threshold.",
+        expected="a metric with one value an epoch, such as F1Score(average='macro')",
+        received=f"{values} values an epoch",
+        fix="Set monitor to another metric, or leave restoreBestWeights off.",
+    )
+
+
+def is_better(value: float, than: float, mode: str) -> bool:
+    """Whether a value of the monitored metric is better than the best so far, NaN where there is none."""
+    if math.isnan(value):
+        return False
+    return math.isnan(than) or (value < than if mode == "min" else value > than)

@@ -1,0 +1,122 @@
+"""The callback that holds the ranks to one training: weights, optimizer state and learning rates at an epoch's end."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from spark_dl.collectives import Collectives
+from spark_dl.errors import ModelError, explain
+from spark_dl.train.model.optimizers import optimizer_variables, optimizers_of
+
+__all__ = ["CompareRanks"]
+
+# Hosts of different kinds round differently. All ranks apply the same gradients, so that this never grows beyond it.
+_DRIFT = 1e-4
+_DRIFT_OF_NUMBERS = 1e-6
+_NAMED = 4
+
+
+class CompareRanks(keras.callbacks.Callback):
+    """Refuses to go on where ranks have drifted apart, as by a callback that follows what one rank alone sees.
+
+    Compared are trainable weights, the state of all optimizers and their learning rates. Seeds, metrics and moving
+    statistics are each rank's own within an epoch. It costs one small collective, and another where bits differ.
+    """
+
+    def __init__(self, collectives: Collectives) -> None:
+        super().__init__()
+        self._collectives = collectives
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Compare, after the user's callbacks.
+
+        Raises:
+            ModelError: The ranks differ.
+        """
+        size = self._collectives.world.size
+        if size == 1:
+            return
+        compared = _compared(self.model)
+        digests = np.array([_digest(value) for _, value in compared], np.int64)
+        differing = [compared[index] for index in self._differing(digests)]
+        told = self._drifted(differing) if differing else []
+        if told:
+            more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+            raise ModelError(
+                explain(
+                    f"The ranks train different models at the end of epoch {epoch + 1}: "
+                    f"{'; '.join(told[:_NAMED])}{more}.",
+                    expected="the same weights, optimizer state and learning rate on all ranks",
+                    received=f"{len(told)} of {len(compared)} that differ between {size} ranks",
+                    fix="Have callbacks and the model's own steps set weights and rates from what is the same on all "
+                    "ranks, such as the epoch and the logs, and not from random numbers, times or data of one rank.",
+                )
+            )
+
+    def _differing(self, digests: np.ndarray) -> list[int]:
+        """Which digests aren't the same on all ranks: on every rank the same answer."""
+        # The ranks' numbers are the same where their variance is 0. Of 16 bits, sums of squares are exact.
+        halves = np.stack([digests & 0xFFFF, digests >> 16]).astype(np.float64)
+        sums, squares = self._collectives.sum(np.stack([halves, halves**2]).ravel(), "spark_dl.digests").reshape(
+            2, 2, -1
+        )
+        size = self._collectives.world.size
+        return [
+            index
+            for index in range(len(digests))
+            if any(size * int(squares[half, index]) != int(sums[half, index]) ** 2 for half in (0, 1))
+        ]
+
+    def _drifted(self, differing: list[tuple[str, np.ndarray]]) -> list[str]:
+        """What differs by more than rounding does, in words."""
+        size, rank = self._collectives.world.size, self._collectives.world.rank
+        flat = [value.astype(np.float64).ravel() for _, value in differing]
+        means = self._collectives.sum(np.concatenate(flat), "spark_dl.drift") / size
+        parts = np.split(means, np.cumsum([len(value) for value in flat])[:-1])
+        table = np.zeros((size, len(flat), 4))
+        for index, (value, mean) in enumerate(zip(flat, parts, strict=True)):
+            distance, largest = np.abs(value - mean).max(), np.abs(value).max()
+            table[rank, index] = distance, largest, value[0], _digest(differing[index][1])
+        table = self._collectives.sum(table.ravel(), "spark_dl.drifts").reshape(table.shape)
+        told = []
+        for index, (name, value) in enumerate(differing):
+            distances, largest, firsts, digests = table[:, index].T
+            allowed = _DRIFT if value.size > 1 else _DRIFT_OF_NUMBERS
+            # NaN on some ranks is a difference, too.
+            if not distances.max() <= allowed * largest.max():
+                told.append(_told(name, value.size, distances, firsts, digests))
+        return told
+
+
+def _told(name: str, size: int, distances: np.ndarray, firsts: np.ndarray, digests: np.ndarray) -> str:
+    if size == 1:
+        shown = ", ".join(f"{value:.7g} on rank {rank}" for rank, value in enumerate(firsts[:_NAMED]))
+        return f"{name}: {shown}{', ...' if len(firsts) > _NAMED else ''}"
+    kinds, counts = np.unique(digests, return_counts=True)
+    others = np.flatnonzero(digests != (kinds[counts.argmax()] if counts.max() > 1 else digests[0]))
+    ranks = ", ".join(map(str, others[:_NAMED])) + (", ..." if len(others) > _NAMED else "")
+    return f"{name} on rank{'s' if len(others) > 1 else ''} {ranks}, by up to {distances.max():.3g}"
+
+
+def _compared(model: keras.Model) -> list[tuple[str, np.ndarray]]:
+    """What has to be the same on all ranks, by name."""
+    rates = [(f"learning rate of {optimizer.name}", _rate(optimizer)) for optimizer in optimizers_of(model)]
+    variables = [*model.trainable_variables, *optimizer_variables(model)]
+    named = [(getattr(variable, "path", variable.name), np.asarray(variable)) for variable in variables]
+    return [*rates, *((name, value) for name, value in named if value.size)]
+
+
+def _rate(optimizer: Any) -> np.ndarray:
+    """The learning rate as it stands; NaN where it can't be told."""
+    try:
+        return np.array(float(optimizer.learning_rate))
+    except (AttributeError, TypeError, ValueError):
+        return np.array(np.nan)
+
+
+def _digest(value: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(value).tobytes())

@@ -1,0 +1,241 @@
+"""How the states of a metric join over ranks or tasks: found by trying the metric on made-up labels and outputs.
+
+All metrics of Keras keep sums. A user's own may keep a maximum, a mean, the last value, or something in Python: each of
+its states is joined by the rule that gives what one process would have, where there is one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from spark_dl.train.model.examples import Example
+from spark_dl.train.model.parts import is_keras, leaves
+
+__all__ = [
+    "MERGE",
+    "RULES",
+    "MetricJoin",
+    "copy_of",
+    "is_summed",
+    "leaf_metrics",
+    "metric_joins",
+    "user_metrics",
+    "values_of",
+]
+
+# States before any row, and after the rows of each of several processes, shape (processes, numbers) -> of all rows.
+RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "sum": lambda initial, states: initial + (states - initial).sum(axis=0),
+    "max": lambda initial, states: states.max(axis=0),
+    "min": lambda initial, states: states.min(axis=0),
+}
+# The method of metrics that join states themselves, as in tf.keras.
+MERGE = "merge_state"
+_ROWS = ((3, 5), (4, 2))
+# Pairs of batches, each what `update_state` is given.
+_Trials = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class MetricJoin:
+    """How the states of one metric join.
+
+    Attributes:
+        metric: its name, and its class.
+        thing: what was compiled: the metric, its class, or a function.
+        kind: the metric's class.
+        rules: for each of its variables a name in RULES, or "" where there is no rule; ("merge_state",) where the
+            metric joins them itself.
+        outside: whether it keeps something outside its variables.
+        per_batch: whether its value depends on how the rows are divided into batches.
+        tried: whether it could be tried; its states are taken for sums otherwise.
+    """
+
+    metric: str
+    thing: Any
+    kind: type
+    rules: tuple[str, ...] = ()
+    outside: bool = False
+    per_batch: bool = False
+    tried: bool = True
+
+    @property
+    def joins(self) -> bool:
+        """Whether the states of several processes give those of one."""
+        return not self.outside and "" not in self.rules
+
+
+def leaf_metrics(model: keras.Model) -> list[keras.Metric]:
+    """The model's metrics, in the order of its `metrics_variables`: of those that were compiled each by itself."""
+    found: list[keras.Metric] = []
+    for metric in model.metrics:
+        found += metric.metrics if _is_compiled(metric) else [metric]
+    return found
+
+
+def _is_compiled(metric: Any) -> bool:
+    return is_keras(type(metric)) and type(metric).__name__ == "CompileMetrics"
+
+
+def user_metrics(model: keras.Model) -> list[Any]:
+    """What may be a metric of the user's: what was compiled, also before Keras has built it, and what layers hold."""
+    compiled = getattr(model, "_compile_metrics", None)
+    given = leaves([getattr(compiled, "_user_metrics", None), getattr(compiled, "_user_weighted_metrics", None)])
+    held = [metric for metric in model.metrics if not _is_compiled(metric)]
+    return list({id(thing): thing for thing in [*given, *held] if thing is not None}.values())
+
+
+def is_summed(metric: Any) -> bool:
+    """Whether a metric's states are sums because Keras's own code updates them."""
+    if isinstance(metric, str):
+        try:
+            metric = keras.metrics.get(metric)
+        except ValueError:  # a name that Keras understands where it knows the outputs
+            return True
+    if not isinstance(metric, keras.Metric):
+        return is_keras(metric)
+    wrapped = getattr(metric, "_fn", None)
+    own = wrapped is not None and not is_keras(wrapped if hasattr(wrapped, "__name__") else type(wrapped))
+    return is_keras(type(metric).update_state) and not _merges(metric) and not own
+
+
+def _merges(metric: keras.Metric) -> bool:
+    return callable(getattr(type(metric), MERGE, None))
+
+
+def metric_joins(model: keras.Model, examples: Callable[[], Sequence[Example]]) -> list[MetricJoin]:
+    """How the metrics that aren't Keras's own join; the states of the others are sums.
+
+    Args:
+        model: compiled.
+        examples: what the labels and outputs are like; called where a metric must be tried.
+    """
+    unknown = [thing for thing in user_metrics(model) if not is_summed(thing)]
+    if not unknown:
+        return []
+    try:
+        like = list(examples())
+    except Exception:  # a subclassed model's outputs may not be known
+        like = []
+    return [_tried(thing, like) for thing in unknown]
+
+
+def _as_metric(thing: Any) -> keras.Metric:
+    """The metric that Keras makes of what was compiled."""
+    found = keras.metrics.get(thing) if not isinstance(thing, keras.Metric) else thing
+    if isinstance(found, keras.Metric):
+        return found
+    name = getattr(thing, "__name__", None) or getattr(thing, "name", None) or type(thing).__name__
+    return keras.metrics.MeanMetricWrapper(found, name=name)
+
+
+def values_of(model: keras.Model, examples: Sequence[Example]) -> dict[str, int]:
+    """How many values an epoch each metric has, by its name; those that can't be tried are left out."""
+    found: dict[str, int] = {}
+    for thing in user_metrics(model):
+        for example in examples:
+            try:
+                metric = copy_of(_as_metric(thing))
+                metric.update_state(*next(example.pairs(3, np.random.default_rng(0))))
+                name = thing if isinstance(thing, str) else metric.name
+                found[name] = max(int(np.size(value)) for value in keras.tree.flatten(metric.result()))
+            except Exception:  # noqa: S112 - it is another output's
+                continue
+    return found
+
+
+def copy_of(metric: keras.Metric) -> keras.Metric:
+    """A metric of the same class and config, with states of its own."""
+    kind = type(metric)
+    if isinstance(metric, keras.metrics.MeanMetricWrapper) and is_keras(kind) and kind.__name__ == "MeanMetricWrapper":
+        return kind(metric._fn, name=metric.name, dtype=metric.dtype, **metric._fn_kwargs)
+    return kind.from_config(metric.get_config())
+
+
+def _tried(thing: Any, examples: Sequence[Example]) -> MetricJoin:
+    metric = _as_metric(thing)
+    untried = MetricJoin(f"{metric.name!r} ({type(metric).__name__})", thing, type(metric), tried=False)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for trials in _all_trials(examples):
+            try:
+                return _Trial(metric, trials).join(untried)
+            except Exception:  # noqa: S112 - it takes other labels and outputs than these
+                continue
+    return untried
+
+
+def _all_trials(examples: Sequence[Example]) -> Iterator[_Trials]:
+    """Pairs of batches: what each `update_state` is given, labels and outputs or, as a mean takes it, values alone."""
+    random = np.random.default_rng(0)
+    for example in examples:
+        pairs = [zip(*(example.pairs(n, random) for n in rows), strict=True) for rows in _ROWS]
+        whole = [pair for both in pairs for pair in both]
+        yield whole
+        # By kind, where it takes only the one.
+        kinds = len(whole) // len(_ROWS)
+        for kind in range(kinds) if kinds > 1 else ():
+            yield whole[kind::kinds]
+    yield [tuple((random.normal(1.0, 2.0, n).astype(np.float32),) for n in rows) for rows in _ROWS]
+
+
+class _Trial:
+    """One metric, tried on pairs of batches: a copy of it, the user's own stays as it is."""
+
+    def __init__(self, metric: keras.Metric, trials: _Trials) -> None:
+        self._metric = copy_of(metric)
+        self._other = copy_of(metric)
+        self._trials = trials
+        first, second = trials[0]
+        self._metric.update_state(*first)  # some make their variables at first use
+        self._other.update_state(*second)
+
+    def join(self, untried: MetricJoin) -> MetricJoin:
+        """What the trials say."""
+        merges = _merges(self._metric)
+        fitting: list[set[str]] = [set(RULES) for _ in self._metric.variables]
+        outside = per_batch = False
+        initial = self._states()
+        for one, other in self._trials:
+            # In either order, which a sum or a maximum doesn't depend on.
+            first, second, turned = (self._states(*given) for given in ((one,), (other,), (other, one)))
+            both = self._states(one, other)
+            result = self._result(self._metric)
+            for index, possible in enumerate(fitting):
+                parts = np.stack([first[index], second[index]])
+                joined = {name: rule(initial[index], parts) for name, rule in RULES.items()}
+                expected = (both[index], turned[index])
+                possible -= {name for name, state in joined.items() if not all(_same(state, e) for e in expected)}
+            outside |= not self._results_from(both, result)
+            self._states(tuple(np.concatenate(pair) for pair in zip(one, other, strict=True)))
+            per_batch |= not _same(self._result(self._metric), result)
+        rules = (MERGE,) if merges else tuple(next((name for name in RULES if name in fit), "") for fit in fitting)
+        return replace(untried, rules=rules, outside=outside, per_batch=per_batch, tried=True)
+
+    def _states(self, *batches: tuple[Any, ...]) -> list[np.ndarray]:
+        self._metric.reset_state()
+        for batch in batches:
+            self._metric.update_state(*batch)
+        return [np.asarray(variable).astype(np.float64) for variable in self._metric.variables]
+
+    def _results_from(self, states: list[np.ndarray], expected: np.ndarray) -> bool:
+        """Whether another metric with these states gives the same result: all that it keeps is in its variables."""
+        if len(self._other.variables) != len(states):
+            return False
+        for variable, state in zip(self._other.variables, states, strict=True):
+            variable.assign(state.astype(str(variable.dtype)))
+        return _same(self._result(self._other), expected)
+
+    def _result(self, metric: keras.Metric) -> np.ndarray:
+        values = keras.tree.flatten(metric.result())
+        return np.concatenate([np.asarray(value, np.float64).ravel() for value in values] or [np.zeros(0)])
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True)

@@ -1,0 +1,110 @@
+"""The states of metrics over ranks or tasks: what each of them has become those of all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from spark_dl.collectives import Collectives
+from spark_dl.train.metrics.joins import MERGE, RULES, MetricJoin, copy_of, leaf_metrics, user_metrics
+
+__all__ = ["MetricStates", "assign_states"]
+
+
+class MetricStates:
+    """Joins the states of a model's metrics.
+
+    Args:
+        model: compiled.
+        joins: of its metrics that aren't Keras's own.
+    """
+
+    def __init__(self, model: keras.Model, joins: Sequence[MetricJoin]) -> None:
+        self._model = model
+        self._joins = joins
+        self._initial: dict[int, np.ndarray] = {}
+
+    def begin(self) -> None:
+        """Note the states before any row: they needn't be 0."""
+        made = [thing for thing in user_metrics(self._model) if isinstance(thing, keras.Metric)]
+        variables = [variable for metric in (*made, *leaf_metrics(self._model)) for variable in metric.variables]
+        self._initial = {id(variable): np.array(variable) for variable in variables}
+
+    def over_ranks(self, collectives: Collectives, name: str) -> list[np.ndarray]:
+        """The states of all ranks' rows, in the order of `metrics_variables`; the metrics stay as they are."""
+        mine = [np.asarray(variable) for variable in self._model.metrics_variables]
+        if not mine or collectives.world.size == 1:
+            return mine
+        flat = np.concatenate([state.astype(np.float64).ravel() for state in mine])
+        if all(set(join.rules) <= {"sum"} for join in self._joins):
+            initial = np.concatenate([state.astype(np.float64).ravel() for state in self._all_initial()])
+            total = initial + collectives.sum(flat - initial, name)
+            parts = np.split(total, np.cumsum([state.size for state in mine])[:-1])
+            return [part.reshape(state.shape) for part, state in zip(parts, mine, strict=True)]
+        table = np.zeros((collectives.world.size, len(flat)))
+        table[collectives.world.rank] = flat
+        return self.joined(collectives.sum(table.ravel(), name).reshape(table.shape))
+
+    def joined(self, table: np.ndarray) -> list[np.ndarray]:
+        """The states of all rows, in the order of `metrics_variables`.
+
+        Args:
+            table: each process's states one after the other, float64 (processes, numbers).
+        """
+        found: dict[int, np.ndarray] = {}
+        ends = np.cumsum([int(np.prod(variable.shape)) for variable in self._model.metrics_variables])
+        variables, parts = self._model.metrics_variables, np.split(table, ends[:-1], axis=1)
+        states = {
+            id(variable): part.reshape(len(table), *variable.shape)
+            for variable, part in zip(variables, parts, strict=True)
+        }
+        if len(table) == 1:
+            return [states[id(variable)][0] for variable in variables]
+        initial = dict(zip(map(id, variables), self._all_initial(), strict=True))
+        for metric in leaf_metrics(self._model):
+            rules = self._rules_of(metric)
+            if rules == (MERGE,):
+                found |= _merged(metric, states)
+                continue
+            for index, variable in enumerate(metric.variables):
+                rule = RULES[rules[index] if index < len(rules) and rules[index] else "sum"]
+                found[id(variable)] = rule(initial[id(variable)], states[id(variable)])
+        return [found[id(variable)] for variable in variables]
+
+    def _rules_of(self, metric: keras.Metric) -> tuple[str, ...]:
+        own = [join.rules for join in self._joins if join.thing is metric]
+        # Keras makes the metric itself where it was given a class or a name.
+        alike = [join.rules for join in self._joins if join.kind is type(metric)]
+        return next(iter([*own, *alike]), ())
+
+    def _all_initial(self) -> list[np.ndarray]:
+        """The states before any row; of variables that were made since, what a reset gives."""
+        reset: dict[int, Any] = {}
+        for metric in leaf_metrics(self._model):
+            if any(id(variable) not in self._initial for variable in metric.variables):
+                reset |= dict(zip(map(id, metric.variables), metric.stateless_reset_state(), strict=True))
+        return [
+            np.asarray(self._initial.get(id(variable), reset.get(id(variable)))).astype(np.float64)
+            for variable in self._model.metrics_variables
+        ]
+
+
+def assign_states(model: keras.Model, states: Sequence[Any]) -> None:
+    """Set the metrics' states, in the order of `metrics_variables`."""
+    for variable, state in zip(model.metrics_variables, states, strict=True):
+        variable.assign(np.reshape(state, variable.shape).astype(str(variable.dtype)))
+
+
+def _merged(metric: keras.Metric, states: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """What the metric's own merge_state makes of its states, each process's in a copy of it."""
+    copies = []
+    for process in range(len(states[id(metric.variables[0])])):
+        copy = copy_of(metric)
+        for variable, source in zip(copy.variables, metric.variables, strict=True):
+            variable.assign(states[id(source)][process].astype(str(variable.dtype)))
+        copies.append(copy)
+    copies[0].merge_state(copies[1:])
+    return {id(source): np.asarray(v) for source, v in zip(metric.variables, copies[0].variables, strict=True)}

@@ -1,0 +1,133 @@
+"""Logs of one rank's steps become the logs of the joined batches; and which callbacks read them at each step.
+
+What a step returns is, in Keras, either the results of the model's metrics, whose states are joined, or plain tensors
+of the last batch. Of the latter the mean over the ranks is taken, weighted by the rows of that batch: for a mean over
+rows it is what one process would return for the joined batch.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from spark_dl.collectives import Collectives
+from spark_dl.log_values import plain_logs
+from spark_dl.train.model.parts import leaves
+
+__all__ = ["TEST_HOOKS", "TRAIN_HOOKS", "join_logs", "read_logs", "results_of"]
+
+TRAIN_HOOKS = ("on_train_batch_end", "on_batch_end")
+TEST_HOOKS = ("on_test_batch_end",)
+# Keras's callbacks that read the logs of a step only where this attribute asks for it.
+_FREQUENCIES = ("save_freq", "update_freq")
+
+
+def read_logs(callbacks: Iterable[keras.callbacks.Callback], hooks: Iterable[str]) -> bool:
+    """Whether one of the callbacks reads the logs that these hooks are given."""
+    methods = [(callback, getattr(callback, hook, None)) for callback in callbacks for hook in hooks]
+    return any(
+        method is not None
+        and not getattr(method, "_is_default", False)
+        and not any(getattr(callback, name, None) == "epoch" for name in _FREQUENCIES)
+        and _uses_logs(method)
+        for callback, method in methods
+    )
+
+
+def _uses_logs(method: Any) -> bool:
+    """Whether a hook reads its argument `logs`; True where it can't be told."""
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    if code is None:
+        return True
+    place = 2 if inspect.ismethod(method) else 1
+    named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or len(named) <= place:
+        return True
+    logs = "logs" if "logs" in named else named[place]
+    loaded: list[Any] = []
+    for instruction in dis.get_instructions(code):
+        # Some instructions store or load two variables at once: the last is loaded where the name ends so.
+        several = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
+        if instruction.opname.startswith("LOAD_"):
+            loaded += several
+        elif instruction.opname == "STORE_FAST_LOAD_FAST":
+            loaded.append(several[-1])
+    # A call of `locals` may read any.
+    return logs in loaded or "locals" in loaded
+
+
+def results_of(model: keras.Model) -> dict[str, Any]:
+    """The results of the model's metrics, as they stand and as logs have them: those of a dict one by one."""
+    return plain_logs(model.get_metrics_result())
+
+
+def join_logs(
+    model: keras.Model,
+    logs: Mapping[str, Any],
+    results: Mapping[str, Any],
+    join_metrics: Callable[[], Mapping[str, Any]],
+    rows: float,
+    collectives: Collectives,
+) -> dict[str, Any]:
+    """The logs that one process would have of the joined batches.
+
+    Args:
+        model: its metrics' states are joined here.
+        logs: of this rank's last step.
+        results: of this rank's metrics, before they are joined.
+        join_metrics: joins the metrics' states over the ranks; gives their results.
+        rows: of this rank in its last step.
+        collectives: of this rank's World.
+    """
+    joined = join_metrics()
+    if not logs:
+        return dict(joined)
+    untouched = _never_updated(model)
+    if logs.keys() == results.keys():
+        # As in Keras, but for a metric that the model's own step leaves alone, whose 0.0 says nothing.
+        plain = [name for name in logs if name in untouched]
+        if not plain:
+            return dict(joined)
+        return {**joined, **_weighted({name: logs[name] for name in plain}, {}, rows, collectives)[0]}
+    found, same = _weighted(logs, results, rows, collectives)
+    return {name: joined[same[name]] if name in same else value for name, value in found.items()}
+
+
+def _never_updated(model: keras.Model) -> set[str]:
+    """Names of means over nothing, on all ranks once their states are joined."""
+    metrics = [leaf for held in model.metrics for leaf in leaves(getattr(held, "metrics", [held]))]
+    means = [metric for metric in metrics if isinstance(metric, keras.metrics.Mean)]
+    return {metric.name for metric in means if float(np.asarray(metric.count)) == 0}
+
+
+def _weighted(
+    logs: Mapping[str, Any], results: Mapping[str, Any], rows: float, collectives: Collectives
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The logs' means over the ranks; and which of them are on all ranks the result of which metric."""
+    names = sorted(name for name, value in logs.items() if isinstance(value, (int, float)))
+    # The metric of the same name comes first.
+    pairs = [(name, metric) for name in names for metric in [name, *sorted(results)] if metric in results]
+    # A metric with a value for each class is told by its name.
+    pairs += [(name, name) for name, value in sorted(logs.items()) if np.ndim(value) and name in results]
+    # A rank without rows logs what a row of zeros gave.
+    equal = [float(rows == 0 or _same(logs[name], results[metric])) for name, metric in pairs]
+    products = [rows * logs[name] if rows else 0.0 for name in names]
+    total = collectives.sum(np.array([rows, *products, *equal], np.float64), "spark_dl.step_logs")
+    votes = total[1 + len(names) :]
+    same: dict[str, str] = {}
+    for (name, metric), vote in zip(pairs, votes, strict=True):
+        if vote == collectives.world.size:
+            same.setdefault(name, metric)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = dict(zip(names, (total[1 : 1 + len(names)] / total[0]).tolist(), strict=True))
+    return {**logs, **means}, same
+
+
+def _same(one: Any, other: Any) -> bool:
+    alike = np.shape(one) == np.shape(other)
+    return alike and bool(np.allclose(one, other, rtol=1e-5, atol=1e-8, equal_nan=True))

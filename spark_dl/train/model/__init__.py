@@ -1,0 +1,1 @@
+"""The Keras model as data: its bytes, shape, losses, names and state."""

@@ -1,0 +1,102 @@
+"""The user's objects as bytes for other processes: cloudpickle, with Keras objects in it by distinct names."""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import io
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.saving import saving_lib
+from keras.src.saving.keras_saveable import KerasSaveable
+
+from spark_dl.errors import ModelError, explain
+from spark_dl.train.model.identity import naming
+from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
+
+__all__ = ["keras_reducer"]
+
+_TF_FUNCTION = type(tf.function(lambda: None))
+
+
+def keras_reducer(owner: keras.Model | None = None) -> Callable[[Any], Any]:
+    """Give how pickle takes Keras objects apart: they are loaded with the very functions that they hold.
+
+    Args:
+        owner: the user's model, a copy of which is trained.
+
+    Returns:
+        a function for `pickling.pickle_for_ranks`; it raises a ModelError for what holds weights of the owner, which
+        training would not change.
+    """
+    weights = {id(weight) for weight in owner.variables} if owner is not None else set()
+    return functools.partial(_reduced, weights)
+
+
+def _reduced(weights: set[int], obj: Any) -> Any:
+    """How an object is taken apart; NotImplemented where pickle knows."""
+    if isinstance(obj, KerasSaveable):
+        if weights.intersection(map(id, getattr(obj, "variables", ()))):
+            raise _owned(f"the {type(obj).__name__} {obj.name!r}")
+        if isinstance(obj, keras.losses.Loss):  # not by its config, which may leave something out
+            return copyreg.__newobj__, (type(obj),), vars(obj)  # type: ignore[attr-defined]
+        objects = custom_objects(obj)
+        with keras.saving.custom_object_scope(objects):
+            return _loaded, (_written(obj), objects, isinstance(obj, keras.Model))
+    if isinstance(obj, keras.Variable) and id(obj) in weights:
+        raise _owned(f"the variable {obj.path!r}")
+    if isinstance(obj, _TF_FUNCTION):
+        return copyreg.__newobj__, (type(obj),), _untraced(obj)  # type: ignore[attr-defined]
+    return NotImplemented
+
+
+def _untraced(function: Any) -> dict[str, Any]:
+    """The state of a `tf.function` that was never called: graphs can't be pickled, and each process makes its own.
+
+    Raises:
+        ModelError: its first call has made variables, which another process would make anew.
+    """
+    if function._created_variables:
+        raise ModelError(
+            explain(
+                "A tf.function can't be carried with variables that it has made.",
+                expected="functions of their arguments alone",
+                received=f"the tf.function {getattr(function, '__name__', '')!r}",
+                fix="Make the variables in the build of a layer.",
+            )
+        )
+    decorated = {name: value for name, value in vars(function).items() if name.startswith(("__", "_tf_decorator"))}
+    return {**decorated, **function._clone(None).__getstate__()}
+
+
+def _written(obj: Any) -> bytes:
+    if isinstance(obj, keras.Model):
+        return to_bytes(obj)
+    stream = io.BytesIO()
+    with naming():
+        saving_lib._save_model_to_fileobj(obj, stream, "h5")
+    return stream.getvalue()
+
+
+def _loaded(content: bytes, objects: dict[str, Any], is_model: bool) -> Any:
+    """A Keras object of bytes that this process's driver has written."""
+    if is_model:
+        return from_bytes(content, objects)
+    with keras.saving.custom_object_scope(objects):
+        return saving_lib._load_model_from_fileobj(
+            io.BytesIO(content), custom_objects=None, compile=True, safe_mode=True
+        )
+
+
+def _owned(what: str) -> ModelError:
+    return ModelError(
+        explain(
+            "It uses weights of the model that is trained, where a copy of the model is trained.",
+            expected="functions of their arguments alone",
+            received=what,
+            fix="Use the layers in the model: in its call, by add_loss, or in a train_step of its own.",
+        )
+    )

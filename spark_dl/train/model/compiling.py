@@ -1,0 +1,178 @@
+"""A copy of the user's model, compiled as the estimator's options say; what is given stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from spark_dl.errors import ModelError, explain
+from spark_dl.redaction import warn
+from spark_dl.train.model.identity import config_of, naming
+from spark_dl.train.model.live_state import counterparts, numbered, walk
+from spark_dl.train.model.losses import by_output
+from spark_dl.train.model.optimizer_state import transfer
+from spark_dl.train.model.parts import inner_layers
+from spark_dl.train.model.round_trip import refuse_forgotten
+from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
+from spark_dl.train.model.shape import shape_of
+
+__all__ = ["FRONT", "compiled_copy"]
+
+# The name of the inner model that holds the transform of an input, followed by the input's where there are several.
+FRONT = "transform_fn"
+
+
+def compiled_copy(
+    model: keras.Model,
+    optimizer: Any,
+    loss: Any,
+    metrics: Any,
+    loss_weights: Any = None,
+    dtype_policy: str | None = None,
+) -> keras.Model:
+    """A copy of the model, compiled anew where an optimizer, a loss, its weights or metrics are given.
+
+    What isn't given is taken from the model's own compile options. The given objects are copied, too.
+
+    Raises:
+        ModelError: there is no loss; or Keras doesn't save the model as it is.
+        OptionError: the optimizer excludes variables of another model.
+    """
+    with keras.saving.custom_object_scope(custom_objects(model, optimizer, loss, metrics)):
+        copy = from_bytes(to_bytes(model))
+        refuse_forgotten(model, copy)
+        if dtype_policy:
+            copy = _with_policy(copy, dtype_policy)
+        live, variables = numbered(walk(model)), counterparts(model, copy)
+        _build_inner(copy)
+        unchanged = dtype_policy is None and all(one is None for one in (optimizer, loss, metrics, loss_weights))
+        if not unchanged or not copy.compiled:
+            own = _copied_optimizer(optimizer, live, variables)
+            _recompile(copy, own, loss, metrics, loss_weights, dtype_policy == "mixed_float16")
+        return _built(copy)
+
+
+def _copied_optimizer(optimizer: Any, live: Mapping[int, Any], variables: Mapping[int, Any]) -> Any:
+    """A copy of the given optimizer, with what its config doesn't tell; None where none is given.
+
+    Args:
+        optimizer: the user's.
+        live: the variables of the user's model, by their numbers.
+        variables: those of the copied model, by the same numbers.
+    """
+    if optimizer is None:
+        return None
+    copy = keras.optimizers.get(_copied(optimizer, keras.optimizers))
+    if copy is not optimizer and isinstance(optimizer, keras.optimizers.Optimizer):
+        transfer(optimizer, copy, live, variables)
+    return copy
+
+
+def _build_inner(model: keras.Model) -> None:
+    """Build what layers hold that is built where it is called first, such as a layer that is an activation."""
+    if all(layer.built for layer in model._flatten_layers()):
+        return
+    shape = shape_of(model)
+    specs = {one.name: tf.TensorSpec((None, *one.shape), one.dtype) for one in shape.inputs}
+    features: Any = specs if shape.takes_dict else list(specs.values())
+    if not shape.takes_dict and len(specs) == 1:
+        features = features[0]
+    # Traced as a train step is, and not run: nothing is drawn or counted.
+    tf.function(lambda given: model(given, training=True), autograph=False).get_concrete_function(features)
+
+
+def _last_operations(model: keras.Model) -> Iterator[int]:
+    """The ids of the layers that the outputs come from, within inner models, too."""
+    for tensor in getattr(model, "outputs", None) or []:
+        operation = tensor._keras_history.operation
+        yield id(operation)
+        if isinstance(operation, keras.Model):
+            yield from _last_operations(operation)
+
+
+def _with_policy(model: keras.Model, policy: str) -> keras.Model:
+    """The model under another dtype policy; the layers that its outputs come from compute in float32.
+
+    What is before training, the transform of the features, stays as it is.
+    """
+    last = set(_last_operations(model))
+    before = {id(part) for layer in model.layers if layer.name.startswith(FRONT) for part in inner_layers(layer)}
+    for layer in model._flatten_layers():
+        if id(layer) not in before:
+            layer.dtype_policy = "float32" if id(layer) in last else policy
+    # Anew, since tensors between layers have dtypes of their own.
+    return from_bytes(to_bytes(model))
+
+
+def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, scales: bool) -> None:
+    with naming():
+        config = copy.get_compile_config() or {}
+    own = keras.saving.deserialize_keras_object(config)
+    loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
+    if loss is None:
+        raise ModelError(
+            explain(
+                f"The model {copy.name!r} has no loss.",
+                expected="a compiled model, or the param `loss`",
+                received="an uncompiled model and loss=None",
+                fix="Compile the model, or set `loss`, for example loss='mse'.",
+            )
+        )
+    own_optimizer = copy.optimizer if copy.compiled else None
+    if loss_weights is not None:
+        # Keras matches weights and losses as flat lists where their forms differ.
+        shape = shape_of(copy)
+        several = isinstance(loss, (list, tuple, dict))
+        loss = by_output("loss", loss if several else [loss] * len(shape.outputs), shape)
+        loss_weights = by_output("weight of its loss", loss_weights, shape)
+    chosen = keras.optimizers.get(optimizer if optimizer is not None else own_optimizer or "adam")
+    if scales and not isinstance(chosen, keras.optimizers.LossScaleOptimizer):
+        # Keras does so by itself for the model's own policy alone.
+        chosen = keras.optimizers.LossScaleOptimizer(chosen)
+    others: dict[str, Any] = {}
+    if type(copy).compile is keras.Model.compile:
+        others = {name: own[name] for name in ("run_eagerly", "steps_per_execution", "jit_compile") if name in own}
+        # Whether the model's own optimizer scales the loss has been decided.
+        others["auto_scale_loss"] = optimizer is not None or own_optimizer is None
+    copy.compile(
+        optimizer=chosen,
+        loss=_copied(loss, keras.losses),
+        metrics=_copied(metrics, keras.metrics) if metrics is not None else own.get("metrics"),
+        weighted_metrics=own.get("weighted_metrics"),
+        loss_weights=loss_weights if loss_weights is not None else own.get("loss_weights"),
+        **others,
+    )
+
+
+def _built(model: keras.Model) -> keras.Model:
+    """The model with an optimizer that has its variables: Keras can't load a state that was not there to save."""
+    optimizer = model.optimizer
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    if optimizer.built and not all(id(variable) in known for variable in model.trainable_variables):
+        if int(np.asarray(optimizer.iterations)):
+            warn(
+                "The model has trainable variables that its optimizer wasn't built for: the optimizer begins anew.",
+                3,
+            )
+        variables = numbered(walk(model))
+        fresh = _copied(optimizer, keras.optimizers)
+        transfer(optimizer, fresh, variables, variables, with_state=False)
+        model.optimizer = fresh
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _copied(thing: Any, module: Any) -> Any:
+    """A Keras object of the same class and config, or several; names and functions as they are."""
+    if isinstance(thing, dict):
+        return {name: _copied(part, module) for name, part in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [_copied(part, module) for part in thing]
+    if isinstance(thing, (str, type)) or not hasattr(thing, "get_config"):
+        return thing
+    return module.deserialize(config_of(thing))

@@ -1,0 +1,93 @@
+"""Made-up labels and outputs: what losses and metrics are tried on before any rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from spark_dl.data.dataset import FEATURES, LABEL, Tensor
+from spark_dl.train.model.shape import ModelOutput, fixed_shapes, shape_of
+
+__all__ = ["Example", "examples_of", "examples_of_model"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a loss or a metric of one output takes.
+
+    Attributes:
+        output: name of the output.
+        label_shape: the shape of one row's label.
+        label_dtype: NumPy's name of its dtype.
+        output_shape: the shape of one row's output.
+    """
+
+    output: str
+    label_shape: tuple[int, ...]
+    label_dtype: str
+    output_shape: tuple[int, ...]
+
+    @property
+    def classes(self) -> int:
+        """How many classes a label that is an index may have."""
+        width = self.output_shape[-1] if self.output_shape else 1
+        indices = self.label_shape in (self.output_shape[:-1], (*self.output_shape[:-1], 1))
+        return width if width > 1 and indices else 2
+
+    def labels(self, rows: int, kind: str, random: np.random.Generator) -> np.ndarray:
+        """Labels of so many rows.
+
+        Args:
+            rows: how many.
+            kind: "classes" for class indices or one-hot vectors, "numbers" for numbers of any size and sign.
+            random: draws them.
+        """
+        shape = (rows, *self.label_shape)
+        if kind == "numbers" and "float" in self.label_dtype:
+            return random.normal(0.5, 2.0, shape).astype(self.label_dtype)
+        if self.label_shape == self.output_shape and self.label_shape and self.label_shape[-1] > 1:
+            chosen = random.integers(0, shape[-1], shape[:-1])
+            one_hot: np.ndarray = np.eye(shape[-1])[chosen].astype(self.label_dtype)
+            return one_hot
+        return random.integers(0, self.classes, shape).astype(self.label_dtype)
+
+    def outputs(self, rows: int, random: np.random.Generator) -> np.ndarray:
+        """Outputs of so many rows, float32: between 0 and 1, as logits and as probabilities may be."""
+        # Not of sum 1: what is the same for all rows tells nothing.
+        return random.uniform(0.05, 0.95, (rows, *self.output_shape)).astype(np.float32)
+
+    def pairs(self, rows: int, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Labels and outputs of so many rows, of each kind."""
+        for kind in ("classes", "numbers") if "float" in self.label_dtype else ("classes",):
+            yield self.labels(rows, kind, random), self.outputs(rows, random)
+
+
+def examples_of(outputs: Sequence[ModelOutput], tensors: Sequence[Tensor]) -> list[Example]:
+    """For each output of a model what its labels are like.
+
+    Args:
+        outputs: the model's, without sizes that are open.
+        tensors: of a batch.
+    """
+    labels = {tensor.key: tensor for tensor in tensors if tensor.role == LABEL}
+    found = []
+    for output in outputs:
+        label = labels.get(output.name, labels.get(""))
+        if label is not None:
+            found.append(Example(output.name, tuple(label.shape), label.dtype, tuple(output.shape)))
+    return found
+
+
+def examples_of_model(model: keras.Model, tensors: Sequence[Tensor]) -> list[Example]:
+    """The same of a built model.
+
+    Raises:
+        ModelError: the model's inputs or outputs aren't known.
+    """
+    shape = shape_of(model)
+    given = {tensor.key: tensor.fed or tensor.shape for tensor in tensors if tensor.role == FEATURES}
+    fed = {one.name: given.get(one.name, given.get("", ())) for one in shape.inputs}
+    return examples_of(fixed_shapes(model, shape, fed).outputs, tensors)

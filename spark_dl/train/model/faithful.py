@@ -1,0 +1,104 @@
+"""Whether a Keras object's `get_config` says all that it was made with: what Keras loads would be another one else."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.saving import serialization_lib
+
+from spark_dl.train.model.parts import is_keras
+
+__all__ = ["fault", "is_same"]
+
+_PLAIN = (str, bytes, int, float, complex, bool, type(None))
+# How deep objects within objects are looked at.
+_DEPTH = 6
+# What Keras sets itself, from these or from where an object stands.
+_OF_KERAS = ("_tracker", "_lock", "_auto_config", "_obj_reference_counts_dict", "_convert_input_args")
+_GENERAL = ("self", "name", "dtype", "trainable", "args", "kwargs")
+
+
+def fault(thing: Any, config: Mapping[str, Any]) -> str:
+    """What is wrong with a config from which Keras would load another object, or none; empty where nothing is.
+
+    Args:
+        thing: an object of a user's class.
+        config: as Keras serializes it.
+    """
+    parameters = inspect.signature(type(thing).__init__).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [one.name for one in parameters if one.kind in named]
+    given = config["config"]
+    left_out = [name for name in names if name not in _GENERAL and name not in given]
+    held = {name: key for name in left_out for key in (name, f"_{name}") if key in vars(thing)}
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+    unknown = [] if takes_all else [name for name in given if name not in names]
+    if not held and not unknown:
+        return ""
+    try:
+        copy = vars(serialization_lib.deserialize_keras_object(dict(config)))
+    except Exception:
+        if _writes_itself(type(thing)):
+            return ""  # its from_config may ask for what is there as the model is loaded, which says why
+        lost = list(held)
+        if not lost and unknown:
+            return f"one that gives {', '.join(unknown)}, which __init__ doesn't take"
+    else:
+        lost = [name for name, key in held.items() if not is_same(vars(thing)[key], copy.get(key))]
+    return f"one that leaves {', '.join(lost)} out" if lost else ""
+
+
+def _writes_itself(kind: type) -> bool:
+    """Whether a user's class has a get_config or a from_config of its own."""
+    return not all(is_keras(getattr(kind, name, None)) for name in ("get_config", "from_config"))
+
+
+def is_same(one: Any, other: Any, depth: int = _DEPTH) -> bool:
+    """Whether nothing tells two values apart: numbers, texts, arrays, functions, and what objects hold of them."""
+    if one is other or not depth:
+        return True
+    inner = functools.partial(_all_same, depth=depth - 1)
+    if isinstance(one, _PLAIN) or isinstance(other, _PLAIN):
+        return bool(type(one) is type(other) and (one == other or (one != one and other != other)))
+    if hasattr(one, "__array__") and hasattr(other, "__array__"):
+        return _same_numbers(one, other)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return inner(list(one), list(other))
+    if type(one) is not type(other):
+        return False
+    if is_keras(type(one)) and hasattr(one, "get_config"):
+        return bool(serialization_lib.serialize_keras_object(one) == serialization_lib.serialize_keras_object(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and inner(list(one.values()), [other[key] for key in one])
+    if isinstance(one, types.MethodType):
+        return one.__func__ is other.__func__ and inner([one.__self__], [other.__self__])
+    if isinstance(one, functools.partial):
+        return inner([one.func, one.args, one.keywords], [other.func, other.args, other.keywords])
+    if isinstance(one, types.FunctionType):
+        cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
+        return one.__code__ is other.__code__ and inner([*cells[0], one.__defaults__], [*cells[1], other.__defaults__])
+    held = [
+        {key: value for key, value in getattr(thing, "__dict__", {}).items() if key not in _OF_KERAS}
+        for thing in (one, other)
+    ]
+    return held[0].keys() == held[1].keys() and inner(list(held[0].values()), [held[1][key] for key in held[0]])
+
+
+def _all_same(some: list[Any], others: list[Any], depth: int) -> bool:
+    return len(some) == len(others) and all(is_same(a, b, depth) for a, b in zip(some, others, strict=True))
+
+
+def _same_numbers(one: Any, other: Any) -> bool:
+    if isinstance(one, keras.KerasTensor) or isinstance(other, keras.KerasTensor):
+        return True
+    arrays = [np.asarray(array) for array in (one, other)]
+    same: bool = arrays[0].shape == arrays[1].shape and bool(
+        np.all((arrays[0] == arrays[1]) | (arrays[0] != arrays[0]))
+    )
+    return same

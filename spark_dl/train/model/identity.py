@@ -1,0 +1,304 @@
+"""The user's functions and classes in Keras models, told apart by what they are and not by what they are called.
+
+Keras writes functions and classes into a model by name. Two closures of one factory have one name, and a function of
+one's own may be called as one of Keras's. What the name doesn't tell gets another one, below the package `spark_dl`,
+while the model is copied: in what is written alone, never on the object and never in Keras's registry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import types
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src import activations, api_export
+from keras.src.saving import object_registration, serialization_lib
+
+from spark_dl.errors import ModelError, explain
+from spark_dl.train.model.faithful import fault, is_same
+from spark_dl.train.model.names import PACKAGE
+from spark_dl.train.model.parts import leaves
+from spark_dl.train.model.serializer import reference, serializing
+
+__all__ = ["config_of", "found_objects", "label", "naming", "saved_name"]
+
+# Names of metrics and losses that Keras understands without there being an object of that name.
+_UNDERSTOOD = ("accuracy", "acc", "ce", "crossentropy")
+# TensorFlow's functions that Keras has, too, by one name in `tf.nn` and `keras.activations`; what Python calls them may
+# be another one, such as softmax_v2.
+_ACTIVATIONS = (
+    *("relu", "relu6", "elu", "selu", "gelu", "leaky_relu", "softmax", "log_softmax", "sigmoid", "tanh"),
+    *("softplus", "softsign", "silu"),
+)
+
+
+def is_registered(name: str) -> bool:
+    """Whether a name is that of a package, so that it is no plain text in a config."""
+    return ">" in name
+
+
+def label(thing: Any) -> str:
+    """What to call an object of the user's."""
+    if isinstance(thing, functools.partial):
+        return label(thing.func)
+    return str(getattr(thing, "__name__", None) or type(thing).__name__).strip("<>")
+
+
+def found_objects(*things: Any) -> dict[str, Any]:
+    """The user's functions, classes and callable objects that Keras meets as it serializes things, by distinct names.
+
+    A name is the registered one, or Python's own where nothing else in the config could be meant by it.
+
+    Args:
+        things: Keras models, layers, losses, metrics, optimizers, functions; or lists and dicts of them.
+
+    Raises:
+        ModelError: a copy of an object would be another one.
+    """
+    finder = _Finder()
+    with serializing(finder.write, finder.name_of):
+        configs = [serialization_lib.serialize_keras_object(thing) for thing in things]
+    texts = set(_texts(configs))
+    named: dict[str, Any] = {}
+    waiting = []
+    for thing in finder.found:
+        registered = _registered_name(thing)
+        if registered and registered not in named and _is_free(registered, thing):
+            named[registered] = thing
+        else:
+            waiting.append(thing)
+    own_names = Counter(filter(None, map(_own_name, finder.found)))
+    plain = {name for name, count in own_names.items() if count == 1 and name not in texts and name not in _reserved()}
+    for thing in waiting:
+        name = _own_name(thing)
+        # What was registered by a name that is another's by now is saved by that name again, which a given one tells.
+        own = name if name in plain and _is_free(name, thing) and not _registered_name(thing) else None
+        named[own or _free(f"{PACKAGE}{label(thing)}", named, thing)] = thing
+    for thing in finder.found:
+        name = _own_name(thing)
+        if name in plain and _is_free(name, thing):  # by which a class's own from_config may ask for it
+            named.setdefault(name, thing)
+    return named
+
+
+@contextlib.contextmanager
+def naming() -> Iterator[None]:
+    """Have Keras write the objects of the `custom_object_scope` around this by their names there."""
+    scope: Mapping[str, Any] = keras.src.backend.common.global_state.get_global_attribute(
+        "custom_objects_scope_dict", {}
+    )
+    # An empty scope, too: Keras by itself can't write a model that was compiled with its own classes.
+    names: dict[Any, str] = {}
+    for name in sorted(scope, key=is_registered):  # registered names last, so that they are what counts
+        names[_key(scope[name])] = name
+
+    def write(obj: Any, by_keras: Callable[[Any], Any]) -> Any:
+        name = names.get(_key(obj)) if _may_be_named(obj) else None
+        return by_keras(obj) if name is None else reference(name)
+
+    def name_of(obj: Any, by_keras: Callable[[Any], str]) -> str:
+        return names.get(_key(obj)) or by_keras(obj)
+
+    with serializing(write, name_of):
+        yield
+
+
+def config_of(thing: Any) -> Any:
+    """The config of a Keras object, with the names of the `custom_object_scope` around this."""
+    with naming():
+        return serialization_lib.serialize_keras_object(thing)
+
+
+class _Finder:
+    """Meets what Keras serializes.
+
+    Attributes:
+        found: the user's objects in the order in which Keras meets them, each once.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+        self._names: dict[Any, str] = {}
+        self._comparing = False
+
+    def write(self, obj: Any, by_keras: Callable[[Any], Any]) -> Any:
+        """The config of an object, with names of this finder's."""
+        if isinstance(obj, keras.layers.Lambda) and obj.mask is not None:
+            raise _not_copied(obj, "a Lambda layer with mask=, which Keras doesn't load", "Write a layer of your own.")
+        if _may_be_named(obj) and not self._comparing:
+            return reference(self._note(obj)) if _is_reference(obj) else self._instance(obj, by_keras)
+        return by_keras(obj)
+
+    def name_of(self, obj: Any, by_keras: Callable[[Any], str]) -> str:
+        """The name of a class or function that Keras writes."""
+        own = hasattr(obj, "get_config") if isinstance(obj, type) else isinstance(obj, types.FunctionType)
+        return self._note(obj) if own and not _is_keras(obj) and not self._comparing else by_keras(obj)
+
+    def _note(self, obj: Any) -> str:
+        key = _key(obj)
+        if key not in self._names:
+            self._names[key] = f"{PACKAGE}#{len(self.found)}"
+            self.found.append(obj)
+        return self._names[key]
+
+    def _instance(self, obj: Any, by_keras: Callable[[Any], Any]) -> Any:
+        """The config of an object of a user's class; or a reference to it, where it isn't what `get_config` says."""
+        has_state = isinstance(obj, (keras.layers.Layer, keras.metrics.Metric, keras.optimizers.Optimizer))
+        try:
+            config = by_keras(obj)
+        except ModelError:
+            raise
+        except Exception as error:
+            if not has_state and callable(obj):
+                return reference(self._note(obj))
+            first = next(iter(str(error).strip().splitlines()), "")
+            raise _not_copied(obj, f"{type(error).__name__}: {first}") from error
+        if not has_state:
+            return config if not callable(obj) or self._is_faithful(obj, config) else reference(self._note(obj))
+        with self._copies():
+            wrong = "" if isinstance(obj, keras.Model) else fault(obj, config)
+        if wrong:
+            raise _not_copied(obj, wrong)
+        return config
+
+    @contextlib.contextmanager
+    def _copies(self) -> Iterator[None]:
+        """Where configs can be loaded, and what copies hold isn't found."""
+        self._comparing, before = True, self._comparing
+        try:
+            with keras.saving.custom_object_scope({self._names[_key(thing)]: thing for thing in self.found}):
+                yield
+        finally:
+            self._comparing = before
+
+    def _is_faithful(self, obj: Any, config: Any) -> bool:
+        try:
+            with self._copies():
+                return is_same(obj, serialization_lib.deserialize_keras_object(config))
+        except Exception:
+            return False
+
+
+def _not_copied(obj: Any, received: str, fix: str = "Write get_config in the class.") -> ModelError:
+    name = getattr(obj, "name", None)
+    return ModelError(
+        explain(
+            f"{type(obj).__name__}{f' {name!r}' if name else ''} can't be copied, and training needs copies of it.",
+            expected="a get_config that gives all arguments of its __init__",
+            received=received,
+            fix=fix,
+        )
+    )
+
+
+def _may_be_named(obj: Any) -> bool:
+    """Whether an object is the user's: a function or class, a callable, or one of a user's class."""
+    if isinstance(obj, (types.FunctionType, type)):
+        return isinstance(obj, type) or not _is_keras(obj)
+    if hasattr(obj, "get_config"):
+        return not _is_keras(type(obj))
+    return callable(obj) and not isinstance(obj, serialization_lib.PLAIN_TYPES)
+
+
+def _is_reference(obj: Any) -> bool:
+    return isinstance(obj, type) or not hasattr(obj, "get_config")
+
+
+def _is_keras(thing: Any) -> bool:
+    """Whether Keras itself finds a class or function of its own again by what it writes."""
+    if isinstance(thing, type):
+        return thing in api_export.REGISTERED_OBJS_TO_NAMES or _is_inner(thing)
+    modules = (f"keras.{module}.{thing.__name__}" for module in serialization_lib.BUILTIN_MODULES)
+    there = [found for found in map(api_export.get_symbol_from_name, modules) if found is not None]
+    return bool(there) and all(found is thing for found in there)
+
+
+def _is_inner(kind: type) -> bool:
+    """Whether a class is one of Keras's own that isn't public, such as the operations of a functional model."""
+    return kind.__module__.startswith("keras.") and "<locals>" not in kind.__qualname__
+
+
+def _registered_name(thing: Any) -> str | None:
+    try:
+        name: str | None = object_registration.GLOBAL_CUSTOM_NAMES.get(thing)
+        return name
+    except TypeError:  # it can't be hashed
+        return None
+
+
+def _own_name(thing: Any) -> str | None:
+    """The name by which Keras would write a class or function; None for what it wouldn't."""
+    if by_keras := _name_by_keras(thing):
+        return by_keras
+    if not isinstance(thing, (types.FunctionType, type)) or not thing.__name__.isidentifier():
+        return None
+    return thing.__name__ if isinstance(thing, types.FunctionType) or hasattr(thing, "from_config") else None
+
+
+@functools.cache
+def _reserved() -> frozenset[str]:
+    public = {name.rpartition(".")[2] for name in api_export.REGISTERED_NAMES_TO_OBJS}
+    modules = [getattr(keras.src, module) for module in serialization_lib.BUILTIN_MODULES]
+    by_text = {name for module in modules for name in getattr(module, "ALL_OBJECTS_DICT", ())}
+    return frozenset({*public, *by_text, *vars(activations), *_UNDERSTOOD})
+
+
+def _name_by_keras(thing: Any) -> str | None:
+    """The name of Keras's function that does what one of TensorFlow's does; None for all others."""
+    return next((name for name in _ACTIVATIONS if getattr(tf.nn, name) is thing), None)
+
+
+def saved_name(thing: Any, others: Iterable[Any]) -> str:
+    """The name that a function or class can be saved by; empty where it would mean another one of Keras's or of others.
+
+    Args:
+        thing: a function or a class.
+        others: those that are saved with it.
+    """
+    if by_keras := _name_by_keras(thing):
+        return by_keras
+    others = list(others)
+    # One that isn't registered any more, since another one was under its name, is the other one where it is loaded.
+    registered = _registered_name(thing)
+    if registered and registered not in map(_registered_name, others):
+        return registered
+    name = _own_name(thing)
+    return name if name and name not in _reserved() and name not in map(_own_name, others) else ""
+
+
+def _is_free(name: str, thing: Any) -> bool:
+    """Whether no other object is registered by a name: for what others hold, Keras asks the registry before a scope."""
+    same: bool = _key(object_registration.GLOBAL_CUSTOM_OBJECTS.get(name, thing)) == _key(thing)
+    return same
+
+
+def _free(name: str, taken: Mapping[str, Any], thing: Any) -> str:
+    names = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+    return next(one for one in names if one not in taken and _is_free(one, thing))
+
+
+def _key(thing: Any) -> Any:
+    """What an object is found again by; a bound method is another object at each access."""
+    if isinstance(thing, types.MethodType):
+        return id(thing.__self__), id(thing.__func__)
+    return id(thing)
+
+
+def _texts(config: Any) -> Iterator[str]:
+    """The plain texts of configs: what isn't the name of a class, a function or a module."""
+    if isinstance(config, dict):
+        names = {"class_name", "registered_name", "module"} if "class_name" in config else set()
+        for key, value in config.items():
+            if key not in names:
+                yield from _texts(value)
+    elif isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _texts(part)
+    else:
+        yield from (text for text in leaves(config) if isinstance(text, str))

@@ -1,0 +1,291 @@
+"""What Keras forgets of a model when it saves it, as a record beside its own files.
+
+A `.keras` file holds what the configs of layers and optimizer say. Not in it are flags set on layers and variables
+(Sequential forgets its own), attributes that a config leaves out, exclusions from weight decay, loss scaling that Keras
+added itself, the paths of variables, seeds that have been drawn from, and values that a layer merges as it saves them
+(LoRA). `describe` notes them, `restore` applies them to the model that Keras has loaded.
+
+Layers are found by their way from the model: by name within Keras's own models, by number elsewhere. A layer of the
+user's whose config doesn't tell its name gets another one as it is loaded: it is found by its class and its number
+among those of that class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from spark_dl.train.model.keras_settings import current_settings
+from spark_dl.train.model.optimizer_state import describe_optimizers, restore_optimizers
+from spark_dl.train.model.parts import is_keras
+from spark_dl.train.model.plain_values import apply_attributes, config_or_empty, plain_attributes
+
+__all__ = [
+    "LiveState",
+    "counterparts",
+    "describe",
+    "numbered",
+    "restore_layers",
+    "restore_optimizer",
+    "restore_values",
+    "walk",
+]
+
+# The release of the record, and what reads it.
+_FORMAT = 1
+_UNTOLD = "not told"
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """What Keras forgets of a model.
+
+    Attributes:
+        record: JSON.
+        values: by the number of a variable, those that Keras's file doesn't hold as they are.
+    """
+
+    record: dict[str, Any]
+    values: dict[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LocatedLayer:
+    """A layer of a model, the model itself among them.
+
+    Attributes:
+        place: its way from the model.
+        layer: the layer.
+        variables: that it holds itself, its seeds last.
+        first: the number of the first of them in the model.
+    """
+
+    place: tuple[Any, ...]
+    layer: Any
+    variables: tuple[Any, ...]
+    first: int
+
+
+def walk(model: Any) -> list[LocatedLayer]:
+    """The model and all that it holds, each layer once, outer ones before inner ones."""
+    found: list[LocatedLayer] = []
+    seen: set[int] = set()
+    count = 0
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), model)]
+    while waiting:
+        place, layer = waiting.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        seeds = [generator.state for generator in layer._seed_generators]
+        variables = (*layer._trainable_variables, *layer._non_trainable_variables, *seeds)
+        found.append(LocatedLayer(place, layer, variables, count))
+        count += len(variables)
+        named = isinstance(layer, keras.Model) and is_keras(type(layer))
+        keys = _keys(layer._layers) if named else range(len(layer._layers))
+        children = list(zip(keys, layer._layers, strict=True))
+        waiting += [((*place, key), inner) for key, inner in reversed(children)]
+    return found
+
+
+def _keys(layers: Iterable[Any]) -> Iterator[str]:
+    """What tells the layers of a model apart that Keras loads: names, but for those that it gives anew."""
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        kind = type(layer)
+        if is_keras(kind) or "name" in config_or_empty(layer):
+            yield layer.name
+        else:
+            yield f"/{kind.__name__}/{counts[kind.__name__]}"  # no name of a layer has a slash
+            counts[kind.__name__] += 1
+
+
+def describe(model: keras.Model) -> LiveState:
+    """What Keras forgets of the model when it saves it."""
+    located = walk(model)
+    settings = {**current_settings(), "dtype_policy": _policy(model.dtype_policy)}
+    if settings["dtype_policy"] is None or model.dtype_policy.quantization_mode is not None:
+        del settings["dtype_policy"]
+    record = {
+        "format": _FORMAT,
+        "settings": settings,
+        "layers": [_describe_layer(one) for one in located],
+        "optimizers": _describe_optimizers(model, numbered(located)) if model.compiled else None,
+    }
+    return LiveState(record, {n: value for one in located for n, value in _merged_values(one)})
+
+
+def numbered(located: Sequence[LocatedLayer]) -> dict[int, Any]:
+    """The variables of all layers, by their numbers."""
+    return {one.first + index: variable for one in located for index, variable in enumerate(one.variables)}
+
+
+def counterparts(model: keras.Model, copy: keras.Model) -> dict[int, Any]:
+    """The variables of a model's copy by the numbers that they have in the model."""
+    there = {one.place: one for one in walk(copy)}
+    return {
+        one.first + index: variable
+        for one in walk(model)
+        if one.place in there and len(there[one.place].variables) == len(one.variables)
+        for index, variable in enumerate(there[one.place].variables)
+    }
+
+
+def _describe_optimizers(model: keras.Model, variables: Mapping[int, Any]) -> list[dict[str, Any]] | None:
+    config = getattr(getattr(model, "_compile_config", None), "config", {})
+    return describe_optimizers(getattr(model, "optimizer", None), variables, config.get("optimizer"))
+
+
+def _describe_layer(one: LocatedLayer) -> dict[str, Any]:
+    seeds = len(one.layer._seed_generators)
+    own = one.variables[: len(one.variables) - seeds]
+    return {
+        "place": list(one.place),
+        "class": type(one.layer).__name__,
+        "trainable": bool(one.layer.trainable),
+        "dtype_policy": _policy(one.layer.dtype_policy),
+        "attributes": plain_attributes(one.layer),
+        "variables": [
+            {
+                "path": variable.path,
+                "trainable": bool(variable.trainable),
+                "regularizer": _serialized(variable.regularizer),
+                "constraint": _serialized(variable.constraint),
+            }
+            for variable in own
+        ],
+        "seeds": [_seed_state(generator) for generator in one.layer._seed_generators],
+    }
+
+
+def _policy(policy: Any) -> Any:
+    """A dtype policy as JSON; None for a map of several."""
+    return None if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else keras.dtype_policies.serialize(policy)
+
+
+def _serialized(thing: Any) -> Any:
+    """A regularizer or a constraint as JSON; `_UNTOLD` where only the layer that makes it knows."""
+    if thing is None:
+        return None
+    try:
+        return _UNTOLD if getattr(thing, "__name__", "") == "<lambda>" else keras.saving.serialize_keras_object(thing)
+    except Exception:
+        return _UNTOLD
+
+
+def _seed_state(generator: Any) -> list[int] | None:
+    """The state of a generator whose seed the user has chosen; the others follow from the option `seed`."""
+    chosen = generator.get_config()["seed"] is not None
+    return np.asarray(generator.state).tolist() if chosen else None
+
+
+def _merged_values(one: LocatedLayer) -> Iterator[tuple[int, np.ndarray]]:
+    """The variables of a layer that saves something else than their values."""
+    layer = one.layer
+    if type(layer).save_own_variables is keras.layers.Layer.save_own_variables:
+        return
+    if is_keras(type(layer)) and not getattr(layer, "lora_enabled", False):
+        return
+    own = one.variables[: len(one.variables) - len(layer._seed_generators)]
+    saved: dict[str, Any] = {}
+    layer.save_own_variables(saved)
+    values = [np.asarray(variable) for variable in own]
+    if len(saved) == len(values) and all(
+        np.array_equal(np.asarray(a), b) for a, b in zip(saved.values(), values, strict=True)
+    ):
+        return
+    yield from enumerate(values, one.first)
+
+
+def restore_layers(model: keras.Model, state: LiveState) -> None:
+    """Apply what was noted of layers and their variables to the loaded model.
+
+    What isn't there any more, since a class is another one now, is passed over.
+    """
+    matching = list(_matching(model, state))
+    # Outer layers first: Keras hands the flag on to what they hold.
+    for one, noted in matching:
+        if one.layer.trainable != noted["trainable"]:
+            one.layer.trainable = noted["trainable"]
+        apply_attributes(one.layer, noted["attributes"])
+        _restore_policy(one.layer, noted["dtype_policy"])
+    for one, noted in matching:
+        if one.layer.trainable != noted["trainable"]:
+            one.layer._trainable = noted["trainable"]  # a layer of several, one of which has set it anew
+        for variable, told in zip(one.variables, noted["variables"], strict=False):
+            _restore_variable(variable, told)
+
+
+def restore_values(model: keras.Model, state: LiveState) -> None:
+    """Give variables and seeds of the loaded model the values that Keras's file doesn't hold."""
+    numbers = _numbers(state.record["layers"])
+    for one, noted in _matching(model, state):
+        for index, variable in enumerate(one.variables):
+            value = state.values.get(numbers[one.place] + index)
+            if value is not None and tuple(value.shape) == tuple(variable.shape):
+                variable.assign(value)
+        for generator, drawn in zip(one.layer._seed_generators, noted["seeds"], strict=True):
+            if drawn is not None:
+                generator.state.assign(np.asarray(drawn, str(generator.state.dtype)))
+
+
+def restore_optimizer(model: keras.Model, state: LiveState) -> bool:
+    """Apply what was noted of the optimizer.
+
+    Returns:
+        Whether its state has to be loaded again, since it is another one now.
+    """
+    noted = state.record["optimizers"]
+    if not noted or not model.compiled or getattr(model, "optimizer", None) is None:
+        return False
+    numbers = _numbers(state.record["layers"])
+    variables = {
+        numbers[one.place] + index: variable
+        for one, _ in _matching(model, state)
+        for index, variable in enumerate(one.variables)
+    }
+    return restore_optimizers(model, noted, variables)
+
+
+def _matching(model: keras.Model, state: LiveState) -> Iterator[tuple[LocatedLayer, Mapping[str, Any]]]:
+    """The layers that are as they were when they were noted, with what was."""
+    located = {one.place: one for one in walk(model)}
+    for noted in state.record["layers"]:
+        one = located.get(tuple(noted["place"]))
+        if one is None or type(one.layer).__name__ != noted["class"]:
+            continue
+        if len(one.layer._seed_generators) == len(noted["seeds"]) and len(one.variables) == len(noted["seeds"]) + len(
+            noted["variables"]
+        ):
+            yield one, noted
+
+
+def _numbers(layers: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], int]:
+    """The number of each noted layer's first variable."""
+    found, count = {}, 0
+    for noted in layers:
+        found[tuple(noted["place"])] = count
+        count += len(noted["variables"]) + len(noted["seeds"])
+    return found
+
+
+def _restore_policy(layer: Any, policy: Any) -> None:
+    if policy is not None and layer.dtype_policy.quantization_mode is None and _policy(layer.dtype_policy) != policy:
+        wanted = keras.dtype_policies.deserialize(policy)
+        if wanted.quantization_mode is None:
+            layer.dtype_policy = wanted
+
+
+def _restore_variable(variable: Any, told: Mapping[str, Any]) -> None:
+    variable.trainable = told["trainable"]
+    # Optimizers choose variables by their paths, which change where Keras builds a model in another order.
+    variable._path = told["path"]
+    if told["regularizer"] not in (_UNTOLD, _serialized(variable.regularizer)):
+        variable.regularizer = keras.regularizers.get(told["regularizer"])
+    if told["constraint"] not in (_UNTOLD, _serialized(variable.constraint)):
+        variable.constraint = keras.constraints.get(told["constraint"])

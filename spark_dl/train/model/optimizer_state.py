@@ -1,0 +1,199 @@
+"""What Keras forgets of an optimizer when it saves it: exclusions, loss scaling, which variables it was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from spark_dl.errors import OptionError, explain
+from spark_dl.train.model.identity import naming
+from spark_dl.train.model.plain_values import apply_attributes, plain_attributes
+
+__all__ = [
+    "describe_optimizers",
+    "excluded_names",
+    "excludes_variables",
+    "restore_exclusions",
+    "restore_optimizers",
+    "transfer",
+]
+
+
+def inner_optimizers(optimizer: Any) -> list[Any]:
+    """The optimizer and those that it holds, outer ones first."""
+    found: list[Any] = []
+    waiting = [optimizer]
+    while waiting:
+        one = waiting.pop(0)
+        if not any(one is other for other in found):
+            found.append(one)
+            waiting += list(_held(one))
+    return found
+
+
+def _held(optimizer: Any) -> Iterator[Any]:
+    for _, value in sorted(vars(optimizer).items()):
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, keras.optimizers.Optimizer):
+                yield part
+
+
+def describe_optimizers(
+    optimizer: Any, variables: Mapping[int, Any], compiled_with: Any = None
+) -> list[dict[str, Any]] | None:
+    """What Keras forgets of an optimizer and those that it holds.
+
+    Args:
+        optimizer: of a compiled model.
+        variables: the model's, by their numbers.
+        compiled_with: the optimizer that the model's compile options tell of, where that is known.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return None
+    noted = [_describe(one, variables) for one in inner_optimizers(optimizer)]
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    replaced = compiled_with is not None and compiled_with not in (optimizer, inner)
+    noted[0]["config"] = keras.saving.serialize_keras_object(optimizer) if replaced else None
+    return noted
+
+
+def _describe(optimizer: Any, variables: Mapping[int, Any]) -> dict[str, Any]:
+    numbers = _numbers(optimizer, variables)
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    excluded = getattr(optimizer, "_exclude_from_weight_decay", None) or ()
+    built_for = (
+        [numbers.get(optimizer._var_key(v), -1) for v in optimizer._trainable_variables] if optimizer.built else None
+    )
+    return {
+        "class": type(optimizer).__name__,
+        "attributes": plain_attributes(optimizer),
+        "excluded": sorted(numbers[key] for key in excluded if key in numbers),
+        "pattern": pattern.pattern if pattern is not None else None,
+        "built_for": built_for,
+        "iterations": 0 if optimizer.built else int(np.asarray(optimizer._iterations)),
+    }
+
+
+def excludes_variables(optimizer: Any) -> bool:
+    """Whether an optimizer, or one that it holds, excludes variables from weight decay otherwise than by names."""
+    return any(getattr(one, "_exclude_from_weight_decay", None) for one in _all(optimizer))
+
+
+def excluded_names(optimizer: Any) -> list[str | None]:
+    """The pattern of the names that an optimizer, and each that it holds, excludes; empty where there are none."""
+    patterns = [getattr(one, "_exclude_from_weight_decay_pattern", None) for one in _all(optimizer)]
+    return [pattern and pattern.pattern for pattern in patterns] if any(patterns) else []
+
+
+def restore_exclusions(optimizer: Any, patterns: list[str | None]) -> None:
+    """Apply what `excluded_names` gave to an optimizer of the same config."""
+    for one, pattern in zip(_all(optimizer), patterns, strict=True):
+        if pattern is not None:
+            one.exclude_from_weight_decay(var_names=[pattern])
+
+
+def _all(optimizer: Any) -> list[Any]:
+    return inner_optimizers(optimizer) if isinstance(optimizer, keras.optimizers.Optimizer) else []
+
+
+def _numbers(optimizer: Any, variables: Mapping[int, Any]) -> dict[Any, int]:
+    """The numbers of variables by what the optimizer knows them by."""
+    return {optimizer._var_key(variable): number for number, variable in variables.items()}
+
+
+def restore_optimizers(model: keras.Model, noted: list[dict[str, Any]], variables: Mapping[int, Any]) -> bool:
+    """Apply what was noted to the optimizer of a loaded model.
+
+    Args:
+        model: compiled, its layers as they were.
+        noted: of `describe_optimizers`.
+        variables: the model's, by their numbers.
+
+    Returns:
+        Whether it is another optimizer now, whose state has to be loaded again.
+    """
+    numbers = noted[0]["built_for"]
+    known = numbers is not None and all(number in variables for number in numbers)
+    wanted = [variables[number] for number in numbers] if known else model.trainable_variables
+    anew = _is_another(model.optimizer, noted[0], wanted)
+    if anew:
+        _replace_optimizer(model, noted[0])
+        model.optimizer.build(wanted)
+    for optimizer, told in zip(inner_optimizers(model.optimizer), noted, strict=False):
+        if type(optimizer).__name__ == told["class"]:
+            _restore(optimizer, told, variables)
+    return anew
+
+
+def _is_another(optimizer: Any, told: Mapping[str, Any], wanted: list[Any]) -> bool:
+    # Keras builds it before it loads the weights: ScheduleFreeAdamW keeps what they were, and a MultiOptimizer chooses
+    # by paths that variables get back only afterwards.
+    early = optimizer.built and told["built_for"] is None
+    chooses = any(isinstance(one, keras.optimizers.MultiOptimizer) for one in inner_optimizers(optimizer))
+    same = [id(variable) for variable in optimizer._trainable_variables] == [id(variable) for variable in wanted]
+    return early or chooses or not same or type(optimizer).__name__ != told["class"] or told["config"] is not None
+
+
+def _replace_optimizer(model: keras.Model, told: Mapping[str, Any]) -> None:
+    scales = told["class"] == keras.optimizers.LossScaleOptimizer.__name__
+    if told["config"] is not None:
+        model.optimizer = keras.saving.deserialize_keras_object(told["config"])
+        return
+    with naming():  # losses and metrics keep the names that they were loaded by
+        config = model.get_compile_config()
+    if type(model).compile is not keras.Model.compile:
+        model.compile_from_config(config)
+    else:
+        options = keras.saving.deserialize_keras_object(config)
+        model.compile(**options, auto_scale_loss=False)
+        if scales and not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+            model.optimizer = keras.optimizers.LossScaleOptimizer(model.optimizer, name="loss_scale_optimizer")
+
+
+def _restore(optimizer: Any, told: Mapping[str, Any], variables: Mapping[int, Any]) -> None:
+    apply_attributes(optimizer, told["attributes"])
+    excluded = [variables[number] for number in told["excluded"] if number in variables]
+    if excluded or told["pattern"] is not None:
+        names = None if told["pattern"] is None else [told["pattern"]]
+        optimizer.exclude_from_weight_decay(var_list=excluded, var_names=names)
+    if told["iterations"]:
+        optimizer._iterations.assign(told["iterations"])
+
+
+def transfer(
+    given: Any, copy: Any, live: Mapping[int, Any], variables: Mapping[int, Any], with_state: bool = True
+) -> None:
+    """Give a copy of an optimizer what its config doesn't tell.
+
+    Args:
+        given: the user's optimizer.
+        copy: made of its config.
+        live: the variables of the user's model, by their numbers.
+        variables: those of the model that is trained, by the same numbers.
+        with_state: whether the copy goes on where the optimizer is, if it was built for the model.
+
+    Raises:
+        OptionError: it excludes variables of another model from weight decay.
+    """
+    for one in inner_optimizers(given):
+        strange = set(getattr(one, "_exclude_from_weight_decay", None) or ()) - _numbers(one, live).keys()
+        if strange:
+            raise OptionError(
+                explain(
+                    "The optimizer excludes variables from weight decay that aren't the model's.",
+                    expected="variables of the model that is given as `model`, without transformFn",
+                    received=f"{len(strange)} others in exclude_from_weight_decay(var_list=...)",
+                    fix="Name them: exclude_from_weight_decay(var_names=[...]).",
+                )
+            )
+    noted = describe_optimizers(given, live) or []
+    built_for = noted[0]["built_for"]
+    if with_state and built_for is not None and -1 not in built_for:
+        copy.build([variables[number] for number in built_for])
+        for mine, theirs in zip(copy.variables, given.variables, strict=True):
+            mine.assign(np.asarray(theirs))
+    for one, told in zip(inner_optimizers(copy), noted, strict=True):
+        _restore(one, told, variables)

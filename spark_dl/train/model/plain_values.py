@@ -1,0 +1,84 @@
+"""Attributes of Keras objects that are plain values, and that their configs don't tell."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from spark_dl.train.model.parts import is_keras
+
+__all__ = ["apply_attributes", "config_or_empty", "plain_attributes"]
+
+# What Keras sets on layers and models as they are made, built, called and compiled.
+_KERAS_OWN = frozenset(
+    (
+        *("built", "name", "trainable", "input_spec", "training", "call_signature_parameters", "states", "is_adapted"),
+        *("lora_enabled", "lora_rank", "quantization_config", "compiled", "loss", "optimizer", "iterations", "history"),
+        *("stop_training", "steps_per_execution", "unrolled_steps_per_execution"),
+        *("train_function", "test_function", "predict_function"),
+    )
+)
+_OF_LAYERS = ("supports_masking", "autocast", "supports_jit")
+_TUPLE = "tuple"
+_NONE = object()
+
+
+def plain_attributes(thing: Any) -> dict[str, Any]:
+    """The attributes whose values are plain, as JSON, but for those that the config tells alike.
+
+    Args:
+        thing: a layer or an optimizer. Of Keras's own classes what isn't public is left out.
+    """
+    private = set() if is_keras(type(thing)) else _own_private(thing)
+    names = {name for name in vars(thing) if not name.startswith("_")} | private
+    names |= {name for name in _OF_LAYERS if hasattr(thing, name)}
+    values = {name: _encode(getattr(thing, name, None)) for name in sorted(names - _KERAS_OWN)}
+    values = {name: value for name, value in values.items() if value is not _NONE}
+    config = config_or_empty(thing) if values else {}
+    return {name: v for name, v in values.items() if name not in config or _encode(config[name]) != v}
+
+
+def config_or_empty(thing: Any) -> dict[str, Any]:
+    """The object's config; empty where it has none, as what a layer makes itself needn't."""
+    try:
+        return dict(thing.get_config())
+    except Exception:
+        return {}
+
+
+def apply_attributes(thing: Any, attributes: Mapping[str, Any]) -> None:
+    """Set the attributes that have other values."""
+    for name, value in attributes.items():
+        if _encode(getattr(thing, name, _NONE)) != value:
+            with contextlib.suppress(AttributeError):  # of what can be read alone
+                setattr(thing, name, _decode(value))
+
+
+def _own_private(thing: Any) -> set[str]:
+    """The private attributes of the user's class, without those that the code of Keras's classes above it names."""
+    names = {name for name in vars(thing) if name.startswith("_") and not name.startswith("__")}
+    kinds = {base for kind in type(thing).__mro__ if is_keras(kind) for base in kind.__mro__}
+    for kind in kinds:
+        for member in vars(kind).values():
+            code = getattr(member, "__code__", None) or getattr(getattr(member, "fset", None), "__code__", None)
+            names -= set(code.co_names) if code else set()
+    return names
+
+
+def _encode(value: Any) -> Any:
+    """A plain value as JSON; `_NONE` where it isn't plain."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        parts = [_encode(part) for part in value]
+        if any(part is _NONE for part in parts):
+            return _NONE
+        return {_TUPLE: parts} if isinstance(value, tuple) else parts
+    return _NONE
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple(map(_decode, value[_TUPLE]))
+    return list(map(_decode, value)) if isinstance(value, list) else value

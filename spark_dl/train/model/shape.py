@@ -1,0 +1,287 @@
+"""What can be told of a Keras model's inputs and outputs before it is used."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from spark_dl.errors import ModelError, explain, hint
+from spark_dl.train.model.parts import is_keras
+from spark_dl.train.model.serialization import to_bytes
+
+__all__ = ["ModelInput", "ModelOutput", "ModelShape", "fixed_shapes", "shape_of", "up_to_layer"]
+
+_FED_DTYPES = tuple(f"float{n}" for n in (16, 32, 64)) + tuple(f"{k}int{n}" for k in ("", "u") for n in (8, 16, 32, 64))
+# Layers that end with their activation.
+_ACTIVATES = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """One input of a model.
+
+    Attributes:
+        name: its key where the model takes a dict, else its layer's name.
+        shape: of one row; None where the model leaves a size open.
+        dtype: NumPy's name of it, or "string".
+    """
+
+    name: str
+    shape: tuple[Any, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """One output of a model.
+
+    Attributes:
+        name: its key where the model gives a dict, else its layer's name.
+        shape: of one row; None where the model leaves a size open.
+        activation: name of Keras's own activation that it comes from; "" where that isn't certain.
+    """
+
+    name: str
+    shape: tuple[Any, ...]
+    activation: str
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model's inputs and outputs.
+
+    Attributes:
+        inputs: in the model's order; that of the names, sorted, where it takes a dict.
+        outputs: in the model's order; that of the names, sorted, where it gives a dict.
+        takes_dict: whether the model was built on a dict of inputs.
+        gives_dict: whether it was built on a dict of outputs.
+    """
+
+    inputs: tuple[ModelInput, ...]
+    outputs: tuple[ModelOutput, ...]
+    takes_dict: bool = False
+    gives_dict: bool = False
+
+
+def shape_of(model: Any) -> ModelShape:
+    """The model's inputs and outputs.
+
+    Raises:
+        ModelError: not a built Keras model whose inputs and outputs are known, each by a name of its own.
+    """
+    if not isinstance(model, keras.Model):
+        raise ModelError(
+            explain(
+                "There is no Keras model to train.",
+                expected="model=<a keras.Model>",
+                received=f"{model!r} ({type(model).__name__})",
+                fix="Set the param `model`.",
+            )
+        )
+    inputs, outputs, takes_dict, gives_dict = _ports(model)
+    for dtype in (given.dtype for given in inputs):
+        if dtype not in (*_FED_DTYPES, "string"):
+            raise ModelError(
+                explain(
+                    f"The model {model.name!r} can't be fed from columns.",
+                    expected=f"inputs of dtype {', '.join(_FED_DTYPES)} or string",
+                    received=f"dtype {dtype}",
+                    fix="Give keras.Input another dtype.",
+                )
+            )
+    for kind, names in (("inputs", [i.name for i in inputs]), ("outputs", [o.name for o in outputs])):
+        if len(set(names)) < len(names):
+            raise ModelError(
+                explain(
+                    f"The {kind} of the model {model.name!r} can't be told apart.",
+                    expected="a name for each",
+                    received=", ".join(names),
+                    fix="Give their layers names, or build the model on dicts.",
+                )
+            )
+    return ModelShape(tuple(inputs), tuple(outputs), takes_dict, gives_dict)
+
+
+def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tuple[int, ...]]) -> ModelShape:
+    """The shapes with what the model leaves open (None) filled in.
+
+    Args:
+        model: whose they are.
+        shape: of the model.
+        given: name of an input -> the shape of one row.
+
+    Raises:
+        ModelError: a shape isn't one that the model takes, or something is left open.
+    """
+    inputs = []
+    for one in shape.inputs:
+        chosen = given.get(one.name, one.shape)
+        fits = len(chosen) == len(one.shape) and all(b in (None, a) for a, b in zip(chosen, one.shape, strict=True))
+        if not fits or None in chosen:
+            raise ModelError(
+                explain(
+                    f"The shape of the model's input {one.name!r} isn't fixed."
+                    if fits
+                    else f"The model's input {one.name!r} doesn't take the shape in columnShapes.",
+                    expected=f"a shape like {one.shape} of one row, without None",
+                    received=chosen,
+                    fix="Set columnShapes={column: shape of one row}, or give keras.Input a fixed shape.",
+                )
+            )
+        inputs.append(replace(one, shape=chosen))
+    if not any(None in one.shape for one in shape.outputs):
+        return replace(shape, inputs=tuple(inputs))
+    tensors = [keras.KerasTensor((None, *one.shape), dtype=one.dtype) for one in inputs]
+    if shape.takes_dict:
+        result = model.compute_output_spec({one.name: t for one, t in zip(inputs, tensors, strict=True)})
+    else:
+        result = model.compute_output_spec(tensors if len(tensors) > 1 else tensors[0])
+    shapes = [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(result)]
+    if any(None in found for found in shapes):
+        raise ModelError(
+            explain(
+                "The shape of the model's output isn't fixed.",
+                expected="a shape that follows from those of the inputs",
+                received=shapes,
+            )
+        )
+    outputs = [replace(one, shape=found) for one, found in zip(shape.outputs, shapes, strict=True)]
+    return replace(shape, inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def _structures(model: keras.Model) -> tuple[Any, Any]:
+    """The inputs and outputs as the model was built on them."""
+    # A Sequential hides the functional model that it is.
+    return (model.inputs, model.outputs) if isinstance(model, keras.Sequential) else (model.input, model.output)
+
+
+def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], bool, bool]:
+    """The inputs and outputs in Keras's own order, that of the flattened structures; and whether these are dicts."""
+    if not model.built or not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
+        return _called_ports(model)
+    taken, given = _structures(model)
+    inputs = [
+        ModelInput(_key(path) or tensor._keras_history.operation.name, tuple(tensor.shape[1:]), str(tensor.dtype))
+        for path, tensor in _flat(taken, model)
+    ]
+    outputs = [
+        ModelOutput(
+            _key(path) or tensor._keras_history.operation.name,
+            tuple(tensor.shape[1:]),
+            _activation(tensor) if _calls_its_graph(model) else "",
+        )
+        for path, tensor in _flat(given, model)
+    ]
+    return inputs, outputs, isinstance(taken, dict), isinstance(given, dict)
+
+
+def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], bool, bool]:
+    """Those of a subclassed model that has been built for one tensor, or for a dict of tensors."""
+    built = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    shapes: dict[str, Any] = built if isinstance(built, dict) else {"input": built}
+    if not all(map(_is_shape, shapes.values())):
+        raise ModelError(
+            explain(
+                f"The model {model.name!r} isn't built: the shapes of its inputs and outputs aren't known.",
+                expected="a model that begins with keras.Input(shape=...); or a subclass that was built, or called "
+                "once, with one tensor or a dict of tensors",
+                received=f"an unbuilt {type(model).__name__}" if built is None else f"built for {built}",
+                fix="Add keras.Input(shape=(...)) as the first layer, or call model.build((None, ...)).",
+            )
+        )
+    kind = model.input_dtype
+    tensors = {name: keras.KerasTensor((None, *shape[1:]), dtype=kind) for name, shape in shapes.items()}
+    result: Any = model.compute_output_spec(tensors if isinstance(built, dict) else tensors["input"])
+    inputs = [ModelInput(name, tuple(tensor.shape[1:]), kind) for name, tensor in sorted(tensors.items())]
+    outputs = [
+        ModelOutput(_key(path) or f"output_{index}", tuple(tensor.shape[1:]), "")
+        for index, (path, tensor) in enumerate(_flat(result, model))
+    ]
+    return inputs, outputs, isinstance(built, dict), isinstance(result, dict)
+
+
+def _is_shape(thing: Any) -> bool:
+    return isinstance(thing, (tuple, list)) and all(size is None or isinstance(size, int) for size in thing)
+
+
+def _flat(structure: Any, model: keras.Model) -> list[tuple[tuple[Any, ...], Any]]:
+    """Tensors with their places in a list or a dict.
+
+    Raises:
+        ModelError: lists or dicts within others.
+    """
+    found = keras.tree.flatten_with_path(structure)
+    if any(len(path) > 1 for path, _ in found):
+        raise ModelError(
+            explain(
+                f"The inputs or outputs of the model {model.name!r} are nested.",
+                expected="one tensor, or a list or a dict of tensors",
+                received=str([".".join(map(str, path)) for path, _ in found]),
+            )
+        )
+    return list(found)
+
+
+def _key(path: tuple[Any, ...]) -> str:
+    """A tensor's key in a dict; "" elsewhere."""
+    return path[0] if path and isinstance(path[0], str) else ""
+
+
+def _activation(tensor: Any) -> str:
+    """Keras's own activation that a tensor comes from last; "" where that isn't certain.
+
+    It is told by identity: a function or a layer of the user's may have the same name.
+    """
+    operation = tensor._keras_history.operation
+    if isinstance(operation, keras.Model):
+        outputs = getattr(operation, "outputs", None)
+        if not outputs or not _calls_its_graph(operation):
+            return ""
+        return _activation(outputs[tensor._keras_history.tensor_index])
+    kind = type(operation)
+    if is_keras(kind) and kind.__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation of keras.ops
+        last = getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1)
+        return kind.__name__.lower() if last else ""
+    activation = getattr(operation, "activation", None)
+    # "linear" of another layer says nothing of what it was given.
+    ends = (keras.layers.Dense, keras.layers.EinsumDense) if activation is keras.activations.linear else _ACTIVATES
+    return str(activation.__name__) if kind in ends and inspect.isfunction(activation) and is_keras(activation) else ""
+
+
+def _calls_its_graph(model: keras.Model) -> bool:
+    """Whether a call computes what the model was built of, and no method of the user's."""
+    return is_keras(type(model).call)
+
+
+def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
+    """The model that gives a layer's output in place of its own, as bytes, and how many numbers that has a row.
+
+    Raises:
+        ModelError: there is no such layer, or its output has no fixed shape.
+    """
+    names = [one.name for one in model.layers]
+    if layer not in names:
+        raise ModelError(
+            explain(
+                f"The model has no layer {layer!r}, which outputLayer names.",
+                expected="the name of one of its layers",
+                received=layer,
+                fix=hint(layer, names),
+            )
+        )
+    output = model.get_layer(layer).output
+    if not hasattr(output, "shape") or None in output.shape[1:]:
+        raise ModelError(
+            explain(
+                f"The output of the layer {layer!r} can't be a column.",
+                expected="one tensor of fixed shape",
+                received=getattr(output, "shape", type(output).__name__),
+            )
+        )
+    inputs, _ = _structures(model)
+    return to_bytes(keras.Model(inputs, output)), math.prod(output.shape[1:])
