@@ -14,7 +14,7 @@ from pathlib import Path
 from spark_dl.ml.params import OptionParams
 from spark_dl.options import Option
 
-FOLDER = Path(__file__).resolve().parent.parent / "spark_dl" / "estimators" / "params"
+FOLDER = Path(__file__).resolve().parent.parent / "spark_dl" / "ml" / "params"
 MODULES = ("classifier", "estimator", "fitted")
 HEAD = '"""Written by scripts/stubs.py from the options: change those, and run it again."""\n'
 

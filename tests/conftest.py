@@ -16,9 +16,10 @@ os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executa
 os.environ["SPARK_DL_TEST_RUN"] = str(os.getpid())
 sys.path.insert(0, str(Path(__file__).parent))
 
+ROOT = Path(__file__).parent.parent
 FOLDERS = ["spark", "connect", "distributed", "equality", "hosts"]
 # Docstrings of these parts of the package start sessions of their own.
-SESSIONS = ["estimators", "horovod_launcher"]
+SESSIONS = ["ml", "launcher"]
 
 
 # The fast ones run first; where processes share the tests, they fill up what time is left.
@@ -26,7 +27,8 @@ ORDER = {name: 1.0 + place for place, name in enumerate(FOLDERS)} | dict.fromkey
 
 
 def order_of(item: pytest.Item) -> float:
-    return ORDER.get(item.path.parent.name, ORDER.get(item.path.stem, 0.0))
+    folder, inside = item.path.parent.name, "spark_dl" in item.path.parts[len(ROOT.parts) :]
+    return ORDER.get(item.path.stem if inside and folder != "ml" else folder, 0.0)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -36,7 +38,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     with a cluster, for each of which a process has only one; files of unit tests fill up what time is left.
     """
     folder = item.path.parent.name
-    if folder in FOLDERS:
+    if folder in FOLDERS and item.path.is_relative_to(ROOT / "tests"):
         item.add_marker(folder)
     if hasattr(item.config, "workerinput"):
         cluster = folder in FOLDERS[1:]

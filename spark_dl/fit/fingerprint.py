@@ -18,8 +18,8 @@ import numpy as np
 
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.fit.code_digest import code_digest, digest_of_text, is_own
-from spark_dl.ml.savable_estimator import config_text
 from spark_dl.options import EstimatorOptions, all_options
+from spark_dl.train.model.archive import config_text
 
 if TYPE_CHECKING:
     import keras

@@ -25,11 +25,11 @@ from spark_dl.fit.columns import (
     refuse_lists,
     shapes_of_inputs,
 )
+from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
 from spark_dl.fit.worker_checks import Fitted, check_workers
 from spark_dl.io.store import Store
 from spark_dl.launch.pickling import Pickled, pickle_for_ranks
-from spark_dl.ml.savable_estimator import given_model
 from spark_dl.options import ClassifierOptions, EstimatorOptions
 from spark_dl.score.heads import Classification, Head
 from spark_dl.train.learning_rate import LearningRate
@@ -122,7 +122,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     from spark_dl.train.model.losses import losses_of, without_partial
 
     callbacks = pickle_callbacks(options.callbacks)
-    given = given_model(options)
+    given = initial_model(options)
     model, shape = _shaped_model(given, options)
     task._check_outputs(shape)
     loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)

@@ -11,10 +11,12 @@ from typing import Any
 
 from spark_dl import figures
 from spark_dl.fit.attempts import Trained
+from spark_dl.fit.initial_model import display_name
 from spark_dl.log_values import scalar_history
 from spark_dl.ml.persistence import described
-from spark_dl.ml.savable_estimator import SavableEstimator, config_text, named
+from spark_dl.ml.savable_estimator import SavableEstimator
 from spark_dl.score.assess import Assessment, Classes
+from spark_dl.train.model.archive import config_text
 
 __all__ = [
     "ESTIMATOR_MODEL",
@@ -38,7 +40,7 @@ def of_estimator(estimator: SavableEstimator) -> Files:
     """The estimator as it can be loaded again, but for what is code or a DataFrame; and the packages that are here."""
     copy = estimator.copy()
     code = ("callbacks", "validationData")
-    left_out = {name: named(copy.getOrDefault(name)) for name in code if copy.getOrDefault(name)}
+    left_out = {name: display_name(copy.getOrDefault(name)) for name in code if copy.getOrDefault(name)}
     left_out.update(copy._unsavable())
     for name in left_out:
         copy.clear(copy.getParam(name))

@@ -24,6 +24,7 @@ from spark_dl.fit.attempts import Trained, train_on_ranks
 from spark_dl.fit.callback_checks import pickle_callbacks
 from spark_dl.fit.conversion import check_rows, convert_rows
 from spark_dl.fit.converted import ConvertedData
+from spark_dl.fit.initial_model import display_name
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.fit.validation import marked, marked_schema, marking
@@ -35,7 +36,7 @@ from spark_dl.ml.fit_many import FitMany
 from spark_dl.ml.fit_record import log_fit, log_result, log_rows
 from spark_dl.ml.model import KerasModel, TrainingSummary
 from spark_dl.ml.params import with_options
-from spark_dl.ml.savable_estimator import OBJECTS, SavableEstimator, named
+from spark_dl.ml.savable_estimator import OBJECTS, SavableEstimator
 from spark_dl.options import EstimatorOptions, TrainingOptions
 from spark_dl.redaction import redacted_errors, warn
 from spark_dl.score.assess import can_assess
@@ -288,7 +289,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         params = {name: value for name, value in values.items() if name not in OBJECTS and value is not None}
         for name in OBJECTS:
             if values[name] is not None and name not in ("model", "validationData"):
-                params[name] = named(values[name])
+                params[name] = display_name(values[name])
         tags = {
             "uid": self.uid,
             "estimator": type(self).__name__,

@@ -13,6 +13,7 @@ from typing import Any
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.io.paths import is_name
 from spark_dl.io.workspace import Workspace
+from spark_dl.ml.class_names import current_name
 from spark_dl.ml.persistence import revived
 from spark_dl.spark.session import running_session
 
@@ -24,11 +25,8 @@ SPARK_CONTAINER_MODELS = (
     "pyspark.ml.tuning.CrossValidatorModel",
     "pyspark.ml.tuning.TrainValidationSplitModel",
 )
-_OURS = (
-    "spark_dl.ml.model.KerasModel",
-    "spark_dl.ml.classifier.KerasClassifierModel",
-    "spark_dl.ml.regressor.KerasRegressorModel",
-)
+_ESTIMATORS = ("spark_dl.KerasEstimator", "spark_dl.KerasClassifier", "spark_dl.KerasRegressor")  # of a search
+_OURS = ("spark_dl.KerasModel", "spark_dl.KerasClassifierModel", "spark_dl.KerasRegressorModel")
 
 
 def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
@@ -50,7 +48,7 @@ def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
         stage, content = flavor.stage_content(root)
     try:
         metadata = json.loads(stage)
-        name = str(metadata["class"])
+        name = current_name(str(metadata["class"]))
     except (ValueError, KeyError, TypeError) as error:
         raise _unread(uri, "metadata as JSON", f"{type(error).__name__}: {error}") from error
     if name not in _OURS:
@@ -89,14 +87,14 @@ def _check_stages(uri: str, root: Path, modules: Sequence[str]) -> None:
 
     Spark imports whatever its metadata name.
     """
-    allowed = ("org.apache.spark.ml.", "pyspark.ml.", "spark_dl.estimators.", *(f"{name}." for name in modules))
+    allowed = ("org.apache.spark.ml.", "pyspark.ml.", "spark_dl.", *(f"{name}." for name in modules))
     for file in sorted(root.rglob("metadata/part-*")):
         try:
             metadata = json.loads(file.read_bytes().partition(b"\n")[0])
-            kind, names = str(metadata["class"]), _names_below(metadata["paramMap"])
+            kind, names = current_name(str(metadata["class"])), _names_below(metadata["paramMap"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _unread(uri, "metadata as Spark writes them", f"{type(error).__name__}: {error}") from error
-        if not kind.startswith(allowed):
+        if not kind.startswith(allowed) or (kind.startswith("spark_dl.") and kind not in (*_OURS, *_ESTIMATORS)):
             fix = "Bring its module along (code_paths)."
             raise _unread(uri, f"stages of {', '.join(allowed)}", f"one of {kind}", fix)
         if not all(map(is_name, names)):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from spark_dl.ml.savable_estimator import config_text
+from spark_dl.train.model.archive import config_text
 
 __all__ = ["check_saved_batch"]
 

@@ -31,7 +31,6 @@ from spark_dl.ml.fetched import fetched_model
 from spark_dl.ml.fixed_batch import check_saved_batch
 from spark_dl.ml.params import FittedParams, with_options
 from spark_dl.ml.persistence import Saved
-from spark_dl.ml.savable_estimator import config_text
 from spark_dl.ml.savable_objects import refuse_missing, savable
 from spark_dl.ml.sql_function import sql_function
 from spark_dl.options import FittedOptions
@@ -42,6 +41,7 @@ from spark_dl.score.predict import check_new, score
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.serving import Serving
 from spark_dl.spark.session import use_driver_python
+from spark_dl.train.model.archive import config_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -34,6 +34,7 @@ from spark_dl.errors import SavedModelError, SparkDLError, explain
 from spark_dl.io.paths import holds_the_process, spark_path, spark_pattern
 from spark_dl.io.store import Store
 from spark_dl.io.swap import check_replaceable, take_place, written_beside
+from spark_dl.ml.class_names import class_name, current_name
 from spark_dl.ml.spark_files import first_line, has_files, resolved
 from spark_dl.redaction import redact
 from spark_dl.spark.session import is_connect
@@ -247,7 +248,7 @@ class Reader(MLReader[Any]):
         return _instance(self._cls, metadata, content, path)
 
     def _metadata(self, spark: SparkSession, path: str) -> dict[str, Any]:
-        name = f"{self._cls.__module__}.{self._cls.__name__}"
+        name = class_name(self._cls)
         try:
             metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(spark_pattern(path), spark)
         except Exception as error:
@@ -266,7 +267,7 @@ def described(instance: Saved) -> tuple[dict[str, Any], bytes | None]:
     saved, content, params = _facts(instance)
     cls = type(instance)
     metadata = {
-        "class": f"{cls.__module__}.{cls.__name__}",
+        "class": class_name(cls),
         "timestamp": int(time.time() * 1000),
         "sparkVersion": pyspark.__version__,
         "uid": instance.uid,  # type: ignore[attr-defined]
@@ -283,7 +284,7 @@ def revived(cls: Any, metadata: dict[str, Any], content: bytes | None, where: st
     Raises:
         SavedModelError: it is damaged, of another class, or of a newer release.
     """
-    _check(metadata, f"{cls.__module__}.{cls.__name__}", where)
+    _check(metadata, class_name(cls), where)
     digest = metadata["sparkDL"].get("sha256")
     if content is not None and hashlib.sha256(content).hexdigest() != digest:
         raise _damaged(where, "the model with the digest in the metadata", f"{len(content)} other bytes")
@@ -315,7 +316,7 @@ def _instance(cls: Any, metadata: dict[str, Any], content: bytes | None, where: 
 
 def _check(metadata: dict[str, Any], name: str, where: str) -> None:
     """Refuse another class's metadata and newer ones; bring older ones to this format."""
-    found = metadata.get("class")
+    found = current_name(metadata.get("class"))
     if found != name or not isinstance(metadata.get("sparkDL"), dict):
         raise _damaged(where, f"a saved {name}", f"a saved {found}")
     facts = metadata["sparkDL"]

@@ -9,6 +9,7 @@ from pyspark.sql import SparkSession
 
 from spark_dl.errors import DataError, SavedModelError, explain
 from spark_dl.ml.artifacts import ESTIMATOR_MODEL, ESTIMATOR_STAGE, LEFT_OUT
+from spark_dl.ml.class_names import class_name, current_name
 from spark_dl.ml.classifier import KerasClassifier
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.logged import digest_of
@@ -74,13 +75,11 @@ def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str 
 
 
 def _estimator(stage: bytes, content: bytes, run_id: str) -> KerasEstimator:
-    kinds: dict[str, Any] = {
-        f"{kind.__module__}.{kind.__name__}": kind for kind in (KerasEstimator, KerasClassifier, KerasRegressor)
-    }
+    kinds: dict[str, Any] = {class_name(kind): kind for kind in (KerasEstimator, KerasClassifier, KerasRegressor)}
     where = f"The estimator of run {run_id!r}"
     try:
         metadata = json.loads(stage)
-        left_out, kind = metadata[LEFT_OUT], kinds[metadata["class"]]
+        left_out, kind = metadata[LEFT_OUT], kinds[current_name(metadata["class"])]
     except (ValueError, KeyError, TypeError) as error:
         raise SavedModelError(
             explain(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 import warnings
-import zipfile
 from typing import Any
 
-from spark_dl.errors import ModelError, OptionError, SavedModelError, explain
+from spark_dl.errors import ModelError, SavedModelError, explain
+from spark_dl.fit.initial_model import display_name, initial_model
 from spark_dl.ml.params import EstimatorParams
 from spark_dl.ml.persistence import Saved
 from spark_dl.ml.savable_objects import savable_config, savable_model
 from spark_dl.options import ModelOptions, declared
 
-__all__ = ["OBJECTS", "SavableEstimator", "config_text", "given_model", "named"]
+__all__ = ["OBJECTS", "SavableEstimator"]
 
 # Options whose values are Keras objects: not JSON, and logged by their names.
 OBJECTS = tuple(
@@ -28,61 +27,6 @@ OBJECTS = tuple(
 _LARGEST_LAYERS = 16 << 20
 
 
-def named(value: Any) -> str:
-    """A Keras object, or several, by name."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {named(part)}" for name, part in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(named, value))
-    if isinstance(value, str):
-        return value
-    return getattr(value, "name", None) or getattr(value, "__name__", None) or type(value).__name__
-
-
-def config_text(content: bytes) -> str:
-    """The config of a Keras model, from its `.keras` bytes, as JSON."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return archive.read("config.json").decode()
-
-
-def given_model(options: ModelOptions) -> Any:
-    """The Keras model to train, by `model`, `modelFn` or `warmStart`.
-
-    Raises:
-        OptionError: more than one of them is set, or they can't be used.
-        ModelError: modelFn fails.
-    """
-    ways = {"model": options.model, "modelFn": options.model_fn, "warmStart": options.warm_start}
-    chosen = [name for name, value in ways.items() if value is not None]
-    if len(chosen) > 1 or (options.model_params and chosen != ["modelFn"]):
-        raise OptionError(
-            explain(
-                "It can't be told which model to train.",
-                expected="one of model, modelFn (with modelParams) and warmStart",
-                received=", ".join([*chosen, *(["modelParams"] if options.model_params else [])]),
-                fix="Unset the others: set them to None.",
-            )
-        )
-    if options.model_fn is not None:
-        try:
-            return options.model_fn(**(options.model_params or {}))
-        except Exception as error:
-            raise ModelError(
-                explain(
-                    f"modelFn failed: {type(error).__name__}: {error}",
-                    expected="a function that returns a Keras model",
-                    received=f"{named(options.model_fn)}(**{options.model_params or {}})",
-                )
-            ) from error
-    if options.warm_start is not None:
-        if not hasattr(options.warm_start, "keras"):
-            raise OptionError(
-                explain("warmStart can't be used.", expected="a fitted KerasModel", received=named(options.warm_start))
-            )
-        return options.warm_start.keras()
-    return options.model
-
-
 class SavableEstimator(EstimatorParams, Saved):
     """Saves its model and its params; callbacks can't be saved."""
 
@@ -94,7 +38,7 @@ class SavableEstimator(EstimatorParams, Saved):
                 explain(
                     "An estimator with callbacks can't be saved.",
                     expected="no callbacks: they are code, and nothing is pickled",
-                    received=named(options.callbacks),
+                    received=display_name(options.callbacks),
                     fix="Save it without them (setCallbacks([])), and set them again after loading.",
                 )
             )
@@ -113,7 +57,7 @@ class SavableEstimator(EstimatorParams, Saved):
         }
         facts["exclusions"] = _exclusions_to_json(options.optimizer)
         facts["transformFn"] = _layers_to_text(options.transform_fn)
-        model = given_model(options)
+        model = initial_model(options)
         # Functions are code: the model that this one builds is what is saved.
         left_out = (*OBJECTS, "modelParams")
         params = {p.name: value for p, value in self._paramMap.items() if p.name not in left_out}
@@ -128,11 +72,11 @@ class SavableEstimator(EstimatorParams, Saved):
                 if value is not None:
                     savable_config(name, value)
             except (SavedModelError, ModelError):
-                found[name] = named(value)
+                found[name] = display_name(value)
         try:
             _layers_to_text(options.transform_fn)
         except (SavedModelError, ModelError):
-            found["transformFn"] = named(options.transform_fn)
+            found["transformFn"] = display_name(options.transform_fn)
         return found
 
     @classmethod

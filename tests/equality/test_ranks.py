@@ -28,7 +28,7 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_dl import KerasEstimator
 from spark_dl.errors import OptionError
 from spark_dl.fit.conversion import convert_rows
-from spark_dl.fit.spec import check
+from spark_dl.fit.spec import build_fit_spec
 from spark_dl.io.store import Store
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
@@ -182,7 +182,7 @@ def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
     options = estimator._options()
     workspace = Store.at(str(directory))
     rows = frame(spark, case)
-    job = check(estimator, rows.schema, options)
+    job = build_fit_spec(estimator, rows.schema, options)
     dataset = convert_rows(rows, job.conversion, workspace)
     workspace.write(INITIAL_MODEL, job.content)
     return TrainPlan(

@@ -19,7 +19,7 @@ from spark_dl import KerasRegressor
 # The ranks can't import this file.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-DRIVERS = ("pyspark", "mlflow", "spark_dl.estimators", "spark_dl.track", "spark_dl.diagnosis")
+DRIVERS = ("pyspark", "mlflow", "spark_dl.fit", "spark_dl.ml", "spark_dl.track", "spark_dl.diagnosis")
 
 
 class Loaded(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ import json
 import keras
 
 from spark_dl.ml import artifacts
-from spark_dl.ml.savable_estimator import config_text
+from spark_dl.train.model.archive import config_text
 from spark_dl.train.model.serialization import to_bytes
 
 

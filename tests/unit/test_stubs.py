@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STUBS = ROOT / "spark_dl" / "estimators" / "params"
+STUBS = ROOT / "spark_dl" / "ml" / "params"
 
 GOOD = """
 from pyspark.sql import DataFrame
@@ -52,7 +53,9 @@ def test_the_stubs_are_those_of_the_options() -> None:
 def test_each_stub_is_of_a_module_and_is_installed() -> None:
     assert {stub.with_suffix(".py").exists() for stub in STUBS.glob("*.pyi")} == {True}
     assert (ROOT / "spark_dl" / "py.typed").exists()
-    assert 'package_data={"": ["*.pyi"], "spark_dl": ["py.typed"]}' in (ROOT / "setup.py").read_text(encoding="utf-8")
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        data = tomllib.load(file)["tool"]["setuptools"]["package-data"]
+    assert {"py.typed", "**/*.pyi"} <= set(data["spark_dl"])
 
 
 def test_mypy_finds_misspelled_options_in_a_users_script(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, St
 
 from spark_dl import KerasEstimator
 from spark_dl.errors import ModelError, OptionError
-from spark_dl.fit.spec import check
+from spark_dl.fit.spec import build_fit_spec
 
 from .test_batch_dependence import AddsMean, AddsSum, AddsVariance, contrastive, summed
 from .test_metric_joins import Greatest, InPython, RunningMean, TakesOtherThings, rooted
@@ -27,7 +27,7 @@ def notes(model: keras.Model, label: Any = NUMBERS, features: Any = NUMBERS, **o
         [StructField("features", features), StructField("label", label), StructField("w", FloatType())]
     )
     estimator = KerasEstimator(model=model, **options)
-    return check(estimator, columns, estimator._options()).notes
+    return build_fit_spec(estimator, columns, estimator._options()).notes
 
 
 def network(*layers: keras.layers.Layer, loss: Any = "mse", metrics: Any = None) -> keras.Model:

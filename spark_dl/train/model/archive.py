@@ -15,13 +15,19 @@ from typing import Any
 import h5py
 import numpy as np
 
-__all__ = ["add_record", "read_record", "refuse_hostile", "split_record"]
+__all__ = ["add_record", "config_text", "read_record", "refuse_hostile", "split_record"]
 
 # The member that is ours; Keras passes over it.
 _RECORD, _JSON = "spark_dl.h5", "record"
 
 # Keras stores members and weights as they are, so that they are about as large as the archive; others may compress.
 _LARGE_BYTES, _TIMES = 256 << 20, 20
+
+
+def config_text(content: bytes) -> str:
+    """Read the config of a Keras model, as JSON, from its `.keras` bytes."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read("config.json").decode()
 
 
 def add_record(path: str, record: Mapping[str, Any], values: Mapping[int, np.ndarray]) -> None:
