@@ -146,7 +146,7 @@ def test_where_the_rows_are_lost_what_was_heard_is_raised() -> None:
 
 def test_a_launcher_checks_its_arguments_before_spark_is_asked() -> None:
     launcher = HorovodLauncher(3, threadsPerWorker=2, slotTimeout=5)
-    assert (launcher.numWorkers, launcher.settings.threads, launcher.settings.slot_timeout) == (3, 2, 5.0)
+    assert (launcher.numWorkers, launcher.settings.threads_per_worker, launcher.settings.slot_timeout) == (3, 2, 5.0)
     for arguments in (
         {"numWorkers": 0},
         {"numWorkers": 1, "slotTimeout": -1},
