@@ -284,11 +284,11 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """What the tracker is told at the beginning: params, and tags."""
         import tensorflow as tf
 
-        values = options.by_name()
-        params = {name: value for name, value in values.items() if name not in OBJECTS and value is not None}
-        for name in OBJECTS:
-            if values[name] is not None and name not in ("model", "validationData"):
-                params[name] = named(values[name])
+        params = {
+            name: named(value) if name in OBJECTS else value
+            for name, value in options.by_name().items()
+            if value is not None and name not in ("model", "validationData")
+        }
         tags = {
             "uid": self.uid,
             "estimator": type(self).__name__,
