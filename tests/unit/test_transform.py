@@ -362,6 +362,7 @@ def test_layers_are_saved_with_what_they_have_learned() -> None:
             "is damaged: it has 0 layers",
         ),
     ],
+    ids=["text", "bytes", "no layers"],
 )
 def test_damaged_layers_are_one_clear_error(text: str, expected: str) -> None:
     with pytest.raises(SavedModelError, match=expected):
