@@ -18,7 +18,7 @@ from spark_dl.launch.rank import without_rank
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.options import ClusterOptions, LaunchOptions
 from spark_dl.redaction import warn
-from spark_dl.spark.session import is_connect, running_session, use_driver_python
+from spark_dl.spark.session import is_connect, master_of, running_session, use_driver_python
 from spark_dl.track import Record, Tracker, tracker
 from spark_dl.train.fit_reports import reporting_fits
 
@@ -143,7 +143,7 @@ class HorovodLauncher:
         tags = {
             "spark_dl.function": getattr(fn, "__qualname__", type(fn).__name__),
             "spark_dl.spark": spark.version,
-            "spark_dl.master": spark.conf.get("spark.master", "") or "",
+            "spark_dl.master": master_of(spark),
             "spark_dl.spark_dl": importlib.metadata.version("spark_dl"),
         }
         return {name: value for name, value in params.items() if value is not None}, tags

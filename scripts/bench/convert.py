@@ -73,7 +73,7 @@ def checked(frame: DataFrame, shape: tuple[int, ...], columns: list[str], binary
     model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(10)])
     model.compile("sgd", "sparse_categorical_crossentropy")
     estimator = KerasEstimator(model=model, inputCols=columns, binaryFormat=binary)
-    return estimator.conversion(frame)
+    return estimator._checked(frame)[0].conversion
 
 
 def ours(frame: DataFrame, rows: int, conversion: ConversionSpec, directory: str) -> float:

@@ -27,7 +27,7 @@ from spark_dl.launch.slot_queue import TELL_SECONDS, SlotQueue
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.redaction import warn
 from spark_dl.spark.job import SparkJob
-from spark_dl.spark.session import is_connect, use_driver_python
+from spark_dl.spark.session import is_connect, master_of, use_driver_python
 
 __all__ = ["doctor", "preflight"]
 
@@ -93,7 +93,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
         the findings; `print` it for a table.
     """
     use_driver_python(spark)
-    master = spark.conf.get("spark.master", "") or ""
+    master = master_of(spark)
     findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
     try:
         check_cluster(spark, 1, LaunchSettings(allow_plaintext=True))

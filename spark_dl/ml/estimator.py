@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import math
-import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,24 +22,23 @@ from spark_dl.fit.attempts import Trained, train_on_ranks
 from spark_dl.fit.callback_checks import pickle_callbacks
 from spark_dl.fit.conversion import check_rows, convert_rows
 from spark_dl.fit.converted import ConvertedData
-from spark_dl.fit.initial_model import display_name
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.fit.validation import marked, marked_schema, marking
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slots import check_cluster, setting_of, slots_of, task_gpus
+from spark_dl.launch.slots import check_cluster, setting_of, slots_of
+from spark_dl.ml.fit_log import FitLog
 from spark_dl.ml.fit_many import FitMany
-from spark_dl.ml.fit_record import log_fit, log_result, log_rows
 from spark_dl.ml.model import KerasModel, TrainingSummary
 from spark_dl.ml.params import with_options
-from spark_dl.ml.savable_estimator import OBJECTS, SavableEstimator
+from spark_dl.ml.savable_estimator import SavableEstimator
 from spark_dl.options import EstimatorOptions, TrainingOptions
 from spark_dl.redaction import redacted_errors, warn
-from spark_dl.score.assess import can_assess
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
-from spark_dl.track import Record, active_record, tracker
+from spark_dl.spark.session import master_of
+from spark_dl.track import active_record
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan
 
 if TYPE_CHECKING:
@@ -104,11 +101,6 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         spec, _ = self._checked(dataset)
         return spec.plan
 
-    def conversion(self, dataset: DataFrame) -> ConversionSpec:
-        """How a DataFrame's rows are packed: where it is the same, so are the converted rows."""
-        spec, _ = self._checked(dataset)
-        return spec.conversion
-
     @redacted_errors()
     def convert(self, dataset: DataFrame) -> ConvertedData:
         """Convert a DataFrame once, for several fits by `fitOnDataset`. Its rows lie in cacheDir until they are closed.
@@ -119,12 +111,14 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         Raises:
             DataError: columns or rows that can't be fed.
         """
-        spec, rows = self._checked(dataset)
-        spark, options = dataset.sparkSession, spec.options
+        return self._converted(*self._checked(dataset))
+
+    def _converted(self, spec: FitSpec, rows: DataFrame) -> ConvertedData:
+        spark, options = rows.sparkSession, spec.options
         settings = LaunchSettings.of(options)
         check_cluster(spark, options.num_workers, settings)
         with contextlib.ExitStack() as owned:
-            workspace = owned.enter_context(Workspace(options.cache_dir, _master(spark)))
+            workspace = owned.enter_context(Workspace(options.cache_dir, master_of(spark)))
             diagnosis.preflight(spark, options.num_workers, [workspace], settings, spec.modules)
             converted = self._convert(rows, spec, workspace)
             return ConvertedData.of(rows, converted, spec.conversion, spec.plan, owned.pop_all())
@@ -140,10 +134,10 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             DataError: the rows were converted for other columns or options, or are too few.
         """
         estimator = self.copy(dict(params)) if params else self
-        return estimator._fit_converted(converted)
+        spec = build_fit_spec(estimator, converted.schema, marking(estimator._options()))
+        return estimator._fit_converted(spec, converted)
 
-    def _fit_converted(self, converted: ConvertedData, parent: str = "") -> KerasModel:
-        spec = build_fit_spec(self, converted.schema, marking(self._options()))
+    def _fit_converted(self, spec: FitSpec, converted: ConvertedData, parent: str = "") -> KerasModel:
         dataset = converted.dataset_for(spec.conversion)
         return self._train(converted.spark, spec, lambda workspace: dataset, lambda: converted.files, parent)
 
@@ -163,7 +157,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             pickle_callbacks(one.callbacks)
         spark = dataset.sparkSession
         fits = [
-            (slots_of(_master(spark), setting_of(spark), LaunchSettings.of(one)) or 0) // one.num_workers
+            (slots_of(master_of(spark), setting_of(spark), LaunchSettings.of(one)) or 0) // one.num_workers
             for one in options
         ]
         # Here, where the caller's run is active: fits may run in other threads.
@@ -202,55 +196,44 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             files: tells what they were read from.
             parent: the id of the tracker's record below which this fit's is opened; empty for none.
         """
-        options = spec.options
+        options, settings = spec.options, LaunchSettings.of(spec.options)
         for note in spec.notes:
             warn(note, 2)
-        settings = LaunchSettings.of(options)
         check_cluster(spark, options.num_workers, settings)
-        told = tracker(
-            options.tracking,
-            experiment_name=options.experiment_name,
-            run_name=options.run_name,
-            registered_model_name=options.registered_model_name,
-            parent=parent,
-        )
-        facts = self._facts(spark, spec.name, options, settings)
-        with Workspace(options.cache_dir, _master(spark)) as workspace, Record(told, *facts) as record:
-            if options.checkpoint_dir:
-                kept = Store.at(options.checkpoint_dir)
-            else:
-                kept = workspace.child("checkpoints")
-                record.open()  # there is no other fit that this one goes on with
-            kept.make()
-            diagnosis.preflight(spark, options.num_workers, [workspace, kept], settings, spec.modules)
-            if record.written:
-                log_fit(record, spec, self)
+        with Workspace(options.cache_dir, master_of(spark)) as workspace, FitLog(self, spec, spark, parent) as log:
+            checkpoints = Store.at(options.checkpoint_dir) if options.checkpoint_dir else workspace.child("checkpoints")
+            checkpoints.make()
+            log.open(resumable=bool(options.checkpoint_dir))
+            diagnosis.preflight(spark, options.num_workers, [workspace, checkpoints], settings, spec.modules)
+            log.fit()
             converted = rows(workspace)
             check_rows(converted, spec.conversion, options)
-            if record.written:
-                log_rows(record, converted, spec, files)
-            workspace.write(INITIAL_MODEL, spec.content)
-            validated = converted.rows(validation=True) > 0
-            plan = TrainPlan(
-                options=options.part(TrainingOptions),
-                monitor=options.monitor or ("val_loss" if validated else "loss"),
-                dataset=converted,
-                workspace=workspace,
-                checkpoints=kept,
-                custom_objects=spec.custom_objects,
-                callbacks=spec.callbacks,
-                class_weights=self._class_weights(converted),
-                learning_rate=spec.learning_rate,
-                augment=spec.augment,
-                reader="petastorm",
-            )
-            assessed = spec.head if record.written and validated and can_assess(spec.head) else None
-            trained = train_on_ranks(spark, plan, settings, spec, record, assessed)
+            log.rows(converted, files)
+            plan = self._train_plan(spec, converted, workspace, checkpoints)
+            trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted))
             fitted = self._fitted(workspace.read(trained.result.model_file), spec, trained)
-            if record.written:
-                more = {_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)} if options.profile else {}
-                log_result(record, trained, fitted, spec, more)
-        return _with_unlogged(fitted, told.unlogged)
+            log.result(trained, fitted, workspace)
+        return log.with_unlogged(fitted)
+
+    def _train_plan(
+        self, spec: FitSpec, converted: ConvertedDataset, workspace: Store, checkpoints: Store
+    ) -> TrainPlan:
+        """Write the initial model to the workspace, and put together what every rank gets."""
+        workspace.write(INITIAL_MODEL, spec.content)
+        validated = converted.rows(validation=True) > 0
+        return TrainPlan(
+            options=spec.options.part(TrainingOptions),
+            monitor=spec.options.monitor or ("val_loss" if validated else "loss"),
+            dataset=converted,
+            workspace=workspace,
+            checkpoints=checkpoints,
+            custom_objects=spec.custom_objects,
+            callbacks=spec.callbacks,
+            class_weights=self._class_weights(converted),
+            learning_rate=spec.learning_rate,
+            augment=spec.augment,
+            reader="petastorm",
+        )
 
     def _check_outputs(self, shape: ModelShape) -> None:
         """Refuse a model whose outputs aren't those of the task, with a ModelError."""
@@ -279,31 +262,6 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """The weight of each class in training; empty where they all weigh 1."""
         return ()
 
-    def _facts(
-        self, spark: SparkSession, model: str, options: EstimatorOptions, settings: LaunchSettings
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        """What the tracker is told at the beginning: params, and tags."""
-        import tensorflow as tf
-
-        params = {
-            name: display_name(value) if name in OBJECTS else value
-            for name, value in options.by_name().items()
-            if value is not None and name not in ("model", "validationData")
-        }
-        tags = {
-            "uid": self.uid,
-            "estimator": type(self).__name__,
-            "model": model,
-            "spark": spark.version,
-            "master": _master(spark),
-            "application": spark.conf.get("spark.app.id", "") or "",
-            "gpus": f"{options.num_workers * task_gpus(setting_of(spark), settings):g}",
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("spark_dl", "keras", "horovod")},
-            "tensorflow": tf.__version__,
-        }
-        return params, {f"spark_dl.{name}": value for name, value in tags.items()}
-
     def _fitted(self, content: bytes, spec: FitSpec, trained: Trained) -> KerasModel:
         result = trained.result
         summary = TrainingSummary(
@@ -321,15 +279,3 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         )
         model._resetUid(self.uid)
         return self._copyValues(model)
-
-
-def _with_unlogged(fitted: KerasModel, unlogged: list[dict[str, Any]]) -> KerasModel:
-    """The model, with what could not be logged kept beside it, and said."""
-    if unlogged:
-        fitted.summary = replace(fitted.summary, unlogged=unlogged)
-        warn(f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged.", 2)
-    return fitted
-
-
-def _master(spark: SparkSession) -> str:
-    return spark.conf.get("spark.master", "") or ""

@@ -15,7 +15,7 @@ from spark_dl.io.paths import is_name
 from spark_dl.io.workspace import Workspace
 from spark_dl.ml.class_names import current_name
 from spark_dl.ml.persistence import revived
-from spark_dl.spark.session import running_session
+from spark_dl.spark.session import master_of, running_session
 
 __all__ = ["SPARK_CONTAINER_MODELS", "fetched_model"]
 
@@ -62,7 +62,7 @@ def _read_by_spark(uri: str, kind: str, root: Path, modules: Sequence[str], cach
     _check_stages(uri, root, modules)
     spark = running_session()
     with contextlib.ExitStack() as owned:
-        workspace = owned.enter_context(Workspace(cache_dir, spark.conf.get("spark.master", "") or ""))
+        workspace = owned.enter_context(Workspace(cache_dir, master_of(spark)))
         filesystem, path = workspace.child("stage").open()
         for file in sorted(root.rglob("*")):
             place = f"{path}/{file.relative_to(root).as_posix()}"

@@ -13,6 +13,7 @@ from spark_dl.data.convert import ConversionSpec
 from spark_dl.fit.converted import ConvertedData, comparable
 
 if TYPE_CHECKING:
+    from spark_dl.fit.spec import FitSpec
     from spark_dl.ml.estimator import KerasEstimator
     from spark_dl.ml.model import KerasModel
 
@@ -63,7 +64,8 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
         try:
             estimator = self._estimators[index]
             with self._slots:
-                return index, estimator._fit_converted(self._data(estimator), self._parent)
+                spec, rows = estimator._checked(self._dataset)
+                return index, estimator._fit_converted(spec, self._data(estimator, spec, rows), self._parent)
         except BaseException as error:
             self._failed = error
             raise
@@ -92,10 +94,10 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
             for converted in list(self._converted.values()):
                 converted.close()
 
-    def _data(self, estimator: KerasEstimator) -> ConvertedData:
+    def _data(self, estimator: KerasEstimator, spec: FitSpec, rows: DataFrame) -> ConvertedData:
         # The estimators live as long as this, and so do their DataFrames: an id is one's own.
-        key = (comparable(estimator.conversion(self._dataset)), id(estimator._options().validation_data))
+        key = (comparable(spec.conversion), id(spec.options.validation_data))
         with self._converting:
             if key not in self._converted:
-                self._converted[key] = estimator.convert(self._dataset)
+                self._converted[key] = estimator._converted(spec, rows)
             return self._converted[key]

@@ -16,7 +16,7 @@ from spark_dl.io.workspace import Workspace
 from spark_dl.ml.fetched import SPARK_CONTAINER_MODELS
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.persistence import described
-from spark_dl.spark.session import running_session
+from spark_dl.spark.session import master_of, running_session
 from spark_dl.track import LoggedData, LoggedModel, LoggedStage
 
 __all__ = ["digest_of", "logged", "logged_data", "logged_model"]
@@ -77,7 +77,7 @@ def logged(model: Any, cache_dir: str | None) -> LoggedModel | LoggedStage:
         expected = f"a KerasModel, {', '.join(name.rpartition('.')[2] for name in SPARK_CONTAINER_MODELS)}"
         raise ModelError(explain("This model can't be logged.", expected=expected, received=kind))
     spark = running_session()
-    with Workspace(cache_dir, spark.conf.get("spark.master", "") or "") as workspace:
+    with Workspace(cache_dir, master_of(spark)) as workspace:
         below = workspace.child("stage")
         model.write().save(below.url)
         filesystem, path = below.open()

@@ -216,9 +216,8 @@ class Writer(MLWriter):
                 frame = spark.createDataFrame(some, "chunk int, content binary").coalesce(1)
                 # A directory that is there already is refused before anything in it is touched.
                 frame.write.mode("append" if some[0][0] else "error").parquet(f"{path}/model")
-        DefaultParamsWriter.saveMetadata(
-            self._instance, path, spark, extraMetadata={"sparkDL": content.saved}, paramMap=content.params
-        )
+        extra = {"class": class_name(type(self._instance)), "sparkDL": content.saved}
+        DefaultParamsWriter.saveMetadata(self._instance, path, spark, extraMetadata=extra, paramMap=content.params)
 
 
 class Reader(MLReader[Any]):

@@ -17,6 +17,7 @@ __all__ = [
     "cancel",
     "driver_address",
     "is_connect",
+    "master_of",
     "running_session",
     "tag_jobs",
     "takes_case_apart",
@@ -36,6 +37,11 @@ def application(spark: SparkSession) -> object:
     For a client of Spark Connect it is the session; the application is another process, which others may use too.
     """
     return spark if is_connect(spark) else spark.sparkContext
+
+
+def master_of(spark: SparkSession) -> str:
+    """Read spark.master; empty where a session doesn't say."""
+    return spark.conf.get("spark.master", "") or ""
 
 
 def running_session() -> SparkSession:
@@ -72,7 +78,7 @@ def use_driver_python(spark: SparkSession) -> None:
     Spark would run the first `python3` on PATH, which a virtual environment that isn't activated doesn't change: one of
     another version, or without the packages. Executors on other machines have Pythons of their own.
     """
-    if is_connect(spark) or not (spark.conf.get("spark.master", "") or "").startswith("local"):
+    if is_connect(spark) or not master_of(spark).startswith("local"):
         return
     named = "PYSPARK_PYTHON" in os.environ or spark.conf.get("spark.pyspark.python", None) is not None
     if not named and sys.executable:

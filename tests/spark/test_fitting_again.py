@@ -69,6 +69,21 @@ def test_rows_that_were_converted_otherwise_are_refused(data: DataFrame) -> None
         classifier.fitOnDataset(tiny, {classifier.numWorkers: 2})
 
 
+def test_a_model_function_is_called_once_a_fit(data: DataFrame) -> None:
+    built: list[int] = []
+
+    def regressor(units: int) -> keras.Model:
+        built.append(units)
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+
+    estimator = KerasRegressor(modelFn=regressor, modelParams={"units": 1}, **QUIET)
+    estimator.fit(data)
+    assert built == [1]
+    maps = [{estimator.modelParams: {"units": units}} for units in (2, 3, 4)]
+    assert dict(estimator.fitMultiple(data, maps)).keys() == {0, 1, 2}
+    assert built == [1, 2, 3, 4]
+
+
 class Counting(KerasClassifier):
     """Counts its conversions."""
 
@@ -249,7 +264,7 @@ def fails(**others: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
-        ({"model": models.regressor(), "modelFn": built}, OptionError, "which model to train.*model, modelFn"),
+        ({"model": models.regressor(), "modelFn": built}, OptionError, "exactly one of model, modelFn.*model, modelFn"),
         ({"model": models.regressor(), "modelParams": {"units": 2}}, OptionError, "which model.*model, modelParams"),
         ({"modelFn": fails}, ModelError, r"modelFn failed: LookupError: no such layer.*fails\(\*\*\{\}\)"),
         ({"modelFn": built, "modelParams": {"unit": 2}}, ModelError, "unexpected keyword argument 'unit'"),
@@ -274,7 +289,7 @@ def test_a_stratified_split_and_balanced_classes(data: DataFrame) -> None:
     for balance, least, most in (("none", 1, 20), ("oversample", 8, 13), ("undersample", 1, 5)):
         classifier = KerasClassifier(model=models.classifier(), balance=balance, **options)
         with classifier.convert(rare) as converted:
-            rows = converted.dataset_for(classifier.conversion(rare))
+            rows = converted.dataset_for(classifier._checked(rare)[0].conversion)
             held, trained = rows.class_rows(validation=True), rows.class_rows(validation=False)
             for label, count in enumerate(held):
                 assert abs(count - counts[label] / 2) <= 2  # one for each partition
@@ -299,7 +314,7 @@ def test_classes_are_balanced_by_the_rows_that_are_left(data: DataFrame, hole: s
     left = {0: rows.where("label = 0 AND id % 4 >= 2").count(), 1: rows.where("label IS NULL").count()}
     assert left[1] > left[0] > 0
     with classifier.convert(rows) as converted:
-        counts = converted.dataset_for(classifier.conversion(rows)).class_rows(validation=False)
+        counts = converted.dataset_for(classifier._checked(rows)[0].conversion).class_rows(validation=False)
     assert counts[1] == left[1]
     assert counts[0] == pytest.approx(left[1], abs=left[0])
     assert counts[0] > left[0]

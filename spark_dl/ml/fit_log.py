@@ -1,0 +1,161 @@
+"""The log of one fit: which part the tracker gets, and when. A part that fails costs no other, and never the fit."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import SparkSession
+
+from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.fit.attempts import Trained
+from spark_dl.fit.initial_model import display_name
+from spark_dl.fit.spec import FitSpec
+from spark_dl.io.store import Store
+from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.slots import setting_of, task_gpus
+from spark_dl.ml.artifacts import of_assessment, of_estimator, of_model, of_training
+from spark_dl.ml.logged import logged_data, logged_model
+from spark_dl.ml.savable_estimator import OBJECTS
+from spark_dl.options import ClassifierOptions
+from spark_dl.redaction import warn
+from spark_dl.score.assess import can_assess
+from spark_dl.score.heads import Head
+from spark_dl.spark.session import master_of
+from spark_dl.track import Record, tracker, try_to_log
+from spark_dl.train.plan import PROFILE
+
+if TYPE_CHECKING:
+    from spark_dl.ml.model import KerasModel
+    from spark_dl.ml.savable_estimator import SavableEstimator
+
+__all__ = ["FitLog"]
+
+# Where TensorBoard looks for a trace.
+_PROFILE_ARTIFACT = f"profile/plugins/profile/fit/{PROFILE}"
+
+
+class FitLog:
+    """What a fit logs. The run is finished at the end of the `with`, with the error if there is one.
+
+    Args:
+        estimator: The estimator whose `fit` it is.
+        spec: The checked fit.
+        spark: The session.
+        parent: The id of the tracker's record below which this fit's is opened; empty for none.
+
+    Attributes:
+        record: The fit's record at the tracker.
+    """
+
+    def __init__(self, estimator: SavableEstimator, spec: FitSpec, spark: SparkSession, parent: str) -> None:
+        options = spec.options
+        self._estimator, self._spec = estimator, spec
+        self._tracker = tracker(
+            options.tracking,
+            experiment_name=options.experiment_name,
+            run_name=options.run_name,
+            registered_model_name=options.registered_model_name,
+            parent=parent,
+        )
+        self.record = Record(self._tracker, _params(spec), _tags(estimator, spec, spark))
+
+    def __enter__(self) -> FitLog:
+        self.record.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.record.__exit__(kind, error, trace)
+
+    def open(self, *, resumable: bool) -> None:
+        """Open the record; that of a fit which may continue another one's opens when the other is known."""
+        if not resumable:
+            self.record.open()
+
+    def fit(self) -> None:
+        """Log what is trained: the columns, the model and the estimator."""
+        if not self.record.written:
+            return
+        record, spec = self.record, self._spec
+        record.attempt("columns.txt", lambda: record.add({"columns.txt": f"{spec.plan}\n".encode}))
+        record.attempt("model_summary.txt", lambda: record.add(of_model(spec.model, spec.content)))
+        record.attempt("estimator", lambda: record.add(of_estimator(self._estimator)))
+
+    def rows(self, converted: ConvertedDataset, files: Callable[[], Sequence[str]]) -> None:
+        """Log the rows as datasets.
+
+        Args:
+            converted: The rows.
+            files: Gives the names of the files that they were read from.
+        """
+        if not self.record.written:
+            return
+        read: list[str] = []
+        self.record.attempt("the files that the rows were read from", lambda: read.extend(files()))
+
+        def log() -> None:
+            for part in logged_data(converted, self._spec.columns, lambda: read):
+                self._tracker.log_dataset(part)
+
+        self.record.attempt("the dataset of the rows", log)
+
+    def assessed(self, converted: ConvertedDataset) -> Head | None:
+        """The head by which ranks evaluate the validation rows for the log; None where nobody would see it."""
+        validated = converted.rows(validation=True) > 0
+        return self._spec.head if self.record.written and validated and can_assess(self._spec.head) else None
+
+    def result(self, trained: Trained, fitted: KerasModel, workspace: Store) -> None:
+        """Log the result of the training: its curves, the figures of the validation rows, the trace, the model."""
+        if not self.record.written:
+            return
+        record, options = self.record, self._spec.options
+        record.attempt("history.png", lambda: record.add(of_training(trained, options.initial_epoch)))
+        assessment = trained.assessment
+        if assessment is not None:
+            labels = (options.class_labels if isinstance(options, ClassifierOptions) else None) or ()
+            record.attempt("validation", lambda: record.add(of_assessment(assessment, labels)))
+        if options.profile:
+            record.add({_PROFILE_ARTIFACT: lambda: workspace.read(PROFILE)})
+        content: list[Any] = []
+        record.attempt("model", lambda: content.append(logged_model(fitted)))
+        if content:
+            try_to_log(functools.partial(self._tracker.log_model, content[0]))
+
+    def with_unlogged(self, fitted: KerasModel) -> KerasModel:
+        """Keep what could not be logged in the model's summary, and warn of it."""
+        unlogged = self._tracker.unlogged
+        if unlogged:
+            fitted.summary = replace(fitted.summary, unlogged=unlogged)
+            warn(f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged.", 2)
+        return fitted
+
+
+def _params(spec: FitSpec) -> dict[str, Any]:
+    return {
+        name: display_name(value) if name in OBJECTS else value
+        for name, value in spec.options.by_name().items()
+        if value is not None and name not in ("model", "validationData")
+    }
+
+
+def _tags(estimator: SavableEstimator, spec: FitSpec, spark: SparkSession) -> dict[str, str]:
+    import tensorflow as tf
+
+    gpus = spec.options.num_workers * task_gpus(setting_of(spark), LaunchSettings.of(spec.options))
+    tags = {
+        "uid": estimator.uid,
+        "estimator": type(estimator).__name__,
+        "model": spec.name,
+        "spark": spark.version,
+        "master": master_of(spark),
+        "application": spark.conf.get("spark.app.id", "") or "",
+        "gpus": f"{gpus:g}",
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("spark_dl", "keras", "horovod")},
+        "tensorflow": tf.__version__,
+    }
+    return {f"spark_dl.{name}": value for name, value in tags.items()}
