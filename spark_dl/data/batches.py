@@ -261,6 +261,32 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, .
     return tuple(roles[role] for role in (FEATURES, LABEL, WEIGHT) if role in roles)
 
 
+def _cutter(tensors: Sequence[Tensor], batch_size: int, class_weights: Sequence[float], stamped: bool) -> Any:
+    """Make the function that cuts a pool into a dataset of batches."""
+    import tensorflow as tf
+
+    @tf.autograph.experimental.do_not_convert
+    def cut(*pool: Any) -> Any:
+        *arrays, batches = pool
+
+        @tf.autograph.experimental.do_not_convert
+        def batch(index: Any) -> Any:
+            start = index * batch_size
+            parts = [array[start : start + batch_size] for array in arrays]
+            made = keras_batch(tensors, parts)
+            if class_weights:
+                by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(made[1], tf.int32))
+                made = (*made[:2], *([by_class * weight for weight in made[2:]] or [by_class]))
+            if stamped:
+                with tf.control_dependencies(tf.nest.flatten(made)):
+                    made = (*made, tf.timestamp())
+            return made
+
+        return tf.data.Dataset.range(batches).map(batch)
+
+    return cut
+
+
 def tensorflow_batches(  # noqa: PLR0913
     dataset: ConvertedDataset,
     shards: Sequence[Shard],
@@ -298,30 +324,15 @@ def tensorflow_batches(  # noqa: PLR0913
             for arrays, batches in _skip_batches(made, skip_steps if epoch == first_epoch else 0, batch_size):
                 yield (*arrays, np.int64(batches))
 
-    @tf.autograph.experimental.do_not_convert
-    def cut(*pool: Any) -> Any:
-        *arrays, batches = pool
-
-        @tf.autograph.experimental.do_not_convert
-        def batch(index: Any) -> Any:
-            start = index * batch_size
-            parts = [array[start : start + batch_size] for array in arrays]
-            made = keras_batch(dataset.tensors, parts)
-            if class_weights:
-                by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(made[1], tf.int32))
-                made = (*made[:2], *([by_class * weight for weight in made[2:]] or [by_class]))
-            if stamped:
-                with tf.control_dependencies(tf.nest.flatten(made)):
-                    made = (*made, tf.timestamp())
-            return made
-
-        return tf.data.Dataset.range(batches).map(batch)
-
     kinds = {BYTES: "string"}
     signature = tuple(tf.TensorSpec((None, *t.shape), kinds.get(t.stored, t.stored)) for t in dataset.tensors)
     source = tf.data.Dataset.from_generator(generate, output_signature=(*signature, tf.TensorSpec((), tf.int64)))
     # One pool is made while another is being cut.
-    batches = source.prefetch(1).flat_map(cut).prefetch(_ready(dataset.tensors, batch_size))
+    batches = (
+        source.prefetch(1)
+        .flat_map(_cutter(dataset.tensors, batch_size, class_weights, stamped))
+        .prefetch(_ready(dataset.tensors, batch_size))
+    )
     if one_pass:
         batches = batches.apply(tf.data.experimental.assert_cardinality(shards[0].steps))
     options = tf.data.Options()

@@ -77,17 +77,7 @@ def train_on_ranks(
     """
     options = spec.options
     rows = plan.dataset.rows(validation=False)
-    together = options.global_batch_size
-    most = canonical_count(len(plan.dataset.part(validation=False)), together) if together else options.num_workers
-    if options.num_workers > most:
-        raise OptionError(
-            explain(
-                "So many workers can't share the rows of a batch in the same way as fewer would.",
-                expected=f"numWorkers <= {most} with globalBatchSize={together} and this number of rows",
-                received=f"numWorkers={options.num_workers}",
-                fix="Lower numWorkers, raise globalBatchSize, or set batchSize instead.",
-            )
-        )
+    _check_shares(plan, options)
     with Progress(options.verbose, options.epochs, steps=0) as progress:
         progress.say(
             f"Training on {rows:,} rows ({plan.dataset.bytes / 1e6:,.1f} MB) with {options.num_workers} workers"
@@ -116,6 +106,21 @@ def train_on_ranks(
     if directory.tracked:
         record.tracker.history(trained.result.history, options.initial_epoch)
     return trained
+
+
+def _check_shares(plan: TrainPlan, options: EstimatorOptions) -> None:
+    """Refuse more workers than can share a global batch."""
+    together = options.global_batch_size
+    most = canonical_count(len(plan.dataset.part(validation=False)), together) if together else options.num_workers
+    if options.num_workers > most:
+        raise OptionError(
+            explain(
+                "So many workers can't share the rows of a batch in the same way as fewer would.",
+                expected=f"numWorkers <= {most} with globalBatchSize={together} and this number of rows",
+                received=f"numWorkers={options.num_workers}",
+                fix="Lower numWorkers, raise globalBatchSize, or set batchSize instead.",
+            )
+        )
 
 
 def _warn_of_weights(variable: str, progress: Progress, record: Record) -> None:

@@ -31,9 +31,10 @@ from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, setting_of, slots_of
 from spark_dl.ml.fit_log import FitLog
 from spark_dl.ml.fit_many import FitMany
-from spark_dl.ml.model import KerasModel, TrainingSummary
+from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import with_options
 from spark_dl.ml.savable_estimator import SavableEstimator
+from spark_dl.ml.summary import TrainingSummary
 from spark_dl.options import EstimatorOptions, TrainingOptions
 from spark_dl.redaction import redacted_errors, warn
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -33,6 +33,7 @@ from spark_dl.ml.params import FittedParams, with_options
 from spark_dl.ml.persistence import Saved
 from spark_dl.ml.savable_objects import refuse_missing, savable
 from spark_dl.ml.sql_function import sql_function
+from spark_dl.ml.summary import TrainingSummary
 from spark_dl.options import FittedOptions
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
@@ -46,38 +47,10 @@ from spark_dl.train.model.archive import config_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["KerasModel", "TrainingSummary"]
-
+__all__ = ["KerasModel"]
 
 # How the URIs of its models begin.
 _OF_MLFLOW = ("models:/", "runs:/")
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """How the training went.
-
-    Attributes:
-        history: each metric's value after each epoch, over all rows; a list where it has one for each class.
-        first_epoch: the epoch with which the history begins, from 0.
-        rows: training rows in an epoch.
-        validation_rows: validation rows.
-        seconds: of the training itself, validation included.
-        rows_per_second: of the median epoch, over all ranks, validation left out.
-        best_epoch: the best epoch by the monitored metric, from 0; -1 where there was none.
-        non_finite: the path of the model's first variable with a value that is NaN or infinite; empty for none.
-        unlogged: what the tracker could not be told: epochs with their metrics, events, names of files.
-    """
-
-    history: dict[str, list[Any]] = field(default_factory=dict)
-    first_epoch: int = 0
-    rows: int = 0
-    validation_rows: int = 0
-    seconds: float = 0.0
-    rows_per_second: float = 0.0
-    best_epoch: int = -1
-    non_finite: str = ""
-    unlogged: list[dict[str, Any]] = field(default_factory=list)
 
 
 @with_options(FittedOptions)

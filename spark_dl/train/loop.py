@@ -92,21 +92,17 @@ def _train(
     state = CallbackState(users)
     saving = SaveCheckpoint(plan, agreement, state, feed.steps, report)
     keeping = KeepRows(measure, feed, plan.options.epochs, report if world.is_leader else lambda told: None)
-    ours: list[keras.callbacks.Callback] = [measure, keeping, saving]
-    if world.is_leader:
-        ours.append(WatchFinite(report))
-        ours.append(ReportProgress(report, measure, plan.options.epochs, time.monotonic, plan.start))
-        ours += [TraceSteps(plan.workspace, feed.steps)] if plan.options.profile else []
-    rate, first = plan.learning_rate, plan.options.initial_epoch
-    warming = [WarmUp(rate, feed.steps, plan.start, first)] if rate else []
     callbacks = _OneTraining(
         [
             SendHeartbeats(heartbeat, plan.start),
             agreement,
-            *warming,
+            *_warm_up(plan, feed),
             *users.values(),
             CompareRanks(collectives),
-            *ours,
+            measure,
+            keeping,
+            saving,
+            *(_of_leader(plan, feed, measure, report) if world.is_leader else ()),
             SyncEarlyStop(collectives, reducer),
             SendHeartbeats(heartbeat, plan.start),
         ],
@@ -132,6 +128,20 @@ def _train(
         model_file=_FINAL_MODEL,
         non_finite="" if best else first_not_finite(model),
     )
+
+
+def _warm_up(plan: TrainPlan, feed: Feed) -> list[keras.callbacks.Callback]:
+    rate, first = plan.learning_rate, plan.options.initial_epoch
+    return [WarmUp(rate, feed.steps, plan.start, first)] if rate else []
+
+
+def _of_leader(
+    plan: TrainPlan, feed: Feed, measure: MeasureSpeed, report: Callable[[dict[str, Any]], None]
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of rank 0 alone, which reports."""
+    progress = ReportProgress(report, measure, plan.options.epochs, time.monotonic, plan.start)
+    tracing = [TraceSteps(plan.workspace, feed.steps)] if plan.options.profile else []
+    return [WatchFinite(report), progress, *tracing]
 
 
 def _prepare(
