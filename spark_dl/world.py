@@ -1,4 +1,4 @@
-"""Who a rank is: a value that is passed in, never looked up. A World of one is real."""
+"""A rank's position among all ranks, as a value that callers pass in. A World of size 1 is a regular case."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Rank", "World", "solo", "worlds"]
 
 @dataclass(frozen=True)
 class World:
-    """The place of one rank among all.
+    """Position of one rank among all ranks, in Horovod's terms.
 
     Attributes:
-        rank: 0 .. size - 1.
-        size: number of ranks.
-        local_rank: 0 .. local_size - 1 among the ranks of the same host.
-        local_size: number of ranks on this host.
-        cross_rank: index of this host among the hosts that have a rank with this local_rank.
-        cross_size: number of such hosts.
-        host: name or address of the host, the same text for all its ranks.
+        rank: The rank, 0 to size - 1.
+        size: The number of ranks.
+        local_rank: The rank among the ranks of the same host, 0 to local_size - 1.
+        local_size: The number of ranks on this host.
+        cross_rank: The index of this host among the hosts that have a rank with this local_rank.
+        cross_size: The number of hosts that have a rank with this local_rank.
+        host: The name or address of the host, identical for all ranks on it.
     """
 
     rank: int
@@ -34,19 +34,19 @@ class World:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is rank 0, the one that writes files."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank's function is given.
+    """Argument of the function that runs on a rank: its World and its channels to the driver.
 
     Attributes:
-        world: the rank's place.
-        report: sends a small dict, fit for JSON, to the driver at once.
-        heartbeat: notes where the function stands, in a few words; a function that has marked once and then marks
-            nothing for long is taken to be stuck.
+        world: The rank's World.
+        report: Sends a small JSON-serialisable dict to the driver at once.
+        heartbeat: Records progress, as a short description of the current step. A function that sent a heartbeat once
+            and then sends none for long counts as stuck.
     """
 
     world: World
@@ -55,20 +55,20 @@ class Rank:
 
 
 def solo(host: str = "localhost") -> World:
-    """The World of one process that trains alone."""
+    """Create the World of a single process."""
     return World(0, 1, 0, 1, 0, 1, host)
 
 
 def worlds(hosts: Sequence[str]) -> list[World]:
-    """One World for each rank, from the host of each rank in rank order.
+    """Create one World for each rank from the ranks' hosts, in rank order.
 
-    Placement need not be contiguous: ranks 0 and 2 may share a host.
+    A host's ranks needn't be contiguous: ranks 0 and 2 may share a host.
 
     >>> [(w.local_rank, w.local_size, w.cross_rank) for w in worlds(["a", "b", "a"])]
     [(0, 2, 0), (0, 1, 1), (1, 2, 0)]
     """
     sizes = Counter(hosts)
-    # For each local rank the hosts that have it, in the order in which hosts come.
+    # For each local rank, the index of each host that has it, in the order of the hosts' first ranks.
     across: list[dict[str, int]] = []
     peers = list(sizes)
     for local_rank in range(max(sizes.values(), default=0)):
