@@ -1,1 +1,1 @@
-"""From a DataFrame to batches: converted once into packed Parquet, planned into shards, read by row ranges."""
+"""Data plane from a DataFrame to batches: rows become Parquet blocks once, shards assign them to ranks by row range."""

@@ -1,4 +1,4 @@
-"""Arrow columns to NumPy arrays, whole batches at once, and what is wrong with their rows."""
+"""Conversion of Arrow columns to NumPy arrays, a batch at a time, with the rows that can't be used."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ __all__ = ["Extracted", "extract", "extract_together", "extract_vectors", "flatt
 
 @dataclass
 class Extracted:
-    """The numbers of one column in one batch.
+    """Values of one column in one batch, and its unusable rows.
 
     Attributes:
-        values: shape (rows, width), in the column's dtype; rows that `missing` marks hold zeros. Of bytes, objects of
+        values: Numbers of shape (rows, width), not usable in the rows that `missing` marks. For bytes, objects of
             shape (rows,).
-        missing: boolean, shape (rows,): rows with a null, a null element or a NaN.
-        nulls: how many rows have a null or a null element.
-        nans: how many rows have a NaN and no null.
-        lengths: rows whose number of elements is not the width, as {length: count}.
-        beyond: boolean, shape (rows,): rows with a number that the model's input has no room for; None where that is
-            looked for later.
-        infinite: boolean, shape (rows,): rows with an infinite number that aren't missing; None where there are none.
+        missing: Boolean, shape (rows,): rows with a null, a null element, a NaN or a wrong number of elements.
+        nulls: The number of rows with a null or a null element.
+        nans: The number of rows with a NaN and no null.
+        lengths: The number of rows of each wrong length, as {length: count}.
+        beyond: Boolean, shape (rows,): rows with a number outside the range of the model's input dtype; None where a
+            later step checks this.
+        infinite: Boolean, shape (rows,): rows with an infinite number that aren't missing; None where no infinite
+            number was found.
     """
 
     values: np.ndarray
@@ -42,17 +43,17 @@ class Extracted:
 
     @property
     def usable(self) -> np.ndarray:
-        """Rows whose numbers are all there and finite: boolean, shape (rows,)."""
+        """Rows whose values are all present and finite: boolean, shape (rows,)."""
         usable: np.ndarray = ~self.missing if self.infinite is None else ~(self.missing | self.infinite)
         return usable
 
 
 def extract(array: pa.Array, column: Column) -> Extracted:
-    """The values of an Arrow column that isn't of Vectors.
+    """Convert an Arrow column of scalars, arrays, binary values or bytes; `extract_vectors` converts Vectors.
 
     Args:
-        array: the column in one batch.
-        column: what it is.
+        array: The column in one batch.
+        column: The column's specification.
     """
     if column.kind == "bytes":
         return _filled(_bytes(array), column)
@@ -64,9 +65,13 @@ def extract(array: pa.Array, column: Column) -> Extracted:
 
 
 def flattened(array: pa.Array, times: int, lengths: Sequence[int] = ()) -> pa.Array:
-    """Arrays of arrays as arrays of their elements, so many times.
+    """Flatten an Arrow column of nested arrays.
 
-    Rows whose inner arrays have other lengths than these, from the outer to the inner ones, become empty arrays.
+    Args:
+        array: The column in one batch.
+        times: The number of levels to remove.
+        lengths: The required lengths of the inner arrays, from outer to inner; rows with other lengths become empty
+            arrays. Empty for no requirement.
     """
     if lengths:
         array = _emptied(array, [_has_lengths(row, lengths) for row in array.to_pylist()])
@@ -93,7 +98,7 @@ def _emptied(array: pa.Array, fits: list[bool]) -> pa.Array:
 
 
 def _filled(extracted: Extracted, column: Column) -> Extracted:
-    """With the column's own value in the place of missing ones."""
+    """Replace missing and infinite values with the column's fill value, if it has one."""
     if column.fill is None or extracted.usable.all():
         return extracted
     values = extracted.values.copy()
@@ -108,8 +113,8 @@ def _bytes(array: pa.Array) -> Extracted:
 
 
 def _as_lists(array: pa.Array) -> pa.Array:
-    """Binary values as lists of uint8, without copying them."""
-    if array.offset:  # which Arrow's cast doesn't heed for values of fixed size
+    """View binary values as lists of uint8."""
+    if array.offset:  # Arrow's cast ignores the offset of fixed-size binary values
         array = array.take(pa.array(np.arange(len(array))))
     array = array.cast(pa.large_binary())
     validity, offsets, content = array.buffers()
@@ -121,7 +126,7 @@ def _as_lists(array: pa.Array) -> pa.Array:
 
 
 def extract_together(array: pa.Array, columns: Sequence[Column]) -> list[Extracted]:
-    """The numbers of several columns of scalars that travel as one array in each row."""
+    """Convert several scalar columns that `arrow_projection` packed into one array per row."""
     flat, count = array.flatten(), len(columns)
     numbers = _numbers(flat).reshape(-1, count)
     nulls = mask(flat.is_null()).reshape(-1, count) if flat.null_count else np.zeros((len(numbers), count), bool)
@@ -137,7 +142,7 @@ def _lists(array: pa.Array, width: int, dtype: str) -> Extracted:
         extracted = Extracted(np.zeros((len(array), width), dtype), null | wrong, nulls=int(null.sum()))
         extracted.lengths = dict(zip(found.tolist(), counts.tolist(), strict=True))
         return extracted
-    flat = array.flatten()  # the elements of the rows that are not null
+    flat = array.flatten()  # only the elements of rows that aren't null
     elements = _numbers(flat).reshape(-1, width)
     if not null.any():
         holes = mask(flat.is_null()).reshape(-1, width).any(axis=1) if flat.null_count else null
@@ -151,7 +156,12 @@ def _lists(array: pa.Array, width: int, dtype: str) -> Extracted:
 
 
 def extract_vectors(fields: Mapping[str, pa.Array], width: int) -> Extracted:
-    """Spark's Vectors by their fields: type (0 sparse, 1 dense; null where the Vector is), size, indices, values."""
+    """Convert Spark ML Vectors to a dense array.
+
+    Args:
+        fields: The Vectors' struct fields: type (0 sparse, 1 dense, null for a null Vector), size, indices, values.
+        width: The number of elements in a Vector.
+    """
     array = pa.RecordBatch.from_pydict(dict(fields))
     null = mask(fields["type"].is_null())
     kind = np.where(null, 1, fields["type"].fill_null(1).to_numpy(zero_copy_only=False))
@@ -187,7 +197,7 @@ def _scatter(array: pa.RecordBatch, rows: np.ndarray, width: int, into: Extracte
 def _finish(
     values: np.ndarray, null: np.ndarray, lengths: dict[int, int] | None = None, wrong: np.ndarray | None = None
 ) -> Extracted:
-    """Look for NaN and infinite numbers."""
+    """Create the result, after marking rows with NaN or infinite numbers."""
     missing = null if wrong is None else null | wrong
     nans, infinite = 0, None
     if values.dtype.kind == "f" and not all_finite(values):
@@ -205,5 +215,5 @@ def _numbers(array: pa.Array) -> np.ndarray:
 
 
 def mask(array: pa.Array) -> np.ndarray:
-    """Arrow's booleans as NumPy's."""
+    """Convert an Arrow boolean array to NumPy."""
     return np.asarray(array.to_numpy(zero_copy_only=False)).astype(bool)

@@ -1,7 +1,7 @@
-"""Blocks to `tf.data` batches, without touching a row.
+"""Conversion of blocks to `tf.data` batches, without a Python loop over rows.
 
-A pool of blocks is joined, shuffled by one index and handed to TensorFlow as one element of many batches, which
-TensorFlow then slices. So Python works once for each pool and not once for each batch.
+A pool of blocks is concatenated, shuffled with one permutation and passed to TensorFlow as one element that holds many
+batches, which TensorFlow slices. Python code runs once for each pool, not once for each batch.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from spark_dl.data.shards import Shard, epoch_order
 
 __all__ = ["keras_batch", "pools", "tensorflow_batches"]
 
-# Rows are shuffled within a pool of at least this many bytes: eight blocks, which are seldom quite full. The order of
+# Rows are shuffled within a pool of at least this many bytes: eight blocks, as blocks are rarely full. The order of
 # the blocks is shuffled over the whole shard.
 POOL_BYTES = 7 * BLOCK_BYTES + 1
-# So many batches are ready, if they take no more than a pool.
+# Batches that are prefetched, if they are no larger than a pool.
 _READY = 4
-# Bytes at whose multiples TensorFlow wants a tensor to begin.
+# Alignment in bytes that TensorFlow requires to use a NumPy array without a copy.
 _ALIGNMENT = 64
 
 
-# The rows of some batches, one array for each tensor, and how many batches they are.
+# One array for each tensor with the rows of several batches, and the number of batches.
 Pool = tuple[list[np.ndarray], int]
 
 
 class _Stream:
-    """One shard's rows in one epoch, gathered to pools; each pool is shuffled by itself."""
+    """Rows of one shard in one epoch, collected into pools that are shuffled independently."""
 
     def __init__(self, shard: Shard, epoch: int, seed: int | None, pool_bytes: int) -> None:
         self.shard = shard
@@ -47,7 +47,7 @@ class _Stream:
         self._rows = self._size = 0
 
     def add(self, arrays: list[np.ndarray]) -> list[Pool]:
-        """Take a segment's rows; give a pool of whole batches, if there are enough."""
+        """Add a segment's rows, and return a pool of whole batches once enough rows wait."""
         self._waiting.append(arrays)
         self._rows += len(arrays[0])
         self._size += sum(map(memory, arrays))
@@ -55,20 +55,25 @@ class _Stream:
         return [self._take(self._rows // self.shard.batch_size * self.shard.batch_size)] if full else []
 
     def rest(self) -> list[Pool]:
-        """What is left; its last batch may be short."""
+        """Return the remaining rows as the last pool, whose last batch may be short."""
         return [self._take(self._rows)] if self._rows else []
 
     def _take(self, count: int) -> Pool:
         place = None if self._random is None else self._random.permutation(self._rows)
         whole = [_joined(parts, place) for parts in zip(*self._waiting, strict=True)]
-        # Copied, as a part of the pool would keep all of it.
+        # Copied, as a view would keep the whole pool in memory.
         self._waiting = [[array[count:].copy() for array in whole]] if count < self._rows else []
         self._rows, self._size = self._rows - count, 0
         return [array[:count] for array in whole], -(-count // self.shard.batch_size)
 
 
 def _joined(parts: Sequence[np.ndarray], place: np.ndarray | None) -> np.ndarray:
-    """The parts' rows in one array: one after the other, or each where `place` says. Every row is copied once."""
+    """Concatenate arrays along the first axis, copying every row once at most.
+
+    Args:
+        parts: The arrays.
+        place: The target row of each row of the concatenation; None preserves the order.
+    """
     if place is None and len(parts) == 1:
         return parts[0]
     rows = sum(map(len, parts))
@@ -82,7 +87,7 @@ def _joined(parts: Sequence[np.ndarray], place: np.ndarray | None) -> np.ndarray
 
 
 def _as_rows(array: np.ndarray) -> np.ndarray:
-    """A view of shape (rows,): NumPy moves a row of bytes faster than a row of numbers."""
+    """View an array as shape (rows,) of void, as NumPy moves such rows faster than rows of numbers."""
     if array.dtype == BYTES:
         return array
     size = math.prod(array.shape[1:]) * array.itemsize
@@ -90,7 +95,7 @@ def _as_rows(array: np.ndarray) -> np.ndarray:
 
 
 def _aligned_empty(shape: Sequence[int], dtype: np.dtype | str) -> np.ndarray:
-    """An empty array that lies where TensorFlow takes it as it is; it would copy another, as it does with objects."""
+    """Allocate an array at an alignment that TensorFlow uses without a copy; object arrays it always copies."""
     if dtype == BYTES:
         return np.empty(shape, dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -108,19 +113,19 @@ def pools(
     seed: int | None,
     pool_bytes: int = POOL_BYTES,
 ) -> Iterator[Pool]:
-    """The rows of a rank's shards in one epoch, in pools.
+    """Read the rows of a rank's shards in one epoch, as pools.
 
     Args:
-        dataset: what is read.
-        shards: which rows; of several, each batch takes its part from each.
-        read: the reader.
-        epoch: the epoch, part of the seed.
-        seed: of the shuffle; None keeps the order.
-        pool_bytes: size of a shard's pool in memory.
+        dataset: The converted dataset.
+        shards: The rank's shards; with several, each batch has rows from every shard.
+        read: The reader of blocks.
+        epoch: The epoch's number, which is part of the shuffle's seed.
+        seed: The seed of the shuffle; None preserves the order.
+        pool_bytes: The size of a shard's pool in memory.
 
-    Returns:
-        the arrays of a pool and the number of batches to cut it into. All pools but the last are whole
-        batches. Where steps are left for which there are no rows, the last pools have none.
+    Yields:
+        The arrays of a pool and the number of batches in it. All pools but the last consist of whole batches. If a
+        rank's rows end before its steps do, the last pools have no rows.
     """
     streams = [_Stream(shard, epoch, seed, pool_bytes) for shard in shards]
     if len(streams) == 1:
@@ -135,8 +140,8 @@ def pools(
 
 
 def _woven(dataset: ConvertedDataset, streams: list[_Stream], read: Reader) -> Iterator[Pool]:
-    """Batches of which each has its part from every stream."""
-    # Read as they will be needed: all streams end at the same time.
+    """Build batches that have rows from every stream."""
+    # Segments are read in the order in which batches need them, so that all streams end together.
     progress = [
         (before / stream.shard.rows, index, segment)
         for index, stream in enumerate(streams)
@@ -158,11 +163,11 @@ def _woven(dataset: ConvertedDataset, streams: list[_Stream], read: Reader) -> I
 
 
 class _Interleaver:
-    """Weaves the streams' whole batches together as they come; the last ones may be short.
+    """Builder of batches from several streams, as their rows arrive.
 
     Args:
-        dataset: its tensors are what is woven.
-        quotas: rows that each stream gives to a batch.
+        dataset: The converted dataset, which has the tensors' shapes.
+        quotas: The number of rows in a batch from each stream.
     """
 
     def __init__(self, dataset: ConvertedDataset, quotas: Sequence[int]) -> None:
@@ -174,12 +179,12 @@ class _Interleaver:
         self._done = 0
 
     def add(self, index: int, arrays: list[np.ndarray], batches: int) -> None:
-        """Take rows of a stream, and how many whole batches they are."""
+        """Add rows of a stream, with the number of whole batches that they fill."""
         self._waiting[index].append(arrays)
         self._batches[index] += batches
 
     def woven(self) -> Iterator[Pool]:
-        """The batches for which all streams have given their rows."""
+        """Yield a pool of the batches for which all streams have rows."""
         count = min(self._batches)
         if count:
             shapes = [(count, self._bounds[-1], *tensor.shape) for tensor in self._dataset.tensors]
@@ -205,7 +210,7 @@ class _Interleaver:
                 self._waiting[index].appendleft([array[batches * quota :] for array in arrays])
 
     def rest(self, steps: int) -> Iterator[Pool]:
-        """The last batches, up to so many: some streams have a short one, or none."""
+        """Yield the remaining batches, one by one, up to `steps` in all; a stream may lack rows for them."""
         for step in range(steps - self._done):
             parts = []
             for quota, waiting in zip(self._quotas, self._waiting, strict=True):
@@ -219,7 +224,7 @@ def _nothing(dataset: ConvertedDataset) -> list[np.ndarray]:
 
 
 def _skip_batches(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator[Pool]:
-    """The pools without their first batches."""
+    """Drop the first `steps` batches of the pools."""
     for arrays, batches in made:
         skipped = min(steps, batches)
         steps -= skipped
@@ -228,13 +233,13 @@ def _skip_batches(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator
 
 
 def _ready(tensors: Sequence[Tensor], batch_size: int) -> int:
-    """How many batches are made ahead: what is decoded may be far larger than what is stored."""
+    """Return the number of batches to prefetch: fewer for images and sparse Vectors, which decoding enlarges."""
     decoded = sum(4 * math.prod(tensor.fed) for tensor in tensors if tensor.coding)
     return max(1, min(_READY, POOL_BYTES // max(1, decoded * batch_size)))
 
 
 def _fed(part: Any, tensor: Tensor) -> Any:
-    """A tensor as the model gets it."""
+    """Decode or cast stored values to the model's input dtype."""
     import tensorflow as tf
 
     if tensor.coding:
@@ -243,14 +248,14 @@ def _fed(part: Any, tensor: Tensor) -> Any:
 
 
 def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, ...]:
-    """What Keras takes as x, y and, where there are weights, sample_weight.
+    """Build a Keras batch: x, y and, if the dataset has weights, sample_weight.
 
     Args:
-        tensors: features, labels and perhaps weight.
-        parts: the rows of each, as they are stored.
+        tensors: The tensors of features and labels, and the optional weight.
+        parts: The stored rows of each tensor.
 
     Returns:
-        tensors as the model is fed them; of several inputs or outputs, dicts by their names.
+        A tuple of tensors, decoded and cast for the model; dicts by name where the model has several inputs or outputs.
     """
     roles: dict[str, Any] = {}
     for tensor, part in zip(tensors, parts, strict=True):
@@ -262,7 +267,7 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, .
 
 
 def _cutter(tensors: Sequence[Tensor], batch_size: int, class_weights: Sequence[float], stamped: bool) -> Any:
-    """Make the function that cuts a pool into a dataset of batches."""
+    """Build the function that slices a pool into a tf.data.Dataset of batches."""
     import tensorflow as tf
 
     @tf.autograph.experimental.do_not_convert
@@ -300,19 +305,21 @@ def tensorflow_batches(  # noqa: PLR0913
     class_weights: Sequence[float] = (),
     stamped: bool = False,
 ) -> Any:
-    """A tf.data.Dataset of (features, label[, weight][, made]) batches; of several inputs or outputs, dicts by name.
+    """Create the tf.data.Dataset of (features, label[, weight][, timestamp]) batches of a rank.
+
+    Features and labels are dicts by name where the model has several inputs or outputs.
 
     Args:
-        dataset: what is read.
-        shards: which rows; each epoch has `shard.steps` batches, the last of them perhaps short or empty.
-        read: the reader.
-        seed: of the shuffle; None keeps the order.
-        pool_bytes: size of a shard's pool in memory.
-        first_epoch: the epoch to begin with.
-        skip_steps: how many of its batches have been seen.
-        one_pass: end after one epoch, for validation, instead of going on for ever.
-        class_weights: of each class; they multiply the rows' weights, or become them.
-        stamped: whether each batch says when it was made: float64 (), as `tf.timestamp` tells it.
+        dataset: The converted dataset.
+        shards: The rank's shards; an epoch has `shard.steps` batches, of which the last may be short or empty.
+        read: The reader of blocks.
+        seed: The seed of the shuffle; None preserves the order.
+        pool_bytes: The size of a shard's pool in memory.
+        first_epoch: The number of the first epoch.
+        skip_steps: The number of batches to skip in the first epoch.
+        one_pass: Whether to end after one epoch, for validation, instead of repeating forever.
+        class_weights: The weight of each class, which multiplies the sample weights or replaces absent ones.
+        stamped: Whether each batch ends with its creation time: a float64 scalar from `tf.timestamp`.
     """
     import tensorflow as tf
 
@@ -327,7 +334,7 @@ def tensorflow_batches(  # noqa: PLR0913
     kinds = {BYTES: "string"}
     signature = tuple(tf.TensorSpec((None, *t.shape), kinds.get(t.stored, t.stored)) for t in dataset.tensors)
     source = tf.data.Dataset.from_generator(generate, output_signature=(*signature, tf.TensorSpec((), tf.int64)))
-    # One pool is made while another is being cut.
+    # One pool is built while the previous one is sliced.
     batches = (
         source.prefetch(1)
         .flat_map(_cutter(dataset.tensors, batch_size, class_weights, stamped))
@@ -337,8 +344,8 @@ def tensorflow_batches(  # noqa: PLR0913
         batches = batches.apply(tf.data.experimental.assert_cardinality(shards[0].steps))
     options = tf.data.Options()
     options.deterministic = True
-    # There is nothing to tune, and the tuner's thread may take five seconds to end.
+    # No stage has a tunable setting, and the tuner's thread may take five seconds to end.
     options.autotune.enabled = False
-    # Reading is one generator: more threads would take cores from the model.
+    # Reading is a single generator, and more threads would take cores from the model.
     options.threading.private_threadpool_size = 2
     return batches.with_options(options)

@@ -1,4 +1,4 @@
-"""Rows that a rank has read once, kept near it for the epochs that follow."""
+"""Cache of a rank's rows in memory or on local disk, so that later epochs don't read the store again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from spark_dl.redaction import warn
 __all__ = ["CACHES", "Cache"]
 
 Arrays = list[np.ndarray]
-# Where an array is in a file: its offset, dtype and shape.
+# The location of an array in a file: offset in bytes, dtype, shape.
 _Place = tuple[int, np.dtype, tuple[int, ...]]
 
 
 class _Memory:
-    """Arrays as they are."""
+    """Storage of arrays in the rank's memory."""
 
     place = "memory"
 
@@ -35,15 +35,15 @@ class _Memory:
         self.free = int(psutil.virtual_memory().available)
 
     def keep(self, arrays: Arrays) -> Callable[[], Arrays]:
-        own = [array.copy() for array in arrays]  # a part of a block would keep the whole block alive
+        own = [array.copy() for array in arrays]  # a view would keep its whole block in memory
         return lambda: own
 
 
 class _Disk:
-    """Arrays in a file without a name, on the executor's disk: nothing is left of it, however the process ends."""
+    """Storage of arrays in an unnamed temporary file on the executor's disk, removed whenever the process ends."""
 
     def __init__(self) -> None:
-        directories = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")  # where Spark itself puts such files
+        directories = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")  # Spark's own temporary files are there
         self.place = next((name for name in directories if name and os.access(name, os.W_OK)), tempfile.gettempdir())
         self.free = shutil.disk_usage(self.place).free
 
@@ -78,12 +78,12 @@ CACHES: dict[str, Callable[[], _Memory | _Disk]] = {"memory": _Memory, "disk": _
 
 
 class Cache:
-    """Keeps what a reader has read, while it is on.
+    """Cache of the segments that a reader has read, which stores only while it is on.
 
     Args:
-        where: "memory" or "disk".
-        size: bytes of all that will be read.
-        neighbours: ranks on this host that keep as much.
+        where: The storage, "memory" or "disk".
+        size: The bytes of all rows that the rank will read.
+        neighbours: The number of ranks on this host, each of which caches as much.
     """
 
     def __init__(self, where: str, size: int, neighbours: int) -> None:
@@ -95,10 +95,11 @@ class Cache:
         self._kept: dict[tuple[int, int, int], Callable[[], Arrays]] = {}
 
     def turn_on(self) -> None:
-        """Keep what is read from now on.
+        """Store all rows read from now on.
 
         Raises:
-            ClusterError: it can't fit.
+            ClusterError: The rows of this host's ranks don't fit into the free memory or disk, or an earlier write
+                failed.
         """
         if not self.has_room():
             raise ClusterError(
@@ -113,15 +114,21 @@ class Cache:
         self.on = True
 
     def has_room(self, part: float = 1.0) -> bool:
-        """Whether all rows fit into this part of what is free."""
+        """Return whether the rows of this host's ranks fit into a fraction of the free space.
+
+        The free space is measured once, when the cache is created. False after a failed write.
+
+        Args:
+            part: The fraction of the free space, 0 to 1.
+        """
         return not self._failed and self._size * self._neighbours <= part * self._cache.free
 
     def reading(self, read: Reader) -> Reader:
-        """A reader that reads by the other what isn't kept."""
+        """Wrap a reader, so that cached segments come from the cache and the others from that reader."""
 
         def read_missing(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[Arrays]:
             keys = [(segment.block.block_id, segment.start, segment.stop) for segment in segments]
-            # Asked once: what is kept may grow meanwhile.
+            # Computed once, as the cache may grow while the segments are read.
             missing = {key for key in keys if key not in self._kept}
             fresh = read(dataset, [s for s, key in zip(segments, keys, strict=True) if key in missing])
             for key in keys:
@@ -138,6 +145,6 @@ class Cache:
     def _keep(self, key: tuple[int, int, int], arrays: Arrays) -> None:
         try:
             self._kept[key] = self._cache.keep(arrays)
-        except OSError as error:  # others may have filled the disk meanwhile
+        except OSError as error:  # other processes may have filled the disk
             self.on, self._failed = False, True
             warn(f"Rows are read anew: they can't be kept. {error}", 2)

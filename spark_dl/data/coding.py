@@ -1,6 +1,6 @@
-"""What a model is fed where the values of a column are bytes: a coding is a function of the graph and its line here.
+"""Decoding of byte values (texts, images, sparse Vectors) in the TensorFlow graph, shared by training and scoring.
 
-It is the same in training and in scoring.
+To add a coding, write a function that decodes it in a graph and add its line to CODINGS.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ CODINGS = {"text": _texts, "image": pixels, "sparse": dense}
 
 
 def decode(contents: Any, coding: str, shape: tuple[int, ...], dtype: str) -> Any:
-    """The model's input, in a graph.
+    """Decode byte values to a model input, in a graph.
 
     Args:
-        contents: string tensor, shape (rows,).
-        coding: what the bytes are, a name of CODINGS.
-        shape: of one row of the input.
-        dtype: of the input; "string" for texts.
+        contents: A string tensor of shape (rows,).
+        coding: The coding of the bytes, a name of CODINGS.
+        shape: The shape of one row of the input.
+        dtype: The input's dtype; "string" for texts.
 
     Returns:
-        tensor of shape (rows, *shape).
+        A tensor of shape (rows, *shape).
     """
     return CODINGS[coding](contents, shape, dtype)

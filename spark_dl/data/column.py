@@ -1,4 +1,4 @@
-"""What is known of columns that are fed to a model: records, which know nothing of Spark."""
+"""Specifications of feature, label and weight columns, as records that are independent of Spark."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["Column", "FeatureSpec", "LabelSpec", "NullPolicy", "weight_tensor"]
 
 @dataclass(frozen=True)
 class Column:
-    """A column that can be fed.
+    """DataFrame column that can feed a model.
 
     Attributes:
-        name: its name.
-        kind: "scalar", "array", "vector", "binary" (its bytes are numbers), or "bytes" (texts, encoded images). Before
-            it is known what it feeds also "text" and "image".
-        dtype: NumPy dtype of its numbers as Arrow delivers them.
-        width: how many numbers each row has; 1 for a scalar, 0 for bytes.
-        nested: how many arrays an array's numbers lie in, beyond the first.
-        inner: how long the arrays within it are, from the outer to the inner ones; empty where that doesn't matter.
-        image_struct: whether it is Spark's struct of an image, which becomes bytes.
-        drop: whether rows without a value are left out of training, instead of being faults.
-        fill: what stands for a missing value; None where nothing does.
-        sparse: of a Vector that stays sparse until the batch, the dtype of the model's input; else "".
+        name: The column's name.
+        kind: "scalar", "array", "vector", "binary" (bytes that are uint8 numbers) or "bytes" (texts, encoded images);
+            also "text" and "image" until the column is matched with a model input.
+        dtype: The NumPy dtype of the column's numbers in Arrow batches.
+        width: The number of values in a row; 1 for a scalar, 0 for bytes.
+        nested: The nesting depth of an array beyond the first level; 0 for an array of numbers.
+        inner: The required lengths of the inner arrays, from outer to inner; empty for no requirement.
+        image_struct: Whether the column is a struct of Spark's image data source, which is converted to bytes.
+        drop: Whether rows without a value are left out of training instead of being errors.
+        fill: The replacement for a missing value; None for no replacement.
+        sparse: For a Vector that stays sparse until the batch, the dtype of the model's input; else "".
     """
 
     name: str
@@ -48,13 +48,13 @@ class Column:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """How columns become the model's input; kept with the fitted model, so that scoring does the same.
+    """Specification of one model input: its columns, shape and dtype; saved with the fitted model for scoring.
 
     Attributes:
-        columns: the columns, joined in this order.
-        shape: the shape of one row of the model's input.
-        dtype: the dtype of the model's input; "string" for text.
-        key: the input's name, where the model has several.
+        columns: The columns, concatenated in this order.
+        shape: The shape of one row of the model's input.
+        dtype: The dtype of the model's input; "string" for text.
+        key: The input's name, where the model has several inputs; else "".
     """
 
     columns: tuple[Column, ...]
@@ -64,7 +64,7 @@ class FeatureSpec:
 
     @property
     def coding(self) -> str:
-        """What the rows are as bytes, a name of `coding.CODINGS`; "" where they are numbers."""
+        """Coding of byte rows, a name of `coding.CODINGS`; "" for numbers."""
         if self.columns[0].sparse:
             return "sparse"
         if self.columns[0].kind == "bytes":
@@ -72,7 +72,7 @@ class FeatureSpec:
         return ""
 
     def tensor(self, name: str = FEATURES) -> Tensor:
-        """The tensor as it is stored: in the columns' own dtype where that is smaller than the model's."""
+        """Return the stored tensor, in the columns' common dtype if it is smaller than the input's and casts safely."""
         if self.coding:
             return Tensor(name, (), BYTES, self.dtype, self.shape, self.key, self.coding)
         kinds = {column.dtype for column in self.columns}
@@ -84,15 +84,15 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class LabelSpec:
-    """How the label column becomes the target.
+    """Specification of one training target: its label column, shape and dtype.
 
     Attributes:
-        column: the column.
-        shape: the shape of one row of the target, () for a number.
-        dtype: the target's dtype.
-        classes: number of classes where the label is a class index, else None.
-        key: the output's name, where the model has several.
-        loss: name of Keras's own loss whose rule (`label_rules.RULES`) the label is held to; "" for none.
+        column: The label column.
+        shape: The shape of one row of the target, () for a number.
+        dtype: The target's dtype.
+        classes: The number of classes where the label is a class index, else None.
+        key: The output's name, where the model has several outputs; else "".
+        loss: The name of the Keras loss whose rule in `label_rules.RULES` the labels must obey; "" for none.
     """
 
     column: Column
@@ -103,17 +103,17 @@ class LabelSpec:
     loss: str = ""
 
     def tensor(self, name: str = LABEL) -> Tensor:
-        """The tensor as it is stored."""
+        """Return the stored tensor."""
         return Tensor(name, self.shape, self.dtype, self.dtype, key=self.key)
 
 
 @dataclass(frozen=True)
 class NullPolicy:
-    """What is done about missing values.
+    """Policy for missing values, from the option nullPolicy.
 
     Attributes:
-        default: "error" or "drop", of columns that aren't named.
-        named: by column: "error", "drop", or {"fill": the value that stands for a missing one}.
+        default: "error" or "drop", for columns that `named` doesn't list.
+        named: The policy by column: "error", "drop" or {"fill": replacement}.
     """
 
     default: str = "error"
@@ -121,14 +121,14 @@ class NullPolicy:
 
     @staticmethod
     def of(given: str | Mapping[str, Any]) -> NullPolicy:
-        """From the option."""
+        """Create the policy from the value of the option nullPolicy."""
         return NullPolicy(given) if isinstance(given, str) else NullPolicy(named=given)
 
     def column(self, column: Column) -> Column:
-        """The column with what is done about its missing values.
+        """Return the column with its `drop` or `fill` set.
 
         Raises:
-            DataError: the value doesn't fit the column.
+            DataError: The fill value doesn't fit the column's type.
         """
         policy = self.named.get(column.name, self.default)
         if isinstance(policy, str):
@@ -153,5 +153,5 @@ class NullPolicy:
 
 
 def weight_tensor() -> Tensor:
-    """The tensor of sample weights as it is stored."""
+    """Return the stored tensor of sample weights."""
     return Tensor(WEIGHT, (), "float32", "float32")

@@ -1,8 +1,7 @@
-"""A DataFrame becomes blocks: packed and written by Arrow in Spark's tasks, in one pass.
+"""Conversion of a DataFrame to blocks, which Spark tasks write with Arrow in one pass.
 
-Each task returns the list of the files it wrote, and that list is the commit: files of failed, repeated or
-speculative tasks are simply not on it. What is wrong with the rows is counted in the same pass and raised once,
-for all columns together.
+Each task returns the list of files that it wrote, and this list is the commit: files of failed, repeated or
+speculative tasks aren't on it. Row errors are counted in the same pass and raised as one error for all columns.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from spark_dl.spark.python_worker import purge_zipimport_cache
 
 __all__ = ["ConversionSpec", "convert", "convert_batches"]
 
-# Block numbers of one partition lie below this.
+# The range of block ids of a partition; the upper half is for validation blocks.
 _PARTITION_STRIDE = 1 << 24
 _RESULT_SCHEMA = (
     "kind string, name string, block_id long, rows long, bytes long, validation boolean, checksum long, "
@@ -44,25 +43,26 @@ _RESULT_SCHEMA = (
 )
 
 
-# Odd, and large: they spread a row's bytes over 64 bits. The golden ratio's, and two of SplitMix64's (Steele et al.).
+# Large odd factors that spread a row's bytes over 64 bits: the golden ratio's and two of SplitMix64 (Steele et al.).
 _FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
 
 
 @dataclass(frozen=True)
 class ConversionSpec:
-    """How rows are packed; what the driver sends to every task.
+    """Specification of a conversion, which the driver sends to every Spark task.
 
     Attributes:
-        store: where the blocks go.
-        features: of each input of the model.
-        labels: of each output of the model.
-        weight: the column of weights, or None.
-        validation_col: a boolean column, or None.
-        validation_fraction: part of the rows drawn for validation.
-        stratified: draw that part from each class of the one label.
-        balance: "oversample" or "undersample", where classes are to train alike; else "none".
-        factors: what follows: how often a row for training is written, by its class; empty where each is written once.
-        seed: of the draws.
+        store: The directory for the blocks.
+        features: The specification of each model input.
+        labels: The specification of each model output's label.
+        weight: The column of sample weights, or None.
+        validation_col: The boolean column that marks validation rows, or None.
+        validation_fraction: The fraction of rows drawn for validation.
+        stratified: Whether to draw that fraction from each class of the only label.
+        balance: "oversample" or "undersample" to balance the classes in training, else "none".
+        factors: How often a training row is written on average, by class index, which follows from `balance`; empty
+            where each row is written once.
+        seed: The seed of the random draws.
     """
 
     store: Store
@@ -78,26 +78,33 @@ class ConversionSpec:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors of a block."""
+        """Tensors of a block: features, labels and, if there is a weight column, weights."""
         features = [spec.tensor(_numbered(FEATURES, index, self.features)) for index, spec in enumerate(self.features)]
         labels = [spec.tensor(_numbered(LABEL, index, self.labels)) for index, spec in enumerate(self.labels)]
         return (*features, *labels, *([weight_tensor()] if self.weight else []))
 
     @property
     def columns(self) -> list[Column]:
-        """The columns that are read, each once."""
+        """Columns that the conversion reads, without duplicates."""
         fed = [column for spec in self.features for column in spec.columns]
         named = [*fed, *(spec.column for spec in self.labels), self.weight, self.validation_col]
         return list(dict.fromkeys(column for column in named if column))
 
 
 def convert(frame: DataFrame, conversion: ConversionSpec) -> ConvertedDataset:
-    """Write a DataFrame's rows as blocks.
+    """Convert a DataFrame's rows to blocks.
 
-    The draw for validation is the same for the same seed and the same rows in the same partitions.
+    The same seed and the same rows in the same partitions give the same validation rows.
+
+    Args:
+        frame: The DataFrame.
+        conversion: The specification of the conversion.
+
+    Returns:
+        The dataset, without blocks if the DataFrame has no rows.
 
     Raises:
-        DataError: rows that can't be fed, counted by column; or no rows at all.
+        DataError: Rows can't be fed to the model; the message counts them by column.
     """
     packed = frame.select(arrow_projection(conversion.columns))
     with SparkJob(packed.mapInArrow(functools.partial(_convert_partition, conversion), _RESULT_SCHEMA)) as job:
@@ -130,7 +137,7 @@ def _convert_partition(conversion: ConversionSpec, batches: Iterable[pa.RecordBa
     for batch in batches:
         arrays, validation = _convert_batch(conversion, batch, draw, faults)
         if faults.counts:
-            continue  # keep counting, write no more
+            continue  # the conversion fails, so that only the count of errors matters
         places = draw.resample(arrays[len(conversion.features)], validation)
         if places is not None:
             arrays, validation = [array[places] for array in arrays], validation[places]
@@ -167,7 +174,16 @@ def _convert_partition(conversion: ConversionSpec, batches: Iterable[pa.RecordBa
 def convert_batches(
     conversion: ConversionSpec, batches: Iterable[pa.RecordBatch]
 ) -> tuple[RowErrors, Iterator[list[np.ndarray]]]:
-    """The tensors of batches that came of `send(packing.columns)`; and their faults, known after the last."""
+    """Convert Arrow batches to tensors in memory, without writing blocks.
+
+    Args:
+        conversion: The specification of the conversion.
+        batches: Batches of the columns `arrow_projection(conversion.columns)`.
+
+    Returns:
+        The row errors, complete once the iterator is exhausted; and an iterator over the tensors of each batch, which
+        yields nothing more after the first error.
+    """
     faults, draw = RowErrors(), RowSampler(0, 0)
 
     def packed() -> Iterator[list[np.ndarray]]:
@@ -182,7 +198,7 @@ def convert_batches(
 def _convert_batch(
     conversion: ConversionSpec, batch: pa.RecordBatch, draw: RowSampler, faults: RowErrors
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """The tensors of a batch's good rows, in stored dtypes, and which of them are for validation."""
+    """Convert a batch's usable rows to tensors in their stored dtypes, with a mask of the validation rows."""
     rows = batch.num_rows
     keep = np.ones(rows, bool)
     received = decode_batch(batch, conversion.columns)
@@ -192,7 +208,7 @@ def _convert_batch(
             faults.add_extracted(column, extracted)
         np.logical_and(keep, extracted.usable, out=keep)
     values = {column: extracted.values for column, extracted in received.items()}
-    # Which rows are kept is known only now: values are checked in these alone.
+    # Values are checked only in the rows that remain, which are known from here on.
     for column, extracted in received.items():
         if extracted.beyond is not None:
             faults.add("range", column.name, int((extracted.beyond & keep).sum()), column.sparse)
@@ -227,7 +243,7 @@ def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: RowErrors, kee
         rounded = inexact(values, spec.dtype) & keep & ~outside
         if rounded.any():
             faults.add_inexact(column.name, int(rounded.sum()), spec.dtype, greatest(values[rounded]))
-    with np.errstate(over="ignore", invalid="ignore"):  # in rows that are left out, or told of
+    with np.errstate(over="ignore", invalid="ignore"):  # such rows are dropped or counted as errors
         joined = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1, dtype=stored, casting="unsafe")
         return np.ascontiguousarray(joined, dtype=stored)
 
@@ -252,30 +268,30 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: RowErrors, keep: np.nda
 
 
 def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):  # in rows that are left out, or told of
+    with np.errstate(over="ignore", invalid="ignore"):  # such rows are dropped or counted as errors
         return values.astype(dtype)
 
 
 def _check_range(values: np.ndarray, stored: str, name: str, faults: RowErrors, keep: np.ndarray) -> np.ndarray:
-    """Count the rows with numbers beyond a dtype, and mark them."""
+    """Count and mark the rows with numbers outside a dtype's range."""
     outside = beyond(values, stored)
     faults.add("range", name, int((outside & keep).sum()), stored)
     return outside
 
 
 class _BlockWriter:
-    """Gathers rows, and writes a file whenever a block is full."""
+    """Writer that collects rows and writes a file whenever a block is full."""
 
     def __init__(self, conversion: ConversionSpec, partition: int, validation: bool) -> None:
         self._conversion = conversion
         self._validation = validation
         self._next_id = partition * _PARTITION_STRIDE + (_PARTITION_STRIDE // 2 if validation else 0)
         self._waiting: list[list[np.ndarray]] = []
-        self._sizes: list[np.ndarray] = []  # bytes of each row that waits
+        self._sizes: list[np.ndarray] = []  # bytes of each waiting row
         self._bytes = 0
 
     def add(self, arrays: list[np.ndarray]) -> Iterator[dict[str, object]]:
-        """Take the tensors of some rows; yield a record of each file written."""
+        """Add the tensors of some rows, and yield a record for each file written."""
         self._waiting.append(arrays)
         sizes = np.sum([row_sizes(array) for array in arrays], axis=0)
         self._sizes.append(sizes)
@@ -285,7 +301,7 @@ class _BlockWriter:
             yield self._write(max(1, int(fitting)))
 
     def finish(self) -> Iterator[dict[str, object]]:
-        """Write what is left."""
+        """Write the remaining rows, and yield the record of their file."""
         if rows := sum(map(len, self._sizes)):
             yield self._write(rows)
 
@@ -305,7 +321,7 @@ class _BlockWriter:
                 columns[tensor.lengths_name] = _one_value(lengths(array))
             columns[tensor.name] = _one_value(joined(array) if tensor.stored == BYTES else array)
         filesystem, path = self._conversion.store.open()
-        # Statistics would put a copy of the whole value into the footer; a dictionary would do no better.
+        # Statistics or a dictionary would store a second copy of the only value.
         pq.write_table(
             pa.table(columns),
             f"{path}/{name}",
@@ -335,18 +351,18 @@ def _numbered(name: str, index: int, specs: Sequence[object]) -> str:
 
 
 def _checksum(arrays: Sequence[np.ndarray]) -> int:
-    """A sum over the rows, of a number that each row's values make together: the same for any order of the rows."""
+    """Compute a checksum that doesn't depend on the order of rows: the sum of one hash per row."""
     rows = np.zeros(len(arrays[0]), np.uint64)
     for array in arrays:
         rows = rows * _FACTORS[2] + _row_numbers(array)
-    rows ^= rows >> np.uint64(29)  # or values that are swapped between rows would not be seen
+    rows ^= rows >> np.uint64(29)  # nonlinear, as a linear sum misses values swapped between rows
     rows *= _FACTORS[0]
     rows ^= rows >> np.uint64(32)
     return int(rows.sum(dtype=np.uint64)) % (1 << 63)
 
 
 def _row_numbers(array: np.ndarray) -> np.ndarray:
-    """A number of each row's bytes, up to eight of which are taken at a time: uint64 (rows,)."""
+    """Hash each row's bytes, in words of 8, 4 or 1 bytes; crc32 for byte values: uint64, shape (rows,)."""
     if array.dtype == BYTES:
         return np.fromiter(map(zlib.crc32, array), np.uint64, len(array))
     row_bytes = array.itemsize * math.prod(array.shape[1:])
@@ -360,7 +376,7 @@ def _row_numbers(array: np.ndarray) -> np.ndarray:
 
 
 def _one_value(array: np.ndarray) -> pa.Array:
-    """An Arrow array of one binary value: the array's memory, not copied."""
+    """Create an Arrow array of one binary value that shares the array's memory, if it is contiguous."""
     content = pa.py_buffer(np.ascontiguousarray(array))
     offsets = pa.py_buffer(np.array([0, content.size], np.int32))
     return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, content])

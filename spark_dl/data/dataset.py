@@ -1,8 +1,7 @@
-"""The record of a converted DataFrame: where its blocks are, and how to read them.
+"""Record of a converted DataFrame: its blocks, and the tensors in them.
 
-A block is one Parquet file with one row: for each tensor a binary value that holds the rows' numbers one after
-the other, as NumPy lays them out. Reading it costs a copy, whatever the number of rows: no row is ever touched
-in Python.
+A block is a Parquet file with one row: for each tensor one binary value that holds the numbers of all the block's rows
+in NumPy's C order, so that reading a tensor of numbers needs no Python loop over rows.
 """
 
 from __future__ import annotations
@@ -24,26 +23,26 @@ __all__ = [
     "Tensor",
 ]
 
-# Names of the columns in a block's file; of several inputs or labels, features_0, features_1, ...
+# Names of the columns in a block's file; features_0, features_1, ... with several inputs, and likewise with labels.
 FEATURES, LABEL, WEIGHT = "features", "label", "weight"
 BLOCK_ID, BLOCK_ROWS = "block_id", "block_rows"
-# A block is read whole; a rank holds a few of them. Arrow's allocator keeps memory for values of less than 7 MiB and
-# gives larger ones back to the kernel each time, which then takes most of the time of writing and of reading.
+# Blocks are read whole, and a rank holds a few of them. Arrow's allocator reuses memory for values of less than 7 MiB
+# and returns larger ones to the kernel each time, which would dominate the time of writing and reading.
 BLOCK_BYTES = 7_000_000
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a batch.
+    """Specification of one tensor of a batch, as it is stored and as the model receives it.
 
     Attributes:
-        name: its column in the block files.
-        shape: the shape of one row, () for a number.
-        stored: NumPy dtype in the file; "object" for bytes of different lengths, whose lengths have a column of theirs.
-        dtype: NumPy dtype that the model is fed; "string" for bytes.
-        fed: shape of one row as the model is fed it, where that is made of bytes.
-        key: name of the model's input or output, where it has several.
-        coding: what these bytes are: "text", "image" or "sparse".
+        name: The tensor's column in the block files.
+        shape: The stored shape of one row, () for a number or for bytes.
+        stored: The NumPy dtype in the file; "object" for bytes of varying length, whose lengths are a separate column.
+        dtype: The NumPy dtype of the model's input or output; "string" for text.
+        fed: The shape of one row of the model's input, where it is decoded from bytes; else ().
+        key: The name of the model's input or output, where it has several; else "".
+        coding: The coding of bytes, "text", "image" or "sparse"; "" for numbers.
     """
 
     name: str
@@ -56,26 +55,26 @@ class Tensor:
 
     @property
     def role(self) -> str:
-        """FEATURES, LABEL or WEIGHT."""
+        """Role of the tensor: FEATURES, LABEL or WEIGHT."""
         return self.name.partition("_")[0]
 
     @property
     def lengths_name(self) -> str:
-        """The column of the lengths."""
+        """Name of the column with the byte values' lengths."""
         return f"{self.name}_lengths"
 
 
 @dataclass(frozen=True)
 class Block:
-    """One file.
+    """Record of one block file.
 
     Attributes:
-        block_id: its number, which is also written in the file.
-        name: the file's name in the store.
-        rows: how many rows it holds.
-        validation: whether they are for validation.
-        checksum: of its numbers, whatever the order of the rows.
-        class_rows: rows of each class, where labels are class indices; else empty.
+        block_id: The block's number, which the file contains, too.
+        name: The file's name in the store.
+        rows: The number of rows.
+        validation: Whether the rows are for validation.
+        checksum: The checksum of the values, which doesn't depend on the order of rows.
+        class_rows: The number of rows of each class, where the only label is a class index; else empty.
     """
 
     block_id: int
@@ -88,13 +87,13 @@ class Block:
 
 @dataclass(frozen=True)
 class ConvertedDataset:
-    """A small, picklable handle of converted data.
+    """Small, picklable handle of a converted DataFrame.
 
     Attributes:
-        store: the directory of the blocks.
-        tensors: features, labels and perhaps weight, in this order.
-        blocks: all blocks, in the order of the DataFrame's partitions.
-        bytes: size of the packed rows.
+        store: The directory of the blocks.
+        tensors: The tensors of a block: features, labels and the optional weight, in this order.
+        blocks: All blocks, in the order of the DataFrame's partitions.
+        bytes: The size of the rows in the blocks.
     """
 
     store: Store
@@ -103,27 +102,27 @@ class ConvertedDataset:
     bytes: int
 
     def part(self, validation: bool) -> list[Block]:
-        """The blocks for training or for validation."""
+        """Return the blocks for training or for validation."""
         return [block for block in self.blocks if block.validation == validation]
 
     @property
     def checksum(self) -> int:
-        """Of all numbers, whatever the order of rows and blocks."""
+        """Checksum of all values, which doesn't depend on the order of rows and blocks."""
         return sum(block.checksum for block in self.blocks) % (1 << 63)
 
     def class_rows(self, validation: bool) -> list[int]:
-        """The number of rows of each class, where labels are class indices."""
+        """Return the number of rows of each class, where the only label is a class index; else an empty list."""
         return [sum(same) for same in zip(*(block.class_rows for block in self.part(validation)), strict=True)]
 
     def for_reading(self) -> ConvertedDataset:
-        """Without what only the driver asks for: with many classes, their rows are most of the record."""
+        """Return a copy without checksums and class counts, which only the driver needs and which can be large."""
         return replace(self, blocks=tuple(replace(block, checksum=0, class_rows=()) for block in self.blocks))
 
     def rows(self, validation: bool) -> int:
-        """The number of rows for training or for validation."""
+        """Return the number of rows for training or for validation."""
         return rows_of(self.part(validation))
 
 
 def rows_of(blocks: Sequence[Block]) -> int:
-    """The number of rows in some blocks."""
+    """Return the number of rows in a sequence of blocks."""
     return sum(block.rows for block in blocks)

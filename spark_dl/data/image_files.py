@@ -1,6 +1,6 @@
-"""Image files that TensorFlow decodes in another way than Pillow, or not at all: Pillow makes PNG files of them.
+"""Conversion to PNG, by Pillow, of image files that TensorFlow decodes differently from Pillow or not at all.
 
-The rest, which is nearly all, is decoded in the graph as it is. What tells them apart are a file's first bytes.
+All other files, which are nearly all, are decoded in the graph unchanged. A file's first bytes decide.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from spark_dl.data.media import is_spark_image
 
 __all__ = ["prepare_images"]
 
-# By the number of channels.
+# Pillow's modes by number of channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# Of PNG: bits and colour type.
+# In a PNG header: the bytes of bit depth 16 and colour type gray, and the colour type of palettes.
 _PNG_GRAY_16, _PNG_PALETTE = b"\x10\x00", 3
 
 
 def _jpeg_is_direct(content: bytes, channels: int) -> bool:
-    """TensorFlow makes no alpha of JPEG, and gray of three components at the most."""
+    """Return whether TensorFlow can decode this JPEG: it adds no alpha, and reads one or three components."""
     return channels != 4 and _jpeg_components(content) in (1, 3)
 
 
 def _jpeg_components(content: bytes) -> int:
-    """The number of components in the frame header; 0 where there is none."""
+    """Return the number of components in the frame header; 0 for a file without one."""
     place = 2
     while place + 10 <= len(content) and content[place] == 0xFF:
         marker = content[place + 1]
-        if marker == 0xFF:  # fill bytes may stand before a marker
+        if marker == 0xFF:  # fill bytes may precede a marker
             place += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return content[place + 9]
@@ -45,7 +45,7 @@ def _jpeg_components(content: bytes) -> int:
 
 
 def _png_is_direct(content: bytes, channels: int) -> bool:
-    """TensorFlow gives pixels of less than a byte, and those of a palette, a wrong alpha."""
+    """Return whether TensorFlow decodes this PNG as Pillow does: its alpha is wrong below 8 bits and with palettes."""
     if len(content) < 33:
         return False
     bits, color = content[24:26]
@@ -53,12 +53,15 @@ def _png_is_direct(content: bytes, channels: int) -> bool:
 
 
 def _gif_is_direct(content: bytes, channels: int) -> bool:
-    """What a first frame leaves transparent is black in TensorFlow."""
+    """Return False, as TensorFlow decodes a first frame's transparent pixels as black."""
     return False
 
 
 def _bmp_is_direct(content: bytes, channels: int) -> bool:
-    """TensorFlow knows no palette, no compression and no header but this; of 32 bits, Pillow ignores the last eight."""
+    """Return whether this BMP has a 40-byte header and 24 bits per pixel, uncompressed, and 3 channels are requested.
+
+    TensorFlow supports no palette, compression or other header, and Pillow ignores the last 8 of 32 bits.
+    """
     if len(content) < 54:
         return False
     (header,) = struct.unpack_from("<I", content, 14)
@@ -67,7 +70,7 @@ def _bmp_is_direct(content: bytes, channels: int) -> bool:
 
 
 def _webp_is_direct(content: bytes, channels: int) -> bool:
-    """TensorFlow decodes no animations, and gives alpha where there is some and nowhere else."""
+    """Return whether TensorFlow can decode this WebP: no animation, and alpha exactly when 4 channels are requested."""
     if len(content) < 30 or content[8:12] != b"WEBP":
         return False
     kind = content[12:16]
@@ -77,7 +80,7 @@ def _webp_is_direct(content: bytes, channels: int) -> bool:
     return channels == (4 if alpha else 3)
 
 
-# How each format begins, and whether TensorFlow decodes such a file to so many channels as Pillow does.
+# For each format its first bytes, and a check whether TensorFlow decodes a file to `channels` as Pillow does.
 _FORMATS: dict[str, tuple[bytes, Callable[[bytes, int], bool]]] = {
     "JPEG": (b"\xff\xd8\xff", _jpeg_is_direct),
     "PNG": (b"\x89PNG\r\n\x1a\n", _png_is_direct),
@@ -88,14 +91,14 @@ _FORMATS: dict[str, tuple[bytes, Callable[[bytes, int], bool]]] = {
 
 
 def prepare_images(contents: np.ndarray, channels: int) -> tuple[np.ndarray, dict[str, int]]:
-    """Give image files that TensorFlow decodes as Pillow does.
+    """Replace image files that TensorFlow doesn't decode as Pillow does by PNG files.
 
     Args:
-        contents: objects of shape (rows,): files, or what `media.image_bytes` made.
-        channels: that they are decoded to: 1, 3 or 4.
+        contents: Objects of shape (rows,): encoded files, or Spark images from `media.image_bytes`.
+        channels: The number of channels of the decoded image: 1, 3 or 4.
 
     Returns:
-        the contents, with PNG files in the place of those that need it; and what can't be decoded: reason -> rows.
+        The contents, with PNG files where needed; and the number of rows that can't be decoded, by reason.
     """
     prepared = contents.copy()
     faults: Counter[str] = Counter()
@@ -108,17 +111,17 @@ def prepare_images(contents: np.ndarray, channels: int) -> tuple[np.ndarray, dic
         elif not _FORMATS[name][1](content, channels):
             try:
                 prepared[row] = _png(content, name, _MODES[channels])
-            except Exception as error:  # Pillow raises what it likes for a file that is damaged
+            except Exception as error:  # Pillow raises various exceptions for damaged files
                 faults[f"{name} that Pillow can't read: {type(error).__name__}"] += 1
     return prepared, {reason: rows for reason, rows in faults.items() if rows}
 
 
 def _png(content: bytes, name: str, mode: str) -> bytes:
-    """The pixels that Pillow decodes, of the first frame, as a PNG file."""
+    """Decode the first frame with Pillow and encode its pixels as a PNG file."""
     from PIL import Image
 
     with warnings.catch_warnings(), io.BytesIO() as file:
-        warnings.simplefilter("ignore")  # of palettes with an alpha, which convert heeds
+        warnings.simplefilter("ignore")  # Pillow warns of palettes with alpha, which convert() handles
         with Image.open(io.BytesIO(content), formats=[name.upper()]) as image:
             image.convert(mode).save(file, "PNG", compress_level=1)
         return file.getvalue()

@@ -1,4 +1,4 @@
-"""What Keras's own losses take as labels: other numbers give a wrong loss without an error."""
+"""Label values that Keras's built-in losses accept; Keras computes a wrong loss for others, without an error."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from spark_dl.errors import DataError, explain
 
 __all__ = ["OF_CLASS_INDICES", "RULES", "LabelRule", "apply_loss"]
 
-# Probabilities that a model gave are off by so much.
+# Tolerance for the rounding errors of probabilities that a model computed.
 _ROUNDING = 1e-6
-# Shares with two digits don't sum to 1; no labels at all, or two of them, are farther off.
+# Tolerance for the sum of probabilities with two digits; a row of zeros or with two labels exceeds it.
 _SUM_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class LabelRule:
-    """What a loss takes.
+    """Label values that a loss accepts.
 
     Attributes:
-        text: the same in words, for messages.
-        low: the least number.
-        high: the greatest number.
-        whole: whether only whole numbers make sense.
-        sums: whether the numbers of a row, along the last axis, sum to 1.
-        fix: what to do about other labels.
+        text: The rule in words, for messages.
+        low: The minimum.
+        high: The maximum.
+        whole: Whether only whole numbers are valid.
+        sums: Whether the numbers along the last axis must sum to 1.
+        fix: The remedy for other labels, for messages.
     """
 
     text: str
@@ -39,14 +39,14 @@ class LabelRule:
     fix: str = ""
 
     def breaches(self, values: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find the rows that the loss doesn't take.
+        """Find the rows whose labels break the rule.
 
         Args:
-            values: numbers of the label, shape (rows, width).
-            last: the length of the label's last axis.
+            values: The label's numbers, shape (rows, width).
+            last: The length of the label's last axis.
 
         Returns:
-            boolean, shape (rows,); and of each row that is marked what is wrong: a number, or the sum of its numbers.
+            A boolean mask of shape (rows,); and for each marked row its first invalid number, or its first wrong sum.
         """
         wrong = (values < self.low - _ROUNDING) | (values > self.high + _ROUNDING)
         if self.whole:
@@ -76,7 +76,7 @@ _SHARES = LabelRule(
 _COUNT = LabelRule("numbers of at least 0", 0.0, fix="Use another loss for numbers below 0, for example 'mse'.")
 _SIGN = LabelRule("-1 and 1, or 0 and 1", -1.0, 1.0, whole=True, fix="Turn the labels into -1 and 1.")
 
-# By the name of Keras's loss, its function's or its class's in snake case; losses that take any number aren't here.
+# Rules by the Keras loss's function name or its class name in snake case; losses without a rule accept any number.
 RULES = {
     "binary_crossentropy": _FRACTION,
     "binary_focal_crossentropy": _FRACTION,
@@ -94,22 +94,22 @@ RULES = {
 }
 
 
-# Keras's losses that take class indices, and others whose labels don't have the output's shape.
+# Keras losses that take class indices, and other losses whose labels differ in shape from the output.
 OF_CLASS_INDICES = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")
 _OF_OTHER_SHAPES = ("circle", "ctc")
 
 
 def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width: int | None = None) -> LabelSpec:
-    """Match a label with the loss that it teaches the output by.
+    """Match a label with the loss of its model output.
 
     Args:
-        spec: how the column becomes the label.
-        output: the shape of one row of the model's output.
-        loss: name of Keras's own loss; "" for one of the user's own, which takes labels of any shape and range.
-        known_width: how many numbers each row of the column is known to have; None where that isn't known.
+        spec: The label's specification.
+        output: The shape of one row of the model's output.
+        loss: The name of a built-in Keras loss; "" for a custom loss, whose labels may have any shape and range.
+        known_width: The number of values in each row of the column, from its metadata; None if unknown.
 
     Returns:
-        the spec with the rule that rows are held to, and in the output's shape where that is one number.
+        The specification with the loss whose rule the rows must obey, and with the output's shape for a scalar label.
 
     Raises:
         DataError: The label's shape doesn't fit the output.
@@ -131,7 +131,7 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
     if spec.column.kind == "scalar" and width != 1:
         raise _misfit(name, f"an array or a Vector of {width} numbers in each row", "one number a row", output)
     if spec.column.kind == "scalar" and len(output) > 1:
-        spec = replace(spec, shape=output)  # Keras would compare each row with each
+        spec = replace(spec, shape=output)  # Keras would broadcast a label of shape (rows,) over all rows
     return replace(spec, loss=loss if loss in RULES else "")
 
 

@@ -1,4 +1,4 @@
-"""Which rows hold numbers that a dtype can't hold: beyond its range, or whole numbers with more digits than it has."""
+"""Checks for numbers that a dtype can't represent: outside its range, or whole numbers that it would round."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ EXACT_FIX = (
 
 
 def all_finite(values: np.ndarray) -> bool:
-    """Tell whether there is neither NaN nor infinity, in two passes without a copy: a minimum hands NaN on."""
+    """Return whether there is neither NaN nor infinity, in two passes without a copy, as a minimum propagates NaN."""
     return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
 
 
 def beyond(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Mark the rows with a finite number outside the dtype's range: boolean, shape (rows,).
+    """Mark the rows with a finite number outside a dtype's range.
 
     Args:
-        values: numbers, shape (rows, width).
-        dtype: NumPy dtype that they are to be cast to.
+        values: The numbers, shape (rows, width).
+        dtype: The NumPy dtype of the planned cast.
+
+    Returns:
+        A boolean mask of shape (rows,).
     """
     wanted = np.dtype(dtype)
     if not values.size or values.dtype == bool or np.can_cast(values.dtype, wanted):
@@ -37,13 +40,16 @@ def beyond(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def inexact(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Mark the rows with a whole number that the dtype would round to another one: boolean, shape (rows,).
+    """Mark the rows with an integer that a floating-point dtype would round to another one.
 
-    Only integers are looked at: fractions are rounded by any cast to fewer digits.
+    Only integer arrays are checked, as any cast to fewer digits rounds fractions.
 
     Args:
-        values: numbers, shape (rows, width).
-        dtype: NumPy dtype that they are to be cast to.
+        values: The numbers, shape (rows, width).
+        dtype: The NumPy dtype of the planned cast.
+
+    Returns:
+        A boolean mask of shape (rows,).
     """
     wanted = np.dtype(dtype)
     none = np.zeros(len(values), bool)
@@ -54,28 +60,30 @@ def inexact(values: np.ndarray, dtype: str) -> np.ndarray:
         return none
     with np.errstate(over="ignore", invalid="ignore"):
         cast = values.astype(wanted).astype(np.float64)
-        # A float64 that is 2**63 would not fit the integers that it is compared in.
+        # 2**63 as a float64 would overflow in the cast back to int64.
         same = np.isfinite(cast) & (cast < 2.0**63) & (cast.astype(np.int64) == values)
     marks: np.ndarray = (~same).any(axis=1)
     return marks
 
 
 def greatest(values: np.ndarray) -> int:
-    """Give the whole number of the greatest magnitude."""
+    """Return the integer of the greatest magnitude."""
     low, high = int(values.min()), int(values.max())
     return low if -low > high else high
 
 
 def check_numbers(values: np.ndarray, name: str, dtype: str) -> None:
-    """Refuse numbers that a floating-point input can't hold, as scoring sees them.
+    """Check that a model input can represent a column's numbers, in scoring.
+
+    Infinity is an error for every dtype; range and rounding are checked for floating-point inputs.
 
     Args:
-        values: numbers of one column in one batch, shape (rows, width).
-        name: the column.
-        dtype: of the model's input.
+        values: The numbers of the column in one batch, shape (rows, width).
+        name: The column's name.
+        dtype: The dtype of the model's input.
 
     Raises:
-        DataError: Infinite numbers, numbers beyond the dtype, or whole numbers that it would round.
+        DataError: Infinite numbers, numbers outside the dtype's range, or whole numbers that it would round.
     """
     rows = f"in a batch of {len(values)} rows"
     if values.dtype.kind == "f" and not all_finite(values):

@@ -1,4 +1,4 @@
-"""Encoded images: what they are known by, and the pixels that a model is fed. The same in training and in scoring."""
+"""Decoding of images, from files or from Spark's image data source, shared by training and scoring."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 __all__ = ["SPARK_IMAGE", "image_bytes", "is_spark_image", "pixels"]
 
-# Spark's image struct as bytes, which `image_bytes` makes: this; height, width and channels as big-endian int32; the
-# pixels, uint8, in the order blue, green, red, alpha.
+# First bytes of a serialised Spark image struct. Height, width and channels follow as big-endian int32, then the
+# pixels as uint8 in the order blue, green, red, alpha.
 SPARK_IMAGE = b"\x93SPARK"
 _HEADER = struct.Struct(">6s3i")
 
 
 def image_bytes(height: int, width: int, channels: int, data: bytes) -> bytes:
-    """The fields of Spark's image struct as one value."""
+    """Serialise the fields of Spark's image struct to bytes."""
     return _HEADER.pack(SPARK_IMAGE, height, width, channels) + data
 
 
 def is_spark_image(content: bytes) -> bool:
-    """Whether these are the fields of Spark's image struct, with as many bytes as they tell."""
+    """Return whether the bytes are a valid serialised Spark image struct, with as many pixels as its header says."""
     if len(content) < _HEADER.size or not content.startswith(SPARK_IMAGE):
         return False
     _, height, width, channels = _HEADER.unpack_from(content)
@@ -28,7 +28,7 @@ def is_spark_image(content: bytes) -> bool:
 
 
 def _spark_image(content: Any, channels: int) -> Any:
-    """The pixels of Spark's image struct, in a graph: uint8, shape (height, width, channels), red first."""
+    """Decode a serialised Spark image struct, in a graph: uint8, shape (height, width, channels), red first."""
     import tensorflow as tf
 
     start = len(SPARK_IMAGE)
@@ -48,16 +48,17 @@ def _spark_image(content: Any, channels: int) -> Any:
 
 
 def pixels(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    """The model's input, in a graph.
+    """Decode images to a model input, in a graph.
 
     Args:
-        contents: string tensor, shape (rows,): images as `image_files.prepare_images` gives them: files, or Spark's.
-        shape: of one row: (height, width, channels), with 1, 3 or 4 channels. An image of another size is resized:
-            bilinear, antialiased.
-        dtype: of the input. An image's numbers run from 0 to 255, whatever the dtype.
+        contents: A string tensor of shape (rows,): encoded files that `image_files.prepare_images` has prepared, or
+            serialised Spark images.
+        shape: The shape of one row, (height, width, channels) with 1, 3 or 4 channels. An image of another size is
+            resized: bilinear, antialiased.
+        dtype: The input's dtype. Pixel values are 0 to 255, whatever the dtype.
 
     Returns:
-        tensor of shape (rows, *shape).
+        A tensor of shape (rows, *shape).
     """
     import tensorflow as tf
 

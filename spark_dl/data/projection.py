@@ -1,8 +1,8 @@
-"""How columns travel from the JVM to Python: in the form that Spark writes to Arrow fastest, and back to numbers.
+"""Projection of columns to the form that Spark writes to Arrow fastest, and its conversion to NumPy arrays.
 
-Spark's Arrow writer takes its time by value and by vector, and it is several times slower with nulls in lists:
-- scalars of one type travel as one array,
-- a Vector travels as its four fields, with empty indices in place of none; a sparse one stays sparse.
+Spark's Arrow writer has a cost per value and per Arrow vector, and is several times slower with nulls in lists. So:
+- scalars of one type are sent as one array,
+- a Vector is sent as its four fields, with empty indices instead of null; a sparse one stays sparse.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from spark_dl.data.sparse import extract_sparse
 
 __all__ = ["VECTOR_FIELDS", "arrow_projection", "decode_batch", "not_finite", "selected", "vectors"]
 
-# A Vector is a struct of these.
+# The fields of a Spark ML Vector's struct.
 VECTOR_FIELDS = ("type", "size", "indices", "values")
 
 
 def arrow_projection(columns: Sequence[Column]) -> list[SparkColumn]:
-    """What to select from the DataFrame: columns c0, c1, ..., of which `decode_batch` knows the order.
+    """Build the columns to select from a DataFrame for mapInArrow, in the order that `decode_batch` expects.
 
-    Names of one's own, since mapInArrow looks columns up by name, where a dot would mean a field.
+    They are renamed to c0, c1, ..., as mapInArrow looks columns up by name and takes a dot for a struct field.
     """
     sent: list[SparkColumn] = []
     for group in _groups(columns):
@@ -37,7 +37,7 @@ def arrow_projection(columns: Sequence[Column]) -> list[SparkColumn]:
         if group[0].kind == "vector":
             vector = F.unwrap_udt(named[0])
             none = F.array().cast("array<int>")
-            # The vector may be null: then so is its type.
+            # A null Vector has a null type.
             sent += [
                 F.coalesce(vector[field], none) if field == "indices" else vector[field] for field in VECTOR_FIELDS
             ]
@@ -47,7 +47,10 @@ def arrow_projection(columns: Sequence[Column]) -> list[SparkColumn]:
 
 
 def selected(column: Column) -> SparkColumn:
-    """A column; its arrays of arrays as one array, null where one of them is; Spark's image structs as bytes."""
+    """Build the expression that selects a column: nested arrays flattened, Spark's image structs as bytes.
+
+    A row with a null inner array becomes null.
+    """
     value = F.col(quoted(column.name))
     if column.image_struct:
         sizes = [F.unhex(F.lpad(F.hex(value[name]), 8, "0")) for name in ("height", "width", "nChannels")]
@@ -55,17 +58,17 @@ def selected(column: Column) -> SparkColumn:
     flat = value
     for _ in range(column.nested):
         flat = F.flatten(flat)
-    # Other lengths would regroup the numbers without a word: such a row becomes an array of no length.
+    # Other inner lengths would silently regroup the numbers, so that such a row becomes an empty array.
     return F.when(_of_lengths(value, column.inner), flat).otherwise(F.slice(flat, 1, 0)) if column.inner else flat
 
 
 def not_finite(value: SparkColumn) -> SparkColumn:
-    """Tell whether a fraction is NaN or infinite; null for null."""
+    """Build the condition that a float is NaN or infinite; null for null."""
     return F.isnan(value) | (F.abs(value) == float("inf"))
 
 
 def _of_lengths(arrays: SparkColumn, lengths: Sequence[int]) -> SparkColumn:
-    """Whether all arrays within an array have these lengths; true for null."""
+    """Build the condition that all inner arrays have these lengths, from outer to inner; true for null."""
 
     def fits(part: SparkColumn) -> SparkColumn:
         right = F.size(part) == lengths[0]
@@ -75,11 +78,11 @@ def _of_lengths(arrays: SparkColumn, lengths: Sequence[int]) -> SparkColumn:
 
 
 def decode_batch(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Column, Extracted]:
-    """The numbers of each column.
+    """Convert an Arrow batch to the values of each column.
 
     Args:
-        batch: what came of `send(columns)`.
-        columns: the same ones.
+        batch: A batch of the columns `arrow_projection(columns)`.
+        columns: The columns, as they were passed to `arrow_projection`.
     """
     arrays = iter(batch.columns)
     received: dict[Column, Extracted] = {}
@@ -95,14 +98,14 @@ def decode_batch(batch: pa.RecordBatch, columns: Sequence[Column]) -> dict[Colum
 
 
 def vectors(fields: Mapping[str, pa.Array], column: Column) -> Extracted:
-    """The numbers of a column of Vectors, from their fields."""
+    """Convert a column of Vectors from its fields, to a dense array or to sparse rows as bytes."""
     if column.sparse:
         return extract_sparse(fields, column.width, column.sparse)
     return extract_vectors(fields, column.width)
 
 
 def _groups(columns: Sequence[Column]) -> list[list[Column]]:
-    """Scalars of one type together, all others alone; each column once, or once sparse and once dense."""
+    """Group the columns that are sent together: scalars by type, the sparse and dense use of a Vector, others alone."""
     groups: dict[tuple[str, ...], list[Column]] = {}
     for column in dict.fromkeys(columns):
         key = ("scalar", column.dtype) if column.kind == "scalar" else (column.kind, column.name, str(column.width))

@@ -1,4 +1,4 @@
-"""What is wrong with rows, counted where they are read and told once, on the driver."""
+"""Row errors, which tasks count while they read rows and the driver reports in one message."""
 
 from __future__ import annotations
 
@@ -18,30 +18,38 @@ from spark_dl.errors import explain
 __all__ = ["RowErrors", "describe"]
 
 _MISSING = ("null", "nan", "infinite")
-# Different labels that are told one by one; the rest are counted together.
+# The number of distinct invalid labels that are listed; the others are counted together.
 _MOST_VALUES = 8
 _OTHERS = "others"
 
 
 @dataclass
 class RowErrors:
-    """What is wrong with the rows of a partition: counts by kind, column and detail.
+    """Row errors of a partition.
 
-    Kinds: null, nan, infinite, length (the detail is the length), fraction and class (of a label), label (that its loss
-    doesn't take; the detail is the loss and the number), negative (of a weight), range (the detail is the dtype),
-    inexact (the detail is the dtype and the greatest number), image (the detail says what it is, or the formats that it
-    could be in).
+    The kinds of errors, and their details:
+    - null, nan, infinite: no detail.
+    - length: the length.
+    - fraction, class (a label that is no class index): the first such label of a batch.
+    - label (a label that the loss doesn't accept): the loss, and the label or its sum.
+    - negative (a weight): no detail.
+    - range: the dtype.
+    - inexact: the dtype and the integer of the greatest magnitude.
+    - image: the reason, or the supported formats.
+
+    Attributes:
+        counts: The number of rows by (kind, column, detail).
     """
 
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
     def add(self, kind: str, column: str, count: int, detail: str = "") -> None:
-        """Count some rows; nothing for none."""
+        """Add a number of rows with an error; 0 adds no entry."""
         if count:
             self.counts[kind, column, detail] += count
 
     def add_extracted(self, column: Column, extracted: Extracted) -> None:
-        """Count what was wrong with a column's rows; missing values only where they aren't dropped."""
+        """Count the errors of a column's rows: wrong lengths, and missing values unless the column drops them."""
         if not column.drop:
             self.add("null", column.name, extracted.nulls)
             self.add("nan", column.name, extracted.nans)
@@ -50,14 +58,14 @@ class RowErrors:
             self.add("length", column.name, count, str(length))
 
     def add_inexact(self, column: str, count: int, dtype: str, number: int) -> None:
-        """Count rows whose whole numbers a dtype rounds, and keep the greatest of these."""
+        """Count rows with integers that a dtype rounds, and record the one of the greatest magnitude."""
         held = [key for key in self.counts if key[:2] == ("inexact", column) and key[2].split()[0] == dtype]
         rows = count + sum(self.counts.pop(key) for key in held)
         numbers = [number, *(int(key[2].split()[1]) for key in held)]
         self.counts["inexact", column, f"{dtype} {max(numbers, key=abs)}"] = rows
 
     def add_labels(self, column: str, loss: str, wrong: np.ndarray) -> None:
-        """Count labels that their loss doesn't take, by what is wrong with each."""
+        """Count labels that their loss doesn't accept, by the invalid number or sum."""
         values, counts = np.unique(wrong, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             told = ("label", column, f"{loss} {value:g}")
@@ -66,12 +74,12 @@ class RowErrors:
 
 
 def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[LabelSpec]) -> str:
-    """The message for all faults together.
+    """Build one error message for the row errors of all partitions.
 
     Args:
-        faults: rows of kind, name, detail and rows, from all partitions.
-        columns: all that are read; their widths are named.
-        labels: their classes are named.
+        faults: Rows of (kind, name, detail, rows), from all partitions.
+        columns: All columns that are read; the message has their widths.
+        labels: The labels' specifications; the message has their numbers of classes.
     """
     specs = {label.column.name: label for label in labels}
     widths = {column.name: column.width for column in columns}
@@ -112,7 +120,7 @@ def _line(key: tuple[str, str, str], count: int, widths: Mapping[str, int], spec
 
 
 def _label_line(name: str, loss: str, found: Mapping[str, int]) -> str:
-    """Tell of labels that a loss doesn't take: number -> rows."""
+    """Describe the labels that a loss doesn't accept, from the number of rows by label."""
     values = sorted((pair for pair in found.items() if pair[0] != _OTHERS), key=lambda pair: (-pair[1], pair[0]))
     told, rest = values[:_MOST_VALUES], sum(rows for _, rows in values[_MOST_VALUES:]) + found.get(_OTHERS, 0)
     by_value = [f"{value} in {rows}" for value, rows in [*told, *([("others", rest)] if rest else [])]]
@@ -125,7 +133,7 @@ def _label_line(name: str, loss: str, found: Mapping[str, int]) -> str:
 
 
 def _inexact_line(name: str, dtype: str, found: Mapping[str, int]) -> str:
-    """Tell of whole numbers that a dtype rounds: the greatest of a partition -> rows."""
+    """Describe the integers that a dtype rounds, from the number of rows by each partition's greatest integer."""
     greatest = max(map(int, found), key=abs)
     rows = _rows(sum(found.values()))
     return f"column {name!r}: {rows} with whole numbers that {dtype} can't hold exactly, the greatest {greatest}"
@@ -135,7 +143,7 @@ def _rows(count: int) -> str:
     return f"{count} row{'s' * (count != 1)}"
 
 
-# Kinds whose details are what it is about and a number, by how they are told.
+# For each kind whose detail is a subject and a number, the function that describes it.
 _BY_VALUE = {"label": _label_line, "inexact": _inexact_line}
 
 

@@ -1,4 +1,4 @@
-"""Which rows are for validation, and how often one for training is written: by seed, partition and label."""
+"""Random draws of a conversion: the validation rows, and the resampling of training rows to balance classes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ __all__ = ["RowSampler"]
 
 
 class RowSampler:
-    """The draws of one partition: the same for the same rows in the same order.
+    """Random draws for one partition, reproducible for the same rows in the same order.
 
     Args:
-        seed: of the draws.
-        partition: the partition's number.
-        fraction: part of the rows for validation.
-        by_class: draw that part from each class: it is kept to a row for each class in each partition.
-        factors: how often a row for training is written, by its class, on average; empty where each is written once.
+        seed: The seed of the draws.
+        partition: The partition's number.
+        fraction: The fraction of rows for validation.
+        by_class: Whether to draw that fraction from each class, exact to one row per class and partition.
+        factors: How often a training row is written on average, by class index; empty where each row is written once.
     """
 
     def __init__(
         self, seed: int, partition: int, fraction: float = 0.0, by_class: bool = False, factors: tuple[float, ...] = ()
     ) -> None:
         self._random = np.random.default_rng([seed, partition])
-        # Of its own, so that what is written more often changes nothing about the rows for validation.
+        # A separate generator, so that resampling doesn't change the validation rows.
         self._repeating = np.random.default_rng([seed, partition, 1])
         self._fraction = fraction
         self._by_class = by_class
@@ -30,20 +30,20 @@ class RowSampler:
         self._seen: dict[int, float] = {}
 
     def validation(self, classes: np.ndarray) -> np.ndarray:
-        """Which rows of a batch are for validation.
+        """Draw the validation rows of a batch.
 
         Args:
-            classes: class index of each row, shape (rows,); only counted where they aren't drawn by class.
+            classes: The class index of each row, shape (rows,); only its length matters unless `by_class` is set.
 
         Returns:
-            boolean, shape (rows,).
+            A boolean mask of shape (rows,).
         """
         if not self._by_class:
             return self._random.random(len(classes)) < self._fraction
         chosen = np.zeros(len(classes), bool)
         for index in np.unique(classes).tolist():
             rows = self._random.permutation(np.flatnonzero(classes == index))
-            # What the class has had so far, in rows for validation; it begins anywhere below one.
+            # The class's expected number of validation rows so far, with a random start in [0, 1).
             had = self._seen[index] if index in self._seen else self._random.random()
             ends = had + self._fraction * np.arange(len(rows) + 1)
             chosen[rows] = np.diff(np.floor(ends)) > 0
@@ -51,13 +51,14 @@ class RowSampler:
         return chosen
 
     def resample(self, classes: np.ndarray, validation: np.ndarray) -> np.ndarray | None:
-        """The rows of a batch as they are written: their places, some more than once, some not at all.
-
-        None stands for all of them, as they are.
+        """Draw how often each row of a batch is written.
 
         Args:
-            classes: class index of each row, shape (rows,).
-            validation: which are for validation: they are written once.
+            classes: The class index of each row, shape (rows,).
+            validation: The boolean mask of the validation rows, which are written once.
+
+        Returns:
+            The indices of the rows to write, with repetitions and omissions; None to write each row once.
         """
         if not len(self._factors):
             return None

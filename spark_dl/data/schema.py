@@ -1,4 +1,4 @@
-"""Which Spark columns can be fed to a model, and as which numbers: checked on the driver, before any job."""
+"""Match of Spark columns with a model's inputs and outputs, checked on the driver before any Spark job."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NUMBERS: dict[type[T.DataType], str] = {
 }
 
 
-# No rule for these is right for all: a decimal may not fit a double, and a date means a year here and a weekday there.
+# Types without one right encoding: a decimal may not fit a double, and a date may stand for a year or a weekday.
 _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
     ((T.DecimalType,), "Cast it, for example to double."),
     (
@@ -47,21 +47,21 @@ _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
     ),
     ((T.StructType,), "Select the fields that are meant as columns of their own, for example F.col('a.b').alias('b')."),
 ]
-# Of Spark's image data source.
+# The struct fields of Spark's image data source.
 _IMAGE_FIELDS = ("height", "width", "nChannels", "mode", "data")
-# Vectors up to so many numbers are mostly dense: pixels, embeddings. Wider ones are mostly counts and hashes.
+# Vectors up to this width are mostly dense (pixels, embeddings); wider ones are mostly counts and hashes.
 _DENSE_WIDTH = 4096
 _NUMERIC = "a Vector, an array of numbers, or a number"
 
 
 @dataclass(frozen=True)
 class ColumnRules:
-    """What a column's type doesn't say.
+    """Options for the interpretation of feature columns beyond their Spark type.
 
     Attributes:
-        binary: what a binary column holds: "image" (encoded) or "raw" (uint8 numbers).
-        sparse: which Vectors stay sparse: "auto" (wide ones), "always" or "never".
-        nulls: what is done about missing values; by default they are faults.
+        binary: The content of binary columns: "image" (encoded) or "raw" (uint8 numbers).
+        sparse: The Vectors that stay sparse: "auto" (wide ones), "always" or "never".
+        nulls: The policy for missing values, which are errors by default.
     """
 
     binary: str = "image"
@@ -69,7 +69,7 @@ class ColumnRules:
     nulls: NullPolicy = field(default_factory=NullPolicy)
 
     def stays_sparse(self, width: int) -> bool:
-        """Whether a Vector of so many numbers does."""
+        """Return whether a Vector of this width stays sparse."""
         return self.sparse == "always" or (self.sparse == "auto" and width > _DENSE_WIDTH)
 
 
@@ -82,19 +82,19 @@ def feature_spec(
     rules: ColumnRules | None = None,
     key: str = "",
 ) -> FeatureSpec:
-    """Match feature columns with the model's input.
+    """Match feature columns with a model input.
 
     Args:
-        schema: the DataFrame's.
-        names: the feature columns.
-        param: the option that named them, for messages.
-        shape: the shape of one row of the model's input.
-        dtype: the model's input dtype; "string" for text.
-        rules: what the columns' types don't say.
-        key: the input's name, where the model has several.
+        schema: The DataFrame's schema.
+        names: The names of the feature columns.
+        param: The option that named them, for messages.
+        shape: The shape of one row of the model's input.
+        dtype: The dtype of the model's input; "string" for text.
+        rules: The options for the columns' interpretation.
+        key: The input's name, where the model has several inputs.
 
     Raises:
-        DataError: a column is missing, can't be fed, or the widths don't fit.
+        DataError: A column is missing, ambiguous or of an unsuitable type, or the widths don't fit.
     """
     rules = rules or ColumnRules()
     columns = [rules.nulls.column(_column(schema, name, param)) for name in names]
@@ -150,7 +150,7 @@ def _feature_spec(
 
 
 def _with_inner(column: Column, shape: tuple[int, ...]) -> Column:
-    """The column with the lengths that its inner arrays have in a row of this shape."""
+    """Set the required lengths of a nested array's inner arrays, from the shape of one row."""
     if not 0 < column.nested < len(shape):
         return column
     return replace(column, inner=(*shape[1 : column.nested], math.prod(shape[column.nested :])))
@@ -194,19 +194,19 @@ def label_spec(
     param: str = "labelCol",
     key: str = "",
 ) -> LabelSpec:
-    """Match the label column with the model's output.
+    """Match a label column with a model output.
 
     Args:
-        schema: the DataFrame's.
-        name: the label column.
-        output: the shape of one row of the model's output.
-        classes: number of classes where labels are class indices, else None.
-        nulls: what is done about missing values; by default they are faults.
-        param: the option that named the column, for messages.
-        key: the output's name, where the model has several.
+        schema: The DataFrame's schema.
+        name: The label column's name.
+        output: The shape of one row of the model's output.
+        classes: The number of classes where labels are class indices, else None.
+        nulls: The policy for missing values, which are errors by default.
+        param: The option that named the column, for messages.
+        key: The output's name, where the model has several outputs.
 
     Raises:
-        DataError: the column is missing or can't be a label.
+        DataError: The column is missing, ambiguous or of an unsuitable type.
     """
     column = _column(schema, name, param)
     if column.kind in ("text", "binary", "image"):
@@ -229,10 +229,10 @@ def label_spec(
 
 
 def weight_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:
-    """The column of sample weights.
+    """Look up the column of sample weights.
 
     Raises:
-        DataError: it is missing or not a number.
+        DataError: The column is missing, ambiguous or not a number.
     """
     column = _column(schema, name, "weightCol")
     if column.kind != "scalar":
@@ -241,10 +241,10 @@ def weight_column(schema: T.StructType, name: str, nulls: NullPolicy | None = No
 
 
 def boolean_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:
-    """The column that marks the rows for validation.
+    """Look up the column that marks the validation rows.
 
     Raises:
-        DataError: it is missing or not boolean.
+        DataError: The column is missing, ambiguous or not boolean.
     """
     check_column(schema, name, "validationCol")
     if not isinstance(schema[name].dataType, T.BooleanType):
@@ -253,7 +253,7 @@ def boolean_column(schema: T.StructType, name: str, nulls: NullPolicy | None = N
 
 
 def spark_type(dtype: str) -> T.DataType:
-    """The Spark type whose numbers have this NumPy dtype.
+    """Return the Spark type that corresponds to a NumPy dtype.
 
     >>> spark_type("int16").simpleString()
     'smallint'
@@ -262,7 +262,7 @@ def spark_type(dtype: str) -> T.DataType:
 
 
 def quoted(name: str) -> str:
-    """A column's name as Spark SQL takes it, whatever is in it.
+    """Quote a column's name for Spark SQL, whatever characters it contains.
 
     >>> quoted("a.b")
     '`a.b`'
@@ -292,15 +292,16 @@ def _column(schema: T.StructType, name: str, param: str) -> Column:
 
 
 def check_column(schema: T.StructType, name: str, param: str) -> None:
-    """Refuse a column that isn't there once: names are looked up in their case, as Spark ML does.
+    """Check that exactly one column has a name; the lookup is case-sensitive, as in Spark ML.
 
     Args:
-        schema: the DataFrame's.
-        name: the column's; a dot is a part of it.
-        param: the option that names it, for messages.
+        schema: The DataFrame's schema.
+        name: The column's name, in which a dot has no special meaning.
+        param: The option that names the column, for messages.
 
     Raises:
-        DataError: No column of this name, or several: Spark can't select one of names that differ in case only, either.
+        DataError: No column has this name, or several have it. Names that differ only in case count as the same unless
+            spark.sql.caseSensitive is set, as Spark can't select one of them.
     """
     found = [known for known in schema.names if known == name]
     alike = [known for known in schema.names if known.lower() == name.lower()]
@@ -328,7 +329,7 @@ def check_column(schema: T.StructType, name: str, param: str) -> None:
 
 
 def _name_hint(schema: T.StructType, name: str) -> str:
-    """Say what may be meant: the name of a column within backticks, a field of a struct, or a name that is near."""
+    """Suggest a fix for an unknown name: to drop backticks, to make a column of a struct's field, or a similar name."""
     if name.strip("`") in schema.names:
         return f"Name it without backticks: {name.strip('`')!r}."
     outer, dot, field = name.replace("`", "").partition(".")
@@ -353,7 +354,7 @@ def _unsuited(schema: T.StructType, name: str, param: str, expected: str) -> str
 
 
 def known_width(schema: T.StructType, name: str) -> int | None:
-    """The width that Spark ML's own stages, such as VectorAssembler, write into a column's metadata."""
+    """Return the width in a column's metadata, as Spark ML stages such as VectorAssembler write it; None without it."""
     width = schema[name].metadata.get("ml_attr", {}).get("num_attrs")
     return int(width) if width is not None else None
 

@@ -1,7 +1,7 @@
-"""Who reads which rows, and in how many steps: pure functions of the blocks, the World and the seed.
+"""Assignment of rows to ranks, as pure functions of the blocks, the number of ranks and the seed.
 
-Every rank takes the same number of steps and every row is read exactly once an epoch. A rank that has no rows
-left takes its last steps with empty batches.
+Every rank takes the same number of steps, and every row is read exactly once in an epoch. A rank without rows left
+takes its last steps with empty batches.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from spark_dl.data.dataset import Block, rows_of
 
 __all__ = ["Segment", "Shard", "canonical_count", "canonical_shards", "epoch_order", "shards"]
 
-# Canonical shards: at least, at most, and how many blocks each should have at least before there are more of them.
+# Canonical shards: the minimum, the maximum, and the number of blocks per shard from which the number is doubled.
 _LEAST_CANONICAL, _MOST_CANONICAL, _BLOCKS_A_CANONICAL = 8, 64, 8
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A range of rows, start to stop, within one block."""
+    """Half-open range of rows, [start, stop), of one block."""
 
     block: Block
     start: int
@@ -30,20 +30,20 @@ class Segment:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Number of rows."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows that are read as one stream in an epoch: by a rank that has this shard alone, or several.
+    """Rows that a rank reads as one stream in an epoch; a rank has one shard or several canonical ones.
 
     Attributes:
-        segments: its rows.
-        rows: how many they are.
-        steps: how many batches are made of it, the same number for every shard.
-        batch_size: rows in a full batch.
-        key: its number, part of the seeds of its order: the rank's, or the canonical shard's.
+        segments: The shard's rows, as ranges of blocks.
+        rows: The number of rows.
+        steps: The number of batches in an epoch, the same for every shard.
+        batch_size: The number of rows in a full batch.
+        key: The shard's number, which is part of the seeds of its shuffles: the rank's or the canonical shard's.
     """
 
     segments: tuple[Segment, ...]
@@ -54,38 +54,39 @@ class Shard:
 
     @property
     def empty_steps(self) -> int:
-        """How many of its last steps have no rows."""
+        """Number of steps without rows, which are the last ones of an epoch."""
         return self.steps - -(-self.rows // self.batch_size)
 
 
 def shards(blocks: Sequence[Block], size: int, batch_size: int, seed: int | None) -> list[Shard]:
-    """Deal the rows of the blocks to the ranks, at most one row more to one than to another.
+    """Assign the rows of the blocks to the ranks; the numbers of rows differ by one at most.
 
     Args:
-        blocks: what to deal out.
-        size: number of ranks.
-        batch_size: rows in a full batch of one rank.
-        seed: of the order of the blocks; None keeps their order.
+        blocks: The blocks.
+        size: The number of ranks.
+        batch_size: The number of rows in a full batch of one rank.
+        seed: The seed of the blocks' shuffle; None preserves their order.
 
     Returns:
-        one shard for each rank.
+        One shard for each rank.
     """
     return _dealt(blocks, [batch_size] * size, seed)
 
 
 def canonical_shards(blocks: Sequence[Block], size: int, batch_size: int, seed: int | None) -> list[list[Shard]]:
-    """Deal the rows to shards whose number doesn't depend on that of the ranks, and the shards to the ranks.
+    """Assign the rows to canonical shards, whose number doesn't depend on the number of ranks, and these to the ranks.
 
-    Each batch of all ranks takes a fixed number of rows from every shard: so it has the same rows, whoever reads them.
+    Each global batch has a fixed number of rows from every canonical shard, so that it has the same rows for any number
+    of ranks.
 
     Args:
-        blocks: what to deal out.
-        size: number of ranks, at most `canonical_count`.
-        batch_size: rows in a full batch of all ranks.
-        seed: of the order of the blocks; None keeps their order.
+        blocks: The blocks.
+        size: The number of ranks, at most `canonical_count`.
+        batch_size: The number of rows in a full global batch, of all ranks together.
+        seed: The seed of the blocks' shuffle; None preserves their order.
 
     Returns:
-        for each rank its shards, neighbours.
+        For each rank its consecutive canonical shards.
     """
     count = canonical_count(len(blocks), batch_size)
     bounds = [batch_size * index // count for index in range(count + 1)]
@@ -94,7 +95,7 @@ def canonical_shards(blocks: Sequence[Block], size: int, batch_size: int, seed: 
 
 
 def canonical_count(blocks: int, batch_size: int) -> int:
-    """The number of canonical shards: enough for many ranks, few enough to be of many blocks each.
+    """Return the number of canonical shards: enough for many ranks, few enough to have many blocks each.
 
     >>> canonical_count(blocks=3, batch_size=32), canonical_count(blocks=1000, batch_size=4096)
     (8, 64)
@@ -106,10 +107,10 @@ def canonical_count(blocks: int, batch_size: int) -> int:
 
 
 def _dealt(blocks: Sequence[Block], quotas: Sequence[int], seed: int | None) -> list[Shard]:
-    """One shard for each quota, with so many rows in a batch, and rows in proportion to it.
+    """Create one shard for each quota, its number of rows in a full batch, with rows in proportion to the quota.
 
-    Each gets a contiguous range of the rows, so that a block is read for few shards. The blocks are put in random
-    order before, so that a sorted DataFrame doesn't give each rank another kind of rows.
+    Each shard is a contiguous range of the rows, so that few shards share a block. The blocks are shuffled before, so
+    that a sorted DataFrame doesn't give the ranks different kinds of rows.
     """
     ordered = list(blocks)
     if seed is not None:
@@ -134,7 +135,7 @@ def _dealt(blocks: Sequence[Block], quotas: Sequence[int], seed: int | None) -> 
 
 
 def epoch_order(shard: Shard, epoch: int, seed: int | None) -> tuple[Segment, ...]:
-    """The order in which a shard's segments are read in one epoch; None keeps their order."""
+    """Shuffle a shard's segments for one epoch; the seed None preserves their order."""
     if seed is None:
         return shard.segments
     order = np.random.default_rng([seed, 1, shard.key, epoch]).permutation(len(shard.segments))

@@ -1,4 +1,4 @@
-"""Vectors that stay sparse until the batch: a row is bytes, its numbers that aren't zero, each behind its place."""
+"""Vectors that stay sparse until the batch: a row's bytes are (position, number) pairs of its nonzero numbers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from spark_dl.data.ragged import split
 
 __all__ = ["dense", "extract_sparse"]
 
-# A place is an integer of the number's own width, so that both are read by one look at the bytes.
+# A position is an integer of the number's width, so that one decode_raw reads both.
 _PLACES = {"float32": "int32", "float64": "int64"}
 
 
 def extract_sparse(fields: Mapping[str, pa.Array], width: int, dtype: str) -> Extracted:
-    """Spark's Vectors, dense ones among them, as such bytes: objects of shape (rows,).
+    """Convert Spark ML Vectors, dense or sparse, to sparse rows as bytes: objects of shape (rows,).
 
     Args:
-        fields: as `extract_vectors` takes them.
-        width: numbers in a row.
-        dtype: of the model's input, which the numbers must fit: float16, float32 or float64.
+        fields: The Vectors' struct fields, as for `extract_vectors`.
+        width: The number of elements in a Vector.
+        dtype: The dtype of the model's input, whose range is checked: float16, float32 or float64.
     """
     kept_as = _kept_dtype(dtype)
     null = mask(fields["type"].is_null())
@@ -63,15 +63,15 @@ def extract_sparse(fields: Mapping[str, pa.Array], width: int, dtype: str) -> Ex
 
 
 def dense(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    """The model's input, in a graph.
+    """Decode sparse rows to a dense model input, in a graph.
 
     Args:
-        contents: string tensor, shape (rows,): rows as `extract_sparse` gives them.
-        shape: of one row of the input.
-        dtype: of the input.
+        contents: A string tensor of shape (rows,): rows from `extract_sparse`.
+        shape: The shape of one row of the input.
+        dtype: The input's dtype.
 
     Returns:
-        tensor of shape (rows, *shape).
+        A tensor of shape (rows, *shape).
     """
     import tensorflow as tf
 
@@ -86,5 +86,5 @@ def dense(contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
 
 
 def _kept_dtype(dtype: str) -> str:
-    """The dtype in which numbers are kept for an input of this one."""
+    """Return the dtype in which sparse rows store the numbers for an input of `dtype`."""
     return "float64" if dtype == "float64" else "float32"

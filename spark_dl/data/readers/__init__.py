@@ -1,4 +1,4 @@
-"""Ways to read blocks, by name. A reader is one file here and its line in the table."""
+"""Registry of block readers by name; each reader is one module here and one line of READERS."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from spark_dl.errors import OptionError, explain, hint
 
 __all__ = ["READERS", "Reader", "reader"]
 
-# Gives the tensors' rows of each segment, in the segments' order.
+# Yields for each segment, in order, the rows of each tensor.
 Reader = Callable[[ConvertedDataset, Sequence[Segment]], Iterator[list[np.ndarray]]]
 
 READERS = {"petastorm": "spark_dl.data.readers.petastorm"}
 
 
 def reader(name: str) -> Reader:
-    """The reader of that name, imported now.
+    """Import the reader of a name.
 
     Raises:
-        OptionError: there is none.
+        OptionError: No reader has this name.
     """
     if name not in READERS:
         raise OptionError(explain(f"There is no reader {name!r}.", fix=hint(name, READERS)))

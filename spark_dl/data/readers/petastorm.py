@@ -1,4 +1,4 @@
-"""Blocks through `petastorm.make_batch_reader`: the only file that imports Petastorm."""
+"""Reader of blocks with `petastorm.make_batch_reader`; the only file that imports Petastorm."""
 
 from __future__ import annotations
 
@@ -17,21 +17,28 @@ from spark_dl.errors import StoreError, explain
 
 __all__ = ["read"]
 
-# Two threads hide a file's latency; each may have three blocks ready, whatever it is told.
+# Two threads hide a file's latency; each may hold three blocks, whatever queue size is configured.
 _THREADS = 2
-# Canonical shards cut as many blocks as there are shards, and the parts are read far from each other.
+# Canonical shards split about one block each, and the parts of a block are read at distant times.
 _MOST_KEPT = 8
 
 
 def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[list[np.ndarray]]:
-    """The rows of each segment, in the segments' order.
+    """Read the rows of each segment, in the segments' order.
 
-    Petastorm's threads hand blocks over in any order; their numbers put them back. A block of which several segments
-    are wanted is kept after the first, if there are few of those; else it is read for each of them.
+    Petastorm's threads deliver blocks in any order; block ids restore it. A few blocks with several segments stay in
+    memory until their last segment; the others are read again for each segment.
 
-    Returns:
-        for each segment an array for each tensor, of shape (rows, *tensor.shape) and the stored dtype,
-        read-only where it is of numbers.
+    Args:
+        dataset: The converted dataset.
+        segments: The segments to read.
+
+    Yields:
+        For each segment one array per tensor, of shape (rows, *tensor.shape) and the stored dtype; read-only if it
+        holds numbers.
+
+    Raises:
+        StoreError: Petastorm delivered fewer blocks than files.
     """
     if not segments:
         return
@@ -46,7 +53,7 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
         shuffle_row_groups=False,
         num_epochs=1,
     )
-    try:  # the reader's own `with` prints a line at its end
+    try:  # no `with`, as the reader's prints a line at its end
         for segment in segments:
             block_id = segment.block.block_id
             if block_id not in kept:
@@ -64,7 +71,7 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
 
 
 def _files(segments: Sequence[Segment], once: set[int]) -> Iterator[str]:
-    """The segments' files in their order, those of some blocks once only."""
+    """Yield the segments' file names in order, but only once for the block ids in `once`."""
     seen: set[int] = set()
     for segment in segments:
         if segment.block.block_id not in once & seen:
@@ -73,13 +80,13 @@ def _files(segments: Sequence[Segment], once: set[int]) -> Iterator[str]:
 
 
 def _next(reader: Iterator[object]) -> object:
-    """The next block; it is there.
+    """Return the reader's next block, where one must follow, despite a race in Petastorm.
 
-    Petastorm's pool asks first whether all that was handed out is done, and then whether all is handed out: when the
-    last files are handed out in between, it calls that the end. It can do so only once.
+    Petastorm's pool checks first that all ventilated items are processed, and then that all items are ventilated. If
+    the last files are ventilated between the checks, it reports the end too early, which can happen only once.
 
     Raises:
-        StoreError: there are fewer blocks than files.
+        StoreError: Petastorm delivered fewer blocks than files.
     """
     for _ in range(2):
         with contextlib.suppress(StopIteration):
