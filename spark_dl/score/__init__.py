@@ -1,1 +1,1 @@
-"""A fitted model scores DataFrames: feature columns go to Python in Arrow batches, nothing else does."""
+"""Scoring and evaluation of a fitted model, on DataFrames, on Parquet files and without Spark."""

@@ -1,7 +1,7 @@
-"""What a fitted model gives for the validation rows, looked at by the ranks that have trained it.
+"""Assessment of the fitted model on the validation rows, for plots and metrics, by the ranks that trained it.
 
-Each rank adds up its own rows: counts and sums of all of them, and a sample to be drawn. No row leaves its rank but
-those of the sample.
+Each rank accumulates counts and sums over its rows, and for regression a sample to plot. Only sampled rows leave a
+rank.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from spark_dl.train.plan import TrainPlan, TrainResult
 
 __all__ = ["Assessment", "Classes", "Numbers", "assess", "can_assess"]
 
-# Of probabilities, on the scale of the log-odds, where those near 0 and 1 are told apart.
+# Bin edges for probabilities on the log-odds scale, which resolves those near 0 and 1.
 LOG_ODDS = np.linspace(-20.0, 20.0, 2001)
-# So many classes have a curve each; more have one together.
+# Up to this number of classes, each has its own curve; more classes share one.
 _MOST_CURVES = 20
-# A matrix of 8 MB.
+# A confusion matrix of 8 MB.
 MOST_CLASSES = 1000
-# Rows that are drawn, of all ranks together.
+# The size of the sample, over all ranks.
 SAMPLE = 5000
 
 
 @dataclass(frozen=True)
 class Classes:
-    """How a classifier does.
+    """Assessment of a classifier.
 
     Attributes:
-        rows: how many were looked at.
-        confusion: rows of each class (first axis) that were predicted as each class; float64 (classes, classes).
-        curves: the class that each curve is of; -1 for all together.
-        counts: rows of each curve's other classes and of its own, by the log-odds of their probability:
-            float64 (curves, 2, bins); the bins are those between LOG_ODDS, with what is beyond in the outermost.
+        rows: The number of validation rows with a prediction that isn't NaN.
+        confusion: The confusion matrix: rows by actual class (first axis) and predicted class; float64,
+            (classes, classes).
+        curves: The positive class of each curve; -1 for one curve over all classes.
+        counts: The histogram of each curve, of negative (0) and positive (1) rows by the log-odds of their probability:
+            float64, (curves, 2, bins). LOG_ODDS has the bins' edges; values outside are in the outermost bins.
     """
 
     rows: int
@@ -49,15 +50,15 @@ class Classes:
 
 @dataclass(frozen=True)
 class Numbers:
-    """How a regressor does.
+    """Assessment of a regressor.
 
     Attributes:
-        rows: how many were looked at.
-        error: the mean of predicted - actual.
-        mae: the mean of its absolute value.
-        rmse: the root of the mean of its square.
-        r2: the part of the labels' variance that is explained; NaN where they don't vary.
-        sample: actual and predicted of some rows, drawn evenly from each rank's; float64 (drawn, 2).
+        rows: The number of validation rows.
+        error: The mean error, predicted - actual.
+        mae: The mean absolute error.
+        rmse: The root mean squared error.
+        r2: The coefficient of determination; NaN if the labels don't vary.
+        sample: Actual and predicted values of random rows, at most SAMPLE / ranks from each rank; float64, (rows, 2).
     """
 
     rows: int
@@ -72,7 +73,7 @@ Assessment = Classes | Numbers
 
 
 def can_assess(head: Head) -> bool:
-    """Whether there is anything to look at for such an output."""
+    """Return whether `assess` supports the head: regression, or classification of at most MOST_CLASSES classes."""
     return (isinstance(head, Classification) and head.classes <= MOST_CLASSES) or isinstance(head, Regression)
 
 
@@ -84,24 +85,24 @@ def assess(
     report: Callable[[dict[str, Any]], None],
     heartbeat: Callable[[str], None],
 ) -> Assessment | None:
-    """Look at the final model's predictions for this rank's validation rows, and put the ranks' together.
+    """Assess the final model on the validation rows of all ranks.
 
-    It is no part of the training: where it fails, that is told, and nothing is lost.
+    A failure doesn't affect the training's result: it is reported as a warning.
 
     Args:
-        head: what the outputs mean; `can_assess` says that it can be.
-        plan: the same on every rank.
-        result: of the training; rank 0 has written the model.
-        collectives: of this rank's World.
-        report: takes what has happened, on rank 0.
-        heartbeat: takes where it stands, on every rank.
+        head: The model's head, for which `can_assess` is true.
+        plan: The training plan, the same on every rank.
+        result: The training result, whose model file rank 0 has written.
+        collectives: The collectives of this rank's World.
+        report: Sends a message to the driver; a no-op on all ranks but 0.
+        heartbeat: Records this rank's progress.
 
     Returns:
-        on every rank the same; None where a rank failed or there are no rows.
+        The assessment, the same on every rank; None if a rank failed or there are no rows.
     """
     world = collectives.world
     heartbeat("the end of training")
-    collectives.sum(np.zeros(1), "spark_dl.assess.written")  # the model is: rank 0 comes here after
+    collectives.sum(np.zeros(1), "spark_dl.assess.written")  # a barrier: rank 0 reaches it after writing the model
     tally = _Tally.of(head, world.rank, world.size)
     failed, why = 0.0, "The others' logs say why."
     try:
@@ -119,7 +120,7 @@ def assess(
 
 
 def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Labels (rows,) and the model's outputs, batch by batch."""
+    """Yield labels of shape (rows,) and the model's outputs for each batch of this rank's validation rows."""
     import tensorflow as tf
 
     from spark_dl.train.feed import Feed
@@ -140,22 +141,22 @@ def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[t
 
 
 class _Tally:
-    """What one rank has seen, as numbers that add up over ranks."""
+    """Accumulator of one rank's rows, as numbers that are summed over the ranks."""
 
     @staticmethod
     def of(head: Head, rank: int, ranks: int) -> _Tally:
         return _ClassTally(head) if isinstance(head, Classification) else _NumberTally(rank, ranks)
 
     def add(self, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        """Some rows: their labels (rows,), and the head's fields."""
+        """Add rows, as labels of shape (rows,) and the values of the head's fields."""
         raise NotImplementedError
 
     def sums(self) -> np.ndarray:
-        """All numbers, float64, flat."""
+        """Return all accumulated numbers as a flat float64 array."""
         raise NotImplementedError
 
     def whole(self, sums: np.ndarray) -> Assessment | None:
-        """What the sums over the ranks say."""
+        """Compute the assessment from the sums over all ranks; None if there are no rows."""
         raise NotImplementedError
 
 
@@ -168,7 +169,7 @@ class _ClassTally(_Tally):
         self._counts = np.zeros((len(self._curves), 2, len(LOG_ODDS) - 1))
 
     def add(self, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        known = ~np.isnan(columns["prediction"])  # a row for which the model gives NaN is of no class
+        known = ~np.isnan(columns["prediction"])  # a NaN output has no predicted class
         columns = {name: values[known] for name, values in columns.items()}
         actual = labels[known].astype(np.int64)
         np.add.at(self._confusion, (actual, columns["prediction"].astype(np.int64)), 1)
@@ -194,12 +195,12 @@ class _ClassTally(_Tally):
 
 
 class _NumberTally(_Tally):
-    """Sums, each rank's mean and spread of the labels, and a sample of its rows, all with the same chance."""
+    """Accumulator for regression: sums of errors, each rank's label mean and spread, a uniform sample of its rows."""
 
     def __init__(self, rank: int, ranks: int) -> None:
         self._rank = rank
         self._sums = np.zeros(3)
-        self._labels = np.zeros((ranks, 3))  # rows, their mean, and the sum of squares around it
+        self._labels = np.zeros((ranks, 3))  # number of rows, their mean, and the sum of squared deviations from it
         self._sample = np.zeros((ranks, max(1, SAMPLE // ranks), 3))
         self._draw = np.random.default_rng(rank)
         self._keys = np.full(self._sample.shape[1], np.inf)
@@ -210,7 +211,7 @@ class _NumberTally(_Tally):
         self._sums += np.sum([apart, np.abs(apart), apart**2], axis=1)
         batch = np.array([len(actual), actual.mean(), ((actual - actual.mean()) ** 2).sum()])
         self._labels[self._rank] = _joined(np.stack([self._labels[self._rank], batch]))
-        # The rows with the least random numbers so far.
+        # The rows with the smallest random keys so far are a uniform sample.
         keys = np.concatenate([self._keys, self._draw.random(len(actual))])
         rows = np.concatenate([self._sample[self._rank], np.stack([np.ones(len(actual)), actual, found], axis=1)])
         least = np.argsort(keys, kind="stable")[: len(self._keys)]
@@ -236,7 +237,7 @@ class _NumberTally(_Tally):
 
 
 def _joined(parts: np.ndarray) -> np.ndarray:
-    """Rows, mean and sum of squares of several parts together: shape (parts, 3) to (3,)."""
+    """Combine the row counts, means and sums of squared deviations of several parts: shape (parts, 3) to (3,)."""
     rows, means, squares = parts.T
     total = rows.sum()
     mean = (rows * means).sum() / max(total, 1)

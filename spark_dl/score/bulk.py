@@ -1,6 +1,6 @@
-"""Scoring from Parquet to Parquet: Spark's tasks read and write by Arrow, and the JVM only schedules them.
+"""Scoring from Parquet to Parquet: Spark tasks read and write files with Arrow, and the JVM only schedules them.
 
-Each task returns the list of the files it wrote, aside; only those on the list become the result.
+Each task writes into a temporary directory and returns the list of its files; only listed files become the result.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from spark_dl.spark.python_worker import purge_zipimport_cache
 
 __all__ = ["Source", "score_parquet"]
 
-# Spark keeps its own schema, Vectors among it, in a Parquet file's metadata.
+# The metadata key of Parquet files under which Spark stores its schema, including Vector types.
 _SPARK_SCHEMA = b"org.apache.spark.sql.parquet.row.metadata"
-# Up to here, files are split by row groups, so that all cores have something to do.
+# Fewer files than this are split by row groups, so that all cores have work.
 _FEW_FILES = 64
 _READ_ROWS = 1 << 16
 _GROUP_BYTES = 128 << 20
@@ -60,10 +60,10 @@ class Source:
     """Parquet files to score.
 
     Attributes:
-        url: their directory.
-        fragments: the files, or their row groups.
-        arrow: schema of their columns, partition columns included.
-        schema: the same as Spark reads it.
+        url: The directory of the files.
+        fragments: The files, or their row groups if there are few files.
+        arrow: The Arrow schema of the columns, including partition columns.
+        schema: The Spark schema of the same columns.
     """
 
     url: str
@@ -73,19 +73,19 @@ class Source:
 
     @staticmethod
     def at(spark: SparkSession, url: str) -> Source:
-        """The Parquet files in a directory.
+        """Open the Parquet files in a directory.
 
         Raises:
-            StoreError: there are none, or they can't be read.
+            StoreError: The directory has no Parquet files, or they can't be read.
         """
         store = Store.at(url)
         filesystem, path = store.open()
-        # Spark's own timestamps, which would be of nanoseconds otherwise, and not reach far.
+        # Spark writes timestamps as int96, which Arrow reads as nanoseconds by default, with a narrow range.
         kind = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
         try:
             schema = spark.read.parquet(spark_pattern(store.url)).schema
             files = ds.dataset(path, filesystem=filesystem, format=kind)
-            # Columns that are in the names of directories alone, in the types that Spark finds them to have.
+            # Partition columns exist only in directory names; they get the types that Spark infers.
             names = [name for name in schema.names if name not in files.schema.names]
             parts = pa.schema([(name, to_arrow_type(schema[name].dataType)) for name in names])
             dataset = ds.dataset(
@@ -109,14 +109,14 @@ class Source:
 
 @dataclass(frozen=True)
 class _Scoring:
-    """What every task is told.
+    """Specification of a scoring job, which the driver sends to every Spark task.
 
     Attributes:
-        model: what to score with.
-        fields: name of the output column -> the head's field, and its name in the head.
-        source: what to read.
-        target: where the files go.
-        metadata: Spark's schema of the result, for the files' metadata.
+        model: The scoring model.
+        fields: The head's field by output column, as (name in the head, field).
+        source: The Parquet files to score.
+        target: The directory for the scored files.
+        metadata: The Spark schema of the result as JSON, for the files' metadata.
     """
 
     model: ScoringModel
@@ -129,19 +129,22 @@ class _Scoring:
 def score_parquet(
     spark: SparkSession, source: Source, target: str, model: ScoringModel, outputs: Mapping[str, str], overwrite: bool
 ) -> int:
-    """Write the source's rows with the model's output columns added; gives their number.
+    """Write the source's rows to Parquet with the model's output columns added.
 
     Args:
-        spark: runs the tasks, one for each fragment.
-        source: what to score.
-        target: directory or URL of the result, made now.
-        model: what to score with.
-        outputs: field of the head -> name of the new column.
-        overwrite: whether the target may exist; it is replaced when all is scored.
+        spark: The session that runs the tasks, one for each fragment.
+        source: The Parquet files to score.
+        target: The directory or URL of the result, which is created.
+        model: The scoring model.
+        outputs: The name of the new column by field of the head.
+        overwrite: Whether the target may exist; it is replaced after all rows are scored.
+
+    Returns:
+        The number of rows.
 
     Raises:
-        StoreError: The target exists, can't be written, or lies with the input in one directory.
-        DataError: rows that can't be scored.
+        StoreError: The target exists, can't be written or replaced, or contains the input or lies in it.
+        DataError: Rows can't be scored.
     """
     store = Store.at(target)
     _check_target(source, store, overwrite)
@@ -154,13 +157,17 @@ def score_parquet(
         with SparkJob(numbers.mapInArrow(functools.partial(_score_fragments, scoring), _RESULT)) as job:
             written = job.rows()
         for name in set(aside.names()) - {row["name"] for row in written}:
-            aside.remove(name)  # of a task that Spark has run again
+            aside.remove(name)  # left by a task that Spark ran again
         aside.write("_SUCCESS", b"")
     return sum(row["rows"] for row in written)
 
 
 def _check_target(source: Source, target: Store, overwrite: bool) -> None:
-    """Refuse a target that exists, that would take the input with it, or that can't be replaced."""
+    """Check that the target is new or may be replaced, and that neither it nor the input contains the other.
+
+    Raises:
+        StoreError: The target fails one of these checks.
+    """
     filesystem, path = target.open()
     if filesystem.get_file_info(path).type != arrow_fs.FileType.NotFound and not overwrite:
         expected = "a new directory, or overwrite=True"
@@ -196,13 +203,13 @@ def _score_fragments(scoring: _Scoring, batches: Iterable[pa.RecordBatch]) -> It
 
 
 def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
-    """Write one fragment's rows, be they none; gives their number."""
+    """Score one fragment, write its file even if it has no rows, and return the number of rows."""
     filesystem, path = scoring.target.open()
     empty = pa.RecordBatch.from_arrays(
         [pa.array([], kind) for kind in scoring.source.arrow.types], scoring.source.arrow.names
     )
     schema = _scored(scoring, empty).schema.with_metadata({_SPARK_SCHEMA: scoring.metadata})
-    # Numbers rarely repeat; to try costs as much as to write them.
+    # Only strings get a dictionary: numbers rarely repeat, and trying costs as much as writing them.
     text = [part.name for part in schema if pa.types.is_string(part.type)]
     waiting: list[pa.RecordBatch] = []
     rows = 0
@@ -222,7 +229,7 @@ def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
 
 
 def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with the output columns added."""
+    """Add the output columns to a batch."""
     model = scoring.model
     values = {c: _matrix(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.columns}
     columns = model.outputs(model.inputs(values))
@@ -232,7 +239,11 @@ def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _matrix(array: pa.Array, column: Column) -> np.ndarray:
-    """A feature column's numbers, none of them missing: shape (rows, width)."""
+    """Convert a feature column to an array of shape (rows, width), or (rows,) for bytes, without missing values.
+
+    Raises:
+        DataError: A value is missing or unusable.
+    """
     if column.kind == "vector":
         fields = dict(zip(VECTOR_FIELDS, array.flatten(), strict=True))
         extracted = vectors(fields, column)
@@ -243,7 +254,7 @@ def _matrix(array: pa.Array, column: Column) -> np.ndarray:
 
 
 def _images(array: pa.StructArray) -> pa.Array:
-    """Spark's image structs as bytes."""
+    """Serialise Spark's image structs to bytes."""
     fields = [pc.struct_field(array, name).to_pylist() for name in ("height", "width", "nChannels", "data")]
     present = array.is_valid().to_pylist()
     rows = zip(present, *fields, strict=True)
@@ -271,13 +282,13 @@ def _offsets(rows: int, width: int) -> pa.Array:
 
 
 def _kept(array: pa.Array, kind: T.DataType) -> pa.Array:
-    """A column as Spark reads it again."""
+    """Cast a column of the source to the Arrow type from which Spark reads its original type."""
     wanted = _read_again(array.type, kind)
     return array if array.type == wanted else array.cast(wanted)
 
 
 def _read_again(arrow: pa.DataType, kind: T.DataType) -> pa.DataType:
-    """The Arrow type that Spark reads as this one: its timestamps know whether they are of a place."""
+    """Return the Arrow type that Spark reads as its type `kind`: timestamps in UTC, or without a time zone for NTZ."""
     if pa.types.is_timestamp(arrow):
         return pa.timestamp("us", "UTC" if isinstance(kind, T.TimestampType) else None)
     if pa.types.is_list(arrow) and isinstance(kind, T.ArrayType):

@@ -1,4 +1,4 @@
-"""Keras metrics of a DataFrame's rows, over the cluster: each task's metric states are joined, never their values."""
+"""Keras metrics of a DataFrame, computed over the cluster by merging the tasks' metric states, not their results."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _RESULT = "kind string, name string, detail string, rows long, states array<doub
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task is told.
+    """Specification of an evaluation, which the driver sends to every Spark task.
 
     Attributes:
-        content: `.keras` bytes, compiled.
-        custom_objects: cloudpickled dict of what Keras needs by name.
-        conversion: how columns become a batch; its store isn't used.
-        batch_size: rows that are computed at once, at the most.
+        content: The `.keras` file of the compiled model, as bytes.
+        custom_objects: The cloudpickled dict of Keras custom objects by name.
+        conversion: The conversion of columns to batches, whose store isn't used.
+        batch_size: The maximum number of rows in a batch.
     """
 
     content: Payload = field(repr=False)
@@ -51,19 +51,19 @@ class Evaluation:
     batch_size: int
 
     def model(self) -> Any:
-        """The Keras model, its metrics built."""
+        """Load the Keras model and build its metrics."""
         with gc_paused():
             from spark_dl.train.model.serialization import from_bytes
             from spark_dl.train.step import build_state
         model = from_bytes(self.content.load(), cloudpickle.loads(self.custom_objects))
-        model.jit_compile = False  # batches are of many sizes
+        model.jit_compile = False  # XLA would compile for each of many batch sizes
         tensors = self.conversion.tensors
         with self.settings():
             build_state(model, keras_batch(tensors, [np.zeros((0, *t.shape), t.stored) for t in tensors]))
         return model
 
     def settings(self) -> contextlib.AbstractContextManager[None]:
-        """Keras's settings under which the model was trained, while a block runs."""
+        """Return a context manager that applies the Keras settings of the model's training."""
         from spark_dl.train.model.keras_settings import apply_settings
         from spark_dl.train.model.serialization import settings_of
 
@@ -71,11 +71,18 @@ class Evaluation:
 
 
 def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
-    """The loss and the metrics of all rows, as `keras.Model.evaluate` names them; lists where one has several values.
+    """Compute the loss and the metrics over all rows of a DataFrame.
+
+    Args:
+        frame: The DataFrame, with the feature, label and weight columns.
+        evaluation: The specification of the evaluation.
+
+    Returns:
+        The values by the names of `keras.Model.evaluate`; lists for metrics with several values.
 
     Raises:
-        ModelError: a metric keeps something outside its variables.
-        DataError: rows that can't be fed, counted by column; or no rows.
+        ModelError: A metric's result depends on state outside its variables.
+        DataError: Rows can't be fed to the model, counted by column in the message; or there are no rows.
     """
     from spark_dl.train.metrics.states import MetricStates, assign_states
 
@@ -83,7 +90,7 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
     joins = _joins(model, evaluation.conversion)
     packed = frame.select(arrow_projection(evaluation.conversion.columns))
     if not all(join.joins for join in joins):
-        packed = packed.coalesce(1)  # one task has all states as they are
+        packed = packed.coalesce(1)  # some states can't be merged, so that one task evaluates all rows
     states = _states_of_tasks(packed, evaluation)
     joined = MetricStates(model, joins)
     joined.begin()
@@ -93,10 +100,10 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _joins(model: Any, conversion: ConversionSpec) -> Sequence[MetricJoin]:
-    """How the states of the model's metrics join; warns of those of which it isn't known.
+    """Find how the states of the model's metrics merge, with a warning for metrics whose result may be inexact.
 
     Raises:
-        ModelError: a metric keeps something outside its variables.
+        ModelError: A metric's result depends on state outside its variables.
     """
     from spark_dl.train.metrics.joins import metric_joins
     from spark_dl.train.model.examples import examples_of_model
@@ -124,7 +131,7 @@ def _warn(text: str) -> None:
 
 
 def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
-    """The metrics' states of each task that has rows, float64 (tasks, numbers)."""
+    """Evaluate in Spark tasks and return the metric states of each task with rows: float64, (tasks, numbers)."""
     told = replace(evaluation, content=evaluation.content.ship(packed.sparkSession))
     with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, told), _RESULT)) as job:
         rows = job.rows()
@@ -138,7 +145,7 @@ def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
 
 
 def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The model's step as Keras's `evaluate` runs it; `test_on_batch` would forget the batches before."""
+    """Compile the model's step to a graph, as `keras.Model.evaluate` does; `test_on_batch` would reset the metrics."""
     import tensorflow as tf
 
     graph: Callable[[Any], Any] = tf.function(step, reduce_retracing=True, autograph=False)

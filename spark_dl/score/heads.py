@@ -1,8 +1,8 @@
-"""What a model's output means: its fields by task, as Spark types known before anything runs.
+"""Heads: conversion of a model's raw outputs to output columns by task, with types known before any Spark job.
 
-A row for which the model gives NaN has NaN in its fields, in every way of scoring; no field holds nulls.
+If the model outputs NaN for a row, the row's fields are NaN, in every way of scoring; fields are never null.
 
-A head is one class here and its line in the table.
+To add a head, write a class and add its line to HEADS.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from spark_dl.errors import SavedModelError, explain, hint
 __all__ = ["HEADS", "Classification", "Field", "Head", "Regression", "SeveralOutputs", "TensorOutput", "head_from_dict"]
 
 
-# Keras's own, below which its losses take no probability.
+# Keras's default epsilon, to which its losses clip smaller probabilities.
 _EPSILON = 1e-7
 
 
 @dataclass(frozen=True)
 class Field:
-    """One output column.
+    """Type of one output column.
 
     Attributes:
-        kind: "double", "vector" (Spark ML's) or "array<float>".
-        width: numbers in a row.
+        kind: "double", "vector" (a Spark ML Vector) or "array<float>".
+        width: The number of values in a row.
     """
 
     kind: str
@@ -36,35 +36,35 @@ class Field:
 
 
 class Head(Protocol):
-    """Turns a batch of outputs into columns."""
+    """Interface for the conversion of a batch of model outputs to columns."""
 
     name: ClassVar[str]
 
     def fields(self) -> dict[str, Field]:
-        """The fields by name."""
+        """Return the types of the output columns by field name."""
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The fields' values from the model's outputs: shape (rows,) for a double, (rows, width) for others."""
+        """Compute the fields' values from the model's outputs: shape (rows,) for a double, (rows, width) for others."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON."""
+        """Return the head's state as a JSON-serialisable dict, which `head_from_dict` reads."""
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Class indices, probabilities and logits.
+    """Head of a classifier: prediction (class index), probability and rawPrediction (logits).
 
-    The probabilities are the softmax of the raw prediction; for one output unit, which gives the probability of
-    class 1, the raw prediction is (-z, z) and the probability the sigmoid of z, as in Spark's own
-    LogisticRegression.
+    If the model outputs logits, the probability is the softmax of the raw prediction; if it outputs probabilities, the
+    raw prediction is their logarithm. With one output unit, for class 1 with the logit z, the raw prediction is (-z, z)
+    and the probability of class 1 the sigmoid of z, as in Spark's LogisticRegression.
 
     Attributes:
-        classes: how many.
-        units: the model's output units, `classes`, or 1 for two classes.
-        from_logits: whether the model gives logits; otherwise it gives probabilities.
-        normalize: whether its numbers of several units, each within [0, 1], become probabilities by their sum.
-        source: what said so when it was fitted, as a line of the plan.
-        thresholds: of each class, as Spark ML has them; empty where the most probable class is predicted.
+        classes: The number of classes.
+        units: The number of the model's output units: `classes`, or 1 for two classes.
+        from_logits: Whether the model outputs logits instead of probabilities.
+        normalize: Whether the outputs of several units, each within [0, 1], are divided by their sum.
+        source: The reason for this interpretation of the output, as a line of the fit's plan.
+        thresholds: Spark ML's thresholds, one for each class; empty to predict the most probable class.
     """
 
     name: ClassVar[str] = "classification"
@@ -76,12 +76,12 @@ class Classification:
     source: str = field(default="", compare=False)
 
     def fields(self) -> dict[str, Field]:
-        """A double and two Vectors."""
+        """Return a double for the prediction and Vectors for probability and rawPrediction."""
         vector = Field("vector", self.classes)
         return {"prediction": Field("double"), "probability": vector, "rawPrediction": vector}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """All three fields, from one output of shape (rows, units); NaN in all of them where an output is NaN."""
+        """Compute the three fields from one output of shape (rows, units); a NaN output makes all of them NaN."""
         (output,) = outputs
         values = output.reshape(len(output), self.units).astype(np.float64)
         raw, probability = self._one_unit(values[:, 0]) if self.units == 1 else self._many_units(values)
@@ -91,7 +91,7 @@ class Classification:
                 scaled = np.clip(probability, np.finfo(np.float64).tiny, None) / np.array(self.thresholds)
         prediction = np.argmax(scaled, axis=1).astype(np.float64)
         unknown = np.isnan(values).any(axis=1)
-        if unknown.any():  # and argmax would say class 0
+        if unknown.any():  # argmax takes NaN for the maximum
             for column in (prediction, probability, raw):
                 column[unknown] = np.nan
         return {"prediction": prediction, "probability": probability, "rawPrediction": raw}
@@ -108,7 +108,7 @@ class Classification:
     def _many_units(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not self.from_logits:
             probability = values.copy()
-            if self.normalize:  # as Keras's loss does, which keeps them away from 0
+            if self.normalize:  # as Keras's loss does, including the clip at epsilon
                 probability = np.clip(values, _EPSILON, None)
                 probability /= probability.sum(axis=1, keepdims=True)
             return _log(values), probability
@@ -118,38 +118,38 @@ class Classification:
         return values, shifted / shifted.sum(axis=1, keepdims=True)
 
     def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON."""
+        """Return the head's state as a JSON-serialisable dict."""
         known = {"name": self.name, "classes": self.classes, "units": self.units, "from_logits": self.from_logits}
         return {**known, "normalize": True} if self.normalize else known
 
 
 @dataclass(frozen=True)
 class Regression:
-    """One number a row."""
+    """Head of a regressor with one output unit."""
 
     name: ClassVar[str] = "regression"
 
     def fields(self) -> dict[str, Field]:
-        """One double."""
+        """Return a double for the prediction."""
         return {"prediction": Field("double")}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The number."""
+        """Return the output as the prediction, shape (rows,)."""
         (output,) = outputs
         return {"prediction": output.reshape(len(output)).astype(np.float64)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON."""
+        """Return the head's state as a JSON-serialisable dict."""
         return {"name": self.name}
 
 
 @dataclass(frozen=True)
 class TensorOutput:
-    """The output as it is, flattened in C order.
+    """Head that returns one output unchanged, flattened in C order.
 
     Attributes:
-        width: numbers a row.
-        vectors: whether it becomes a Vector, and not an array of floats.
+        width: The number of values in a row.
+        vectors: Whether the column is a Vector instead of an array of floats.
     """
 
     name: ClassVar[str] = "tensor"
@@ -157,27 +157,27 @@ class TensorOutput:
     vectors: bool = False
 
     def fields(self) -> dict[str, Field]:
-        """An array of floats, or a Vector."""
+        """Return an array of floats or a Vector for the prediction."""
         return {"prediction": Field("vector" if self.vectors else "array<float>", self.width)}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The numbers."""
+        """Return the flattened output as the prediction, shape (rows, width)."""
         (output,) = outputs
         dtype = np.float64 if self.vectors else np.float32
         return {"prediction": output.reshape(len(output), self.width).astype(dtype)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON; what it becomes is an option of the model."""
+        """Return the head's state as a JSON-serialisable dict, without `vectors`, which is an option of the model."""
         return {"name": self.name, "width": self.width}
 
 
 @dataclass(frozen=True)
 class SeveralOutputs:
-    """A field for each output of the model: a number where it has one unit, else its numbers flattened in C order.
+    """Head of a model with several outputs, one field for each: a number for one unit, else flattened in C order.
 
     Attributes:
-        widths: numbers a row, by the outputs' names, in the model's order.
-        vectors: whether several numbers become a Vector, and not an array of floats.
+        widths: Pairs of an output's name and its number of values in a row, in the model's order.
+        vectors: Whether columns of several numbers are Vectors instead of arrays of floats.
     """
 
     name: ClassVar[str] = "several"
@@ -185,16 +185,16 @@ class SeveralOutputs:
     vectors: bool = False
 
     def fields(self) -> dict[str, Field]:
-        """A double, an array of floats or a Vector for each output."""
+        """Return a double, an array of floats or a Vector for each output."""
         return {name: self._head(width).fields()["prediction"] for name, width in self.widths}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The numbers of each output."""
+        """Return the values of each output by its name."""
         named = zip(self.widths, outputs, strict=True)
         return {name: self._head(width).columns([output])["prediction"] for (name, width), output in named}
 
     def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON."""
+        """Return the head's state as a JSON-serialisable dict."""
         return {"name": self.name, "widths": [list(pair) for pair in self.widths]}
 
     def _head(self, width: int) -> Head:
@@ -205,10 +205,10 @@ HEADS: dict[str, type] = {head.name: head for head in (Classification, Regressio
 
 
 def head_from_dict(content: dict[str, Any]) -> Head:
-    """The inverse of a head's `as_dict`.
+    """Create a head from the result of its `as_dict`.
 
     Raises:
-        SavedModelError: the head is unknown, or its values don't fit.
+        SavedModelError: The head is unknown, or its values are invalid.
     """
     rest = dict(content)
     name = str(rest.pop("name", ""))

@@ -1,4 +1,4 @@
-"""`transform`: a pandas UDF over the feature columns alone, and the columns made of its result.
+"""`transform`: a pandas UDF over the feature columns only, and output columns from its result.
 
 The other columns never leave the JVM.
 """
@@ -26,20 +26,20 @@ from spark_dl.spark.python_worker import purge_zipimport_cache
 
 __all__ = ["check_new", "score"]
 
-# Spark reads several numbers of a row from Arrow about twice as fast from as many columns as from a list. Up to here:
+# Up to this width a field is sent as separate columns, which Spark reads from Arrow about twice as fast as a list.
 _WIDEST = 256
 
 
 def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> DataFrame:
-    """The DataFrame with the model's output columns added.
+    """Add the model's output columns to a DataFrame.
 
     Args:
-        frame: has the feature columns.
-        model: what to score with.
-        outputs: field of the head -> name of the new column; fields that aren't named are not computed.
+        frame: The DataFrame with the feature columns.
+        model: The scoring model.
+        outputs: The name of the new column by field of the head; other fields don't leave the Python worker.
 
     Raises:
-        DataError: An output column exists already, or two outputs go to one column.
+        DataError: An output column already exists, or two outputs have the same column.
     """
     check_new(frame.sparkSession, frame.columns, outputs.values())
     fields = {name: field for name, field in model.head.fields().items() if name in outputs}
@@ -50,19 +50,25 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     wide = {column.name for spec in model.features for column in spec.columns if not _in_float32(spec.dtype)}
     result = frame.withColumn(f"{scored}_once", udf(*(_input(c, c.name in wide) for c in model.columns)))
-    # Spark would push a filter on an output below the UDF, and score twice: once to filter, once for what is left. It
-    # doesn't push it below the rows of an array, where filters on other columns still go; a nondeterministic UDF would
-    # stop those, too. In return a limit isn't pushed below either: it scores one Arrow batch at least.
+    # Spark would push a filter on an output below the UDF and score twice: once to filter, once for the remaining rows.
+    # It doesn't push such a filter below an explode, but still pushes filters on other columns, which a
+    # nondeterministic UDF would prevent, too. The price: a limit isn't pushed either and scores at least one Arrow
+    # batch.
     result = result.select("*", F.explode(F.array(f"{scored}_once")).alias(scored)).drop(f"{scored}_once")
     added = {outputs[name]: _received(scored, place, fields[name]) for place, name in enumerate(fields)}
     return result.withColumns(added).drop(scored)
 
 
 def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str]) -> None:
-    """Refuse output columns that exist already, and two outputs to one column.
+    """Check that output columns are new and distinct, ignoring case unless spark.sql.caseSensitive is set.
+
+    Args:
+        spark: The session, for its setting of case sensitivity.
+        columns: The existing columns.
+        names: The output columns.
 
     Raises:
-        DataError: An output column exists already, or two outputs go to one column.
+        DataError: An output column already exists, or two outputs have the same column.
     """
     names = list(names)
     exact = (spark.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
@@ -91,7 +97,7 @@ def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str])
 
 
 def _sent(place: int, field: Field) -> list[tuple[str, str]]:
-    """The columns, with their types, in which a field travels to the JVM; SQL doesn't take any name of an output."""
+    """Return names and types of the UDF columns of a field, numbered, as an output's name may be invalid in SQL."""
     name = f"field{place}"
     number = "float" if field.kind == "array<float>" else "double"
     if field.kind == "double":
@@ -102,14 +108,14 @@ def _sent(place: int, field: Field) -> list[tuple[str, str]]:
 
 
 def _received(scored: str, place: int, field: Field) -> SparkColumn:
-    """A field made of the columns in which it has travelled."""
+    """Build the expression of a field from its UDF columns."""
     parts = [F.col(f"{scored}.{column}") for column, _ in _sent(place, field)]
     value = F.array(*parts) if field.kind != "double" and field.width <= _WIDEST else parts[0]
     return array_to_vector(value) if field.kind == "vector" else value
 
 
 def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:
-    """A field's values, by the columns in which they travel."""
+    """Split a field's values into its UDF columns."""
     names = [column for column, _ in _sent(place, field)]
     if field.kind == "double" or field.width > _WIDEST:
         return {names[0]: output_series(values)}
@@ -117,19 +123,19 @@ def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:
 
 
 def _in_float32(dtype: str) -> bool:
-    """Whether an input of this dtype takes no more digits of a number than float32 has."""
+    """Return whether float32 is precise enough for an input of this dtype."""
     return dtype == "bfloat16" or (dtype != "string" and np.can_cast(dtype, np.float32))
 
 
 def _input(column: Column, wide: bool) -> SparkColumn:
     value = selected(column)
-    if column.fill is not None:  # here, since pandas would make fractions of whole numbers with nulls
+    if column.fill is not None:  # in Spark, as pandas converts integers with nulls to floats
         fill = F.lit(bool(column.fill) if column.dtype == "bool" else column.fill)
         missing = value.isNull() | not_finite(value) if column.dtype.startswith("float") else value.isNull()
         value = F.when(missing, fill).otherwise(value)
     if column.sparse:
         return F.unwrap_udt(value)
-    if column.kind == "vector":  # of a null Spark's function makes an error without the column's name
+    if column.kind == "vector":  # vector_to_array fails on null without the column's name
         return F.when(value.isNotNull(), vector_to_array(value, "float64" if wide else "float32"))
     return value
 
@@ -141,7 +147,7 @@ def _scorer(
 
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
         purge_zipimport_cache()
-        for series in batches:  # a lone column comes without the tuple
+        for series in batches:  # Spark passes a single column without a tuple
             given = series if isinstance(series, tuple) else (series,)
             columns = model.score_pandas(given)
             content: dict[str, Any] = {}

@@ -1,7 +1,4 @@
-"""What scores rows, wherever it runs: columns of numbers in, columns of numbers out. It knows nothing of Spark.
-
-The model is loaded once in a process.
-"""
+"""Scoring of rows in NumPy or pandas, independent of Spark, with the model loaded once per process."""
 
 from __future__ import annotations
 
@@ -36,9 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ScoringModel", "checked", "loaded", "prepare_worker", "rows_at_once"]
 
-# Images and sparse rows are decoded together up to so many bytes of float32.
+# The maximum size in bytes of images and sparse rows that are decoded at once, as float32.
 _DECODED_BYTES = 64 << 20
-# A Vector's fields.
+# The fields of a Spark ML Vector's struct.
 _FIELD_TYPES = {
     "type": pa.int8(),
     "size": pa.int32(),
@@ -49,14 +46,15 @@ _FIELD_TYPES = {
 
 @dataclass(frozen=True)
 class ScoringModel:
-    """What a Python worker needs to score; equal where the model's bytes are equal.
+    """Model and specifications that a Python worker needs to score; comparison uses a digest of the model's bytes.
 
     Attributes:
-        content: `.keras` bytes.
-        custom_objects: cloudpickled dict of registered Keras objects.
-        features: how the columns become the inputs.
-        head: what the output means.
-        batch_size: rows scored at once.
+        content: The `.keras` file as bytes.
+        custom_objects: The cloudpickled dict of Keras custom objects by name.
+        features: The specification of each model input.
+        head: The head, which converts outputs to columns.
+        batch_size: The maximum number of rows in a batch.
+        digest: The SHA-256 of `content` and `custom_objects`, in hex.
     """
 
     content: Payload = field(repr=False, compare=False)
@@ -68,34 +66,44 @@ class ScoringModel:
 
     @property
     def columns(self) -> list[Column]:
-        """The columns that are read, each once."""
+        """Feature columns of all inputs, without duplicates."""
         return list(dict.fromkeys(column for spec in self.features for column in spec.columns))
 
     @property
     def step(self) -> int:
-        """Rows that are computed at once."""
+        """Number of rows in a batch."""
         return rows_at_once(self.features, self.batch_size)
 
     def inputs(self, values: Mapping[Column, np.ndarray]) -> list[np.ndarray]:
-        """The model's inputs from the columns' numbers, each of shape (rows, width).
+        """Build the model's inputs from the columns' values.
+
+        Args:
+            values: The values by column, of shape (rows, width), or (rows,) for bytes.
 
         Raises:
-            DataError: rows that can't be scored.
+            DataError: Rows can't be scored.
         """
         return [_joined([values[column] for column in spec.columns], spec) for spec in self.features]
 
     def score_pandas(self, columns: Sequence[pd.Series]) -> dict[str, np.ndarray]:
-        """The head's columns for rows as pandas has them: a Series for each of `columns`.
+        """Score rows in pandas and return the values of the head's fields.
+
+        Args:
+            columns: A Series for each of `self.columns`; a sparse Vector may be a DataFrame of its struct fields.
 
         Raises:
-            DataError: rows that can't be scored.
+            DataError: Rows can't be scored.
         """
         return self.outputs(
             self.inputs({column: _matrix(one, column) for column, one in zip(self.columns, columns, strict=True)})
         )
 
     def outputs(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The head's columns for these rows, computed in steps. The model is loaded once in this Python worker."""
+        """Compute the values of the head's fields from the model's inputs, in batches.
+
+        Raises:
+            DataError: The model fails on some rows.
+        """
         predict, step = loaded(self), self.step
         parts: list[list[np.ndarray]] = []
         for start in range(0, max(1, len(inputs[0])), step):
@@ -114,7 +122,7 @@ class ScoringModel:
         batch: int,
         error: Exception,
     ) -> DataError:
-        """The error of rows that the model can't compute, with the first of them that it can't compute alone."""
+        """Build the error for a batch on which the model fails, with the first row on which it also fails alone."""
         names = ", ".join(repr(column.name) for column in self.columns)
         reason = str(error).strip().split("\n")[0][:300]
         for row in range(len(inputs[0])):
@@ -140,41 +148,42 @@ class ScoringModel:
         )
 
     def ship(self, spark: SparkSession) -> ScoringModel:
-        """What to put into a function for the tasks of this session."""
+        """Return a copy whose content can be sent to the session's tasks inside a function."""
         return replace(self, content=self.content.ship(spark))
 
     @staticmethod
     def of(
         content: bytes, custom_objects: bytes, features: Sequence[FeatureSpec], head: Head, batch_size: int
     ) -> ScoringModel:
-        """The record, with the digest of the bytes.
+        """Create a scoring model, with the digest of its bytes.
 
         Args:
-            content: `.keras` bytes.
-            custom_objects: cloudpickled dict of what Keras needs by name.
-            features: how the columns become the inputs.
-            head: what the output means.
-            batch_size: rows scored at once.
+            content: The `.keras` file as bytes.
+            custom_objects: The cloudpickled dict of Keras custom objects by name.
+            features: The specification of each model input.
+            head: The head, which converts outputs to columns.
+            batch_size: The maximum number of rows in a batch.
         """
         digest = hashlib.sha256(content + custom_objects).hexdigest()
         return ScoringModel(Payload(content), custom_objects, tuple(features), head, batch_size, digest)
 
 
 def rows_at_once(features: Sequence[FeatureSpec], batch_size: int) -> int:
-    """Rows that are computed at once: `batch_size`, or fewer where they must be decoded and become large."""
+    """Return the number of rows in a batch: `batch_size`, or fewer for inputs that are decoded and become large."""
     decoded = 4 * sum(math.prod(spec.shape) for spec in features if spec.coding)
     return min(batch_size, max(1, _DECODED_BYTES // decoded)) if decoded else batch_size
 
 
 def prepare_worker() -> None:
-    """Before TensorFlow is imported: as many threads as the task has cores, since its neighbours compute, too.
+    """Configure TensorFlow for a Spark task before its import; outside a task this does nothing.
 
-    A Spark worker is killed at its end, and doesn't remove the files that TensorFlow writes as it traces: they go into
-    the directory that Spark removes.
+    TensorFlow gets as many threads as the task has cores, as other tasks compute on the same host. Temporary files go
+    into a directory that Spark removes: Spark kills Python workers, which can't remove the files that TensorFlow writes
+    when it traces a graph.
     """
-    pyspark = sys.modules.get("pyspark")  # which a task has imported
+    pyspark = sys.modules.get("pyspark")  # already imported in a task
     context = pyspark.TaskContext.get() if pyspark else None
-    if context is None:  # a process of the user's own
+    if context is None:  # not a Spark task
         return
     threads = str(context.cpus())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
@@ -186,10 +195,10 @@ def prepare_worker() -> None:
         tempfile.tempdir = directory
 
 
-# The worker's process outlives the task; this is the one state that a module keeps, and it is only a cache.
+# The only module-level state, and only a cache: Spark reuses Python workers, so that later tasks find the model loaded.
 @functools.lru_cache(maxsize=2)
 def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
-    """The model's outputs for its inputs, both in the model's order; kept in this Python worker for the next task."""
+    """Load a model, cached in the process, as a function from its inputs to its outputs, both in the model's order."""
     prepare_worker()
     with gc_paused():
         import keras
@@ -219,19 +228,24 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
 
     def predict(*inputs: np.ndarray) -> list[np.ndarray]:
         given = (tf.constant(part, spec.dtype) for part, spec in zip(inputs, signature, strict=True))
-        with apply_settings(settings):  # the graph is made at the first call
+        with apply_settings(settings):  # the first call traces the graph
             return [output.numpy() for output in call(*given)]
 
     return predict
 
 
 def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
-    """The model's input, shape (rows, *spec.shape), from its columns' numbers, each of shape (rows, width).
+    """Build one model input from its columns' values.
 
-    Of bytes, each value is still encoded: objects of shape (rows,).
+    Args:
+        parts: The values of each column, of shape (rows, width), or (rows,) for bytes.
+        spec: The input's specification.
+
+    Returns:
+        An array of shape (rows, *spec.shape); for bytes, still encoded objects of shape (rows,).
 
     Raises:
-        DataError: infinite numbers, or numbers that the input can't hold; bytes that are no image.
+        DataError: Numbers are infinite or the input's dtype can't represent them, or bytes aren't a supported image.
     """
     if spec.coding:
         if spec.coding != "image":
@@ -267,7 +281,7 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
 
 
 def _infinite(parts: Sequence[np.ndarray], spec: FeatureSpec) -> DataError:
-    """The error for the first column with an infinite number, or one beyond the input's dtype."""
+    """Build the error for the first column with an infinite number or a number outside the input dtype's range."""
     with np.errstate(over="ignore"):
         wrong = [~np.isfinite(part.astype(spec.dtype)).all(axis=1) for part in parts]
     index = next(index for index, rows in enumerate(wrong) if rows.any())
@@ -281,16 +295,16 @@ def _infinite(parts: Sequence[np.ndarray], spec: FeatureSpec) -> DataError:
 
 
 def _rows(wrong: np.ndarray) -> str:
-    """Which rows of a batch these are."""
+    """Describe the marked rows of a batch."""
     count = int(wrong.sum())
     return f"in {count} row{'s' * (count != 1)} of a batch of {len(wrong)}, the first is row {int(np.argmax(wrong))}"
 
 
 def checked(extracted: Extracted, column: Column) -> np.ndarray:
-    """The numbers of a column in one batch, of which none may be missing: shape (rows, width); of bytes (rows,).
+    """Return a column's values after checking that all are usable: shape (rows, width), or (rows,) for bytes.
 
     Raises:
-        DataError: one is.
+        DataError: A value is missing, infinite or outside the input dtype's range, or a row has a wrong length.
     """
     if extracted.lengths:
         raise _of_length(column, next(iter(extracted.lengths)), extracted.missing)
@@ -314,7 +328,7 @@ def _matrix(values: Any, column: Column) -> np.ndarray:
     if values.isna().any():
         raise _missing(column, "no nulls", values.isna().to_numpy())
     if column.kind == "scalar":
-        # With nulls, whole numbers come as fractions.
+        # pandas converts integers with nulls to floats.
         return np.asarray(values, None if column.fill is None else column.dtype).reshape(-1, 1)
     rows = values.to_numpy()
     if column.kind == "bytes":
@@ -334,7 +348,7 @@ def _matrix(values: Any, column: Column) -> np.ndarray:
 
 
 def _fields(values: Any) -> dict[str, pa.Array]:
-    """The fields of Vectors: from a DataFrame of them, as pandas has a struct, or from a Series of dense rows."""
+    """Build Vector fields as Arrow arrays, from a DataFrame of struct fields or a Series of dense rows."""
     if not isinstance(values, pd.DataFrame):
         rows = pa.array(values.astype(object), pa.list_(pa.float64()), from_pandas=True)
         kinds = pa.array(np.ones(len(rows), np.int8), mask=np.asarray(values.isna()))
@@ -349,7 +363,7 @@ def _missing(column: Column, expected: str, wrong: np.ndarray) -> DataError:
 
 
 def _of_length(column: Column, length: int, wrong: np.ndarray) -> DataError:
-    """The error for rows of another length; arrays within them of other lengths come as one of no length."""
+    """Build the error for rows of a wrong length; length 0 also stands for inner arrays of wrong lengths."""
     expected, received = f"{column.width} numbers a row", f"a row of {length}"
     if column.inner:
         expected += f", in arrays of {' x '.join(map(str, column.inner))}"
@@ -358,7 +372,7 @@ def _of_length(column: Column, length: int, wrong: np.ndarray) -> DataError:
 
 
 def _unfit(column: Column, expected: str, received: str) -> DataError:
-    """The error for a column that can't be scored."""
+    """Build the error for a column that can't be scored."""
     return DataError(
         explain(
             f"The column {column.name!r} can't be scored.",

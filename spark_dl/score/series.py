@@ -1,4 +1,4 @@
-"""Output numbers as pandas Series from which Spark reads NaN as NaN: of plain ones it makes nulls."""
+"""Conversion of outputs to pandas Series in which Spark preserves NaN, as it reads NaN in plain Series as null."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["output_series"]
 
 
 def output_series(values: np.ndarray) -> pd.Series:
-    """A Series for a pandas UDF to return.
+    """Create the Series that a pandas UDF returns.
 
     Args:
-        values: shape (rows,), or (rows, width) for an array in each row.
+        values: The values, of shape (rows,), or (rows, width) for an array in each row.
     """
     if values.ndim == 1:
         return pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values)) if np.isnan(values).any() else values)
     rows: list[np.ndarray] = list(values)
     for index in np.flatnonzero(np.isnan(values).any(axis=1)):
         row = values[index].astype(object)
-        row[np.isnan(values[index])] = np.float32("nan")  # Arrow takes a NaN of Python's float for a null
+        row[np.isnan(values[index])] = np.float32("nan")  # Arrow reads NaN as a Python float as null
         rows[index] = row
     return pd.Series(rows, dtype=object)

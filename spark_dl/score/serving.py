@@ -1,4 +1,4 @@
-"""A fitted model without Spark: what it needs, as JSON, and its predictions for rows as pandas or NumPy have them."""
+"""Serving of a fitted model without Spark: its specification as JSON, and predictions for pandas or NumPy rows."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _IMAGE_FIELDS = ("height", "width", "nChannels", "data")
 
 @dataclass(frozen=True)
 class Serving:
-    """How rows become the model's inputs, and its outputs columns.
+    """Serving specification: the model's inputs, head and output columns.
 
     Attributes:
-        features: how columns become each input.
-        head: what the outputs mean.
-        outputs: field of the head -> name of its column.
-        batch_size: rows that are computed at once.
+        features: The specification of each model input.
+        head: The head, which converts outputs to columns.
+        outputs: The name of the output column by field of the head.
+        batch_size: The maximum number of rows in a batch.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -40,7 +40,7 @@ class Serving:
     batch_size: int
 
     def to_json(self) -> str:
-        """As text."""
+        """Serialise the specification to JSON."""
         content = {
             "features": [asdict(spec) for spec in self.features],
             "head": {**self.head.as_dict(), **_more(self.head)},
@@ -50,7 +50,7 @@ class Serving:
         return json.dumps(content, indent=1)
 
     def example(self) -> dict[str, Any] | None:
-        """A row as it may be served, by its columns: zeros, empty texts; None where it can't be told or is large."""
+        """Build an example row by column, of zeros and empty texts; None for binary, image or sparse Vector columns."""
         row = {}
         for spec in self.features:
             for column in spec.columns:
@@ -61,10 +61,10 @@ class Serving:
 
     @staticmethod
     def of_json(text: str) -> Serving:
-        """The inverse of `to_json`.
+        """Create the specification from the result of `to_json`.
 
         Raises:
-            SavedModelError: the text is another's.
+            SavedModelError: The text isn't a serving specification.
         """
         try:
             content = json.loads(text)
@@ -81,11 +81,11 @@ class Serving:
 
 
 class Served:
-    """Predictions of a model, in this process.
+    """Predictor that runs a fitted model in this process, without Spark.
 
     Args:
-        serving: what goes in and comes out.
-        content: `.keras` bytes.
+        serving: The serving specification.
+        content: The `.keras` file as bytes.
     """
 
     def __init__(self, serving: Serving, content: bytes) -> None:
@@ -96,21 +96,21 @@ class Served:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns that are read."""
+        """Names of the feature columns."""
         return [column.name for column in self._model.columns]
 
     def predict(self, rows: Any) -> pd.DataFrame:
-        """The output columns.
+        """Predict the output columns of rows.
 
         Args:
-            rows: a pandas DataFrame, a dict of columns or a list of dicts, with the feature columns; or a NumPy array
-                of shape (rows, ...): of the only feature column, or of all where each is a number.
+            rows: A pandas DataFrame, a dict of columns or a list of dicts, with the feature columns; or a NumPy array
+                of shape (rows, ...), for the only feature column, or (rows, columns) for several scalar columns.
 
         Returns:
-            a row for each: numbers, and arrays where `transform` gives Vectors or arrays.
+            A DataFrame with one row per input row, of numbers, or of arrays where `transform` has Vectors or arrays.
 
         Raises:
-            DataError: a column is missing, or rows can't be scored.
+            DataError: A feature column is missing, or rows can't be read or scored.
         """
         frame = self._frame(rows)
         missing = [name for name in self.columns if name not in frame]
@@ -164,7 +164,7 @@ class Served:
 
 
 def _plain(values: pd.Series, column: Column) -> pd.Series:
-    """The values as `transform` gives them to the model: arrays without arrays in them, images as bytes."""
+    """Convert values to the form that `transform` passes to the model: nested arrays flattened, images as bytes."""
     if column.image_struct:
         return values.map(lambda image: _image(image, column))
     if column.kind not in ("array", "vector"):
@@ -221,7 +221,7 @@ def _example(column: Column, spec: FeatureSpec) -> Any:
 
 
 def _more(head: Head) -> dict[str, Any]:
-    """What a head has been told since it was fitted."""
+    """Return the head's settings that `as_dict` omits: a classifier's thresholds."""
     thresholds = getattr(head, "thresholds", ())
     return {"thresholds": list(thresholds)} if thresholds else {}
 

@@ -1,4 +1,4 @@
-"""The most probable classes of each row, made by Spark itself from the column of probabilities."""
+"""Top-k classes of each row, as a Spark expression over the probability column."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["top_classes"]
 
 
 def top_classes(frame: DataFrame, probability: str, into: str, count: int, labels: Sequence[str] | None) -> DataFrame:
-    """The frame with a column of arrays of (label, probability), the most probable class first.
+    """Add a column with each row's most probable classes: arrays of (label, probability), the most probable first.
 
     Args:
-        frame: has the column of probabilities.
-        probability: that column, of Vectors.
-        into: the new column.
-        count: how many classes; all, where there are fewer. Of equal ones the first come first.
-        labels: the classes' names; their indices (int) where there are none.
+        frame: The DataFrame with the probability column.
+        probability: The name of the probability column, of Vectors.
+        into: The name of the new column.
+        count: The maximum number of classes per row. Of equally probable classes, the lower index comes first.
+        labels: The class names; empty or None for class indices (int).
     """
     each = F.transform(
         vector_to_array(F.col(quoted(probability))),
         lambda value, index: F.struct((-value).alias("order"), index.alias("index"), value.alias("probability")),
     )
-    # A row for which the model gives NaN has no probable class.
+    # A row with NaN outputs gets an empty array.
     known = F.filter(each, lambda item: ~F.isnan(item["probability"]))
     first = F.slice(F.array_sort(known), 1, count)
     names = F.array(*map(F.lit, labels)) if labels else None
