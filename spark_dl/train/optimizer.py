@@ -19,7 +19,7 @@ from spark_dl.train.speed import StepClock
 
 __all__ = ["GradientReducer", "distribute"]
 
-# 2**15 is half of float16's range, so rounding can't overflow.
+# 2**15 is half of float16's maximum, so rounding can't overflow.
 _HALF_EXPONENT = 15
 
 
