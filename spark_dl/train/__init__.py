@@ -1,1 +1,1 @@
-"""What one rank does: from its shard of the rows to a checkpoint. Nothing here imports pyspark."""
+"""Training on one rank, from its shard of the rows to checkpoints and the final model; nothing here imports pyspark."""

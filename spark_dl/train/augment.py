@@ -1,4 +1,4 @@
-"""Features that are changed in training only, by Keras layers: inside each train step, not in validation or scoring."""
+"""Augmentation of features by Keras layers inside each train step, not in validation or scoring."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["augment_features"]
 
 
 def augment_features(model: keras.Model, layers: Any, rank: int) -> None:
-    """Have the model's train step see what the layers make of the features.
+    """Apply augmentation layers to the features in the model's train step.
 
     Args:
-        model: its `train_step` is wrapped; user's own steps work alike.
-        layers: one Keras layer, or a dict by the inputs' names; inputs without one stay as they are.
-        rank: of this process; each rank draws other random numbers.
+        model: The model whose `train_step` is wrapped, a custom one included.
+        layers: One Keras layer, or a dict of layers by input name; other inputs are unchanged.
+        rank: The rank of this process; each rank draws different random numbers.
     """
     for layer in leaves(layers):
         shift_seeds(layer.variables, rank)

@@ -1,9 +1,9 @@
-"""Checkpoints of one fit: what training needs to go on as if nothing had happened, written whole or not at all.
+"""Checkpoints of one fit: everything needed to resume training exactly, written completely or not at all.
 
-A checkpoint is a `.keras` file (weights, optimizer, compile options), a `.callbacks` file where the user's callbacks
-remember something, an `.optimizers` file where optimizers have variables that Keras doesn't save, and, written after
-them, a `.json` of the same name with the position and the digests. So a file that was cut short, or whose record is
-missing, is no checkpoint. Names carry the attempt: one that was given up and still runs overwrites nothing of its
+A checkpoint is a `.keras` file (weights, optimizer, compile options), a `.callbacks` file if the user's callbacks have
+state, an `.optimizers` file if optimizers have variables that Keras doesn't save, and a `.json` record of the same name
+with the position and the digests. The record is written last: a file that was truncated or has no record is no
+checkpoint. Names contain the attempt, so that an abandoned attempt that still runs can't overwrite files of its
 successor.
 """
 
@@ -23,29 +23,30 @@ from spark_dl.redaction import warn
 
 __all__ = ["Checkpoint", "Checkpoints", "latest", "progress_of"]
 
-# Whatever else stands in a record, it leads to no other file than these.
+# A record can't make the reader open any other file name than these.
 _MODEL_FILE = re.compile(r"epoch-\d+(-step-\d+)?(-attempt-\d+)?\.keras")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A position in the training, and what belongs to it.
+    """Record of a training position and the files that belong to it.
 
     Attributes:
-        epoch: epochs that are over.
-        step: steps taken in the epoch after them; 0 at an epoch's end.
-        workers: number of ranks that trained.
-        attempt: which attempt wrote it, from 1.
-        history: each metric's value after each epoch that is over; a list where it has several.
-        best_epoch: the best of them, from 0; -1 where there was none.
-        best_value: its value of the monitored metric.
-        best_file: the model file of the best epoch.
-        metrics: state of the metrics in the epoch under way, joined over the ranks; one list for each variable.
-        seeds: rank 0's states of the random numbers, which a `.keras` file does not hold.
-        sha256: digest of the model file.
-        callbacks_sha256: digest of the callbacks' state; empty where there is none.
-        optimizers_sha256: digest of what a `.keras` file leaves out of the optimizers; empty where it is nothing.
-        stopped: Whether a callback has ended the training here.
+        epoch: The number of completed epochs.
+        step: The number of steps taken in the next epoch; 0 at the end of an epoch.
+        workers: The number of ranks that trained.
+        attempt: The number of the attempt that wrote it, from 1.
+        history: The values of each metric after each completed epoch; an epoch's value is a list if the metric has
+            several.
+        best_epoch: The best completed epoch, from 0; -1 if there is none.
+        best_value: The monitored metric's value in the best epoch.
+        best_file: The model file of the best epoch.
+        metrics: The state of the metrics in the current epoch, joined over ranks; one list per variable.
+        seeds: The random number generator states of rank 0, which a `.keras` file doesn't contain.
+        sha256: The digest of the model file.
+        callbacks_sha256: The digest of the callbacks' state; empty if there is none.
+        optimizers_sha256: The digest of the optimizer state that a `.keras` file leaves out; empty if there is none.
+        stopped: Whether a callback has stopped the training here.
     """
 
     epoch: int
@@ -65,37 +66,37 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Of its files, without the ending."""
+        """File name without its extension."""
         step = f"-step-{self.step:08d}" if self.step else ""
         return f"epoch-{self.epoch:06d}{step}" + (f"-attempt-{self.attempt}" if self.attempt > 1 else "")
 
     @property
     def model_file(self) -> str:
-        """The file of the model."""
+        """Name of the model file."""
         return f"{self.name}.keras"
 
     @property
     def callbacks_file(self) -> str:
-        """The file of the callbacks' state; empty where there is none."""
+        """Name of the file with the callbacks' state; empty if there is none."""
         return f"{self.name}.callbacks" if self.callbacks_sha256 else ""
 
     @property
     def optimizers_file(self) -> str:
-        """The file of what a `.keras` file leaves out of the optimizers; empty where it is nothing."""
+        """Name of the file with the optimizer state that a `.keras` file leaves out; empty if there is none."""
         return f"{self.name}.optimizers" if self.optimizers_sha256 else ""
 
     @property
     def place(self) -> str:
-        """Where it stands, for people."""
+        """Position in words, for messages."""
         return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"the end of epoch {self.epoch}"
 
 
 class Checkpoints:
-    """Writes the checkpoints of one attempt. Rank 0 alone does.
+    """Writer of the checkpoints of one attempt, used by rank 0 only.
 
     Args:
-        store: the directory of the fit.
-        keep: how many of the latest stay; the best epoch's stays besides.
+        store: The checkpoint directory of the fit.
+        keep: The number of latest checkpoints to keep, in addition to the best epoch's model.
     """
 
     def __init__(self, store: Store, keep: int) -> None:
@@ -103,16 +104,16 @@ class Checkpoints:
         self._keep = keep
 
     def save(self, checkpoint: Checkpoint, model: bytes, callbacks: bytes = b"", optimizers: bytes = b"") -> None:
-        """Add a checkpoint; then drop the oldest.
+        """Write a checkpoint, then delete the oldest ones.
 
         Args:
-            checkpoint: the record; its digests are filled in here.
-            model: `.keras` bytes, with the optimizer's state.
-            callbacks: what they remember.
-            optimizers: what a `.keras` file leaves out of them.
+            checkpoint: The record; its digests are filled in here.
+            model: The `.keras` bytes, with the optimizer state.
+            callbacks: The state of the callbacks.
+            optimizers: The optimizer state that a `.keras` file leaves out.
 
         Raises:
-            StoreError: it can't be written; the earlier ones are as they were.
+            StoreError: The checkpoint can't be written; earlier ones are unchanged.
         """
         whole = replace(
             checkpoint,
@@ -120,7 +121,7 @@ class Checkpoints:
             callbacks_sha256=_digest(callbacks),
             optimizers_sha256=_digest(optimizers),
         )
-        self._store.make()  # somebody may have removed it
+        self._store.make()  # it may have been removed meanwhile
         self._store.write(whole.model_file, model)
         if callbacks:
             self._store.write(whole.callbacks_file, callbacks)
@@ -130,9 +131,9 @@ class Checkpoints:
         self._drop(whole)
 
     def _drop(self, newest: Checkpoint) -> None:
-        # Those of later attempts aren't ours.
+        # Checkpoints of later attempts belong to other writers.
         known = [c for c in _records(self._store) if c.attempt <= newest.attempt]
-        # Another number of workers can only begin at an epoch's end.
+        # Resuming with another number of workers may need a checkpoint at an epoch's end.
         staying = known[: self._keep] + [c for c in known if not c.step][:1]
         kept = {c.model_file for c in staying} | {newest.best_file}
         for old in known:
@@ -142,18 +143,21 @@ class Checkpoints:
                     self._store.remove(file)
                 if old.model_file not in kept:
                     self._store.remove(old.model_file)
-        # A best that has been beaten, and whose record is gone.
+        # Former best models whose records are already deleted.
         bests = {c.best_file for c in known if c.best_file} - kept
         for name in bests:
             self._store.remove(name)
 
 
 def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes] | None:
-    """The newest checkpoint that is whole, with its model; warns of newer ones that are damaged.
+    """Return the newest complete checkpoint and its model; warn of newer ones that are damaged.
 
     Args:
-        store: the directory of the fit.
-        whole_epochs: pass over those within an epoch.
+        store: The checkpoint directory of the fit.
+        whole_epochs: Whether to skip checkpoints within an epoch.
+
+    Returns:
+        The record and the `.keras` bytes; None if there is no complete checkpoint.
     """
     for checkpoint in _records(store):
         if whole_epochs and checkpoint.step:
@@ -174,18 +178,18 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
 
 
 def progress_of(store: Store) -> tuple[int, int]:
-    """The epochs that the fit has done, by its newest checkpoint, and the steps that it has taken in the next one."""
+    """Return the number of completed epochs and of steps in the next one, by the fit's newest checkpoint."""
     newest = _records(store)[:1]
     return (newest[0].epoch, newest[0].step) if newest else (0, 0)
 
 
 def _digest(content: bytes) -> str:
-    """Empty of nothing."""
+    """Return the SHA-256 of the content as hex digits; empty for empty content."""
     return hashlib.sha256(content).hexdigest() if content else ""
 
 
 def _records(store: Store) -> list[Checkpoint]:
-    """The checkpoints whose records can be read, newest first: a later attempt's before those of the one it follows."""
+    """Return the readable records, newest first: later attempts before earlier ones, then by position."""
     return sorted(_read_all(store), key=lambda c: (c.attempt, c.epoch, c.step), reverse=True)
 
 
@@ -195,7 +199,7 @@ def _read_all(store: Store) -> Iterator[Checkpoint]:
             try:
                 checkpoint = Checkpoint(**json.loads(store.read(name)))
             except (StoreError, ValueError, TypeError):
-                continue  # cut short, or of another release
+                continue  # truncated, or written by another release
             if _names_own_files(checkpoint):
                 yield checkpoint
             else:
@@ -204,9 +208,9 @@ def _read_all(store: Store) -> Iterator[Checkpoint]:
 
 
 def _names_own_files(checkpoint: Checkpoint) -> bool:
-    """Whether all files that a record leads to are those of checkpoints in its directory."""
+    """Return whether a record refers only to checkpoint files in its own directory."""
     numbers = (checkpoint.epoch, checkpoint.step, checkpoint.workers, checkpoint.attempt)
     if not all(type(number) is int and number >= 0 for number in numbers):
-        return False  # they are a part of the names
+        return False  # these numbers are part of file names
     best = checkpoint.best_file
     return best == "" or (isinstance(best, str) and _MODEL_FILE.fullmatch(best) is not None)

@@ -1,4 +1,4 @@
-"""What each rank of a fit runs. It imports no Spark and nothing of the driver's: a rank's start is short."""
+"""Entry point of a rank's process in a fit; it imports neither Spark nor driver code, so that ranks start fast."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ __all__ = ["run_rank"]
 T = TypeVar("T")
 Report = Callable[[dict[str, Any]], None]
 Heartbeat = Callable[[str], None]
-# What looks at a trained model: on every rank, with what the training came to.
+# Evaluates the trained model: called on every rank with the plan and the training result.
 Look = Callable[[TrainPlan, TrainResult, Collectives, Report, Heartbeat], T]
 
 
 def run_rank(plan: TrainPlan, look: Look[T] | None, rank: Rank) -> tuple[TrainResult, T | None]:
-    """Train on this rank's shard, then look at the model.
+    """Train on this rank's shard, then evaluate the trained model.
 
     Args:
-        plan: the same on every rank.
-        look: what is called afterwards, if anything; rank 0 has written the model and told the driver so.
-        rank: this one.
+        plan: The training plan, the same on every rank.
+        look: The function to call after training, or None. Rank 0 has then written the model and reported the result to
+            the driver.
+        rank: This rank.
 
     Returns:
-        what the training came to and what was seen, the same on every rank.
+        The training result and the return value of `look` (None without `look`).
     """
     collectives = make_collectives(rank.world)
     result = train(plan, collectives, rank.report, rank.heartbeat)

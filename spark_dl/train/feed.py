@@ -1,4 +1,4 @@
-"""What a rank is fed: its shards of the plan's rows, as datasets for Keras."""
+"""Input of a rank: its shards of the plan's rows, as datasets for Keras."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Feed"]
 
 @dataclass(frozen=True)
 class Feed:
-    """A rank's rows.
+    """Training and validation data of one rank.
 
     Attributes:
-        batch_size: rows in a full batch of this rank.
-        steps: training batches in an epoch, the same number on every rank.
-        empty_steps: how many batches of an epoch, of training and validation, have no rows on this rank.
-        validation: dataset of one pass over the held-out rows; None where there are none.
+        batch_size: The number of rows in a full batch of this rank.
+        steps: The number of training batches in an epoch, the same on every rank.
+        empty_steps: The number of batches in an epoch, training and validation, that have no rows on this rank.
+        validation: The dataset of one pass over the validation rows; None if there are none.
     """
 
     batch_size: int
@@ -38,7 +38,7 @@ class Feed:
 
     @staticmethod
     def of(plan: TrainPlan, world: World) -> Feed:
-        """The feed of one rank of the World."""
+        """Create the feed of one rank."""
         training, held_out = _shards(plan, world)
         read = reader(plan.reader)
         where = plan.options.cache_data
@@ -62,10 +62,13 @@ class Feed:
         )
 
     def keep_rows(self) -> bool:
-        """Where the plan leaves it open: keep near this rank what is read from now on, if it leaves half of the room.
+        """Start caching rows on this rank's local disk if there is ample space.
+
+        Only with cacheData="auto", and if the rows take at most half of the free disk space, those of the host's other
+        ranks included; training and validation rows get equal parts of it.
 
         Returns:
-            whether they are kept now, and weren't before.
+            Whether this call has turned the cache on.
         """
         asked = self._plan.options.cache_data == "auto" and not self._caches[0].on
         if not asked or not all(cache.has_room(0.5 / len(self._caches)) for cache in self._caches):
@@ -75,10 +78,15 @@ class Feed:
         return True
 
     def training(self, first_epoch: int = 0, skip_steps: int = 0) -> Any:
-        """An endless dataset of stamped training batches, from that step of that epoch on."""
+        """Return an endless dataset of training batches, each with its creation time, starting at an epoch and step.
+
+        Args:
+            first_epoch: The epoch to start with, from 0.
+            skip_steps: The number of that epoch's steps to skip.
+        """
         plan, pool_bytes = self._plan, POOL_BYTES
         together = plan.options.global_batch_size
-        if together is not None:  # the ranks' pools together are of one size, however many there are
+        if together is not None:  # the pools of all ranks have a fixed total size
             pool_bytes //= canonical_count(len(plan.dataset.part(validation=False)), together)
         return tensorflow_batches(
             plan.dataset,
@@ -100,13 +108,13 @@ class Feed:
 
 
 def _shards(plan: TrainPlan, world: World) -> tuple[list[Shard], list[Shard]]:
-    """The rank's shards for training, and for validation, if there is any."""
+    """Return the rank's shards for training and for validation; the latter are empty without validation rows."""
     training, validation = (plan.dataset.part(validation=held_out) for held_out in (False, True))
     if plan.options.global_batch_size is not None:
         chosen = canonical_shards(training, world.size, plan.options.global_batch_size, _seed(plan))[world.rank]
     else:
         chosen = [shards(training, world.size, plan.options.batch_size, _seed(plan))[world.rank]]
-    # Metrics don't depend on which rank sees which row.
+    # Metrics don't depend on which rank reads a row.
     batch_size = _batch_size(plan, world)
     return chosen, [shards(validation, world.size, batch_size, None)[world.rank]] if validation else []
 
@@ -121,7 +129,7 @@ def _seed(plan: TrainPlan) -> int | None:
 
 
 def _cache(plan: TrainPlan, world: World, chosen: list[Shard]) -> Cache:
-    """A cache for the rows of these shards."""
+    """Create a cache for the rows of these shards."""
     where = "disk" if plan.options.cache_data == "auto" else plan.options.cache_data
     coded = sum(bool(tensor.coding) for tensor in plan.dataset.tensors)
     row_bytes = plan.dataset.bytes / max(1, sum(block.rows for block in plan.dataset.blocks)) + coded * OVERHEAD

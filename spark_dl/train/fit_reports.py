@@ -1,4 +1,4 @@
-"""Reports of the Keras fits in a function that knows nothing of them."""
+"""Progress reports of `keras.Model.fit` calls in a custom function, which needs no code for them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ __all__ = ["reporting_fits"]
 
 
 def reporting_fits(function: Callable[..., Any], arguments: Sequence[Any], rank: Any) -> Any:
-    """Call a function; on rank 0 each epoch of each `keras.Model.fit` in it is reported.
+    """Call a function; on rank 0, report each epoch of each `keras.Model.fit` in it.
 
     Args:
-        function: one's own.
-        arguments: what it is called with.
-        rank: a `world.Rank`.
+        function: The function to call.
+        arguments: The positional arguments of the function.
+        rank: The `world.Rank` of this process.
+
+    Returns:
+        The function's return value.
     """
     if rank.world.is_leader:
         _report_fits(rank.report)
@@ -28,7 +31,7 @@ def reporting_fits(function: Callable[..., Any], arguments: Sequence[Any], rank:
 
 
 def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
-    """Give each fit of this process, which is the rank's own and ends with it, one more callback."""
+    """Patch `keras.Model.fit` to add a reporting callback; the process belongs to the rank and ends with it."""
     import keras
 
     class Reports(keras.callbacks.Callback):
@@ -39,8 +42,8 @@ def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             numbers: dict[str, Any] = {}
             for name, value in (logs or {}).items():
-                with contextlib.suppress(TypeError, ValueError):  # words of other callbacks
-                    numbers[name] = np.asarray(value, float).tolist()  # a list of a vector
+                with contextlib.suppress(TypeError, ValueError):  # other callbacks may log text
+                    numbers[name] = np.asarray(value, float).tolist()  # vectors become lists
             report({"fit": self._fit, "epoch": epoch, "logs": numbers})
 
     original, count = keras.Model.fit, itertools.count(1)

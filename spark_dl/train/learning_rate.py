@@ -1,6 +1,7 @@
-"""The learning rate over many workers: scaled with their number, and warmed up to it.
+"""Learning rate for many workers: scaled with their number, and warmed up.
 
-Goyal et al., Accurate, Large Minibatch SGD (2017): with k times the batch, k times the rate, reached step by step.
+Goyal et al., Accurate, Large Minibatch SGD (2017): with k times the batch, k times the learning rate, reached
+gradually.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ _FACTORS: dict[str, Callable[[int], float]] = {"none": lambda n: 1.0, "linear": 
 
 @dataclass(frozen=True)
 class LearningRate:
-    """What becomes of the optimizer's learning rate.
+    """Learning rate schedule of the warm-up.
 
     Attributes:
-        target: the rate after the warm-up.
-        first: the rate that the warm-up begins with.
-        warmup_epochs: how many epochs it lasts.
+        target: The learning rate after the warm-up.
+        first: The learning rate that the warm-up starts from.
+        warmup_epochs: The length of the warm-up in epochs.
     """
 
     target: float
@@ -28,14 +29,19 @@ class LearningRate:
     warmup_epochs: float
 
     def at(self, step: int, steps: int) -> float:
-        """The rate of a step of the training, from 0; an epoch has so many steps."""
+        """Return the learning rate of a training step.
+
+        Args:
+            step: The number of the step in the whole training, from 0.
+            steps: The number of steps in an epoch.
+        """
         length = self.warmup_epochs * steps
         part = min((step + 1) / length, 1.0) if length else 1.0
         return self.first + (self.target - self.first) * part
 
 
 def scaling(rate: float, rule: str, workers: int, warmup_epochs: float) -> LearningRate:
-    """A rate scaled for so many workers.
+    """Scale a learning rate for a number of workers.
 
     >>> scaling(0.1, "linear", 4, 5.0)
     LearningRate(target=0.4, first=0.1, warmup_epochs=5.0)

@@ -1,4 +1,4 @@
-"""Training on one rank, with Keras's own trainer."""
+"""The training loop of one rank: Keras's own `fit`, with the package's callbacks and a distributed optimizer."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def train(
     """Train the plan's model on this rank's shard.
 
     Args:
-        plan: the same on every rank.
-        collectives: of this rank's World.
-        report: takes progress, on rank 0.
-        heartbeat: takes where training stands, on every rank.
+        plan: The training plan, the same on every rank.
+        collectives: The collectives of this rank's World.
+        report: The function that sends progress records to the driver; called on rank 0.
+        heartbeat: The function that takes the training position as text; called on every rank.
 
     Returns:
-        the same on every rank. Rank 0 has then written the final model to the workspace.
+        The training result. Rank 0 has written the final model to the workspace.
     """
     heartbeat("the beginning")
     objects = cloudpickle.loads(plan.custom_objects)
     register(objects)
     content = plan.workspace.read(plan.initial_model)
-    # A scope in which models are saved by the names that they were loaded by.
+    # Within this scope, models are saved under the object names that they were loaded with.
     with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
         return _train(plan, content, collectives, report, heartbeat)
 
@@ -73,7 +73,7 @@ def _train(
     report: Callable[[dict[str, Any]], None],
     heartbeat: Callable[[str], None],
 ) -> TrainResult:
-    """`train`, where the user's objects and Keras's settings are in force."""
+    """Run `train` with the custom objects and Keras's settings in effect."""
     world = collectives.world
     feed = Feed.of(plan, world)
     keras.utils.set_random_seed((plan.options.seed * 1_000_003 + world.rank) % 2**32)
@@ -138,7 +138,7 @@ def _warm_up(plan: TrainPlan, feed: Feed) -> list[keras.callbacks.Callback]:
 def _of_leader(
     plan: TrainPlan, feed: Feed, measure: MeasureSpeed, report: Callable[[dict[str, Any]], None]
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks of rank 0 alone, which reports."""
+    """Return the callbacks that run on rank 0 only, because it is the rank that reports."""
     progress = ReportProgress(report, measure, plan.options.epochs, time.monotonic, plan.start)
     tracing = [TraceSteps(plan.workspace, feed.steps)] if plan.options.profile else []
     return [WatchFinite(report), progress, *tracing]
@@ -147,7 +147,7 @@ def _of_leader(
 def _prepare(
     model: keras.Model, plan: TrainPlan, feed: Feed, collectives: Collectives, clock: StepClock
 ) -> GradientReducer:
-    """Make the model's steps those of a rank; gives what joins its gradients."""
+    """Wrap the model's steps for distributed training; return the reducer of its gradients."""
     world = collectives.world
     reducer = GradientReducer(
         collectives,
@@ -164,7 +164,7 @@ def _prepare(
         compile_gradients(model)
     if plan.augment:
         augment_features(model, cloudpickle.loads(plan.augment), world.rank)
-    # Ranks join the states of their metrics: where one builds them before the first step, all do.
+    # Metric states are joined over ranks: if one rank builds them before the first step, all must.
     empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
     if empty[0] or (plan.start is not None and plan.start.metrics):
         build_state(model, feed.example)
@@ -174,7 +174,7 @@ def _prepare(
 
 
 def _history(plan: TrainPlan, model: keras.Model) -> dict[str, list[Any]]:
-    """Each metric's values of all epochs, those before a checkpoint among them."""
+    """Return each metric's values over all epochs, including those before the starting checkpoint."""
     history = {**(plan.start.history if plan.start else {})}
     for name, values in getattr(model.history, "history", {}).items():
         history[name] = [*history.get(name, []), *map(plain_value, values)]
@@ -182,11 +182,11 @@ def _history(plan: TrainPlan, model: keras.Model) -> dict[str, list[Any]]:
 
 
 def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.Model:
-    """The model that training begins with, alike on all ranks."""
+    """Load the model to start from, with rank 0's state on all ranks."""
     model = from_bytes(content)
-    # The collective can't be part of a compiled XLA program; `compile_gradients` makes one of what comes before.
+    # XLA can't compile the collective; `compile_gradients` compiles the part of the step before it.
     model.jit_compile = False
-    # The steps of an epoch are counted one by one.
+    # Steps are counted one by one.
     model.steps_per_execution = 1
     if plan.start is not None:
         for variable, state in zip(seed_states(model), plan.start.seeds, strict=True):
@@ -198,19 +198,19 @@ def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.M
 
 
 def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> None:
-    """Keras's own `fit`, from where the plan starts."""
+    """Run Keras's `fit` from the plan's starting position."""
     done, taken = (plan.start.epoch, plan.start.step) if plan.start else (plan.options.initial_epoch, 0)
     if plan.start is not None and plan.start.stopped:
         done, taken = plan.options.epochs, 0
     finalize = model.optimizer.finalize_variable_values
 
     def finalize_at_end(variables: Any) -> None:
-        # Averaged weights take the place of the trained ones where training ends, and not where a part of it does.
+        # Averaged weights replace the trained ones at the end of training only, not after each call of `fit`.
         if callbacks.ends or model.stop_training:
             finalize(variables)
 
     model.optimizer.finalize_variable_values = finalize_at_end
-    # An epoch that is begun in its middle is a fit of its own: Keras knows no other way.
+    # Keras can't start within an epoch, so a partly trained epoch gets its own call of `fit`.
     parts = [(done, done + 1, taken)] if taken and done < plan.options.epochs else []
     parts += [(done + len(parts), plan.options.epochs, 0)]
     for first, last, skipped in parts:
@@ -221,25 +221,27 @@ def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTrainin
                 initial_epoch=first,
                 epochs=last,
                 steps_per_epoch=feed.steps - skipped,
-                shuffle=False,  # the dataset has done it
+                shuffle=False,  # the dataset is already shuffled
                 validation_data=feed.validation,
                 callbacks=callbacks,
                 verbose=0,
             )
-    if done >= plan.options.epochs:  # all but the end has been done before
+    if done >= plan.options.epochs:  # only the end of training is left
         callbacks.on_train_begin()
         finalize(model.trainable_weights)
         callbacks.on_train_end()
 
 
 class _OneTraining(keras.callbacks.CallbackList):
-    """Several fits that are one training: it begins once and ends once.
+    """Callback list that makes several calls of `fit` one training, which begins once and ends once.
 
     Args:
-        begun: called after all callbacks have been told of the beginning.
+        callbacks: The callbacks, in the order in which they run.
+        begun: The function to call after `on_train_begin` of all callbacks.
+        **others: Arguments of `keras.callbacks.CallbackList`.
 
     Attributes:
-        ends: whether the fit under way is the last.
+        ends: Whether the current call of `fit` is the last.
     """
 
     def __init__(self, callbacks: list[keras.callbacks.Callback], begun: Callable[[], None], **others: Any) -> None:
@@ -248,27 +250,27 @@ class _OneTraining(keras.callbacks.CallbackList):
         self._after_begin: Callable[[], None] | None = begun
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """The first fit's beginning."""
+        """Begin training, in the first call of `fit` only."""
         if self._after_begin is not None:
             super().on_train_begin(logs)
             self._after_begin()
             self._after_begin = None
 
     def on_train_end(self, logs: Any = None) -> None:
-        """The last fit's end; also that of a fit after which nobody goes on."""
+        """End training, in the last call of `fit` or when training was stopped early."""
         if self.ends or self._model.stop_training:
             super().on_train_end(logs)
 
 
 def _start_alike(model: keras.Model, collectives: Collectives) -> None:
-    """All ranks begin with rank 0's weights, optimizer state and seeds, from which each draws other random numbers."""
-    if not model.optimizer.built:  # LossScaleOptimizer would begin anew
+    """Copy rank 0's weights, optimizer state and seeds to all ranks, then shift each rank's seeds by its number."""
+    if not model.optimizer.built:  # an unbuilt LossScaleOptimizer would reset its state
         model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     for index, variable in enumerate(variables):
         value = np.asarray(variable)
         if collectives.world.size > 1:
-            # Horovod knows no unsigned integers of 32 bits, which seeds are.
+            # Seeds are uint32, a dtype that Horovod doesn't support.
             sent = value.astype(np.int64) if is_seed(variable) else value
             sent = collectives.broadcast(sent, f"spark_dl.variable.{index}")
             variable.assign(sent.reshape(value.shape).astype(value.dtype))

@@ -1,8 +1,8 @@
-"""Gradients over ranks: the distributed optimizer is a Keras optimizer whose `apply` sums gradients first.
+"""Reduction of gradients over ranks: the optimizer's `apply` is wrapped so that it averages gradients first.
 
-N ranks take the step that one process would take with their batches joined: each rank's gradient, a mean over
-its own rows, is weighted by how many rows it saw. Clipping, loss scaling and the update itself come after, in
-the optimizer as the user made it; it is saved as what it is.
+N ranks take the step that one process would take on their joined batches: each rank's gradient, a mean over its own
+rows, is weighted by its number of rows. Clipping, loss scaling and the update come afterwards, in the user's optimizer,
+which is saved unwrapped.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from spark_dl.train.speed import StepClock
 
 __all__ = ["GradientReducer", "distribute"]
 
-# Numbers below 2**15 are half of what float16 holds: rounding doesn't lead beyond it.
+# 2**15 is half of float16's maximum, so rounding can't overflow.
 _HALF_EXPONENT = 15
 
 
 class GradientReducer:
-    """Joins the gradients of ranks, and of several steps, in one buffer for each dtype.
+    """Weighted mean of gradients over ranks, and over several steps, with one buffer per dtype.
 
     Args:
-        collectives: of this rank's World.
-        clock: of this rank's steps.
-        accumulate: gradients of so many steps are added up before they are joined and applied.
-        steps: steps in an epoch: what was added up is applied after the last, too.
-        fp16: whether float32 gradients travel as float16.
+        collectives: The collectives of this rank's World.
+        clock: The clock of this rank's steps.
+        accumulate: The number of steps whose gradients are added up before they are reduced and applied.
+        steps: The number of steps in an epoch; accumulated gradients are also applied after the last one.
+        fp16: Whether float32 gradients are sent as float16.
 
     Attributes:
-        rows: graph tensor, float32 (): the rows of the step that is being traced.
-        due: graph tensor, bool (): whether gradients are applied in this step; None where they always are.
-        wants_stop: float32 variable, set to 1 by a rank that wants to stop.
-        stop_votes: float32 variable: how many ranks wanted to stop when gradients were joined last.
-        voted: the same as a plain value, after each step.
-        step_rows: float32 variable: this rank's rows in its last step of training.
-        test_rows: float32 variable: those in its last step of validation, where the model has a test step of its own.
+        rows: Graph tensor, float32 (): the rows of the step that is being traced.
+        due: Graph tensor, bool (): whether gradients are applied in this step; None if they are in every step.
+        wants_stop: float32 variable that a rank sets to 1 to vote for stopping.
+        stop_votes: float32 variable: the number of stop votes at the last reduction.
+        voted: The value of `stop_votes` after each step.
+        step_rows: float32 variable: this rank's rows in its last training step.
+        test_rows: float32 variable: this rank's rows in its last validation step, if the model has a custom test step
+            or this rank has empty batches.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class GradientReducer:
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def skip(self, steps: int) -> None:
-        """So many steps of the epoch have been taken before."""
+        """Start counting after this many steps of the epoch, taken before training was resumed."""
         self._step.assign(steps)
 
     def begin(self, rows: Any) -> None:
-        """A step begins. In a graph.
+        """Record the rows of the step that begins; called in a graph.
 
         Args:
-            rows: int32 (), its rows on this rank.
+            rows: The number of rows of the step on this rank, int32 ().
         """
         self.rows = tf.cast(rows, tf.float32)
         self.step_rows.assign(self.rows)
@@ -85,12 +86,12 @@ class GradientReducer:
             self._step.assign(tf.where(last, tf.zeros_like(step), step))
 
     def reduce(self, gradients: list[Any], name: str, rows: Any = None) -> list[Any]:
-        """The mean of the ranks' gradients, weighted by their rows.
+        """Return the mean of the ranks' gradients, weighted by their rows.
 
         Args:
-            gradients: tensors, IndexedSlices (which stay sparse), or None.
-            name: the same on every rank, and another for each optimizer.
-            rows: that they are the mean of; the step's where not given.
+            gradients: The gradients of this rank: tensors, IndexedSlices (which stay sparse), or None.
+            name: The name of the collective, the same on every rank and unique per optimizer.
+            rows: The number of rows that the gradients are the mean of; default: those of the current step.
         """
         if rows is None:
             rows = tf.ones(()) if self.rows is None else self.rows
@@ -126,15 +127,15 @@ class GradientReducer:
     def _reduce_halves(
         self, gradients: list[Any], halves: list[int], result: list[Any], weight: Any, bounds: Any, name: str
     ) -> None:
-        """Put the means of those that travel as float16 into the result.
+        """Reduce the gradients that are sent as float16 and store their means in the result.
 
         Args:
-            gradients: of this rank.
-            halves: the indices of those that travel as float16.
-            result: takes the means.
-            weight: of this rank's rows among all.
-            bounds: what no sum over any of the ranks exceeds, float32 (halves,).
-            name: of the collective.
+            gradients: The gradients of this rank.
+            halves: The indices of the gradients that are sent as float16.
+            result: The list that takes the means.
+            weight: The share of this rank's rows in all rows.
+            bounds: Upper bounds of the absolute value of any sum over ranks, float32 (halves,).
+            name: The name of the collective.
         """
         scales = dict(zip(halves, tf.unstack(_half_scales(bounds), num=len(halves)), strict=True))
         flat = []
@@ -163,23 +164,23 @@ class GradientReducer:
 
 
 def _weighted(gradient: Any, weight: Any) -> Any:
-    # An empty batch's gradient may be NaN; it counts as nothing.
+    # An empty batch's gradient may be NaN; its weight is 0.
     return tf.math.multiply_no_nan(gradient, tf.cast(weight, gradient.dtype))
 
 
 def _greatest(gradient: Any) -> Any:
-    """The greatest absolute value, float32 (); 0 where there is none."""
+    """Return the largest absolute value, float32 (); 0 for an empty gradient."""
     return tf.maximum(tf.reduce_max(tf.abs(tf.cast(gradient, tf.float32))), 0.0)
 
 
 def _half_scales(bounds: Any) -> Any:
-    """What numbers are multiplied by so that they fill the range of float16, however great or small they are.
+    """Return the factors that scale numbers to the range of float16.
 
-    Powers of two, which change no digit. They are made of the bits of their exponents, since all ranks must find the
-    same, whatever their machines make of a logarithm.
+    The factors are powers of two, so multiplying loses no digits. They are computed from the bits of the exponents
+    because all ranks must get the same factors, and a logarithm may differ between machines.
 
     Args:
-        bounds: of the numbers, float32; what isn't finite has a scale, too.
+        bounds: The upper bounds of the numbers, float32; bounds that aren't finite get a finite factor, too.
     """
     exponents = tf.bitwise.right_shift(tf.bitcast(bounds, tf.int32), 23) - 127
     chosen = tf.clip_by_value(_HALF_EXPONENT - 1 - exponents, -120, 120)
@@ -187,13 +188,13 @@ def _half_scales(bounds: Any) -> Any:
 
 
 def _parts(summed: Any, members: list[int], gradients: list[Any]) -> Iterator[tuple[int, Any]]:
-    """The members' parts of a buffer, with their indices."""
+    """Split a buffer into its members' parts; yield each with the member's index."""
     sizes = [tf.size(gradients[i]) for i in members]
     return zip(members, tf.split(summed, sizes) if sizes else [], strict=True)
 
 
 def distribute(model: keras.Model, reducer: GradientReducer) -> None:
-    """Make every optimizer that the model holds join its gradients, of ranks and steps, before it applies them."""
+    """Make every optimizer of the model reduce its gradients over ranks and steps before it applies them."""
     held = leaves([model.optimizer, *vars(model).values()])
     optimizers = {id(o): o for o in held if isinstance(o, keras.optimizers.Optimizer)}
     for index, optimizer in enumerate(optimizers.values()):
@@ -210,7 +211,7 @@ def _reducing(apply: Callable[..., Any], reducer: GradientReducer, name: str) ->
 
 
 class _Accumulated:
-    """An optimizer's `apply` that adds gradients up, weighted by rows, until they are due; then joins and applies them.
+    """Replacement of an optimizer's `apply` that adds gradients up, weighted by rows, then reduces and applies them.
 
     Sparse gradients become dense.
     """
@@ -227,7 +228,7 @@ class _Accumulated:
         gradients = [None if g is None else tf.convert_to_tensor(g) for g in grads]
         self._dtypes = [None if g is None else g.dtype for g in gradients]
         if self._sums is None:
-            with tf.init_scope():  # variables can't be made within a graph
+            with tf.init_scope():  # variables can't be created in a graph
                 self._sums = [None if g is None else tf.Variable(tf.zeros(g.shape, _summing(g))) for g in gradients]
                 self._rows = tf.Variable(0.0)
         rows = self._reducer.rows
@@ -251,5 +252,5 @@ class _Accumulated:
 
 
 def _summing(gradient: Any) -> Any:
-    """The dtype of sums of such gradients: those of float16 would soon be beyond it."""
+    """Return the dtype for sums of a gradient; float16 sums would soon overflow."""
     return tf.float32 if gradient.dtype == tf.float16 else gradient.dtype

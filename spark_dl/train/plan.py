@@ -1,4 +1,4 @@
-"""The records that enter and leave a rank."""
+"""Input and output records of a rank: the plan of a training and its result."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ from spark_dl.train.learning_rate import LearningRate
 
 __all__ = ["INITIAL_MODEL", "PROFILE", "TrainPlan", "TrainResult"]
 
-# The compiled model that every rank starts from, in the plan's workspace.
+# Name of the compiled model that every rank starts from, in the plan's workspace.
 INITIAL_MODEL = "initial.keras"
-# Rank 0's trace, in the plan's workspace, where it was asked for.
+# Name of rank 0's profiler trace in the plan's workspace; written if profiling is on.
 PROFILE = "rank0.xplane.pb"
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """All that a rank needs to know: plain values, frozen on the driver.
+    """Everything a rank needs to train, as plain values that the driver has fixed.
 
     Attributes:
-        dataset: the converted rows.
-        workspace: directory of this fit; holds the initial model and takes the final one.
-        checkpoints: directory for the checkpoints of this fit.
-        custom_objects: cloudpickled dict of the objects registered with Keras on the driver.
-        callbacks: cloudpickled list of the user's callbacks.
-        reader: name of the reader.
-        options: the options of the training loop.
-        monitor: the metric that tells the best epoch, also where the option leaves it open.
-        learning_rate: of the warm-up; None where there is none.
-        class_weights: of each class, in training; empty where they all weigh 1.
-        augment: cloudpickled Keras layer, or dict of them by input, for features in training; empty for none.
-        initial_model: the model's file in the workspace: as the user gave it, or the checkpoint to go on from.
-        start: that checkpoint's record; None at the beginning.
-        callback_state: the file in the workspace with what callbacks remembered there; empty where there is none.
-        attempt: which attempt this is, from 1.
+        dataset: The converted dataset.
+        workspace: The directory of this fit; it holds the initial model and takes the final one.
+        checkpoints: The directory of this fit's checkpoints.
+        custom_objects: Cloudpickled dict of the objects registered with Keras on the driver.
+        callbacks: Cloudpickled list of the user's callbacks.
+        reader: The name of the block reader.
+        options: The options of the training loop.
+        monitor: The metric that decides which epoch is best, also if the option is unset.
+        learning_rate: The learning rate schedule of the warm-up; None without a warm-up.
+        class_weights: The weight of each class in training; empty if all are 1.
+        augment: Cloudpickled Keras layer, or dict of layers by input, that augments features in training; empty for
+            none.
+        initial_model: The name of the model file to start from in the workspace: the user's model, or that of a
+            checkpoint.
+        start: The checkpoint to resume from; None to start from the beginning.
+        callback_state: The name of the file in the workspace with the callbacks' state at that checkpoint; empty for
+            none.
+        attempt: The number of this attempt, from 1.
     """
 
     dataset: ConvertedDataset
@@ -60,16 +63,19 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to; plain values, the same on every rank but for `non_finite`, which is rank 0's to tell.
+    """Result of a training run, as plain values.
+
+    The driver uses rank 0's: `seconds` and `non_finite` are each rank's own measurements.
 
     Attributes:
-        history: each metric's value after each epoch; a list where it has several, such as one for each class.
-        rows: training rows in an epoch, over all ranks.
-        validation_rows: validation rows, over all ranks.
-        seconds: from the first step to the last, validation included.
-        best_epoch: the best epoch by the monitored metric, from 0; -1 where it wasn't there.
-        model_file: the final model's file in the workspace.
-        non_finite: the path of the final model's first variable that isn't finite; empty for none.
+        history: The values of each metric after each epoch; an epoch's value is a list if the metric has several, such
+            as one per class.
+        rows: The number of training rows in an epoch, over all ranks.
+        validation_rows: The number of validation rows, over all ranks.
+        seconds: The seconds from the start to the end of Keras's `fit`, validation and checkpoints included.
+        best_epoch: The best epoch by the monitored metric, from 0; -1 if there is none.
+        model_file: The name of the final model's file in the workspace.
+        non_finite: The path of the final model's first variable with NaN or infinite values; empty if there is none.
     """
 
     history: dict[str, list[Any]]

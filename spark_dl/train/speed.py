@@ -1,4 +1,4 @@
-"""Where a rank's time goes: clocks in the step's own graph, read once an epoch."""
+"""Throughput of a rank: clocks in the graph of the train step, read once per epoch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import tensorflow as tf
 
 __all__ = ["ADVICE_THRESHOLD", "LEAST_SECONDS", "RankSpeed", "Speed", "StepClock", "speed"]
 
-# What is said to the user: from which part of the time on, and in epochs of at least so many seconds.
+# Advice is given above this share of the time, and for epochs of at least this many seconds.
 ADVICE_THRESHOLD, LEAST_SECONDS = 0.2, 1.0
 
 
 class StepClock:
-    """Times of one rank's steps, added up until they are taken.
+    """Accumulated times of one rank's steps.
 
-    A rank waits for its input where the batch was not yet made when the step before had ended. The very first batch
-    counts as there: it is asked for only when the step is compiled.
+    A rank waits for its input if the batch wasn't ready when the previous step ended. The very first batch counts as
+    ready: it is requested only when the step is compiled.
     """
 
     def __init__(self) -> None:
@@ -28,33 +28,33 @@ class StepClock:
         self._idle_since = tf.Variable(math.inf, dtype=tf.float64)
 
     def restart(self) -> None:
-        """The next step may begin now; what was before doesn't count."""
+        """Start measuring now, so that the time since the previous step doesn't count."""
         if math.isfinite(self._idle_since.numpy()):
             self._idle_since.assign(tf.timestamp())
 
     def begin(self, made: Any) -> None:
-        """A step begins. In a graph.
+        """Record the beginning of a step; called in a graph.
 
         Args:
-            made: float64 (), when its batch was made, as `tf.timestamp` tells it.
+            made: The time at which the step's batch was made, float64 (), from `tf.timestamp`.
         """
         self._waiting.assign_add(tf.maximum(made - self._idle_since, 0.0))
 
     def end(self, after: Sequence[Any]) -> None:
-        """A step has ended, after these tensors. In a graph."""
+        """Record the end of a step, after these tensors are computed; called in a graph."""
         self._idle_since.assign(_now(after))
 
     def reducing(self, tensors: Sequence[Any]) -> Any:
-        """The ranks' tensors are about to be joined; gives the time. In a graph."""
+        """Record the bytes of tensors that are about to be reduced over ranks; return the time. Called in a graph."""
         self._bytes.assign_add(tf.cast(tf.add_n([tf.size(t, tf.int64) * t.dtype.size for t in tensors]), tf.float64))
         return _now(tensors)
 
     def reduced(self, since: Any, tensors: Sequence[Any]) -> None:
-        """They have been joined to these, begun at that time. In a graph."""
+        """Record the time of a reduction that started at `since` and resulted in these tensors; called in a graph."""
         self._reducing.assign_add(_now(tensors) - since)
 
     def take(self) -> tuple[float, float, float]:
-        """Seconds waited for input, seconds in collectives, and bytes handed to them, since the last time."""
+        """Return and reset the seconds waited for input, the seconds in collectives, and the bytes passed to them."""
         taken = tuple(float(total.numpy()) for total in (self._waiting, self._reducing, self._bytes))
         for total in (self._waiting, self._reducing, self._bytes):
             total.assign(0.0)
@@ -68,14 +68,14 @@ def _now(after: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class RankSpeed:
-    """One rank's epoch.
+    """Throughput and resource usage of one rank in an epoch.
 
     Attributes:
-        rows_per_second: in the time in which it waited for nobody.
-        working: part of the time in which it waited for nobody, 0 to 1.
-        cpu_percent: of one core: 200 where two were busy all the time.
-        memory_mb: resident memory of its process, in 10^6 bytes.
-        gpu_memory_mb: memory that TensorFlow has on its GPU, in 10^6 bytes; 0 where there is none.
+        rows_per_second: The rows per second of computing time, without waiting.
+        working: The share of the time in which the rank didn't wait, 0 to 1.
+        cpu_percent: The CPU usage in percent of one core: 200 if two cores were busy all the time.
+        memory_mb: The resident memory of the process, in 10^6 bytes.
+        gpu_memory_mb: The memory that TensorFlow uses on the rank's GPU, in 10^6 bytes; 0 without a GPU.
     """
 
     rows_per_second: float
@@ -87,18 +87,18 @@ class RankSpeed:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast an epoch's training was, validation and checkpoint apart.
+    """Throughput of an epoch's training, without validation and checkpoints.
 
     Attributes:
-        seconds: from the first step to the last.
-        rows_per_second: of all ranks together.
-        step_ms: milliseconds of a step.
-        input_wait: part of the time that the rank which waits most waits for rows, 0 to 1.
-        collective_wait: part of the time that ranks spend joining gradients, waiting for each other included; the
-            mean over ranks, 0 to 1.
-        bytes_reduced: bytes of gradients that each rank handed over.
-        ranks: of each rank.
-        advice: what may be changed, in sentences; mostly none.
+        seconds: The seconds from the first step to the last, on the slowest rank.
+        rows_per_second: The rows per second of all ranks together.
+        step_ms: The milliseconds per step.
+        input_wait: The share of the time spent waiting for rows, 0 to 1; the maximum over ranks.
+        collective_wait: The share of the time spent reducing gradients, waiting for other ranks included, 0 to 1; the
+            mean over ranks.
+        bytes_reduced: The bytes of gradients that each rank passed to collectives.
+        ranks: The throughput of each rank.
+        advice: Suggestions for more throughput, in sentences; mostly empty.
     """
 
     seconds: float
@@ -112,14 +112,14 @@ class Speed:
 
 
 def speed(rows: float, steps: int, ranks: np.ndarray, hosts: Sequence[str]) -> Speed:
-    """What the ranks' clocks say.
+    """Compute an epoch's throughput from the clocks of all ranks.
 
     Args:
-        rows: that were trained on, by all ranks.
-        steps: that each rank took.
-        ranks: shape (ranks, 7): seconds, seconds waited for input, seconds in collectives, bytes handed to them;
-            cores that were busy, bytes of memory, and bytes of GPU memory.
-        hosts: of each rank.
+        rows: The number of rows trained on, over all ranks.
+        steps: The number of steps of each rank.
+        ranks: Measurements of shape (ranks, 7): seconds, seconds waited for input, seconds in collectives, bytes passed
+            to collectives, busy cores, bytes of memory, bytes of GPU memory.
+        hosts: The host of each rank.
     """
     seconds, waiting, reducing, sizes, cores, memory, gpu_memory = ranks.T
     longest = float(seconds.max())

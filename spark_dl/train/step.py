@@ -1,8 +1,8 @@
-"""The model's own train and test step, made fit for ranks that may be out of rows.
+"""Train and test steps of the model, wrapped so that ranks without rows left can take part in them.
 
-All ranks take the same number of steps, so that a rank without rows left gets empty batches. It takes the step
-with one row of zeros in their place, which weighs nothing, and then puts back all state that the row has
-touched: metrics and moving statistics. Seeds run on, in step with the other ranks'.
+All ranks take the same number of steps, so a rank that has no rows left gets empty batches. It runs the step on one row
+of zeros, whose gradient has weight 0, then restores all state that the row changed: metrics and moving statistics.
+Seeds advance as on the other ranks.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ __all__ = ["build_state", "compile_gradients", "has_own_test_step", "prepare_ste
 
 
 def build_state(model: keras.Model, example: Any) -> None:
-    """Make the state that Keras makes in the first step otherwise, that of the metrics above all.
+    """Build the state that Keras otherwise builds in the first step, such as that of the metrics.
 
     Args:
-        model: compiled.
-        example: a batch of specs, (features, label[, weight]).
+        model: The compiled Keras model.
+        example: The specs of a batch, (features, label[, weight]).
     """
-    # There is no public way; `fit` does the same where it runs on several devices.
+    # Keras has no public method for it; its `fit` calls this one for several devices.
     model._symbolic_build(data_batch=tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
 
 
 def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock, may_be_empty: bool) -> None:
-    """Tell the reducer each step's rows and the clock its times; and, where batches may be empty, stand them.
+    """Wrap the model's steps so that they record rows and times, and accept empty batches if there are any.
 
-    A training batch has one element more than the model is given: when it was made.
+    A training batch has one more element than the model gets: the time at which it was made.
 
     Args:
-        model: its `train_step` and `test_step` are wrapped; user's own steps work alike.
-        reducer: learns the rows of the step.
-        clock: of this rank's steps.
-        may_be_empty: whether this rank has empty batches; its state must have been built then.
+        model: The model whose `train_step` and `test_step` are wrapped, custom ones included.
+        reducer: The reducer that gets the number of rows of each step.
+        clock: The clock of this rank's steps.
+        may_be_empty: Whether this rank has empty batches; the model's state must then be built.
     """
     train_step, test_step = model.train_step, model.test_step
 
@@ -49,7 +49,7 @@ def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock
         reducer.begin(rows)
         taken = tuple(batch)
         logs = _standing_empty(model, train_step, taken, rows) if may_be_empty else train_step(taken)
-        # The update is the last that a step does, and this is the last of the update.
+        # The optimizer increments `iterations` last, so the clock waits for it.
         told = [log for log in tf.nest.flatten(logs) if tf.is_tensor(log)]
         clock.end([tf.identity(keras.ops.convert_to_tensor(model.optimizer.iterations)), *told])
         return logs
@@ -65,18 +65,18 @@ def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock
 
 
 def has_own_test_step(model: keras.Model) -> bool:
-    """Whether the logs of validation may be something else than the results of metrics."""
+    """Return whether the model overrides `test_step`, whose logs may be something other than metric results."""
     return type(model).test_step is not keras.Model.test_step
 
 
 def compile_gradients(model: keras.Model) -> None:
-    """Let XLA compile the model's train step up to its gradients, which the optimizer then applies outside.
+    """Compile the model's train step with XLA up to the gradients; the optimizer applies them outside of XLA.
 
     Args:
-        model: its train step is Keras's own, and its optimizer as it will be.
+        model: The model, with Keras's own train step and its final optimizer.
     """
     step, optimizer, apply = model.train_step, model.optimizer, model.optimizer.apply
-    applied: list[tuple[list[Any], list[Any]]] = []  # gradients and their variables, as they were traced last
+    applied: list[tuple[list[Any], list[Any]]] = []  # gradients and their variables, from the last tracing
 
     @tf.function(jit_compile=True, autograph=False)
     def forward_and_backward(data: Any) -> Any:
@@ -99,22 +99,22 @@ def compile_gradients(model: keras.Model) -> None:
 
 
 def _of_shape(gradient: Any, variable: Any) -> Any:
-    """Sparse gradients forget their whole shape on the way out of a compiled function."""
+    """Set the dense shape of a sparse gradient, which gets lost on the way out of a compiled function."""
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(gradient.values, gradient.indices, tf.constant(tuple(variable.shape), tf.int64))
     return gradient
 
 
 def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
-    """Give the model a train function that takes one step and hands its logs over as they are.
+    """Set a train function that takes one step and returns its logs unwrapped.
 
-    Keras's own is made for several steps a call and for data that ends: it wraps each step's logs in optionals, which
-    costs as much as a small model's step. The ranks' votes to stop come along, since reading a variable costs, too.
-    Like Keras's own, it is not converted by AutoGraph, which takes a second.
+    Keras's own supports several steps per call and data that ends: it wraps each step's logs in optionals, which costs
+    as much as the step of a small model. The function also returns the ranks' stop votes, since reading a variable
+    costs time, too. Like Keras's own, it isn't converted by AutoGraph, which would take a second.
 
     Args:
-        model: its train step is as it will be.
-        reducer: its `voted` is set after each step.
+        model: The model, with its final train step.
+        reducer: The reducer whose `voted` is set after each step.
     """
     if model.run_eagerly:
         return
@@ -128,7 +128,7 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
         logs, reducer.voted = step(iterator)
         return logs
 
-    # `fit` makes one only where there is none.
+    # `fit` makes a train function only if there is none.
     model.train_function = train_function
 
 

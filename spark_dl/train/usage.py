@@ -1,4 +1,4 @@
-"""What a rank's process takes of its host."""
+"""CPU and memory usage of a rank's process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Usage"]
 
 
 class Usage:
-    """Of this process, all its threads together."""
+    """Resource usage of this process, all its threads together."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -19,7 +19,7 @@ class Usage:
         self._since, self._busy = time.monotonic(), self._seconds()
 
     def take(self) -> tuple[float, float, float]:
-        """Cores that were busy since the last time; bytes of resident memory, and of GPU memory, now."""
+        """Return the busy cores since the last call, and the current bytes of resident memory and of GPU memory."""
         since, busy = self._since, self._busy
         self._since, self._busy = time.monotonic(), self._seconds()
         gpu = tf.config.experimental.get_memory_info("GPU:0")["current"] if self._gpu else 0

@@ -1,1 +1,1 @@
-"""The callbacks of a rank, one file each."""
+"""Keras callbacks that run on each rank, one file each."""

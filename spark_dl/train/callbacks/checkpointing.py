@@ -1,4 +1,4 @@
-"""The callback that writes checkpoints."""
+"""Callback that writes checkpoints and keeps track of the best epoch."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = ["SaveCheckpoint", "is_better", "no_best_epoch"]
 
 
 class SaveCheckpoint(Counting):
-    """A checkpoint after each epoch, and every `checkpoint_steps` steps within; which epoch was the best.
+    """Callback that writes a checkpoint after each epoch and every `checkpoint_steps` steps, and tracks the best epoch.
 
-    A checkpoint that can't be written is told, and training goes on: the one before it serves.
+    If a checkpoint can't be written, it reports a warning and training continues; the previous checkpoint stays valid.
 
     Args:
-        plan: the directory, the attempt, where training starts, the options.
-        agreement: makes moving statistics and metric states the same on all ranks before they are saved.
-        state: of the user's callbacks on this rank: what they remember is saved too.
-        steps: steps in an epoch.
-        report: takes what has happened, on rank 0.
+        plan: The training plan, with the checkpoint directory, the attempt, the start and the options.
+        agreement: The callback that synchronizes moving statistics and metric states over ranks before they are saved.
+        state: The state of the user's callbacks on this rank, which is saved, too.
+        steps: The number of steps in an epoch.
+        report: The function that sends events to the driver; called on rank 0.
 
     Attributes:
-        best_epoch: from 0; -1 before there is one.
+        best_epoch: The best epoch so far, from 0; -1 if there is none.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class SaveCheckpoint(Counting):
 
     @property
     def best_epoch(self) -> int:
-        """The best epoch so far."""
+        """Best epoch so far, from 0; -1 if there is none."""
         return self._last.best_epoch
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """In an epoch that goes on, metrics go on too: rank 0 holds what all ranks had."""
+        """Restore the metrics of a resumed epoch on rank 0, which holds the joined state of all ranks."""
         super().on_epoch_begin(epoch, logs)
         if self.step and self._world.is_leader:
             assign_states(self.model, self._last.metrics)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Write one within the epoch, where it is time."""
+        """Write a checkpoint within the epoch every `checkpoint_steps` steps."""
         super().on_train_batch_end(batch, logs)
         every = self._plan.options.checkpoint_steps
         if every and self.step % every == 0 and self.step < self._steps:
@@ -79,7 +79,12 @@ class SaveCheckpoint(Counting):
             self._save(replace(self._last, epoch=self.epoch, step=self.step, metrics=metrics))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write the epoch's."""
+        """Write the epoch's checkpoint and update the best epoch.
+
+        Raises:
+            OptionError: restoreBestWeights is on, and the monitored metric is missing, has several values or an unknown
+                direction.
+        """
         values = {name: plain_value(value) for name, value in (logs or {}).items()}
         monitor = self._plan.monitor
         if self._plan.options.restore_best_weights and monitor not in values:
@@ -105,7 +110,7 @@ class SaveCheckpoint(Counting):
         self._save(now)
 
     def _mode(self) -> str:
-        """Whether the least or the greatest is best; the metric says so, as to Keras's EarlyStopping."""
+        """Return "min" or "max": the option, or the metric's own direction as in Keras's EarlyStopping."""
         name = self._plan.monitor.removeprefix("val_")
         if self._plan.options.monitor_mode != "auto":
             return self._plan.options.monitor_mode
@@ -123,7 +128,11 @@ class SaveCheckpoint(Counting):
         return "max" if direction == "up" else "min"
 
     def best(self) -> bytes | None:
-        """The model of the best epoch; None where there is none, or where it has been lost, which is told."""
+        """Return the best epoch's model as `.keras` bytes.
+
+        Returns:
+            None, with a warning, if there is no best epoch or its file is lost.
+        """
         if not self._last.best_file:
             if self._last.history:
                 text = f"No epoch has finite weights and a finite {self._plan.monitor}, so that none is the best one."
@@ -142,7 +151,7 @@ class SaveCheckpoint(Counting):
             try:
                 self._checkpoints.save(now, to_bytes(self.model), self._state.content(), unsaved_state(self.model))
                 self._report({"kind": "checkpoint", "epoch": now.epoch, "step": now.step})
-            except OSError as error:  # also of the temporary directory that Keras writes to
+            except OSError as error:  # also raised for the temporary directory that Keras writes to
                 self._warn(f"No checkpoint at {now.place}, the one before it serves. {error}")
                 best = ("best_epoch", "best_value", "best_file")
                 now = replace(now, **{name: getattr(self._last, name) for name in best})
@@ -153,7 +162,7 @@ class SaveCheckpoint(Counting):
 
 
 def no_best_epoch(monitor: str, values: int) -> str:
-    """Say that a monitored metric has several values an epoch."""
+    """Return the error message for a monitored metric with several values per epoch."""
     return explain(
         f"The best epoch can't be told by monitor={monitor!r}: it has a value for each class or threshold.",
         expected="a metric with one value an epoch, such as F1Score(average='macro')",
@@ -163,7 +172,7 @@ def no_best_epoch(monitor: str, values: int) -> str:
 
 
 def is_better(value: float, than: float, mode: str) -> bool:
-    """Whether a value of the monitored metric is better than the best so far, NaN where there is none."""
+    """Return whether a value of the monitored metric beats the best so far, which is NaN if there is none."""
     if math.isnan(value):
         return False
     return math.isnan(than) or (value < than if mode == "min" else value > than)

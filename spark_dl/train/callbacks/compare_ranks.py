@@ -1,4 +1,4 @@
-"""The callback that holds the ranks to one training: weights, optimizer state and learning rates at an epoch's end."""
+"""Callback that checks at each epoch's end that all ranks have the same weights, optimizer state and learning rates."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from spark_dl.train.model.optimizers import optimizer_variables, optimizers_of
 
 __all__ = ["CompareRanks"]
 
-# Hosts of different kinds round differently. All ranks apply the same gradients, so that this never grows beyond it.
+# CPUs of different kinds round differently. All ranks apply the same gradients, so differences stay below these bounds.
 _DRIFT = 1e-4
 _DRIFT_OF_NUMBERS = 1e-6
 _NAMED = 4
 
 
 class CompareRanks(keras.callbacks.Callback):
-    """Refuses to go on where ranks have drifted apart, as by a callback that follows what one rank alone sees.
+    """Callback that fails if the ranks' models differ, for example because a callback uses values of one rank only.
 
-    Compared are trainable weights, the state of all optimizers and their learning rates. Seeds, metrics and moving
-    statistics are each rank's own within an epoch. It costs one small collective, and another where bits differ.
+    It compares trainable weights, the state of all optimizers and their learning rates. Seeds, metrics and moving
+    statistics may differ between ranks within an epoch. It costs one small collective, and further ones if bits differ.
     """
 
     def __init__(self, collectives: Collectives) -> None:
@@ -32,10 +32,10 @@ class CompareRanks(keras.callbacks.Callback):
         self._collectives = collectives
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Compare, after the user's callbacks.
+        """Compare the ranks, after the user's callbacks.
 
         Raises:
-            ModelError: The ranks differ.
+            ModelError: The ranks differ by more than rounding.
         """
         size = self._collectives.world.size
         if size == 1:
@@ -58,8 +58,8 @@ class CompareRanks(keras.callbacks.Callback):
             )
 
     def _differing(self, digests: np.ndarray) -> list[int]:
-        """Which digests aren't the same on all ranks: on every rank the same answer."""
-        # The ranks' numbers are the same where their variance is 0. Of 16 bits, sums of squares are exact.
+        """Return the indices of the digests that differ between ranks; the same result on every rank."""
+        # Equal numbers have variance 0. Digests are split into 16 bits so that sums of squares are exact.
         halves = np.stack([digests & 0xFFFF, digests >> 16]).astype(np.float64)
         sums, squares = self._collectives.sum(np.stack([halves, halves**2]).ravel(), "spark_dl.digests").reshape(
             2, 2, -1
@@ -72,7 +72,7 @@ class CompareRanks(keras.callbacks.Callback):
         ]
 
     def _drifted(self, differing: list[tuple[str, np.ndarray]]) -> list[str]:
-        """What differs by more than rounding does, in words."""
+        """Describe the values that differ by more than rounding."""
         size, rank = self._collectives.world.size, self._collectives.world.rank
         flat = [value.astype(np.float64).ravel() for _, value in differing]
         means = self._collectives.sum(np.concatenate(flat), "spark_dl.drift") / size
@@ -86,7 +86,7 @@ class CompareRanks(keras.callbacks.Callback):
         for index, (name, value) in enumerate(differing):
             distances, largest, firsts, digests = table[:, index].T
             allowed = _DRIFT if value.size > 1 else _DRIFT_OF_NUMBERS
-            # NaN on some ranks is a difference, too.
+            # NaN on some ranks counts as a difference.
             if not distances.max() <= allowed * largest.max():
                 told.append(_told(name, value.size, distances, firsts, digests))
         return told
@@ -103,7 +103,7 @@ def _told(name: str, size: int, distances: np.ndarray, firsts: np.ndarray, diges
 
 
 def _compared(model: keras.Model) -> list[tuple[str, np.ndarray]]:
-    """What has to be the same on all ranks, by name."""
+    """Return the values that must be the same on all ranks, with their names."""
     rates = [(f"learning rate of {optimizer.name}", _rate(optimizer)) for optimizer in optimizers_of(model)]
     variables = [*model.trainable_variables, *optimizer_variables(model)]
     named = [(getattr(variable, "path", variable.name), np.asarray(variable)) for variable in variables]
@@ -111,7 +111,7 @@ def _compared(model: keras.Model) -> list[tuple[str, np.ndarray]]:
 
 
 def _rate(optimizer: Any) -> np.ndarray:
-    """The learning rate as it stands; NaN where it can't be told."""
+    """Return the current learning rate; NaN if it has no single value."""
     try:
         return np.array(float(optimizer.learning_rate))
     except (AttributeError, TypeError, ValueError):

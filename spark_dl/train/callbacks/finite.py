@@ -1,4 +1,4 @@
-"""Losses and weights that aren't finite: NaN or infinite."""
+"""Detection of losses and weights that are NaN or infinite."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["WatchFinite", "first_not_finite"]
 
 
 class WatchFinite(keras.callbacks.Callback):
-    """Tells the first epoch in which a loss isn't finite.
+    """Callback that reports a warning when a loss is NaN or infinite for the first time.
 
     Args:
-        report: takes what has happened, on rank 0.
+        report: The function that sends events to the driver; called on rank 0.
     """
 
     def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
@@ -25,7 +25,7 @@ class WatchFinite(keras.callbacks.Callback):
         self._told: set[str] = set()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Tell of the losses, each once."""
+        """Report each loss that isn't finite, once."""
         found = {
             name: float(value)
             for name, value in (logs or {}).items()
@@ -44,8 +44,8 @@ class WatchFinite(keras.callbacks.Callback):
 
 
 def first_not_finite(model: keras.Model) -> str:
-    """The path of a model's first variable with a value that is NaN or infinite; empty where there is none."""
-    for variable in model.weights:  # and not the states of metrics, which `variables` has too
+    """Return the path of the model's first variable with a NaN or infinite value; empty if there is none."""
+    for variable in model.weights:  # `variables` would include metric states
         if "float" in str(variable.dtype) and not bool(keras.ops.all(keras.ops.isfinite(variable))):
             return str(variable.path)
     return ""

@@ -1,4 +1,4 @@
-"""The callback that has rows kept near the ranks, where reading them holds the ranks up."""
+"""Callback that turns the row cache on if ranks wait for input."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ __all__ = ["KeepRows"]
 
 
 class KeepRows(keras.callbacks.Callback):
-    """Looks after each epoch how long rows were waited for. The ranks see the same; each keeps its rows if it has room.
+    """Callback that turns the row cache on if ranks wait too long for input.
+
+    All ranks see the same measurement after each epoch; each caches its rows if it has room.
 
     Args:
-        measure: how fast the ranks together are; it runs before.
-        feed: of this rank.
-        epochs: of the training: the last needs none.
-        report: takes what has happened, on rank 0.
+        measure: The callback that measures the throughput; it runs before this one.
+        feed: The feed of this rank.
+        epochs: The number of epochs of the training; the last one needs no cache.
+        report: The function that sends events to the driver; called on rank 0.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class KeepRows(keras.callbacks.Callback):
         self._measured = 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Have rows kept from now on, if they were waited for too long; the first epoch starts the reading."""
+        """Turn the cache on if the input wait was too long; the first epoch doesn't count, as it starts the reading."""
         speed = self._measure.speed
         self._measured += 1
         if speed is None or self._measured == 1 or epoch + 1 >= self._epochs or speed.seconds < LEAST_SECONDS:

@@ -1,4 +1,4 @@
-"""TensorFlow's profiler over some steps of one rank."""
+"""Callback that runs TensorFlow's profiler over some steps of a rank."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from spark_dl.train.plan import PROFILE
 
 __all__ = ["TraceSteps"]
 
-# Steps before it are those in which TensorFlow compiles and caches are filled.
+# In the first steps TensorFlow compiles and caches fill.
 _FIRST, _COUNT = 10, 20
 
 
 class TraceSteps(keras.callbacks.Callback):
-    """Traces 20 steps, from the tenth on or, in short epochs, from the second; the trace goes to the workspace.
+    """Callback that profiles 20 steps after the first 10 (fewer in short epochs, at least one) and saves the trace.
 
     Args:
-        workspace: takes the trace, under the name PROFILE.
-        steps: steps in an epoch.
+        workspace: The store that takes the trace, under the name PROFILE.
+        steps: The number of steps in an epoch.
     """
 
     def __init__(self, workspace: Store, steps: int) -> None:
@@ -35,21 +35,21 @@ class TraceSteps(keras.callbacks.Callback):
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Begin to trace, if it is time."""
+        """Start the profiler at the first step to trace."""
         if self._seen == self._next and self._left:
             self._directory = tempfile.TemporaryDirectory(prefix="spark-dl-profile-")
             tf.profiler.experimental.start(self._directory.name)
         self._seen += 1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count; end when there are enough."""
+        """Stop the profiler after the last step to trace."""
         if self._directory is not None:
             self._left -= 1
             if not self._left:
                 self._end()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """There were fewer steps."""
+        """Stop the profiler if training ended earlier."""
         self._end()
 
     def _end(self) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks that tell where training stands and how fast it is."""
+"""Callbacks that report the position and the throughput of training."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _HOST_BYTES = 64
 
 
 class Counting(keras.callbacks.Callback):
-    """Knows the epoch and how many of its steps have been taken, also where an epoch is begun in its middle.
+    """Base callback that counts the epoch and its steps, also if training resumes within an epoch.
 
     Args:
-        start: the checkpoint that training goes on from, if any.
+        start: The checkpoint that training resumes from, or None.
     """
 
     def __init__(self, start: Checkpoint | None) -> None:
@@ -35,28 +35,28 @@ class Counting(keras.callbacks.Callback):
         self._start = start
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Begin to count."""
+        """Start counting the epoch's steps."""
         self.epoch = epoch
         self.step = self._start.step if self._start is not None and self._start.epoch == epoch else 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count."""
+        """Count a step."""
         self.step += 1
 
 
 class MeasureSpeed(Counting):
-    """How fast the ranks together are, measured in each epoch: its steps, without validation and checkpoint.
+    """Callback that measures the throughput of all ranks in each epoch's steps, without validation and checkpoints.
 
     Args:
-        collectives: of this rank's World.
-        clock: of this rank's steps.
-        rows: rows in an epoch, over all ranks.
-        steps: steps in an epoch.
-        now: tells the time, in seconds.
-        start: the checkpoint that training goes on from, if any.
+        collectives: The collectives of this rank's World.
+        clock: The clock of this rank's steps.
+        rows: The number of rows in an epoch, over all ranks.
+        steps: The number of steps in an epoch.
+        now: The function that returns the time in seconds.
+        start: The checkpoint that training resumes from, or None.
 
     Attributes:
-        speed: of the last epoch; the same on every rank.
+        speed: The throughput of the last epoch, the same on every rank.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class MeasureSpeed(Counting):
         self._hosts: list[str] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Learn the hosts' names."""
+        """Gather the ranks' host names."""
         names = self._of_ranks([*self._collectives.world.host.encode()[:_HOST_BYTES].ljust(_HOST_BYTES, b" ")])
         self._hosts = [bytes(name.astype(np.uint8)).decode(errors="replace").strip() for name in names]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Start the epoch's clocks."""
+        """Restart the clocks."""
         super().on_epoch_begin(epoch, logs)
         self._clock.take()
         self._usage.take()
@@ -93,19 +93,19 @@ class MeasureSpeed(Counting):
         self._began = self._ended = self._now()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Note the time: the step may have been the last."""
+        """Record the time, since the step may be the last."""
         super().on_train_batch_end(batch, logs)
         self._ended = self._now()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Put the ranks' times together."""
+        """Gather the ranks' measurements and compute the throughput."""
         ranks = self._of_ranks([self._ended - self._began, *self._clock.take(), *self._usage.take()])
         before = self._start.step if self._start is not None and self._start.epoch == epoch else 0
         taken = self.step - before
         self.speed = speed(self._rows * taken / self._steps, taken, ranks, self._hosts)
 
     def _of_ranks(self, mine: Sequence[float]) -> np.ndarray:
-        """The numbers of each rank, on every rank: shape (ranks, numbers)."""
+        """Gather each rank's numbers on every rank: shape (ranks, numbers)."""
         world = self._collectives.world
         table = np.zeros((world.size, len(mine)))
         table[world.rank] = mine
@@ -113,9 +113,9 @@ class MeasureSpeed(Counting):
 
 
 class ReportProgress(Counting):
-    """Tells the driver how far training is, a few times a second and after each epoch.
+    """Callback that reports progress to the driver up to four times a second and after each epoch.
 
-    What is advised for more speed is told once, and not of the first of several epochs, in which TensorFlow compiles.
+    Throughput advice is reported once; of several epochs the first, in which TensorFlow compiles, gives none.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class ReportProgress(Counting):
         self._advised = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Tell the step, if it is time."""
+        """Report the step if the last report is long enough ago."""
         super().on_train_batch_end(batch, logs)
         now = self._clock()
         if now - self._told >= _REPORT_SECONDS:
@@ -145,7 +145,7 @@ class ReportProgress(Counting):
             self._report({"kind": "step", "epoch": self.epoch, "step": self.step, "loss": loss})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Tell the epoch's metrics and its speed."""
+        """Report the epoch's metrics and throughput."""
         values = {name: plain_value(value) for name, value in (logs or {}).items()}
         measured: dict[str, Any] = asdict(self._measure.speed) if self._measure.speed else {"ranks": ()}
         measured["ranks"] = list(measured["ranks"])
@@ -159,7 +159,7 @@ class ReportProgress(Counting):
 
 
 def _learning_rate(model: keras.Model) -> float | None:
-    """The optimizer's, as it stands; None where it has none that can be told."""
+    """Return the optimizer's current learning rate; None if it has no single value."""
     try:
         return float(model.optimizer.learning_rate)
     except (AttributeError, TypeError, ValueError):
@@ -167,10 +167,10 @@ def _learning_rate(model: keras.Model) -> float | None:
 
 
 class SendHeartbeats(Counting):
-    """Tells the rank's process, at each step, where training stands: what a watchdog is shown.
+    """Callback that sends a heartbeat with the training position at each step, for the driver's rank monitor.
 
-    It runs before and after all other callbacks, so that a rank that stands in one of them has marked less than the
-    others, who wait for it in the step.
+    It runs before and after all other callbacks, so that a rank that is stuck in one of them has sent fewer heartbeats
+    than the others, which wait for it in the step.
     """
 
     def __init__(self, heartbeat: Callable[[str], None], start: Checkpoint | None) -> None:
@@ -178,18 +178,18 @@ class SendHeartbeats(Counting):
         self._mark = heartbeat
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """A step begins."""
+        """Send a heartbeat when a step begins."""
         self._mark(f"epoch {self.epoch + 1}, step {self.step + 1}")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """A step has ended."""
+        """Send a heartbeat when a step ends."""
         super().on_train_batch_end(batch, logs)
         self._mark(f"epoch {self.epoch + 1}, the end of step {self.step}")
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """A step of validation begins."""
+        """Send a heartbeat when a validation step begins."""
         self._mark(f"epoch {self.epoch + 1}, validation step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """The epoch's end, before checkpoint and reports."""
+        """Send a heartbeat at the epoch's end, before checkpoint and reports."""
         self._mark(f"the end of epoch {epoch + 1}")

@@ -1,8 +1,8 @@
-"""What callbacks remember, such as the patience of EarlyStopping: kept in checkpoints, put back on a resume.
+"""State of callbacks, such as the patience of EarlyStopping: saved in checkpoints and restored on resume.
 
-Kept is what training has changed since it began: numbers, arrays, and the two comparisons of Keras's own callbacks.
-What a callback was given, what it sets up when training begins, and what else it holds (open files, other objects) is
-its own. Nothing is pickled.
+It consists of what has changed since training began: numbers, arrays, and the two comparison functions of Keras's own
+callbacks. It leaves out constructor arguments, what a callback sets up when training begins, and other objects such as
+open files. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import numpy as np
 
 __all__ = ["CallbackState"]
 
-# What Keras sets on every callback itself.
+# Attributes that Keras sets on every callback.
 _KERAS_OWN = ("_model", "model", "params", "validation_data")
 _PLAIN = (bool, int, float, type(None))
-# The values of `monitor_op`, with which goes the sign of `min_delta`.
+# The values of `monitor_op`, which the sign of `min_delta` depends on.
 _COMPARISONS = {"less": keras.ops.less, "greater": keras.ops.greater}
 _VALUES = "values.json"
 
 
 class CallbackState:
-    """The state of a rank's callbacks.
+    """State of a rank's callbacks.
 
     Args:
-        callbacks: by their position in the user's list.
+        callbacks: The callbacks by their position in the user's list.
     """
 
     def __init__(self, callbacks: Mapping[int, keras.callbacks.Callback]) -> None:
@@ -39,10 +39,11 @@ class CallbackState:
         self._at_first: dict[int, dict[str, Any]] = {position: {} for position in callbacks}
 
     def begin(self, content: bytes) -> None:
-        """Training has begun, for the callbacks too: note how they are, then put back what they remembered.
+        """Record the callbacks' initial values, then restore their saved state; called after `on_train_begin`.
 
         Args:
-            content: what `content` gave, or nothing. Callbacks of another class, or elsewhere in the list, get nothing.
+            content: The return value of `content`, or empty. A callback whose class or position in the list has changed
+                isn't restored.
         """
         for position, callback in self._callbacks.items():
             self._at_first[position] = {name: _mark(value) for name, value in _kept(callback)}
@@ -59,7 +60,7 @@ class CallbackState:
                             setattr(callback, name, _restored(archive, value))
 
     def content(self) -> bytes:
-        """What has changed since training began; empty where nothing has."""
+        """Serialize the values that have changed since training began; empty if none has."""
         records: dict[str, Any] = {}
         arrays: list[np.ndarray] = []
         for position, callback in self._callbacks.items():
@@ -98,14 +99,14 @@ def _can_be_kept(value: Any) -> bool:
 
 
 def _mark(value: Any) -> Any:
-    """What tells whether a value has changed, also within itself."""
+    """Return a fingerprint of a value that changes with any part of it."""
     arrays: list[np.ndarray] = []
     text = json.dumps(_plain(value, arrays))
     return text, [(str(array.dtype), array.shape, zlib.crc32(array.tobytes())) for array in arrays]
 
 
 def _plain(value: Any, arrays: list[np.ndarray]) -> Any:
-    """The value as JSON has it; arrays are put on the list, and named by their place there."""
+    """Convert a value to JSON; arrays are appended to the list and represented by their index in it."""
     if isinstance(value, np.generic):
         return ["value", value.item()]
     if isinstance(value, np.ndarray):

@@ -1,17 +1,19 @@
-"""The callbacks that make Keras's own trainer a distributed one, in the order in which they run.
+"""Callbacks that synchronize ranks, which makes Keras's own `fit` a distributed one.
 
-MarkPosition    where training stands, for the watchdog: first and last (progress.py)
-AgreeOnEpoch    metrics, logs and moving statistics over all ranks, so that all that follow see the same
-WarmUp          the learning rate (warm_up.py)
+All callbacks, in the order in which they run:
+
+SendHeartbeats  training position for the rank monitor: first and last (progress.py)
+SyncMetrics     joins metrics, logs and moving statistics over ranks, so that all later callbacks see the same
+WarmUp          learning rate warm-up (warm_up.py)
 (the user's)
-CompareRanks    refuses to go on where they have driven the ranks apart (compare.py)
-MeasureSpeed    how fast the ranks together are (progress.py)
-KeepRows        near the ranks, where reading holds them up (keep_rows.py)
-SaveCheckpoint  written by rank 0 (saving.py)
+CompareRanks    fails if these callbacks made the ranks differ (compare_ranks.py)
+MeasureSpeed    throughput of all ranks (progress.py)
+KeepRows        row cache, if ranks wait for input (keep_rows.py)
+SaveCheckpoint  checkpoints, written by rank 0 (checkpointing.py)
 WatchFinite     rank 0 (finite.py)
 ReportProgress  rank 0 (progress.py)
 TraceSteps      rank 0 (profile.py)
-StopTogether    what any callback decided on any rank
+SyncEarlyStop   stops all ranks if a callback on any rank asks for it
 """
 
 from __future__ import annotations
@@ -34,19 +36,19 @@ __all__ = ["SyncEarlyStop", "SyncMetrics", "runs_on"]
 
 
 class SyncMetrics(keras.callbacks.Callback):
-    """Metrics are the metrics of all rows: the ranks' states are joined, their values never averaged.
+    """Callback that makes metrics those of all ranks' rows: their states are joined, their values never averaged.
 
-    Logs that a step of the model's own returns as plain tensors become their mean over the ranks (step_logs.py).
-    Moving statistics (all non-trainable weights that are floats, such as BatchNormalization's) become the mean
-    over the ranks at the end of each epoch, before validation.
+    Logs that a custom step returns as plain tensors become their mean over the ranks (step_logs.py). Moving statistics
+    (all non-trainable float weights, such as BatchNormalization's) become their mean over the ranks at the end of each
+    epoch, before validation.
 
     Args:
-        collectives: Of this rank's World.
-        reducer: Knows the rows of the last step; without it each rank counts alike.
-        followers: The callbacks that follow, of all ranks. Where one of them reads the logs of each step, these are
-            joined at each step, which takes a collective.
-        keep_test_logs: Whether the logs of validation may be other than the metrics' results.
-        joins: How the states of metrics join that aren't Keras's own; others are summed.
+        collectives: The collectives of this rank's World.
+        reducer: The reducer that knows the rows of the last step; without it all ranks have the same weight.
+        followers: The callbacks that run after this one, of all ranks. If one of them reads the logs of each step,
+            these are joined at each step, which takes a collective.
+        keep_test_logs: Whether validation logs may be something other than metric results.
+        joins: The join rules of metrics that aren't Keras's own; the states of all others are summed.
     """
 
     def __init__(
@@ -71,20 +73,20 @@ class SyncMetrics(keras.callbacks.Callback):
         self._validation_logs: dict[str, Any] = {}
         self._seen: list[int] = []
         if keep_test_logs or self._joins_test_steps:
-            # Not a method: where one is defined, Keras waits for each step of validation.
+            # Not a method: if the class defined one, Keras would wait for each validation step.
             self.on_test_batch_end = self._test_batch_end
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Note the moving statistics as they are."""
+        """Record the initial moving statistics."""
         self._seen = [_digest(variable) for variable in self._moving()]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Forget the last epoch; Keras has reset its metrics."""
+        """Discard the last epoch's logs; Keras has reset its metrics."""
         self._step_logs, self._training_logs, self._validation_logs = {}, {}, {}
         self._metric_states.begin()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keep the step's logs; join them where a callback that follows reads them."""
+        """Store the step's logs; join them if a later callback reads them."""
         self._step_logs = dict(logs or {})
         if self._joins_steps and logs and self.world.size > 1:
             self._join_step(logs, validation=False)
@@ -95,19 +97,19 @@ class SyncMetrics(keras.callbacks.Callback):
             self._join_step(logs, validation=True)
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Training of the epoch is over, and Keras is about to reset its metrics."""
+        """Join the training logs before Keras resets its metrics for validation."""
         self._training_logs = self._end_training()
         self._step_logs = {}
         self._begun = False
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Keras has reset its metrics before the first."""
+        """Record the initial metric states before the first validation batch, after Keras has reset them."""
         if not self._begun:
             self._metric_states.begin()
             self._begun = True
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Validation is over. Keras would hand on this rank's own logs, so these are kept for the epoch's end."""
+        """Join the validation logs and store them for the epoch's end, where Keras passes on this rank's own."""
         joined = self._joined(validation=True)
         self._validation_logs = {f"val_{name}": value for name, value in joined.items()}
         if logs is not None:
@@ -115,20 +117,20 @@ class SyncMetrics(keras.callbacks.Callback):
             logs.update(joined)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Put the agreed values in the place of this rank's own."""
+        """Replace this rank's logs by the joined ones."""
         self._training_logs = self._training_logs or self._end_training()
         self.on_train_end(logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """What Keras hands on are this rank's own logs here, too."""
+        """Replace this rank's logs by the joined ones, here too."""
         if logs is not None and self._training_logs:
             logs.clear()
             logs.update({**self._training_logs, **self._validation_logs})
 
     def within_epoch(self) -> list[list[float]]:
-        """For a checkpoint in mid-epoch: agree on moving statistics; the metric states of all ranks' rows.
+        """Average the moving statistics and return the joined metric states, for a checkpoint within an epoch.
 
-        The metrics themselves go on on each rank.
+        The metrics of each rank are unchanged.
         """
         self._agree_on_moving()
         states = self._metric_states.over_ranks(self._collectives, "spark_dl.metrics_within")
@@ -145,7 +147,7 @@ class SyncMetrics(keras.callbacks.Callback):
         return self._joined(validation=False)
 
     def _joined(self, validation: bool) -> dict[str, Any]:
-        """The logs of the last step, joined; the metrics' states are joined, too."""
+        """Join the metric states over the ranks and return the joined logs of the last step."""
         rows = 1.0
         if self._reducer is not None:
             rows = float(self._reducer.test_rows if validation else self._reducer.step_rows)
@@ -153,7 +155,7 @@ class SyncMetrics(keras.callbacks.Callback):
         return join_logs(self.model, self._step_logs, before, self._metrics, rows, self._collectives)
 
     def _join_step(self, logs: dict[str, Any], validation: bool) -> None:
-        """Join the logs of a step; each rank's metrics go on as they are."""
+        """Join the logs of a step; each rank's metric states are unchanged."""
         variables = self.model.metrics_variables
         states = [np.array(variable) for variable in variables]
         joined = self._joined(validation)
@@ -166,7 +168,7 @@ class SyncMetrics(keras.callbacks.Callback):
         moving = self._moving()
         digests = [_digest(variable) for variable in moving]
         moved = np.array([float(a != b) for a, b in zip(digests, self._seen, strict=True)])
-        # Frozen layers may be most of a model: what moved on no rank isn't sent.
+        # Frozen layers may be most of a model: statistics that changed on no rank aren't sent.
         moved = self._collectives.sum(moved, "spark_dl.moved") if len(moved) else moved
         changed = [variable for variable, ranks in zip(moving, moved, strict=True) if ranks]
         size = self._collectives.world.size
@@ -195,10 +197,10 @@ def _digest(variable: Any) -> int:
 
 
 class SyncEarlyStop(keras.callbacks.Callback):
-    """A rank that wants to stop takes all with it, at the same step.
+    """Callback that stops all ranks at the same step if any rank wants to stop.
 
-    Within an epoch its wish travels with the next step's gradients, and all stop after that step; at an epoch's
-    end it is summed at once.
+    Within an epoch the stop vote is sent with the next step's gradients, and all ranks stop after that step; at an
+    epoch's end the votes are summed at once.
     """
 
     def __init__(self, collectives: Collectives, reducer: GradientReducer) -> None:
@@ -207,7 +209,7 @@ class SyncEarlyStop(keras.callbacks.Callback):
         self._reducer = reducer
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Hand this rank's wish in; do what was agreed."""
+        """Submit this rank's stop vote and apply the result."""
         if self._collectives.world.size == 1:
             return
         if self.model.stop_training:
@@ -215,10 +217,10 @@ class SyncEarlyStop(keras.callbacks.Callback):
         if float(self._reducer.voted) > 0:
             self.model.stop_training = True
         elif self.model.stop_training:
-            self.model.stop_training = False  # until the others know
+            self.model.stop_training = False  # until all ranks have the vote
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Agree at once."""
+        """Sum the ranks' stop votes and apply the result."""
         wish = max(float(self.model.stop_training), float(self._reducer.wants_stop.numpy()))
         votes = self._collectives.sum(np.array([wish]), "spark_dl.stop")
         self.model.stop_training = bool(votes[0] > 0)
@@ -234,5 +236,5 @@ _WRITES_FILES = (
 
 
 def runs_on(callback: keras.callbacks.Callback, rank: int) -> bool:
-    """Whether a user's callback runs on this rank: those that write files or logs run on rank 0 alone."""
+    """Return whether a user's callback runs on this rank: those that write files or logs run on rank 0 only."""
     return rank == 0 or not isinstance(callback, _WRITES_FILES)

@@ -1,4 +1,4 @@
-"""The callback that warms the learning rate up."""
+"""Callback that warms up the learning rate."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["WarmUp"]
 
 
 class WarmUp(keras.callbacks.Callback):
-    """Sets the learning rate of each step until the warm-up is over; then it is the optimizer's, or other callbacks'.
+    """Callback that sets the learning rate of each step during the warm-up, and leaves it alone afterwards.
 
     Args:
-        rate: what it becomes.
-        steps: steps in an epoch.
-        start: the checkpoint that training goes on from, if any.
-        initial_epoch: the epoch that training begins with elsewhere.
+        rate: The learning rate schedule.
+        steps: The number of steps in an epoch.
+        start: The checkpoint that training resumes from, or None.
+        initial_epoch: The epoch to start with without a checkpoint.
     """
 
     def __init__(self, rate: LearningRate, steps: int, start: Checkpoint | None, initial_epoch: int = 0) -> None:
@@ -30,7 +30,7 @@ class WarmUp(keras.callbacks.Callback):
         self._warming = self._still()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """The rate of the step that begins."""
+        """Set the learning rate of the step that begins."""
         if self._warming:
             self.model.optimizer.learning_rate = self._rate.at(self._step, self._steps)
             self._step += 1

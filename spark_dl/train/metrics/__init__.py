@@ -1,1 +1,1 @@
-"""Metrics and logs over all ranks."""
+"""Metrics and step logs, joined over all ranks."""

@@ -1,7 +1,7 @@
-"""How the states of a metric join over ranks or tasks: found by trying the metric on made-up labels and outputs.
+"""Rules that join a metric's state over ranks or tasks, found by trying the metric on made-up labels and outputs.
 
-All metrics of Keras keep sums. A user's own may keep a maximum, a mean, the last value, or something in Python: each of
-its states is joined by the rule that gives what one process would have, where there is one.
+All of Keras's metrics keep sums. A custom metric may keep a maximum, a mean, the last value, or a Python object: each
+of its state variables is joined by the rule that gives the state of a single process, if there is one.
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ __all__ = [
     "values_of",
 ]
 
-# States before any row, and after the rows of each of several processes, shape (processes, numbers) -> of all rows.
+# Rules by name: (the initial state, the states of several processes, shape (processes, numbers)) -> the state of all
+# rows.
 RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "sum": lambda initial, states: initial + (states - initial).sum(axis=0),
     "max": lambda initial, states: states.max(axis=0),
     "min": lambda initial, states: states.min(axis=0),
 }
-# The method of metrics that join states themselves, as in tf.keras.
+# Method of metrics that join states themselves, as in tf.keras.
 MERGE = "merge_state"
 _ROWS = ((3, 5), (4, 2))
-# Pairs of batches, each what `update_state` is given.
+# Pairs of batches, each the arguments of `update_state`.
 _Trials = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class MetricJoin:
-    """How the states of one metric join.
+    """Join rules of one metric.
 
     Attributes:
-        metric: its name, and its class.
-        thing: what was compiled: the metric, its class, or a function.
-        kind: the metric's class.
-        rules: for each of its variables a name in RULES, or "" where there is no rule; ("merge_state",) where the
-            metric joins them itself.
-        outside: whether it keeps something outside its variables.
-        per_batch: whether its value depends on how the rows are divided into batches.
-        tried: whether it could be tried; its states are taken for sums otherwise.
+        metric: The metric's name and class, for messages.
+        thing: The compiled object: the metric, its class, its name, or a function.
+        kind: The metric's class.
+        rules: The name of a rule in RULES for each of its variables, or "" if no rule fits; ("merge_state",) if the
+            metric joins its states itself.
+        outside: Whether it keeps state outside its variables.
+        per_batch: Whether its value depends on how rows are divided into batches.
+        tried: Whether it could be tried; if not, its states are assumed to be sums.
     """
 
     metric: str
@@ -67,12 +68,12 @@ class MetricJoin:
 
     @property
     def joins(self) -> bool:
-        """Whether the states of several processes give those of one."""
+        """Whether the joined states of several processes equal the state of a single one."""
         return not self.outside and "" not in self.rules
 
 
 def leaf_metrics(model: keras.Model) -> list[keras.Metric]:
-    """The model's metrics, in the order of its `metrics_variables`: of those that were compiled each by itself."""
+    """Return the model's metrics in the order of its `metrics_variables`, compiled metrics one by one."""
     found: list[keras.Metric] = []
     for metric in model.metrics:
         found += metric.metrics if _is_compiled(metric) else [metric]
@@ -84,7 +85,7 @@ def _is_compiled(metric: Any) -> bool:
 
 
 def user_metrics(model: keras.Model) -> list[Any]:
-    """What may be a metric of the user's: what was compiled, also before Keras has built it, and what layers hold."""
+    """Return all metrics that may be custom: those passed to `compile`, built or not, and those that layers hold."""
     compiled = getattr(model, "_compile_metrics", None)
     given = leaves([getattr(compiled, "_user_metrics", None), getattr(compiled, "_user_weighted_metrics", None)])
     held = [metric for metric in model.metrics if not _is_compiled(metric)]
@@ -92,11 +93,11 @@ def user_metrics(model: keras.Model) -> list[Any]:
 
 
 def is_summed(metric: Any) -> bool:
-    """Whether a metric's states are sums because Keras's own code updates them."""
+    """Return whether a metric's states are sums because Keras's own code updates them."""
     if isinstance(metric, str):
         try:
             metric = keras.metrics.get(metric)
-        except ValueError:  # a name that Keras understands where it knows the outputs
+        except ValueError:  # a name that Keras resolves once it knows the outputs
             return True
     if not isinstance(metric, keras.Metric):
         return is_keras(metric)
@@ -110,24 +111,24 @@ def _merges(metric: keras.Metric) -> bool:
 
 
 def metric_joins(model: keras.Model, examples: Callable[[], Sequence[Example]]) -> list[MetricJoin]:
-    """How the metrics that aren't Keras's own join; the states of the others are sums.
+    """Find the join rules of custom metrics; the states of Keras's own are sums.
 
     Args:
-        model: compiled.
-        examples: what the labels and outputs are like; called where a metric must be tried.
+        model: The compiled Keras model.
+        examples: The function that returns example labels and outputs; called only if a metric must be tried.
     """
     unknown = [thing for thing in user_metrics(model) if not is_summed(thing)]
     if not unknown:
         return []
     try:
         like = list(examples())
-    except Exception:  # a subclassed model's outputs may not be known
+    except Exception:  # the outputs of a subclassed model may be unknown
         like = []
     return [_tried(thing, like) for thing in unknown]
 
 
 def _as_metric(thing: Any) -> keras.Metric:
-    """The metric that Keras makes of what was compiled."""
+    """Return the metric that Keras makes of an object passed to `compile`."""
     found = keras.metrics.get(thing) if not isinstance(thing, keras.Metric) else thing
     if isinstance(found, keras.Metric):
         return found
@@ -136,7 +137,7 @@ def _as_metric(thing: Any) -> keras.Metric:
 
 
 def values_of(model: keras.Model, examples: Sequence[Example]) -> dict[str, int]:
-    """How many values an epoch each metric has, by its name; those that can't be tried are left out."""
+    """Return the number of values per epoch of each metric, by name; metrics that can't be tried are left out."""
     found: dict[str, int] = {}
     for thing in user_metrics(model):
         for example in examples:
@@ -145,13 +146,13 @@ def values_of(model: keras.Model, examples: Sequence[Example]) -> dict[str, int]
                 metric.update_state(*next(example.pairs(3, np.random.default_rng(0))))
                 name = thing if isinstance(thing, str) else metric.name
                 found[name] = max(int(np.size(value)) for value in keras.tree.flatten(metric.result()))
-            except Exception:  # noqa: S112 - it is another output's
+            except Exception:  # noqa: S112 - the metric belongs to another output
                 continue
     return found
 
 
 def copy_of(metric: keras.Metric) -> keras.Metric:
-    """A metric of the same class and config, with states of its own."""
+    """Return a metric of the same class and config with separate state."""
     kind = type(metric)
     if isinstance(metric, keras.metrics.MeanMetricWrapper) and is_keras(kind) and kind.__name__ == "MeanMetricWrapper":
         return kind(metric._fn, name=metric.name, dtype=metric.dtype, **metric._fn_kwargs)
@@ -166,19 +167,19 @@ def _tried(thing: Any, examples: Sequence[Example]) -> MetricJoin:
         for trials in _all_trials(examples):
             try:
                 return _Trial(metric, trials).join(untried)
-            except Exception:  # noqa: S112 - it takes other labels and outputs than these
+            except Exception:  # noqa: S112 - the metric takes other labels and outputs
                 continue
     return untried
 
 
 def _all_trials(examples: Sequence[Example]) -> Iterator[_Trials]:
-    """Pairs of batches: what each `update_state` is given, labels and outputs or, as a mean takes it, values alone."""
+    """Yield pairs of batches as arguments of `update_state`: labels and outputs, or values only as for Mean."""
     random = np.random.default_rng(0)
     for example in examples:
         pairs = [zip(*(example.pairs(n, random) for n in rows), strict=True) for rows in _ROWS]
         whole = [pair for both in pairs for pair in both]
         yield whole
-        # By kind, where it takes only the one.
+        # A metric may take labels of one kind only.
         kinds = len(whole) // len(_ROWS)
         for kind in range(kinds) if kinds > 1 else ():
             yield whole[kind::kinds]
@@ -186,24 +187,24 @@ def _all_trials(examples: Sequence[Example]) -> Iterator[_Trials]:
 
 
 class _Trial:
-    """One metric, tried on pairs of batches: a copy of it, the user's own stays as it is."""
+    """Trial of one metric on pairs of batches; it uses copies, so that the user's metric is unchanged."""
 
     def __init__(self, metric: keras.Metric, trials: _Trials) -> None:
         self._metric = copy_of(metric)
         self._other = copy_of(metric)
         self._trials = trials
         first, second = trials[0]
-        self._metric.update_state(*first)  # some make their variables at first use
+        self._metric.update_state(*first)  # some create their variables on first use
         self._other.update_state(*second)
 
     def join(self, untried: MetricJoin) -> MetricJoin:
-        """What the trials say."""
+        """Return the join rules that hold in all trials."""
         merges = _merges(self._metric)
         fitting: list[set[str]] = [set(RULES) for _ in self._metric.variables]
         outside = per_batch = False
         initial = self._states()
         for one, other in self._trials:
-            # In either order, which a sum or a maximum doesn't depend on.
+            # Sums and maxima don't depend on the order of batches, so both orders are tried.
             first, second, turned = (self._states(*given) for given in ((one,), (other,), (other, one)))
             both = self._states(one, other)
             result = self._result(self._metric)
@@ -225,7 +226,7 @@ class _Trial:
         return [np.asarray(variable).astype(np.float64) for variable in self._metric.variables]
 
     def _results_from(self, states: list[np.ndarray], expected: np.ndarray) -> bool:
-        """Whether another metric with these states gives the same result: all that it keeps is in its variables."""
+        """Return whether another metric with these states gives the same result, so that variables hold all state."""
         if len(self._other.variables) != len(states):
             return False
         for variable, state in zip(self._other.variables, states, strict=True):

@@ -1,4 +1,4 @@
-"""The states of metrics over ranks or tasks: what each of them has become those of all rows."""
+"""Metric states over ranks or tasks: each process's states are joined to those of all rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["MetricStates", "assign_states"]
 
 
 class MetricStates:
-    """Joins the states of a model's metrics.
+    """Metric states of a model, and how they are joined.
 
     Args:
-        model: compiled.
-        joins: of its metrics that aren't Keras's own.
+        model: The compiled Keras model.
+        joins: The join rules of its custom metrics.
     """
 
     def __init__(self, model: keras.Model, joins: Sequence[MetricJoin]) -> None:
@@ -28,13 +28,13 @@ class MetricStates:
         self._initial: dict[int, np.ndarray] = {}
 
     def begin(self) -> None:
-        """Note the states before any row: they needn't be 0."""
+        """Record the states before any row, which needn't be 0."""
         made = [thing for thing in user_metrics(self._model) if isinstance(thing, keras.Metric)]
         variables = [variable for metric in (*made, *leaf_metrics(self._model)) for variable in metric.variables]
         self._initial = {id(variable): np.array(variable) for variable in variables}
 
     def over_ranks(self, collectives: Collectives, name: str) -> list[np.ndarray]:
-        """The states of all ranks' rows, in the order of `metrics_variables`; the metrics stay as they are."""
+        """Return the states of all ranks' rows, in the order of `metrics_variables`; the metrics are unchanged."""
         mine = [np.asarray(variable) for variable in self._model.metrics_variables]
         if not mine or collectives.world.size == 1:
             return mine
@@ -49,10 +49,10 @@ class MetricStates:
         return self.joined(collectives.sum(table.ravel(), name).reshape(table.shape))
 
     def joined(self, table: np.ndarray) -> list[np.ndarray]:
-        """The states of all rows, in the order of `metrics_variables`.
+        """Join the states of several processes, in the order of `metrics_variables`.
 
         Args:
-            table: each process's states one after the other, float64 (processes, numbers).
+            table: The concatenated states of each process, float64 (processes, numbers).
         """
         found: dict[int, np.ndarray] = {}
         ends = np.cumsum([int(np.prod(variable.shape)) for variable in self._model.metrics_variables])
@@ -76,12 +76,12 @@ class MetricStates:
 
     def _rules_of(self, metric: keras.Metric) -> tuple[str, ...]:
         own = [join.rules for join in self._joins if join.thing is metric]
-        # Keras makes the metric itself where it was given a class or a name.
+        # Keras creates the metric itself if a class or a name was compiled.
         alike = [join.rules for join in self._joins if join.kind is type(metric)]
         return next(iter([*own, *alike]), ())
 
     def _all_initial(self) -> list[np.ndarray]:
-        """The states before any row; of variables that were made since, what a reset gives."""
+        """Return the states before any row; for variables created since, the states after a reset."""
         reset: dict[int, Any] = {}
         for metric in leaf_metrics(self._model):
             if any(id(variable) not in self._initial for variable in metric.variables):
@@ -99,7 +99,7 @@ def assign_states(model: keras.Model, states: Sequence[Any]) -> None:
 
 
 def _merged(metric: keras.Metric, states: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """What the metric's own merge_state makes of its states, each process's in a copy of it."""
+    """Join a metric's states by its `merge_state`, with one copy of the metric per process."""
     copies = []
     for process in range(len(states[id(metric.variables[0])])):
         copy = copy_of(metric)

@@ -1,8 +1,8 @@
-"""Logs of one rank's steps become the logs of the joined batches; and which callbacks read them at each step.
+"""Step logs, joined over ranks as the logs of the joined batch; and which callbacks read them at each step.
 
-What a step returns is, in Keras, either the results of the model's metrics, whose states are joined, or plain tensors
-of the last batch. Of the latter the mean over the ranks is taken, weighted by the rows of that batch: for a mean over
-rows it is what one process would return for the joined batch.
+A Keras step returns either the results of the model's metrics, whose states are joined, or plain tensors of the last
+batch. The latter are averaged over the ranks, weighted by the rows of that batch: for a mean over rows, the result is
+what one process would return for the joined batch.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["TEST_HOOKS", "TRAIN_HOOKS", "join_logs", "read_logs", "results_of"]
 
 TRAIN_HOOKS = ("on_train_batch_end", "on_batch_end")
 TEST_HOOKS = ("on_test_batch_end",)
-# Keras's callbacks that read the logs of a step only where this attribute asks for it.
+# With "epoch" in one of these attributes, Keras's callbacks don't read the logs of a step.
 _FREQUENCIES = ("save_freq", "update_freq")
 
 
 def read_logs(callbacks: Iterable[keras.callbacks.Callback], hooks: Iterable[str]) -> bool:
-    """Whether one of the callbacks reads the logs that these hooks are given."""
+    """Return whether one of the callbacks reads the `logs` argument of these hooks."""
     methods = [(callback, getattr(callback, hook, None)) for callback in callbacks for hook in hooks]
     return any(
         method is not None
@@ -40,7 +40,7 @@ def read_logs(callbacks: Iterable[keras.callbacks.Callback], hooks: Iterable[str
 
 
 def _uses_logs(method: Any) -> bool:
-    """Whether a hook reads its argument `logs`; True where it can't be told."""
+    """Return whether a hook reads its argument `logs`; True if this is unknown."""
     code = getattr(inspect.unwrap(method), "__code__", None)
     if code is None:
         return True
@@ -51,18 +51,18 @@ def _uses_logs(method: Any) -> bool:
     logs = "logs" if "logs" in named else named[place]
     loaded: list[Any] = []
     for instruction in dis.get_instructions(code):
-        # Some instructions store or load two variables at once: the last is loaded where the name ends so.
+        # Some instructions load or store two variables; STORE_FAST_LOAD_FAST loads the second only.
         several = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
         if instruction.opname.startswith("LOAD_"):
             loaded += several
         elif instruction.opname == "STORE_FAST_LOAD_FAST":
             loaded.append(several[-1])
-    # A call of `locals` may read any.
+    # A call of `locals` may read any variable.
     return logs in loaded or "locals" in loaded
 
 
 def results_of(model: keras.Model) -> dict[str, Any]:
-    """The results of the model's metrics, as they stand and as logs have them: those of a dict one by one."""
+    """Return the current results of the model's metrics as logs; a metric that returns a dict has one entry per key."""
     return plain_logs(model.get_metrics_result())
 
 
@@ -74,22 +74,22 @@ def join_logs(
     rows: float,
     collectives: Collectives,
 ) -> dict[str, Any]:
-    """The logs that one process would have of the joined batches.
+    """Join the logs of one step over the ranks, as one process would log them for the joined batch.
 
     Args:
-        model: its metrics' states are joined here.
-        logs: of this rank's last step.
-        results: of this rank's metrics, before they are joined.
-        join_metrics: joins the metrics' states over the ranks; gives their results.
-        rows: of this rank in its last step.
-        collectives: of this rank's World.
+        model: The model, whose metric states are joined here.
+        logs: The logs of this rank's last step.
+        results: The results of this rank's metrics before they are joined.
+        join_metrics: The function that joins the metric states over ranks and returns their results.
+        rows: The number of rows of this rank in its last step.
+        collectives: The collectives of this rank's World.
     """
     joined = join_metrics()
     if not logs:
         return dict(joined)
     untouched = _never_updated(model)
     if logs.keys() == results.keys():
-        # As in Keras, but for a metric that the model's own step leaves alone, whose 0.0 says nothing.
+        # Metric results count as in Keras. A metric that a custom step never updates would log a meaningless 0.0.
         plain = [name for name in logs if name in untouched]
         if not plain:
             return dict(joined)
@@ -99,7 +99,7 @@ def join_logs(
 
 
 def _never_updated(model: keras.Model) -> set[str]:
-    """Names of means over nothing, on all ranks once their states are joined."""
+    """Return the names of mean metrics that were updated on no rank, once the states are joined."""
     metrics = [leaf for held in model.metrics for leaf in leaves(getattr(held, "metrics", [held]))]
     means = [metric for metric in metrics if isinstance(metric, keras.metrics.Mean)]
     return {metric.name for metric in means if float(np.asarray(metric.count)) == 0}
@@ -108,13 +108,17 @@ def _never_updated(model: keras.Model) -> set[str]:
 def _weighted(
     logs: Mapping[str, Any], results: Mapping[str, Any], rows: float, collectives: Collectives
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The logs' means over the ranks; and which of them are on all ranks the result of which metric."""
+    """Average the logs over the ranks, and find the logs that equal a metric's result on all ranks.
+
+    Returns:
+        The averaged logs, and the metric's name by the log's name.
+    """
     names = sorted(name for name, value in logs.items() if isinstance(value, (int, float)))
-    # The metric of the same name comes first.
+    # A metric of the same name takes precedence.
     pairs = [(name, metric) for name in names for metric in [name, *sorted(results)] if metric in results]
-    # A metric with a value for each class is told by its name.
+    # Metrics with one value per class are matched by name.
     pairs += [(name, name) for name, value in sorted(logs.items()) if np.ndim(value) and name in results]
-    # A rank without rows logs what a row of zeros gave.
+    # A rank without rows logs the result of a row of zeros, which doesn't count.
     equal = [float(rows == 0 or _same(logs[name], results[metric])) for name, metric in pairs]
     products = [rows * logs[name] if rows else 0.0 for name in names]
     total = collectives.sum(np.array([rows, *products, *equal], np.float64), "spark_dl.step_logs")

@@ -1,1 +1,1 @@
-"""The Keras model as data: its bytes, shape, losses, names and state."""
+"""The Keras model as data: serialization, shapes, losses, names and state."""

@@ -1,6 +1,6 @@
-"""What lies in a `.keras` archive: a record of ours beside Keras's files, and nothing that is hostile.
+"""Access to `.keras` archives: the package's own record beside Keras's files, and a check for hostile content.
 
-The archive may come from anywhere, so that it is looked through before Keras opens it.
+Archives may come from untrusted sources, so they are checked before Keras opens them.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import numpy as np
 
 __all__ = ["add_record", "config_text", "read_record", "refuse_hostile", "split_record"]
 
-# The member that is ours; Keras passes over it.
+# Archive member of this package; Keras ignores it.
 _RECORD, _JSON = "spark_dl.h5", "record"
 
-# Keras stores members and weights as they are, so that they are about as large as the archive; others may compress.
+# Keras doesn't compress, so the content is about as large as the archive; other writers may compress.
 _LARGE_BYTES, _TIMES = 256 << 20, 20
 
 
 def config_text(content: bytes) -> str:
-    """Read the config of a Keras model, as JSON, from its `.keras` bytes."""
+    """Read the config of a Keras model, as JSON text, from its `.keras` bytes."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return archive.read("config.json").decode()
 
 
 def add_record(path: str, record: Mapping[str, Any], values: Mapping[int, np.ndarray]) -> None:
-    """Write a record into the archive at a path, as its last member.
+    """Append a record to an archive, as its last member.
 
     Args:
-        path: the archive.
-        record: JSON.
-        values: arrays that belong to it, by a number.
+        path: The path of the archive.
+        record: The record, as JSON.
+        values: The arrays of the record, by number.
     """
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
@@ -48,12 +48,12 @@ def add_record(path: str, record: Mapping[str, Any], values: Mapping[int, np.nda
 
 
 def split_record(path: str) -> tuple[dict[str, Any], dict[int, np.ndarray]] | None:
-    """Take the record out of the archive at a path; None where there is none.
+    """Remove the record from an archive and return it; None if there is none.
 
-    Keras would write all of an archive that has members of others into files, its weights among them.
+    If an archive has members that aren't Keras's own, Keras would unpack all of it into files, weights included.
 
     Raises:
-        ValueError: the record can't be read.
+        ValueError: The record can't be read.
     """
     with zipfile.ZipFile(path, "a") as archive:
         if _RECORD not in archive.namelist():
@@ -66,12 +66,12 @@ def split_record(path: str) -> tuple[dict[str, Any], dict[int, np.ndarray]] | No
             archive.filelist.remove(last)
             del archive.NameToInfo[_RECORD]
             archive.start_dir = last.header_offset
-            archive.comment = archive.comment  # has the directory written anew
+            archive.comment = archive.comment  # makes zipfile rewrite the central directory
     return record, values
 
 
 def read_record(content: bytes) -> dict[str, Any] | None:
-    """The record of an archive without its arrays; None where there is none."""
+    """Return an archive's record without its arrays; None if there is none."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if _RECORD not in archive.namelist():
             return None
@@ -87,14 +87,14 @@ def _json(file: h5py.File) -> dict[str, Any]:
 
 
 def refuse_hostile(content: bytes) -> None:
-    """Refuse an archive that would fill the memory or the disk, or reach for other files.
+    """Raise an error for an archive that would exhaust memory or disk, or that refers to other files.
 
     Args:
-        content: the archive.
+        content: The bytes of the archive.
 
     Raises:
-        ValueError: it is no archive, or a member leaves its directory, unpacks to far more than the archive is long, or
-            holds weights that lie in other files.
+        ValueError: The bytes aren't an archive, or a member's path leaves the archive's directory, members unpack to
+            far more than the archive's size, or weights lie in other files.
     """
     most = max(_LARGE_BYTES, _TIMES * len(content))
     try:
@@ -111,7 +111,7 @@ def refuse_hostile(content: bytes) -> None:
                 if path.is_absolute() or path.drive or ".." in path.parts:
                     raise ValueError(f"a member outside of the archive's directory: {member.filename!r}")
             if member.filename.endswith(".h5"):
-                # Not as a stream: HDF5 seeks, and an archive's member can only be read from its beginning.
+                # Read as a whole: HDF5 seeks, and an archive member can only be read from its beginning.
                 with h5py.File(io.BytesIO(archive.read(member)), "r") as weights:
                     _refuse_weights(weights, most)
 
@@ -123,7 +123,7 @@ def _refuse_weights(weights: h5py.File, most: int) -> None:
     def visit(group: Any) -> None:
         nonlocal found
         place = h5py.h5o.get_info(group.id).addr
-        if place in seen:  # groups may hold each other
+        if place in seen:  # groups may be cyclic
             return
         seen.add(place)
         for name in group:

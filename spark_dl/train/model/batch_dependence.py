@@ -1,8 +1,8 @@
-"""Whether the batches of several workers, or of several steps, can be taken for one: found by trying the losses.
+"""Check whether batches of several workers or steps can be joined, by trying the losses.
 
-Gradients are joined as means over rows. That is the gradient of the joined batch where the loss of a batch is the mean
-of its rows' losses; so losses are computed of two made-up batches and of both joined. What can't be computed so is
-taken for a mean.
+Gradients are joined as means over rows. This is the gradient of the joined batch if the loss of a batch is the mean of
+its rows' losses; so losses are computed for two made-up batches and for both joined. A loss that can't be tried is
+assumed to be a mean.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ __all__ = ["MEAN", "OTHER", "SUM", "loss_kind", "masked_outputs", "may_add_losse
 
 MEAN, SUM, OTHER = "mean", "sum", "other"
 _ROWS = (3, 5)
-# What users' losses take for "no label".
+# Values that custom losses use for "no label".
 _PADS = (0.0, -1.0, -100.0, np.nan)
-# So often are rows repeated where random numbers of the model forbid an exact comparison.
+# Repetitions of rows if random numbers in the model prevent an exact comparison.
 _REPEATS = 8
 
 
 def loss_kind(loss: Any, example: Example, weighted: bool) -> str:
-    """What the loss of a batch is to those of its rows.
+    """Determine how the loss of a batch depends on its rows' losses.
 
     Args:
-        loss: a Keras loss, its name, or a function.
-        example: what it takes.
-        weighted: whether rows have weights.
+        loss: A Keras loss, its name, or a function.
+        example: The shapes of the labels and outputs that it takes.
+        weighted: Whether rows have weights.
 
     Returns:
-        MEAN, SUM, or OTHER where it depends on which rows are together.
+        MEAN, SUM, or OTHER if it depends on which rows share a batch.
     """
     found = MEAN
     with _quiet():
@@ -49,7 +49,7 @@ def loss_kind(loss: Any, example: Example, weighted: bool) -> str:
         for first, second in _batches(example, weighted, own=_is_own(loss)):
             try:
                 kind = _compared(value, first, second)
-            except Exception:  # noqa: S112 - labels that it doesn't take
+            except Exception:  # noqa: S112 - the loss doesn't take these labels
                 continue
             if kind == SUM:
                 return SUM
@@ -63,7 +63,7 @@ def _is_own(loss: Any) -> bool:
 
 
 def _value_of(loss: Any, example: Example) -> Callable[..., float]:
-    """Computes the loss as Keras does in training."""
+    """Return a function that computes the loss as Keras does in training."""
     model = keras.Sequential([keras.Input(example.output_shape), keras.layers.Identity()])
     model.compile(loss=loss)
 
@@ -74,7 +74,7 @@ def _value_of(loss: Any, example: Example) -> Callable[..., float]:
 
 
 def _batches(example: Example, weighted: bool, own: bool) -> Iterator[tuple[Any, ...]]:
-    """Pairs of batches: labels of each kind; some with labels that say that there is none; with weights."""
+    """Yield pairs of batches: with each kind of label, with weights, and with labels that mean "no label"."""
     random = np.random.default_rng(0)
     first, second = (list(example.pairs(rows, random)) for rows in _ROWS)
     yield from zip(first, second, strict=True)
@@ -90,7 +90,7 @@ def _batches(example: Example, weighted: bool, own: bool) -> Iterator[tuple[Any,
 
 
 def _compared(value: Callable[..., Any], first: tuple[Any, ...], second: tuple[Any, ...]) -> str:
-    """MEAN, SUM or OTHER; "" where numbers don't tell."""
+    """Return MEAN, SUM or OTHER; "" if the values aren't finite or not reproducible."""
     joined = tuple(np.concatenate(pair) for pair in zip(first, second, strict=True))
     one, other, both = value(*first), value(*second), value(*joined)
     if not np.isfinite([one, other, both]).all() or value(*first) != one:
@@ -107,7 +107,7 @@ def _kind(one: float, other: float, both: float, rows: tuple[int, int]) -> str:
 
 
 def may_add_losses(model: keras.Model) -> bool:
-    """Whether a forward pass may add losses or masks: it holds layers of the user's, or such of Keras's that do."""
+    """Return whether a forward pass may add losses or masks, by custom layers or by Keras's own that do so."""
     return any(
         not is_keras(type(layer))
         or getattr(layer, "activity_regularizer", None) is not None
@@ -118,12 +118,12 @@ def may_add_losses(model: keras.Model) -> bool:
 
 
 def features_of(inputs: Mapping[str, tuple[tuple[int, ...], str]], rows: int, seed: int) -> Any:
-    """Made-up features: arrays by the input's name, or the array alone where there is one input.
+    """Make up features: arrays by input name, or a single array if there is one input.
 
     Args:
-        inputs: by the input's name the shape of one row and the dtype.
-        rows: how many.
-        seed: of the numbers.
+        inputs: The shape of one row and the dtype, by the input's name.
+        rows: The number of rows.
+        seed: The random seed.
     """
     random = np.random.default_rng(seed)
     made: dict[str, Any] = {}
@@ -138,8 +138,8 @@ def features_of(inputs: Mapping[str, tuple[tuple[int, ...], str]], rows: int, se
 
 
 def _forward(model: keras.Model, features: Any, training: bool) -> tuple[Any, list[float]]:
-    """Outputs and the losses that layers add; the model stays as it is, its seeds too."""
-    # Keras passes `training` on only to a `call` that takes it; a stateless call is that `call` itself.
+    """Return the outputs and the losses that layers add; the model is unchanged, its seeds included."""
+    # `stateless_call` passes arguments straight to `call`, which may not take `training`.
     parameters = inspect.signature(model.call).parameters
     known = {"training": training} if "training" in parameters else {}
     outputs, _, losses = model.stateless_call(
@@ -153,7 +153,7 @@ def _forward(model: keras.Model, features: Any, training: bool) -> tuple[Any, li
 
 
 def masked_outputs(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]]) -> list[int]:
-    """The indices of the outputs that carry a mask: their losses are means of what isn't masked."""
+    """Return the indices of the outputs that carry a mask: their losses are means over unmasked values."""
     with _quiet():
         try:
             outputs, _ = _forward(model, features_of(inputs, 2, seed=0), training=False)
@@ -164,11 +164,11 @@ def masked_outputs(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...
 
 
 def model_loss_kinds(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]]) -> list[str]:
-    """For each loss that the model's layers add what that of a batch is to those of its rows.
+    """Determine for each loss that the model's layers add how that of a batch depends on its rows' losses.
 
     Args:
-        model: built.
-        inputs: by the input's name the shape of one row and the dtype.
+        model: The built Keras model.
+        inputs: The shape of one row and the dtype, by the input's name.
     """
     with _quiet():
         try:
@@ -185,7 +185,7 @@ def _added(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]]
         return []
     other, both = (_forward(model, given, training)[1] for given in (second, _joined(first, second)))
     kinds = [_kind(*values, _ROWS) for values in zip(one, other, both, strict=True)]
-    if training:  # dropout draws other numbers for each batch
+    if training:  # dropout draws new numbers for each batch
         repeated = _forward(model, _joined(*[first] * _REPEATS), training)[1]
         kinds = [SUM if abs(many) > abs(few) * _REPEATS / 2 else MEAN for few, many in zip(one, repeated, strict=True)]
     return kinds
@@ -196,11 +196,12 @@ def _joined(*features: Any) -> Any:
 
 
 def step_kind(model: keras.Model, batch: Callable[[int], tuple[Any, ...]]) -> str:
-    """SUM where a train step of the model's own, or a loss of its own, sums over the rows; else MEAN.
+    """Return SUM if a custom train step or a custom loss of the model sums over rows, else MEAN.
 
     Args:
-        model: a copy that nobody else uses.
-        batch: gives x, y and perhaps weights of so many rows, which are the same few, repeated.
+        model: A copy of the model that isn't used elsewhere.
+        batch: The function that returns x, y and optionally weights for a number of rows, which are the same few,
+            repeated.
     """
     held = leaves([model.optimizer, *vars(model).values()])
     optimizers = {id(o): o for o in held if isinstance(o, keras.optimizers.Optimizer)}.values()
@@ -224,7 +225,7 @@ def step_kind(model: keras.Model, batch: Callable[[int], tuple[Any, ...]]) -> st
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings of what is only tried."""
+    """Suppress warnings of trials."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

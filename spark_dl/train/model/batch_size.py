@@ -1,4 +1,4 @@
-"""Whether a model takes batches of any size: the last batch of an epoch and of a task that scores is smaller."""
+"""Checks that a model takes batches of any size: the last batch of an epoch or of a scoring task may be smaller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check_any_batch", "check_stateless"]
 
 
 def check_stateless(model: Any) -> None:
-    """Refuse layers that hand a state from one batch to the next, whose rows are of other sequences.
+    """Raise an error for stateful layers: consecutive batches hold rows of different sequences.
 
     Raises:
         ModelError: A layer is stateful.
@@ -34,15 +34,15 @@ def check_stateless(model: Any) -> None:
 
 
 def check_any_batch(model: keras.Model) -> None:
-    """Refuse a model that only takes batches of the size that it was built for.
+    """Raise an error for a model that takes only batches of the size that it was built for.
 
-    Keras takes other sizes where no operation depends on the size, so that the model is tried.
+    Keras accepts other sizes if no operation depends on the size, so the model is tried.
 
     Args:
-        model: A copy that may be called.
+        model: A copy of the model that may be called.
 
     Raises:
-        ModelError: It can't compute batches of other sizes, or gives another number of rows.
+        ModelError: The model fails for batches of other sizes, or returns another number of rows.
     """
     fixed = {tensor.shape[0] for tensor in getattr(model, "inputs", None) or []} - {None}
     if not fixed:

@@ -1,4 +1,4 @@
-"""The user's objects as bytes for other processes: cloudpickle, with Keras objects in it by distinct names."""
+"""Custom objects as bytes for other processes: cloudpickle, with distinct names for the Keras objects in them."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _TF_FUNCTION = type(tf.function(lambda: None))
 
 
 def keras_reducer(owner: keras.Model | None = None) -> Callable[[Any], Any]:
-    """Give how pickle takes Keras objects apart: they are loaded with the very functions that they hold.
+    """Return a pickle reducer for Keras objects, which are loaded with the very functions that they hold.
 
     Args:
-        owner: the user's model, a copy of which is trained.
+        owner: The user's model, of which a copy is trained.
 
     Returns:
-        a function for `pickling.pickle_for_ranks`; it raises a ModelError for what holds weights of the owner, which
-        training would not change.
+        A function for `pickling.pickle_for_ranks`. It raises a ModelError for objects that hold weights of the owner,
+        which training wouldn't update.
     """
     weights = {id(weight) for weight in owner.variables} if owner is not None else set()
     return functools.partial(_reduced, weights)
 
 
 def _reduced(weights: set[int], obj: Any) -> Any:
-    """How an object is taken apart; NotImplemented where pickle knows."""
+    """Reduce an object; NotImplemented if pickle handles it itself."""
     if isinstance(obj, KerasSaveable):
         if weights.intersection(map(id, getattr(obj, "variables", ()))):
             raise _owned(f"the {type(obj).__name__} {obj.name!r}")
-        if isinstance(obj, keras.losses.Loss):  # not by its config, which may leave something out
+        if isinstance(obj, keras.losses.Loss):  # its config may be incomplete
             return copyreg.__newobj__, (type(obj),), vars(obj)  # type: ignore[attr-defined]
         objects = custom_objects(obj)
         with keras.saving.custom_object_scope(objects):
@@ -54,10 +54,10 @@ def _reduced(weights: set[int], obj: Any) -> Any:
 
 
 def _untraced(function: Any) -> dict[str, Any]:
-    """The state of a `tf.function` that was never called: graphs can't be pickled, and each process makes its own.
+    """Return the state of a `tf.function` without its graphs: these can't be pickled, and each process traces its own.
 
     Raises:
-        ModelError: its first call has made variables, which another process would make anew.
+        ModelError: Its first call has created variables, which another process would create again.
     """
     if function._created_variables:
         raise ModelError(
@@ -82,7 +82,7 @@ def _written(obj: Any) -> bytes:
 
 
 def _loaded(content: bytes, objects: dict[str, Any], is_model: bool) -> Any:
-    """A Keras object of bytes that this process's driver has written."""
+    """Load a Keras object from bytes that the driver has written."""
     if is_model:
         return from_bytes(content, objects)
     with keras.saving.custom_object_scope(objects):

@@ -1,4 +1,4 @@
-"""A copy of the user's model, compiled as the estimator's options say; what is given stays as it is."""
+"""Copy of the user's model, compiled with the estimator's options; the user's objects are unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spark_dl.train.model.shape import shape_of
 
 __all__ = ["FRONT", "compiled_copy"]
 
-# The name of the inner model that holds the transform of an input, followed by the input's where there are several.
+# Name of the inner model that holds an input's transform; followed by the input's name if there are several.
 FRONT = "transform_fn"
 
 
@@ -34,13 +34,21 @@ def compiled_copy(
     loss_weights: Any = None,
     dtype_policy: str | None = None,
 ) -> keras.Model:
-    """A copy of the model, compiled anew where an optimizer, a loss, its weights or metrics are given.
+    """Copy the model and recompile it if an optimizer, a loss, its weights, metrics or a dtype policy is set.
 
-    What isn't given is taken from the model's own compile options. The given objects are copied, too.
+    Options that are None are taken from the model's own compile options. The objects in the arguments are copied, too.
+
+    Args:
+        model: The user's model.
+        optimizer: A Keras optimizer, its name, or None.
+        loss: The loss, or several as a list or a dict by output, or None.
+        metrics: The metrics as in `compile`, or None.
+        loss_weights: The weights of the outputs' losses, as a list or a dict by output, or None.
+        dtype_policy: The name of the dtype policy to train with, or None; "mixed_float16" adds loss scaling.
 
     Raises:
-        ModelError: there is no loss; or Keras doesn't save the model as it is.
-        OptionError: the optimizer excludes variables of another model.
+        ModelError: There is no loss, or Keras doesn't save all of the model.
+        OptionError: The optimizer excludes variables of another model.
     """
     with keras.saving.custom_object_scope(custom_objects(model, optimizer, loss, metrics)):
         copy = from_bytes(to_bytes(model))
@@ -57,12 +65,12 @@ def compiled_copy(
 
 
 def _copied_optimizer(optimizer: Any, live: Mapping[int, Any], variables: Mapping[int, Any]) -> Any:
-    """A copy of the given optimizer, with what its config doesn't tell; None where none is given.
+    """Copy the optimizer, with the state that its config leaves out; None for None.
 
     Args:
-        optimizer: the user's.
-        live: the variables of the user's model, by their numbers.
-        variables: those of the copied model, by the same numbers.
+        optimizer: The user's optimizer, or its name, or None.
+        live: The variables of the user's model, by their numbers.
+        variables: The variables of the copied model, by the same numbers.
     """
     if optimizer is None:
         return None
@@ -73,7 +81,7 @@ def _copied_optimizer(optimizer: Any, live: Mapping[int, Any], variables: Mappin
 
 
 def _build_inner(model: keras.Model) -> None:
-    """Build what layers hold that is built where it is called first, such as a layer that is an activation."""
+    """Build inner layers that are built on their first call, such as a layer used as an activation."""
     if all(layer.built for layer in model._flatten_layers()):
         return
     shape = shape_of(model)
@@ -81,12 +89,12 @@ def _build_inner(model: keras.Model) -> None:
     features: Any = specs if shape.takes_dict else list(specs.values())
     if not shape.takes_dict and len(specs) == 1:
         features = features[0]
-    # Traced as a train step is, and not run: nothing is drawn or counted.
+    # Traced in training mode but not run, so no random number is drawn and no state changes.
     tf.function(lambda given: model(given, training=True), autograph=False).get_concrete_function(features)
 
 
 def _last_operations(model: keras.Model) -> Iterator[int]:
-    """The ids of the layers that the outputs come from, within inner models, too."""
+    """Yield the ids of the layers that compute the outputs, also within inner models."""
     for tensor in getattr(model, "outputs", None) or []:
         operation = tensor._keras_history.operation
         yield id(operation)
@@ -95,16 +103,16 @@ def _last_operations(model: keras.Model) -> Iterator[int]:
 
 
 def _with_policy(model: keras.Model, policy: str) -> keras.Model:
-    """The model under another dtype policy; the layers that its outputs come from compute in float32.
+    """Set the model's dtype policy; the layers that compute its outputs use float32.
 
-    What is before training, the transform of the features, stays as it is.
+    The transform of the features, which isn't trained, keeps its own policy.
     """
     last = set(_last_operations(model))
     before = {id(part) for layer in model.layers if layer.name.startswith(FRONT) for part in inner_layers(layer)}
     for layer in model._flatten_layers():
         if id(layer) not in before:
             layer.dtype_policy = "float32" if id(layer) in last else policy
-    # Anew, since tensors between layers have dtypes of their own.
+    # Rebuilt, because tensors between layers have dtypes of their own.
     return from_bytes(to_bytes(model))
 
 
@@ -124,19 +132,19 @@ def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_
         )
     own_optimizer = copy.optimizer if copy.compiled else None
     if loss_weights is not None:
-        # Keras matches weights and losses as flat lists where their forms differ.
+        # Keras matches weights and losses as flat lists if their structures differ.
         shape = shape_of(copy)
         several = isinstance(loss, (list, tuple, dict))
         loss = by_output("loss", loss if several else [loss] * len(shape.outputs), shape)
         loss_weights = by_output("weight of its loss", loss_weights, shape)
     chosen = keras.optimizers.get(optimizer if optimizer is not None else own_optimizer or "adam")
     if scales and not isinstance(chosen, keras.optimizers.LossScaleOptimizer):
-        # Keras does so by itself for the model's own policy alone.
+        # Keras adds loss scaling by itself only for the model's own policy.
         chosen = keras.optimizers.LossScaleOptimizer(chosen)
     others: dict[str, Any] = {}
     if type(copy).compile is keras.Model.compile:
         others = {name: own[name] for name in ("run_eagerly", "steps_per_execution", "jit_compile") if name in own}
-        # Whether the model's own optimizer scales the loss has been decided.
+        # The model's own optimizer was already wrapped, or not, for loss scaling.
         others["auto_scale_loss"] = optimizer is not None or own_optimizer is None
     copy.compile(
         optimizer=chosen,
@@ -149,7 +157,7 @@ def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_
 
 
 def _built(model: keras.Model) -> keras.Model:
-    """The model with an optimizer that has its variables: Keras can't load a state that was not there to save."""
+    """Return the model with a built optimizer: Keras can't load the state of an optimizer that was saved unbuilt."""
     optimizer = model.optimizer
     known = {id(variable) for variable in optimizer._trainable_variables}
     if optimizer.built and not all(id(variable) in known for variable in model.trainable_variables):
@@ -168,7 +176,7 @@ def _built(model: keras.Model) -> keras.Model:
 
 
 def _copied(thing: Any, module: Any) -> Any:
-    """A Keras object of the same class and config, or several; names and functions as they are."""
+    """Copy Keras objects, one or several, by class and config; names and functions are returned as they are."""
     if isinstance(thing, dict):
         return {name: _copied(part, module) for name, part in thing.items()}
     if isinstance(thing, (list, tuple)):

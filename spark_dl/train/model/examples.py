@@ -1,4 +1,4 @@
-"""Made-up labels and outputs: what losses and metrics are tried on before any rows are read."""
+"""Made-up labels and outputs, to try losses and metrics on before any rows are read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Example", "examples_of", "examples_of_model"]
 
 @dataclass(frozen=True)
 class Example:
-    """What a loss or a metric of one output takes.
+    """Shapes and dtypes of the labels and outputs that a loss or a metric of one model output takes.
 
     Attributes:
-        output: name of the output.
-        label_shape: the shape of one row's label.
-        label_dtype: NumPy's name of its dtype.
-        output_shape: the shape of one row's output.
+        output: The name of the output.
+        label_shape: The shape of one row's label.
+        label_dtype: The NumPy name of the label's dtype.
+        output_shape: The shape of one row's output.
     """
 
     output: str
@@ -32,18 +32,18 @@ class Example:
 
     @property
     def classes(self) -> int:
-        """How many classes a label that is an index may have."""
+        """Number of classes that a label may have if it is a class index."""
         width = self.output_shape[-1] if self.output_shape else 1
         indices = self.label_shape in (self.output_shape[:-1], (*self.output_shape[:-1], 1))
         return width if width > 1 and indices else 2
 
     def labels(self, rows: int, kind: str, random: np.random.Generator) -> np.ndarray:
-        """Labels of so many rows.
+        """Draw labels.
 
         Args:
-            rows: how many.
+            rows: The number of rows.
             kind: "classes" for class indices or one-hot vectors, "numbers" for numbers of any size and sign.
-            random: draws them.
+            random: The random number generator.
         """
         shape = (rows, *self.label_shape)
         if kind == "numbers" and "float" in self.label_dtype:
@@ -55,22 +55,22 @@ class Example:
         return random.integers(0, self.classes, shape).astype(self.label_dtype)
 
     def outputs(self, rows: int, random: np.random.Generator) -> np.ndarray:
-        """Outputs of so many rows, float32: between 0 and 1, as logits and as probabilities may be."""
-        # Not of sum 1: what is the same for all rows tells nothing.
+        """Draw outputs, float32, between 0 and 1, which are valid both as logits and as probabilities."""
+        # The sums aren't 1: a value that all rows share would reveal nothing.
         return random.uniform(0.05, 0.95, (rows, *self.output_shape)).astype(np.float32)
 
     def pairs(self, rows: int, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Labels and outputs of so many rows, of each kind."""
+        """Yield labels and outputs for each kind of label."""
         for kind in ("classes", "numbers") if "float" in self.label_dtype else ("classes",):
             yield self.labels(rows, kind, random), self.outputs(rows, random)
 
 
 def examples_of(outputs: Sequence[ModelOutput], tensors: Sequence[Tensor]) -> list[Example]:
-    """For each output of a model what its labels are like.
+    """Return an example of labels and outputs for each output of a model that has a label.
 
     Args:
-        outputs: the model's, without sizes that are open.
-        tensors: of a batch.
+        outputs: The outputs of the model, without open sizes.
+        tensors: The tensors of a batch.
     """
     labels = {tensor.key: tensor for tensor in tensors if tensor.role == LABEL}
     found = []
@@ -82,10 +82,14 @@ def examples_of(outputs: Sequence[ModelOutput], tensors: Sequence[Tensor]) -> li
 
 
 def examples_of_model(model: keras.Model, tensors: Sequence[Tensor]) -> list[Example]:
-    """The same of a built model.
+    """Return an example of labels and outputs for each output of a built model.
+
+    Args:
+        model: The built Keras model.
+        tensors: The tensors of a batch.
 
     Raises:
-        ModelError: the model's inputs or outputs aren't known.
+        ModelError: The model's inputs or outputs are unknown.
     """
     shape = shape_of(model)
     given = {tensor.key: tensor.fed or tensor.shape for tensor in tensors if tensor.role == FEATURES}

@@ -1,4 +1,4 @@
-"""Whether a Keras object's `get_config` says all that it was made with: what Keras loads would be another one else."""
+"""Check that an object's `get_config` is complete, so that Keras loads an equal object from it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from spark_dl.train.model.parts import is_keras
 __all__ = ["fault", "is_same"]
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
-# How deep objects within objects are looked at.
+# Depth to which nested objects are compared.
 _DEPTH = 6
-# What Keras sets itself, from these or from where an object stands.
+# Attributes that Keras derives from the others or from the object's context.
 _OF_KERAS = ("_tracker", "_lock", "_auto_config", "_obj_reference_counts_dict", "_convert_input_args")
 _GENERAL = ("self", "name", "dtype", "trainable", "args", "kwargs")
 
 
 def fault(thing: Any, config: Mapping[str, Any]) -> str:
-    """What is wrong with a config from which Keras would load another object, or none; empty where nothing is.
+    """Describe what is wrong with a config from which Keras would load a different object; empty if it is complete.
 
     Args:
-        thing: an object of a user's class.
-        config: as Keras serializes it.
+        thing: An object of a custom class.
+        config: The config as Keras serializes it.
     """
     parameters = inspect.signature(type(thing).__init__).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -45,7 +45,7 @@ def fault(thing: Any, config: Mapping[str, Any]) -> str:
         copy = vars(serialization_lib.deserialize_keras_object(dict(config)))
     except Exception:
         if _writes_itself(type(thing)):
-            return ""  # its from_config may ask for what is there as the model is loaded, which says why
+            return ""  # its from_config may need objects that exist only while the model is loaded; errors show then
         lost = list(held)
         if not lost and unknown:
             return f"one that gives {', '.join(unknown)}, which __init__ doesn't take"
@@ -55,12 +55,12 @@ def fault(thing: Any, config: Mapping[str, Any]) -> str:
 
 
 def _writes_itself(kind: type) -> bool:
-    """Whether a user's class has a get_config or a from_config of its own."""
+    """Return whether a custom class overrides get_config or from_config."""
     return not all(is_keras(getattr(kind, name, None)) for name in ("get_config", "from_config"))
 
 
 def is_same(one: Any, other: Any, depth: int = _DEPTH) -> bool:
-    """Whether nothing tells two values apart: numbers, texts, arrays, functions, and what objects hold of them."""
+    """Return whether two values are equal: numbers, texts, arrays, functions, and objects that hold them."""
     if one is other or not depth:
         return True
     inner = functools.partial(_all_same, depth=depth - 1)

@@ -1,8 +1,9 @@
-"""The user's functions and classes in Keras models, told apart by what they are and not by what they are called.
+"""Identity of custom functions and classes in Keras models: told apart by object, not by name.
 
-Keras writes functions and classes into a model by name. Two closures of one factory have one name, and a function of
-one's own may be called as one of Keras's. What the name doesn't tell gets another one, below the package `spark_dl`,
-while the model is copied: in what is written alone, never on the object and never in Keras's registry.
+Keras writes functions and classes into a model by name. Two closures of one factory have the same name, and a custom
+function may have the name of one of Keras's. Objects with an ambiguous name get another one, in the package
+`spark_dl.custom`, while the model is copied: only in the written config, never on the object and never in Keras's
+registry.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from spark_dl.train.model.serializer import reference, serializing
 
 __all__ = ["config_of", "found_objects", "label", "naming", "saved_name"]
 
-# Names of metrics and losses that Keras understands without there being an object of that name.
+# Names of metrics and losses that Keras resolves although no object has that name.
 _UNDERSTOOD = ("accuracy", "acc", "ce", "crossentropy")
-# TensorFlow's functions that Keras has, too, by one name in `tf.nn` and `keras.activations`; what Python calls them may
-# be another one, such as softmax_v2.
+# Functions that exist by the same name in `tf.nn` and `keras.activations`; their `__name__` in Python may differ, such
+# as softmax_v2.
 _ACTIVATIONS = (
     *("relu", "relu6", "elu", "selu", "gelu", "leaky_relu", "softmax", "log_softmax", "sigmoid", "tanh"),
     *("softplus", "softsign", "silu"),
@@ -39,27 +40,27 @@ _ACTIVATIONS = (
 
 
 def is_registered(name: str) -> bool:
-    """Whether a name is that of a package, so that it is no plain text in a config."""
+    """Return whether a name includes a package, so that it can't be plain text in a config."""
     return ">" in name
 
 
 def label(thing: Any) -> str:
-    """What to call an object of the user's."""
+    """Return a readable name for a custom object."""
     if isinstance(thing, functools.partial):
         return label(thing.func)
     return str(getattr(thing, "__name__", None) or type(thing).__name__).strip("<>")
 
 
 def found_objects(*things: Any) -> dict[str, Any]:
-    """The user's functions, classes and callable objects that Keras meets as it serializes things, by distinct names.
+    """Find the custom functions, classes and callable objects that Keras serializes, by distinct names.
 
-    A name is the registered one, or Python's own where nothing else in the config could be meant by it.
+    A name is the registered one, or Python's own if nothing else in the config could be meant by it.
 
     Args:
         things: Keras models, layers, losses, metrics, optimizers, functions; or lists and dicts of them.
 
     Raises:
-        ModelError: a copy of an object would be another one.
+        ModelError: An object can't be copied faithfully.
     """
     finder = _Finder()
     with serializing(finder.write, finder.name_of):
@@ -77,25 +78,26 @@ def found_objects(*things: Any) -> dict[str, Any]:
     plain = {name for name, count in own_names.items() if count == 1 and name not in texts and name not in _reserved()}
     for thing in waiting:
         name = _own_name(thing)
-        # What was registered by a name that is another's by now is saved by that name again, which a given one tells.
+        # Keras would save an object by its former registered name, even if that now belongs to another; a new name
+        # avoids this.
         own = name if name in plain and _is_free(name, thing) and not _registered_name(thing) else None
         named[own or _free(f"{PACKAGE}{label(thing)}", named, thing)] = thing
     for thing in finder.found:
         name = _own_name(thing)
-        if name in plain and _is_free(name, thing):  # by which a class's own from_config may ask for it
+        if name in plain and _is_free(name, thing):  # a custom from_config may look it up by this name
             named.setdefault(name, thing)
     return named
 
 
 @contextlib.contextmanager
 def naming() -> Iterator[None]:
-    """Have Keras write the objects of the `custom_object_scope` around this by their names there."""
+    """Make Keras write the objects of the surrounding `custom_object_scope` by their names in it."""
     scope: Mapping[str, Any] = keras.src.backend.common.global_state.get_global_attribute(
         "custom_objects_scope_dict", {}
     )
-    # An empty scope, too: Keras by itself can't write a model that was compiled with its own classes.
+    # Needed for an empty scope, too: Keras alone can't save a model compiled with classes of losses or metrics.
     names: dict[Any, str] = {}
-    for name in sorted(scope, key=is_registered):  # registered names last, so that they are what counts
+    for name in sorted(scope, key=is_registered):  # registered names last, so that they take precedence
         names[_key(scope[name])] = name
 
     def write(obj: Any, by_keras: Callable[[Any], Any]) -> Any:
@@ -110,16 +112,16 @@ def naming() -> Iterator[None]:
 
 
 def config_of(thing: Any) -> Any:
-    """The config of a Keras object, with the names of the `custom_object_scope` around this."""
+    """Serialize a Keras object with the names of the surrounding `custom_object_scope`."""
     with naming():
         return serialization_lib.serialize_keras_object(thing)
 
 
 class _Finder:
-    """Meets what Keras serializes.
+    """Collector of custom objects, called by Keras's serializer.
 
     Attributes:
-        found: the user's objects in the order in which Keras meets them, each once.
+        found: The custom objects in the order in which Keras serializes them, each once.
     """
 
     def __init__(self) -> None:
@@ -128,7 +130,7 @@ class _Finder:
         self._comparing = False
 
     def write(self, obj: Any, by_keras: Callable[[Any], Any]) -> Any:
-        """The config of an object, with names of this finder's."""
+        """Return the config of an object, with this finder's names."""
         if isinstance(obj, keras.layers.Lambda) and obj.mask is not None:
             raise _not_copied(obj, "a Lambda layer with mask=, which Keras doesn't load", "Write a layer of your own.")
         if _may_be_named(obj) and not self._comparing:
@@ -136,7 +138,7 @@ class _Finder:
         return by_keras(obj)
 
     def name_of(self, obj: Any, by_keras: Callable[[Any], str]) -> str:
-        """The name of a class or function that Keras writes."""
+        """Return the name that Keras writes for a class or function."""
         own = hasattr(obj, "get_config") if isinstance(obj, type) else isinstance(obj, types.FunctionType)
         return self._note(obj) if own and not _is_keras(obj) and not self._comparing else by_keras(obj)
 
@@ -148,7 +150,7 @@ class _Finder:
         return self._names[key]
 
     def _instance(self, obj: Any, by_keras: Callable[[Any], Any]) -> Any:
-        """The config of an object of a user's class; or a reference to it, where it isn't what `get_config` says."""
+        """Return the config of an object of a custom class, or a reference to it if `get_config` is incomplete."""
         has_state = isinstance(obj, (keras.layers.Layer, keras.metrics.Metric, keras.optimizers.Optimizer))
         try:
             config = by_keras(obj)
@@ -169,7 +171,7 @@ class _Finder:
 
     @contextlib.contextmanager
     def _copies(self) -> Iterator[None]:
-        """Where configs can be loaded, and what copies hold isn't found."""
+        """Allow configs to be loaded within the block, without collecting the objects of the copies."""
         self._comparing, before = True, self._comparing
         try:
             with keras.saving.custom_object_scope({self._names[_key(thing)]: thing for thing in self.found}):
@@ -198,7 +200,7 @@ def _not_copied(obj: Any, received: str, fix: str = "Write get_config in the cla
 
 
 def _may_be_named(obj: Any) -> bool:
-    """Whether an object is the user's: a function or class, a callable, or one of a user's class."""
+    """Return whether an object is custom: a function, a class, a callable, or an instance of a custom class."""
     if isinstance(obj, (types.FunctionType, type)):
         return isinstance(obj, type) or not _is_keras(obj)
     if hasattr(obj, "get_config"):
@@ -211,7 +213,7 @@ def _is_reference(obj: Any) -> bool:
 
 
 def _is_keras(thing: Any) -> bool:
-    """Whether Keras itself finds a class or function of its own again by what it writes."""
+    """Return whether Keras finds its own class or function again by the name that it writes."""
     if isinstance(thing, type):
         return thing in api_export.REGISTERED_OBJS_TO_NAMES or _is_inner(thing)
     modules = (f"keras.{module}.{thing.__name__}" for module in serialization_lib.BUILTIN_MODULES)
@@ -220,7 +222,7 @@ def _is_keras(thing: Any) -> bool:
 
 
 def _is_inner(kind: type) -> bool:
-    """Whether a class is one of Keras's own that isn't public, such as the operations of a functional model."""
+    """Return whether a class is a private one of Keras's, such as an operation of a functional model."""
     return kind.__module__.startswith("keras.") and "<locals>" not in kind.__qualname__
 
 
@@ -228,12 +230,12 @@ def _registered_name(thing: Any) -> str | None:
     try:
         name: str | None = object_registration.GLOBAL_CUSTOM_NAMES.get(thing)
         return name
-    except TypeError:  # it can't be hashed
+    except TypeError:  # unhashable
         return None
 
 
 def _own_name(thing: Any) -> str | None:
-    """The name by which Keras would write a class or function; None for what it wouldn't."""
+    """Return the name by which Keras would write a class or function; None if it wouldn't write it."""
     if by_keras := _name_by_keras(thing):
         return by_keras
     if not isinstance(thing, (types.FunctionType, type)) or not thing.__name__.isidentifier():
@@ -250,21 +252,23 @@ def _reserved() -> frozenset[str]:
 
 
 def _name_by_keras(thing: Any) -> str | None:
-    """The name of Keras's function that does what one of TensorFlow's does; None for all others."""
+    """Return the name of Keras's equivalent of a TensorFlow function; None if there is none."""
     return next((name for name in _ACTIVATIONS if getattr(tf.nn, name) is thing), None)
 
 
 def saved_name(thing: Any, others: Iterable[Any]) -> str:
-    """The name that a function or class can be saved by; empty where it would mean another one of Keras's or of others.
+    """Return the name that a function or class can be saved by; empty if the name is ambiguous.
+
+    A name is ambiguous if Keras or one of the other objects has it, too.
 
     Args:
-        thing: a function or a class.
-        others: those that are saved with it.
+        thing: The function or class.
+        others: The functions and classes that are saved together with it.
     """
     if by_keras := _name_by_keras(thing):
         return by_keras
     others = list(others)
-    # One that isn't registered any more, since another one was under its name, is the other one where it is loaded.
+    # An object whose registered name was taken over by another would be loaded as that other one.
     registered = _registered_name(thing)
     if registered and registered not in map(_registered_name, others):
         return registered
@@ -273,7 +277,10 @@ def saved_name(thing: Any, others: Iterable[Any]) -> str:
 
 
 def _is_free(name: str, thing: Any) -> bool:
-    """Whether no other object is registered by a name: for what others hold, Keras asks the registry before a scope."""
+    """Return whether no other object is registered by a name.
+
+    For nested objects Keras consults the registry before a scope.
+    """
     same: bool = _key(object_registration.GLOBAL_CUSTOM_OBJECTS.get(name, thing)) == _key(thing)
     return same
 
@@ -284,14 +291,14 @@ def _free(name: str, taken: Mapping[str, Any], thing: Any) -> str:
 
 
 def _key(thing: Any) -> Any:
-    """What an object is found again by; a bound method is another object at each access."""
+    """Return a key that identifies an object; bound methods are new objects at each access."""
     if isinstance(thing, types.MethodType):
         return id(thing.__self__), id(thing.__func__)
     return id(thing)
 
 
 def _texts(config: Any) -> Iterator[str]:
-    """The plain texts of configs: what isn't the name of a class, a function or a module."""
+    """Yield the plain texts of configs: all that aren't names of classes, functions or modules."""
     if isinstance(config, dict):
         names = {"class_name", "registered_name", "module"} if "class_name" in config else set()
         for key, value in config.items():

@@ -1,7 +1,7 @@
-"""Keras's process-wide settings: what the driver has set counts on ranks and in scoring, too.
+"""Keras's process-wide settings, carried from the driver to ranks and to scoring.
 
-Layers are made by them (dtype policy, floatx), and operations read them as a graph is traced (epsilon, image data
-format, flash attention).
+Layers depend on them when they are created (dtype policy, floatx), operations when a graph is traced (epsilon, image
+data format, flash attention).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["apply_settings", "current_settings"]
 
 
 def current_settings() -> dict[str, Any]:
-    """The settings of this process, as JSON."""
+    """Return the settings of this process, as JSON."""
     return {
         "floatx": keras.config.floatx(),
         "epsilon": keras.config.epsilon(),
@@ -28,10 +28,10 @@ def current_settings() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def apply_settings(settings: Mapping[str, Any]) -> Iterator[None]:
-    """Apply settings while the block runs, then put those of this process back.
+    """Apply settings within the block and restore those of the process afterwards.
 
     Args:
-        settings: of `current_settings`, all or some of them; what isn't there stays as it is.
+        settings: Settings from `current_settings`, all or some; missing ones are unchanged.
     """
     before = current_settings()
     wanted = {**before, **settings}
@@ -43,7 +43,7 @@ def apply_settings(settings: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _replace(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    # Other threads read most of them, too: what is the same isn't touched.
+    # Other threads read most settings, too, so unchanged ones aren't set.
     for name, value in wanted.items():
         if value != before[name]:
             _set(name, value)

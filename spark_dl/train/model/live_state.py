@@ -1,13 +1,13 @@
-"""What Keras forgets of a model when it saves it, as a record beside its own files.
+"""State of a model that Keras doesn't save, as a record beside Keras's files.
 
-A `.keras` file holds what the configs of layers and optimizer say. Not in it are flags set on layers and variables
-(Sequential forgets its own), attributes that a config leaves out, exclusions from weight decay, loss scaling that Keras
-added itself, the paths of variables, seeds that have been drawn from, and values that a layer merges as it saves them
-(LoRA). `describe` notes them, `restore` applies them to the model that Keras has loaded.
+A `.keras` file holds the configs of layers and optimizer. It doesn't hold flags set on layers and variables (Sequential
+loses its own), attributes missing from a config, exclusions from weight decay, loss scaling that Keras added itself,
+the paths of variables, seeds that were drawn from, and values that a layer merges when it is saved (LoRA). `describe`
+records them; the `restore_*` functions apply them to the model that Keras has loaded.
 
-Layers are found by their way from the model: by name within Keras's own models, by number elsewhere. A layer of the
-user's whose config doesn't tell its name gets another one as it is loaded: it is found by its class and its number
-among those of that class.
+Layers are identified by their path from the model: by name within Keras's own models, by index elsewhere. A custom
+layer whose config has no name gets a new name when it is loaded: it is identified by its class and its index among the
+layers of that class.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ __all__ = [
     "walk",
 ]
 
-# The release of the record, and what reads it.
+# Version of the record's format.
 _FORMAT = 1
 _UNTOLD = "not told"
 
 
 @dataclass(frozen=True)
 class LiveState:
-    """What Keras forgets of a model.
+    """State of a model that Keras doesn't save.
 
     Attributes:
-        record: JSON.
-        values: by the number of a variable, those that Keras's file doesn't hold as they are.
+        record: The record, as JSON.
+        values: The values that Keras's file doesn't hold unchanged, by the number of the variable.
     """
 
     record: dict[str, Any]
@@ -56,13 +56,13 @@ class LiveState:
 
 @dataclass(frozen=True)
 class LocatedLayer:
-    """A layer of a model, the model itself among them.
+    """Layer of a model, or the model itself, with its path.
 
     Attributes:
-        place: its way from the model.
-        layer: the layer.
-        variables: that it holds itself, its seeds last.
-        first: the number of the first of them in the model.
+        place: The path from the model.
+        layer: The layer.
+        variables: The variables that it holds itself, seeds last.
+        first: The number of its first variable in the model.
     """
 
     place: tuple[Any, ...]
@@ -72,7 +72,7 @@ class LocatedLayer:
 
 
 def walk(model: Any) -> list[LocatedLayer]:
-    """The model and all that it holds, each layer once, outer ones before inner ones."""
+    """Return the model and all layers within it, each once, outer layers before inner ones."""
     found: list[LocatedLayer] = []
     seen: set[int] = set()
     count = 0
@@ -94,19 +94,19 @@ def walk(model: Any) -> list[LocatedLayer]:
 
 
 def _keys(layers: Iterable[Any]) -> Iterator[str]:
-    """What tells the layers of a model apart that Keras loads: names, but for those that it gives anew."""
+    """Yield the keys of a Keras model's layers: their names, except for those that loading renames."""
     counts: Counter[str] = Counter()
     for layer in layers:
         kind = type(layer)
         if is_keras(kind) or "name" in config_or_empty(layer):
             yield layer.name
         else:
-            yield f"/{kind.__name__}/{counts[kind.__name__]}"  # no name of a layer has a slash
+            yield f"/{kind.__name__}/{counts[kind.__name__]}"  # layer names contain no slash
             counts[kind.__name__] += 1
 
 
 def describe(model: keras.Model) -> LiveState:
-    """What Keras forgets of the model when it saves it."""
+    """Record the state of a model that Keras doesn't save."""
     located = walk(model)
     settings = {**current_settings(), "dtype_policy": _policy(model.dtype_policy)}
     if settings["dtype_policy"] is None or model.dtype_policy.quantization_mode is not None:
@@ -121,12 +121,12 @@ def describe(model: keras.Model) -> LiveState:
 
 
 def numbered(located: Sequence[LocatedLayer]) -> dict[int, Any]:
-    """The variables of all layers, by their numbers."""
+    """Return the variables of all layers by their numbers."""
     return {one.first + index: variable for one in located for index, variable in enumerate(one.variables)}
 
 
 def counterparts(model: keras.Model, copy: keras.Model) -> dict[int, Any]:
-    """The variables of a model's copy by the numbers that they have in the model."""
+    """Return the variables of a model's copy by their numbers in the model."""
     there = {one.place: one for one in walk(copy)}
     return {
         one.first + index: variable
@@ -164,12 +164,12 @@ def _describe_layer(one: LocatedLayer) -> dict[str, Any]:
 
 
 def _policy(policy: Any) -> Any:
-    """A dtype policy as JSON; None for a map of several."""
+    """Return a dtype policy as JSON; None for a map of several policies."""
     return None if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else keras.dtype_policies.serialize(policy)
 
 
 def _serialized(thing: Any) -> Any:
-    """A regularizer or a constraint as JSON; `_UNTOLD` where only the layer that makes it knows."""
+    """Return a regularizer or a constraint as JSON; `_UNTOLD` for a lambda and for what Keras can't serialize."""
     if thing is None:
         return None
     try:
@@ -179,13 +179,17 @@ def _serialized(thing: Any) -> Any:
 
 
 def _seed_state(generator: Any) -> list[int] | None:
-    """The state of a generator whose seed the user has chosen; the others follow from the option `seed`."""
+    """Return the state of a generator whose seed the user has chosen.
+
+    Returns:
+        None for other generators, whose seeds follow from the option `seed`.
+    """
     chosen = generator.get_config()["seed"] is not None
     return np.asarray(generator.state).tolist() if chosen else None
 
 
 def _merged_values(one: LocatedLayer) -> Iterator[tuple[int, np.ndarray]]:
-    """The variables of a layer that saves something else than their values."""
+    """Yield the variables of a layer that saves other values than theirs."""
     layer = one.layer
     if type(layer).save_own_variables is keras.layers.Layer.save_own_variables:
         return
@@ -203,12 +207,12 @@ def _merged_values(one: LocatedLayer) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def restore_layers(model: keras.Model, state: LiveState) -> None:
-    """Apply what was noted of layers and their variables to the loaded model.
+    """Apply the recorded state of layers and their variables to the loaded model.
 
-    What isn't there any more, since a class is another one now, is passed over.
+    Entries that no longer match a layer, because its class has changed, are ignored.
     """
     matching = list(_matching(model, state))
-    # Outer layers first: Keras hands the flag on to what they hold.
+    # Outer layers first: Keras passes the flag on to inner layers.
     for one, noted in matching:
         if one.layer.trainable != noted["trainable"]:
             one.layer.trainable = noted["trainable"]
@@ -216,13 +220,13 @@ def restore_layers(model: keras.Model, state: LiveState) -> None:
         _restore_policy(one.layer, noted["dtype_policy"])
     for one, noted in matching:
         if one.layer.trainable != noted["trainable"]:
-            one.layer._trainable = noted["trainable"]  # a layer of several, one of which has set it anew
+            one.layer._trainable = noted["trainable"]  # the layer is shared, and another parent has changed its flag
         for variable, told in zip(one.variables, noted["variables"], strict=False):
             _restore_variable(variable, told)
 
 
 def restore_values(model: keras.Model, state: LiveState) -> None:
-    """Give variables and seeds of the loaded model the values that Keras's file doesn't hold."""
+    """Assign to variables and seeds of the loaded model the values that Keras's file doesn't hold."""
     numbers = _numbers(state.record["layers"])
     for one, noted in _matching(model, state):
         for index, variable in enumerate(one.variables):
@@ -235,10 +239,10 @@ def restore_values(model: keras.Model, state: LiveState) -> None:
 
 
 def restore_optimizer(model: keras.Model, state: LiveState) -> bool:
-    """Apply what was noted of the optimizer.
+    """Apply the recorded state of the optimizer.
 
     Returns:
-        Whether its state has to be loaded again, since it is another one now.
+        Whether the optimizer was replaced, so that its state must be loaded again.
     """
     noted = state.record["optimizers"]
     if not noted or not model.compiled or getattr(model, "optimizer", None) is None:
@@ -253,7 +257,7 @@ def restore_optimizer(model: keras.Model, state: LiveState) -> bool:
 
 
 def _matching(model: keras.Model, state: LiveState) -> Iterator[tuple[LocatedLayer, Mapping[str, Any]]]:
-    """The layers that are as they were when they were noted, with what was."""
+    """Yield the layers that still match their recorded entry, with that entry."""
     located = {one.place: one for one in walk(model)}
     for noted in state.record["layers"]:
         one = located.get(tuple(noted["place"]))
@@ -266,7 +270,7 @@ def _matching(model: keras.Model, state: LiveState) -> Iterator[tuple[LocatedLay
 
 
 def _numbers(layers: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], int]:
-    """The number of each noted layer's first variable."""
+    """Return the number of each recorded layer's first variable, by the layer's path."""
     found, count = {}, 0
     for noted in layers:
         found[tuple(noted["place"])] = count
@@ -283,7 +287,7 @@ def _restore_policy(layer: Any, policy: Any) -> None:
 
 def _restore_variable(variable: Any, told: Mapping[str, Any]) -> None:
     variable.trainable = told["trainable"]
-    # Optimizers choose variables by their paths, which change where Keras builds a model in another order.
+    # Optimizers select variables by path, which changes if Keras builds a model in another order.
     variable._path = told["path"]
     if told["regularizer"] not in (_UNTOLD, _serialized(variable.regularizer)):
         variable.regularizer = keras.regularizers.get(told["regularizer"])

@@ -1,4 +1,4 @@
-"""What a model's losses tell of its labels and outputs."""
+"""Facts about a model's losses: what they require of labels and outputs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = [
     "without_partial",
 ]
 
-# They take the distance from a boundary at 0: neither a logit nor a probability.
+# They take the distance from a decision boundary at 0: neither a logit nor a probability.
 MARGIN_LOSSES = ("hinge", "squared_hinge")
 
 
 @dataclass(frozen=True)
 class LossFacts:
-    """What the loss tells about labels and outputs.
+    """Facts of a loss about its labels and outputs.
 
     Attributes:
-        name: in snake case, such as "sparse_categorical_crossentropy".
-        from_logits: whether it takes logits.
-        reduction: Keras's name of it.
-        known: whether it is one of Keras's own, so that its name tells what it takes.
-        last_axis: whether classes are told apart along the last axis.
+        name: The name in snake case, such as "sparse_categorical_crossentropy".
+        from_logits: Whether it takes logits.
+        reduction: Keras's name of the reduction.
+        known: Whether it is one of Keras's own, so that its name defines what it takes.
+        last_axis: Whether classes lie along the last axis.
     """
 
     name: str
@@ -48,42 +48,43 @@ class LossFacts:
 
 
 def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
-    """What the losses of the model's outputs tell, in the outputs' order.
+    """Return the facts of the losses, in the order of the outputs.
 
     Args:
-        loss: one for all outputs, a list of one for each, or a dict by the outputs' names.
-        shape: of the model.
+        loss: One loss for all outputs, a list with one for each, or a dict by the outputs' names.
+        shape: The shape of the model.
 
     Raises:
-        ModelError: an output has no loss, or it can't be used.
+        ModelError: An output has no loss, or a loss can't be used.
     """
     return tuple(loss_facts(one) for one in losses_by_output(loss, shape).values())
 
 
 def losses_by_output(loss: Any, shape: ModelShape) -> dict[str, Any]:
-    """The loss of each output, by its name.
+    """Return the loss of each output, by the output's name.
 
     Args:
-        loss: one for all outputs, a list of one for each, or a dict by the outputs' names.
-        shape: of the model.
+        loss: One loss for all outputs, a list with one for each, or a dict by the outputs' names.
+        shape: The shape of the model.
 
     Raises:
-        ModelError: an output has no loss.
+        ModelError: An output has no loss.
     """
     several = isinstance(loss, (list, tuple, dict))
     return by_output("loss", loss if several else [loss] * len(shape.outputs), shape)
 
 
 def by_output(what: str, given: Any, shape: ModelShape) -> dict[str, Any]:
-    """What is given for each output, by its name, in the model's order.
+    """Assign values to outputs: a dict by the output's name, in the model's order.
 
     Args:
-        what: is given, for messages.
-        given: a list in the model's order, or a dict.
-        shape: of the model.
+        what: What the values are, for messages.
+        given: The values: a list in the model's order, or a dict.
+        shape: The shape of the model.
 
     Raises:
-        ModelError: an output without one, or one of no output; or a list for a model that gives a dict.
+        ModelError: An output has no value, a value has no output, or a list has different values though the model
+            returns a dict.
     """
     names = [output.name for output in shape.outputs]
     one_each = not isinstance(given, dict) and len({id(one) for one in given}) > 1
@@ -105,10 +106,10 @@ def by_output(what: str, given: Any, shape: ModelShape) -> dict[str, Any]:
 
 
 def loss_facts(loss: Any) -> LossFacts:
-    """What a loss, or its name, tells.
+    """Return the facts of a loss or of the loss of a name.
 
     Raises:
-        ModelError: it isn't one loss.
+        ModelError: The object isn't one Keras loss.
     """
     try:
         found = keras.losses.get(loss)
@@ -127,7 +128,7 @@ def loss_facts(loss: Any) -> LossFacts:
         argument = inspect.signature(found).parameters.get("from_logits")
         logits = argument.default if argument else False
     return LossFacts(
-        name=re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(),  # `found.name` is the user's to choose
+        name=re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(),  # users may set `found.name`
         from_logits=bool(logits),
         reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
         known=is_keras(kind),
@@ -136,9 +137,9 @@ def loss_facts(loss: Any) -> LossFacts:
 
 
 def without_partial(loss: Any) -> Any:
-    """A loss function with arguments bound by functools.partial as what Keras can save; any other loss as it is.
+    """Convert losses made with functools.partial to objects that Keras can save; return other losses unchanged.
 
-    Of Keras's own function it is the class of the same name, of another one a function that calls it.
+    For Keras's own functions, this is the class of the same name; for others, a function that calls them.
 
     Raises:
         ModelError: Arguments are bound by position.

@@ -1,8 +1,8 @@
-"""How names of the user's objects look that no name of Python's tells apart; without Keras, for drivers that score."""
+"""Prefix of the distinct names of custom objects whose Python names are ambiguous; importable without Keras."""
 
 from __future__ import annotations
 
 __all__ = ["PACKAGE"]
 
-# As of a package that is registered with Keras.
+# Has the form of a package name registered with Keras.
 PACKAGE = "spark_dl.custom>"

@@ -1,4 +1,4 @@
-"""What Keras forgets of an optimizer when it saves it: exclusions, loss scaling, which variables it was built for."""
+"""State of optimizers that Keras doesn't save: exclusions, loss scaling, which variables they were built for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def inner_optimizers(optimizer: Any) -> list[Any]:
-    """The optimizer and those that it holds, outer ones first."""
+    """Return the optimizer and all optimizers within it, outer ones first."""
     found: list[Any] = []
     waiting = [optimizer]
     while waiting:
@@ -44,12 +44,15 @@ def _held(optimizer: Any) -> Iterator[Any]:
 def describe_optimizers(
     optimizer: Any, variables: Mapping[int, Any], compiled_with: Any = None
 ) -> list[dict[str, Any]] | None:
-    """What Keras forgets of an optimizer and those that it holds.
+    """Record the state that Keras doesn't save of an optimizer and those within it.
 
     Args:
-        optimizer: of a compiled model.
-        variables: the model's, by their numbers.
-        compiled_with: the optimizer that the model's compile options tell of, where that is known.
+        optimizer: The optimizer of a compiled model.
+        variables: The model's variables, by their numbers.
+        compiled_with: The optimizer in the model's compile options, or None if unknown.
+
+    Returns:
+        One record per optimizer; None if there is no Keras optimizer.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         return None
@@ -78,18 +81,22 @@ def _describe(optimizer: Any, variables: Mapping[int, Any]) -> dict[str, Any]:
 
 
 def excludes_variables(optimizer: Any) -> bool:
-    """Whether an optimizer, or one that it holds, excludes variables from weight decay otherwise than by names."""
+    """Return whether an optimizer, or one within it, excludes variables from weight decay other than by name."""
     return any(getattr(one, "_exclude_from_weight_decay", None) for one in _all(optimizer))
 
 
 def excluded_names(optimizer: Any) -> list[str | None]:
-    """The pattern of the names that an optimizer, and each that it holds, excludes; empty where there are none."""
+    """Return the patterns of names that an optimizer, and each within it, excludes from weight decay.
+
+    Returns:
+        One pattern, or None, per optimizer; empty if there are no patterns.
+    """
     patterns = [getattr(one, "_exclude_from_weight_decay_pattern", None) for one in _all(optimizer)]
     return [pattern and pattern.pattern for pattern in patterns] if any(patterns) else []
 
 
 def restore_exclusions(optimizer: Any, patterns: list[str | None]) -> None:
-    """Apply what `excluded_names` gave to an optimizer of the same config."""
+    """Apply the patterns from `excluded_names` to an optimizer of the same config."""
     for one, pattern in zip(_all(optimizer), patterns, strict=True):
         if pattern is not None:
             one.exclude_from_weight_decay(var_names=[pattern])
@@ -100,20 +107,20 @@ def _all(optimizer: Any) -> list[Any]:
 
 
 def _numbers(optimizer: Any, variables: Mapping[int, Any]) -> dict[Any, int]:
-    """The numbers of variables by what the optimizer knows them by."""
+    """Return the numbers of variables by the optimizer's own keys."""
     return {optimizer._var_key(variable): number for number, variable in variables.items()}
 
 
 def restore_optimizers(model: keras.Model, noted: list[dict[str, Any]], variables: Mapping[int, Any]) -> bool:
-    """Apply what was noted to the optimizer of a loaded model.
+    """Apply recorded state to the optimizer of a loaded model.
 
     Args:
-        model: compiled, its layers as they were.
-        noted: of `describe_optimizers`.
-        variables: the model's, by their numbers.
+        model: The compiled Keras model, with its layers restored.
+        noted: The records from `describe_optimizers`.
+        variables: The model's variables, by their numbers.
 
     Returns:
-        Whether it is another optimizer now, whose state has to be loaded again.
+        Whether the optimizer was replaced, so that its state must be loaded again.
     """
     numbers = noted[0]["built_for"]
     known = numbers is not None and all(number in variables for number in numbers)
@@ -129,8 +136,8 @@ def restore_optimizers(model: keras.Model, noted: list[dict[str, Any]], variable
 
 
 def _is_another(optimizer: Any, told: Mapping[str, Any], wanted: list[Any]) -> bool:
-    # Keras builds it before it loads the weights: ScheduleFreeAdamW keeps what they were, and a MultiOptimizer chooses
-    # by paths that variables get back only afterwards.
+    # Keras builds the optimizer before it loads the weights: ScheduleFreeAdamW copies their initial values, and a
+    # MultiOptimizer selects by paths that variables get back only afterwards.
     early = optimizer.built and told["built_for"] is None
     chooses = any(isinstance(one, keras.optimizers.MultiOptimizer) for one in inner_optimizers(optimizer))
     same = [id(variable) for variable in optimizer._trainable_variables] == [id(variable) for variable in wanted]
@@ -142,7 +149,7 @@ def _replace_optimizer(model: keras.Model, told: Mapping[str, Any]) -> None:
     if told["config"] is not None:
         model.optimizer = keras.saving.deserialize_keras_object(told["config"])
         return
-    with naming():  # losses and metrics keep the names that they were loaded by
+    with naming():  # losses and metrics are written by the names that they were loaded by
         config = model.get_compile_config()
     if type(model).compile is not keras.Model.compile:
         model.compile_from_config(config)
@@ -166,17 +173,17 @@ def _restore(optimizer: Any, told: Mapping[str, Any], variables: Mapping[int, An
 def transfer(
     given: Any, copy: Any, live: Mapping[int, Any], variables: Mapping[int, Any], with_state: bool = True
 ) -> None:
-    """Give a copy of an optimizer what its config doesn't tell.
+    """Transfer the state that an optimizer's config leaves out to its copy.
 
     Args:
-        given: the user's optimizer.
-        copy: made of its config.
-        live: the variables of the user's model, by their numbers.
-        variables: those of the model that is trained, by the same numbers.
-        with_state: whether the copy goes on where the optimizer is, if it was built for the model.
+        given: The user's optimizer.
+        copy: The copy, made from its config.
+        live: The variables of the user's model, by their numbers.
+        variables: The variables of the model that is trained, by the same numbers.
+        with_state: Whether the copy also gets the optimizer's variables, if it was built for the model.
 
     Raises:
-        OptionError: it excludes variables of another model from weight decay.
+        OptionError: The optimizer excludes variables of another model from weight decay.
     """
     for one in inner_optimizers(given):
         strange = set(getattr(one, "_exclude_from_weight_decay", None) or ()) - _numbers(one, live).keys()

@@ -1,4 +1,4 @@
-"""The optimizers that a model holds, and those of their variables that a `.keras` file leaves out."""
+"""Optimizers of a model, and those of their variables that a `.keras` file leaves out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["optimizer_variables", "optimizers_of", "restore_unsaved", "unsaved_s
 
 
 def optimizers_of(model: keras.Model) -> list[Any]:
-    """Every optimizer that the model holds, `model.optimizer` first, each followed by those that it wraps."""
+    """Return every optimizer of the model, `model.optimizer` first, each followed by those that it wraps."""
     found: dict[int, Any] = {}
     waiting = list(leaves([model.optimizer, *vars(model).values()]))
     while waiting:
@@ -28,7 +28,7 @@ def optimizers_of(model: keras.Model) -> list[Any]:
 
 
 def optimizer_variables(model: keras.Model) -> list[Any]:
-    """The variables of all optimizers, each once: also those that an optimizer keeps to itself, as Nadam does."""
+    """Return the variables of all optimizers, each once, including private ones such as Nadam's."""
     found: dict[int, Any] = {}
     for optimizer in optimizers_of(model):
         found |= {id(variable): variable for variable in _variables(optimizer, model)}
@@ -47,7 +47,7 @@ def _variables(optimizer: Any, model: keras.Model) -> list[Any]:
 
 
 def _unsaved(model: keras.Model) -> list[tuple[Any, list[Any]]]:
-    """Each optimizer with the variables that Keras doesn't save with the model."""
+    """Return each optimizer with its variables that Keras doesn't save with the model."""
     taken = {id(variable) for variable in model.optimizer.variables}
     found = []
     for optimizer in optimizers_of(model):
@@ -58,7 +58,7 @@ def _unsaved(model: keras.Model) -> list[tuple[Any, list[Any]]]:
 
 
 def unsaved_state(model: keras.Model) -> bytes:
-    """The values of the optimizers' variables that a `.keras` file of the model leaves out; empty without such."""
+    """Serialize the optimizer variables that a `.keras` file of the model leaves out; empty if there are none."""
     places = {id(variable): place for place, variable in enumerate(model.variables)}
     arrays: dict[str, np.ndarray] = {}
     for index, (optimizer, variables) in enumerate(_unsaved(model)):
@@ -74,15 +74,15 @@ def unsaved_state(model: keras.Model) -> bytes:
 
 def _plain(variable: Any) -> np.ndarray:
     value = np.asarray(variable)
-    # NumPy has no file format for bfloat16, whose values float32 holds exactly.
+    # NumPy can't save bfloat16, whose values float32 represents exactly.
     return value.astype(np.float32) if value.dtype.kind == "V" else value
 
 
 def restore_unsaved(model: keras.Model, content: bytes) -> None:
-    """Give the optimizers of a loaded model what `unsaved_state` told of them.
+    """Restore the state from `unsaved_state` in the optimizers of a loaded model.
 
     Raises:
-        SavedModelError: The model's optimizers are others.
+        SavedModelError: The optimizers' variables have other shapes.
     """
     if not content:
         return

@@ -1,4 +1,4 @@
-"""What a classifier's outputs are, probabilities or logits: declared, known from model and loss, or measured."""
+"""Kind of a classifier's output, probabilities or logits: declared, known from model and loss, or measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spark_dl.train.model.shape import ModelInput, ModelShape
 __all__ = ["LOGITS", "PROBABILITY", "SCORES", "OutputKind", "measure", "output_kind", "undecided"]
 
 PROBABILITY, LOGITS = "probability", "logits"
-# Of several units: each within [0, 1], but their sum isn't 1, as with a sigmoid for each.
+# Several units, each within [0, 1], whose sum isn't 1, such as one sigmoid per class.
 SCORES = "scores"
 
 _ROWS = 8
@@ -29,11 +29,11 @@ _FIX = "Set outputKind='logits' or outputKind='probability'."
 
 @dataclass(frozen=True)
 class OutputKind:
-    """What the output units hold.
+    """Kind of the values in a model's output.
 
     Attributes:
         kind: PROBABILITY, SCORES or LOGITS.
-        source: what says so, for the plan.
+        source: What determined the kind, shown in the input plan.
     """
 
     kind: str
@@ -43,17 +43,20 @@ class OutputKind:
 def output_kind(
     model: keras.Model | None, shape: ModelShape, declared: str | None, loss: LossFacts | None
 ) -> OutputKind | None:
-    """What the outputs of a classifier are; None where neither the model nor its loss nor a measurement says it.
+    """Determine the kind of a classifier's output.
 
-    The user's declaration comes first. A softmax or a sigmoid is a probability, whatever the loss: from such an output
-    Keras's own losses take the logits before it. Then Keras's own losses say what they take, and the output is measured
-    where the last activation isn't Keras's own.
+    The user's declaration takes precedence. A softmax or a sigmoid gives probabilities, whatever the loss: Keras's own
+    losses compute from the logits before such an activation. Otherwise, Keras's own losses define what they take, and
+    the output is measured if the last activation isn't Keras's own.
 
     Args:
-        model: the model, to be measured; None where it can't be.
-        shape: the model's, with one output of one axis.
-        declared: the option outputKind.
-        loss: facts of the loss; None where it is still to be chosen.
+        model: The model to measure; None if it can't be measured.
+        shape: The shape of the model, with one output of one axis.
+        declared: The option outputKind.
+        loss: The facts of the loss; None if it isn't chosen yet.
+
+    Returns:
+        The kind; None if neither the model nor its loss nor a measurement determines it.
 
     Raises:
         OptionError: Probabilities are declared, and the output isn't within [0, 1].
@@ -70,7 +73,7 @@ def output_kind(
         _check_probability(found, OptionError, "outputKind='probability'")
         return OutputKind(found.kind if found else PROBABILITY, "declared by outputKind")
     if takes == PROBABILITY and loss is not None:
-        # Without a model nothing is known that contradicts the loss.
+        # Without a model, nothing can contradict the loss.
         _check_probability(found if model is not None else None, ModelError, f"the loss {loss.name}")
     if found is not None and (takes is None or found.kind != LOGITS):
         return found
@@ -80,7 +83,7 @@ def output_kind(
 
 
 def _takes(loss: LossFacts | None) -> str | None:
-    """What the loss takes, where it is one of Keras's own that says so."""
+    """Return what the loss takes, if it is one of Keras's own that defines it; else None."""
     if loss is None or not loss.known or loss.name in MARGIN_LOSSES:
         return None
     return LOGITS if loss.from_logits else PROBABILITY
@@ -104,22 +107,22 @@ def _check_probability(found: OutputKind | None, error: type[ModelError | Option
 
 
 def _certain(activation: str, units: int) -> OutputKind | None:
-    """What Keras's own last activation says."""
+    """Return the kind that follows from Keras's own last activation; None for other activations."""
     kinds = {"softmax": PROBABILITY, "sigmoid": PROBABILITY if units == 1 else SCORES, "linear": LOGITS}
     return OutputKind(kinds[activation], f"the activation {activation}") if activation in kinds else None
 
 
 def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
-    """What the output is for made-up rows, with the model's weights and with random ones.
+    """Determine the kind by the output for made-up rows, with the model's own weights and with random ones.
 
-    With its own weights alone a linear unit may happen to stay within [0, 1]: an untrained one often gives 0.
+    With its own weights alone, a linear unit may stay within [0, 1] by chance: an untrained one often gives 0.
 
     Args:
-        model: stays as it is.
-        shape: the model's.
+        model: The model; it is unchanged.
+        shape: The shape of the model.
 
     Returns:
-        None where no made-up rows can be computed.
+        The kind; None if the output can't be computed for any made-up rows.
     """
     objects = custom_objects(model)
     with keras.saving.custom_object_scope(objects):
@@ -138,7 +141,7 @@ def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
     if not any(map(len, found)):
         return None
     rows = np.concatenate(found)
-    half = any("16" in str(layer.compute_dtype) for layer in copy._flatten_layers())  # of which a sum is less exact
+    half = any("16" in str(layer.compute_dtype) for layer in copy._flatten_layers())  # sums are less exact
     tolerance = 2e-2 if half else 1e-3
     source = f"measured on {len(rows)} made-up rows"
     if rows.min() < -tolerance or rows.max() > 1 + tolerance:
@@ -149,7 +152,7 @@ def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
 
 
 def _made_up(inputs: tuple[ModelInput, ...], draw: np.random.Generator) -> Iterator[list[np.ndarray]]:
-    """Rows for all inputs: random and extreme ones, then such as an embedding of few values takes."""
+    """Yield made-up rows for all inputs: random and extreme ones, then ones that fit an embedding of few values."""
     scales = np.array(_SCALES)
     for extreme in (True, False):
         given = []
@@ -167,7 +170,7 @@ def _made_up(inputs: tuple[ModelInput, ...], draw: np.random.Generator) -> Itera
 
 
 def _outputs(model: keras.Model, shape: ModelShape, given: list[np.ndarray]) -> np.ndarray | None:
-    """The finite rows of the output, float64 (rows, units); None where the model can't compute these rows."""
+    """Return the finite rows of the output, float64 (rows, units); None if the model fails for these rows."""
     tensors = [
         keras.ops.convert_to_tensor(array.tolist() if one.dtype == "string" else array, dtype=one.dtype)
         for array, one in zip(given, shape.inputs, strict=True)
@@ -178,13 +181,13 @@ def _outputs(model: keras.Model, shape: ModelShape, given: list[np.ndarray]) -> 
         (output,) = keras.tree.flatten(model(takes, training=False))
         rows = np.asarray(keras.ops.cast(output, "float32"), np.float64).reshape(_ROWS, -1)
     except Exception:
-        return None  # an index beyond an embedding, a fixed batch: what can't be measured isn't known
+        return None  # for example an index beyond an embedding, or a fixed batch size
     finite: np.ndarray = rows[np.isfinite(rows).all(axis=1)]
     return finite
 
 
 def undecided(model: str) -> ModelError:
-    """The error for a model whose output nothing tells of."""
+    """Return the error for a model whose output kind can't be determined."""
     return ModelError(
         explain(
             f"It can't be told whether the model {model!r} gives probabilities or logits.",

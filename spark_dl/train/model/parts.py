@@ -1,4 +1,4 @@
-"""What Keras objects hold: parts of lists and dicts, layers within layers, the seeds of random numbers."""
+"""Parts of Keras objects: elements of lists and dicts, inner layers, random seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["inner_layers", "is_keras", "is_seed", "leaves", "seed_states", "shif
 
 
 def leaves(thing: Any) -> Iterator[Any]:
-    """What lists, tuples and dicts hold, at any depth."""
+    """Yield the elements of nested lists, tuples and dicts."""
     if isinstance(thing, (list, tuple, dict)):
         for part in thing.values() if isinstance(thing, dict) else thing:
             yield from leaves(part)
@@ -21,28 +21,28 @@ def leaves(thing: Any) -> Iterator[Any]:
 
 
 def inner_layers(layers: Any) -> Iterator[Any]:
-    """Keras layers, one or several, and all that they hold."""
+    """Yield one or several Keras layers and all layers within them."""
     for layer in leaves(layers):
         yield from layer._flatten_layers()
 
 
 def is_keras(kind: Any) -> bool:
-    """Whether a class or a function is Keras's own."""
+    """Return whether a class or a function is Keras's own."""
     return (getattr(kind, "__module__", None) or "").partition(".")[0] == "keras"
 
 
 def is_seed(variable: Any) -> bool:
-    """Whether random numbers follow from a variable."""
+    """Return whether a variable is the state of a random number generator."""
     return "seed_generator_state" in variable.path
 
 
 def seed_states(model: keras.Model) -> list[Any]:
-    """The variables from which a model's random numbers follow."""
+    """Return the random number generator states of a model."""
     return [variable for variable in model.variables if is_seed(variable)]
 
 
 def shift_seeds(variables: Iterable[Any], rank: int) -> None:
-    """Have each rank draw other random numbers: the seeds among the variables are moved on by its number."""
+    """Add the rank to the random seeds among the variables, so that each rank draws different random numbers."""
     for variable in filter(is_seed, variables):
         shifted = np.asarray(variable).astype(np.uint64) + np.array([rank, 0], np.uint64)
         variable.assign((shifted % 2**32).astype(str(variable.dtype)))

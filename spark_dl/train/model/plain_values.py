@@ -1,4 +1,4 @@
-"""Attributes of Keras objects that are plain values, and that their configs don't tell."""
+"""Attributes of Keras objects that are plain values and missing from their configs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spark_dl.train.model.parts import is_keras
 
 __all__ = ["apply_attributes", "config_or_empty", "plain_attributes"]
 
-# What Keras sets on layers and models as they are made, built, called and compiled.
+# Attributes that Keras sets on layers and models when they are created, built, called and compiled.
 _KERAS_OWN = frozenset(
     (
         *("built", "name", "trainable", "input_spec", "training", "call_signature_parameters", "states", "is_adapted"),
@@ -25,10 +25,10 @@ _NONE = object()
 
 
 def plain_attributes(thing: Any) -> dict[str, Any]:
-    """The attributes whose values are plain, as JSON, but for those that the config tells alike.
+    """Return the attributes with plain values, as JSON, except those that the config contains with the same value.
 
     Args:
-        thing: a layer or an optimizer. Of Keras's own classes what isn't public is left out.
+        thing: A layer or an optimizer. Private attributes of Keras's own classes are left out.
     """
     private = set() if is_keras(type(thing)) else _own_private(thing)
     names = {name for name in vars(thing) if not name.startswith("_")} | private
@@ -40,7 +40,7 @@ def plain_attributes(thing: Any) -> dict[str, Any]:
 
 
 def config_or_empty(thing: Any) -> dict[str, Any]:
-    """The object's config; empty where it has none, as what a layer makes itself needn't."""
+    """Return the object's config; empty if it has none, such as a layer created within another layer."""
     try:
         return dict(thing.get_config())
     except Exception:
@@ -48,15 +48,15 @@ def config_or_empty(thing: Any) -> dict[str, Any]:
 
 
 def apply_attributes(thing: Any, attributes: Mapping[str, Any]) -> None:
-    """Set the attributes that have other values."""
+    """Set the attributes whose values differ."""
     for name, value in attributes.items():
         if _encode(getattr(thing, name, _NONE)) != value:
-            with contextlib.suppress(AttributeError):  # of what can be read alone
+            with contextlib.suppress(AttributeError):  # read-only attributes
                 setattr(thing, name, _decode(value))
 
 
 def _own_private(thing: Any) -> set[str]:
-    """The private attributes of the user's class, without those that the code of Keras's classes above it names."""
+    """Return the private attributes of a custom class, without those that Keras's base classes use in their code."""
     names = {name for name in vars(thing) if name.startswith("_") and not name.startswith("__")}
     kinds = {base for kind in type(thing).__mro__ if is_keras(kind) for base in kind.__mro__}
     for kind in kinds:
@@ -67,7 +67,7 @@ def _own_private(thing: Any) -> set[str]:
 
 
 def _encode(value: Any) -> Any:
-    """A plain value as JSON; `_NONE` where it isn't plain."""
+    """Return a plain value as JSON; `_NONE` if it isn't plain."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, (list, tuple)):

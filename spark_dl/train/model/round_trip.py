@@ -1,4 +1,4 @@
-"""Whether the copy of a model that the ranks get is the model; what can't be carried is refused by its name."""
+"""Check that the model copy that ranks load equals the user's model; the error names what Keras doesn't save."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from spark_dl.train.model.parts import is_keras, is_seed
 __all__ = ["refuse_forgotten"]
 
 _SHOWN = 5
-# What follows from how far a model has been used, and is settled elsewhere.
+# These depend on how far the model has been trained and are restored elsewhere.
 _USE = ("built_for", "iterations", "config")
 
 
 def refuse_forgotten(model: keras.Model, copy: keras.Model) -> None:
-    """Refuse a model that Keras doesn't save as it is.
+    """Raise an error if Keras doesn't save all of a model.
 
     Args:
-        model: the user's.
-        copy: what has been saved and loaded.
+        model: The user's model.
+        copy: The same model after it was saved and loaded.
 
     Raises:
-        ModelError: they differ.
+        ModelError: The copy differs from the model.
     """
     differences = list(_differences(model, copy))
     if differences:
@@ -49,7 +49,7 @@ def refuse_forgotten(model: keras.Model, copy: keras.Model) -> None:
 def _differences(model: keras.Model, copy: keras.Model) -> Iterator[str]:
     live, loaded = (json.loads(json.dumps(describe(one).record)) for one in (model, copy))
     there = {tuple(noted["place"]): noted for noted in loaded["layers"]}
-    # Layers may have other names where nothing else is another: what counts is what they hold.
+    # A renamed layer is no difference if all weights are equal.
     alike = _contents(model) == _contents(copy)
     for one, noted in zip(walk(model), live["layers"], strict=True):
         where = f"{one.layer.name} ({type(one.layer).__name__})"
@@ -73,7 +73,7 @@ def _of_layer(live: Mapping[str, Any], loaded: Mapping[str, Any]) -> Iterator[st
         if live[name] != loaded[name]:
             yield f"{name} {loaded[name]} in place of {live[name]}"
     yield from _of_attributes(live, loaded)
-    if not live["variables"]:  # those that it makes as it is called may be there already
+    if not live["variables"]:  # variables that it creates when called may exist in the copy already
         return
     if len(live["variables"]) != len(loaded["variables"]):
         yield f"{len(loaded['variables'])} variables in place of {len(live['variables'])}"
@@ -86,7 +86,7 @@ def _of_layer(live: Mapping[str, Any], loaded: Mapping[str, Any]) -> Iterator[st
 
 def _of_attributes(live: Mapping[str, Any], loaded: Mapping[str, Any]) -> Iterator[str]:
     for name, value in live["attributes"].items():
-        # As text, since NaN isn't equal to itself.
+        # Compared as text, since NaN isn't equal to itself.
         if json.dumps(loaded["attributes"].get(name, value)) != json.dumps(value):
             yield f"{name}={loaded['attributes'][name]!r} in place of {value!r}"
 
@@ -98,7 +98,7 @@ def _of_values(live: Sequence[Any], loaded: Sequence[Any]) -> Iterator[str]:
 
 
 def _contents(model: Any) -> Counter[tuple[Any, ...]]:
-    """What the weights of a model are, in no order."""
+    """Return a multiset of the model's weights by shape, dtype, trainability and digest."""
     found: Counter[tuple[Any, ...]] = Counter()
     for variable in model.weights:
         value = np.asarray(variable)
@@ -118,7 +118,7 @@ def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _of_objects(live: Any, loaded: Any) -> Iterator[str]:
-    """Attributes of the user's classes that are arrays or functions, and other ones."""
+    """Yield the attributes of a custom class that hold different arrays or functions."""
     if is_keras(type(live)):
         return
     for name, value in vars(live).items():

@@ -1,4 +1,4 @@
-"""Keras models as bytes, in the `.keras` format: the user's model is never changed, but saved, and a copy is loaded."""
+"""Keras models as bytes, in the `.keras` format: the user's model is saved and a copy loaded, so it never changes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ __all__ = ["custom_objects", "from_bytes", "register", "settings_of", "to_bytes"
 
 
 def custom_objects(model: Any, *others: Any) -> dict[str, Any]:
-    """What Keras needs by name to load a model elsewhere: the user's own functions and classes, registered or not.
+    """Return the custom functions and classes that Keras needs to load a model elsewhere, by name, registered or not.
 
-    Within a `custom_object_scope` of it, `to_bytes` writes these names. Of what is registered in this process only what
-    the model's config names: the rest may come from modules that aren't where the model is loaded.
+    Within a `custom_object_scope` of the result, `to_bytes` writes these names. Objects registered in this process are
+    included only if the model's config names them: others may come from modules that are missing where the model is
+    loaded.
 
     Args:
-        model: with its layers, its optimizer and its losses.
-        others: further Keras objects, functions, names, or lists of them, such as the metrics.
+        model: The model, with its layers, its optimizer and its losses.
+        others: Further Keras objects, functions, names, or lists of them, such as the metrics.
 
     Raises:
-        ModelError: a copy of an object would be another one.
+        ModelError: An object can't be copied faithfully.
     """
     found = found_objects(model, *others)
     with keras.saving.custom_object_scope(found):
@@ -42,9 +43,10 @@ def custom_objects(model: Any, *others: Any) -> dict[str, Any]:
 
 
 def register(objects: Mapping[str, Any]) -> None:
-    """Register with Keras, in a process that ends with its training, what `custom_objects` found registered elsewhere.
+    """Register with Keras the objects that `custom_objects` found registered elsewhere, by the same names.
 
-    Keras saves a class that isn't registered by its bare name, which nobody who has it registered would find.
+    For processes that end with their training. Keras saves an unregistered class by its bare name, which a process that
+    has it registered wouldn't find.
     """
     for name, thing in objects.items():
         package, registered, own_name = name.partition(">")
@@ -54,7 +56,7 @@ def register(objects: Mapping[str, Any]) -> None:
 
 
 def to_bytes(model: keras.Model) -> bytes:
-    """The model with its weights, compile options and optimizer state, and with what Keras itself forgets of it."""
+    """Serialize the model with its weights, compile options, optimizer state, and the state that Keras doesn't save."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "model.keras")
         with naming():
@@ -66,12 +68,18 @@ def to_bytes(model: keras.Model) -> bytes:
 
 
 def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, compiled: bool = True) -> keras.Model:
-    """The inverse of `to_bytes`. Keras's safe mode stays on: nothing that is loaded executes.
+    """Load a model from `.keras` bytes: the inverse of `to_bytes`.
 
-    It also loads what Keras alone has saved, and what earlier releases have.
+    Also loads bytes written by Keras itself or by earlier releases. Keras's safe mode is on: nothing that is loaded is
+    executed.
+
+    Args:
+        content: The `.keras` bytes.
+        custom_objects: The custom objects by name; without any, the surrounding `custom_object_scope` applies.
+        compiled: Whether to compile the model.
 
     Raises:
-        SavedModelError: the bytes aren't a model that Keras loads safely.
+        SavedModelError: The bytes aren't a model that Keras loads safely.
     """
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "model.keras")
@@ -81,9 +89,9 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
             refuse_hostile(content)
             noted = split_record(path)
             with warnings.catch_warnings():
-                # An optimizer that had not been built when it was saved: it begins anew.
+                # An optimizer that was saved unbuilt starts without state.
                 warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
-                # A scope takes the place of the one around it.
+                # A scope replaces the one around it.
                 with keras.saving.custom_object_scope(custom_objects) if custom_objects else contextlib.nullcontext():
                     return _loaded(path, None if noted is None else LiveState(*noted), compiled)
         except Exception as error:
@@ -99,10 +107,10 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
 
 
 def settings_of(content: bytes) -> dict[str, Any]:
-    """Keras's settings in the process that has saved a model; empty where they can't be read."""
+    """Return Keras's settings in the process that saved a model; empty if they can't be read."""
     try:
         noted = read_record(content)
-    except Exception:  # `from_bytes` says what is wrong
+    except Exception:  # `from_bytes` raises the error
         return {}
     return {} if noted is None else dict(noted["settings"])
 
@@ -113,7 +121,7 @@ def _loaded(path: str, state: LiveState | None, compiled: bool) -> keras.Model:
     with apply_settings(state.record["settings"]):
         model = keras.saving.load_model(path, compile=compiled, safe_mode=True)
         restore_layers(model, state)
-        restore_values(model, state)  # which an optimizer may keep as it is built
+        restore_values(model, state)  # before the optimizer is built, which may copy the values
         if restore_optimizer(model, state):
             model.load_weights(path)
             restore_values(model, state)
@@ -121,7 +129,7 @@ def _loaded(path: str, state: LiveState | None, compiled: bool) -> keras.Model:
 
 
 def _refrozen(model: keras.Model, path: str) -> keras.Model:
-    """The model with all frozen that a frozen layer holds: Keras forgets it of what a layer makes as it is built."""
+    """Freeze everything within frozen layers: Keras loses the flag of what a layer creates when it is built."""
     trained = len(model.trainable_variables)
     for layer in [layer for layer in model._flatten_layers() if not layer.trainable]:
         for inner in layer._flatten_layers(include_self=False):
@@ -131,6 +139,6 @@ def _refrozen(model: keras.Model, path: str) -> keras.Model:
     if len(model.trainable_variables) < trained and model.compiled:
         with naming():
             compiled = model.get_compile_config()
-        model.compile_from_config(compiled)  # with an optimizer for what is left
+        model.compile_from_config(compiled)  # with an optimizer for the remaining variables
         model.load_weights(path)
     return model

@@ -1,4 +1,4 @@
-"""Keras's serializer, led by us for a while: what it writes for the user's objects, and by what names."""
+"""Hooks into Keras's serializer, for the configs and the names that it writes for custom objects."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from keras.src.saving import object_registration, saving_lib, serialization_lib
 
 __all__ = ["reference", "serializing"]
 
-# Keras writes names through functions of its modules, which are one for all threads.
+# The patched functions of Keras's modules are shared by all threads.
 _PATCHING = threading.RLock()
 _MODULES = (serialization_lib, saving_lib, keras.src.saving, keras.saving, keras.utils)
 
 
 def reference(name: str) -> dict[str, Any]:
-    """What Keras writes for a function: the object of that name is put in its place as it is loaded."""
+    """Return the config that Keras writes for a function: on loading, it is replaced by the object of that name."""
     return {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
 
 
@@ -26,14 +26,14 @@ def reference(name: str) -> dict[str, Any]:
 def serializing(
     write: Callable[[Any, Callable[[Any], Any]], Any], name_of: Callable[[Any, Callable[[Any], str]], str]
 ) -> Iterator[None]:
-    """Have Keras serialize by these functions within the block, in this thread alone.
+    """Replace Keras's serialization functions within the block, for this thread only.
 
     Args:
-        write: takes an object and Keras's own `serialize_keras_object`; gives the config.
-        name_of: takes a class or function and Keras's own `get_registered_name`; gives the name.
+        write: The function that takes an object and Keras's own `serialize_keras_object` and returns the config.
+        name_of: The function that takes a class or function and Keras's own `get_registered_name` and returns the name.
     """
     thread = threading.get_ident()
-    made: list[Any] = []  # kept, since what Keras meets again by its id is one object to it
+    made: list[Any] = []  # referenced to keep ids unique, since Keras identifies shared objects by id
     with _PATCHING, contextlib.ExitStack() as patches:
         keras_write = serialization_lib.serialize_keras_object
         keras_name = object_registration.get_registered_name

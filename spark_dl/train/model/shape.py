@@ -1,4 +1,4 @@
-"""What can be told of a Keras model's inputs and outputs before it is used."""
+"""Inputs and outputs of a Keras model, found without running it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spark_dl.train.model.serialization import to_bytes
 __all__ = ["ModelInput", "ModelOutput", "ModelShape", "fixed_shapes", "shape_of", "up_to_layer"]
 
 _FED_DTYPES = tuple(f"float{n}" for n in (16, 32, 64)) + tuple(f"{k}int{n}" for k in ("", "u") for n in (8, 16, 32, 64))
-# Layers that end with their activation.
+# Layers whose activation is their last operation.
 _ACTIVATES = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)
 
 
@@ -26,9 +26,9 @@ class ModelInput:
     """One input of a model.
 
     Attributes:
-        name: its key where the model takes a dict, else its layer's name.
-        shape: of one row; None where the model leaves a size open.
-        dtype: NumPy's name of it, or "string".
+        name: The key if the model takes a dict, else the name of its layer.
+        shape: The shape of one row; sizes that the model leaves open are None.
+        dtype: The NumPy name of the dtype, or "string".
     """
 
     name: str
@@ -41,9 +41,9 @@ class ModelOutput:
     """One output of a model.
 
     Attributes:
-        name: its key where the model gives a dict, else its layer's name.
-        shape: of one row; None where the model leaves a size open.
-        activation: name of Keras's own activation that it comes from; "" where that isn't certain.
+        name: The key if the model returns a dict, else the name of its layer.
+        shape: The shape of one row; sizes that the model leaves open are None.
+        activation: The name of Keras's own activation that computes it; "" if that isn't certain.
     """
 
     name: str
@@ -53,13 +53,13 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model's inputs and outputs.
+    """Inputs and outputs of a model.
 
     Attributes:
-        inputs: in the model's order; that of the names, sorted, where it takes a dict.
-        outputs: in the model's order; that of the names, sorted, where it gives a dict.
-        takes_dict: whether the model was built on a dict of inputs.
-        gives_dict: whether it was built on a dict of outputs.
+        inputs: The inputs in the model's order; sorted by name if it takes a dict.
+        outputs: The outputs in the model's order; sorted by name if it returns a dict.
+        takes_dict: Whether the model was built on a dict of inputs.
+        gives_dict: Whether the model was built on a dict of outputs.
     """
 
     inputs: tuple[ModelInput, ...]
@@ -69,10 +69,11 @@ class ModelShape:
 
 
 def shape_of(model: Any) -> ModelShape:
-    """The model's inputs and outputs.
+    """Return the model's inputs and outputs.
 
     Raises:
-        ModelError: not a built Keras model whose inputs and outputs are known, each by a name of its own.
+        ModelError: The model isn't a built Keras model, its inputs or outputs are unknown, nested or have equal names,
+            or an input has a dtype that columns can't feed.
     """
     if not isinstance(model, keras.Model):
         raise ModelError(
@@ -108,15 +109,15 @@ def shape_of(model: Any) -> ModelShape:
 
 
 def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tuple[int, ...]]) -> ModelShape:
-    """The shapes with what the model leaves open (None) filled in.
+    """Fill in the sizes that the model leaves open (None).
 
     Args:
-        model: whose they are.
-        shape: of the model.
-        given: name of an input -> the shape of one row.
+        model: The model.
+        shape: The shape of the model.
+        given: The shape of one row by the input's name.
 
     Raises:
-        ModelError: a shape isn't one that the model takes, or something is left open.
+        ModelError: The model doesn't take one of the shapes, or a size is still open.
     """
     inputs = []
     for one in shape.inputs:
@@ -155,13 +156,13 @@ def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tupl
 
 
 def _structures(model: keras.Model) -> tuple[Any, Any]:
-    """The inputs and outputs as the model was built on them."""
-    # A Sequential hides the functional model that it is.
+    """Return the inputs and outputs in the structure that the model was built on."""
+    # A Sequential doesn't expose its inner functional model.
     return (model.inputs, model.outputs) if isinstance(model, keras.Sequential) else (model.input, model.output)
 
 
 def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], bool, bool]:
-    """The inputs and outputs in Keras's own order, that of the flattened structures; and whether these are dicts."""
+    """Return inputs and outputs in Keras's order, that of the flattened structures, and whether these are dicts."""
     if not model.built or not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         return _called_ports(model)
     taken, given = _structures(model)
@@ -181,7 +182,11 @@ def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], boo
 
 
 def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], bool, bool]:
-    """Those of a subclassed model that has been built for one tensor, or for a dict of tensors."""
+    """Return inputs and outputs of a subclassed model that was built for one tensor or a dict of tensors.
+
+    Raises:
+        ModelError: The model isn't built, or was built for something else.
+    """
     built = (model.get_build_config() or {}).get("input_shape") if model.built else None
     shapes: dict[str, Any] = built if isinstance(built, dict) else {"input": built}
     if not all(map(_is_shape, shapes.values())):
@@ -210,10 +215,10 @@ def _is_shape(thing: Any) -> bool:
 
 
 def _flat(structure: Any, model: keras.Model) -> list[tuple[tuple[Any, ...], Any]]:
-    """Tensors with their places in a list or a dict.
+    """Return tensors with their paths in a list or a dict.
 
     Raises:
-        ModelError: lists or dicts within others.
+        ModelError: Lists or dicts are nested.
     """
     found = keras.tree.flatten_with_path(structure)
     if any(len(path) > 1 for path, _ in found):
@@ -228,14 +233,14 @@ def _flat(structure: Any, model: keras.Model) -> list[tuple[tuple[Any, ...], Any
 
 
 def _key(path: tuple[Any, ...]) -> str:
-    """A tensor's key in a dict; "" elsewhere."""
+    """Return a tensor's key in a dict; "" if it isn't in a dict."""
     return path[0] if path and isinstance(path[0], str) else ""
 
 
 def _activation(tensor: Any) -> str:
-    """Keras's own activation that a tensor comes from last; "" where that isn't certain.
+    """Return the name of Keras's own activation that computes a tensor; "" if that isn't certain.
 
-    It is told by identity: a function or a layer of the user's may have the same name.
+    Activations are compared by identity: a custom function or layer may have the same name.
     """
     operation = tensor._keras_history.operation
     if isinstance(operation, keras.Model):
@@ -244,25 +249,25 @@ def _activation(tensor: Any) -> str:
             return ""
         return _activation(outputs[tensor._keras_history.tensor_index])
     kind = type(operation)
-    if is_keras(kind) and kind.__name__ in ("Softmax", "Sigmoid"):  # a layer, or an operation of keras.ops
+    if is_keras(kind) and kind.__name__ in ("Softmax", "Sigmoid"):  # a layer or an operation of keras.ops
         last = getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1)
         return kind.__name__.lower() if last else ""
     activation = getattr(operation, "activation", None)
-    # "linear" of another layer says nothing of what it was given.
+    # A "linear" activation is conclusive only for Dense and EinsumDense; other layers may pass anything on.
     ends = (keras.layers.Dense, keras.layers.EinsumDense) if activation is keras.activations.linear else _ACTIVATES
     return str(activation.__name__) if kind in ends and inspect.isfunction(activation) and is_keras(activation) else ""
 
 
 def _calls_its_graph(model: keras.Model) -> bool:
-    """Whether a call computes what the model was built of, and no method of the user's."""
+    """Return whether calling the model runs the graph that it was built of, not a custom `call`."""
     return is_keras(type(model).call)
 
 
 def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
-    """The model that gives a layer's output in place of its own, as bytes, and how many numbers that has a row.
+    """Return the model that ends at a layer, as bytes, and the number of values in that layer's output per row.
 
     Raises:
-        ModelError: there is no such layer, or its output has no fixed shape.
+        ModelError: The layer doesn't exist, or its output has no fixed shape.
     """
     names = [one.name for one in model.layers]
     if layer not in names:

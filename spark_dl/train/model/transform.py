@@ -1,4 +1,4 @@
-"""Features that are changed alike in training and scoring: Keras layers that become the front of the model itself."""
+"""Feature transforms that apply to training and scoring alike: Keras layers in front of the model's inputs."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ __all__ = ["with_transform"]
 
 
 def with_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tuple[int, ...]]) -> keras.Model:
-    """A copy of the model that takes its features as they are before the transform.
+    """Copy the model with a transform in front, so that it takes the features as they are before the transform.
 
-    Inputs, outputs and layers keep their names; the compile options and the optimizer's state are kept. A model that
-    has this very transform in front already, as a fitted one has, is given back as it is.
+    Inputs, outputs and layers keep their names; the compile options and the optimizer's state are preserved. A model
+    that already has this very transform in front, such as a fitted one, is returned unchanged.
 
     Args:
-        model: a functional or Sequential one. It isn't changed, nor are the layers.
-        transform: one Keras layer, or a dict by the inputs' names; inputs without one stay as they are. What a layer
-            takes has the shape and dtype of the model's input, or those of its own keras.Input.
-        shapes: name of an input -> the shape of one row before the transform, where it is another.
+        model: A functional or Sequential model. Neither it nor its layers are changed.
+        transform: One Keras layer, or a dict of layers by input name; other inputs are unchanged. A layer takes the
+            shape and dtype of the model's input, or those of its own keras.Input.
+        shapes: The shape of one row before the transform by the input's name, if it differs.
 
     Raises:
-        ModelError: the model isn't a graph of layers; or the transform doesn't give what the model takes.
-        OptionError: the transform draws random numbers or would be trained; or the model has another one.
+        ModelError: The model isn't a graph of layers, or the transform's output doesn't fit the model's input.
+        OptionError: The transform draws random numbers or would be trained, or the model has a different one.
     """
     shape = shape_of(model)
     _refuse_graphless(model)
     layers = transform if isinstance(transform, dict) else {shape.inputs[0].name: transform}
-    # The keys of a dict may be what no layer may be called.
+    # The keys of a dict may be invalid as layer names.
     starts = {one.name: _start_name(tensor) for one, tensor in zip(shape.inputs, _taken(model), strict=True)}
     names = {name: FRONT if len(starts) == 1 else f"{FRONT}_{start}" for name, start in starts.items()}
     with keras.saving.custom_object_scope(custom_objects(model, transform)):
@@ -64,7 +64,7 @@ def with_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tupl
 
 
 def _taken(model: keras.Model) -> list[Any]:
-    """The tensors that the model takes, in the order of its inputs."""
+    """Return the model's input tensors, in the order of its inputs."""
     return list(keras.tree.flatten(model.inputs if isinstance(model, keras.Sequential) else model.input))
 
 
@@ -88,19 +88,19 @@ def _refuse_graphless(model: keras.Model) -> None:
 
 
 def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str) -> keras.Model:
-    """The model of one input's transform.
+    """Build the model of one input's transform.
 
     Args:
-        layer: the user's.
-        fed: the model's input.
-        given: the shape of one row before it, if it is told.
-        name: of the model.
+        layer: The user's layer.
+        fed: The model's input.
+        given: The shape of one row before the transform, or None.
+        name: The name of the new model.
     """
     asked = getattr(layer, "inputs", None) or []
     shape, dtype = (tuple(asked[0].shape[1:]), asked[0].dtype) if asked else (fed.shape, fed.dtype)
     shape = shape if given is None else given
     try:
-        with naming():  # Keras copies layers by saving them
+        with naming():  # Keras copies layers by saving and loading them
             own = copy.deepcopy(layer)
         own.trainable = False
         start = keras.Input(shape, dtype=dtype, name="before")
@@ -119,7 +119,7 @@ def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str
 
 
 def _freeze(layer: Any) -> None:
-    """Freeze a layer and what it holds: a frozen one doesn't pass it on to what it makes later."""
+    """Freeze a layer and all layers within it: the flag isn't passed on to layers created later."""
     for inner in layer._flatten_layers():
         inner.trainable = False
     for variable in layer.variables:
@@ -139,7 +139,7 @@ def _refuse_misfit(front: keras.Model, fed: ModelInput) -> None:
 
 
 def _fits(given: Any, fed: ModelInput) -> bool:
-    """Whether a tensor can be an input, where whole numbers may become fractions, but nothing else anything else."""
+    """Return whether a tensor can feed an input: integers may become floats, other dtypes must match."""
     kinds = [
         next((kind for kind in ("string", "float", "int") if kind in dtype), dtype)
         for dtype in (given.dtype, fed.dtype)
@@ -187,7 +187,7 @@ def _refuse_trained(fronts: Iterable[Any]) -> None:
 
 
 def _named(layers: Sequence[Any]) -> str:
-    """The innermost of them."""
+    """Return the names and classes of the innermost of these layers."""
     outer = {
         id(layer) for layer in layers if any(one is not layer and one in layers for one in layer._flatten_layers())
     }
@@ -208,7 +208,10 @@ def _refuse_others(there: Iterable[Any], fronts: Iterable[keras.Model]) -> None:
 
 
 def _content(front: Any) -> tuple[Any, ...]:
-    """What tells two fronts apart: layers, weights and vocabularies. Both have been loaded, which levels configs."""
+    """Return everything that distinguishes two transforms: layers, weights and vocabularies.
+
+    Both have been loaded from bytes, which normalizes their configs.
+    """
     content = to_bytes(front)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         config = json.loads(archive.read("config.json"))["config"]
@@ -217,7 +220,7 @@ def _content(front: Any) -> tuple[Any, ...]:
 
 
 def _joined(model: keras.Model, fronts: Mapping[str, keras.Model], starts: Mapping[str, str]) -> keras.Model:
-    """The model with the fronts before its inputs; its layers are called anew, and are the same objects."""
+    """Build the model with transforms in front of its inputs; its layers are called again and are the same objects."""
     shape = shape_of(model)
     inputs: dict[str, Any] = {}
     features: dict[str, Any] = {}
@@ -251,15 +254,15 @@ def _joined(model: keras.Model, fronts: Mapping[str, keras.Model], starts: Mappi
             compiled = model.get_compile_config()
         joined.compile_from_config(compiled)
         joined.optimizer = model.optimizer  # with its state
-    return from_bytes(to_bytes(joined))  # without the graph that the layers had before
+    return from_bytes(to_bytes(joined))  # loaded again to drop the layers' previous graph
 
 
-# What Keras itself writes into the config of a functional model.
+# Entries that Keras itself writes into the config of a functional model.
 _OF_GRAPHS = ("name", "trainable", "dtype", "layers", "input_layers", "output_layers")
 
 
 def _as_built(parts: Mapping[str, Any], model: keras.Model, takes_dict: bool) -> Any:
-    """Tensors by the inputs' names in the structure that the model was built on."""
+    """Arrange tensors by input name in the structure that the model was built on."""
     if takes_dict:
         return dict(parts)
     tensors = list(parts.values())
