@@ -61,7 +61,7 @@ def log_model(
         code_paths: Files and directories with custom code, such as registered layers. Their modules are imported when
             the model is loaded.
         pip_requirements: The pip requirements of the model; the versions installed in this process by default.
-        input_example: Example rows, in a form that `predict` of the pyfunc takes.
+        input_example: Example rows, in a form that `predict` of the pyfunc takes; a made-up row by default.
 
     Returns:
         MLflow's ModelInfo, with `model_uri`.
@@ -132,7 +132,7 @@ def follow(model_uri: str) -> Callable[[], Any]:
         If the version can't be found or loaded, it warns and returns the model that it has.
 
     Raises:
-        SavedModelError: There is no such model at the first call.
+        SavedModelError: There is no such model now, or the registry doesn't answer.
     """
     current = _Current(model_uri)
     current.model()

@@ -198,7 +198,7 @@ class _Training:
                 if self.trained is not None:  # only the evaluation on the validation rows is lost
                     self._event(f"Trained; then: {_first_line(error)}")
                     return Trained(self.trained, None, self.epochs)
-                # Ranks that never find each other at first have a wrong set-up; later, the network or a host fails.
+                # If ranks can't connect, the set-up is wrong at the first attempt; later, the network or a host fails.
                 apart = isinstance(error, ClusterError) or isinstance(error.__cause__, ClusterError)
                 lost = begun if apart else isinstance(error, RankError) and error.lost
                 if not lost or attempt >= attempts:
@@ -211,7 +211,7 @@ class _Training:
             self._event(f"{when}{_first_line(cause)} Restarting from {_place(plan)}, {how}.")
 
     def _attempt(self, plan: TrainPlan, workers: int) -> tuple[TrainResult, Assessment | None]:
-        from spark_dl.train.entry import run_rank  # imports TensorFlow
+        from spark_dl.train.entry import run_rank  # late import: loads TensorFlow
 
         self.directory.starts(plan.attempt)
         rows = plan.dataset.rows(validation=False)

@@ -20,7 +20,7 @@ __all__ = ["Fitted", "check_workers"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """The compiled model to check, with the facts that its losses and metrics are tried with.
+    """The compiled model to check, and the shapes and dtypes with which its losses and metrics are tried.
 
     Attributes:
         model: The compiled Keras model.

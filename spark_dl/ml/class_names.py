@@ -11,7 +11,7 @@ _PUBLIC = (
     *("KerasEstimator", "KerasClassifier", "KerasRegressor"),
     *("KerasModel", "KerasClassifierModel", "KerasRegressorModel"),
 )
-# Version 0.1 wrote the names of modules.
+# Version 0.1 wrote the classes' module paths.
 _OLD = re.compile(r"spark_dl\.estimators\.(base|model|classifier|regressor)\.(\w+)")
 
 

@@ -243,7 +243,7 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
 
 
 def _present(column: Column) -> SparkColumn:
-    """Return a boolean column: whether training keeps a row despite nullPolicy="drop" for this column."""
+    """Return a boolean column: whether a row's value is present, so that nullPolicy neither drops nor fills it."""
     value = selected(column)
     whole = value.isNotNull()
     if column.kind == "vector":

@@ -1,4 +1,4 @@
-"""Loading of models from MLflow as Spark ML stages; only known classes are imported."""
+"""Loading of models from MLflow as Spark ML stages; only allowed classes are imported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
     Raises:
         SavedModelError: There is no model, or it is damaged, of another flavor, or of a newer release.
     """
-    from spark_dl.track import flavor  # imports MLflow
+    from spark_dl.track import flavor  # late import: loads MLflow
 
     with flavor.fetched(uri) as root:
         modules = flavor.import_code(root)

@@ -23,9 +23,9 @@ __all__ = ["FitMany"]
 class FitMany(Iterator[tuple[int, "KerasModel"]]):
     """Thread-safe iterator of (index of the param map, fitted model), in any order.
 
-    The converted rows are removed after the last fit, or when a fit fails; later calls then raise the same error.
-    Callers that don't take all models call `close()` or use a `with`. Otherwise, the rows are removed with the last
-    reference to this object, or when the process ends.
+    CrossValidator calls it from several threads. The converted rows are removed after the last fit, or when a fit
+    fails; later calls then raise the same error. Callers that don't take all models call `close()` or use a `with`.
+    Otherwise, the rows are removed with the last reference to this object, or when the process ends.
 
     Args:
         estimator: The estimator; it is copied for each fit.

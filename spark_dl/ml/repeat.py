@@ -38,7 +38,7 @@ def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str 
         SavedModelError: The estimator has callbacks, validationData or objects that can't be saved, or is damaged.
         DataError: The path of the rows is unknown or redacted, or the rows have changed.
     """
-    from spark_dl.track.runs import logged_fit  # imports MLflow
+    from spark_dl.track.runs import logged_fit  # late import: loads MLflow
 
     logged = logged_fit(run_id, (ESTIMATOR_STAGE, ESTIMATOR_MODEL))
     estimator = _estimator(logged.files[ESTIMATOR_STAGE], logged.files[ESTIMATOR_MODEL], run_id)

@@ -16,7 +16,7 @@ from spark_dl.options.training import TrainingOptions
 __all__ = ["ClassifierOptions", "EstimatorOptions", "FittedClassifierOptions", "FittedOptions"]
 
 
-# A dataclass lists the fields of its last base first, so that the Params begin with those of the model.
+# Dataclasses list the fields of their last base first; signatures and documentation follow that order.
 @dataclass(frozen=True, kw_only=True)
 class EstimatorOptions(ScoringOptions, TrackingOptions, ClusterOptions, TrainingOptions, DataOptions, ModelOptions):
     """The options of `KerasEstimator` and `KerasRegressor`."""
