@@ -1,7 +1,7 @@
 """Deep learning inside Spark ML: Horovod-distributed Keras training on DataFrames.
 
-The public names are resolved when they are first used: `import spark_dl` loads none of TensorFlow, Horovod,
-Petastorm, MLflow or PySpark.
+Public names are imported on first use: `import spark_dl` loads none of TensorFlow, Horovod, Petastorm, MLflow or
+PySpark.
 """
 
 from __future__ import annotations

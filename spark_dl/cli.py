@@ -1,4 +1,4 @@
-"""The command `spark-dl`."""
+"""The command line interface `spark-dl`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ _MASTER = "Spark's master URL; that of spark-submit or local[*] without it"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 1 where it found a fault."""
+    """Run a command of `spark-dl`.
+
+    Args:
+        arguments: The command line arguments; those of the process by default.
+
+    Returns:
+        The exit code: 1 if the command fails or the doctor finds a fault, else 0. `ui` returns that of its server.
+    """
     parser = argparse.ArgumentParser(prog="spark-dl", description="Deep learning inside Spark ML.")
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="check the driver and every executor")
@@ -107,12 +114,12 @@ def _ui(given: argparse.Namespace) -> int:
         if not given.no_browser and _answers(address, process):
             webbrowser.open(address)
         return process.wait() if process else 0
-    except KeyboardInterrupt:  # the way to end it
+    except KeyboardInterrupt:  # Ctrl-C also ends the server
         return process.wait() if process else 0
 
 
 def _answers(address: str, process: subprocess.Popen[bytes] | None) -> bool:
-    """Wait for a page; False where its process has ended before."""
+    """Wait until a page answers; return False if the process that serves it ends first."""
     while process is not None and process.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()

@@ -1,4 +1,4 @@
-"""A function of one's own on Horovod ranks, logged if the session says so."""
+"""Custom functions on Horovod ranks: the launcher, and its MLflow autologging."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from spark_dl.train.fit_reports import reporting_fits
 
 __all__ = ["HorovodLauncher", "autolog"]
 
-# A setting of the Spark session: the tracker's name. A cluster's defaults may have it, too.
+# The Spark setting with the tracker's name, set for a session or in the cluster's defaults.
 _AUTOLOG = "spark.sparkDL.autolog"
 _MODULES = ("spark_dl.train.fit_reports",)
 
 
 def autolog(disable: bool = False) -> None:
-    """Log each `HorovodLauncher.run` of this Spark session to MLflow from now on, as estimators log their fits.
+    """Enable MLflow logging of each `HorovodLauncher.run` in the current Spark session.
 
-    A run, or your active one, gets the number of workers, and of each `keras.Model.fit` on rank 0 the metrics of each
-    epoch as it ends; those of a second fit in one call as `fit2.loss`. The driver writes it.
+    The driver logs to the active MLflow run, or to a new one: the number of workers, and the metrics of each epoch of
+    each `keras.Model.fit` on rank 0. Metrics of a second fit in one call are named like `fit2.loss`.
 
     Args:
-        disable: log no more.
+        disable: Whether to disable the logging.
     """
     conf = running_session().conf
     if disable:
@@ -46,19 +46,23 @@ def autolog(disable: bool = False) -> None:
 
 
 class HorovodLauncher:
-    """Runs a function of your own on Horovod ranks, one in each task of a Spark barrier stage.
+    """Launcher of custom functions on Horovod ranks, one rank per task of a Spark barrier stage.
 
-    Horovod is initialised when the function is called; `hvd.init()` in it does no harm. Each rank is a fresh
-    process with the GPUs and threads that Spark gave its task.
+    Horovod is initialised before the function is called; `hvd.init()` in the function does no harm. Each rank is a new
+    process with the GPUs and threads that Spark assigns to its task.
 
     Args:
-        numWorkers: number of ranks; each takes one slot.
-        cpusPerWorker: cores of a rank's task; None for spark.task.cpus.
-        gpusPerWorker: GPUs of a rank's task; None for spark.task.resource.gpu.amount.
-        threadsPerWorker: computing threads of a rank; 0 for as many as its task has cores.
-        networkInterface: name or CIDR of the network between the ranks; None for the one that leads to rank 0.
-        allowPlaintext: run although Spark is told to encrypt, and the ranks speak plain TCP.
-        slotTimeout: seconds to wait until all ranks have a slot.
+        numWorkers: The number of ranks; each takes one slot.
+        cpusPerWorker: The number of cores of a rank's task; None for spark.task.cpus.
+        gpusPerWorker: The number of GPUs of a rank's task; None for spark.task.resource.gpu.amount.
+        threadsPerWorker: The number of computing threads of a rank; 0 for the number of its task's cores.
+        networkInterface: The interface name or CIDR of the network between the ranks; None for the interface that
+            routes to rank 0.
+        allowPlaintext: Whether to run although Spark encrypts its traffic: the ranks communicate by plain TCP.
+        slotTimeout: The time to wait until all ranks have a slot, in seconds.
+
+    Raises:
+        OptionError: An argument has a value that it can't have.
 
     Example:
 
@@ -96,24 +100,26 @@ class HorovodLauncher:
         self.settings = LaunchSettings.of(options)
 
     def run(self, fn: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call `fn(*args)` on every rank.
+        """Call `fn(*args)` on every rank, and log the call to MLflow after `spark_dl.autolog()`.
 
-        After `spark_dl.autolog()` the call has a run at the tracker, with what rank 0's Keras fits tell of each epoch.
+        Args:
+            fn: The function. It is pickled with cloudpickle.
+            args: The positional arguments of the function.
 
         Returns:
-            what each rank returned, in rank order.
+            The return values of the ranks, in rank order.
 
         Raises:
-            OptionError: the function or an argument can't be pickled.
-            ClusterError: the ranks can't be started.
-            RankError: a rank raised; its exception is the `__cause__`.
-            TrackingError: the call is to be logged, and the server can't be used.
+            OptionError: The function or an argument can't be pickled.
+            ClusterError: The ranks can't be started.
+            RankError: The function raised an exception on a rank, which is the `__cause__`, or a rank's process died.
+            TrackingError: Logging is enabled, and the tracking server can't be used.
         """
         spark = running_session()
         pickle_for_ranks("The function", fn)
         pickle_for_ranks("The arguments", args)
         use_driver_python(spark)
-        fault = "" if is_connect(spark) else horovod_fault()  # a client of Spark Connect runs no rank
+        fault = "" if is_connect(spark) else horovod_fault()  # a Spark Connect client needs no Horovod
         if fault:
             raise unfit_horovod("driver", fault)
         slots.check_cluster(spark, self.numWorkers, self.settings)
@@ -150,13 +156,13 @@ class HorovodLauncher:
 
 
 def _warn(content: Mapping[str, Any]) -> None:
-    """Show the user a warning of the launch; a function of one's own reports nothing else."""
+    """Show a warning of the launch to the user; without autologging, ranks report nothing else."""
     if content.get("kind") == "warning":
         warn(content["text"], 2)
 
 
 def _log(told: Tracker, content: Mapping[str, Any]) -> None:
-    """Log what rank 0 reports, and warnings of the launch."""
+    """Log the metrics that rank 0 reports, and warnings of the launch."""
     if content.get("kind") == "warning":
         told.event(content["text"])
         _warn(content)

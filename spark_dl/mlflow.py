@@ -1,4 +1,4 @@
-"""spark_dl as an MLflow flavor: fitted models logged, saved and loaded, and served without Spark.
+"""The MLflow flavor `spark_dl`: log, save and load fitted models, and serve them without Spark.
 
     import spark_dl.mlflow
 
@@ -6,8 +6,8 @@
     fitted = spark_dl.mlflow.load_model("models:/price@champion")      # a Transformer again
     mlflow.pyfunc.load_model("models:/price@champion").predict(rows)   # pandas, NumPy, dicts; no Spark
 
-`mlflow models serve` and `mlflow.pyfunc.spark_udf` take the same URIs, and `mlflow.keras.load_model` gives the plain
-Keras model.
+`mlflow models serve` and `mlflow.pyfunc.spark_udf` take the same URIs. `mlflow.keras.load_model` loads the plain Keras
+model.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ def log_model(
     pip_requirements: Sequence[str] | None = None,
     input_example: Any = None,
 ) -> ModelInfo:
-    """Log a fitted model into the active run.
+    """Log a fitted model to the active MLflow run.
 
-    Its signature is that of the feature columns that it was fitted on; whole numbers of any width are longs there, and
-    fractions doubles, as JSON has them. A number for which nullPolicy has a fill value is of the type "any", since
-    pandas holds it as int64, float64 or an object, as values are missing or not.
+    The signature has the feature columns of the fit. Integers of any width are longs, and floats are doubles, as in
+    JSON. A number for which nullPolicy sets a fill value has the type "any", since pandas holds it as int64, float64
+    or object, depending on whether values are missing.
 
-    A fitted Pipeline (or CrossValidatorModel, or TrainValidationSplitModel) is logged as Spark's own writer writes it:
-    `load_model` gives it back. What serves without Spark is a `KerasModel` alone.
+    A fitted Pipeline (or CrossValidatorModel, or TrainValidationSplitModel) is logged as Spark ML saves it, for
+    `load_model`. Only a `KerasModel` can be served without Spark.
 
     Args:
-        model: a fitted model, or a fitted Pipeline.
-        name: of the logged model.
-        cache_dir: a directory or URL that driver and executors share, for a Pipeline on its way; not needed where all
-            are on one machine.
-        registered_model_name: the registered model that it becomes a version of, if any.
-        code_paths: files and directories with your own code, such as registered layers: modules that are imported
-            where the model is loaded.
-        pip_requirements: in place of those that this process has.
-        input_example: rows as `predict` of the pyfunc takes them.
+        model: The fitted model, or a fitted Pipeline, CrossValidatorModel or TrainValidationSplitModel.
+        name: The name of the logged model.
+        cache_dir: A directory or URL that driver and executors share, for the files of a Pipeline; not needed if they
+            run on one host.
+        registered_model_name: The registered model to add a version to; None for no registration.
+        code_paths: Files and directories with custom code, such as registered layers. Their modules are imported when
+            the model is loaded.
+        pip_requirements: The pip requirements of the model; the versions installed in this process by default.
+        input_example: Example rows, in a form that `predict` of the pyfunc takes; a made-up row by default.
 
     Returns:
-        MLflow's record, with `model_uri`.
+        MLflow's ModelInfo, with `model_uri`.
 
     Raises:
-        ModelError: the model was saved by a release that didn't note its columns.
+        ModelError: The model is of another class, or was saved by a release that didn't save its columns.
     """
     from spark_dl.ml.logged import logged
 
@@ -84,11 +84,19 @@ def save_model(
     pip_requirements: Sequence[str] | None = None,
     input_example: Any = None,
 ) -> None:
-    """Write a fitted model into a local directory, which must not exist; see `log_model` for the arguments.
+    """Save a fitted model to a new local directory, in MLflow's format.
+
+    Args:
+        model: See `log_model`.
+        path: The directory; it must not exist.
+        cache_dir: See `log_model`.
+        code_paths: See `log_model`.
+        pip_requirements: See `log_model`.
+        input_example: See `log_model`.
 
     Raises:
-        ModelError: the model was saved by a release that didn't note its columns.
-        SavedModelError: the path exists.
+        ModelError: The model is of another class, or was saved by a release that didn't save its columns.
+        SavedModelError: The path exists.
     """
     from spark_dl.ml.logged import logged
 
@@ -96,14 +104,14 @@ def save_model(
 
 
 def load_model(model_uri: str, *, cache_dir: str | None = None) -> Any:
-    """The fitted model or Pipeline, as a Transformer of the class that it had.
+    """Load a fitted model or Pipeline as a Transformer of its original class.
 
     Args:
-        model_uri: a directory, or a URI such as "models:/name@alias", "models:/name/2" or "runs:/run/model".
-        cache_dir: see `log_model`.
+        model_uri: A directory, or a URI such as "models:/name@alias", "models:/name/2" or "runs:/run/model".
+        cache_dir: See `log_model`.
 
     Raises:
-        SavedModelError: there is none, it is damaged, another flavor's, or of a newer release.
+        SavedModelError: There is no model, or it is damaged, of another flavor, or of a newer release.
     """
     from spark_dl.ml.fetched import fetched_model
 
@@ -111,20 +119,20 @@ def load_model(model_uri: str, *, cache_dir: str | None = None) -> Any:
 
 
 def follow(model_uri: str) -> Callable[[], Any]:
-    """Whatever model an alias names at the time: for jobs that run while others appoint models.
+    """Follow a registry alias in a long-running job: return a function that loads the model it currently points to.
 
         champion = spark_dl.mlflow.follow("models:/price@champion")
         stream.writeStream.foreachBatch(lambda rows, _: champion().transform(rows).write.save(...)).start()
 
     Args:
-        model_uri: "models:/name@alias" or "models:/name/latest".
+        model_uri: The registry URI: "models:/name@alias" or "models:/name/latest".
 
     Returns:
-        what gives the model: it asks the registry each time, and loads the model when it is another version. Where the
-        registry doesn't answer, it goes on with the one that it has, with a warning.
+        A function that returns the model. Each call asks the registry, and loads the model if the version has changed.
+        If the version can't be found or loaded, it warns and returns the model that it has.
 
     Raises:
-        SavedModelError: there is no such model now.
+        SavedModelError: There is no such model now, or the registry doesn't answer.
     """
     current = _Current(model_uri)
     current.model()
@@ -150,20 +158,20 @@ class _Current:
 
 
 class _Pyfunc:
-    """What MLflow calls: `predict` of a model in this process."""
+    """The pyfunc model that MLflow calls; it scores in this process, without Spark."""
 
     def __init__(self, served: Served) -> None:
         self._served = served
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         found = self._served.predict(model_input)
-        # Lists, which all that reads the result knows: JSON, and Spark's conversion to Arrow.
+        # JSON and Spark's conversion to Arrow take lists, not NumPy arrays.
         arrays = [name for name in found if len(found) and isinstance(found[name].iloc[0], np.ndarray)]
         return found.assign(**{name: [row.tolist() for row in found[name]] for name in arrays})
 
 
 def _load_pyfunc(path: str) -> _Pyfunc:
-    """MLflow's way in."""
+    """Load the pyfunc model; MLflow calls this function by its name."""
     flavor.import_code(Path(path))
     serving, content = flavor.served_content(Path(path))
     return _Pyfunc(Served(Serving.of_json(serving), content))

@@ -1,1 +1,1 @@
-"""The driver's side of one fit: its spec, checks, conversion, attempts and directory."""
+"""The driver side of a fit: spec, checks, conversion, training attempts and checkpoint directory."""

@@ -1,4 +1,4 @@
-"""Training as the driver sees it: attempts, each from the last checkpoint, until one ends or none may follow."""
+"""Training from the driver: attempts, each from the last checkpoint, until one succeeds or no restart is left."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Trained", "train_on_ranks"]
 
-# What a rank needs: imported once for all ranks of an executor.
+# The modules that a rank runs: imported once for all ranks of an executor.
 _MODULES = ("spark_dl.train.entry", "spark_dl.score.assess", "spark_dl.data.readers.petastorm")
 
 
 @dataclass
 class Trained:
-    """What a training came to.
+    """Result of a training run.
 
     Attributes:
-        result: as the ranks tell it.
-        assessment: what the fitted model gives for the validation rows; None where it wasn't asked for.
-        epochs: what each epoch told beside its metrics, the ranks' speeds among it, as `train.progress` reports it.
+        result: The result that rank 0 returns.
+        assessment: The evaluation of the fitted model on the validation rows. None where none was requested, or where
+            ranks failed during it.
+        epochs: The reports of the epochs: metrics, throughput, and each rank's speed and resource use, as
+            `train.callbacks.progress` sends them.
     """
 
     result: TrainResult
@@ -60,20 +62,24 @@ def train_on_ranks(
     record: Record,
     assessed: Head | None,
 ) -> Trained:
-    """Train, and show and log the progress.
+    """Train a model on Horovod ranks; show and log the progress.
 
     Args:
-        spark: the session.
-        plan: what the ranks are told; its checkpoints are the user's directory, or one that ends with the fit.
-        settings: how the ranks are launched.
-        spec: the checked fit.
-        record: the fit's; it is opened here if it isn't yet.
-        assessed: what the outputs mean, where the fitted model is to be looked at on the validation rows.
+        spark: The Spark session.
+        plan: The training plan. Its checkpoint store is checkpointDir, or a temporary directory of this fit.
+        settings: The launch settings of the ranks.
+        spec: The checked fit.
+        record: The tracking record of the fit; opened here unless it is open.
+        assessed: The head by which ranks evaluate the fitted model on the validation rows; None for no evaluation.
+
+    Returns:
+        The result of the attempt that succeeded.
 
     Raises:
-        OptionError: globalBatchSize is too small for so many workers.
-        RankError: a rank's own code failed, or more were lost than maxRestarts.
-        SlotsError: too few slots are left.
+        OptionError: numWorkers is too large for globalBatchSize and this number of rows.
+        RankError: The code on a rank failed, or workers were lost more than maxRestarts times.
+        ClusterError: The ranks did not find each other at the first attempt, or more than maxRestarts times.
+        SlotsError: The cluster has too few slots: for numWorkers at the first attempt, for minWorkers later.
     """
     options = spec.options
     rows = plan.dataset.rows(validation=False)
@@ -109,7 +115,7 @@ def train_on_ranks(
 
 
 def _check_shares(plan: TrainPlan, options: EstimatorOptions) -> None:
-    """Refuse more workers than can share a global batch."""
+    """Check that all workers can share a global batch."""
     together = options.global_batch_size
     most = canonical_count(len(plan.dataset.part(validation=False)), together) if together else options.num_workers
     if options.num_workers > most:
@@ -124,7 +130,7 @@ def _check_shares(plan: TrainPlan, options: EstimatorOptions) -> None:
 
 
 def _warn_of_weights(variable: str, progress: Progress, record: Record) -> None:
-    """Say to the user and the run that the fitted model has a variable that isn't finite."""
+    """Warn the user, and log to the run, that a variable of the fitted model has NaN or infinite values."""
     text = (
         f"The fitted model's weights aren't finite: {variable} has values that are NaN or infinite. Its predictions "
         "are of no use: lower the learning rate, clip the gradients, or scale the columns; restoreBestWeights=True "
@@ -137,23 +143,23 @@ def _warn_of_weights(variable: str, progress: Progress, record: Record) -> None:
 
 @dataclass
 class _Training:
-    """One fit's training.
+    """The training of one fit, with its restarts.
 
     Args:
-        spark: the session.
-        plan: what the ranks are told, but for where an attempt starts.
-        directory: the fit's checkpoints.
-        settings: how the ranks are launched.
-        options: the estimator's.
-        record: the fit's.
-        progress: what the user sees.
-        assessed: what the outputs mean, where the fitted model is to be looked at on the validation rows.
+        spark: The Spark session.
+        plan: The training plan, without the checkpoint that an attempt starts from.
+        directory: The checkpoint directory of the fit.
+        settings: The launch settings of the ranks.
+        options: The estimator's options.
+        record: The tracking record of the fit.
+        progress: The progress display.
+        assessed: The head by which ranks evaluate the fitted model on the validation rows; None for no evaluation.
 
     Attributes:
-        epoch: the epoch under way, from 0; None before the first step.
-        epochs: what each that has ended told beside its metrics.
-        restarts: how often workers were lost and it went on.
-        trained: what the training came to, once it has ended.
+        epoch: The current epoch, from 0; None before the first step.
+        epochs: The reports of the finished epochs.
+        restarts: The number of restarts.
+        trained: The training result, set when the last epoch is finished.
     """
 
     spark: SparkSession
@@ -170,7 +176,7 @@ class _Training:
     trained: TrainResult | None = None
 
     def run(self) -> Trained:
-        """Train; start again after workers were lost."""
+        """Train; restart from the last checkpoint after workers are lost."""
         workers, attempts = self.options.num_workers, self.options.max_restarts + 1
         attempt, begun = 1, False
         cause: Exception
@@ -189,10 +195,10 @@ class _Training:
                     self._event(f"The learning rate stays scaled for {self.options.num_workers} workers.")
                 cause, how = error, f"with {fewer} of {self.options.num_workers} workers"
             except (RankError, ClusterError) as error:
-                if self.trained is not None:  # only the look at the validation rows is lost
+                if self.trained is not None:  # only the evaluation on the validation rows is lost
                     self._event(f"Trained; then: {_first_line(error)}")
                     return Trained(self.trained, None, self.epochs)
-                # Ranks that don't meet: at first the set-up is wrong, later the network, or a host that is about to go.
+                # If ranks can't connect, the set-up is wrong at the first attempt; later, the network or a host fails.
                 apart = isinstance(error, ClusterError) or isinstance(error.__cause__, ClusterError)
                 lost = begun if apart else isinstance(error, RankError) and error.lost
                 if not lost or attempt >= attempts:
@@ -205,7 +211,7 @@ class _Training:
             self._event(f"{when}{_first_line(cause)} Restarting from {_place(plan)}, {how}.")
 
     def _attempt(self, plan: TrainPlan, workers: int) -> tuple[TrainResult, Assessment | None]:
-        from spark_dl.train.entry import run_rank  # with it comes TensorFlow
+        from spark_dl.train.entry import run_rank  # late import: loads TensorFlow
 
         self.directory.starts(plan.attempt)
         rows = plan.dataset.rows(validation=False)
@@ -219,12 +225,12 @@ class _Training:
         return results[0]
 
     def _from_checkpoint(self, attempt: int, workers: int) -> TrainPlan:
-        """The plan from the last checkpoint that can be used, which the workspace gets a copy of."""
+        """Return the plan that starts from the last usable checkpoint, copied to the workspace."""
         plan = replace(self.plan, attempt=self.directory.first_attempt + attempt - 1)
         found = latest(self.directory.store)
         each_has_own = plan.options.global_batch_size is None
         if found is not None and found[0].step and found[0].workers != workers and each_has_own:
-            # Which rows are left of the epoch follows from the number of workers.
+            # The number of workers determines which rows of the epoch remain.
             self._event(f"{found[0].workers} workers stood at {found[0].place}: {workers} begin that epoch anew.")
             found = latest(self.directory.store, whole_epochs=True)
         elif found is not None and found[0].step and self._in_other_order(found[0]):
@@ -241,11 +247,11 @@ class _Training:
         return replace(plan, initial_model=name, start=start, callback_state=state)
 
     def _in_other_order(self, start: Checkpoint) -> bool:
-        """Whether a checkpoint within an epoch is of another fit, which had the rows in another order."""
+        """Return whether a checkpoint comes from an earlier fit that had the rows in another order."""
         return not self.directory.same_order and start.attempt < self.directory.first_attempt
 
     def _fewer(self, workers: int) -> int | None:
-        """With how many workers to go on when there were no slots for so many; None where that are too few."""
+        """Return the number of workers to retry with after a lack of slots; None if it is below minWorkers."""
         least = self.options.min_workers or self.options.num_workers
         fewer = workers - 1
         if cores := cores_now(self.spark):
@@ -270,7 +276,7 @@ class _Training:
             self._event(content["text"])
 
     def _event(self, text: str) -> None:
-        """What happened, for the user and for the run."""
+        """Show an event to the user and log it to the run."""
         self.progress.say(text)
         self.record.tracker.event(text)
 
@@ -284,15 +290,15 @@ def _place(plan: TrainPlan) -> str:
 
 
 def _merged(logs: Mapping[str, Any], ours: Mapping[str, float]) -> dict[str, Any]:
-    """The metrics of an epoch and ours, under another name where a metric is called so."""
+    """Merge an epoch's metrics with this package's; a name that is taken gets the prefix `spark_dl/`."""
     told = {f"spark_dl/{name}" if name in logs else name: value for name, value in ours.items()}
-    if logs.get("learning_rate") == ours.get("learning_rate"):  # as a LearningRateScheduler tells it
+    if logs.get("learning_rate") == ours.get("learning_rate"):  # logged by a LearningRateScheduler
         told.pop("spark_dl/learning_rate", None)
     return {**logs, **told}
 
 
 def _more(content: Mapping[str, Any]) -> dict[str, float]:
-    """What an epoch tells for the run alone: the learning rate, and what each rank took of its host."""
+    """Return the metrics that only the run gets: the learning rate, and each rank's speed and resource use."""
     told = {} if content["learning_rate"] is None else {"learning_rate": content["learning_rate"]}
     for rank, one in enumerate(content["ranks"]):
         told[f"system/rank_{rank}/rows_per_second"] = one["rows_per_second"]

@@ -1,4 +1,4 @@
-"""What callbacks must be, before any job: instances that can be sent to the ranks, and do there what they say."""
+"""Checks of Keras callbacks before any Spark job: instances that can be pickled and that work on ranks."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from spark_dl.launch.pickling import Pickled, pickle_for_ranks
 __all__ = ["pickle_callbacks"]
 
 _FIX = "Make such objects in on_train_begin, on the rank, or leave them out of the state with __getstate__."
-# Keras's callbacks that need a package which neither Keras nor TensorFlow brings along, and what installs it.
+# Keras callbacks that need a package which neither Keras nor TensorFlow installs, with the command that installs it.
 _PACKAGES = {"TensorBoard": ("tensorboard", "pip install 'spark_dl[tensorboard]'"), "RemoteMonitor": ("requests", "")}
 
 
 def pickle_callbacks(callbacks: Sequence[Any] | None) -> Pickled:
-    """Check callbacks and pickle them.
+    """Check callbacks and pickle them for the ranks.
 
     Args:
-        callbacks: the option.
+        callbacks: The value of the option callbacks.
 
     Returns:
-        the list of them; its modules are what executors must have.
+        The pickled list of callbacks, with the modules that executors must have.
 
     Raises:
-        OptionError: One can't be used, or can't be pickled.
+        OptionError: A callback is no instance of keras.callbacks.Callback, doesn't work on ranks, needs a package that
+            isn't installed, or can't be pickled.
     """
     import keras
 
@@ -65,7 +66,7 @@ def pickle_callbacks(callbacks: Sequence[Any] | None) -> Pickled:
 
 
 def _packages_of(callback: Any, place: int) -> set[str]:
-    """The package that a callback of Keras needs; refused where the driver doesn't have it."""
+    """Return the packages that a Keras callback needs, after checking that the driver has them."""
     import keras
 
     needed = set()

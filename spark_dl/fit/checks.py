@@ -1,4 +1,4 @@
-"""What of the options can be refused before any Spark job, beyond each option's own check."""
+"""Checks of several options together, before any Spark job; each option's own check is in `options`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ __all__ = ["check_compiles", "check_layers", "check_options", "check_reductions"
 
 
 def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> None:
-    """Refuse options that exclude each other, and what would not mean the same on several ranks as on one.
+    """Check for options that exclude each other, and for losses that several ranks can't compute as one process.
+
+    Args:
+        options: The estimator's options.
+        losses: The losses of the model's outputs.
 
     Raises:
-        OptionError: options that don't go together.
-        ModelError: a loss that can't be joined over ranks.
+        OptionError: Options exclude or contradict each other.
+        ModelError: Gradients are averaged over workers or steps, and a loss isn't a mean over rows.
     """
     check_reductions(options, losses)
     every, together = options.checkpoint_steps, options.gradient_accumulation
@@ -80,10 +84,14 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
 
 
 def check_reductions(options: EstimatorOptions, losses: Sequence[LossFacts]) -> None:
-    """Refuse losses that aren't means over rows where gradients of several workers or steps are joined.
+    """Check that losses are means over rows where gradients of several workers or steps are averaged.
+
+    Args:
+        options: The estimator's options.
+        losses: The losses of the model's outputs.
 
     Raises:
-        ModelError: there is one.
+        ModelError: A loss has another reduction.
     """
     means = ("sum_over_batch_size", "mean", *(() if options.weighted else ("mean_with_sample_weight",)))
     counts = {"numWorkers": options.num_workers, "gradientAccumulation": options.gradient_accumulation}
@@ -102,10 +110,11 @@ def check_reductions(options: EstimatorOptions, losses: Sequence[LossFacts]) -> 
 
 
 def check_compiles(model: keras.Model) -> None:
-    """Refuse what XLA can't compile, as Keras knows of layers; and steps that may go on after their gradients.
+    """Check that XLA can compile the whole training step.
 
     Raises:
-        ModelError: there is such a thing.
+        ModelError: A layer has supports_jit=False, the model has a custom train_step (which may do more than compute
+            gradients), or run_eagerly is set.
     """
     import keras
 
@@ -124,15 +133,15 @@ def check_compiles(model: keras.Model) -> None:
 
 
 def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
-    """Refuse what can't change the features of a batch.
+    """Check the preprocessing layers of an option.
 
     Args:
-        param: is given, for messages.
-        given: a Keras layer, a dict of them by the names of several inputs, or None.
-        inputs: the names of the model's.
+        param: The option's name, for error messages.
+        given: A Keras layer, a dict of Keras layers by input name (for several inputs), or None.
+        inputs: The names of the model's inputs.
 
     Raises:
-        OptionError: it isn't a Keras layer, or a dict of them by the names of several inputs.
+        OptionError: The value is neither a Keras layer nor, for several inputs, a dict of Keras layers by input name.
     """
     import keras
 
@@ -152,10 +161,17 @@ def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
 
 
 def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRate | None:
-    """Scale the compiled copy's learning rate; gives the warm-up, if there is one.
+    """Scale the learning rate of the compiled copy by the number of workers.
+
+    Args:
+        compiled: The compiled copy of the user's model; its optimizer is changed.
+        options: The estimator's options.
+
+    Returns:
+        The learning rates of the warm-up; None for no warm-up.
 
     Raises:
-        OptionError: it can't be scaled.
+        OptionError: globalBatchSize is set together with learningRateScaling, or the learning rate follows a schedule.
     """
     rule, warmup = options.learning_rate_scaling, options.warmup_epochs
     if rule == "none" and not warmup:
@@ -168,7 +184,7 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
                 received=f"learningRateScaling={rule!r}, globalBatchSize={options.global_batch_size}",
             )
         )
-    # Mixed precision wraps the optimizer in one that scales the loss.
+    # Mixed precision wraps the optimizer in a LossScaleOptimizer.
     optimizer = getattr(compiled.optimizer, "inner_optimizer", compiled.optimizer)
     given = optimizer.get_config()["learning_rate"]
     if not isinstance(given, (int, float)):

@@ -1,8 +1,9 @@
-"""Digests of code and of what it holds, the same in every process of one Python release.
+"""Digests of code and objects, equal in every process of one Python release.
 
-Functions count by their bytecode, constants, defaults, closures and the globals that they use, classes by what they
-define, other objects by their state. Where the code stands and who imported it doesn't matter: functions of notebooks
-have no source. What comes with Python or is installed counts by its name and its package's version.
+A digest covers the bytecode, constants, defaults, closure and used globals of functions, the attributes of classes, and
+the state of other objects. It doesn't depend on the source file or the importing module, as functions in notebooks have
+no source. Code of Python's standard library and of installed packages is represented by its name and its package's
+version.
 """
 
 from __future__ import annotations
@@ -22,56 +23,56 @@ import numpy as np
 __all__ = ["code_digest", "digest_of_text", "is_own"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented))
-# What Python itself and Keras set on a class or an object.
+# Attributes that Python sets on classes and objects; they aren't the user's code.
 _NOT_CODE = {
     *("__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__annotations__", "__firstlineno__"),
     *("__static_attributes__", "__slotnames__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
     *("_abc_impl", "__abstractmethods__", "__parameters__", "__orig_bases__"),
 }
-# Their releases change what a name does, and no more than that; a fit may go on after an upgrade.
+# Packages without their version in the digest, so that a fit can resume after an upgrade.
 _FOUNDATIONS = ("keras", "tensorflow", "numpy", "spark_dl", "tf_keras")
-# Objects with connections and counters of this process: they count by their type.
+# Packages whose objects hold connections and counters of this process: only their type is in the digest.
 _PROCESS_OWN = ("pyspark", "py4j", "threading", "_thread", "socket", "_io", "mlflow", "grpc", "concurrent")
-# What Keras sets on every callback.
+# Attributes that Keras sets on every callback.
 _KERAS_OWN = ("_model", "model", "params", "validation_data")
 _MOST_OBJECTS = 100_000
 _DEEPEST = 100
-# Of a code's flags those that say what it is; the others tell of `from __future__` in its file.
+# The flags of a code object that describe it; the others come from `from __future__` imports of its file.
 _KIND_FLAGS = 0xFFF
 
 
 def code_digest(thing: Any) -> str:
-    """A digest of a function, a class, an object, or a collection of them."""
+    """Return the digest of a function, a class, an object, or a collection of them."""
     return digest_of_text("\n".join(_Walk().tokens(thing)))
 
 
 def digest_of_text(text: str) -> str:
-    """A short digest of a text."""
+    """Return a digest of a text: 16 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def is_own(thing: Any) -> bool:
-    """Whether a class or function is the user's: neither Python's nor installed."""
+    """Return whether a class or function is the user's: neither of the standard library nor of an installed package."""
     return _installed(thing) is None
 
 
 class _Walk:
-    """One walk through an object and all that it holds: each is described once, then by its number."""
+    """A traversal of an object and everything it refers to: each object is described once, then by its number."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
-        self._kept: list[Any] = []  # an id belongs to an object for as long as it lives
+        self._kept: list[Any] = []  # keeps objects alive, so that no id is reused
         self._depth = 0
 
     def tokens(self, thing: Any) -> Iterator[str]:
-        """What tells one object from another, in texts."""
+        """Yield texts that describe an object."""
         if isinstance(thing, _PLAIN):
             yield f"{type(thing).__name__} {thing!r}"
             return
         if id(thing) in self._numbers or len(self._kept) > _MOST_OBJECTS or self._depth > _DEEPEST:
             yield f"again {self._numbers.get(id(thing), '')}"
             return
-        # Whether equal constants are one tuple or two is the compiler's affair.
+        # The compiler decides whether equal constants are one tuple or two.
         if not isinstance(thing, (tuple, frozenset)):
             self._numbers[id(thing)] = len(self._kept)
             self._kept.append(thing)
@@ -184,7 +185,7 @@ class _Walk:
             yield from self._reduced(thing)
 
     def _reduced(self, thing: Any) -> Iterator[str]:
-        """By what pickle would keep of an object; by its type alone where that is nothing."""
+        """Describe an object by its pickled state; by nothing more than its type if it can't be pickled."""
         try:
             reduced = thing.__reduce_ex__(2)
         except Exception:
@@ -203,7 +204,7 @@ def _alone(thing: Any) -> str:
 
 
 def _globals_of(code: types.CodeType, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The globals that a function uses, and what it uses of the user's own modules, by name."""
+    """List the globals that a function uses, and the attributes that it uses of the user's modules, by name."""
     found: dict[str, Any] = {}
     modules: dict[str, types.ModuleType] = {}
     names: set[str] = set()
@@ -235,7 +236,7 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def _installed(thing: Any) -> str | None:
-    """The name of a class or function that comes with Python or is installed; None where its code is the user's."""
+    """Name a class or function of the standard library or an installed package; None for the user's code."""
     module = getattr(thing, "__module__", None) or ""
     kind = _package_kind(module)
     if kind == "own":
@@ -248,7 +249,7 @@ def _installed(thing: Any) -> str | None:
 
 
 def _package_kind(module: str) -> str:
-    """Whether a module is "Python"'s, "installed", or the user's "own"."""
+    """Classify a module: "Python" for the standard library, "installed" for a package, "own" for the user's."""
     if module in ("", "__main__"):
         return "own"
     if module.partition(".")[0] in sys.stdlib_module_names:
@@ -276,11 +277,11 @@ def _is_keras_object(thing: Any) -> bool:
 
 
 def _keras_state(thing: Any) -> dict[str, Any]:
-    """What a Keras object was made with, and the weights of its that training doesn't change."""
+    """Return a Keras object's config, its non-trainable weights, and the plain attributes of a user's class."""
     try:
         config = thing.get_config()
     except Exception:
-        # Callbacks have none.
+        # Callbacks have no config.
         return {name: value for name, value in vars(thing).items() if name not in _KERAS_OWN}
     state = {"config": _without_numbers(config)}
     fixed = getattr(thing, "non_trainable_variables", None)
@@ -293,7 +294,7 @@ def _keras_state(thing: Any) -> dict[str, Any]:
 
 
 def _without_numbers(config: Any) -> Any:
-    """A config without the numbers of names and shared objects, which Keras gives as they are made in a process."""
+    """Remove the numbers of names and shared objects from a config: Keras assigns them per process."""
     if isinstance(config, dict):
         return {
             name: re.sub(r"_\d+$", "", value) if name == "name" and isinstance(value, str) else _without_numbers(value)

@@ -1,4 +1,4 @@
-"""Which columns feed which input of the model, and which column each of its outputs is taught by and written to."""
+"""The mapping between columns and the model: feature columns of inputs, label and output columns of outputs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class InputFacts:
-    """One input of the Keras model, as it is kept with it.
+    """An input of the Keras model, as saved with the fitted model.
 
     Attributes:
-        name: the input's.
-        shape: of one row.
-        dtype: NumPy's name of it, or "string".
+        name: The input's name.
+        shape: The shape of one row.
+        dtype: The NumPy name of the dtype, or "string".
     """
 
     name: str
@@ -45,19 +45,19 @@ class InputFacts:
 
     @staticmethod
     def of(saved: Mapping[str, Any]) -> InputFacts:
-        """From what was saved."""
+        """Load an input from saved metadata."""
         return InputFacts(str(saved["name"]), tuple(map(int, saved["shape"])), str(saved["dtype"]))
 
 
 @dataclass(frozen=True)
 class OutputFacts:
-    """One output of the Keras model, as it is kept with it.
+    """An output of the Keras model, as saved with the fitted model.
 
     Attributes:
-        name: the output's.
-        shape: of one row.
-        classes: number of classes where its labels are class indices, else None.
-        loss: name of Keras's own loss that it is taught by; "" for one of the user's own.
+        name: The output's name.
+        shape: The shape of one row.
+        classes: The number of classes if the labels are class indices, else None.
+        loss: The name of the output's loss, if it is one of Keras's with the classes along the last axis; else "".
     """
 
     name: str
@@ -67,25 +67,28 @@ class OutputFacts:
 
     @staticmethod
     def of(saved: Mapping[str, Any]) -> OutputFacts:
-        """From what was saved."""
+        """Load an output from saved metadata."""
         classes = saved["classes"]
         return OutputFacts(
             str(saved["name"]),
             tuple(map(int, saved["shape"])),
             None if classes is None else int(classes),
-            str(saved.get("loss", "")),  # which earlier releases didn't keep
+            str(saved.get("loss", "")),  # earlier releases didn't save it
         )
 
 
 def input_columns(options: ColumnOptions, inputs: Sequence[str]) -> tuple[dict[str, list[str]], str]:
-    """The columns of each input of the model, by its name, and the option that names them.
+    """Assign feature columns to the model's inputs.
 
     Args:
-        options: featuresCol and inputCols.
-        inputs: the inputs' names, in the model's order.
+        options: The column options; featuresCol and inputCols are read.
+        inputs: The names of the inputs, in the model's order.
+
+    Returns:
+        The columns of each input by its name, and the name of the option that sets them.
 
     Raises:
-        OptionError: an input without a column, or columns of no input.
+        OptionError: An input has no column, or a column is assigned to an unknown input.
     """
     given = options.input_cols
     if not given:
@@ -108,10 +111,15 @@ def input_columns(options: ColumnOptions, inputs: Sequence[str]) -> tuple[dict[s
 
 
 def refuse_lists(options: EstimatorOptions, takes_dict: bool, gives_dict: bool) -> None:
-    """Refuse lists of columns for a model that was built on dicts, which have no order.
+    """Check that a model built on dicts, which have no order, gets its columns as dicts.
+
+    Args:
+        options: The estimator's options.
+        takes_dict: Whether the model was built on a dict of inputs.
+        gives_dict: Whether the model was built on a dict of outputs.
 
     Raises:
-        OptionError: there is one.
+        OptionError: inputCols, labelCols or outputCols is a list.
     """
     for param, given, is_dict in (
         ("inputCols", options.input_cols, takes_dict),
@@ -129,10 +137,17 @@ def refuse_lists(options: EstimatorOptions, takes_dict: bool, gives_dict: bool) 
 
 
 def output_columns(options: ScoringOptions, outputs: Sequence[str]) -> dict[str, str]:
-    """The columns that several outputs of the model are written to, by their names; those without one are left out.
+    """Assign output columns to the outputs of a model with several outputs.
+
+    Args:
+        options: The scoring options; outputCols and predictionCol are read.
+        outputs: The names of the outputs, in the model's order.
+
+    Returns:
+        The output columns by the outputs' names, without the outputs that aren't written.
 
     Raises:
-        OptionError: columns of no output.
+        OptionError: A column is assigned to an unknown output, or a list has another length than the outputs.
     """
     given = options.output_cols
     if not given:
@@ -141,14 +156,14 @@ def output_columns(options: ScoringOptions, outputs: Sequence[str]) -> dict[str,
 
 
 def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
-    """Refuse output columns that `transform` could not write.
+    """Check that `transform` can write the output columns.
 
     Args:
-        names: what is written -> name of its column.
-        features: the feature columns.
+        names: The output columns by the fields that are written to them.
+        features: The names of the feature columns.
 
     Raises:
-        OptionError: No output column, several outputs to one, or an output to a feature column.
+        OptionError: There is no output column, two outputs share a column, or an output column is a feature column.
     """
     columns = list(names.values())
     wrong = [name for name in columns if columns.count(name) > 1 or name in features]
@@ -165,10 +180,17 @@ def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
 
 
 def shapes_of_inputs(options: DataOptions, columns: Mapping[str, list[str]]) -> dict[str, tuple[int, ...]]:
-    """The shapes that columnShapes gives inputs.
+    """Return the shapes of inputs that columnShapes sets.
+
+    Args:
+        options: The data options.
+        columns: The feature columns of each input, by its name.
+
+    Returns:
+        The shapes of one row, by the inputs' names.
 
     Raises:
-        OptionError: a column that feeds no input, or one that it shares with others.
+        OptionError: A column of columnShapes feeds no input, or shares its input with other columns.
     """
     alone = {names[0]: name for name, names in columns.items() if len(names) == 1}
     given = options.column_shapes or {}
@@ -185,16 +207,16 @@ def shapes_of_inputs(options: DataOptions, columns: Mapping[str, list[str]]) -> 
 
 
 def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[InputFacts]) -> tuple[FeatureSpec, ...]:
-    """How columns become each of the model's inputs.
+    """Describe how columns are converted to each of the model's inputs.
 
     Args:
-        schema: the DataFrame's.
-        options: those of columns.
-        inputs: the model's.
+        schema: The schema of the DataFrame.
+        options: The column options.
+        inputs: The model's inputs.
 
     Raises:
-        OptionError: an input without columns, or columns of no input.
-        DataError: columns that can't be fed.
+        OptionError: An input has no column, or a column is assigned to an unknown input.
+        DataError: A column is missing, or its type or shape doesn't fit the input.
     """
     columns, param = input_columns(options, [one.name for one in inputs])
     nulls = NullPolicy.of(options.null_policy)
@@ -213,11 +235,16 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
 
 
 def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[OutputFacts]) -> tuple[LabelSpec, ...]:
-    """How columns become what each of the model's outputs is taught by, or compared with.
+    """Describe how columns are converted to the labels of each of the model's outputs.
+
+    Args:
+        schema: The schema of the DataFrame.
+        options: The column options.
+        outputs: The model's outputs.
 
     Raises:
-        OptionError: an output without a column, or columns of no output.
-        DataError: columns that can't be labels.
+        OptionError: An output has no label column, or a column is assigned to an unknown output.
+        DataError: A column is missing, or its type or shape doesn't fit the output or its loss.
     """
     named, param = _label_columns(options, [one.name for one in outputs])
     nulls = NullPolicy.of(options.null_policy)
@@ -230,14 +257,18 @@ def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[Ou
 
 
 def optional_columns(schema: StructType, options: ColumnOptions) -> tuple[Column | None, Column | None]:
-    """The columns of weights, and of rows for validation, where they are named.
+    """Return the columns of weightCol and validationCol, each None if the option isn't set.
+
+    Args:
+        schema: The schema of the DataFrame.
+        options: The column options, or the data options, which have validationCol.
 
     Raises:
-        DataError: they can't be used.
+        DataError: A column is missing, or its type can't be used.
     """
     nulls = NullPolicy.of(options.null_policy)
     weight = options.weight_col
-    validation = options.validation_col if isinstance(options, DataOptions) else None  # a fitted model has none
+    validation = options.validation_col if isinstance(options, DataOptions) else None  # fitted models lack the option
     return (
         weight_column(schema, weight, nulls) if weight else None,
         boolean_column(schema, validation, nulls) if validation else None,
@@ -245,10 +276,14 @@ def optional_columns(schema: StructType, options: ColumnOptions) -> tuple[Column
 
 
 def check_null_policy(options: ColumnOptions, columns: Sequence[Column]) -> None:
-    """Refuse a policy for a column that isn't read.
+    """Check that nullPolicy names only columns that are read.
+
+    Args:
+        options: The column options.
+        columns: The columns that are read.
 
     Raises:
-        OptionError: there is one.
+        OptionError: nullPolicy names another column.
     """
     policy = options.null_policy
     names = [column.name for column in columns]
@@ -265,10 +300,10 @@ def check_null_policy(options: ColumnOptions, columns: Sequence[Column]) -> None
 
 
 def _label_columns(options: ColumnOptions, outputs: Sequence[str]) -> tuple[dict[str, str], str]:
-    """The label column of each output of the model, by its name, and the option that names it.
+    """Assign label columns to the model's outputs, by their names; also return the name of the option that sets them.
 
     Raises:
-        OptionError: an output without a column, or columns of no output.
+        OptionError: An output has no label column, or a column is assigned to an unknown output.
     """
     if options.label_cols:
         return _by_name(options.label_cols, outputs, "labelCols", "output"), "labelCols"
@@ -285,7 +320,7 @@ def _label_columns(options: ColumnOptions, outputs: Sequence[str]) -> tuple[dict
 
 
 def _by_name(given: Any, names: Sequence[str], param: str, kind: str, partly: bool = False) -> dict[str, Any]:
-    """A list in the model's order, or a dict, as a dict by name in the model's order."""
+    """Convert a list in the model's order, or a dict by name, to a dict by name in the model's order."""
     found = dict(given) if isinstance(given, dict) else dict(zip(names, given, strict=False))
     fits = isinstance(given, dict) or len(given) == len(names)
     if not fits or set(found) - set(names) or (not partly and set(names) - set(found)):

@@ -1,4 +1,4 @@
-"""Steps of a fit before its training: the conversion, and what must have come of it."""
+"""Steps of a fit before training: convert the rows to blocks, and check that there are enough."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ __all__ = ["check_rows", "convert_rows"]
 
 
 def convert_rows(frame: DataFrame, conversion: ConversionSpec, workspace: Store) -> ConvertedDataset:
-    """The DataFrame's rows as blocks in the workspace."""
+    """Convert a DataFrame's rows to blocks.
+
+    Args:
+        frame: The DataFrame.
+        conversion: How rows are converted.
+        workspace: The workspace of the fit; the blocks are written below it.
+
+    Returns:
+        The converted dataset.
+    """
     store = workspace.child("data")
     store.make()
     with SlotQueue.of(frame.sparkSession).working():
@@ -25,10 +34,16 @@ def convert_rows(frame: DataFrame, conversion: ConversionSpec, workspace: Store)
 
 
 def check_rows(dataset: ConvertedDataset, conversion: ConversionSpec, options: EstimatorOptions) -> None:
-    """Refuse to train on no rows, or too few.
+    """Check that there are enough rows for training and validation.
+
+    Args:
+        dataset: The converted dataset.
+        conversion: How its rows were converted.
+        options: The estimator's options.
 
     Raises:
-        DataError: there are.
+        DataError: No training rows, or fewer than numWorkers; or no validation rows although validationCol or
+            validationFraction is set.
     """
     rows, held_out = dataset.rows(validation=False), dataset.rows(validation=True)
     if rows + held_out == 0:

@@ -1,4 +1,4 @@
-"""Rows that are converted once, for several fits."""
+"""Rows that are converted once and read by several fits."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ __all__ = ["ConvertedData", "comparable", "convert"]
 
 @dataclass
 class ConvertedData:
-    """A DataFrame's rows as an estimator's fits read them, in its cacheDir until `close`, or the end of a `with`.
+    """A DataFrame's converted rows, stored in cacheDir until `close()` or the end of a `with`.
 
-    Where neither comes, they are removed with the last reference to this object, or as the process ends.
+    Without either, they are removed with the last reference to this object, or when the process ends.
 
     Attributes:
-        rows: for training.
-        validationRows: for validation.
-        bytes: of the packed rows.
-        schema: of the DataFrame.
-        plan: which column became what; `print` shows it.
-        files: of what the DataFrame was made; empty where Spark can't tell.
+        rows: The number of training rows.
+        validationRows: The number of validation rows.
+        bytes: The size of the converted rows, in bytes.
+        schema: The schema of the DataFrame.
+        plan: The mapping of columns to the model's inputs and outputs; `print` shows a table.
+        files: The files that the DataFrame was read from; empty if Spark doesn't know them.
+        spark: The Spark session.
     """
 
     rows: int
@@ -48,7 +49,7 @@ class ConvertedData:
     _remove: weakref.finalize[[int, contextlib.ExitStack], ConvertedData] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # A generator's `close` isn't called by those who leave a loop over it, and a notebook's cell has no `with`.
+        # Callers may forget close(): in a notebook, a `with` can't span cells.
         self._remove = weakref.finalize(self, _close_in_process, os.getpid(), self._owned)
 
     @staticmethod
@@ -59,16 +60,16 @@ class ConvertedData:
         plan: InputPlan,
         owned: contextlib.ExitStack,
     ) -> ConvertedData:
-        """The handle.
+        """Make the handle of a converted DataFrame.
 
         Args:
-            frame: what was converted.
-            dataset: what came of it.
-            conversion: how.
-            plan: the same as a table.
-            owned: what is closed with the handle.
+            frame: The DataFrame.
+            dataset: The converted dataset.
+            conversion: How its rows were converted.
+            plan: The mapping of columns to the model's inputs and outputs.
+            owned: The resources that are closed with the handle.
         """
-        with owned:  # until the handle owns it
+        with owned:  # closes them if the handle can't be made
             return ConvertedData(
                 rows=dataset.rows(validation=False),
                 validationRows=dataset.rows(validation=True),
@@ -83,18 +84,21 @@ class ConvertedData:
             )
 
     def dataset_for(self, conversion: ConversionSpec) -> ConvertedDataset:
-        """The rows, for a fit that packs them like this.
+        """Return the converted dataset for a fit that needs this conversion.
+
+        Args:
+            conversion: The conversion that the fit needs.
 
         Raises:
-            StoreError: they have been removed.
-            DataError: they were packed in another way.
+            StoreError: The rows have been removed.
+            DataError: The rows were converted with other columns or options.
         """
         if not self._remove.alive:
             raise StoreError(
                 explain("The converted rows have been removed.", fix="Fit before close(), or convert anew.")
             )
         wanted, held = comparable(conversion), self._conversion
-        if len(wanted.labels) == len(held.labels):  # labels that fit one loss fit another that takes any
+        if len(wanted.labels) == len(held.labels):  # a fit whose loss takes any labels can read these
             pairs = zip(held.labels, wanted.labels, strict=True)
             held = replace(held, labels=tuple(replace(own, loss=one.loss and own.loss) for own, one in pairs))
         other = [name for name, value in vars(wanted).items() if value != getattr(held, name)]
@@ -107,13 +111,13 @@ class ConvertedData:
                     fix="Convert them anew, with this estimator.",
                 )
             )
-        # Its names of inputs and outputs may be other ones: a function that builds a model gives it new ones each time.
+        # Names of inputs and outputs may differ: modelFn generates new ones at each call.
         keys = [tensor.key for tensor in conversion.tensors]
         tensors = tuple(replace(t, key=key) for t, key in zip(self._dataset.tensors, keys, strict=True))
         return replace(self._dataset, tensors=tensors)
 
     def close(self) -> None:
-        """Remove the rows; no error where they are removed already."""
+        """Remove the converted rows. Further calls do nothing."""
         self._remove()
 
     def __enter__(self) -> ConvertedData:
@@ -124,7 +128,7 @@ class ConvertedData:
 
 
 def convert(dataset: DataFrame, estimator: Any) -> ConvertedData:
-    """Convert a DataFrame once, for several fits of an estimator: `estimator.fitOnDataset(converted, params)`.
+    """Convert a DataFrame once for several fits of an estimator: `estimator.fitOnDataset(converted, params)`.
 
     Example:
 
@@ -142,24 +146,27 @@ def convert(dataset: DataFrame, estimator: Any) -> ConvertedData:
         >>> spark.stop()
 
     Args:
-        dataset: the rows.
-        estimator: tells the columns and the model that they feed.
+        dataset: The DataFrame.
+        estimator: The estimator, with its columns and its model.
+
+    Returns:
+        The converted rows, to be closed after the last fit.
 
     Raises:
-        DataError: columns or rows that can't be fed.
+        DataError: A column or a value can't be converted for the model.
     """
     converted: ConvertedData = estimator.convert(dataset)
     return converted
 
 
 def _close_in_process(process: int, owned: contextlib.ExitStack) -> None:
-    """Remove what this process owns: one that was forked from it ends without touching that."""
+    """Remove the rows if this process owns them: a forked child must not."""
     if process == os.getpid():
         owned.close()
 
 
 def comparable(conversion: ConversionSpec) -> ConversionSpec:
-    """Without what doesn't change the rows: where they go, and the names of the model's inputs and outputs."""
+    """Remove from a conversion what doesn't affect the rows: the store, and the names of inputs and outputs."""
     features = tuple(replace(spec, key="") for spec in conversion.features)
     labels = tuple(replace(spec, key="") for spec in conversion.labels)
     return replace(conversion, store=Store(""), features=features, labels=labels)

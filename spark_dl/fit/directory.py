@@ -1,8 +1,8 @@
-"""The directory of one fit's checkpoints: found again by a later fit where this one was not finished.
+"""The checkpoint directory of a fit, which a later fit can resume from.
 
-Below the user's checkpointDir each fit has a directory, with a `fit.json` that says what is trained, whether it is
-finished, and who works on it. A fit that finds an unfinished one of the same kind, on which nobody works any more,
-goes on in it. Everything else there stays as it is.
+Below checkpointDir each fit has a directory with a `fit.json`: the fingerprint of the fit, whether it is finished, and
+the process that trains it. A fit resumes from an unfinished directory that has its fingerprint and isn't in use by a
+running fit. It changes nothing else in checkpointDir.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["FitDirectory"]
 
 _RECORD = "fit.json"
 _RENEW_SECONDS = 10.0
-# Without a renewal for so long, nobody works on it any more.
+# The lease on a directory expires when it isn't renewed for this long.
 _LEASE_SECONDS = 60.0
-# What a record of a fit holds. The attempts become a part of the names of files.
+# The fields of `fit.json` with their types. The number of attempts becomes a part of file names.
 _FIELDS: dict[str, Any] = {
     "kind": dict,
     "finished": bool,
@@ -39,18 +39,23 @@ _FIELDS: dict[str, Any] = {
     "pid": (int, type(None)),
     "at": (int, float),
 }
-# Of records whose `kind` and position are these; others are of another release.
+# The version of the record's format; a fit can't resume from one of another release.
 _FORMAT = 2
 
 
 class FitDirectory:
-    """The directory of a fit that runs.
+    """The checkpoint directory of a running fit. A thread renews the lease on it every 10 seconds.
+
+    Args:
+        store: The directory.
+        record: The content of `fit.json`.
+        same_order: Whether the rows have the same order as in the fit that is resumed.
 
     Attributes:
-        store: where the checkpoints are.
-        first_attempt: number of this fit's first attempt; more than 1 where it goes on with another fit's.
-        tracked: the id of the tracker's record of that other fit; empty where there is none.
-        same_order: Whether the rows come in the order in which that other fit had them.
+        store: The directory.
+        first_attempt: The number of this fit's first attempt; more than 1 if it resumes another fit.
+        tracked: The id of the resumed fit's record at the tracker; empty for none.
+        same_order: Whether the rows have the same order as in the fit that is resumed.
     """
 
     def __init__(self, store: Store, record: dict[str, Any], same_order: bool = True) -> None:
@@ -68,7 +73,11 @@ class FitDirectory:
 
     @staticmethod
     def temporary(store: Store) -> FitDirectory:
-        """One that ends with the fit."""
+        """Make a directory that can't be resumed, for a fit without checkpointDir.
+
+        Args:
+            store: The directory; its owner removes it.
+        """
         return FitDirectory(store, _new_record({}, ""))
 
     @staticmethod
@@ -79,14 +88,14 @@ class FitDirectory:
         epochs: float = math.inf,
         layout: str = "",
     ) -> FitDirectory:
-        """The unfinished one of this kind in the user's directory, or a new one.
+        """Find the unfinished directory of the same fit, or make a new one.
 
         Args:
-            directory: the user's checkpointDir.
-            kind: the `fingerprint` of what is to be trained.
-            say: is told of unfinished ones that can't be used.
-            epochs: How many are to be trained; one that has gone beyond them isn't used.
-            layout: A digest of the order of the rows.
+            directory: The user's checkpointDir.
+            kind: The `fingerprint` of the fit.
+            say: Shows messages to the user: which fit is resumed, and why others aren't.
+            epochs: The number of epochs to train; a directory with more isn't resumed.
+            layout: The digest of the order of the rows.
         """
         for name in filter(is_name, reversed(directory.names())):
             store = directory.child(name)
@@ -113,34 +122,34 @@ class FitDirectory:
         return FitDirectory(directory.child(name), _new_record(kind, layout))
 
     def starts(self, attempt: int) -> None:
-        """Note an attempt, so that a later fit counts on from it."""
+        """Record the number of the current attempt; a fit that resumes continues the count."""
         self._note(attempts=attempt)
 
     def tracked_as(self, record_id: str) -> None:
-        """Note the tracker's record, so that a fit that goes on here goes on there."""
+        """Record the id of the fit's record at the tracker, so that a fit that resumes continues it."""
         self._note(tracked=record_id)
 
     def finish(self) -> None:
-        """Nothing is left to do here."""
+        """Mark the fit as finished."""
         self._stop_renewing()
         self._note(finished=True)
 
     def leave(self) -> None:
-        """This fit works here no more, and has not finished."""
+        """Release the directory of an unfinished fit, so that another fit can resume from it."""
         self._stop_renewing()
         self._note(pid=None, at=0.0)
 
     def _stop_renewing(self) -> None:
         self._ended.set()
-        self._renewing.join()  # or it would write its older record over the last one
+        self._renewing.join()  # else the thread could overwrite the final record
 
     def _renew(self) -> None:
-        """Say now and then that somebody works here."""
+        """Renew the lease until the fit ends."""
         while not self._ended.wait(_RENEW_SECONDS):
             self._note()
 
     def _note(self, **changes: Any) -> None:
-        # A directory that is gone meanwhile is no reason to stop.
+        # Training continues even if someone has removed the directory.
         with contextlib.suppress(StoreError):
             self._write(**changes)
 
@@ -155,7 +164,7 @@ def _new_record(kind: Mapping[str, str], layout: str) -> dict[str, Any]:
 
 
 def _difference(record: Mapping[str, Any], kind: Mapping[str, str]) -> str:
-    """What another fit had that is otherwise here, in words; empty where all is alike."""
+    """Describe how another fit's record differs from a fingerprint; empty if it is equal."""
     if record.get("format") != _FORMAT:
         return "is of another release, which noted less of what it trained"
     held = record["kind"]
@@ -168,10 +177,10 @@ def _read(store: Store) -> dict[str, Any] | None:
         record = json.loads(store.read(_RECORD))
         return record if all(isinstance(record[name], kind) for name, kind in _FIELDS.items()) else None
     except (StoreError, ValueError, KeyError, TypeError):
-        return None  # not ours, or damaged
+        return None  # damaged, or not a record of this package
 
 
 def _worked_on(record: Mapping[str, Any]) -> bool:
     if time.time() - record["at"] >= _LEASE_SECONDS:
-        return False  # also where a container's new process has the old one's number
+        return False  # even if the process id exists: a container may reuse it
     return record["host"] != socket.gethostname() or (record["pid"] is not None and is_alive(record["pid"]))

@@ -1,4 +1,4 @@
-"""What a fit trains, in parts that can be told apart: another fit goes on with it only where all are alike."""
+"""The fingerprint of a fit, by named parts: a fit resumes from checkpoints only if all parts are equal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint", "layout"]
 
-# By these names a callback gets at what is trained.
+# Names by which a callback's code can reach the model.
 _REACHES_MODEL = {"model", "_model", "set_model", "__dict__", "vars", "getattr", "setattr", "eval", "exec"}
 
 
@@ -37,15 +37,20 @@ def fingerprint(
     custom_objects: Mapping[str, Any] | None = None,
     model: keras.Model | None = None,
 ) -> dict[str, str]:
-    """What is trained: each part by the words that a user knows it by, and a digest.
+    """Compute the fingerprint of a fit.
 
     Args:
-        content: The compiled model's `.keras` bytes: its layers, optimizer, loss and metrics count. Weights that
-            training changes don't, since a model that is built anew draws others, but those of a warm start do.
-        dataset: The converted rows: dtypes, shapes, how many there are, which are for validation, and their numbers.
-        options: The estimator's. Those that it doesn't have count as None.
-        custom_objects: The user's own functions and classes, by name.
-        model: The model of `content`.
+        content: The compiled model's `.keras` bytes. Layers, optimizer, loss and metrics are in the fingerprint.
+            Trainable weights aren't, since a model that is built again has other initial weights; those of a warm
+            start are.
+        dataset: The converted dataset. Dtypes, shapes, the number of training and validation rows, and their values
+            are in the fingerprint; the order of the rows isn't.
+        options: The estimator's options. Options that it doesn't have count as None.
+        custom_objects: The user's functions and classes, by name.
+        model: The Keras model of `content`.
+
+    Returns:
+        The digest of each part, by a description of the part for messages.
     """
     parts = {
         "model": digest_of_text(_plain(config_text(content))),
@@ -70,7 +75,7 @@ def fingerprint(
 
 
 def layout(dataset: ConvertedDataset) -> str:
-    """A digest of the order of the rows, block by block: a step within an epoch is the same rows only where it is."""
+    """Return a digest of the order of the rows by block; a step of an epoch has the same rows only if it is equal."""
     return digest_of_text(repr([(block.rows, block.validation, block.checksum) for block in dataset.blocks]))
 
 
@@ -80,12 +85,12 @@ def _rows(dataset: ConvertedDataset, validation: bool) -> str:
 
 
 def _plain(config: str) -> str:
-    """Without the numbers of names and shared objects, which Keras gives as they are made in a process."""
+    """Remove the numbers of names and shared objects from a config: Keras assigns them per process."""
     return re.sub(r'"shared_object_id": \d+', "", re.sub(r'_\d+"', '"', config))
 
 
 def _flags(content: bytes) -> str:
-    """What is set on layers, variables and optimizer, and stands in no config."""
+    """Return the settings of layers, variables and optimizers that aren't in their configs, as JSON."""
     from spark_dl.train.model.archive import read_record
 
     record = read_record(content) or {"layers": [], "optimizers": None}
@@ -99,7 +104,7 @@ def _flags(content: bytes) -> str:
 
 
 def _own_objects(things: Any) -> Iterator[Any]:
-    """The user's own functions, and objects of own classes, in lists and dicts."""
+    """Yield functions, and objects of the user's classes, from nested lists and dicts."""
     if isinstance(things, Mapping):
         things = list(things.values())
     if isinstance(things, (list, tuple)):
@@ -110,7 +115,7 @@ def _own_objects(things: Any) -> Iterator[Any]:
 
 
 def _fixed_state(content: bytes, model: keras.Model | None) -> str:
-    """Weights that training leaves as they are, and what layers have learned of data, such as vocabularies."""
+    """Return a digest of the non-trainable weights, and of what layers have adapted to, such as vocabularies."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assets = {name: archive.read(name) for name in archive.namelist() if name.startswith("assets/")}
     learned = sorted(hashlib.sha256(asset).hexdigest() for asset in assets.values())
@@ -123,7 +128,10 @@ def _is_seed(variable: Any) -> bool:
 
 
 def _may_change_training(callback: Any) -> bool:
-    """Whether a callback may change what is trained: not where it never gets at the model, or is Keras's own writer."""
+    """Return whether a callback may change the training.
+
+    It can't if it is one of Keras's callbacks that only write, or if its code never reaches the model.
+    """
     import keras
 
     writers = (
@@ -140,7 +148,7 @@ def _may_change_training(callback: Any) -> bool:
         return not isinstance(callback, writers)
     own = [value for base in kind.__mro__ if is_own(base) for value in vars(base).values()]
     foreign = [base for base in kind.__mro__ if not is_own(base) and base not in (object, keras.callbacks.Callback)]
-    # An own subclass of EarlyStopping stops training, whatever it adds.
+    # A subclass of EarlyStopping, for example, stops training whatever its own code does.
     if any(not issubclass(base, writers) for base in foreign if base is not keras.callbacks.LambdaCallback):
         return True
     held = [value for value in vars(callback).values() if callable(value)]
@@ -148,7 +156,7 @@ def _may_change_training(callback: Any) -> bool:
 
 
 def _reaches_model(thing: Any) -> bool:
-    """Whether code names the model; True of what has no code to be looked at."""
+    """Return whether a callable's code uses a name that reaches the model; True if it has no Python code."""
     thing = getattr(thing, "__func__", thing)
     if isinstance(thing, property):
         return any(_reaches_model(part) for part in (thing.fget, thing.fset) if part)

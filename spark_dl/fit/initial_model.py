@@ -1,4 +1,4 @@
-"""The Keras model that a fit begins with, from whichever option gives it."""
+"""The Keras model that a fit starts from, by `model`, `modelFn` or `warmStart`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["display_name", "initial_model"]
 
 
 def display_name(value: Any) -> str:
-    """A Keras object, or several, by name."""
+    """Return a name to show for a Keras object, a function, or a list or dict of them."""
     if isinstance(value, dict):
         return ", ".join(f"{name}: {display_name(part)}" for name, part in value.items())
     if isinstance(value, (list, tuple)):
@@ -22,11 +22,17 @@ def display_name(value: Any) -> str:
 
 
 def initial_model(options: ModelOptions) -> Any:
-    """Build or take the Keras model to train, from `model`, `modelFn` or `warmStart`.
+    """Return the Keras model to train, from `model`, `modelFn` or `warmStart`.
+
+    Args:
+        options: The model options.
+
+    Returns:
+        The Keras model; None if none of the three is set.
 
     Raises:
-        OptionError: more than one of them is set, or they can't be used.
-        ModelError: modelFn fails.
+        OptionError: More than one of them is set, modelParams is set without modelFn, or warmStart is no fitted model.
+        ModelError: modelFn raises an exception.
     """
     ways = {"model": options.model, "modelFn": options.model_fn, "warmStart": options.warm_start}
     chosen = [name for name, value in ways.items() if value is not None]

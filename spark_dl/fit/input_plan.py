@@ -1,4 +1,4 @@
-"""Which column feeds what, as a table to look at before training."""
+"""The mapping of columns to the model's inputs and outputs as a table that users can print before training."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from spark_dl.fit.columns import InputFacts, OutputFacts
 
 __all__ = ["FedColumn", "InputPlan", "input_plan"]
 
-# What is said of an input that is made of bytes in the batch.
+# The note on an input that is decoded from bytes in the batch.
 _MADE_OF_BYTES = {"image": "decoded", "sparse": "sparse until the batch"}
 _HEAD = ("column", "type", "becomes", "feeds", "missing values")
 
 
 @dataclass(frozen=True)
 class FedColumn:
-    """A column and its way into the model.
+    """A column and its use in training.
 
     Attributes:
-        column: its name.
-        type: its type in Spark.
-        becomes: what it is in a batch: dtype and shape of a row.
-        feeds: the model's input or output, or what else the column is for.
-        missing: what is done about missing values.
+        column: The column's name.
+        type: The column's Spark type.
+        becomes: The dtype and the shape of one row in a batch.
+        feeds: The model's input or output, or another use: weight or validation.
+        missing: The treatment of missing values.
     """
 
     column: str
@@ -39,11 +39,11 @@ class FedColumn:
 
 @dataclass(frozen=True)
 class InputPlan:
-    """How a DataFrame's columns feed a model: `print` shows a table.
+    """The mapping of a DataFrame's columns to a model; `print` shows it as a table.
 
     Attributes:
-        columns: in the order of the model's inputs, then its outputs, then the others.
-        notes: what else was decided, such as what the outputs are taken to be.
+        columns: The columns of the model's inputs, then of its outputs, then the others.
+        notes: Further decisions, such as whether a classifier's outputs are logits or probabilities.
     """
 
     columns: tuple[FedColumn, ...]
@@ -66,14 +66,14 @@ def input_plan(
     outputs: Sequence[OutputFacts],
     notes: Sequence[str] = (),
 ) -> InputPlan:
-    """The plan of a checked fit.
+    """Make the input plan of a fit.
 
     Args:
-        schema: the DataFrame's.
-        conversion: how rows become blocks.
-        inputs: the model's.
-        outputs: the model's.
-        notes: what else was decided; empty ones are left out.
+        schema: The schema of the DataFrame.
+        conversion: How rows are converted.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        notes: Further decisions; empty ones are left out.
     """
     return InputPlan(tuple(_columns(schema, conversion, inputs, outputs)), tuple(filter(None, notes)))
 

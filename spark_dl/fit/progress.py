@@ -1,4 +1,4 @@
-"""What the user sees while a fit runs: a bar for each epoch, or a line, or nothing."""
+"""The progress display of a fit: a bar per epoch, a line per epoch, or nothing."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from spark_dl.redaction import redact
 
 __all__ = ["SPEEDS", "Progress"]
 
-# What an epoch's line and the run tell of its speed: fields of train.speed.Speed.
+# Throughput metrics of an epoch, shown and logged: fields of train.speed.Speed.
 SPEEDS = ("rows_per_second", "step_ms", "input_wait", "collective_wait", "bytes_reduced")
 
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}"
 
 
 class Progress:
-    """Draws the ranks' reports.
+    """Display of training progress.
 
     Args:
-        verbose: 0 nothing, 1 a bar, 2 a line for each epoch.
-        epochs: how many there are.
-        steps: steps in an epoch.
-        stream: where it is drawn.
+        verbose: 0 for no output, 1 for a bar per epoch, 2 for a line per epoch.
+        epochs: The number of epochs.
+        steps: The number of steps in an epoch.
+        stream: The stream to write to; stderr by default.
 
     Attributes:
-        steps: steps in an epoch; another number of workers takes another number.
+        steps: The number of steps in an epoch; it changes with the number of workers.
     """
 
     def __init__(self, verbose: int, epochs: int, steps: int, stream: TextIO | None = None) -> None:
@@ -46,23 +46,29 @@ class Progress:
         self._close()
 
     def say(self, text: str) -> None:
-        """One line, unless silent."""
+        """Write a line, unless verbose is 0. Credentials are redacted."""
         if self._verbose:
             self._stream.write(redact(text) + "\n")
             self._stream.flush()
 
     def step(self, epoch: int, step: int, loss: float) -> None:
-        """A step has been taken."""
+        """Show the progress after a step.
+
+        Args:
+            epoch: The current epoch, from 0.
+            step: The number of steps done in the epoch.
+            loss: The current loss.
+        """
         if self._verbose == 1:
             self._draw(epoch, step, f"loss={loss:.4f}")
 
     def epoch(self, epoch: int, logs: Mapping[str, Any], speed: Mapping[str, float]) -> None:
-        """An epoch has ended.
+        """Show the metrics of a finished epoch.
 
         Args:
-            epoch: its number, from 0.
-            logs: its metrics: numbers, or lists of them.
-            speed: what SPEEDS names.
+            epoch: The epoch, from 0.
+            logs: The epoch's metrics: numbers, or lists of numbers.
+            speed: The throughput metrics, by the names in SPEEDS.
         """
         values = "  ".join(f"{name}={_number(value)}" for name, value in logs.items())
         text = f"{values}  {_shown(speed)}"
@@ -76,7 +82,7 @@ class Progress:
         if self._bar is None:
             name = f"Epoch {epoch + 1}/{self._epochs}"
             self._bar = tqdm(total=self.steps, desc=name, file=self._stream, bar_format=_BAR, delay=1e-9)
-        # tqdm's own postfix begins with a comma.
+        # The text is in the format, as tqdm's postfix begins with a comma.
         self._bar.bar_format = f"{_BAR}  {text}"
         self._bar.n = step
         self._bar.refresh()
@@ -88,7 +94,7 @@ class Progress:
 
 
 def _number(value: Any) -> str:
-    """A metric's value; of one with many, the first and the last."""
+    """Format a metric's value; of a long list, only the first and the last values."""
     if not isinstance(value, list):
         return f"{value:.4f}"
     return np.array2string(np.array(value), precision=4, threshold=8, edgeitems=2, separator=", ").replace("\n", "")

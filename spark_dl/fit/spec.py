@@ -1,4 +1,4 @@
-"""A fit that has been checked: all that is known of it before any Spark job, and how that is found."""
+"""The checked specification of a fit, built on the driver before any Spark job."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ __all__ = ["FitSpec", "Task", "build_fit_spec"]
 
 @dataclass(frozen=True)
 class FitSpec:
-    """A checked fit, before any Spark job.
+    """The specification of a checked fit, before any Spark job.
 
     Attributes:
-        options: the estimator's.
-        name: the model's.
-        content: the compiled model's bytes.
-        model: the compiled model.
-        custom_objects: cloudpickled dict of what Keras needs by name to load it.
-        inputs: the model's.
-        outputs: the model's.
-        head: what the output will mean.
-        conversion: how rows become blocks; its store is set later.
-        columns: Spark's types of the columns that are read.
-        plan: which column feeds what.
-        learning_rate: of the warm-up; None where there is none.
-        callbacks: the user's, cloudpickled.
-        augment: layers that change features in training, cloudpickled; empty for none.
-        modules: top-level modules that executors must have to load what is pickled.
-        notes: what several workers compute otherwise than one process.
+        options: The estimator's options.
+        name: The model's name.
+        content: The compiled model's `.keras` bytes.
+        model: The compiled copy of the user's model.
+        custom_objects: The cloudpickled dict of custom objects that Keras needs to load the model.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        head: The meaning of the model's output.
+        conversion: How rows are converted to blocks; its store is set later.
+        columns: The Spark types of the columns that are read.
+        plan: The mapping of columns to the model's inputs and outputs.
+        learning_rate: The learning rates of the warm-up; None for no warm-up.
+        callbacks: The user's callbacks, cloudpickled.
+        augment: The augmentation layers, cloudpickled; empty for none.
+        modules: The top-level modules that executors need to unpickle these objects.
+        notes: Warnings about values that several workers compute differently from one process.
     """
 
     options: EstimatorOptions
@@ -85,37 +85,43 @@ class FitSpec:
 
     @property
     def feature_columns(self) -> StructType:
-        """Spark's types of the columns that feed the model."""
+        """The Spark types of the feature columns."""
         names = {column.name for spec in self.conversion.features for column in spec.columns}
         return StructType([field for field in self.columns.fields if field.name in names])
 
 
 class Task(Protocol):
-    """What an estimator knows of its task."""
+    """The parts of a fit that depend on the estimator's task."""
 
     def _check_outputs(self, shape: ModelShape) -> None:
-        """Refuse a model whose outputs aren't those of the task, with a ModelError."""
+        """Check that the model's outputs fit the task; raise a ModelError otherwise."""
 
     def _default_loss(self, shape: ModelShape, model: Any) -> Any:
-        """The loss for a model that has none; None where only the user can say."""
+        """Return the loss for a model that is compiled without one; None if there is no default."""
 
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
-        """What the outputs of the compiled model mean."""
+        """Return the meaning of the compiled model's outputs."""
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
-        """The number of classes where an output's labels are class indices."""
+        """Return the number of classes if an output's labels are class indices, else None."""
 
 
 def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -> FitSpec:
-    """Everything of a fit that can be known without a Spark job.
+    """Check a fit and build its specification, without a Spark job.
 
     Args:
-        task: what the estimator trains for.
-        columns: the DataFrame's.
-        options: the estimator's.
+        task: The estimator, which knows its task.
+        columns: The schema of the DataFrame.
+        options: The estimator's options.
+
+    Returns:
+        The specification of the fit.
 
     Raises:
-        SparkDLError: what can't be trained.
+        OptionError: Options can't be used, or not together.
+        ModelError: The model can't be trained: its outputs, its loss, or a metric.
+        SavedModelError: The fitted model of warmStart can't be loaded as a Keras model.
+        DataError: A column is missing, or its type or shape doesn't fit the model.
     """
     from spark_dl.train.model.batch_size import check_any_batch
     from spark_dl.train.model.compiling import compiled_copy
@@ -169,12 +175,12 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
 
 @dataclass(frozen=True)
 class _Carried:
-    """What goes to the ranks.
+    """The serialized model and objects that are shipped to the ranks.
 
     Attributes:
-        content: the compiled model's bytes.
-        custom: what Keras needs by name to load it.
-        augment: the layers of the option.
+        content: The compiled model's `.keras` bytes.
+        custom: The custom objects that Keras needs to load the model.
+        augment: The augmentation layers.
     """
 
     content: bytes
@@ -183,7 +189,7 @@ class _Carried:
 
 
 def _shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
-    """The model with the transform of its features in front, and its shape with what columnShapes says."""
+    """Put the layers of transformFn in front of the model; return it, and its shape completed by columnShapes."""
     from spark_dl.train.model.batch_size import check_stateless
     from spark_dl.train.model.shape import fixed_shapes, shape_of
     from spark_dl.train.model.transform import with_transform
@@ -204,7 +210,7 @@ def _shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.
 def _conversion(
     columns: StructType, options: EstimatorOptions, inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
 ) -> ConversionSpec:
-    """How rows become blocks; its store is set later."""
+    """Describe how rows are converted to blocks; the store is set later."""
     weight, validation = optional_columns(columns, options)
     of_classes = options if isinstance(options, ClassifierOptions) else None
     conversion = ConversionSpec(
@@ -223,7 +229,7 @@ def _conversion(
 
 
 def _carry(compiled: keras.Model, given: keras.Model, augment: Any) -> _Carried:
-    """Serialize the model and the user's objects; the user's own model is the one that none of them may hold."""
+    """Serialize the compiled model and the custom objects, none of which may refer to the user's model."""
     import keras
 
     from spark_dl.train.model.carrying import keras_reducer
@@ -251,7 +257,7 @@ def _fitted(compiled: keras.Model, shape: ModelShape, conversion: ConversionSpec
 
 
 def _written(options: EstimatorOptions, outputs: Sequence[str]) -> dict[str, str]:
-    """What the fitted model will write -> the name of its column."""
+    """Return the columns that the fitted model writes, by the field of the output."""
     if len(outputs) > 1:
         return output_columns(options, outputs)
     names = options.columns_by_output
@@ -261,6 +267,6 @@ def _written(options: EstimatorOptions, outputs: Sequence[str]) -> dict[str, str
 
 
 def _types_of(columns: StructType, conversion: ConversionSpec) -> StructType:
-    """The types of the columns that are read, each once."""
+    """Return the Spark types of the columns that are read, each once."""
     names = dict.fromkeys(column.name for column in conversion.columns)
     return StructType([StructField(name, columns[name].dataType) for name in names])

@@ -1,4 +1,4 @@
-"""Rows for validation from a DataFrame of their own: joined with the training rows, and marked."""
+"""The option validationData: its rows are appended to the training rows, with a column that marks them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from spark_dl.options import DataOptions, EstimatorOptions
 
 __all__ = ["marked", "marked_schema", "marking"]
 
-# The column that marks the rows of validationData.
+# The boolean column that marks the rows of validationData.
 _MARK = "spark_dl_validation"
 
 
 def marking(options: EstimatorOptions) -> EstimatorOptions:
-    """The options, with validationCol as the mark where there is validationData.
+    """Set validationCol to the mark column if validationData is set.
+
+    Args:
+        options: The estimator's options.
+
+    Returns:
+        The options with validationCol; the same options without validationData.
 
     Raises:
-        OptionError: there is another way to choose rows for validation, too; or it is no DataFrame.
+        OptionError: validationCol or validationFraction is set as well, or validationData is no DataFrame.
     """
     if options.validation_data is None:
         return options
@@ -49,21 +55,24 @@ def marking(options: EstimatorOptions) -> EstimatorOptions:
 
 
 def marked_schema(schema: StructType, options: DataOptions) -> StructType:
-    """The columns, with the mark where there is validationData."""
+    """Add the mark column to a schema if validationData is set."""
     mark = [StructField(_MARK, BooleanType())] if options.validation_data is not None else []
     return StructType([*schema.fields, *mark])
 
 
 def marked(frame: DataFrame, options: DataOptions, columns: Sequence[Column]) -> DataFrame:
-    """The rows for training and, where there is validationData, its rows, marked.
+    """Append the rows of validationData, with a mark, to the training rows.
 
     Args:
-        frame: the rows for training.
-        options: those of rows.
-        columns: what is read; the mark among them, where there is validationData.
+        frame: The DataFrame of the training rows.
+        options: The data options.
+        columns: The columns that are read, with the mark column if validationData is set.
+
+    Returns:
+        Both DataFrames' rows with the mark column; the same DataFrame without validationData.
 
     Raises:
-        DataError: validationData doesn't have these columns, in the same types.
+        DataError: validationData lacks one of the columns, or has it in another type.
     """
     held = options.validation_data
     if held is None:

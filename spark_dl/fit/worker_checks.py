@@ -1,4 +1,4 @@
-"""What of a model several workers, or steps whose gradients are added up, can't compute as one process would."""
+"""Checks that several workers, or gradient accumulation, compute the same losses and metrics as one process."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Fitted", "check_workers"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is fitted.
+    """The compiled model to check, and the shapes and dtypes with which its losses and metrics are tried.
 
     Attributes:
-        model: compiled.
-        losses: of each output, by its name.
-        inputs: the shape of one row and the dtype of each input, by its name.
-        examples: what the labels and outputs are like.
-        copied: gives a copy of the model that nobody else uses.
+        model: The compiled Keras model.
+        losses: The loss of each output, by the output's name.
+        inputs: The shape of one row and the dtype of each input, by the input's name.
+        examples: Shapes and dtypes of labels and outputs, from which made-up ones are drawn.
+        copied: Returns a new copy of the model.
     """
 
     model: keras.Model
@@ -38,18 +38,19 @@ class Fitted:
 
 
 def check_workers(fitted: Fitted, options: EstimatorOptions) -> tuple[str, ...]:
-    """Refuse what several workers, or steps whose gradients are added up, would compute otherwise than one process.
+    """Check that several workers, or gradient accumulation, compute the same losses and metrics as one process.
 
     Args:
-        fitted: the model.
-        options: the estimator's.
+        fitted: The compiled model.
+        options: The estimator's options.
 
     Returns:
-        what must be said: where a value depends on which rows share a batch, and each worker has a batch of its own.
+        Warnings: losses and metrics that depend on which rows share a batch, and metrics that could not be tried.
 
     Raises:
-        ModelError: a loss that isn't a mean over rows, or a metric whose states can't be joined.
-        OptionError: a monitored metric with several values an epoch.
+        ModelError: A loss isn't a mean over rows, a layer synchronizes its statistics within the step, or the states of
+            a metric can't be joined.
+        OptionError: restoreBestWeights is set, and the monitored metric has several values per epoch.
     """
     from spark_dl.train.metrics.joins import metric_joins
 
@@ -121,7 +122,7 @@ def _added_losses(fitted: Fitted, several: str, fix: str) -> Iterator[str]:
 
 
 def _check_step(fitted: Fitted, several: str, fix: str) -> None:
-    """A step or a loss of the model's own: whether its gradients are sums over rows."""
+    """Check that the gradients of a custom train_step or compute_loss aren't sums over rows."""
     import keras
     import numpy as np
 
@@ -193,7 +194,7 @@ def _metrics(joins: Sequence[MetricJoin], several: str) -> Iterator[str]:
 
 
 def _check_monitor(fitted: Fitted, monitor: str) -> None:
-    """Refuse to tell the best epoch by a metric that has several values."""
+    """Check that the monitored metric has one value per epoch."""
     from spark_dl.train.callbacks.checkpointing import no_best_epoch
     from spark_dl.train.metrics.joins import values_of
 

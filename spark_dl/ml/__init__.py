@@ -1,1 +1,1 @@
-"""Spark ML's face: estimators, fitted models, their persistence and their MLflow form."""
+"""The Spark ML API: estimators, fitted models, their persistence and their MLflow form."""

@@ -1,4 +1,4 @@
-"""What of a fit is made to be looked at: files for its record, by their paths. Each is made when it is written."""
+"""The artifacts of a fit by their paths: figures, summaries, and the estimator. Each is made when it is written."""
 
 from __future__ import annotations
 
@@ -32,12 +32,18 @@ __all__ = [
 Files = Mapping[str, Callable[[], bytes]]
 
 ESTIMATOR_STAGE, ESTIMATOR_MODEL = "estimator/stage.json", "estimator/model.keras"
-# Under this name the stage says what of the estimator isn't in it.
+# The key in the stage's JSON that lists params which could not be saved.
 LEFT_OUT = "leftOut"
 
 
 def of_estimator(estimator: SavableEstimator) -> Files:
-    """The estimator as it can be loaded again, but for what is code or a DataFrame; and the packages that are here."""
+    """Make the artifacts of an estimator: its metadata, its Keras model, and the installed packages.
+
+    Callbacks, validationData, and objects that can't be saved are left out and listed in the metadata.
+
+    Args:
+        estimator: The estimator.
+    """
     copy = estimator.copy()
     code = ("callbacks", "validationData")
     left_out = {name: display_name(copy.getOrDefault(name)) for name in code if copy.getOrDefault(name)}
@@ -54,11 +60,11 @@ def of_estimator(estimator: SavableEstimator) -> Files:
 
 
 def of_model(model: Any, content: bytes) -> Files:
-    """The Keras model's summary, and its graph where it has one.
+    """Make the artifacts of a Keras model: its summary, and its graph unless it is subclassed.
 
     Args:
-        model: the compiled model.
-        content: the same as `.keras` bytes.
+        model: The compiled Keras model.
+        content: The model's `.keras` bytes.
     """
     nodes, edges = _graph(json.loads(config_text(content)))
     files: dict[str, Callable[[], bytes]] = {"model_summary.txt": functools.partial(_summary, model)}
@@ -69,11 +75,11 @@ def of_model(model: Any, content: bytes) -> Files:
 
 
 def of_training(trained: Trained, first_epoch: int) -> Files:
-    """Curves of the training.
+    """Make the artifacts of a training: curves of the metrics, the learning rate and the ranks' speeds.
 
     Args:
-        trained: the training.
-        first_epoch: the epoch with which its history begins, from 0.
+        trained: The result of the training.
+        first_epoch: The first epoch of its history, from 0.
     """
     files = {}
     if trained.result.history:
@@ -82,7 +88,7 @@ def of_training(trained: Trained, first_epoch: int) -> Files:
     if rates:
         files["learning_rate.png"] = _drawn(figures.learning_rate_figure, rates)
     workers = len(trained.epochs[-1]["ranks"]) if trained.epochs else 0
-    same = [one for one in trained.epochs if len(one["ranks"]) == workers]  # others went on with fewer
+    same = [one for one in trained.epochs if len(one["ranks"]) == workers]  # the others had more workers
     if workers:
         files["ranks.png"] = _drawn(
             figures.ranks_figure, [one["epoch"] for one in same], [one["ranks"] for one in same]
@@ -91,11 +97,11 @@ def of_training(trained: Trained, first_epoch: int) -> Files:
 
 
 def of_assessment(found: Assessment, class_labels: Sequence[str]) -> Files:
-    """Figures of what the fitted model gives for the validation rows.
+    """Make the artifacts of the evaluation on the validation rows: metrics as JSON, and figures.
 
     Args:
-        found: what it gives.
-        class_labels: the names of the classes; empty where they have none.
+        found: The evaluation.
+        class_labels: The names of the classes; empty for their indices.
     """
     if not isinstance(found, Classes):
         numbers = {name: getattr(found, name) for name in ("rows", "error", "mae", "rmse", "r2")}
@@ -144,8 +150,8 @@ def _packages() -> bytes:
 
 
 def _graph(config: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """The layers of a model's config with their classes, and what leads to what; of a subclassed model nothing."""
-    told = config["config"].get("layers")  # of a subclassed model whatever it calls so
+    """Return the classes of a model's layers by name, and its edges; both empty for a subclassed model."""
+    told = config["config"].get("layers")  # a subclassed model's config may use the key for anything
     layers = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
     if not all("class_name" in one and isinstance(one.get("config"), dict) for one in layers):
         return {}, []
@@ -160,7 +166,7 @@ def _graph(config: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, s
 
 
 def _origins(part: Any) -> Iterator[str]:
-    """The layers that the tensors in a part of a config come from."""
+    """Yield the names of the layers whose output tensors occur in a part of a config."""
     if isinstance(part, dict):
         if part.get("class_name") == "__keras_tensor__":
             yield part["config"]["keras_history"][0]

@@ -1,4 +1,4 @@
-"""Classification, as Spark ML speaks it."""
+"""The classifier: estimator and fitted model with Spark ML's prediction, probability and rawPrediction."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["KerasClassifier", "KerasClassifierModel"]
 
-# What Keras's own losses take: class indices for several units, 0 and 1 for one unit.
+# Keras losses that take class indices as labels, by the number of output units.
 _SEVERAL_UNITS = ("sparse_categorical_crossentropy",)
 _ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", "hinge", "squared_hinge")
 
 
-# What is told of the outputs in the plan.
+# Descriptions of the output kinds, for the plan.
 _MEANINGS = {
     "probability": "probabilities",
     "scores": "a score within [0, 1] of each class, probabilities once divided by their sum",
@@ -47,13 +47,13 @@ _MEANINGS = {
 
 @with_options(FittedClassifierOptions)
 class KerasClassifierModel(FittedClassifierParams, KerasModel):
-    """A trained classifier as a Transformer: prediction (double), probability and rawPrediction (Vectors).
+    """Trained classifier, a Transformer that adds prediction (double), probability and rawPrediction (Vectors).
 
-    With `topK` also `topKCol`: an array of the most probable classes with their probabilities, which `scoreParquet`
-    leaves out.
+    With `topK`, `transform` also adds `topKCol`: an array of the most probable classes with their probabilities.
+    `scoreParquet` doesn't write it.
 
     Attributes:
-        summary: how the training went.
+        summary: The training summary.
     """
 
     @property
@@ -87,10 +87,15 @@ class KerasClassifierModel(FittedClassifierParams, KerasModel):
 
 
 def check_for_each_class(param: str, given: Sequence[Any], classes: int) -> None:
-    """Refuse a list that isn't as long as there are classes.
+    """Check that an option has one value per class.
+
+    Args:
+        param: The option's name, for error messages.
+        given: The option's value.
+        classes: The number of classes.
 
     Raises:
-        OptionError: it isn't.
+        OptionError: The number of values differs from the number of classes.
     """
     if len(given) != classes:
         raise OptionError(
@@ -104,16 +109,16 @@ def check_for_each_class(param: str, given: Sequence[Any], classes: int) -> None
 
 @with_options(ClassifierOptions)
 class KerasClassifier(ClassifierParams, KerasEstimator):
-    """Trains a Keras model to tell classes apart, on Horovod ranks in Spark's executors.
+    """Estimator that trains a Keras classifier on Horovod ranks in Spark's executors.
 
-    Labels are class indices, whole numbers from 0. The model has an output unit for each class, or one unit for
-    two classes. Where neither the model nor `loss` says so, the loss is sparse_categorical_crossentropy, or
-    binary_crossentropy for one unit, from logits or from probabilities as the output is.
+    Labels are class indices, integers from 0. The model has one output unit per class, or a single unit for two
+    classes. If neither the model nor `loss` sets a loss, it is sparse_categorical_crossentropy, or binary_crossentropy
+    for a single unit, with from_logits as the output requires.
 
-    What the output units hold, probabilities or logits, is told by `outputKind`, else by the last activation or the
-    loss where these are Keras's own, else by a measurement before training: probabilities are within [0, 1], and sum
-    to 1. `prediction` is the class of the greatest output in either case; of one unit, 1 where a probability is above
-    0.5 or a logit above 0.
+    `outputKind` sets whether the output units are probabilities or logits. By default, the last activation or the loss
+    determines it if they are Keras's own, else a measurement on made-up rows before training: probabilities are within
+    [0, 1] and sum to 1. `prediction` is the class of the greatest output in either case; for a single unit, it is 1 if
+    the probability is above 0.5 or the logit above 0.
 
     Example:
 
@@ -225,7 +230,7 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         counts = [rows.get(index, 0) for index in range(label.classes or 0)]
         present = [count for count in counts if count]
         if not present:
-            return ()  # which the conversion tells of
+            return ()  # the conversion reports the missing rows
         wanted = max(present) if conversion.balance == "oversample" else min(present)
         return tuple(wanted / count if count else 1.0 for count in counts)
 
@@ -238,11 +243,11 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
 
 
 def _present(column: Column) -> SparkColumn:
-    """Whether a row has a value that training would not leave out."""
+    """Return a boolean column: whether a row's value is present, so that nullPolicy neither drops nor fills it."""
     value = selected(column)
     whole = value.isNotNull()
     if column.kind == "vector":
-        return whole & ~F.exists(F.unwrap_udt(value)["values"], not_finite)  # zeros that aren't there are no NaN
+        return whole & ~F.exists(F.unwrap_udt(value)["values"], not_finite)  # a sparse Vector's zeros are never NaN
     fractions = column.dtype.startswith("float")
     if column.kind == "array":
         return whole & ~F.exists(value, lambda one: one.isNull() | not_finite(one) if fractions else one.isNull())

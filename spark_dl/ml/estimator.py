@@ -1,4 +1,4 @@
-"""What all estimators share: `fit` as a list of named steps."""
+"""The general estimator, and the steps of `fit` that all estimators share."""
 
 from __future__ import annotations
 
@@ -48,17 +48,16 @@ if TYPE_CHECKING:
 
 __all__ = ["KerasEstimator"]
 
-# Where TensorBoard looks for a trace.
+# TensorBoard finds traces under this path.
 _PROFILE_ARTIFACT = f"profile/plugins/profile/fit/{PROFILE}"
 
 
 @with_options(EstimatorOptions)
 class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
-    """Trains a Keras model on a DataFrame, on Horovod ranks in Spark's executors.
+    """Estimator that trains any Keras model with any loss on Horovod ranks in Spark's executors.
 
-    The general form: any model, any loss. The fitted `KerasModel` writes the model's output to `predictionCol`: a
-    double where the model has one output unit, else an array of floats, or a Vector (`outputFormat`); several outputs
-    each to a column of its own.
+    The fitted `KerasModel` writes the model's output to `predictionCol`: a double for a single output unit, else an
+    array of floats, or a Vector (`outputFormat`). It writes each of several outputs to a separate column.
 
     Example:
 
@@ -88,29 +87,31 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
     model_class: ClassVar[type[KerasModel]] = KerasModel
 
     def plan(self, dataset: DataFrame) -> InputPlan:
-        """Which column becomes what and feeds which input or output of the model, without a Spark job.
+        """Return the mapping of columns to the model's inputs and outputs, without a Spark job.
 
         Args:
-            dataset: what `fit` would be given.
+            dataset: The DataFrame to pass to `fit`.
 
         Returns:
-            a table: `print(estimator.plan(df))`. `fit` logs it as the run's artifact `columns.txt`.
+            A table to print: `print(estimator.plan(df))`. `fit` logs it as the run's artifact `columns.txt`.
 
         Raises:
-            SparkDLError: what `fit` would refuse before its first job.
+            SparkDLError: `fit` would raise the same error before its first Spark job.
         """
         spec, _ = self._checked(dataset)
         return spec.plan
 
     @redacted_errors()
     def convert(self, dataset: DataFrame) -> ConvertedData:
-        """Convert a DataFrame once, for several fits by `fitOnDataset`. Its rows lie in cacheDir until they are closed.
+        """Convert a DataFrame once for several fits by `fitOnDataset`.
+
+        The converted rows stay in cacheDir until the result is closed.
 
         Args:
-            dataset: what `fit` would be given.
+            dataset: The DataFrame to pass to `fit`.
 
         Raises:
-            DataError: columns or rows that can't be fed.
+            DataError: A column or a value can't be converted for the model.
         """
         return self._converted(*self._checked(dataset))
 
@@ -125,14 +126,15 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             return ConvertedData.of(rows, converted, spec.conversion, spec.plan, owned.pop_all())
 
     def fitOnDataset(self, converted: ConvertedData, params: Mapping[Param[Any], Any] | None = None) -> KerasModel:
-        """`fit` on rows that `convert` has converted.
+        """Fit on rows that `convert` has converted.
 
         Args:
-            converted: the rows; several fits may read them, one after the other or at once.
-            params: values for this fit alone.
+            converted: The converted rows. Several fits may read them, in sequence or in parallel.
+            params: Param values that override the estimator's for this fit.
 
         Raises:
-            DataError: the rows were converted for other columns or options, or are too few.
+            DataError: The rows were converted with other columns or options, or are too few.
+            StoreError: The converted rows have been removed.
         """
         estimator = self.copy(dict(params)) if params else self
         spec = build_fit_spec(estimator, converted.schema, marking(estimator._options()))
@@ -143,25 +145,25 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         return self._train(converted.spark, spec, lambda workspace: dataset, lambda: converted.files, parent)
 
     def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Mapping[Param[Any], Any]]) -> FitMany:
-        """Fit by each of several param maps; the rows are converted once for those that pack them alike.
+        """Fit one model per param map; fits that need the same conversion share the converted rows.
 
         Args:
-            dataset: the rows.
-            paramMaps: one for each fit.
+            dataset: The DataFrame.
+            paramMaps: The param maps, one per fit.
 
         Returns:
-            a thread-safe iterator of (index, fitted model). No more fits run at the same time than have slots. Where an
-            MLflow run is active, each has a run of its own below it.
+            A thread-safe iterator of (index of the param map, fitted model). The number of parallel fits is limited by
+            the cluster's slots. If an MLflow run is active, each fit has a nested run below it.
         """
         options = [self.copy(dict(params))._options() for params in paramMaps]
-        for one in options:  # the later fits' as well, before the first
+        for one in options:  # checks the callbacks of all fits before the first one starts
             pickle_callbacks(one.callbacks)
         spark = dataset.sparkSession
         fits = [
             (slots_of(master_of(spark), setting_of(spark), LaunchSettings.of(one)) or 0) // one.num_workers
             for one in options
         ]
-        # Here, where the caller's run is active: fits may run in other threads.
+        # Read here, in the caller's thread, as the active run is thread-local and fits may run in other threads.
         parent = active_record(self._options().tracking)
         return FitMany(self, dataset, paramMaps, max(1, min(fits, default=1)), parent)
 
@@ -174,7 +176,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         return convert_rows(rows, replace(spec.conversion, factors=factors), workspace)
 
     def _checked(self, dataset: DataFrame) -> tuple[FitSpec, DataFrame]:
-        """A fit, checked; and its rows, those of validationData among them."""
+        """Build the specification of a fit; return it with the DataFrame, to which validationData is appended."""
         options = marking(self._options())
         spec = build_fit_spec(self, marked_schema(dataset.schema, options), options)
         return spec, marked(dataset, options, spec.conversion.columns)
@@ -188,14 +190,14 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         files: Callable[[], Sequence[str]],
         parent: str = "",
     ) -> KerasModel:
-        """Train a checked fit.
+        """Train a model by a checked specification.
 
         Args:
-            spark: the session.
-            spec: the fit.
-            rows: converts them into the workspace that it is given, if they aren't converted.
-            files: tells what they were read from.
-            parent: the id of the tracker's record below which this fit's is opened; empty for none.
+            spark: The Spark session.
+            spec: The specification of the fit.
+            rows: Takes the workspace and returns the converted dataset.
+            files: Returns the files that the DataFrame was read from.
+            parent: The id of the parent record at the tracker; empty for none.
         """
         options, settings = spec.options, LaunchSettings.of(spec.options)
         for note in spec.notes:
@@ -219,7 +221,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
     def _train_plan(
         self, spec: FitSpec, converted: ConvertedDataset, workspace: Store, checkpoints: Store
     ) -> TrainPlan:
-        """Write the initial model to the workspace, and put together what every rank gets."""
+        """Write the initial model to the workspace, and build the training plan."""
         workspace.write(INITIAL_MODEL, spec.content)
         validated = converted.rows(validation=True) > 0
         return TrainPlan(
@@ -237,30 +239,30 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         )
 
     def _check_outputs(self, shape: ModelShape) -> None:
-        """Refuse a model whose outputs aren't those of the task, with a ModelError."""
+        """Check that the model's outputs fit the task; raise a ModelError otherwise."""
 
     def _default_loss(self, shape: ModelShape, model: Any) -> Any:
-        """The loss for a model that has none; None where only the user can say."""
+        """Return the loss for a model that is compiled without one; None if there is no default."""
         return None
 
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
-        """What the model's outputs mean."""
+        """Return the meaning of the model's outputs."""
         widths = [(output.name, math.prod(output.shape)) for output in shape.outputs]
         if len(widths) > 1:
             return SeveralOutputs(tuple(widths))
         return Regression() if widths[0][1] == 1 else TensorOutput(widths[0][1])
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
-        """The number of classes where an output's labels are class indices."""
+        """Return the number of classes if an output's labels are class indices, else None."""
         sparse = loss.name in OF_CLASS_INDICES and len(output.shape) == 1
         return output.shape[-1] if sparse else None
 
     def _class_factors(self, frame: DataFrame, conversion: ConversionSpec) -> tuple[float, ...]:
-        """How often a row of each class is written for training, which takes a Spark job; empty where each is once."""
+        """Return how often a training row of each class is written, by a Spark job; empty if each is written once."""
         return ()
 
     def _class_weights(self, converted: ConvertedDataset) -> tuple[float, ...]:
-        """The weight of each class in training; empty where they all weigh 1."""
+        """Return the weight of each class in training; empty if all weigh 1."""
         return ()
 
     def _fitted(self, content: bytes, spec: FitSpec, trained: Trained) -> KerasModel:

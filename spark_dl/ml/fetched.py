@@ -1,4 +1,4 @@
-"""Models that MLflow keeps, as the stages that they were: read by their class's name, and by no other's."""
+"""Loading of models from MLflow as Spark ML stages; only allowed classes are imported."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from spark_dl.spark.session import master_of, running_session
 
 __all__ = ["SPARK_CONTAINER_MODELS", "fetched_model"]
 
-# Spark's own models that may hold ours.
+# Spark's models that can contain this package's.
 SPARK_CONTAINER_MODELS = (
     "pyspark.ml.pipeline.PipelineModel",
     "pyspark.ml.tuning.CrossValidatorModel",
     "pyspark.ml.tuning.TrainValidationSplitModel",
 )
-_ESTIMATORS = ("spark_dl.KerasEstimator", "spark_dl.KerasClassifier", "spark_dl.KerasRegressor")  # of a search
+_ESTIMATORS = ("spark_dl.KerasEstimator", "spark_dl.KerasClassifier", "spark_dl.KerasRegressor")  # saved in searches
 _OURS = ("spark_dl.KerasModel", "spark_dl.KerasClassifierModel", "spark_dl.KerasRegressorModel")
 
 
 def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
-    """A logged, registered or saved model as the stage that it was.
+    """Load a logged, registered or saved model as a Spark ML stage.
 
     Args:
-        uri: where it is.
-        cache_dir: a directory that driver and executors share, where a Pipeline is put for Spark to read it.
+        uri: The model's directory or MLflow URI.
+        cache_dir: A directory that driver and executors share, where Spark reads a Pipeline from; None for a temporary
+            one.
 
     Raises:
-        SavedModelError: there is none; it is damaged, another flavor's, or of a newer release.
+        SavedModelError: There is no model, or it is damaged, of another flavor, or of a newer release.
     """
-    from spark_dl.track import flavor  # MLflow is imported where it is used
+    from spark_dl.track import flavor  # late import: loads MLflow
 
     with flavor.fetched(uri) as root:
         modules = flavor.import_code(root)
@@ -78,14 +79,14 @@ def _read_by_spark(uri: str, kind: str, root: Path, modules: Sequence[str], cach
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise _unread(uri, f"a saved {kind.rpartition('.')[2]}", first) from error
-        atexit.register(owned.pop_all().close)  # some of Spark's models read their files when they are used
+        atexit.register(owned.pop_all().close)  # some of Spark's models read their files lazily
     return loaded
 
 
 def _check_stages(uri: str, root: Path, modules: Sequence[str]) -> None:
-    """Refuse stages of other classes than Spark's, ours, and those of the code that the model brings along.
+    """Check that all stages are of Spark's classes, this package's, or the code logged with the model.
 
-    Spark imports whatever its metadata name.
+    Spark would import any class that the metadata name.
     """
     allowed = ("org.apache.spark.ml.", "pyspark.ml.", "spark_dl.", *(f"{name}." for name in modules))
     for file in sorted(root.rglob("metadata/part-*")):
@@ -102,10 +103,10 @@ def _check_stages(uri: str, root: Path, modules: Sequence[str]) -> None:
 
 
 def _names_below(params: Mapping[str, Any]) -> list[Any]:
-    """What Spark's metadata name that lies in a directory below theirs: stages, and params that are stages."""
+    """List the subdirectories that a stage's metadata name: stages, and params that are stages."""
     maps = params.get("estimatorParamMaps") or []
     values = [one for several in maps if isinstance(several, list) for one in several if isinstance(one, dict)]
-    # Written by the JVM, a truth value is a string.
+    # The JVM writes booleans as strings.
     return [
         *(params.get("stageUids") or []),
         *(one["value"] for one in values if str(one.get("isJson", True)).lower() == "false"),
@@ -113,7 +114,7 @@ def _names_below(params: Mapping[str, Any]) -> list[Any]:
 
 
 def _named(kind: str) -> Any:
-    """A class of these, by its full name."""
+    """Import a class by its full name."""
     module, _, name = kind.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

@@ -1,4 +1,4 @@
-"""The log of one fit: which part the tracker gets, and when. A part that fails costs no other, and never the fit."""
+"""The log of a fit: what is logged at which step. An entry that fails affects neither the others nor the fit."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 __all__ = ["FitLog"]
 
-# Where TensorBoard looks for a trace.
+# TensorBoard finds traces under this path.
 _PROFILE_ARTIFACT = f"profile/plugins/profile/fit/{PROFILE}"
 
 
 class FitLog:
-    """What a fit logs. The run is finished at the end of the `with`, with the error if there is one.
+    """Log of a fit, a context manager: the record is finished when the `with` ends, with its error if any.
 
     Args:
-        estimator: The estimator whose `fit` it is.
-        spec: The checked fit.
-        spark: The session.
-        parent: The id of the tracker's record below which this fit's is opened; empty for none.
+        estimator: The estimator.
+        spec: The specification of the fit.
+        spark: The Spark session.
+        parent: The id of the parent record at the tracker; empty for none.
 
     Attributes:
         record: The fit's record at the tracker.
@@ -72,12 +72,16 @@ class FitLog:
         self.record.__exit__(kind, error, trace)
 
     def open(self, *, resumable: bool) -> None:
-        """Open the record; that of a fit which may continue another one's opens when the other is known."""
+        """Open the record, unless the fit may resume another one, whose record it would continue.
+
+        Args:
+            resumable: Whether the fit may resume another one. `train_on_ranks` then opens the record.
+        """
         if not resumable:
             self.record.open()
 
     def fit(self) -> None:
-        """Log what is trained: the columns, the model and the estimator."""
+        """Log the input plan, the model and the estimator."""
         if not self.record.written:
             return
         record, spec = self.record, self._spec
@@ -86,11 +90,11 @@ class FitLog:
         record.attempt("estimator", lambda: record.add(of_estimator(self._estimator)))
 
     def rows(self, converted: ConvertedDataset, files: Callable[[], Sequence[str]]) -> None:
-        """Log the rows as datasets.
+        """Log the training and validation rows as datasets.
 
         Args:
-            converted: The rows.
-            files: Gives the names of the files that they were read from.
+            converted: The converted dataset.
+            files: Returns the files that the DataFrame was read from.
         """
         if not self.record.written:
             return
@@ -104,12 +108,25 @@ class FitLog:
         self.record.attempt("the dataset of the rows", log)
 
     def assessed(self, converted: ConvertedDataset) -> Head | None:
-        """The head by which ranks evaluate the validation rows for the log; None where nobody would see it."""
+        """Return the head by which ranks evaluate the fitted model for the log.
+
+        Args:
+            converted: The converted dataset.
+
+        Returns:
+            The head; None without tracking, without validation rows, or for a head that can't be evaluated.
+        """
         validated = converted.rows(validation=True) > 0
         return self._spec.head if self.record.written and validated and can_assess(self._spec.head) else None
 
     def result(self, trained: Trained, fitted: KerasModel, workspace: Store) -> None:
-        """Log the result of the training: its curves, the figures of the validation rows, the trace, the model."""
+        """Log the result of the training: curves, evaluation on the validation rows, profile, and model.
+
+        Args:
+            trained: The result of the training.
+            fitted: The fitted model.
+            workspace: The workspace of the fit, with the profile.
+        """
         if not self.record.written:
             return
         record, options = self.record, self._spec.options
@@ -126,7 +143,7 @@ class FitLog:
             try_to_log(functools.partial(self._tracker.log_model, content[0]))
 
     def with_unlogged(self, fitted: KerasModel) -> KerasModel:
-        """Keep what could not be logged in the model's summary, and warn of it."""
+        """Add the entries that could not be logged to the fitted model's summary, with a warning."""
         unlogged = self._tracker.unlogged
         if unlogged:
             fitted.summary = replace(fitted.summary, unlogged=unlogged)

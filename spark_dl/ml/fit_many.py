@@ -1,4 +1,4 @@
-"""Fits of one DataFrame by many param maps: it is converted once, and no more fits run than there are slots for."""
+"""Fits of one DataFrame by several param maps, with shared converted rows and a limit on parallel fits."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["FitMany"]
 
 
 class FitMany(Iterator[tuple[int, "KerasModel"]]):
-    """Gives (index of the param map, fitted model), in any order. Several threads may take, as CrossValidator's do.
+    """Thread-safe iterator of (index of the param map, fitted model), in any order.
 
-    The converted rows are removed with the last fit, or when one has failed; what it raised, all that follow raise.
-    Who takes fewer calls `close`, or uses a `with`; else they are removed with the last reference to this object, or as
-    the process ends.
+    CrossValidator calls it from several threads. The converted rows are removed after the last fit, or when a fit
+    fails; later calls then raise the same error. Callers that don't take all models call `close()` or use a `with`.
+    Otherwise, the rows are removed with the last reference to this object, or when the process ends.
 
     Args:
-        estimator: is copied for each fit.
-        dataset: the rows.
-        param_maps: one for each fit.
-        at_once: how many fits may run at the same time; others wait.
-        parent: the id of the tracker's record below which the fits' are opened; empty for none.
+        estimator: The estimator; it is copied for each fit.
+        dataset: The DataFrame.
+        param_maps: The param maps, one per fit.
+        at_once: The number of fits that may run in parallel.
+        parent: The id of the parent record at the tracker; empty for none.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
             self._remove_if_ended()
 
     def close(self) -> None:
-        """Give no more fits; the converted rows are removed now, or with the last fit that still runs."""
+        """End the iteration; remove the converted rows now, or after the last running fit."""
         with self._lock:
             self._closed = True
         self._remove_if_ended()
@@ -95,7 +95,7 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
                 converted.close()
 
     def _data(self, estimator: KerasEstimator, spec: FitSpec, rows: DataFrame) -> ConvertedData:
-        # The estimators live as long as this, and so do their DataFrames: an id is one's own.
+        # The id of a DataFrame is unique, as the estimators keep their DataFrames alive.
         key = (comparable(spec.conversion), id(spec.options.validation_data))
         with self._converting:
             if key not in self._converted:

@@ -1,4 +1,4 @@
-"""Refuse to score a saved model that takes batches of one size only: fit refuses it, an earlier release didn't."""
+"""Check of saved models that accept only one batch size: earlier releases could fit and save them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from spark_dl.train.model.archive import config_text
 
 __all__ = ["check_saved_batch"]
 
-# In the config of a model that may be such a one; others needn't be loaded.
+# Only models whose config matches need to be loaded for the check.
 _FIXED = re.compile(r'"stateful": true|"batch_(input_)?shape": \[\d')
 
 
 def check_saved_batch(content: bytes, load: Callable[[], Any]) -> None:
-    """Check a fitted model on the driver, before any job.
+    """Check on the driver, before any Spark job, that a fitted model takes batches of any size.
 
     Args:
         content: The model's `.keras` bytes.
-        load: Gives the Keras model.
+        load: Returns the Keras model.
 
     Raises:
-        ModelError: It hands a state from batch to batch, or takes batches of one size only.
+        ModelError: The model keeps a state between batches, or accepts only one batch size.
     """
     if _FIXED.search(config_text(content)):
         from spark_dl.train.model.batch_size import check_any_batch, check_stateless

@@ -1,4 +1,4 @@
-"""A fitted model and its rows as trackers write them: records and files, in which nothing is pickled."""
+"""Conversion of fitted models and datasets to the records and files that trackers log; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spark_dl.track import LoggedData, LoggedModel, LoggedStage
 
 __all__ = ["digest_of", "logged", "logged_data", "logged_model"]
 
-# Python and JSON know one kind of whole numbers and one of fractions.
+# Python and JSON have one integer type and one type of floating-point numbers.
 _TYPES: dict[type[T.DataType], str] = {
     T.BooleanType: "boolean",
     T.ByteType: "long",
@@ -37,10 +37,13 @@ _MAY_BE_MISSING = ("boolean", "long", "double")
 
 
 def logged_model(model: KerasModel) -> LoggedModel:
-    """What a tracker writes of a fitted model.
+    """Convert a fitted model to the record that a tracker logs.
+
+    Args:
+        model: The fitted model.
 
     Raises:
-        ModelError: the model was saved by a release that didn't note its columns.
+        ModelError: The model was saved by a release that didn't save its columns.
     """
     serving, scored = model._serving()
     metadata, content = described(model)
@@ -61,14 +64,15 @@ def logged_model(model: KerasModel) -> LoggedModel:
 
 
 def logged(model: Any, cache_dir: str | None) -> LoggedModel | LoggedStage:
-    """What a tracker writes of a fitted model, or of a fitted Pipeline or tuning.
+    """Convert a fitted model, Pipeline or search to the record that a tracker logs.
 
     Args:
-        model: a model of ours, or one of Spark's own around some.
-        cache_dir: a directory that driver and executors share, where Spark writes it first; None for a temporary one.
+        model: A `KerasModel`, or a PipelineModel, CrossValidatorModel or TrainValidationSplitModel.
+        cache_dir: A directory that driver and executors share, where Spark first writes a Pipeline or search; None for
+            a temporary one.
 
     Raises:
-        ModelError: it is another thing, or was saved by a release that didn't note its columns.
+        ModelError: The model is of another class, or was saved by a release that didn't save its columns.
     """
     if isinstance(model, KerasModel):
         return logged_model(model)
@@ -93,12 +97,12 @@ def logged(model: Any, cache_dir: str | None) -> LoggedModel | LoggedStage:
 def logged_data(
     dataset: ConvertedDataset, columns: T.StructType, files: Callable[[], Sequence[str]]
 ) -> list[LoggedData]:
-    """What a tracker writes of the rows for training, and of those for validation, where there are any.
+    """Convert training and validation rows to the records that a tracker logs; no record for no rows.
 
     Args:
-        dataset: the converted rows.
-        columns: Spark's types of the columns that were read.
-        files: tells what they were read from.
+        dataset: The converted dataset.
+        columns: The Spark types of the columns that were read.
+        files: Returns the files that the DataFrame was read from.
     """
     read = files()
     parts = {"training": dataset.part(validation=False), "validation": dataset.part(validation=True)}
@@ -116,13 +120,13 @@ def logged_data(
 
 
 def digest_of(dataset: ConvertedDataset, *, validation: bool) -> str:
-    """Of a dataset's numbers, whatever the order of the rows."""
+    """Return a digest of a dataset's values, independent of the order of the rows."""
     return f"{sum(block.checksum for block in dataset.part(validation=validation)) % (1 << 63):016x}"
 
 
 def _types(columns: T.StructType, filled: Collection[str] = ()) -> list[tuple[str, Any]] | None:
     types = [(field.name, _type(field.dataType)) for field in columns.fields]
-    # Of a number that may be missing pandas has several types: int64 where none is, float64 or objects where some are.
+    # With missing values, pandas holds numbers as float64 or objects, otherwise as int64.
     types = [(name, "any" if kind in _MAY_BE_MISSING and name in filled else kind) for name, kind in types]
     return None if any(kind is None for _, kind in types) else types
 

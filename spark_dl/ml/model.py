@@ -49,13 +49,13 @@ if TYPE_CHECKING:
 
 __all__ = ["KerasModel"]
 
-# How the URIs of its models begin.
+# Prefixes of MLflow's model URIs.
 _OF_MLFLOW = ("models:/", "runs:/")
 
 
 @with_options(FittedOptions)
 class KerasModel(FittedParams, Model, Saved):
-    """A trained Keras model as a Transformer. `KerasEstimator.fit` makes it, `KerasModel.load` loads it.
+    """Trained Keras model, a Transformer made by `KerasEstimator.fit` or loaded by `KerasModel.load`.
 
     Example:
 
@@ -80,7 +80,7 @@ class KerasModel(FittedParams, Model, Saved):
         >>> spark.stop()
 
     Attributes:
-        summary: how the training went.
+        summary: The training summary.
     """
 
     def _init_state(self) -> None:
@@ -94,10 +94,13 @@ class KerasModel(FittedParams, Model, Saved):
 
     @classmethod
     def load(cls, path: str) -> Any:
-        """The model that was saved at a path, or that MLflow knows by "models:/name@alias" or "runs:/run/model".
+        """Load a saved model from a path, or from MLflow.
+
+        Args:
+            path: A path or URL that Spark can read, or an MLflow URI such as "models:/name@alias" or "runs:/run/model".
 
         Raises:
-            SavedModelError: there is none; it is damaged, of another class, or of a newer release.
+            SavedModelError: There is no model, or it is damaged, of another class, or of a newer release.
         """
         if not path.startswith(_OF_MLFLOW):
             return super().load(path)
@@ -109,7 +112,11 @@ class KerasModel(FittedParams, Model, Saved):
         return found
 
     def keras(self) -> Any:
-        """A plain Keras model, compiled as it was trained: a new one at each call."""
+        """Return the trained model as a plain Keras model, compiled as in training; a new object at each call.
+
+        Raises:
+            SavedModelError: The instance holds no model, or its compile options need functions that weren't saved.
+        """
         from spark_dl.train.model.serialization import from_bytes
 
         content, objects = self._fitted_content(), self._named_objects()
@@ -117,10 +124,13 @@ class KerasModel(FittedParams, Model, Saved):
         return from_bytes(content, objects)
 
     def plotHistory(self) -> Figure:
-        """The curves of loss and metrics over the epochs of the training, as a matplotlib Figure: `savefig` writes it.
+        """Plot the loss and the metrics over the training epochs.
+
+        Returns:
+            A matplotlib Figure, to be written by `savefig`.
 
         Raises:
-            ModelError: the model wasn't trained.
+            ModelError: The model has no training history.
         """
         if not self.summary.history:
             raise ModelError(
@@ -129,21 +139,22 @@ class KerasModel(FittedParams, Model, Saved):
         return history_figure(scalar_history(self.summary.history), self.summary.first_epoch)
 
     def evaluate(self, dataset: DataFrame) -> dict[str, Any]:
-        """The loss and the metrics of a DataFrame's rows, by the names of `keras.Model.evaluate`.
+        """Compute the loss and the metrics on a DataFrame, as `keras.Model.evaluate` does.
 
-        They are computed over the cluster. The tasks' metric states are joined, as in training, so that the result is
-        that of all rows together. A metric of your own whose states can't be joined is computed by one task.
+        Spark tasks compute them in parallel. The tasks' metric states are joined, as in training, so that the result is
+        that of all rows together. A custom metric whose states can't be joined is computed by one task.
 
         Args:
-            dataset: has the feature columns, the label columns, and the column of weights where weightCol is set.
+            dataset: A DataFrame with the feature columns, the label columns, and the weight column if weightCol is set.
 
         Returns:
-            {"loss": ..., and each metric by its name}; a list where it has several values, as one for each class.
+            A dict of "loss" and each metric by its name in Keras. A metric with several values, such as one per class,
+            is a list.
 
         Raises:
-            ModelError: the model was saved by a release that didn't note what its outputs are taught by; or a metric
-                keeps something outside its variables.
-            DataError: columns or rows that can't be fed; or no rows.
+            ModelError: The model was saved by a release that didn't save its outputs, or a metric has state outside its
+                variables.
+            DataError: A column or a value can't be converted for the model, or there are no rows.
         """
         self._fitted_content()
         if not self._outputs:
@@ -171,19 +182,19 @@ class KerasModel(FittedParams, Model, Saved):
         )
 
     def registerUdf(self, spark: SparkSession, name: str, output: str = "prediction") -> None:
-        """Register the model as a function of Spark SQL: `SELECT name(features) FROM ...`.
+        """Register the model as a Spark SQL function: `SELECT name(features) FROM ...`.
 
-        Its arguments are the feature columns in the order of featuresCol or inputCols; a Vector as an array, which is
-        dense.
+        The function's arguments are the feature columns in the order of featuresCol or inputCols. A Vector is passed
+        as a dense array.
 
         Args:
-            spark: the session.
-            name: of the function.
-            output: what it returns: a field of transform's result, such as "prediction" (a double, or an array of
+            spark: The Spark session.
+            name: The name of the function.
+            output: The field of `transform`'s result to return, such as "prediction" (a double, or an array of
                 numbers), "probability" (an array of doubles), or the name of one of several outputs.
 
         Raises:
-            OptionError: there is no such field.
+            OptionError: The model has no such field.
         """
         content, head = self._scored()
         if output not in head.fields():
@@ -197,20 +208,20 @@ class KerasModel(FittedParams, Model, Saved):
         spark.udf.register(name, sql_function(model.ship(spark), options, self._inputs, output))
 
     def scoreParquet(self, inputPath: str, outputPath: str, overwrite: bool = False) -> int:
-        """Score Parquet files into Parquet files, as `transform` and a write would, without the JVM touching a row.
+        """Score Parquet files into Parquet files, as `transform` and a write do, but without rows passing the JVM.
 
         Args:
-            inputPath: a directory or URL of Parquet files, with the feature columns, that driver and executors share.
-            outputPath: a directory or URL that is made now: all columns of the input, and the output columns. A Vector
-                is a Vector again when Spark reads it.
-            overwrite: whether outputPath may exist; it is replaced once all rows are scored.
+            inputPath: A directory or URL of Parquet files with the feature columns; driver and executors share it.
+            outputPath: A new directory or URL for all columns of the input and the output columns. Spark reads a Vector
+                from it as a Vector.
+            overwrite: Whether to replace an existing outputPath, after all rows are scored.
 
         Returns:
-            the number of rows.
+            The number of rows.
 
         Raises:
-            StoreError: there is nothing to read, or outputPath exists.
-            DataError: columns or rows that can't be scored; outputPath is then as it was.
+            StoreError: inputPath can't be read, or outputPath exists.
+            DataError: A column or a value can't be scored; outputPath is unchanged then.
         """
         spark = SparkSession.active()
         use_driver_python(spark)
@@ -224,7 +235,7 @@ class KerasModel(FittedParams, Model, Saved):
         return score(dataset, self._scoring(dataset.schema), self._output_columns())
 
     def _scoring(self, columns: StructType) -> ScoringModel:
-        """What scores rows of these columns."""
+        """Return the model that scores rows of a DataFrame with this schema."""
         content, head = self._scored()
         options = self._options()
         features = feature_specs(columns, options, self._inputs)
@@ -232,7 +243,7 @@ class KerasModel(FittedParams, Model, Saved):
         return ScoringModel.of(content, custom, features, head, options.score_batch_size)
 
     def _serving(self) -> tuple[Serving, bytes]:
-        """How the model is served without Spark, for columns as they were when it was fitted; and what scores them."""
+        """Return the serving record, for the feature columns of the fit, and the `.keras` bytes of what is served."""
         if self._columns is None:
             raise ModelError(
                 explain(
@@ -249,7 +260,7 @@ class KerasModel(FittedParams, Model, Saved):
         return serving, savable(content, self._named_objects())
 
     def _scored(self) -> tuple[bytes, Head]:
-        """The Keras model that transform calls, and what its output means: the whole one, or up to outputLayer."""
+        """Return the `.keras` bytes of the model that transform calls, cut at outputLayer, and its output's meaning."""
         options, content, head = self._options(), self._fitted_content(), self._fitted_head()
         check_saved_batch(content, self.keras)
         if layer := options.output_layer:
@@ -267,7 +278,7 @@ class KerasModel(FittedParams, Model, Saved):
         return content, head
 
     def _output_columns(self) -> dict[str, str]:
-        """Field of the head -> name of its column."""
+        """Return the output columns by the fields of the head."""
         options, head = self._options(), self._fitted_head()
         if options.output_layer:
             names = {"prediction": options.prediction_col}
@@ -289,16 +300,16 @@ class KerasModel(FittedParams, Model, Saved):
         columns: StructType,
         summary: TrainingSummary,
     ) -> KerasModel:
-        """Fill a new model in.
+        """Set the content of a new instance.
 
         Args:
-            content: `.keras` bytes.
-            custom_objects: cloudpickled dict of what Keras needs by name; it lives as long as this process.
-            inputs: the Keras model's.
-            outputs: the Keras model's.
-            head: what the output means.
-            columns: Spark's types of the feature columns that it was fitted on.
-            summary: how the training went.
+            content: The `.keras` bytes.
+            custom_objects: The cloudpickled dict of custom objects that Keras needs by name; it is never saved.
+            inputs: The Keras model's inputs.
+            outputs: The Keras model's outputs.
+            head: The meaning of the output.
+            columns: The Spark types of the feature columns in the fit.
+            summary: The training summary.
         """
         self._content = content
         self._custom_objects = custom_objects
@@ -309,15 +320,15 @@ class KerasModel(FittedParams, Model, Saved):
         return self
 
     def _named_objects(self) -> dict[str, Any]:
-        """What Keras may need by name: what the fit took along, and what of the registered the model's config names."""
-        keras = sys.modules.get("keras")  # who hasn't imported it hasn't registered anything
+        """Return the custom objects that Keras may need by name: the fit's, and registered ones in the config."""
+        keras = sys.modules.get("keras")  # without an import of Keras, nothing is registered
         registered = keras.saving.get_custom_objects() if keras else {}
         config = config_text(self._fitted_content()) if registered else ""
         taken = cloudpickle.loads(self._custom_objects) if self._custom_objects else {}
         return {**{name: thing for name, thing in registered.items() if name in config}, **taken}
 
     def _carried_objects(self) -> bytes:
-        """`_named_objects`, for other processes."""
+        """Pickle `_named_objects` for other processes."""
         objects = self._named_objects()
         if not objects:
             return bytes(cloudpickle.dumps(objects))
@@ -344,7 +355,7 @@ class KerasModel(FittedParams, Model, Saved):
         return head
 
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
-        """What `Writer` writes: facts, the model's bytes, and the params."""
+        """Return what `Writer` saves: metadata, the model's `.keras` bytes, and the params."""
         facts = {
             "inputs": [asdict(one) for one in self._inputs],
             "outputs": [asdict(one) for one in self._outputs],
@@ -357,7 +368,7 @@ class KerasModel(FittedParams, Model, Saved):
 
     @classmethod
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> KerasModel:
-        """The model from what `_to_saved` gave; its params are set by `Reader`."""
+        """Make a model from the metadata and bytes of `_to_saved`; `Reader` sets its params."""
         if content is None:
             raise SavedModelError(explain("The saved model's metadata name no model.", expected="its digest (sha256)"))
         model = cls()

@@ -1,14 +1,14 @@
-"""Saved estimators and models: Spark ML metadata, and the Keras model's bytes beside it, through Spark's writers.
+"""Saving and loading of estimators and models: Spark ML metadata and the Keras model's bytes, by Spark's writers.
 
     <path>/metadata   JSON: class, uid, params, and under "sparkDL" the format, the model's shapes, its digest
     <path>/model      Parquet: the `.keras` bytes in numbered chunks
 
-Nothing is pickled, and nothing that is loaded executes. A directory of this format loads in later releases.
+Nothing is pickled, and loading executes no saved code. Later releases load directories of this format.
 
-What is saved is made in memory first, so that what can't be saved is refused before anything is touched. It is then
-written to a new directory beside the path. Where that is local to this process, it takes the path's place in one step.
-On file systems that only Spark opens, an existing path is removed and written again while the directory beside it holds
-the new one: for that time, which is that of the writing, the path isn't whole.
+The content is serialized in memory first, so that an object that can't be saved is refused before any file is written.
+It is then written to a new directory next to the path. On a file system that is local to this process, the new
+directory replaces the path in one step. On file systems that only Spark can access, an existing path is removed and
+written again, while the directory next to it holds a whole copy: until the write ends, the path is incomplete.
 """
 
 from __future__ import annotations
@@ -42,30 +42,32 @@ from spark_dl.spark.session import is_connect
 __all__ = ["FORMAT", "Reader", "Saved", "Writer", "described", "revived"]
 
 FORMAT = 2
-# Far below the 2 GB that a Parquet page or a Spark row can hold, and small beside the default heap of the driver's JVM
-# (1 GB), through which they pass a few at a time.
+# Far below the limit of 2 GB for a Parquet page or a Spark row. A few chunks at a time pass the driver's JVM, whose
+# default heap is 1 GB.
 _CHUNK_BYTES = 8 << 20
 _CHUNKS_AT_ONCE = 8
 
 
 class Saved(MLWritable, MLReadable[Any]):
-    """What can be saved and loaded. Has `_to_saved() -> (facts, content or None, params)`, and its reverse, the class
-    method `_from_saved(facts, content)`, which leaves the params to the reader.
+    """Base of estimators and models that can be saved and loaded.
+
+    Subclasses have `_to_saved() -> (facts, content or None, params)`, and its inverse, the class method
+    `_from_saved(facts, content)`; the reader sets the params.
     """
 
     def write(self) -> Writer:
-        """A writer: `write().overwrite().save(path)`, on any path that Spark can write."""
+        """Return a writer: `write().overwrite().save(path)` for any path that Spark can write."""
         return Writer(self)
 
     @classmethod
     def read(cls) -> Reader:
-        """A reader for what `write` has saved."""
+        """Return a reader of directories that `write` has saved."""
         return Reader(cls)
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What is written of an instance: metadata, the Keras model's bytes if there are any, and the params."""
+    """The saved content of an instance: metadata, the Keras model's bytes if there is a model, and the params."""
 
     saved: dict[str, Any]
     model: bytes | None
@@ -73,10 +75,10 @@ class _Content:
 
 
 class Writer(MLWriter):
-    """Saves one estimator or model.
+    """Writer of an estimator or model.
 
     Args:
-        instance: a `Saved`.
+        instance: The `Saved` instance.
     """
 
     def __init__(self, instance: Any) -> None:
@@ -84,20 +86,20 @@ class Writer(MLWriter):
         self._instance = instance
 
     def save(self, path: str) -> None:
-        """Write the directory; an existing one is replaced after `overwrite()`, and stays where anything fails.
+        """Save to a directory. After `overwrite()`, an existing one is replaced, but not before the new one is written.
 
         Args:
             path: A path or URL that Spark can write.
 
         Raises:
-            SavedModelError: The instance can't be saved, the path exists, or it can't be written.
+            SavedModelError: The instance can't be saved, or the path exists or can't be written.
             StoreError: The path can't be used or replaced.
         """
         path = spark_path(path)
         content = self._content()
         url = resolved(self.sparkSession, path)
         local = Store.at(url) if url.startswith("file:") else None
-        here = local if not is_connect(self.sparkSession) else None  # whose server may be elsewhere
+        here = local if not is_connect(self.sparkSession) else None  # Spark Connect's server may run on another host
         exists = has_files(self.sparkSession, path) or (here is not None and _is_taken(Path(here.path)))
         if exists and not self.shouldOverwrite:
             raise SavedModelError(
@@ -119,7 +121,7 @@ class Writer(MLWriter):
             raise SavedModelError(explain(f"{path} can't be written.", received=first_line(error))) from error
 
     def saveImpl(self, path: str) -> None:
-        """Write into a directory that doesn't exist."""
+        """Write to a new directory."""
         self._write(path, self._content())
 
     def _content(self) -> _Content:
@@ -139,7 +141,7 @@ class Writer(MLWriter):
         return content
 
     def _save_local(self, target: Store, content: _Content) -> bool:
-        """Write beside the target and swap; False where this process doesn't see what Spark has written."""
+        """Write next to the target and swap; return False if this process can't see the files that Spark writes."""
         with written_beside(target) as aside:
             try:
                 self._write(aside.url, content)
@@ -163,7 +165,7 @@ class Writer(MLWriter):
         return seen
 
     def _save_by_spark(self, path: str, content: _Content, exists: bool) -> None:
-        """Write a new directory; where there is one already, only once the new one is whole beside it."""
+        """Write the directory; an existing one is replaced after a whole copy is written next to it."""
         head, _, name = path.rstrip("/").rpartition("/")
         if head.endswith(":/"):
             raise SavedModelError(
@@ -194,14 +196,14 @@ class Writer(MLWriter):
             self._handleOverwrite(aside)
 
     def _remove_unseen(self, aside: Store) -> None:
-        """Remove what Spark has written where this process sees nothing: a client of Spark Connect, elsewhere."""
+        """Remove what Spark has written if this process can't see it, as a Spark Connect client on another host."""
         if not Path(aside.path).exists():
-            with contextlib.suppress(Exception):  # the error that led here counts
+            with contextlib.suppress(Exception):  # must not hide the first error
                 self._handleOverwrite(aside.url)
 
     def _handleOverwrite(self, path: str) -> None:
-        """Remove what Spark has at a path."""
-        if is_connect(self.sparkSession):  # MLWriter's own way is through the JVM
+        """Remove a path by Spark's file systems."""
+        if is_connect(self.sparkSession):  # MLWriter's method needs the JVM
             from pyspark.ml.connect.readwrite import RemoteMLWriter
 
             RemoteMLWriter.handleOverwrite(path, True)
@@ -214,17 +216,17 @@ class Writer(MLWriter):
             chunks = _chunks(content.model)
             while some := list(itertools.islice(chunks, _CHUNKS_AT_ONCE)):
                 frame = spark.createDataFrame(some, "chunk int, content binary").coalesce(1)
-                # A directory that is there already is refused before anything in it is touched.
+                # The first chunks fail on an existing directory, so that none is appended to.
                 frame.write.mode("append" if some[0][0] else "error").parquet(f"{path}/model")
         extra = {"class": class_name(type(self._instance)), "sparkDL": content.saved}
         DefaultParamsWriter.saveMetadata(self._instance, path, spark, extraMetadata=extra, paramMap=content.params)
 
 
 class Reader(MLReader[Any]):
-    """Loads one estimator or model.
+    """Reader of an estimator or model.
 
     Args:
-        cls: the class to load, a `Saved`.
+        cls: The class to load, a subclass of `Saved`.
     """
 
     def __init__(self, cls: Any) -> None:
@@ -232,10 +234,13 @@ class Reader(MLReader[Any]):
         self._cls = cls
 
     def load(self, path: str) -> Any:
-        """Read the directory.
+        """Load an instance from a directory.
+
+        Args:
+            path: A path or URL that Spark can read.
 
         Raises:
-            SavedModelError: it isn't there, damaged, of another class, or of a newer release.
+            SavedModelError: The directory is missing, damaged, of another class, or of a newer release.
         """
         spark, path = self.sparkSession, spark_path(path)
         metadata = self._metadata(spark, path)
@@ -257,12 +262,12 @@ class Reader(MLReader[Any]):
 
 
 def _is_taken(path: Path) -> bool:
-    """Whether a local path holds anything, also what Spark passes over."""
+    """Return whether a local path is a file or has any entries, including those that Spark ignores."""
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def described(instance: Saved) -> tuple[dict[str, Any], bytes | None]:
-    """The metadata that `Writer` would write, and the Keras model's bytes, if there is one."""
+    """Return the metadata that `Writer` would write, and the Keras model's `.keras` bytes; None without a model."""
     saved, content, params = _facts(instance)
     cls = type(instance)
     metadata = {
@@ -271,17 +276,23 @@ def described(instance: Saved) -> tuple[dict[str, Any], bytes | None]:
         "sparkVersion": pyspark.__version__,
         "uid": instance.uid,  # type: ignore[attr-defined]
         "paramMap": params,
-        "defaultParamMap": {},  # the release that loads it has its own
+        "defaultParamMap": {},  # the release that loads it sets its own defaults
         "sparkDL": saved,
     }
     return metadata, content
 
 
 def revived(cls: Any, metadata: dict[str, Any], content: bytes | None, where: str) -> Any:
-    """The inverse of `described`.
+    """Make an instance from metadata and bytes; the inverse of `described`.
+
+    Args:
+        cls: The class to load, a subclass of `Saved`.
+        metadata: The metadata.
+        content: The Keras model's `.keras` bytes; None without a model.
+        where: The location, for error messages.
 
     Raises:
-        SavedModelError: it is damaged, of another class, or of a newer release.
+        SavedModelError: The metadata or the bytes are damaged, of another class, or of a newer release.
     """
     _check(metadata, class_name(cls), where)
     digest = metadata["sparkDL"].get("sha256")
@@ -291,9 +302,8 @@ def revived(cls: Any, metadata: dict[str, Any], content: bytes | None, where: st
 
 
 def _facts(instance: Any) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
-    """What metadata hold under "sparkDL", the Keras model's bytes, and the params."""
+    """Return the metadata under "sparkDL", the Keras model's bytes, and the params without credentials in URLs."""
     facts, content, params = instance._to_saved()
-    # What is saved is read by others: a directory's URL is there without its credentials.
     params = {name: redact(value) if isinstance(value, str) else value for name, value in params.items()}
     saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
     if content is not None:
@@ -314,13 +324,13 @@ def _instance(cls: Any, metadata: dict[str, Any], content: bytes | None, where: 
 
 
 def _check(metadata: dict[str, Any], name: str, where: str) -> None:
-    """Refuse another class's metadata and newer ones; bring older ones to this format."""
+    """Check the class and the format of metadata; migrate older formats in place."""
     found = current_name(metadata.get("class"))
     if found != name or not isinstance(metadata.get("sparkDL"), dict):
         raise _damaged(where, f"a saved {name}", f"a saved {found}")
     facts = metadata["sparkDL"]
     if facts.get("format") == 1 and "input_shape" in facts:
-        # Models had one input, then.
+        # Models of format 1 had one input.
         facts["inputs"] = [{"name": "", "shape": facts.pop("input_shape"), "dtype": facts.pop("input_dtype")}]
         facts["outputs"] = []
     if not isinstance(facts.get("format"), int) or facts["format"] > FORMAT:

@@ -1,4 +1,4 @@
-"""Regression, as Spark ML speaks it."""
+"""The regressor: estimator and fitted model with Spark ML's prediction column."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["KerasRegressor", "KerasRegressorModel"]
 
 @with_options(FittedOptions)
 class KerasRegressorModel(KerasModel):
-    """A trained regressor as a Transformer: prediction (double).
+    """Trained regressor, a Transformer that adds prediction (double).
 
     Attributes:
-        summary: how the training went.
+        summary: The training summary.
     """
 
 
 @with_options(EstimatorOptions)
 class KerasRegressor(KerasEstimator):
-    """Trains a Keras model to tell a number, on Horovod ranks in Spark's executors.
+    """Estimator that trains a Keras regressor on Horovod ranks in Spark's executors.
 
-    The model has one output unit. Where neither the model nor `loss` says so, the loss is mean_squared_error.
+    The model has one output unit. If neither the model nor `loss` sets a loss, it is mean_squared_error.
 
     Example:
 

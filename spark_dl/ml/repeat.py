@@ -1,4 +1,4 @@
-"""A fit again, from what its run has logged."""
+"""Reproducing a fit from its logged run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ __all__ = ["repeat"]
 
 
 def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str = "parquet") -> KerasModel:
-    """Fit once more with the options and the untrained model of a run, as a new run of the same experiment.
+    """Repeat a fit with the options and the untrained model of its run, as a new run of the same experiment.
 
     Args:
-        spark: the session.
-        run_id: the run.
-        data: the path of the rows; None for the one that the run's dataset names.
-        kind: the format that Spark reads there.
+        spark: The Spark session.
+        run_id: The id of the MLflow run.
+        data: The path of the rows; None for the path of the run's dataset, whose rows must be unchanged.
+        kind: The Spark data source format of the rows.
+
+    Returns:
+        The new fitted model.
 
     Raises:
-        TrackingError: there is no such run, or it isn't a fit's.
-        SavedModelError: it can't be repeated, since something of it is code; or it is damaged.
-        DataError: it isn't known where the rows are, or they are other ones than they were.
+        TrackingError: There is no such run, or no fit has logged it.
+        SavedModelError: The estimator has callbacks, validationData or objects that can't be saved, or is damaged.
+        DataError: The path of the rows is unknown or redacted, or the rows have changed.
     """
-    from spark_dl.track.runs import logged_fit  # MLflow is imported where it is used
+    from spark_dl.track.runs import logged_fit  # late import: loads MLflow
 
     logged = logged_fit(run_id, (ESTIMATOR_STAGE, ESTIMATOR_MODEL))
     estimator = _estimator(logged.files[ESTIMATOR_STAGE], logged.files[ESTIMATOR_MODEL], run_id)

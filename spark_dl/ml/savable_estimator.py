@@ -1,4 +1,4 @@
-"""An unfitted estimator, saved and loaded: its params, its Keras objects by Keras's own configs, its model's bytes."""
+"""Saving and loading of unfitted estimators: params, Keras objects by their configs, the model's bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spark_dl.options import ModelOptions, declared
 
 __all__ = ["OBJECTS", "SavableEstimator"]
 
-# Options whose values are Keras objects: not JSON, and logged by their names.
+# Options whose values aren't JSON: Keras objects, functions, and a DataFrame. They are logged by their names.
 OBJECTS = tuple(
     declared(name).name
     for name in (
@@ -23,15 +23,15 @@ OBJECTS = tuple(
         "validationData",
     )
 )
-# Of metadata, which are one line of JSON.
+# The largest layers to embed in the metadata, which are one line of JSON.
 _LARGEST_LAYERS = 16 << 20
 
 
 class SavableEstimator(EstimatorParams, Saved):
-    """Saves its model and its params; callbacks can't be saved."""
+    """Base of estimators that save their model and params; callbacks and validationData can't be saved."""
 
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
-        """What `Writer` writes: facts, the model's bytes, and the params that are JSON."""
+        """Return what `Writer` saves: metadata, the model's `.keras` bytes, and the params that are JSON."""
         options = self._options()
         if options.callbacks:
             raise SavedModelError(
@@ -58,13 +58,13 @@ class SavableEstimator(EstimatorParams, Saved):
         facts["exclusions"] = _exclusions_to_json(options.optimizer)
         facts["transformFn"] = _layers_to_text(options.transform_fn)
         model = initial_model(options)
-        # Functions are code: the model that this one builds is what is saved.
+        # modelFn is code, so that the model it builds is saved instead.
         left_out = (*OBJECTS, "modelParams")
         params = {p.name: value for p, value in self._paramMap.items() if p.name not in left_out}
         return facts, None if model is None else savable_model("model", model), params
 
     def _unsavable(self) -> dict[str, str]:
-        """The params whose values can't be saved, since only this process knows what they are; with what they are."""
+        """Return the params whose objects only this process can refer to, with names of the objects to show."""
         options = self._options()
         found = {}
         for name, value in {**_serialized(options), "model": options.model}.items():
@@ -81,7 +81,7 @@ class SavableEstimator(EstimatorParams, Saved):
 
     @classmethod
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> Any:
-        """The estimator from what `_to_saved` gave; its params are set by `Reader`."""
+        """Make an estimator from the metadata and bytes of `_to_saved`; `Reader` sets its params."""
         import keras
 
         from spark_dl.train.model import serialization as model_bytes
@@ -102,7 +102,7 @@ class SavableEstimator(EstimatorParams, Saved):
 
 
 def _serialized(options: ModelOptions) -> dict[str, Any]:
-    """The values that Keras serializes into metadata, by the names of their params."""
+    """Return the values that Keras serializes for the metadata, by their params."""
     return {
         "optimizer": options.optimizer,
         "loss": options.loss,
@@ -112,7 +112,7 @@ def _serialized(options: ModelOptions) -> dict[str, Any]:
 
 
 def _exclusions_to_json(optimizer: Any) -> list[str | None]:
-    """What the optimizer excludes from weight decay, by names; Keras's config leaves it out."""
+    """Return the names that the optimizer excludes from weight decay, which Keras's config lacks."""
     from spark_dl.train.model.optimizer_state import excluded_names, excludes_variables
 
     if excludes_variables(optimizer):
@@ -127,7 +127,7 @@ def _exclusions_to_json(optimizer: Any) -> list[str | None]:
 
 
 def _layers_to_text(layers: Any) -> Any:
-    """Keras layers with what they have learned of data: each as a `.keras` archive, in base 64."""
+    """Encode Keras layers with their adapted state, such as vocabularies, as base64 of `.keras` archives."""
     import keras
 
     if isinstance(layers, dict):
@@ -150,7 +150,7 @@ def _layers_to_text(layers: Any) -> Any:
 
 
 def _layers_from_text(text: Any) -> Any:
-    """The inverse of `_layers_to_text`."""
+    """Decode Keras layers; the inverse of `_layers_to_text`."""
     from spark_dl.train.model.serialization import from_bytes
 
     if isinstance(text, dict):

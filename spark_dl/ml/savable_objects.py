@@ -1,4 +1,7 @@
-"""Models as they are saved: by names that can be found again where they are loaded, or not at all."""
+"""Rules for saving Keras models: custom objects are saved by names that Keras can resolve when it loads them.
+
+A model whose custom objects have no such names can't be saved.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,19 @@ _CONFIG = "config.json"
 
 
 def savable(content: bytes, objects: Mapping[str, Any], what: str = "", compiled: bool = False) -> bytes:
-    """A model's bytes, as they are saved.
+    """Convert a model's bytes from the form that is shipped between processes to the form that is saved.
 
     Args:
-        content: `.keras` bytes by which a model is carried.
-        objects: what Keras needs by name to load them.
-        what: is saved, for messages.
-        compiled: whether what the model was compiled with is needed where it is loaded; scoring doesn't need it.
+        content: The `.keras` bytes, in which custom objects may have names of the package `spark_dl.custom`.
+        objects: The custom objects by the names in the bytes.
+        what: The thing to save, for error messages; empty for a model.
+        compiled: Whether the loaded model needs its compile options; scoring doesn't.
+
+    Returns:
+        The `.keras` bytes with the names that Keras would write.
 
     Raises:
-        SavedModelError: it holds what no loaded model could, since it has no name of its own.
+        SavedModelError: A custom object has no name by which another process could find it, such as a lambda.
     """
     if PACKAGE.encode() not in _config_bytes(content):
         return content
@@ -41,14 +47,17 @@ def savable(content: bytes, objects: Mapping[str, Any], what: str = "", compiled
 
 
 def savable_model(what: str, model: Any) -> bytes:
-    """A model's bytes, as they are saved with an estimator.
+    """Convert a Keras model to the bytes that are saved with an estimator.
 
     Args:
-        what: is saved, for messages.
-        model: a Keras model.
+        what: The thing to save, for error messages.
+        model: The Keras model.
+
+    Returns:
+        The `.keras` bytes.
 
     Raises:
-        SavedModelError: it can't be saved.
+        SavedModelError: A custom object has no name by which another process could find it, such as a lambda.
     """
     import keras
 
@@ -60,14 +69,14 @@ def savable_model(what: str, model: Any) -> bytes:
 
 
 def savable_config(what: str, thing: Any) -> Any:
-    """The config of losses, metrics or other Keras objects, as it is saved with an estimator.
+    """Return the config of Keras objects that is saved with an estimator.
 
     Args:
-        what: is saved, for messages.
-        thing: Keras objects, functions or names; or lists or dicts of them.
+        what: The thing to save, for error messages.
+        thing: Keras objects, functions or names, or lists or dicts of them.
 
     Raises:
-        SavedModelError: it can't be saved.
+        SavedModelError: A custom object has no name by which another process could find it, such as a lambda.
     """
     import keras
 
@@ -83,7 +92,7 @@ def savable_config(what: str, thing: Any) -> Any:
 
 
 def _with_plain_names(config: Any, objects: Mapping[str, Any]) -> bool:
-    """Put the names that Keras itself would write into a config, where they tell all; whether there were any."""
+    """Replace names in a config by those that Keras would write, if unambiguous; return whether any changed."""
     changed = False
     for part, name in list(_given(config)):
         if plain := _plain_name(name, objects):
@@ -107,10 +116,14 @@ def _refuse_unnamed(config: Any, what: str) -> None:
 
 
 def refuse_missing(content: bytes, objects: Mapping[str, Any]) -> None:
-    """Refuse to load what was compiled with functions that no file holds.
+    """Check that all custom objects of a saved model's compile options are available.
+
+    Args:
+        content: The `.keras` bytes.
+        objects: The custom objects by their names.
 
     Raises:
-        SavedModelError: the model was, in another process.
+        SavedModelError: The model was compiled, in another process, with functions that can't be saved.
     """
     config = _config_bytes(content)
     names = [name for _, name in _given(json.loads(config))] if PACKAGE.encode() in config else []
@@ -127,7 +140,7 @@ def refuse_missing(content: bytes, objects: Mapping[str, Any]) -> None:
 
 
 def _config_bytes(content: bytes) -> bytes:
-    """The config in a model's bytes; nothing where they are damaged, which loading them tells."""
+    """Return the config in a model's bytes; empty for damaged bytes, which fail when they are loaded."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return archive.read(_CONFIG)
@@ -145,7 +158,7 @@ def _with_config(content: bytes, config: Any) -> bytes:
 
 
 def _given(config: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """The parts of a config that have a given name, each with it."""
+    """Yield the parts of a config whose names are of the package `spark_dl.custom`, each with its name."""
     if isinstance(config, dict):
         name = config.get("config") if config.get("class_name") == "function" else config.get("registered_name")
         if isinstance(name, str) and name.startswith(PACKAGE):
@@ -158,7 +171,7 @@ def _given(config: Any) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _unnamed(config: Any, place: str) -> Iterator[tuple[str, str]]:
-    """The given names in a config, each with the layer that it is in."""
+    """Yield the names of the package `spark_dl.custom` in a config, each with the layer that contains it."""
     if isinstance(config, dict):
         inner = config.get("config")
         if isinstance(inner, dict) and isinstance(inner.get("name"), str) and "class_name" in config:
@@ -174,7 +187,7 @@ def _unnamed(config: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _plain_name(name: str, objects: Mapping[str, Any]) -> str:
-    """The name that Keras itself would write and find again; empty where it would find another thing, or nothing."""
+    """Return the name that Keras would write for an object; empty if Keras wouldn't find the same object by it."""
     from spark_dl.train.model.identity import saved_name
 
     thing = objects.get(name)
@@ -183,5 +196,5 @@ def _plain_name(name: str, objects: Mapping[str, Any]) -> str:
 
 
 def _is_known(name: str) -> bool:
-    keras = sys.modules.get("keras")  # who hasn't imported it hasn't registered anything
+    keras = sys.modules.get("keras")  # without an import of Keras, nothing is registered
     return keras is not None and name in keras.saving.get_custom_objects()

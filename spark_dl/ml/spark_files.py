@@ -1,4 +1,4 @@
-"""What Spark's own file systems tell of a path, without a job: where it is, and whether anything is there."""
+"""Queries to Spark's file systems without a Spark job: the URL of a path, and whether it has files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ __all__ = ["first_line", "has_files", "resolved"]
 
 
 def resolved(spark: SparkSession, path: str) -> str:
-    """Give the URL that Spark makes of a path, by its default file system and its working directory.
+    """Resolve a path to a URL by Spark's default file system and working directory.
+
+    Args:
+        spark: The Spark session.
+        path: A path or URL.
 
     Raises:
         SavedModelError: Spark can't open the path.
     """
     try:
-        # Spark names what it doesn't find by its URL.
+        # Spark's error on a missing path contains its URL.
         _listed(spark, f"{path.rstrip('/')}/{uuid.uuid4().hex}")
     except AnalysisException as error:
         url = (error.getMessageParameters() or {}).get("path", "")
@@ -32,7 +36,11 @@ def resolved(spark: SparkSession, path: str) -> str:
 
 
 def has_files(spark: SparkSession, path: str) -> bool:
-    """Whether a path is a file, or a directory with files in it.
+    """Return whether a path is a file, or a directory with files in it.
+
+    Args:
+        spark: The Spark session.
+        path: A path or URL.
 
     Raises:
         SavedModelError: Spark can't open the path.
@@ -48,7 +56,7 @@ def has_files(spark: SparkSession, path: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the Java stack below it."""
+    """Return the first line of an error's message, without Py4J's prefix and the Java stack trace."""
     lines = [line.removeprefix(": ") for line in str(error).strip().splitlines()]
     if lines and lines[0].startswith("An error occurred while calling") and len(lines) > 1:
         return lines[1]

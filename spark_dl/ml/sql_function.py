@@ -1,4 +1,4 @@
-"""A fitted model as a function of Spark SQL: the types of its arguments are seen when it is called."""
+"""A fitted model as a Spark SQL function, which finds the types of its arguments when it is called."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ __all__ = ["sql_function"]
 
 
 def sql_function(model: ScoringModel, options: ColumnOptions, inputs: Sequence[InputFacts], output: str) -> Any:
-    """A pandas UDF of the feature columns, in the order of the model's options.
+    """Make a pandas UDF whose arguments are the feature columns, in the order of the model's options.
 
     Args:
-        model: what to score with; its features are found at each call.
-        options: those of columns.
-        inputs: the model's.
-        output: field of the head that is returned.
+        model: The scoring model, without features; each call adds them.
+        options: The column options.
+        inputs: The Keras model's inputs.
+        output: The field of the head to return.
+
+    Returns:
+        The pandas UDF.
     """
     named, _ = input_columns(options, [one.name for one in inputs])
     names = list(dict.fromkeys(column for columns in named.values() for column in columns))
@@ -46,7 +49,7 @@ def _scorer(
 ) -> Callable[[Iterator[tuple[pd.Series, ...]]], Iterator[pd.Series]]:
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.Series]:
         purge_zipimport_cache()
-        for series in batches:  # a lone argument comes without the tuple
+        for series in batches:  # Spark passes a single argument without a tuple
             given = series if isinstance(series, tuple) else (series,)
             if len(given) != len(names):
                 raise DataError(
@@ -62,7 +65,7 @@ def _scorer(
             found = {name: _without_decimals(column) for name, column in zip(names, given, strict=True)}
             firsts = {name: _first(name, column, options.null_policy) for name, column in found.items()}
             schema = T.StructType([T.StructField(name, _type(name, first)) for name, first in firsts.items()])
-            # With nulls, whole numbers come as fractions.
+            # Spark passes integer columns with nulls as floats.
             found = {
                 name: column.fillna(firsts[name]).astype("int64")
                 if _whole(name, column, options.null_policy)
@@ -77,7 +80,7 @@ def _scorer(
 
 
 def _without_decimals(column: Any) -> Any:
-    """A column of decimals, or of arrays of them, as float64: SQL takes a literal such as 0.5 for a decimal."""
+    """Convert a column of decimals, or arrays of decimals, to float64: SQL literals such as 0.5 are decimals."""
     values: Any = column.dropna() if isinstance(column, pd.Series) else pd.Series()
     first = values.iloc[0] if len(values) else None
     if isinstance(first, Decimal):
@@ -88,14 +91,14 @@ def _without_decimals(column: Any) -> Any:
 
 
 def _type(name: str, first: Any) -> T.DataType:
-    """The Spark type of such values."""
+    """Return the Spark type of a value of a column."""
     if isinstance(first, (bytes, bytearray)):
         return T.BinaryType()
     if isinstance(first, str):
         return T.StringType()
     array = np.asarray(first)
     if array.ndim == 1 and array.dtype == object and not any(isinstance(v, (list, np.ndarray)) for v in array):
-        array = array.astype(np.float64)  # with a null among the numbers, which is told where they are read
+        array = array.astype(np.float64)  # a null becomes NaN, which scoring reports
     if array.ndim > 1 or array.dtype.kind not in "biuf":
         raise DataError(
             explain(
@@ -111,7 +114,7 @@ def _type(name: str, first: Any) -> T.DataType:
 
 
 def _whole(name: str, column: pd.Series, policy: Any) -> bool:
-    """Whether a column of fractions is one of whole numbers, with nulls that a whole number stands for."""
+    """Return whether a float column holds integers and nulls, with an integer as the fill value."""
     given = policy.get(name) if isinstance(policy, dict) else None
     if not isinstance(given, dict) or not isinstance(given["fill"], int) or column.dtype.kind != "f":
         return False
@@ -120,13 +123,13 @@ def _whole(name: str, column: pd.Series, policy: Any) -> bool:
 
 
 def _first(name: str, series: pd.Series, policy: Any) -> Any:
-    """A value of the column; where some are missing, the one that stands for them."""
+    """Return the first value of a column, or its fill value if it has nulls."""
     values = series.dropna() if isinstance(series, pd.Series) else series
     given = policy.get(name) if isinstance(policy, dict) else None
     if isinstance(given, dict) and len(values) < len(series):
         return given["fill"]
     if isinstance(series, pd.DataFrame):
-        return series  # of a struct, which is refused
+        return series  # a struct, which `_type` refuses
     if len(values):
         return values.iloc[0]
     raise DataError(

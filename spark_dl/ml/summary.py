@@ -1,4 +1,4 @@
-"""The summary of a training, which a fitted model keeps."""
+"""The training summary of a fitted model."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ class TrainingSummary:
     """Summary of a training.
 
     Attributes:
-        history: each metric's value after each epoch, over all rows; a list where it has one for each class.
-        first_epoch: the epoch with which the history begins, from 0.
-        rows: training rows in an epoch.
-        validation_rows: validation rows.
-        seconds: of the training itself, validation included.
-        rows_per_second: of the median epoch, over all ranks, validation left out.
-        best_epoch: the best epoch by the monitored metric, from 0; -1 where there was none.
-        non_finite: the path of the model's first variable with a value that is NaN or infinite; empty for none.
-        unlogged: what the tracker could not be told: epochs with their metrics, events, names of files.
+        history: The values of each metric per epoch, over all rows. A value is a list for a metric with one value per
+            class.
+        first_epoch: The first epoch of the history, from 0.
+        rows: The number of training rows in an epoch.
+        validation_rows: The number of validation rows.
+        seconds: The duration of the training with validation, in seconds.
+        rows_per_second: The throughput of the median epoch over all ranks, without validation.
+        best_epoch: The best epoch by the monitored metric, from 0; -1 if there is none.
+        non_finite: The path of the model's first variable with a value that is NaN or infinite; empty for none.
+        unlogged: The entries that could not be logged: metrics of epochs, events, file names.
     """
 
     history: dict[str, list[Any]] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Every option, declared once: a field of a frozen record, with its type, default, meaning and check.
+"""Declarations of all options: fields of frozen dataclasses, each with its type, default, doc and check.
 
-Spark params with their setters, the stubs that editors read, the records that launching and the ranks get, and what a
-resumed fit compares derive from these records. Code reads `options.batch_size`; users write `batchSize`.
+Spark Params with their setters, the type stubs, the options of launching and of ranks, and the comparison of resumed
+fits derive from these records. Code reads `options.batch_size`; users write `batchSize`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,15 @@ __all__ = [
 
 
 def all_options() -> list[Option]:
-    """List every declared option, each once."""
+    """Return all declared options, each once."""
     return list(dict.fromkeys((*options_of(ClassifierOptions), *options_of(FittedClassifierOptions))))
 
 
 def declared(name: str) -> Option:
-    """Find an option by its public name.
+    """Return an option by its public name.
+
+    Args:
+        name: The public name, in camelCase.
 
     Raises:
         OptionError: There is no such option.

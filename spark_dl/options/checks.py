@@ -1,4 +1,4 @@
-"""What values options take: each check gives a value in its proper type, or says what it expected."""
+"""Checks of option values: each returns the value converted to the option's type, or raises `RefusedError`."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ __all__ = [
 
 
 class RefusedError(Exception):
-    """A value can't be used; the text says what was expected."""
+    """Error of a check; its text is the expected value."""
 
 
 def integer(at_least: int, at_most: float = math.inf) -> Callable[[Any], int]:
-    """Take whole numbers within limits, also as floats."""
+    """Return a check for integers within inclusive limits; whole floats are converted."""
 
     def convert(value: Any) -> int:
         if (
@@ -57,7 +57,7 @@ def integer(at_least: int, at_most: float = math.inf) -> Callable[[Any], int]:
 
 
 def number(at_least: float, below: float = math.inf) -> Callable[[Any], float]:
-    """Take numbers in [at_least, below)."""
+    """Return a check for numbers in [at_least, below)."""
 
     def convert(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -70,26 +70,26 @@ def number(at_least: float, below: float = math.inf) -> Callable[[Any], float]:
 
 
 def boolean(value: Any) -> bool:
-    """Take True and False."""
+    """Accept True and False."""
     if not isinstance(value, bool):
         raise RefusedError("True or False")
     return value
 
 
 def text(value: Any) -> str:
-    """Take a string."""
+    """Accept a string."""
     if not isinstance(value, str):
         raise RefusedError("a string")
     return value
 
 
 def text_or_none(value: Any) -> str | None:
-    """Take a string or None, for an option whose default is a string."""
+    """Accept a string or None, for an option whose default is a string."""
     return None if value is None else text(value)
 
 
 def choice(*choices: str) -> Callable[[Any], str]:
-    """Take one of these strings."""
+    """Return a check for one of several strings."""
 
     def convert(value: Any) -> str:
         if value not in choices:
@@ -102,7 +102,7 @@ def choice(*choices: str) -> Callable[[Any], str]:
 
 
 def names(value: Any) -> list[str]:
-    """Take a list of at least one string."""
+    """Accept a list of at least one string."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
         raise RefusedError("a list of names")
     if not value:
@@ -111,7 +111,11 @@ def names(value: Any) -> list[str]:
 
 
 def named_columns(several: bool) -> Callable[[Any], list[str] | dict[str, Any]]:
-    """Take a list of columns, or a dict of them by name; where `several`, of one or several for each name."""
+    """Return a check for a list of columns or a dict of columns by name.
+
+    Args:
+        several: Whether a value of the dict may also be a list of columns.
+    """
 
     def convert(value: Any) -> list[str] | dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -124,7 +128,7 @@ def named_columns(several: bool) -> Callable[[Any], list[str] | dict[str, Any]]:
 
 
 def shapes(value: Any) -> dict[str, list[int]]:
-    """Take a dict from column to the shape of a row."""
+    """Accept a dict of the shapes of one row, by column."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise RefusedError("a dict from column to the shape of one row, such as {'steps': [20, 8]}")
     for shape in value.values():
@@ -134,7 +138,7 @@ def shapes(value: Any) -> dict[str, list[int]]:
 
 
 def null_policy(value: Any) -> str | dict[str, Any]:
-    """Take a policy for missing values, or a dict of them by column."""
+    """Accept a policy for missing values, or a dict of policies by column."""
     policy = choice("error", "drop")
     if not isinstance(value, Mapping):
         return policy(value)
@@ -148,19 +152,19 @@ def null_policy(value: Any) -> str | dict[str, Any]:
 
 
 def class_weights(value: Any) -> str | dict[int, float]:
-    """Take 'balanced', or a dict of weights by class index."""
+    """Accept 'balanced', or a dict of weights by class index."""
     if isinstance(value, str) and value == "balanced":
         return value
     if not isinstance(value, Mapping) or not value:
         raise RefusedError("'balanced', or a dict of weights by class index, such as {0: 1.0, 1: 5.0}")
     weigh = number(0)
-    # A saved dict has its keys as text.
+    # In saved metadata, the keys are strings.
     known = {integer(0)(int(k) if isinstance(k, str) and k.isdecimal() else k): weigh(w) for k, w in value.items()}
     return dict(sorted(known.items()))
 
 
 def interface(value: Any) -> str:
-    """Take the name of a network interface, or an IPv4 network."""
+    """Accept the name of a network interface, or an IPv4 network."""
     name = text(value)
     try:
         if "/" in name:
@@ -173,33 +177,33 @@ def interface(value: Any) -> str:
 
 
 def anything(value: Any) -> Any:
-    """Take any value as it is."""
+    """Accept any value, unchanged."""
     return value
 
 
 def function(value: Any) -> Any:
-    """Take a callable."""
+    """Accept a callable."""
     if not callable(value):
         raise RefusedError("a function")
     return value
 
 
 def keywords(value: Any) -> dict[str, Any]:
-    """Take a dict with strings as keys."""
+    """Accept a dict with strings as keys."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise RefusedError("a dict of keyword arguments")
     return dict(value)
 
 
 def objects(value: Any) -> list[Any] | dict[str, Any]:
-    """Take a list or a dict; a value alone becomes a list."""
+    """Accept a list or a dict; convert any other value to a list of one."""
     if isinstance(value, dict):
         return dict(value)
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def thresholds(value: Any) -> list[float]:
-    """Take a list of numbers, at most one of them 0."""
+    """Accept a list of numbers >= 0, at most one of them 0."""
     if not isinstance(value, (list, tuple, np.ndarray)):
         raise RefusedError("a list of numbers")
     found = [number(0)(threshold) for threshold in value]
@@ -209,7 +213,7 @@ def thresholds(value: Any) -> list[float]:
 
 
 def loss_weights(value: Any) -> list[float] | dict[str, float]:
-    """Take a list of numbers, or a dict of them."""
+    """Accept a list of numbers >= 0, or a dict of them by name."""
     if isinstance(value, Mapping):
         return {str(name): number(0)(weight) for name, weight in value.items()}
     if isinstance(value, (list, tuple)):

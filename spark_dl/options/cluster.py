@@ -1,4 +1,4 @@
-"""Options of the workers: how many, what each is given, and what follows when some are lost."""
+"""Options of the workers: their number, resources, timeouts and restarts, and the shared directories."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ClusterOptions", "LaunchOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(Options):
-    """How workers are launched: what each is given, and how long the driver waits for them."""
+    """Options of launching: the resources and the network of workers, and the driver's timeouts."""
 
     cpus_per_worker: int | None = option(
         "Cores of a worker's task; not set, spark.task.cpus.",
@@ -67,7 +67,7 @@ class LaunchOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions(LaunchOptions):
-    """The number of workers, how they are launched, and the directories that they share with the driver."""
+    """Options of the cluster: the number of workers, restarts, launching, and the shared directories."""
 
     num_workers: int = option(
         "Number of Horovod ranks; each takes one slot.",

@@ -1,4 +1,4 @@
-"""Options of the columns and of the rows that are trained on."""
+"""Options of the columns and of the validation rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ColumnOptions", "DataOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnOptions(Options):
-    """The columns that feed a model and teach it; a fitted model keeps them."""
+    """Options of the feature, label and weight columns; a fitted model has them as well."""
 
     features_col: str = option(
         "The feature column: a Vector, an array of numbers, a number, a string (for a model that takes strings), "
@@ -75,7 +75,7 @@ class ColumnOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(ColumnOptions):
-    """The columns, and the rows for validation."""
+    """Options of the columns and of the validation rows."""
 
     column_shapes: dict[str, list[int]] | None = option(
         "The shape of one row of columns that feed inputs whose shape the model leaves open, such as {'steps': [20, "

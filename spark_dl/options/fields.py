@@ -1,4 +1,4 @@
-"""How an option is declared: a field of a frozen record, with its meaning, its check and its rule for resuming."""
+"""The declaration of options as fields of frozen dataclasses, with a doc, a check and a rule for resumed fits."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["Option", "Options", "Resume", "option", "options_of"]
 T = TypeVar("T")
 D = TypeVar("D")
 R = TypeVar("R", bound="Options")
-# What a resumed fit needs of an option: the same value, or one that makes the same model or rows; or any value, where
-# the option changes how, and not what, is trained.
+# The rule for an option's value in a resumed fit: "same" as before; any that results in the same "model" or "rows"; or
+# "any", for options that change how, and not what, is trained.
 Resume = Literal["same", "model", "rows", "any"]
 
 
 def option(doc: str, check: Callable[[Any], T], default: D, *, on_resume: Resume) -> T | D:
-    """Declare an option as a field of a record.
+    """Declare an option as a field of an options record.
 
     Args:
-        doc: One sentence, for explainParams and the documentation.
-        check: Gives a value in its proper type, or raises `RefusedError`.
-        default: The value where none is set; None for "not set".
-        on_resume: What a resumed fit needs of it.
+        doc: The description in explainParams and in the documentation.
+        check: Returns a value converted to the option's type, or raises `RefusedError`.
+        default: The default value; None for "not set".
+        on_resume: The rule for the value in a resumed fit.
     """
     metadata = {"doc": doc, "check": check, "on_resume": on_resume}
     return dataclasses.field(default=default, metadata=metadata)
@@ -38,12 +38,12 @@ class Option:
     """The declaration of one option.
 
     Attributes:
-        field: The name in the record, in snake_case.
-        doc: One sentence.
-        convert: Gives the value in its proper type, or raises `RefusedError`.
-        default: The value where none is set.
-        on_resume: What a resumed fit needs of it.
-        type: The field's annotation.
+        field: The name of the field in the record, in snake_case.
+        doc: The description in explainParams and in the documentation.
+        convert: Returns a value converted to the option's type, or raises `RefusedError`.
+        default: The default value.
+        on_resume: The rule for the value in a resumed fit.
+        type: The annotation of the field.
     """
 
     field: str
@@ -55,18 +55,24 @@ class Option:
 
     @property
     def name(self) -> str:
-        """The public name, of the Spark Param: in camelCase."""
+        """The public name of the option and its Spark Param, in camelCase."""
         first, *others = self.field.split("_")
         return first + "".join(part.capitalize() for part in others)
 
     def __reduce__(self) -> tuple[Callable[[str], Option], tuple[str]]:
-        """Pickle by name: the check may be a function within another."""
+        """Pickle by name, as checks may be nested functions."""
         from spark_dl.options import declared
 
         return declared, (self.name,)
 
     def check(self, value: Any) -> Any:
-        """Give the value in its proper type; None where the option may be unset.
+        """Check a value and convert it to the option's type.
+
+        Args:
+            value: The value; None is accepted if it is the default.
+
+        Returns:
+            The converted value.
 
         Raises:
             OptionError: The value can't be used.
@@ -88,14 +94,14 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of the records of options. `dataclasses.replace` gives one with other values."""
+    """Base of the options records, which are frozen; `dataclasses.replace` makes changed copies."""
 
     def by_name(self) -> dict[str, Any]:
-        """Each value by the public name of its option."""
+        """Return the values by the public names of their options."""
         return {option.name: getattr(self, option.field) for option in options_of(type(self))}
 
     def checked(self) -> Self:
-        """Check each value, and give the record of the values in their proper types.
+        """Check all values; return a record of the values converted to their options' types.
 
         Raises:
             OptionError: A value can't be used.
@@ -104,12 +110,16 @@ class Options:
         return dataclasses.replace(self, **found)
 
     def part(self, group: type[R]) -> R:
-        """Give the values of one of the groups that this record is made of."""
+        """Return the values of a group of options as a record of that group.
+
+        Args:
+            group: The class of the group, a base of this record's class.
+        """
         return group(**{option.field: getattr(self, option.field) for option in options_of(group)})
 
 
 def options_of(record: type[Options]) -> tuple[Option, ...]:
-    """List the options that a record declares or inherits."""
+    """Return the options that a record declares or inherits."""
     return tuple(
         Option(
             field=field.name,

@@ -1,4 +1,4 @@
-"""Options of the Keras model, and of what it is compiled with."""
+"""Options of the Keras model, its compilation, its callbacks and its preprocessing layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ModelOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    """The Keras model to train, and what it is compiled with."""
+    """Options of the Keras model, its compilation, its callbacks and its preprocessing layers."""
 
     model: Any = option(
         "The Keras model to train, built. It is never changed.",

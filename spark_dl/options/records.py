@@ -1,4 +1,4 @@
-"""The options of each public class, put together from the groups."""
+"""The options records of the public classes, composed of the groups."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from spark_dl.options.training import TrainingOptions
 __all__ = ["ClassifierOptions", "EstimatorOptions", "FittedClassifierOptions", "FittedOptions"]
 
 
-# The fields of a dataclass begin with those of its last base.
+# Dataclasses list the fields of their last base first; signatures and documentation follow that order.
 @dataclass(frozen=True, kw_only=True)
 class EstimatorOptions(ScoringOptions, TrackingOptions, ClusterOptions, TrainingOptions, DataOptions, ModelOptions):
     """The options of `KerasEstimator` and `KerasRegressor`."""
 
     @property
     def weighted(self) -> bool:
-        """Whether rows have weights in training."""
+        """Whether training rows have sample weights."""
         return bool(self.weight_col)
 
 
@@ -62,7 +62,7 @@ class ClassifierOptions(ClassScoringOptions, EstimatorOptions):
 
     @property
     def weighted(self) -> bool:
-        """Whether rows or classes have weights in training."""
+        """Whether training rows have sample weights or class weights."""
         return bool(super().weighted or self.class_weights)
 
 

@@ -1,4 +1,4 @@
-"""Options of what a fitted model writes."""
+"""Options of scoring: the output columns and the batch size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ClassScoringOptions", "ScoringOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions(Options):
-    """The columns that a model writes, and the batch that it scores at once."""
+    """Options of scoring: the output columns and the batch size."""
 
     prediction_col: str = option(
         "The column that the prediction is written to.",
@@ -44,13 +44,13 @@ class ScoringOptions(Options):
 
     @property
     def columns_by_output(self) -> dict[str, str]:
-        """The column of each output of a model with one output unit or tensor; '' for one that isn't written."""
+        """The columns by the fields of a model with a single output; '' for a field that isn't written."""
         return {"prediction": self.prediction_col}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScoringOptions(ScoringOptions):
-    """The columns that a classifier writes."""
+    """Options of a classifier's scoring: output columns, thresholds and class labels."""
 
     probability_col: str = option(
         "The column that the class probabilities are written to, as a Vector; '' for none.",
@@ -92,7 +92,7 @@ class ClassScoringOptions(ScoringOptions):
 
     @property
     def columns_by_output(self) -> dict[str, str]:
-        """The columns of the prediction, the probabilities and the logits; '' for one that isn't written."""
+        """The columns of the prediction, the probabilities and the logits; '' for a field that isn't written."""
         return {
             **super().columns_by_output,
             "probability": self.probability_col,

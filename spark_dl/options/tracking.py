@@ -1,4 +1,4 @@
-"""Options of what is logged and shown."""
+"""Options of tracking and of the progress display."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TrackingOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingOptions(Options):
-    """Where a fit is logged, and what it prints."""
+    """Options of tracking and of the progress display."""
 
     tracking: str | None = option(
         "Where the fit is logged: 'mlflow'; 'optional' for MLflow where it can be reached; or None for nowhere.",

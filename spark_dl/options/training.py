@@ -1,4 +1,4 @@
-"""Options of the training loop: plain values, which the ranks get."""
+"""Options of the training loop. The ranks get this record, so that its values are plain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TrainingOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Options):
-    """What the training loop does. The ranks get this record: its values are plain."""
+    """Options of the training loop, as plain values; this record is shipped to the ranks."""
 
     batch_size: int = option(
         "Rows in a batch of one worker.",

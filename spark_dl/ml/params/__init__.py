@@ -1,7 +1,7 @@
-"""Spark ML params from options: the Params of each public class.
+"""Spark ML Params of the public classes, made from the options.
 
-Beside each of `classifier`, `estimator` and `fitted` stands a stub, which `scripts/stubs.py` writes from the options:
-editors and mypy read there what `with_options` makes.
+`with_options` makes them at run time. `scripts/stubs.py` writes the stubs of `classifier`, `estimator` and `fitted`,
+which editors and mypy read.
 """
 
 from __future__ import annotations

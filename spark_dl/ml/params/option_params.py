@@ -1,4 +1,4 @@
-"""Options become Spark ML params: with setters, getters, checks, and keyword arguments of the constructor."""
+"""Spark ML Params made from options, with setters, getters, checks, and keyword arguments of the constructor."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ C = TypeVar("C", bound="type[OptionParams]")
 
 
 class OptionParams(Params):
-    """Params that come from a record of options. Subclasses are decorated with `with_options`.
+    """Params made from an options record. Subclasses are decorated with `with_options`.
 
     Attributes:
-        options_class: The record.
-        options: What it declares.
+        options_class: The options record.
+        options: The options that the record declares.
     """
 
     options_class: ClassVar[type[Options]] = Options
@@ -37,7 +37,7 @@ class OptionParams(Params):
         """Set several params.
 
         Raises:
-            OptionError: an unknown name, or a value that can't be used.
+            OptionError: There is no param of a name, or a value can't be used.
         """
         self._set_options(values)
         return self
@@ -53,22 +53,22 @@ class OptionParams(Params):
         self._set(**values)
 
     def _set(self, **values: Any) -> Any:
-        """Set params. Spark converts and checks every value but None."""
+        """Set params; also check None, which Spark doesn't pass to converters."""
         for option in self.options:
             if option.name in values and values[option.name] is None:
                 option.check(None)
         return super()._set(**values)
 
     def _options(self) -> Options:
-        """Every option's value, set or default."""
+        """Return the options record with every param's value, set or default."""
         return self.options_class(**{option.field: self.getOrDefault(option.name) for option in self.options})
 
 
 def with_options(options_class: type[Options]) -> Callable[[C], C]:
-    """Give a class the options of a record: a Param, a setter and a getter for each that its bases don't have.
+    """Add a Param, a setter and a getter to a class for each option of a record that its bases lack.
 
     Args:
-        options_class: The record: that of the class's bases, or a subclass of it.
+        options_class: The options record: that of the class's bases, or a subclass of it.
     """
 
     def decorate(cls: C) -> C:
@@ -112,7 +112,7 @@ def _getter(option: Option, name: str) -> Callable[..., Any]:
 
 
 def _describe(cls: type[OptionParams]) -> None:
-    """Let `help`, notebooks and editors show the keyword arguments, and the docstring their meaning."""
+    """Add the options to a class's signature and docstring, which `help`, notebooks and editors show."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     signature = inspect.Signature(
         [inspect.Parameter(option.name, keyword, default=option.default) for option in cls.options]
