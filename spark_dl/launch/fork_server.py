@@ -198,7 +198,7 @@ def _refuse_others(place: Path) -> None:
 
 
 def _executor() -> int:
-    """Return the id of the process that stands for the executor: the daemon that Spark forks Python workers from."""
+    """Return the id of the executor's daemon, from which Spark forks Python workers; this process's id without one."""
     parent = psutil.Process().parent()
     return parent.pid if parent and "pyspark.daemon" in parent.cmdline() else os.getpid()
 

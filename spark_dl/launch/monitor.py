@@ -46,7 +46,7 @@ class RankMonitor:
         size: The number of ranks.
         settings: The launch settings, which hold the timeouts.
         on_report: Called with each report of a rank, and with warnings of this monitor.
-        on_ready: Called once, when all ranks are ready for Horovod, with what each said of itself, in rank order.
+        on_ready: Called once, when all ranks are ready to start Horovod, with the facts of each, in rank order.
         claim: The job's claim in the application's slot queue; None without a queue.
 
     Attributes:

@@ -32,7 +32,7 @@ def is_connect(spark: SparkSession) -> bool:
 
 
 def application(spark: SparkSession) -> object:
-    """Return the object of this process that stands for the Spark application, shared by the application's sessions.
+    """Return the object that lives in this process as long as the Spark application, shared by its sessions.
 
     For a client of Spark Connect it is the session, since the application is another process with other clients.
     """
