@@ -1,8 +1,8 @@
-"""The errors that users see, and the one way in which their messages are put together.
+"""Errors that users see, and the format of their messages.
 
 Every error is a `SparkDLError` and also the builtin that a caller would expect, so that `except ValueError`
-keeps working. A message answers four questions: what happened, what was expected, what was received, how to
-fix it. Credentials in URLs are left out of all of them (`redaction`).
+works. A message answers four questions: what happened, what was expected, what was received, how to
+fix it. Credentials are left out of all messages (`redaction`).
 """
 
 from __future__ import annotations
@@ -30,55 +30,55 @@ __all__ = [
 
 
 class SparkDLError(Exception):
-    """Base of all errors that this package raises on purpose. Neither they nor their causes say credentials."""
+    """Base class of all errors that this package raises on purpose. Their messages and causes hold no credentials."""
 
     def __init__(self, *args: object) -> None:
-        redact_error(sys.exc_info()[1])  # what is being handled is the cause or the context of this one
+        redact_error(sys.exc_info()[1])  # the exception being handled becomes this one's cause or context
         super().__init__(*(redact(part) if isinstance(part, str) else part for part in args))
 
 
 class OptionError(SparkDLError, ValueError):
-    """An option of an estimator or a launcher has a value that it can't have."""
+    """Invalid value of an option of an estimator or a launcher."""
 
 
 class DataError(SparkDLError, ValueError):
-    """A DataFrame can't be fed to the model: columns, types, nulls, widths, labels, rows."""
+    """DataFrame that can't be fed to the model, due to its columns, types, nulls, widths, labels or rows."""
 
 
 class ModelError(SparkDLError, ValueError):
-    """A Keras model can't be trained or scored as asked."""
+    """Keras model that can't be trained or scored as requested."""
 
 
 class ClusterError(SparkDLError, RuntimeError):
-    """Spark, or what is installed on its machines, can't run the job."""
+    """Spark cluster, or installation on its hosts, that can't run the job."""
 
 
 class SlotsError(ClusterError):
-    """Spark did not give the slots in time."""
+    """Slots that Spark did not provide in time."""
 
 
 class StoreError(SparkDLError, OSError):
-    """A directory can't be read, written, or isn't seen by every machine."""
+    """Directory that can't be read or written, or isn't shared by all hosts."""
 
 
 class TrackingError(SparkDLError, ConnectionError):
-    """The tracking server can't be used."""
+    """Tracking server, experiment or run that can't be used."""
 
 
 class SavedModelError(SparkDLError, ValueError):
-    """A saved model or estimator can't be loaded: damaged, foreign, or unsafe."""
+    """Model or estimator that can't be saved or loaded, such as a damaged, foreign or unsafe one."""
 
 
 class RankError(SparkDLError, RuntimeError):
-    """A rank failed. The rank's own exception is the `__cause__`.
+    """Failure of a rank. The rank's own exception is the `__cause__`, if it raised one that can be rebuilt here.
 
     Attributes:
-        rank: the rank that failed first, or -1 where it isn't known.
-        host: its host.
-        rank_traceback: the traceback as text, as it was printed on that host.
-        lost: whether it was lost with its process, executor, host or network, and another attempt may do better;
-            False where its own code failed.
-        rank_log: the last lines that its process printed.
+        rank: The rank that failed first; -1 if it isn't known.
+        host: The rank's host.
+        rank_traceback: The traceback on that host, as text.
+        lost: Whether the rank was lost with its process, executor, host or network, so that another attempt may
+            succeed; False if its own code failed.
+        rank_log: The last lines that the rank's process printed.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class RankError(SparkDLError, RuntimeError):
 
 
 def explain(what: str, *, expected: object = None, received: object = None, fix: str = "") -> str:
-    """Put a message together: what happened, what was expected, what was received, how to fix it.
+    """Build a message: what happened, what was expected, what was received, how to fix it. Credentials are left out.
 
     >>> explain("batchSize can't be used.", expected="an integer >= 1", received=0, fix="Set batchSize=32.")
     "batchSize can't be used. Expected: an integer >= 1. Received: 0. Set batchSize=32."
@@ -115,7 +115,7 @@ def explain(what: str, *, expected: object = None, received: object = None, fix:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Name the nearest of the known names, or all of them where none is near.
+    """Suggest the known names that are similar to a name, or list all of them if none is.
 
     >>> hint("lable", ["label", "features"])
     "Did you mean 'label'?"

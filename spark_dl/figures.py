@@ -1,4 +1,4 @@
-"""Figures of a training and of what came of it, drawn with matplotlib without a display."""
+"""Matplotlib figures of a training run and its validation, drawn without a display."""
 
 from __future__ import annotations
 
@@ -24,25 +24,30 @@ __all__ = [
 ]
 
 _WIDTH, _HEIGHT = 7.0, 3.0
-# Up to so many classes, a matrix has its numbers and its names.
+# Confusion matrices with more classes have no numbers and labels.
 _MOST_NUMBERS = 25
-# And so many ranks have a line of their own.
+# With more ranks than this, only the fastest, median and slowest have a line.
 _MOST_LINES = 16
 
 
 def written(draw: Callable[[], Figure], kind: str = "png") -> bytes:
-    """A figure as the content of a file."""
+    """Render a figure to the content of a file.
+
+    Args:
+        draw: The function that draws the figure.
+        kind: The file format, as matplotlib names it.
+    """
     stream = io.BytesIO()
     draw().savefig(stream, format=kind)
     return stream.getvalue()
 
 
 def history_figure(history: Mapping[str, Sequence[float]], first_epoch: int = 0) -> Figure:
-    """Each metric over the epochs, one plot below the other; training and validation in the same.
+    """Plot each metric over the epochs, with training and validation in one plot.
 
     Args:
-        history: each metric's value after each epoch; those of validation begin with `val_`.
-        first_epoch: the epoch with which it begins, from 0; epoch 1 of the plot is the first of all.
+        history: The metrics: name -> value after each epoch; the names of validation metrics begin with `val_`.
+        first_epoch: The epoch of the first values, counted from 0; the plot counts from 1.
     """
     names = list(dict.fromkeys(name.removeprefix("val_") for name in history))
     names.sort(key=lambda name: name != "loss")
@@ -59,7 +64,11 @@ def history_figure(history: Mapping[str, Sequence[float]], first_epoch: int = 0)
 
 
 def learning_rate_figure(rates: Mapping[int, float]) -> Figure:
-    """The learning rate at the end of each epoch; epochs count from 0."""
+    """Plot the learning rate over the epochs.
+
+    Args:
+        rates: The learning rates: epoch, counted from 0 -> rate at its end.
+    """
     figure = _figure()
     axes = figure.add_subplot()
     axes.plot([epoch + 1 for epoch in rates], list(rates.values()), marker="o", markersize=3)
@@ -68,11 +77,13 @@ def learning_rate_figure(rates: Mapping[int, float]) -> Figure:
 
 
 def ranks_figure(epochs: Sequence[int], speeds: Sequence[Sequence[Mapping[str, float]]]) -> Figure:
-    """How fast each rank computes, and what part of its time it does so: of many ranks the slowest, median and fastest.
+    """Plot the throughput of each rank, and the fraction of time in which it computes, over the epochs.
+
+    With more than 16 ranks, only the fastest, median and slowest are plotted.
 
     Args:
-        epochs: the epochs, from 0.
-        speeds: for each epoch, for each rank: "rows_per_second" and "working".
+        epochs: The epochs, counted from 0.
+        speeds: For each epoch, for each rank: "rows_per_second" and "working", the fraction of time.
     """
     figure = _figure(2 * _HEIGHT)
     named = (("rows_per_second", "rows/s of a rank at work"), ("working", "part of its time at work"))
@@ -92,11 +103,11 @@ def ranks_figure(epochs: Sequence[int], speeds: Sequence[Sequence[Mapping[str, f
 
 
 def confusion_figure(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Rows of each class by what they were predicted as, coloured by their part of the class.
+    """Plot a confusion matrix of validation rows, coloured by the fraction of the actual class.
 
     Args:
-        confusion: actual by predicted, float64 (classes, classes).
-        labels: of the classes.
+        confusion: The numbers of rows, actual by predicted class: float64 of shape (classes, classes).
+        labels: The labels of the classes.
     """
     classes = len(confusion)
     side = max(4.0, min(0.6 * classes, 12.0))
@@ -121,21 +132,25 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
 def class_curves(
     counts: np.ndarray, labels: Sequence[str], rows: int
 ) -> tuple[dict[str, dict[str, float]], Callable[[], Figure], Callable[[], Figure]]:
-    """Areas under curves, and what draws the ROC and the precision-recall curves.
+    """Compute the areas under ROC and precision-recall curves, and prepare their plots.
+
+    The curves are exact except for the order of rows within a bin.
 
     Args:
-        counts: of each curve the rows of other classes and of its own, by growing score: float64 (curves, 2, bins).
-        labels: of the curves.
-        rows: how many were looked at.
+        counts: For each curve, the numbers of rows of other classes and of its own class, by increasing score: float64
+            of shape (curves, 2, bins).
+        labels: The labels of the curves.
+        rows: The number of validation rows.
 
     Returns:
-        "roc_auc" and "average_precision" of each curve; the curves are exact but for rows in the same bin.
+        The areas, label -> "roc_auc" and "average_precision", without curves that lack rows of either kind; the
+        function that plots the ROC curves; and the one that plots the precision-recall curves.
     """
     areas: dict[str, dict[str, float]] = {}
     rocs, precisions = {}, {}
     for label, (others, own) in zip(labels, counts[:, :, ::-1].cumsum(axis=2), strict=True):
         if not own[-1] or not others[-1]:
-            continue  # there is nothing to tell apart
+            continue  # the curve is undefined
         hit, wrong = np.append(0.0, own / own[-1]), np.append(0.0, others / others[-1])
         precision = own / np.maximum(own + others, 1)
         area = float(np.sum(np.diff(wrong) * (hit[1:] + hit[:-1]) / 2))
@@ -156,12 +171,12 @@ def class_curves(
 
 
 def predicted_figure(sample: np.ndarray, rows: int, told: str) -> Figure:
-    """Predicted against actual.
+    """Plot predicted against actual values.
 
     Args:
-        sample: actual and predicted, float64 (drawn, 2).
-        rows: of how many.
-        told: what is said of all rows.
+        sample: The actual and predicted values of sampled rows: float64 of shape (sampled, 2).
+        rows: The number of all validation rows.
+        told: The title's first line, about all rows.
     """
     figure = _figure(5.5)
     axes = figure.add_subplot()
@@ -176,7 +191,12 @@ def predicted_figure(sample: np.ndarray, rows: int, told: str) -> Figure:
 
 
 def residuals_figure(sample: np.ndarray, rows: int) -> Figure:
-    """Predicted - actual: against what was predicted, and how often; see `predicted_figure`."""
+    """Plot the residuals (predicted - actual) against the predicted values, and their histogram.
+
+    Args:
+        sample: The actual and predicted values of sampled rows: float64 of shape (sampled, 2).
+        rows: The number of all validation rows.
+    """
     figure = _figure(2 * _HEIGHT)
     apart = sample[:, 1] - sample[:, 0]
     axes = figure.add_subplot(2, 1, 1)
@@ -193,11 +213,11 @@ def residuals_figure(sample: np.ndarray, rows: int) -> Figure:
 
 
 def graph_figure(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]]) -> Figure:
-    """Boxes and arrows, from top to bottom.
+    """Draw a directed graph from top to bottom.
 
     Args:
-        nodes: the boxes by name, each with a second line; each after those that lead to it.
-        edges: from, to.
+        nodes: The nodes in topological order: name -> second line of the node's box.
+        edges: The edges as (from, to) names.
     """
     depth = dict.fromkeys(nodes, 0)
     for name in nodes:
@@ -224,7 +244,7 @@ def graph_figure(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]]) -> 
 
 
 def _dot(sample: np.ndarray) -> float:
-    """The area of a dot, in square points: smaller where there are many."""
+    """Choose the area of a dot in square points: 6 for more than 1000 dots, else 20."""
     return 6.0 if len(sample) > 1000 else 20.0
 
 

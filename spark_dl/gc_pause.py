@@ -1,4 +1,4 @@
-"""Importing much at once."""
+"""Pause of Python's garbage collector during large imports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["gc_paused"]
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Import without looking for garbage: what TensorFlow makes stays, and to search it takes long."""
+    """Disable garbage collection for the `with`: what TensorFlow's import makes stays, and to scan it takes long."""
     enabled = gc.isenabled()
     gc.disable()
     try:

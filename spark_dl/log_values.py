@@ -1,4 +1,4 @@
-"""Values of metrics as they are kept and told: numbers, and lists of numbers where a metric has one for each class."""
+"""Conversion of metric values: numbers, and lists of numbers for metrics with one value per class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["plain_history", "plain_logs", "plain_value", "scalar_history", "scal
 
 
 def plain_value(value: Any) -> float | list[Any]:
-    """A metric's value as JSON has it: a number, or a nested list of numbers for an array of several.
+    """Convert a metric's value for JSON: a number, or a nested list of numbers for an array of several.
 
     >>> plain_value(np.float32(0.5)), plain_value(np.array([[1, 2]]))
     (0.5, [[1.0, 2.0]])
@@ -24,7 +24,7 @@ def plain_value(value: Any) -> float | list[Any]:
 
 
 def plain_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
-    """A metric's logs as Keras hands them to callbacks: dicts within are flattened; numbers, or NumPy arrays."""
+    """Convert logs as Keras does for callbacks: nested dicts are flattened, values are numbers or NumPy arrays."""
     result: dict[str, Any] = {}
     for name, value in logs.items():
         if isinstance(value, Mapping):
@@ -36,12 +36,12 @@ def plain_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_history(history: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """A Keras history as JSON has it."""
+    """Convert a Keras history for JSON."""
     return {name: [plain_value(value) for value in values] for name, values in history.items()}
 
 
 def scalars(logs: Mapping[str, Any]) -> dict[str, float]:
-    """Each number under a name of its own, for what holds only numbers: those of an array by their index.
+    """Flatten logs to one number per name; the numbers of an array get its name and their index.
 
     >>> scalars({"loss": 0.5, "f1_score": [0.25, 0.75]})
     {'loss': 0.5, 'f1_score_0': 0.25, 'f1_score_1': 0.75}
@@ -61,7 +61,7 @@ def scalars(logs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def scalar_history(history: Mapping[str, Sequence[Any]]) -> dict[str, list[float]]:
-    """A history of numbers: one whose metrics have several values an epoch has each under a name of its own."""
+    """Flatten a history to one number per name and epoch, as `scalars` does for logs."""
     longest = max(map(len, history.values()), default=0)
     result: dict[str, list[float]] = {}
     for epoch in range(longest):

@@ -1,7 +1,7 @@
-"""Credentials left out of what is shown and kept: messages, logs, params, tags, metadata.
+"""Redaction of credentials in messages, logs, params, tags and metadata.
 
-A URL may hold a password (`ftp://user:password@host`), a token (`https://token@host`) or a signature
-(`https://host/path?sig=...`). Whatever text leaves the process that was given it passes through `redact`.
+A URL may contain a password (`ftp://user:password@host`), a token (`https://token@host`) or a signature
+(`https://host/path?sig=...`). Every text that leaves the process passes through `redact`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ __all__ = ["REDACTED", "is_redacted", "redact", "redact_error", "redact_value", 
 
 REDACTED = "***"
 
-# Before the @ of these stands a container or an account, which is a part of the address; a password, after a colon.
+# Schemes where a container or an account precedes the @, as part of the address; only a password has a colon.
 _ADDRESSES = ("abfs", "abfss", "wasb", "wasbs", "hdfs", "webhdfs", "swebhdfs", "viewfs", "sftp", "ssh", "scp")
-# Of these words a key of a URL's query or of a connection string has one where its value is a secret.
+# Keys of a URL's query or of a connection string whose values are secrets.
 _KEYS = r"[\w.\-]{0,40}(?:pass|pwd|secret|token|sig|key|cred|auth|sas|jwt|session)[\w.\-]{0,40}|pat|code|sid"
-# And of these one that stands anywhere in a text: words that name no column of data.
+# Names whose values are secrets anywhere in a text: a narrower list, without words that could name a data column.
 _NAMES = (
     r"[\w.\-]{0,40}(?:passw(?:or)?d|passphrase|secret_?(?:access_?)?key|access_?key(?:_?id)?|account_?key|api_?key|"
     r"private_?key|client_?secret|sas_?token|access_?token|auth_?token|refresh_?token|session_?token|"
     r"shared_?access_?signature)"
 )
 _USERINFO = re.compile(r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#'\"<>]*)@", re.IGNORECASE)
-# A password may hold a slash that should have been escaped. What follows a port is a path, and not a password.
+# A password may contain a slash that should have been escaped. After a port, the rest is a path, not a password.
 _SLASH_IN_PASSWORD = re.compile(
     r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#@:'\"<>]*):(?!\d+(?:[/?#\s]|$))[^\s@'\"<>]*@", re.IGNORECASE
 )
@@ -70,12 +70,19 @@ def _without_userinfo(found: re.Match[str]) -> str:
 
 
 def is_redacted(url: str) -> bool:
-    """Whether a URL was saved without the credentials that it had."""
+    """Tell whether a URL's credentials were redacted."""
     return f"://{REDACTED}@" in url or f"={REDACTED}" in url
 
 
 def redact_value(value: Any) -> Any:
-    """Replace the credentials in a text, or in those that a list or a dict holds; other values stay as they are."""
+    """Replace the credentials in a text, or in the texts of nested lists, tuples and dicts.
+
+    Args:
+        value: The value, which is not modified.
+
+    Returns:
+        The redacted copy; values of other types unchanged. In dicts, all values of secret names are replaced.
+    """
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
@@ -91,7 +98,7 @@ def _names_secret(name: object) -> bool:
 
 
 def redact_error(error: BaseException | None) -> None:
-    """Replace the credentials in an exception and in those that led to it, in place."""
+    """Replace the credentials in an exception, its causes and contexts, and exceptions that it holds, in place."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -101,7 +108,7 @@ def redact_error(error: BaseException | None) -> None:
         seen.add(id(one))
         _redact_fields(one)
         waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
-        # requests' errors hold urllib3's, whose text is theirs.
+        # The errors of requests hold those of urllib3, and their text comes from them.
         held = (*one.args, *getattr(one, "__dict__", {}).values())
         waiting += [part for part in held if isinstance(part, BaseException)]
 
@@ -110,17 +117,17 @@ def _redact_fields(error: BaseException) -> None:
     args = tuple(redact_value(part) if type(part) in (str, list, tuple, dict) else part for part in error.args)
     if any(new is not old and new != old for new, old in zip(args, error.args, strict=True)):
         error.args = args
-    # An OSError has its file's name beside, MLflow's errors their message, ours the rank's log.
+    # Besides args, an OSError has file names, MLflow's errors have a message, and RankError has the rank's log.
     fields = {name: getattr(error, name, None) for name in ("strerror", "filename", "filename2")}
     for name, value in {**fields, **getattr(error, "__dict__", {})}.items():
         if isinstance(value, (str, list)) and (redacted := redact_value(value)) != value:
-            with contextlib.suppress(AttributeError, TypeError):  # one that can't be set is computed of others
+            with contextlib.suppress(AttributeError, TypeError):  # a read-only attribute is computed from others
                 setattr(error, name, redacted)
 
 
 @contextmanager
 def redacted_errors() -> Iterator[None]:
-    """What is raised within leaves without credentials in its text, and so do its causes."""
+    """Redact the exceptions that leave the `with`, and their causes."""
     try:
         yield
     except BaseException as error:
@@ -129,5 +136,10 @@ def redacted_errors() -> Iterator[None]:
 
 
 def warn(text: str, stacklevel: int = 1) -> None:
-    """Warn, without credentials. The stack level counts from the caller, as that of `warnings.warn` does."""
+    """Issue a RuntimeWarning without credentials.
+
+    Args:
+        text: The warning.
+        stacklevel: The stack level, counted from the caller as in `warnings.warn`.
+    """
     warnings.warn(redact(text), RuntimeWarning, stacklevel=stacklevel + 1)

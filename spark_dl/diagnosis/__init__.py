@@ -1,4 +1,4 @@
-"""Is everything there that a fit needs? On the driver and on every executor, with the fix for each fault."""
+"""Checks of the driver and of every executor for what a fit needs, with the fix for each fault."""
 
 from spark_dl.diagnosis.checks import doctor, preflight
 from spark_dl.diagnosis.report import Finding, Report

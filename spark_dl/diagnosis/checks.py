@@ -1,4 +1,4 @@
-"""The two checks: `quick`, which a fit runs first, and `doctor`, the full one."""
+"""The two checks of the cluster: `preflight`, which runs before each fit, and `doctor`, the full one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from spark_dl.spark.session import is_connect, master_of, use_driver_python
 
 __all__ = ["doctor", "preflight"]
 
-# For the full check: slots, an import of TensorFlow on each executor, and ways that may not answer.
+# For the full check: slots, an import of TensorFlow on each executor, and connections that may time out.
 _LONGEST_SECONDS = 180.0
 _SHARE = "Give a directory or URL that all machines share as cacheDir and checkpointDir."
 
@@ -43,19 +43,19 @@ def preflight(
     settings: LaunchSettings,
     modules: Sequence[str] = (),
 ) -> None:
-    """What `fit` checks before it writes any data, with one short job that takes all slots at once, as training will.
+    """Check the cluster before a fit writes data, with one short job that takes all slots at once, as training does.
 
     Args:
-        spark: the session.
-        workers: how many tasks must run at once.
-        stores: directories that the driver and all executors must share; they exist.
-        settings: how the ranks will be launched.
-        modules: top-level modules that the ranks will import, beside what spark_dl asks for.
+        spark: The session.
+        workers: The number of tasks that must run at once.
+        stores: The directories that the driver and all executors must share; they must exist.
+        settings: The launch settings of the ranks.
+        modules: The top-level modules that the ranks will import, besides spark_dl's requirements.
 
     Raises:
-        ClusterError: no slots, other versions on an executor than on the driver, a module that isn't there, a Horovod
-            that can't train with TensorFlow, or no way to the driver.
-        StoreError: an executor can't use a directory, or sees another one.
+        ClusterError: There are no slots in time, an executor's versions differ from the driver's, a module is missing,
+            Horovod can't train with TensorFlow, or an executor can't reach the driver.
+        StoreError: An executor can't use a directory, or its directory isn't the driver's.
     """
     use_driver_python(spark)
     fault = "" if is_connect(spark) else horovod_fault()  # a client of Spark Connect runs no rank
@@ -83,21 +83,21 @@ def preflight(
 
 
 def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
-    """Look at the driver and at every executor.
+    """Check the driver and every executor for what a fit needs.
 
     Args:
-        spark: the session to look at.
-        cacheDir: the directory that fits will be given, if any.
+        spark: The session to check.
+        cacheDir: The directory or URL that fits will get as cacheDir; None if they get none.
 
     Returns:
-        the findings; `print` it for a table.
+        The report; `print` shows it as a table.
     """
     use_driver_python(spark)
     master = master_of(spark)
     findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
     try:
         check_cluster(spark, 1, LaunchSettings(allow_plaintext=True))
-    except ClusterError as error:  # a barrier stage would not run
+    except ClusterError as error:  # a barrier stage wouldn't run
         return Report((*findings, Finding("cluster", "settings", master, str(error))))
     if told := encryption(setting_of(spark)):
         fix = "The ranks speak plain TCP: trust their network or encrypt it, and set allowPlaintext=True."
@@ -134,7 +134,7 @@ def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
 
 @contextmanager
 def _probe(stores: Sequence[Store]) -> Iterator[str]:
-    """A file of the driver's in each directory; it and the executors' answers are removed at the end."""
+    """Write a file of the driver into each directory; remove it and the executors' files when the `with` ends."""
     token = f"probe-{uuid.uuid4().hex}"
     for store in stores:
         store.write(token, b"driver")
@@ -155,7 +155,22 @@ def _visit(
     settings: LaunchSettings,
     modules: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """What each task saw, in their order; a thorough look where no modules are asked for."""
+    """Run the probe in all slots.
+
+    Args:
+        spark: The session.
+        tasks: The number of tasks.
+        stores: The directories to check.
+        token: The name of the driver's file in each directory.
+        settings: The launch settings.
+        modules: The modules to look for; None for the thorough checks.
+
+    Returns:
+        The facts of each task, in the order of the tasks.
+
+    Raises:
+        ClusterError: There are no slots in time, or the job failed.
+    """
     with Channel.of(spark, queue.Queue()) as channel:
         order = ProbeRequest(
             tuple(store.url for store in stores), token, channel.address, tuple(modules or ()), modules is None
@@ -194,7 +209,7 @@ def _warn(text: str) -> None:
 
 def _unable(error: Exception) -> ClusterError:
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
-    # The Python worker's last words say more than the JVM's first.
+    # The last line with the Python worker's error says more than the JVM's first line.
     said = [line for line in lines if "Error" in line]
     return ClusterError(
         explain(
@@ -208,7 +223,11 @@ def _unable(error: Exception) -> ClusterError:
 
 
 def _check_shared(store: Store, token: str, visits: list[dict[str, Any]]) -> None:
-    """Each executor has read the driver's file; has the driver got theirs?"""
+    """Check that all executors have read the driver's file and that the driver sees all of theirs.
+
+    Raises:
+        StoreError: An executor can't use the directory, or the driver doesn't see an executor's file.
+    """
     for facts in visits:
         if facts["directories"][store.url]:
             raise StoreError(

@@ -1,4 +1,4 @@
-"""What is installed on the machine that asks: packages, Horovod, GPUs, space. Nothing here needs Spark."""
+"""Checks of the local host without Spark: packages, Horovod, GPUs, disk space."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ _LEAST_FREE_BYTES = 1 << 30
 
 
 def versions() -> dict[str, str]:
-    """The version of Python, of spark_dl and of each package that it asks for; "missing" for what isn't there."""
+    """Return the versions of Python, of spark_dl and of its requirements; "missing" for packages not installed."""
     names = ["spark_dl", *(requirement.name for requirement in _requirements())]
     return {"python": ".".join(map(str, sys.version_info[:2])), **{name: _version(name) for name in names}}
 
 
 def packages(where: str) -> list[Finding]:
-    """Each package that spark_dl asks for."""
+    """Check the version of each requirement of spark_dl.
+
+    Args:
+        where: "driver" or an executor's address.
+    """
     findings = []
     for requirement in _requirements():
         version = _version(requirement.name)
@@ -48,7 +52,13 @@ def packages(where: str) -> list[Finding]:
 
 
 def same_packages(where: str, driver: Mapping[str, str], other: Mapping[str, str]) -> Finding:
-    """Whether an executor has the driver's versions."""
+    """Check that an executor has the driver's versions.
+
+    Args:
+        where: The executor's address.
+        driver: The driver's versions, from `versions`.
+        other: The executor's versions.
+    """
     apart = {name: version for name, version in other.items() if driver.get(name) != version}
     text = ", ".join(f"{name} {version} (driver: {driver.get(name)})" for name, version in sorted(apart.items()))
     fix = "Install the same packages on every executor as on the driver." if apart else ""
@@ -56,7 +66,11 @@ def same_packages(where: str, driver: Mapping[str, str], other: Mapping[str, str
 
 
 def horovod_and_gpus(where: str) -> list[Finding]:
-    """What Horovod was built with, and the GPUs that TensorFlow sees: asked in a process of its own."""
+    """Check in a subprocess what Horovod was built with and which GPUs TensorFlow sees.
+
+    Args:
+        where: "driver" or an executor's address.
+    """
     if fault := horovod_fault():
         return [Finding(where, "Horovod", fault, HOROVOD_FIX)]
     program = (
@@ -81,12 +95,17 @@ def horovod_and_gpus(where: str) -> list[Finding]:
 
 
 def absent(modules: Iterable[str]) -> list[str]:
-    """Give the modules, of top-level names, that can't be imported here; they aren't imported."""
+    """Return those of some top-level modules that can't be found here; none is imported."""
     return [name for name in modules if name not in sys.modules and importlib.util.find_spec(name) is None]
 
 
 def space(where: str, store: Store) -> Finding:
-    """How much room the cache directory has, where that can be told."""
+    """Check the free space of the cache directory; only local file systems tell it.
+
+    Args:
+        where: "driver" or an executor's address.
+        store: The cache directory.
+    """
     free = free_bytes(store)
     if free is None:
         return Finding(where, "cache directory", store.shown)
@@ -95,13 +114,13 @@ def space(where: str, store: Store) -> Finding:
 
 
 def _requirements() -> list[Requirement]:
-    """What the package asks for in pyproject.toml, without the extras."""
+    """List the package's requirements: those without an extra, and those of the extra "cpu"."""
     texts = importlib.metadata.requires("spark_dl") or []
     return [r for r in map(Requirement, texts) if r.marker is None or r.marker.evaluate({"extra": "cpu"})]
 
 
 def _version(name: str) -> str:
-    # TensorFlow comes as tensorflow, with GPUs, or as tensorflow-cpu.
+    # TensorFlow's distribution is tensorflow (with GPU support) or tensorflow-cpu.
     for candidate in (name, name.removesuffix("-cpu")):
         try:
             return importlib.metadata.version(candidate)

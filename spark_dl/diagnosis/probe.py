@@ -1,4 +1,4 @@
-"""What a task looks at on its executor, in a barrier stage over all slots: so every executor is seen, at one time."""
+"""Probe of an executor: a task of a barrier stage over all slots, so that all executors are checked at one time."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ _REACH_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """What the driver sends to the tasks.
+    """Request of the driver to the tasks.
 
     Attributes:
-        urls: directories that all should share.
-        token: name of the driver's file in each of them.
-        driver: where the driver listens.
-        modules: what must be there to be imported.
-        thorough: look also at what takes seconds: Horovod, GPUs, space, the ways to the other executors.
+        urls: The directories that all hosts should share.
+        token: The name of the driver's file in each directory.
+        driver: The address of the driver's channel.
+        modules: The modules that the executor must be able to import.
+        thorough: Whether to run the checks that take seconds, too: Horovod's build, GPUs, disk space, and connections
+            to the other executors.
     """
 
     urls: tuple[str, ...]
@@ -45,8 +46,15 @@ class ProbeRequest:
 
 
 def probe_executor(order: ProbeRequest, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """One row of JSON: executor, versions, Horovod (fault), absent modules, directories (url -> fault), driver (fault),
-    findings.
+    """Check the executor of this task.
+
+    Args:
+        order: The request.
+        batches: The task's input, which is discarded.
+
+    Yields:
+        One row of JSON: executor (address), versions, horovod (fault or ""), absent (modules), directories (url ->
+        fault or ""), driver (fault or ""), and the findings of the thorough checks.
     """
     keep_worker(batches)
     context = BarrierTaskContext.get()
@@ -63,7 +71,7 @@ def probe_executor(order: ProbeRequest, batches: Iterable[pa.RecordBatch]) -> It
         "findings": [],
     }
     if order.thorough:
-        first = executors.index(own) == task  # of the tasks on this executor
+        first = executors.index(own) == task  # one task per executor runs the thorough checks
         ways = _ways_to_executors(context, own, first)
         if first:
             found = [ways, *machine.horovod_and_gpus(own), *(machine.space(own, Store(url)) for url in order.urls)]
@@ -72,7 +80,7 @@ def probe_executor(order: ProbeRequest, batches: Iterable[pa.RecordBatch]) -> It
 
 
 def _use(store: Store, token: str, task: int) -> str:
-    """Read the driver's file and leave one; what went wrong, or ""."""
+    """Read the driver's file in a directory and write one; return the fault, or ""."""
     try:
         store.read(token)
         store.write(f"{token}-{task}", b"executor")
@@ -90,7 +98,13 @@ def _way_to_driver(driver: Address) -> str:
 
 
 def _ways_to_executors(context: BarrierTaskContext, own: str, first: bool) -> Finding:
-    """Listen, learn where the others listen, and try to reach each of them."""
+    """Listen on a port, exchange the ports with the other executors, and try to reach each of them.
+
+    Args:
+        context: The task's context; all tasks of the stage must call this.
+        own: This executor's address.
+        first: Whether this task listens and connects; the others only take part in the barriers.
+    """
     closed = []
     with contextlib.ExitStack() as stack:
         port = 0
@@ -105,7 +119,7 @@ def _ways_to_executors(context: BarrierTaskContext, own: str, first: bool) -> Fi
                     socket.create_connection((other.rpartition(":")[0], there), _REACH_SECONDS).close()
                 except OSError as error:
                     closed.append(f"{other} ({type(error).__name__}: {error})")
-        context.barrier()  # nobody stops listening before all have tried
+        context.barrier()  # keeps all ports open until all tasks have tried
     others = len(set(places) - {"", own})
     fix = "Open the ports between the executors' hosts: Horovod connects each with each." if closed else ""
     found = "no way to " + ", ".join(closed) if closed else f"{others} of {others} reached"

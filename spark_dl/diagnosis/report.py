@@ -1,4 +1,4 @@
-"""What was found, and the table that shows it."""
+"""Findings of the checks, and the report that shows them as a table."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["Finding", "Report"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """Finding of one check, a line of the report.
 
     Attributes:
         where: "driver", "cluster", or an executor's address.
-        what: what was looked at.
-        found: what was found.
-        fix: what to do about it; "" where all is well.
+        what: The thing checked, such as a package or a directory.
+        found: The result, such as a version.
+        fix: The fix of a fault; "" if there is no fault.
     """
 
     where: str
@@ -26,7 +26,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `doctor` found. `print(report)` shows it as a table."""
+    """Result of `doctor`. `print(report)` shows it as a table.
+
+    Attributes:
+        findings: All findings.
+    """
 
     findings: tuple[Finding, ...]
 

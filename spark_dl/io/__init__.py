@@ -1,1 +1,1 @@
-"""Files: directories by their URLs, the workspace of a fit, replacing a directory, shipping large payloads."""
+"""Files: directories by URL, the workspace of a fit, replacing of directories, shipping of large payloads to tasks."""

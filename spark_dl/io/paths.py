@@ -1,4 +1,4 @@
-"""Paths and URLs in every spelling that users, Spark and Hadoop have for them, brought to one."""
+"""Normalization of paths and URLs, which users, Spark and Hadoop spell in different ways."""
 
 from __future__ import annotations
 
@@ -24,33 +24,34 @@ __all__ = [
     "spark_pattern",
 ]
 
-# How the URL of a local path begins; what follows is the path as it is, with its blanks and percent signs.
+# The prefix of a local path's URL; the path follows unescaped, with its blanks and percent signs.
 LOCAL = "file://"
-# One letter is a Windows drive and no scheme; a scheme has no slash before its colon.
+# A single letter is a Windows drive, not a scheme; a scheme has no slash before its colon.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _WINDOWS = re.compile(r"[A-Za-z]:|\\\\")
-# Hadoop's names for what others open under another one.
+# Hadoop's scheme -> scheme in pyarrow and fsspec.
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs"}
-# What pyarrow opens itself. Whether fsspec knows another scheme, it is asked.
+# Schemes that pyarrow opens itself. All others are looked up in fsspec.
 _ARROW_SCHEMES = ("hdfs", "viewfs", "s3", "gs")
-# Their URLs begin with a bucket or container; Hadoop's others may leave the host out.
+# Schemes whose URLs must name a bucket or container; Hadoop's others may leave the host out.
 _OBJECT_STORES = ("s3", "gs", "abfs")
-# Where Databricks mounts dbfs:/, and what it opens by plain paths.
+# Databricks' mount of dbfs:/, and its directory that is opened by plain paths.
 _DBFS, _VOLUMES = "/dbfs", "/Volumes"
 _GOOD = "a local path or a URL such as file:/x, hdfs://host/x or s3://bucket/x"
 
 
 def normalized(path: str | os.PathLike[str]) -> str:
-    """Bring a path or URL to the one spelling that means the same in every process.
+    """Normalize a path or URL to the one spelling that means the same in every process.
 
     `file:/x`, `file:///x` and `x` become `file:///absolute/path`; `hdfs:/x` becomes `hdfs:///x`. Other schemes keep the
-    name that Spark knows. `dbfs:/x` becomes its mount.
+    name that Spark knows. `dbfs:/x` becomes the local path of its mount.
 
     Args:
         path: A local path or a URL.
 
     Raises:
-        StoreError: The path is empty, relative within a URL, of Windows or another host, or of an unknown scheme.
+        StoreError: The path is empty, is relative within a URL, is a Windows path, names another host or no bucket,
+            or has an unknown scheme.
     """
     text = _checked(path)
     found = _SCHEME.fullmatch(text)
@@ -75,10 +76,13 @@ def normalized(path: str | os.PathLike[str]) -> str:
 
 
 def spark_path(path: str | os.PathLike[str]) -> str:
-    """Give the path as Spark is given it, where Spark alone opens it: Spark knows more schemes, and its own default.
+    """Convert a path that only Spark opens, which knows more schemes and has its own default file system.
+
+    Args:
+        path: A path or URL.
 
     Raises:
-        StoreError: The path is empty, of Windows or of another host.
+        StoreError: The path is empty, is a Windows path, or names another host.
     """
     text = _checked(path)
     found = _SCHEME.fullmatch(text)
@@ -88,44 +92,51 @@ def spark_path(path: str | os.PathLike[str]) -> str:
 
 
 def spark_pattern(path: str) -> str:
-    """Give the path for Spark's readers, which take some characters for a pattern.
+    """Escape a path for Spark's readers, which take some characters for a glob pattern.
 
-    Local paths below /Volumes are plain ones, as Databricks opens them.
+    Local URLs below /Volumes become plain paths, as Databricks requires.
+
+    Args:
+        path: A path or URL.
     """
     plain = path.removeprefix(LOCAL) if path.startswith(f"{LOCAL}{_VOLUMES}/") else path
     return re.sub(r"([\[\]{}*?\\])", r"\\\1", plain)
 
 
 def opened_as(scheme: str) -> str:
-    """The scheme's name in pyarrow and fsspec."""
+    """Return the name that a scheme has in pyarrow and fsspec."""
     return _ALIASES.get(scheme, scheme)
 
 
 def is_name(name: object) -> bool:
-    """Whether it names something within a directory: it is no path and no URL."""
+    """Tell whether an object is the name of a file or directory, not a path or URL."""
     return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether two directories, as `normalized` URLs, are the same, or one lies in the other."""
+    """Tell whether two directories, as `normalized` URLs, are the same or one is within the other."""
     return holds(one, other) or holds(other, one)
 
 
 def holds(directory: str, path: str) -> bool:
-    """Whether a directory is a path or holds it, both as `normalized` URLs.
+    """Tell whether a path is a directory or within it, both as `normalized` URLs.
 
-    Local ones are compared as the system resolves them, through links and mounts.
+    Local paths are compared after links and mounts are resolved.
+
+    Args:
+        directory: The directory's URL.
+        path: The path's URL.
     """
     if directory.startswith(LOCAL) and path.startswith(LOCAL):
         return _within(_real(directory), _real(path))
     one, other = _compared(directory), _compared(path)
-    # Without a host it is the default one, which only Hadoop's own configuration names.
+    # A missing host means the default one, which only Hadoop's configuration names, so it may be any.
     hosts = {one[1], other[1]} - {""}
     return one[0] == other[0] and len(hosts) < 2 and _below(one[2], other[2])
 
 
 def holds_the_process(url: str) -> bool:
-    """Whether a local directory is or holds the working directory, or the user's home."""
+    """Tell whether a local directory is or contains the working directory or the user's home directory."""
     own = [Path(os.path.expanduser("~"))]
     with contextlib.suppress(OSError):  # the working directory may be gone
         own.append(Path.cwd())
@@ -142,7 +153,7 @@ def _checked(path: str | os.PathLike[str]) -> str:
 
 
 def _file_path(rest: str, text: str) -> str:
-    """The path of what follows `file:`."""
+    """Convert the part of a URL after `file:` to an absolute path."""
     if rest.startswith("//"):
         host, slash, below = rest[2:].partition("/")
         if host not in ("", "localhost"):
@@ -172,7 +183,7 @@ def _mounted(rest: str, text: str) -> str:
 
 
 def _expanded(text: str) -> str:
-    """The local path with ~ replaced by the home directory."""
+    """Expand ~ at the beginning of a local path to the home directory."""
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text:
         raise _bad("A path begins with a home directory that doesn't exist.", text, "Write ./ before a local name.")
@@ -200,7 +211,7 @@ def _check_scheme(scheme: str, text: str) -> None:
             "Write ./ before a local name with a colon.",
         ) from error
     except ImportError:
-        return  # known, and said again with the missing package where it is opened
+        return  # fsspec knows the scheme; opening it will name the missing package
 
 
 def _bad(what: str, received: str, fix: str = "") -> StoreError:
@@ -212,7 +223,7 @@ def _real(url: str) -> str:
 
 
 def _within(directory: str, path: str) -> bool:
-    """Whether a real path is a directory or lies in it; a directory that is mounted twice has two paths."""
+    """Tell whether a real path is a directory or within it; by inode, too, since a mount may give it a second path."""
     if _below(directory, path):
         return True
     try:
@@ -223,7 +234,7 @@ def _within(directory: str, path: str) -> bool:
 
 
 def _ancestors(path: str) -> Iterator[os.stat_result]:
-    """What exists of a path and of the directories above it."""
+    """Yield the stat results of a path and of its parents, as far as they exist."""
     for place in (Path(path), *Path(path).parents):
         try:
             yield place.stat()
@@ -232,10 +243,10 @@ def _ancestors(path: str) -> Iterator[os.stat_result]:
 
 
 def _compared(url: str) -> tuple[str, str, str]:
-    """Scheme, host and path without what doesn't tell directories apart."""
+    """Split a URL into scheme, host and path, without the parts that don't distinguish directories."""
     scheme, _, rest = url.partition("?")[0].partition("://")
     host, _, path = rest.partition("/")
-    if not scheme.startswith("abfs"):  # whose container comes first
+    if not scheme.startswith("abfs"):  # there, the container precedes the @
         host = host.rpartition("@")[2]
     return opened_as(scheme), host.lower(), posixpath.normpath(f"/{path.strip('/')}")
 
@@ -245,7 +256,7 @@ def _below(directory: str, path: str) -> bool:
 
 
 def joined(url: str, name: str) -> str:
-    """Give the URL of what a directory holds under a name; a query stays behind the path."""
+    """Append a name to a directory's URL, before the query if there is one."""
     if url.startswith(LOCAL):
         return f"{LOCAL}{url.removeprefix(LOCAL).rstrip('/')}/{name}"
     path, mark, query = url.partition("?")

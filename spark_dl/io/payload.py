@@ -1,4 +1,4 @@
-"""Bytes on their way to Spark's tasks: a model, which may be larger than what a client of Spark Connect can send."""
+"""Payloads for Spark's tasks, such as a model, which may exceed the message size of Spark Connect."""
 
 from __future__ import annotations
 
@@ -13,26 +13,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Payload"]
 
-# From here on PySpark makes a broadcast of a classic session's function, and it would cost a client of Spark Connect
-# more to send the bytes with each plan; its messages hold 128 MB.
+# From this size on, PySpark broadcasts the function of a classic session. A client of Spark Connect would send the
+# bytes with each plan, in messages of at most 128 MB.
 _LARGE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Payload:
-    """Bytes for the tasks, which travel within the task's function, or as a file of the session.
+    """Bytes for Spark's tasks, sent within the task's function or as a file of the session.
 
     Attributes:
-        content: the bytes; empty where they are in a file.
-        file: name of the session's file, or "".
+        content: The bytes; empty if they are in a file.
+        file: The name of the session's file, or "".
     """
 
     content: bytes = field(repr=False)
     file: str = ""
 
     def ship(self, spark: SparkSession) -> Payload:
-        """What to put into a function for the tasks of this session; a file stays as long as the session does."""
-        from spark_dl.spark.session import is_connect  # where there is a session, there is Spark
+        """Prepare the payload for the tasks of a session: large bytes of Spark Connect become a file of the session.
+
+        Args:
+            spark: The session, which keeps the file until its end.
+
+        Returns:
+            The payload to put into the tasks' function.
+        """
+        from spark_dl.spark.session import is_connect  # imported here, so that this module needs no pyspark
 
         if len(self.content) < _LARGE_BYTES or not is_connect(spark):
             return self
@@ -44,7 +51,7 @@ class Payload:
         return Payload(b"", name)
 
     def load(self) -> bytes:
-        """The bytes, on the driver or in a task."""
+        """Return the bytes, on the driver or in a task."""
         if not self.file:
             return self.content
         from pyspark import SparkFiles

@@ -1,8 +1,8 @@
-"""Directories by URL: what the driver and the ranks read and write beside Spark.
+"""Directories by URL, which the driver and the ranks read and write without Spark.
 
-A path without a scheme is a local path. Other schemes are opened by pyarrow (file, hdfs, s3, gs) or, where it
-knows none, by fsspec. Files appear whole: written aside, then renamed. Names that come from files can't lead out of a
-directory: what reads, writes or removes by name refuses paths.
+A path without a scheme is a local path. URLs are opened by pyarrow (file, hdfs, s3, gs) or else by fsspec. Files are
+written atomically: under a temporary name, then renamed. Methods that take a name refuse paths, so that a name read
+from a file can't lead out of the directory.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["Store"]
 
 @dataclass(frozen=True)
 class Store:
-    """One directory, given by its URL. Picklable: it is opened where it is used.
+    """Directory, by its URL. It is picklable, since each use opens it.
 
     Args:
-        url: A URL as `paths.normalized` gives it.
+        url: The URL, from `paths.normalized`.
     """
 
     url: str
@@ -36,15 +36,19 @@ class Store:
 
     @property
     def shown(self) -> str:
-        """The URL without credentials, for whatever is shown or kept."""
+        """The URL without credentials, for messages and saved metadata."""
         return redact(self.url)
 
     @staticmethod
     def at(path: str | os.PathLike[str]) -> Store:
-        """Give the store at a path or URL, made absolute, so that it means the same in every process.
+        """Make the store of a path or URL, normalized so that it means the same in every process.
+
+        Args:
+            path: The path or URL.
 
         Raises:
-            StoreError: The path can't be used (see `paths.normalized`), or lacks the credentials that it had.
+            StoreError: The path can't be used (see `paths.normalized`), or its credentials were left out when it was
+                saved.
         """
         if is_redacted(os.fspath(path)):
             raise StoreError(
@@ -58,7 +62,10 @@ class Store:
         return Store(paths.normalized(path))
 
     def child(self, name: str) -> Store:
-        """Give the directory `name` in this one.
+        """Make the store of a subdirectory.
+
+        Args:
+            name: The name of the subdirectory.
 
         Raises:
             StoreError: The name is a path.
@@ -67,12 +74,12 @@ class Store:
 
     @property
     def is_local(self) -> bool:
-        """Whether the store lies on the file system of the machine that looks at it."""
+        """Whether the URL is a path in the local file system."""
         return self.url.startswith(paths.LOCAL)
 
     @property
     def path(self) -> str:
-        """The path within its file system."""
+        """The directory's path within its file system."""
         return self._open()[1]
 
     def make(self) -> None:
@@ -82,7 +89,12 @@ class Store:
             filesystem.create_dir(path, recursive=True)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file whole: aside first, then renamed over what was there."""
+        """Write a file under a temporary name, then rename it over an existing file of this name.
+
+        Args:
+            name: The name of the file.
+            content: The content.
+        """
         with self._errors(f"write {name}"):
             filesystem, path = self._open()
             aside = f"{path}/.{self._checked(name)}.{uuid.uuid4().hex}"
@@ -96,44 +108,44 @@ class Store:
                 raise
 
     def read(self, name: str) -> bytes:
-        """The content of a file."""
+        """Read the content of a file."""
         with self._errors(f"read {name}"):
             filesystem, path = self._open()
             with filesystem.open_input_stream(f"{path}/{self._checked(name)}") as stream:
                 return bytes(stream.read())
 
     def names(self) -> list[str]:
-        """The names of the files and directories in it, sorted; none where it does not exist."""
+        """List the names of the files and subdirectories, sorted; empty if the directory doesn't exist."""
         with self._errors("list the directory"):
             filesystem, path = self._open()
             selector = arrow_fs.FileSelector(path, allow_not_found=True)
             return sorted(info.base_name for info in filesystem.get_file_info(selector))
 
     def remove(self, name: str) -> None:
-        """Remove a file; no error where it is gone already."""
+        """Remove a file, if it exists."""
         with self._errors(f"remove {name}"):
             filesystem, path = self._open()
             if filesystem.get_file_info(f"{path}/{self._checked(name)}").type == arrow_fs.FileType.File:
                 filesystem.delete_file(f"{path}/{name}")
 
     def delete(self) -> None:
-        """Remove the directory and all that is in it; no error where it is gone already."""
+        """Remove the directory and its content, if it exists."""
         with self._errors("remove the directory"):
             filesystem, path = self._open()
             if filesystem.get_file_info(path).type == arrow_fs.FileType.Directory:
                 filesystem.delete_dir(path)
 
     def open(self) -> tuple[arrow_fs.FileSystem, str]:
-        """The pyarrow file system and the path in it, for bulk reading and writing."""
+        """Return the pyarrow file system and the path in it, for bulk reading and writing."""
         with self._errors("open"):
             return self._open()
 
     def _open(self) -> tuple[arrow_fs.FileSystem, str]:
-        if self.is_local:  # kept as it was given: blanks and percent signs are part of a local name
+        if self.is_local:  # unescaped, since blanks and percent signs are part of a local name
             return arrow_fs.LocalFileSystem(), self.url.removeprefix(paths.LOCAL)
         scheme, _, rest = self.url.partition("://")
         opened = paths.opened_as(scheme)
-        if opened in ("hdfs", "viewfs") and rest.startswith("/"):  # the host of Hadoop's own configuration
+        if opened in ("hdfs", "viewfs") and rest.startswith("/"):  # the host is in Hadoop's configuration
             return arrow_fs.HadoopFileSystem("default"), rest
         try:
             filesystem, path = arrow_fs.FileSystem.from_uri(f"{opened}://{rest}")
@@ -162,7 +174,12 @@ class Store:
 
 @dataclass
 class _Errors:
-    """Turns what a file system raises into a StoreError that names the directory."""
+    """Context manager that turns errors of a file system into a StoreError with the directory's URL.
+
+    Attributes:
+        url: The directory's URL.
+        action: The attempted action, for the message.
+    """
 
     url: str
     action: str

@@ -1,8 +1,9 @@
-"""Directories that are replaced whole: the new one is written beside the old one, then takes its place.
+"""Replacement of directories: the new one is written beside the old one, then swapped in.
 
-A failure leaves the old directory or the new one, never a mixture. On a local file system both are exchanged in one
-step of the system. Where that can't be had (object stores have no directories, a mount can't be renamed), the new files
-are copied over, and the directory beside is kept until all of them are there.
+On a local file system, both are exchanged in one system call, so that a failure leaves the old directory or the new
+one, never a mixture. HDFS, and systems without that call, rename twice. Where a rename is impossible (object stores
+have no directories, a mount can't be renamed), the new files are copied, and the new directory beside the target stays
+until all of them are there.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def check_replaceable(target: Store) -> None:
-    """Refuse to replace a file, a whole bucket or root, or what the process needs.
+    """Check that a target may be replaced by a directory.
+
+    Args:
+        target: The directory to replace, which may not exist yet.
 
     Raises:
-        StoreError: The target is one of these.
+        StoreError: The target is a file, a whole bucket, or a directory that contains the working directory or the
+            home directory, as the root does.
     """
     filesystem, path = target.open()
     if target.is_local:
@@ -52,14 +57,17 @@ def check_replaceable(target: Store) -> None:
 
 @contextmanager
 def written_beside(target: Store) -> Iterator[Store]:
-    """Give a new name in the directory that holds the target, on the same file system.
+    """Choose a new hidden name beside the target, on the same file system.
 
-    Where the `with` ends by an error, what was written there is removed, and so are directories made for it.
+    If the `with` ends with an error, the directory of this name is removed, and so are new, empty parent directories.
+
+    Args:
+        target: The directory to replace later.
     """
     url = paths.LOCAL + os.path.realpath(target.path) if target.is_local else target.url
     path, mark, query = (url, "", "") if target.is_local else url.partition("?")
     parent, _, name = path.rpartition("/")
-    # Readers of the directory above pass over names with a dot.
+    # Readers of the parent directory skip names that begin with a dot.
     aside = Store(f"{parent}/.{name}-{uuid.uuid4().hex[:12]}" + mark + query)
     above = Path(parent.removeprefix(paths.LOCAL) or "/")
     missing = [place for place in (above, *above.parents) if target.is_local and not place.exists()]
@@ -68,21 +76,21 @@ def written_beside(target: Store) -> Iterator[Store]:
     except BaseException:
         aside.delete()
         for place in missing:
-            with suppress(OSError):  # others may have put something there
+            with suppress(OSError):  # another process may have written into it
                 place.rmdir()
         raise
 
 
 @contextmanager
 def replacing(target: Store, *, overwrite: bool = True) -> Iterator[Store]:
-    """Make a directory that takes the target's place when the `with` ends well, and is removed when it doesn't.
+    """Make a directory that replaces the target when the `with` ends, or is removed if it ends with an error.
 
     Args:
-        target: What it becomes.
-        overwrite: Whether the target may exist and hold files.
+        target: The directory to replace.
+        overwrite: Whether the target may exist with content.
 
     Raises:
-        StoreError: It can't be made, or can't take the place.
+        StoreError: The directory can't be made, or can't replace the target.
     """
     with written_beside(target) as aside:
         aside.make()
@@ -91,15 +99,15 @@ def replacing(target: Store, *, overwrite: bool = True) -> Iterator[Store]:
 
 
 def take_place(aside: Store, target: Store, *, overwrite: bool = True) -> None:
-    """Put a directory that has been written beside a target in its place.
+    """Replace a target with a directory that was written beside it.
 
     Args:
         aside: The new directory, from `written_beside`.
-        target: What it becomes.
-        overwrite: Whether the target may exist and hold files.
+        target: The directory to replace.
+        overwrite: Whether the target may exist with content.
 
     Raises:
-        StoreError: It can't be; the message says what is left where.
+        StoreError: The target can't be replaced. After a failed copy, the message names the directory that is complete.
     """
     filesystem, path = target.open()
     _, new = aside.open()
@@ -109,10 +117,10 @@ def take_place(aside: Store, target: Store, *, overwrite: bool = True) -> None:
         if not overwrite and target.names():
             raise FileExistsError("it has come to exist meanwhile")
         if target.is_local and not overwrite:
-            filesystem.move(new, path)  # fails where there are files now
+            filesystem.move(new, path)  # fails if the target has content by now
             return
         if target.is_local or filesystem.type_name == "hdfs":
-            with suppress(OSError):  # a mount can't be renamed, its content can be replaced
+            with suppress(OSError):  # a mount can't be renamed, but its content can be replaced by the copy below
                 _rename(filesystem, new, path)
                 return
     except (OSError, pa.ArrowException) as error:
@@ -132,7 +140,7 @@ def take_place(aside: Store, target: Store, *, overwrite: bool = True) -> None:
 
 
 def _rename(filesystem: arrow_fs.FileSystem, new: str, path: str) -> None:
-    """Rename a directory over another one, which is removed."""
+    """Rename a directory to the path of another one, which is removed."""
     local = isinstance(filesystem, arrow_fs.LocalFileSystem)
     if filesystem.get_file_info(path).type == arrow_fs.FileType.NotFound:
         filesystem.move(new, path)
@@ -158,7 +166,7 @@ def _rename(filesystem: arrow_fs.FileSystem, new: str, path: str) -> None:
 
 
 def _exchange(one: str, other: str) -> bool:
-    """Exchange two directories in one step; False where the system or the file system can't."""
+    """Exchange two directories atomically; False if the system or the file system can't."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
@@ -168,7 +176,7 @@ def _exchange(one: str, other: str) -> bool:
 
 
 def _copy(aside: Store, target: Store) -> None:
-    """Replace what a directory holds; its mark of success goes first and comes last."""
+    """Replace a directory's content by copying; `_SUCCESS` is removed first and written last."""
     target.make()
     target.remove(_SUCCESS)
     filesystem, path = target.open()
@@ -180,7 +188,7 @@ def _copy(aside: Store, target: Store) -> None:
         if info.type == arrow_fs.FileType.Directory:
             filesystem.create_dir(place, recursive=True)
             continue
-        with suppress(OSError, pa.ArrowException):  # some keep directories only where files are
+        with suppress(OSError, pa.ArrowException):  # some file systems have no empty directories
             filesystem.create_dir(place.rpartition("/")[0], recursive=True)
         _copy_file(filesystem, info.path, place)
 
@@ -188,7 +196,7 @@ def _copy(aside: Store, target: Store) -> None:
 def _copy_file(filesystem: arrow_fs.FileSystem, one: str, other: str) -> None:
     try:
         filesystem.copy_file(one, other)
-    except (NotImplementedError, pa.ArrowNotImplementedError):  # HDFS
+    except (NotImplementedError, pa.ArrowNotImplementedError):  # as on HDFS
         with filesystem.open_input_stream(one) as read, filesystem.open_output_stream(other) as write:
             while part := read.read(16 << 20):
                 write.write(part)

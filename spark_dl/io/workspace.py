@@ -1,4 +1,4 @@
-"""The temporary directory of one fit: owned by a `with`, found again by `spark-dl clean` after a killed driver."""
+"""Temporary directory of one fit, removed when its `with` ends, or by `spark-dl clean` if the driver was killed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ _OWNER = "owner.json"
 
 
 class Workspace:
-    """A new directory below `cache_dir`, or a temporary one, removed when the `with` ends, well or not.
+    """New directory below `cache_dir`, or in the system's temporary directory, removed when the `with` ends.
 
     Args:
-        cache_dir: a directory or URL that driver and executors share; None for a temporary directory.
-        master: Spark's master URL: a temporary directory does only where all is on one machine.
+        cache_dir: The directory or URL that driver and executors share; None for a local temporary directory.
+        master: Spark's master URL. Only a local master can do without `cache_dir`.
+
+    Attributes:
+        store: The directory, once the `with` has begun.
 
     Raises:
-        OptionError: there is no cache_dir, and the executors are elsewhere; or Petastorm could not read it.
-        StoreError: the directory can't be made.
+        OptionError: `cache_dir` is None and the master isn't local, or it contains # or ?, which Petastorm can't read.
+        StoreError: The directory can't be made.
     """
 
     def __init__(self, cache_dir: str | None, master: str) -> None:
@@ -71,18 +74,21 @@ class Workspace:
     def __exit__(self, *error: object) -> None:
         try:
             self.store.delete()
-        except StoreError as left:  # neither a fitted model nor the real cause may be lost for it
+        except StoreError as left:  # must cost neither the fitted model nor the original error
             warn(f"{left} `spark-dl clean` removes it later.", 2)
 
 
 def clean(cache_dir: str) -> list[str]:
-    """Remove what killed drivers of this host left in a cache directory.
+    """Remove the workspaces that killed drivers of this host have left in a cache directory.
+
+    Args:
+        cache_dir: The cache directory or its URL.
 
     Returns:
-        the directories removed. Those of living processes, and of other hosts, stay.
+        The removed directories. Those of running processes and of other hosts stay.
 
     Raises:
-        StoreError: there is no such directory.
+        StoreError: There is no such directory, or it can't be read or written.
     """
     removed = []
     parent = Store.at(cache_dir)
@@ -96,7 +102,7 @@ def clean(cache_dir: str) -> list[str]:
             owner = json.loads(store.read(_OWNER))
             host, pid = owner["host"], int(owner["pid"])
         except (StoreError, ValueError, KeyError, TypeError, OverflowError):
-            continue  # not ours, or being made
+            continue  # not a workspace, or one that is being made
         if host == socket.gethostname() and not is_alive(pid):
             store.delete()
             removed.append(store.shown)
@@ -104,16 +110,16 @@ def clean(cache_dir: str) -> list[str]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether this host has such a process."""
+    """Tell whether this host has a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # the latter names no process; what names it isn't ours
+    except (PermissionError, OverflowError):  # another user's process, or no valid process id
         return True
     return True
 
 
 def free_bytes(store: Store) -> int | None:
-    """Free space of a local store's file system; None where it can't be told."""
+    """Return the free bytes of a local store's file system; None for other stores."""
     return shutil.disk_usage(store.path).free if store.is_local else None

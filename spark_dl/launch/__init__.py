@@ -1,1 +1,1 @@
-"""N copies of one function, each a Horovod rank in a fresh process, gang-scheduled by Spark."""
+"""Launching of Horovod ranks: one function in N fresh processes, one per task of a Spark barrier stage."""

@@ -1,4 +1,4 @@
-"""One task of the barrier stage: find the place among the ranks, start the rank's process, pass on its words."""
+"""One task of the barrier stage: starts the process of its rank, and forwards its messages to the driver."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ RESULT_SCHEMA = "rank int, ok boolean, content binary"
 
 @dataclass(frozen=True)
 class RankJob:
-    """What the driver sends to every task.
+    """The part of a launch that is the same for all tasks.
 
     Attributes:
-        payload: the cloudpickled function of one `Rank`.
-        channel: where the driver listens.
-        modules: what the ranks import beside TensorFlow and Horovod.
-        threads: computing threads of a rank, 0 for the task's cores.
-        interface: name or CIDR of the network between the ranks, or None.
-        share_gpus: whether two ranks may be given the same GPU.
-        reach_timeout: seconds for reaching rank 0.
-        collective_timeout: seconds after which a silent peer counts as lost.
+        payload: The cloudpickled function, which is called with a `Rank`.
+        channel: The address of the driver's channel.
+        modules: The modules that ranks import besides TensorFlow and Horovod.
+        threads: The number of computing threads of a rank; 0 for as many as the task has cores.
+        interface: The name or CIDR of the network between the ranks; None for the one that reaches rank 0.
+        share_gpus: Whether two ranks may have the same GPU.
+        reach_timeout: The seconds to wait for a connection to rank 0.
+        collective_timeout: The seconds after which a silent peer counts as lost.
     """
 
     payload: bytes
@@ -49,9 +49,16 @@ class RankJob:
 
 
 def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Run one rank; yield one row: its value, or its failure. A rank's error is a row, so that the stage ends.
+    """Run one rank in a task of the barrier stage.
 
-    The input is read, although nothing is in it that matters: Spark keeps only such workers for its next task.
+    The unused input is read, since Spark reuses only Python workers that have read theirs.
+
+    Args:
+        job: The launch.
+        batches: The task's input, which is discarded.
+
+    Yields:
+        One row of `RESULT_SCHEMA`: the rank's value or its failure. A failure is a row, so that the stage ends well.
     """
     import cloudpickle
 
@@ -71,7 +78,7 @@ def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
 
 
 def _tell(job: RankJob, context: BarrierTaskContext) -> bytes | failure.Failure:
-    """Run the rank, and tell the driver at once if it failed: its row comes only when all have ended."""
+    """Run the rank, and report a failure to the driver at once: the driver gets rows only when all tasks have ended."""
     rank, host = context.partitionId(), socket.gethostname()
     try:
         with contextlib.closing(channel.Sender(job.channel)) as sender:
@@ -82,7 +89,7 @@ def _tell(job: RankJob, context: BarrierTaskContext) -> bytes | failure.Failure:
             if isinstance(outcome, failure.Failure):
                 sender.send({"event": "failed", "rank": rank, "failure": outcome.summary()})
             return outcome
-    except ClusterError as error:  # there is no way to the driver
+    except ClusterError as error:  # the driver can't be reached
         return failure.of_exception(error, rank, host)
 
 
@@ -100,7 +107,7 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender)
         rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0], alone))) if rank == 0 else None
         place = [rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None
         facts = {"place": place, "gpus": resources.gpu_names(gpus)}
-        # In hvd.init the ranks have little patience with each other: none goes there before all can.
+        # hvd.init times out soon, so no rank calls it before all are ready.
         if not process.ready():
             return failure.crash(rank, hosts[rank], *process.exit())
         sender.send({"event": "ready", "rank": rank, "facts": facts})

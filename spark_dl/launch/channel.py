@@ -1,7 +1,7 @@
-"""How ranks and the driver speak while the ranks run: JSON lines over one TCP connection for each rank.
+"""Channel between the driver and the running ranks: JSON lines over one TCP connection per rank.
 
-Guarded by a token, with a size limit on each line. What must not be lost travels as rows of the Spark job; the channel
-carries what must be known now: where the ranks meet, progress, and that a rank has failed.
+It is guarded by a token and limits each line to 1 MiB. Results are rows of the Spark job, so that none is lost; the
+channel carries what is needed at once: the rendezvous address, progress, and failures.
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["Address", "Channel", "Sender"]
 
 _LONGEST_LINE = 1 << 20
-# A stranger who connects and says nothing is let go.
+# A connection that sends no token in this time is closed.
 _TOKEN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a channel listens, and the token that opens it."""
+    """Address of a channel.
+
+    Attributes:
+        host: The driver's address as the executors know it.
+        port: The port at which the channel listens.
+        token: The token that a rank must send first.
+    """
 
     host: str
     port: int
@@ -40,12 +46,18 @@ class Address:
 
 
 class Channel:
-    """The driver's end, open while the `with` lasts.
+    """The driver's end of the channel, open while the `with` lasts.
 
     Args:
-        host: the driver's address as the executors know it.
-        bind: the address to listen on, where it differs.
-        messages: where each message is put, as a dict.
+        host: The driver's address as the executors know it.
+        bind: The address to listen on, which may differ.
+        messages: The queue that receives each message as a dict.
+
+    Attributes:
+        address: The address for the ranks, with the token.
+
+    Raises:
+        ClusterError: This host can't listen on the address.
     """
 
     def __init__(self, host: str, bind: str, messages: queue.Queue[dict[str, Any]]) -> None:
@@ -66,7 +78,7 @@ class Channel:
                     ranks.append(self.connection)
                 try:
                     while line := self._line():
-                        with contextlib.suppress(ValueError):  # a line that was too long costs itself alone
+                        with contextlib.suppress(ValueError):  # a line that was too long is skipped
                             messages.put(json.loads(line))
                 finally:
                     with lock:
@@ -75,7 +87,7 @@ class Channel:
             def _line(self) -> bytes:
                 try:
                     return self.rfile.readline(_LONGEST_LINE).strip()
-                except OSError:  # the rank's process is gone: Spark tells the driver what became of it
+                except OSError:  # the rank's task is gone: Spark reports it to the driver
                     return b""
 
         try:
@@ -97,14 +109,14 @@ class Channel:
 
     @classmethod
     def of(cls, spark: SparkSession, messages: queue.Queue[dict[str, Any]]) -> Channel:
-        """A channel on the address at which the session's executors know the driver."""
+        """Make a channel on the address at which the session's executors know the driver."""
         return cls(*driver_address(spark), messages)
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send a message to all ranks that are connected."""
+        """Send a message to all connected ranks."""
         line = json.dumps(message).encode() + b"\n"
         for rank in self._connected():
-            with contextlib.suppress(OSError):  # it is gone: Spark tells the driver what became of it
+            with contextlib.suppress(OSError):  # the rank's task is gone: Spark reports it to the driver
                 rank.sendall(line)
 
     def _connected(self) -> list[socket.socket]:
@@ -125,16 +137,20 @@ class Channel:
 
 
 def _limit_sending(connection: socket.socket, seconds: float = 10.0) -> None:
-    """Nobody is held up by an end that stands still; waiting for its word has no limit but that the host is there."""
+    """Limit how long sending may block; receiving blocks as long as TCP keepalive finds the other host alive."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), 0))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 class Sender:
-    """A rank's end.
+    """The end of the channel in a rank's task.
+
+    Args:
+        address: The address of the driver's end.
+        timeout: The seconds to wait for the connection, and for each message to be sent.
 
     Raises:
-        ClusterError: the driver can't be reached.
+        ClusterError: The driver can't be reached.
     """
 
     def __init__(self, address: Address, timeout: float = 10.0) -> None:
@@ -157,7 +173,7 @@ class Sender:
         self._socket.sendall(address.token.encode() + b"\n")
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send one message; nothing is raised where the driver has gone, since Spark then ends the task."""
+        """Send one message. If the driver is gone, nothing is raised, since Spark ends the task."""
         line = json.dumps(message).encode() + b"\n"
         with self._lock:
             try:
@@ -169,7 +185,7 @@ class Sender:
         """Wait for the driver's next message.
 
         Raises:
-            ClusterError: the driver is gone.
+            ClusterError: The connection has ended.
         """
         try:
             line = self._lines.readline(_LONGEST_LINE)

@@ -1,4 +1,4 @@
-"""What became of a rank that failed, as a record that travels, and which of several failures is the cause."""
+"""A rank's failure as a picklable record, and the choice of the cause among several failures."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _DIED = "ProcessDied"
 
 @dataclass(frozen=True)
 class Failure:
-    """One rank's end.
+    """Failure of one rank.
 
     Attributes:
-        rank: the rank.
-        host: its host.
-        kind: name of the exception's class.
-        message: the exception's text.
-        trace: the traceback as text.
-        at: seconds since the epoch, by the host's clock.
-        secondary: whether it is a collective that failed because another rank was gone.
-        exception: the pickled exception, or None where it can't be pickled.
-        log: the last lines that the rank's process printed.
+        rank: The rank.
+        host: The rank's host.
+        kind: The name of the exception's class; "ProcessDied" if the process ended without one.
+        message: The exception's text.
+        trace: The traceback as text; after "ProcessDied" the last lines that the process printed.
+        at: The time in seconds since the epoch, by the host's clock.
+        secondary: Whether a collective failed because another rank was gone.
+        exception: The pickled exception, or None if it can't be pickled.
+        log: The last lines that the rank's process printed, if its function raised.
     """
 
     rank: int
@@ -50,17 +50,17 @@ class Failure:
 
     @property
     def lost(self) -> bool:
-        """Whether the rank did not fail by itself: its process died, or it could no longer reach another."""
+        """Whether the rank's own code did not fail: its process died, or it could no longer reach another rank."""
         return self.secondary or self.kind == _DIED
 
     def summary(self) -> dict[str, Any]:
-        """All but the exception, fit for JSON."""
+        """Return all fields but the exception, as a JSON-compatible dict."""
         fields = asdict(self)
         del fields["exception"]
         return fields
 
     def error(self) -> RankError:
-        """The error to raise on the driver, with the rank's own exception as its cause."""
+        """Build the error to raise on the driver, with the rank's own exception as its cause."""
         end, log = (
             (f"raised {self.kind}: ", "Its traceback") if self.kind != _DIED else ("was lost: ", "Its last words")
         )
@@ -76,21 +76,27 @@ class Failure:
         return error
 
     def _original(self) -> BaseException | None:
-        if self.exception is None:  # the stage was cancelled, and the rows with the exceptions are lost
+        if self.exception is None:  # after a cancelled stage only the summaries are left, without the exceptions
             builtin = getattr(builtins, self.kind, None)
-            with contextlib.suppress(TypeError):  # some builtins want more than a message
+            with contextlib.suppress(TypeError):  # some builtins need more than a message
                 if isinstance(builtin, type) and issubclass(builtin, Exception):
                     return builtin(self.message)
             return None
         try:
-            original = pickle.loads(self.exception)  # our own executor's bytes, as every Spark result
+            original = pickle.loads(self.exception)  # bytes of this application's executor, like any Spark result
         except Exception:
-            return None  # its class can't be imported here: the text says what it was
+            return None  # its class can't be imported here; kind and message remain
         return original if isinstance(original, BaseException) else None
 
 
 def of_exception(error: BaseException, rank: int, host: str) -> Failure:
-    """The record of an exception that a rank's function raised, without credentials."""
+    """Make the record of an exception, without credentials.
+
+    Args:
+        error: The exception; credentials in it are replaced in place.
+        rank: The rank.
+        host: The rank's host.
+    """
     redact_error(error)
     try:
         pickled = cloudpickle.dumps(error)
@@ -110,13 +116,13 @@ def of_exception(error: BaseException, rank: int, host: str) -> Failure:
 
 
 def crash(rank: int, host: str, exit_code: int, log: str) -> Failure:
-    """The record of a rank whose process ended without a word.
+    """Make the record of a rank whose process ended without a result or an exception.
 
     Args:
-        rank: the rank.
-        host: its host.
-        exit_code: the process's; -n where signal n killed it.
-        log: the last lines that it printed.
+        rank: The rank.
+        host: The rank's host.
+        exit_code: The exit code of the process; -n if signal n killed it.
+        log: The last lines that the process printed.
     """
     if exit_code == -9:
         message = (
@@ -127,13 +133,13 @@ def crash(rank: int, host: str, exit_code: int, log: str) -> Failure:
         message = f"was ended by signal {-exit_code}"
     else:
         message = f"left with exit code {exit_code} before it was done"
-    # A rank that native code aborted because a peer was gone says so; one that was killed is a cause, whatever it said.
+    # Native code that aborts because a peer is gone logs so; a killed rank is a cause, whatever it logged.
     secondary = exit_code != -9 and "horovod" in log.lower()
     return Failure(rank, host, _DIED, f"its process {message}", log, time.time(), secondary)
 
 
 def first_cause(failures: Iterable[Failure]) -> Failure:
-    """The failure that explains the others: the earliest that isn't a collective's."""
+    """Choose the failure that explains the others: the earliest that isn't a failed collective, if there is one."""
     return min(failures, key=lambda failure: (failure.secondary, failure.at))
 
 
@@ -141,6 +147,6 @@ def _of_a_collective(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     if "HorovodInternalError" in names:
         return True
-    # By operation ("HorovodAllreduce", "horovod_allreduce") or by what it ran on; paths of files may hold any word.
+    # The text names the operation ("HorovodAllreduce", "horovod_allreduce") or Gloo; file paths may contain any word.
     lines = [line for line in str(error).splitlines() if not line.lstrip().startswith('File "')]
     return "OpError" in names and any(word in line.lower() for word in ("horovod", "gloo") for line in lines)

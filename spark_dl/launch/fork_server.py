@@ -1,11 +1,11 @@
-"""The process that ranks are forked from: it imports TensorFlow once for all ranks of its executor, fit after fit.
+"""Fork server of the ranks: imports TensorFlow once for all ranks of its executor, fit after fit.
 
-Run as `python -m spark_dl.launch.fork_server DIRECTORY EXECUTOR MODULE...`. A task that wants a rank connects to its
-socket and sends the rank's environment with three descriptors: for its orders, its output and its answers. It is told
-the rank's process, and in the end its exit code. The connection is the rank's life: when it closes, the rank is killed,
-even a frozen one. The host ends with the executor, or when it has had no rank for a while.
+Run as `python -m spark_dl.launch.fork_server DIRECTORY EXECUTOR MODULE...`. A task that needs a rank connects to its
+socket and sends the rank's environment with three file descriptors: for the rank's task, its output and its answers.
+The server replies with the rank's process id and, in the end, its exit code. When the task closes the connection, the
+rank is killed, even if it is frozen. The server ends with the executor, or after 120 s without a rank.
 
-The host itself computes nothing: it has one thread, and what it forks finds TensorFlow as it is after an import.
+The server computes nothing and has one thread, so a forked rank has TensorFlow as it is after an import.
 """
 
 from __future__ import annotations
@@ -48,27 +48,27 @@ _IDLE_SECONDS = 120.0
 _TICK_SECONDS = 1.0
 _STARTS_SECONDS = 60.0
 _DESCRIPTORS = 3
-# A task that connects and asks for nothing must not hold the others up.
+# A task that connects and requests nothing must not block the others.
 _REQUEST_SECONDS = 5.0
-# What libraries read as they are imported. All else is the rank's own matter, which gets its whole environment.
+# Variables that libraries read when they are imported. Each rank gets all others in its own environment.
 _OF_IMPORTS = (
     *("ARROW_", "CUDA_", "GOTO_", "KERAS_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "PROTOCOL_BUFFERS_"),
     *("PYTHON", "TF2_", "TF_", "XLA_"),
 )
 _NOT_OF_IMPORTS = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHON_")
-# A path of a socket has room for 107 bytes.
+# The path of a Unix socket has at most 107 bytes.
 _LONGEST_PATH = 100
 _SOCKET = "socket"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The rank that a task wants.
+    """A task's request for a rank.
 
     Attributes:
-        environment: all of its variables.
-        path: its sys.path.
-        directory: its working directory.
+        environment: All environment variables of the rank.
+        path: The rank's sys.path.
+        directory: The rank's working directory.
     """
 
     environment: dict[str, str]
@@ -77,23 +77,25 @@ class Wanted:
 
 
 def connect(environment: Mapping[str, str], modules: Sequence[str]) -> tuple[socket.socket, Path]:
-    """A connection to this executor's host for ranks of such an environment, which is started where there is none, and
-    the host's directory.
+    """Connect to this executor's fork server for an environment, and start the server if there is none.
 
     Args:
-        environment: a rank's, over the task's own.
-        modules: what the host imports beside TensorFlow and Horovod.
+        environment: The rank's variables, which override the task's own.
+        modules: The modules that the server imports besides TensorFlow and Horovod.
+
+    Returns:
+        The connection, and the server's directory.
 
     Raises:
-        ClusterError: no host can be started.
+        ClusterError: No server can be started, or its directory belongs to or is open to another user.
     """
-    # What Spark put on this worker's path (addPyFile, spark-submit --py-files) is the rank's, too.
+    # The rank needs what Spark put on this worker's path (addPyFile, spark-submit --py-files).
     variables = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     place = _place(variables, modules)
     command = [sys.executable, "-m", "spark_dl.launch.fork_server", str(place), str(_executor()), *modules]
     end = time.monotonic() + _STARTS_SECONDS
     while time.monotonic() < end:
-        # One task starts it, the others find it; and it doesn't end while one of them is on its way.
+        # Under the lock, one task starts the server and the others find it; it can't end in between.
         with contextlib.suppress(FileExistsError, FileNotFoundError), _locked(place):
             with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
                 return _connected(place), place
@@ -117,15 +119,22 @@ def connect(environment: Mapping[str, str], modules: Sequence[str]) -> tuple[soc
 
 
 def ask(host: socket.socket, wanted: Wanted, descriptors: Sequence[int]) -> None:
-    """Ask for a rank: its orders are read from the first descriptor, its output and answers go to the others."""
-    with contextlib.suppress(OSError):  # the host is gone: the end of the connection tells so
+    """Request a rank from a fork server.
+
+    Args:
+        host: The connection to the server.
+        wanted: The request.
+        descriptors: Three file descriptors: the rank reads its task from the first, and writes its output to the
+            second and its answers to the third.
+    """
+    with contextlib.suppress(OSError):  # the server is gone, which the end of the connection shows
         socket.send_fds(host, [b"r"], descriptors)
         with host.makefile("wb") as stream:
             write_frame(stream, wanted)
 
 
 def last_words(place: Path) -> str:
-    """What a host in this directory printed last."""
+    """Read the last 2000 characters that the fork server in a directory printed; "nothing" if there is no log."""
     try:
         return (place / "log").read_text(errors="replace")[-2000:]
     except OSError:
@@ -133,12 +142,12 @@ def last_words(place: Path) -> str:
 
 
 def _place(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
-    """The directory of the host for such variables."""
+    """Name the fork server's directory: one per executor, list of modules, and variables that imports read."""
     known = (name for name in sorted(variables) if name.startswith(_OF_IMPORTS))
     read = [name for name in known if not name.startswith(_NOT_OF_IMPORTS)]
     told = [variables["PYTHONPATH"], *((name, variables[name]) for name in read)]
     facts = repr([sys.executable, socket.gethostname(), os.getuid(), _executor(), *modules, told])
-    # Spark removes its own directory, which no other executor has, even after a crash of the executor.
+    # Each executor has its own Spark directory, which Spark removes even after a crash of the executor.
     given = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
     parent = given if os.path.isdir(given) else tempfile.gettempdir()
     return Path(parent, f"ranks-{hashlib.sha256(facts.encode()).hexdigest()[:16]}")
@@ -146,7 +155,7 @@ def _place(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def _address(place: Path) -> Iterator[str]:
-    """The path of a host's socket, in the few bytes that it may have."""
+    """Shorten the path of a fork server's socket to what the system allows, while the `with` lasts."""
     path = str(place / _SOCKET)
     if len(path) <= _LONGEST_PATH:
         yield path
@@ -160,10 +169,11 @@ def _address(place: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """Alone among those who start, find or end this host.
+    """Hold the lock under which a fork server is started, found or ended, and make its directory.
 
     Raises:
-        FileNotFoundError: the directory went with a host that has ended.
+        FileNotFoundError: The directory was removed meanwhile by a server that ended.
+        ClusterError: The directory isn't this user's alone.
     """
     place.mkdir(mode=0o700, exist_ok=True)
     _refuse_others(place)
@@ -188,7 +198,7 @@ def _refuse_others(place: Path) -> None:
 
 
 def _executor() -> int:
-    """The process that this one's tasks end with: the daemon that Spark forks Python workers from."""
+    """Return the id of the executor's daemon, from which Spark forks Python workers; this process's id without one."""
     parent = psutil.Process().parent()
     return parent.pid if parent and "pyspark.daemon" in parent.cmdline() else os.getpid()
 
@@ -205,24 +215,24 @@ def _connected(place: Path) -> socket.socket:
 
 
 class _Host:
-    """Listens, forks, kills, and tells of ends.
+    """Fork server: forks ranks on request, kills them when their task disconnects, and reports their exit codes.
 
     Args:
-        place: its directory.
-        executor: the process that it ends with.
+        place: The server's directory, which holds its socket.
+        executor: The id of the process with which the server ends.
     """
 
     def __init__(self, place: Path, executor: int) -> None:
         self._place = place
         self._executor = executor
-        self._ranks: dict[int, socket.socket] = {}  # by process, the connections of their tasks
+        self._ranks: dict[int, socket.socket] = {}  # process id -> connection of the task
         self._listener = socket.socket(socket.AF_UNIX)
         with _address(place) as address:
             self._listener.bind(address)
         self._listener.listen(128)
 
     def run(self) -> None:
-        """Until the executor is gone, or nobody has wanted a rank for a while; its ranks and directory end with it."""
+        """Serve until the executor is gone or no rank was needed for a while, then remove the directory."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -241,7 +251,7 @@ class _Host:
                         selector.register(connection, selectors.EVENT_READ, pid)
                 elif key.fileobj == reading:
                     os.read(reading, 1 << 16)
-                else:  # the task says nothing more: it is gone, or wants the rank's end
+                else:  # the task has disconnected: it is gone, or ends the rank
                     selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)
             for pid, code in _ended():
@@ -255,7 +265,7 @@ class _Host:
         shutil.rmtree(self._place, ignore_errors=True)
 
     def _closes(self) -> bool:
-        """Stop listening, unless a task is on its way."""
+        """Remove the directory, so that no task finds this server; False if a task is connecting."""
         with _locked(self._place):
             if select.select([self._listener], [], [], 0)[0]:
                 return False
@@ -263,7 +273,7 @@ class _Host:
             return True
 
     def refuse(self, why: str) -> None:
-        """Tell all that want a rank why there is none, and end."""
+        """Answer all requests with the reason why there is no rank, then end."""
         while not self._closes():
             with contextlib.suppress(OSError), self._accepted() as (connection, _, _):
                 _tell(connection, {"failed": why})
@@ -271,7 +281,7 @@ class _Host:
 
     @contextlib.contextmanager
     def _accepted(self) -> Iterator[tuple[socket.socket, Wanted | None, list[int]]]:
-        """The next task's connection, what it wants, and its descriptors, which are closed at the end."""
+        """Accept the next task's connection, with its request and its descriptors, which are closed at the end."""
         connection, _ = self._listener.accept()
         connection.settimeout(_REQUEST_SECONDS)
         _, descriptors, _, _ = socket.recv_fds(connection, 1, _DESCRIPTORS)
@@ -280,7 +290,7 @@ class _Host:
                 wanted = read_frame(stream)
             connection.settimeout(None)
             yield connection, wanted, descriptors
-        except Exception:  # only this task's rank is lost
+        except Exception:  # costs only this task its rank
             _tell(connection, {"failed": traceback.format_exc()})
             connection.close()
             raise
@@ -289,7 +299,11 @@ class _Host:
                 os.close(descriptor)
 
     def _fork(self) -> tuple[int, socket.socket | None]:
-        """The next rank, and the connection of its task; None where there is none."""
+        """Fork the next rank.
+
+        Returns:
+            The rank's process id and its task's connection; 0 and None if no rank was forked.
+        """
         sys.stdout.flush()
         host = os.getpid()
         with contextlib.suppress(Exception), self._accepted() as (connection, wanted, descriptors):
@@ -306,7 +320,7 @@ class _Host:
         return 0, None
 
     def _become(self, wanted: Wanted, descriptors: Sequence[int], host: int) -> NoReturn:
-        """What is a rank from here on."""
+        """Turn this forked process into the rank, and never return."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -322,9 +336,9 @@ class _Host:
             os.environ.update(wanted.environment)
             os.chdir(wanted.directory)
             sys.path[:] = wanted.path
-            importlib.invalidate_caches()  # of what was not there when the host looked
-            tempfile.tempdir = None  # as the environment says
-            np.random.seed()  # else all ranks of a host would draw the same
+            importlib.invalidate_caches()  # files may have been added since the server's imports
+            tempfile.tempdir = None  # TMPDIR of the new environment applies
+            np.random.seed()  # else all ranks of a server would draw the same numbers
             gc.enable()
             rank_main.serve(answers)
         except BaseException:
@@ -334,7 +348,7 @@ class _Host:
 
 
 def _ended() -> Iterator[tuple[int, int]]:
-    """Ranks that have ended since the last look, with their exit codes."""
+    """Yield the process ids and exit codes of the ranks that have ended since the last call."""
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -349,17 +363,23 @@ def _tell(connection: socket.socket, message: dict[str, int | str]) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Let the system kill this process with its host: also when it is frozen or deep in native code."""
+    """Have the system kill this process when the fork server ends, even if it is frozen or in native code."""
     library = ctypes.CDLL(None)
     if hasattr(library, "prctl"):  # Linux
         library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         library.prctl(_PR_SET_NAME, b"spark-dl-rank")
-    if os.getppid() != parent:  # it was gone before this could be asked for
+    if os.getppid() != parent:  # the server ended before the request took effect
         os._exit(1)
 
 
 def main(place: Path, executor: int, modules: Sequence[str]) -> None:
-    """Be a host."""
+    """Import what ranks need, then run the fork server.
+
+    Args:
+        place: The server's directory.
+        executor: The id of the process with which the server ends.
+        modules: The modules to import besides TensorFlow and Horovod.
+    """
     host = _Host(place, executor)
     try:
         with gc_paused():
@@ -371,7 +391,7 @@ def main(place: Path, executor: int, modules: Sequence[str]) -> None:
         host.refuse(traceback.format_exc())
         return
     gc.disable()
-    gc.freeze()  # the pages of what is imported stay shared with the ranks
+    gc.freeze()  # keeps the memory pages of the imports shared with the ranks
     host.run()
 
 

@@ -1,4 +1,4 @@
-"""Messages between a task, its rank and the rank's host: pickled, with their length before them."""
+"""Messages between a task, its rank and the fork server: pickles, each after its length in 8 bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_frame(stream: BinaryIO, message: Any) -> None:
 
 
 def read_frame(stream: BinaryIO) -> Any:
-    """Read one message, or None at the end of the stream."""
+    """Read one message; None at the end of the stream."""
     header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None

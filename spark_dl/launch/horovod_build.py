@@ -1,4 +1,4 @@
-"""Whether the Horovod that is installed can train with TensorFlow: told by its files, since an import takes seconds."""
+"""Check of the installed Horovod for TensorFlow support, by its files, since importing it takes seconds."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ HOROVOD_FIX = (
 
 
 def horovod_fault() -> str:
-    """Say why Horovod can't train with TensorFlow in this Python, or ""."""
+    """Find out why Horovod can't train with TensorFlow in this Python; "" if it can."""
     spec = importlib.util.find_spec("horovod")
     if spec is None or not spec.submodule_search_locations:
         return "Horovod isn't installed"
     root = Path(spec.submodule_search_locations[0])
-    # Horovod's own set-up leaves out, without an error, what TensorFlow needs where it can't import TensorFlow.
+    # Without an importable TensorFlow, Horovod's setup silently skips its TensorFlow library.
     if not (root / "tensorflow" / f"mpi_lib{sysconfig.get_config_var('EXT_SUFFIX')}").exists():
         return "Horovod was built without TensorFlow"
     try:
         built_with = str(json.loads((root / "metadata.json").read_text(encoding="utf-8"))["tensorflow"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""  # only what is known to be wrong is a fault
+        return ""  # an unknown version is no fault
     installed = _tensorflow()
     if installed and built_with.split(".")[:2] != installed.split(".")[:2]:
         return f"Horovod was built with TensorFlow {built_with}, and {installed} is installed"
@@ -38,11 +38,11 @@ def horovod_fault() -> str:
 
 
 def unfit_horovod(where: str, fault: str) -> ClusterError:
-    """The error for a Horovod with a fault.
+    """Build the error for a Horovod that can't train with TensorFlow.
 
     Args:
-        where: "driver", or an executor.
-        fault: what `horovod_fault` says there.
+        where: "driver", or "executor" with its address.
+        fault: The result of `horovod_fault` there.
     """
     return ClusterError(
         explain(

@@ -1,4 +1,4 @@
-"""The driver's side of a launch: submit the barrier stage, listen to the ranks, raise the first real cause."""
+"""Launch on the driver: submits the barrier stage, monitors the ranks, and raises the first cause of a failure."""
 
 from __future__ import annotations
 
@@ -34,22 +34,24 @@ def run_ranks(
     on_report: Callable[[dict[str, Any]], None] = lambda content: None,
     modules: Sequence[str] = (),
 ) -> list[Any]:
-    """Call a function with its `Rank` on every rank, once earlier calls of this application have their slots.
+    """Call a function on Horovod ranks, once earlier calls of this application have their slots.
 
     Args:
-        spark: the session.
-        function: is called on every rank.
-        size: the number of ranks.
-        settings: what each is given.
-        on_report: gets what the ranks report, in this thread; and a warning where it waits for other calls' slots.
-        modules: what the function imports, beside TensorFlow and Horovod: it is imported once for all calls.
+        spark: The session.
+        function: The function that each rank calls with its `Rank`.
+        size: The number of ranks.
+        settings: The launch settings.
+        on_report: Called in this thread with the ranks' reports, and with warnings about waiting for slots and about
+            stuck ranks.
+        modules: The modules that the function imports besides TensorFlow and Horovod. An executor imports them once
+            for all calls.
 
     Returns:
-        what each rank returned, in rank order.
+        The values that the ranks returned, in rank order.
 
     Raises:
-        ClusterError: no slots in time, or ranks that don't meet in time.
-        RankError: a rank raised, or its process died.
+        ClusterError: There were no slots in time, or the ranks did not meet in time.
+        RankError: A rank raised, is stuck, or was lost, or its result can't be unpickled.
     """
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
     with (
@@ -85,7 +87,7 @@ def _values(collect: Callable[[], list[Row]], watch: RankMonitor) -> list[Any]:
         rows = sorted(collect(), key=lambda row: int(row["rank"]))
     except Exception as error:
         if not watch.failures:
-            # A client of Spark Connect is told of it with one l.
+            # Spark Connect spells it with one l.
             cancelled = re.search("cancell?ed", str(error), re.IGNORECASE) is not None
             raise RankError(f"The Spark job that ran the ranks failed: {_said(error)}", lost=not cancelled) from error
         rows = []
@@ -98,7 +100,7 @@ def _values(collect: Callable[[], list[Row]], watch: RankMonitor) -> list[Any]:
 
 
 def _said(error: Exception) -> str:
-    """What Spark says of a failed job, without the Java stack around it."""
+    """Extract Spark's message about a failed job from the Java stack trace around it."""
     text = str(error)
     found = re.search(r"(ExecutorLostFailure|Could not recover from|Job aborted)[^\n]*", text)
     return found[0] if found else text
@@ -106,7 +108,7 @@ def _said(error: Exception) -> str:
 
 def _value(row: Row) -> Any:
     try:
-        return pickle.loads(row["content"])  # our own executor's bytes, as every Spark result
+        return pickle.loads(row["content"])  # bytes of this application's executor, like any Spark result
     except Exception as error:
         raise RankError(
             explain(

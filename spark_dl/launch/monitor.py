@@ -1,4 +1,4 @@
-"""What the driver knows of running ranks, from what they say and from what they no longer say."""
+"""The driver's view of running ranks: their messages, their heartbeats and the deadlines for both."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ from spark_dl.launch.slot_queue import TELL_SECONDS, Claim
 
 __all__ = ["RankMonitor"]
 
-# How long the other ranks may take to notice that one has failed, before the stage is cancelled.
+# After a failure, the other ranks get this long to report theirs before the stage is cancelled.
 _FAILURE_GRACE_SECONDS = 5.0
 _LATE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """A rank's last mark: how many it was, where, its stack if it has stood there, and when it came."""
+    """A rank's last heartbeat.
+
+    Attributes:
+        count: The number of heartbeats so far.
+        where: What the rank's function was doing.
+        stack: The stack of its main thread, if the count hasn't changed since the message before; else "".
+        at: When the count last changed, by the monotonic clock.
+    """
 
     count: int
     where: str
@@ -33,14 +40,18 @@ class _Mark:
 
 
 class RankMonitor:
-    """What is known of the ranks while they run, and until when the next thing must have happened.
+    """Monitor of the ranks of one job, which raises when a deadline passes or a rank is stuck.
 
     Args:
-        size: the number of ranks.
-        settings: how they are launched.
-        on_report: gets what they report.
-        on_ready: gets what each said of itself, in rank order, when all are ready to meet.
-        claim: on the slots; None where nobody else of this application asks for any.
+        size: The number of ranks.
+        settings: The launch settings, which hold the timeouts.
+        on_report: Called with each report of a rank, and with warnings of this monitor.
+        on_ready: Called once, when all ranks are ready to start Horovod, with the facts of each, in rank order.
+        claim: The job's claim in the application's slot queue; None without a queue.
+
+    Attributes:
+        ended: Whether the Spark job has ended.
+        failures: The failures reported so far, by rank.
     """
 
     def __init__(
@@ -67,7 +78,12 @@ class RankMonitor:
         self._deadline: float | None = time.monotonic() + first
 
     def take(self, messages: queue.Queue[dict[str, Any]]) -> None:
-        """Wait for the next message, at most until the deadline."""
+        """Wait for the next message until the deadline, and handle it.
+
+        Raises:
+            RankError: A rank is stuck, a reported failure has passed its grace period, or all ranks are silent.
+            ClusterError: The ranks don't get their slots in time, or don't meet in time.
+        """
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         message = None
         with contextlib.suppress(queue.Empty):
@@ -77,12 +93,12 @@ class RankMonitor:
                 return
             raise self._overdue()
         self._on(message)
-        # Only when all that was said has been heard: taking a report may have lasted.
+        # Handling a report may take long, so heartbeats are judged only once no message is waiting.
         if message["event"] == "heartbeat" and messages.empty():
             self._check_marks()
 
     def take_late(self, messages: queue.Queue[dict[str, Any]]) -> None:
-        """Take what was on its way when the job ended: its end and the reports come by different ways."""
+        """Handle the messages that arrive after the job's end, which takes another path than they do."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._on(messages.get(timeout=_LATE_SECONDS))
@@ -119,11 +135,17 @@ class RankMonitor:
         at = time.monotonic() if before is None or moved else before.at
         self._marks[message["rank"]] = _Mark(message["count"], message["where"], message["stack"], at)
         if not self.failures and len(self._started) == self._size:
-            # Ranks that live say so each second, also those that only wait; a deadline for all of them being silent.
+            # Living ranks send heartbeats each second, even while they wait: this deadline is for all being silent.
             self._deadline = time.monotonic() + self._settings.stall_timeout + 2 * self._settings.collective_timeout
 
     def _check_marks(self) -> None:
-        """The ranks wait for each other in each step: the one with the fewest marks holds the others up."""
+        """Warn about a stuck rank, and later raise.
+
+        Ranks wait for each other in each step, so the one with the fewest heartbeats is the one that is stuck.
+
+        Raises:
+            RankError: No rank has had a new heartbeat for stallTimeout.
+        """
         if not self._marks or self.failures:
             return
         still = time.monotonic() - max(heartbeat.at for heartbeat in self._marks.values())
@@ -151,7 +173,7 @@ class RankMonitor:
             self._on_report({"kind": "warning", "text": f"{text}:\n{heartbeat.stack}"})
 
     def _waits_for_slots(self) -> bool:
-        """Whether to go on waiting: time in which other fits of this application hold slots doesn't count."""
+        """Extend the deadline by the time in which other fits of this application hold slots; False if it is over."""
         if self._claim is None or self._arrived or self.failures:
             return False
         left = self._claim.left(self._settings.slot_timeout)
@@ -180,7 +202,10 @@ class RankMonitor:
         )
 
     def failed(self) -> RankError:
-        """The first cause; where all who speak only miss somebody, the one who is silent."""
+        """Build the error of the first cause.
+
+        If all failures are failed collectives, the cause is the first rank that has reported no failure.
+        """
         error = first_cause(self.failures.values()).error()
         silent = sorted(self._arrived.keys() - self.failures.keys())
         if not error.lost or not all(failure.secondary for failure in self.failures.values()) or not silent:

@@ -1,4 +1,4 @@
-"""What is sent to the ranks, pickled on the driver: what can't be pickled is named before any job."""
+"""Pickling of the user's objects for the ranks, on the driver: names the part that can't be pickled before any job."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Reducer = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Pickled:
-    """An object as it is sent.
+    """A pickled object.
 
     Attributes:
-        content: the bytes.
-        modules: the top-level modules, beside Python's own, that are imported to load them.
+        content: The pickle.
+        modules: The top-level modules outside the standard library that loading the pickle imports, sorted.
     """
 
     content: bytes
@@ -38,7 +38,7 @@ class Pickled:
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Notes what is pickled by its name alone, and refuses what would be lost on a rank."""
+    """Cloudpickle's pickler, which records the modules of what is pickled by reference and refuses accumulators."""
 
     def __init__(self, file: Any, reduce: Reducer | None) -> None:
         super().__init__(file)
@@ -46,7 +46,11 @@ class _Pickler(cloudpickle.Pickler):
         self._reduce = reduce
 
     def reducer_override(self, thing: Any) -> Any:
-        """Pickle as cloudpickle does."""
+        """Pickle as cloudpickle does, after this pickler's own `reduce`.
+
+        Raises:
+            PySparkTypeError: The object is a Spark accumulator.
+        """
         if isinstance(thing, Accumulator):
             raise PySparkTypeError("an Accumulator, whose additions on a rank never reach the driver")
         if self._reduce is not None and (reduced := self._reduce(thing)) is not NotImplemented:
@@ -62,17 +66,17 @@ class _Pickler(cloudpickle.Pickler):
 
 
 def pickle_for_ranks(what: str, thing: Any, fix: str = "", reduce: Reducer | None = None) -> Pickled:
-    """Pickle an object, or say which part of it can't be.
+    """Pickle an object for the ranks.
 
     Args:
-        what: the object is, for messages: the option that holds it.
-        thing: the object.
-        fix: what to do about it.
-        reduce: takes an object and gives what pickle's `reducer_override` does; NotImplemented for cloudpickle's way.
+        what: The object's name in messages, such as the option that holds it.
+        thing: The object.
+        fix: The fix in the error's message; "" for the default one.
+        reduce: A function like pickle's `reducer_override`; where it returns NotImplemented, cloudpickle decides.
 
     Raises:
-        OptionError: A part can't be pickled.
-        SparkDLError: What `reduce` raises, with the way to the part that it raised it for.
+        OptionError: A part of the object can't be pickled; the message has the path to it.
+        SparkDLError: `reduce` raised one; the message has the path to the part in question.
     """
     try:
         return _pickled(thing, reduce)
@@ -105,7 +109,11 @@ def _pickled(thing: Any, reduce: Reducer | None) -> Pickled:
 
 
 def _culprit(path: str, thing: Any, error: Exception, reduce: Reducer | None) -> tuple[str, Any, Exception]:
-    """Find the innermost part that can't be pickled: where it is, the part, and why."""
+    """Find the innermost part that can't be pickled.
+
+    Returns:
+        The path to the part, the part, and the exception that pickling it raises.
+    """
     seen = {id(thing)}
     for _ in range(_DEEPEST):
         for step, part in _parts(thing):
@@ -116,7 +124,7 @@ def _culprit(path: str, thing: Any, error: Exception, reduce: Reducer | None) ->
                 _pickled(part, reduce)
             except Exception as inner:
                 if isinstance(error, SparkDLError) and not isinstance(inner, SparkDLError):
-                    continue  # it would never have been reached
+                    continue  # pickling the whole never reaches this part
                 path, thing, error = path + step, part, inner
                 break
         else:
@@ -125,7 +133,7 @@ def _culprit(path: str, thing: Any, error: Exception, reduce: Reducer | None) ->
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
-    """What an object is pickled with, each with its way there."""
+    """Yield the parts that an object is pickled with, each after its path relative to the object."""
     if isinstance(thing, dict):
         yield from ((f"[{key!r}]", value) for key, value in list(thing.items()))
     elif isinstance(thing, (list, tuple, set, frozenset)):
@@ -150,7 +158,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _named(part: Any) -> str:
-    """The class of an object in a list, for its place doesn't say what it is."""
+    """Describe an object in a list by its class, since its index says nothing about it; "" for plain values."""
     return f" ({type(part).__name__})" if hasattr(part, "__dict__") and not isinstance(part, type) else ""
 
 

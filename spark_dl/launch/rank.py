@@ -1,4 +1,4 @@
-"""The life of a rank, in a process of its own: learn the place, meet the others, run the function."""
+"""Main code of a rank's process: reads its `RankTask`, starts Horovod, calls the function, sends the result."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _FRAMES = 12
 
 @dataclass(frozen=True)
 class RankTask:
-    """What a task tells its rank's process.
+    """The task of a rank's process, sent by its Spark task.
 
     Attributes:
-        world: the rank's place.
-        environment: Horovod's variables.
-        payload: the cloudpickled function, which is called with a `Rank`.
+        world: The rank's World.
+        environment: Horovod's environment variables.
+        payload: The cloudpickled function, which is called with a `Rank`.
     """
 
     world: World
@@ -41,16 +41,16 @@ class RankTask:
 
 
 def without_rank(function: Callable[..., Any], arguments: Sequence[Any], rank: Rank) -> Any:
-    """Call a function that knows nothing of its `Rank`. It is here, where a rank has imported everything already."""
+    """Call a function that takes no `Rank`. It is defined in this module because every rank has imported it already."""
     return function(*arguments)
 
 
 class _Heartbeats(threading.Thread):
-    """Tells the driver, about once a second, how many marks there were, and from where a rank does not move.
+    """Thread that sends a heartbeat to the driver each second, with the stack if the count hasn't changed.
 
     Args:
-        answer: sends a message.
-        main: the thread whose stack is shown.
+        answer: Called with each message.
+        main: The id of the thread whose stack is sent.
     """
 
     def __init__(self, answer: Callable[[dict[str, Any]], None], main: int) -> None:
@@ -61,12 +61,16 @@ class _Heartbeats(threading.Thread):
         self._where = ""
 
     def heartbeat(self, where: str) -> None:
-        """One more mark."""
+        """Count one heartbeat.
+
+        Args:
+            where: What the rank's function is doing, in a few words.
+        """
         self._count += 1
         self._where = where
 
     def run(self) -> None:
-        """Until the process ends."""
+        """Send heartbeats until the process ends; the first one after `heartbeat` was called."""
         told, still = 0, 0
         while True:
             time.sleep(_MARK_SECONDS)
@@ -84,10 +88,10 @@ class _Heartbeats(threading.Thread):
 
 
 def serve(answers: int) -> NoReturn:
-    """Carry out one order, which comes by standard input.
+    """Run the one `RankTask` that arrives on standard input, then exit.
 
     Args:
-        answers: the file descriptor for what the rank says.
+        answers: The file descriptor for the rank's messages.
     """
     _compute_undisturbed()
     with os.fdopen(answers, "wb") as stream:
@@ -103,19 +107,19 @@ def serve(answers: int) -> NoReturn:
             os._exit(0)
         threading.Thread(target=_end_with_input, daemon=True).start()
         _carry_out(order, answer)
-    # No finalisers: threads of TensorFlow and Horovod may still run, and a fault in them would hide the result.
+    # Skip finalizers: threads of TensorFlow and Horovod may still run, and a crash in them would hide the result.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def _compute_undisturbed() -> None:
-    """Make this a batch process, with all threads that it will have: one that wakes waits until another pauses.
+    """Put this process and its later threads under SCHED_BATCH, so that waking threads don't preempt others.
 
-    Horovod's and Gloo's threads wake a thousand times a second. Where ranks have a core each, they would take it from
-    the thread that computes, in the middle of a step.
+    Horovod's and Gloo's threads wake a thousand times a second. If each rank has one core, they would take it from
+    the computing thread in the middle of a step.
     """
-    with contextlib.suppress(OSError):  # a container may forbid it
+    with contextlib.suppress(OSError):  # containers may forbid it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

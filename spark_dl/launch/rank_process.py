@@ -1,8 +1,7 @@
-"""A rank's process, as its Spark task sees it: asked for, told what to do, listened to, never left behind.
+"""A rank's process, as its Spark task sees it: requested, given a `RankTask`, read from, and always ended.
 
-A process of its own, and not the Spark Python worker: the worker may be a used one whose TensorFlow is
-configured already, and it would be lost with a crash in native code. It is forked from one that has imported
-TensorFlow (`rank_host`).
+A rank isn't run in the Spark Python worker: a reused worker may have configured TensorFlow already, and a crash in
+native code would end it. The process is forked from one that has imported TensorFlow (`fork_server`).
 """
 
 from __future__ import annotations
@@ -30,19 +29,21 @@ _KILLED = -9
 
 
 class RankProcess:
-    """A process for one rank, fresh but for its imports, which ends with the `with`.
+    """Process of one rank, forked from the fork server and ended when the `with` ends.
 
     Args:
-        environment: variables to set over the task's own.
-        modules: what is imported beside TensorFlow and Horovod before the process begins.
+        environment: The variables that override the task's own.
+        modules: The modules that are imported besides TensorFlow and Horovod before the fork.
+
+    Attributes:
+        pid: The process id; 0 until the fork server has reported it.
 
     Raises:
-        ClusterError: it can't be started.
+        ClusterError: The fork server can't be started.
     """
 
     def __init__(self, environment: Mapping[str, str], modules: Sequence[str] = ()) -> None:
-        # TensorFlow writes files that only an orderly end of Python would remove. Spark removes its own directory even
-        # after a crash of the task.
+        # A killed rank leaves TensorFlow's temporary files; Spark removes its own directory even after a crash.
         spark_directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
         parent = spark_directory if os.path.isdir(spark_directory) else None
         self._directory = tempfile.TemporaryDirectory(prefix="spark-dl-rank-", dir=parent, ignore_cleanup_errors=True)
@@ -72,12 +73,12 @@ class RankProcess:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        # A rank that has answered leaves Horovod in good order, unless the others are gone.
+        # A rank that has answered gets time to shut Horovod down, unless an error suggests that the others are gone.
         self._ended.wait(_LEAVE_SECONDS if kind is None else 0)
         self.kill()
-        # Where the host is still importing, there is none to wait for: it will be killed as it begins.
+        # While the fork server is still importing, there is no rank to wait for: it will be killed once forked.
         if not self._ended.wait(_KILL_SECONDS if self.pid else 0) and self.pid:
-            os.kill(self.pid, signal.SIGKILL)  # the host doesn't: it is frozen
+            os.kill(self.pid, signal.SIGKILL)  # the fork server is frozen
         with contextlib.suppress(OSError):
             self._host.shutdown(socket.SHUT_RDWR)
         self._watch.join()
@@ -85,37 +86,37 @@ class RankProcess:
         self._answers.close()
         with contextlib.suppress(BrokenPipeError):
             self._orders.close()
-        self._pump.join(_LEAVE_SECONDS)  # it closes the output, at once unless a grandchild holds it
+        self._pump.join(_LEAVE_SECONDS)  # ends at once, unless a child of the rank holds the output open
         self._directory.cleanup()
 
     def kill(self) -> None:
-        """Let the host kill the process, if it hasn't ended."""
+        """Have the fork server kill the process, if it hasn't ended."""
         with contextlib.suppress(OSError):
             self._host.shutdown(socket.SHUT_WR)
 
     def ready(self) -> bool:
-        """Wait until the process can take an order; False if it has ended before."""
+        """Wait until the process can take a task; False if it has ended before."""
         message = read_frame(self._answers)
         return message is not None and message["event"] == "ready"
 
     def begin(self, order: Any) -> None:
-        """Tell the process what to do. It may have died meanwhile: `messages` then ends at once."""
+        """Send the process its `RankTask`. If it has died meanwhile, `messages` ends at once."""
         with contextlib.suppress(BrokenPipeError):
             write_frame(self._orders, order)
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What the process says, until it ends."""
+        """Yield the process's messages until it ends."""
         while (message := read_frame(self._answers)) is not None:
             yield message
 
     def last_lines(self) -> str:
-        """What the process printed last, of what it has printed by now."""
-        # What it says comes by another way than what it prints, and may be here before.
+        """Return the last 60 lines that the process has printed so far."""
+        # Messages and output take different pipes, so output may arrive after the message.
         self._pump.join(_WORDS_SECONDS)
         return "".join(self._log)
 
     def exit(self) -> tuple[int, str]:
-        """Wait for the end: the exit code, and the last lines that the process printed."""
+        """Wait for the end; return the exit code and the last 60 lines that the process printed."""
         self._ended.wait()
         self._pump.join(5)
         return self._code or 0, "".join(self._log)
@@ -126,7 +127,7 @@ class RankProcess:
                 while self._code is None and (told := read_frame(stream)) is not None:
                     self.pid = told.get("pid", self.pid)
                     self._code = told.get("exit")
-                    if "failed" in told:  # before there could be a rank
+                    if "failed" in told:  # no rank was forked
                         self._code = 1
                         self._log.append(told["failed"])
             if self._code is None:

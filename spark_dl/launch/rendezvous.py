@@ -1,7 +1,7 @@
-"""The key-value store in which Horovod's ranks find each other, for as long as they need it.
+"""Rendezvous: the HTTP key-value store through which Horovod's ranks find each other.
 
-Horovod's own store listens on every address without authentication. This one listens on one address, answers
-under a random path only, takes small values only, and is stopped once all ranks have met.
+Horovod's own store listens on every address without authentication. This one listens on one address, answers only
+below a random path, limits values to 1 MiB, and is stopped once rank 0 has started Horovod.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ _MOST_KEYS = 1 << 16
 
 
 class Rendezvous:
-    """A store on one address, open while the `with` lasts.
+    """Key-value store on one address, open while the `with` lasts.
 
     Args:
-        host: the address to listen on: the one that the other ranks reach this host by.
+        host: The address to listen on, at which the other ranks reach this host.
+
+    Attributes:
+        host: The address.
+        token: The random part of the path below which the store answers.
     """
 
     def __init__(self, host: str) -> None:
@@ -34,7 +38,7 @@ class Rendezvous:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port at which the store listens."""
         return int(self._server.server_address[1])
 
     def __enter__(self) -> Rendezvous:
@@ -45,7 +49,7 @@ class Rendezvous:
         self.stop()
 
     def stop(self) -> None:
-        """Close the port. May be called twice."""
+        """Close the port; a second call does nothing."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -53,7 +57,7 @@ class Rendezvous:
 
 
 def _handler(token: str, values: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
-    # Horovod's client, told ADDR="host:port/TOKEN" and PORT=0, asks for /TOKEN:0/scope/key.
+    # With ADDR="host:port/TOKEN" and PORT=0, Horovod's client requests /TOKEN:0/scope/key.
     prefix = f"/{token}:0/"
 
     class Handler(BaseHTTPRequestHandler):
@@ -91,6 +95,6 @@ def _handler(token: str, values: dict[str, bytes]) -> type[BaseHTTPRequestHandle
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Keep requests, whose paths hold the token, out of the executor's log."""
+            """Log nothing, since the paths of requests contain the token."""
 
     return Handler

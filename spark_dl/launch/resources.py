@@ -1,4 +1,4 @@
-"""What a task was given, as the environment of its rank: GPUs, threads, Horovod's variables."""
+"""Environment variables of a rank, from its task's resources: GPUs, threads, network interface, Horovod's settings."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ __all__ = [
 ]
 
 _TOOL_SECONDS = 20.0
-# How long Horovod waits before it looks for tensors to be joined; its own 1 ms is as long as a small model's step. As a
-# batch process (rank_main.py) a rank doesn't look while it computes.
+# HOROVOD_CYCLE_TIME: Horovod's default of 1 ms is as long as a small model's step. Under SCHED_BATCH (rank.py), the
+# cycles don't interrupt the rank's computation.
 _CYCLE_MILLISECONDS = "0.3"
 
 
 def task_environment(cpus: int, gpus: list[str], threads: int) -> dict[str, str]:
-    """Variables that must be set before TensorFlow is imported.
+    """Build the variables that must be set before TensorFlow is imported.
 
     Args:
-        cpus: the task's cores (spark.task.cpus).
-        gpus: addresses of the task's GPUs; without any, TensorFlow sees no GPU.
-        threads: computing threads of the rank; 0 for as many as the task has cores.
+        cpus: The number of the task's cores (spark.task.cpus).
+        gpus: The addresses of the task's GPUs; if empty, TensorFlow sees no GPU.
+        threads: The number of computing threads of the rank; 0 for as many as the task has cores.
     """
     count = str(threads or cpus)
     return {
@@ -46,19 +46,19 @@ def task_environment(cpus: int, gpus: list[str], threads: int) -> dict[str, str]
         "TF_NUM_INTEROP_THREADS": count,
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        # Petastorm warns of the pyarrow API that it uses, once for each file.
+        # Petastorm warns about the pyarrow API that it uses, once per file.
         "PYTHONWARNINGS": "ignore::FutureWarning",
     }
 
 
 def horovod_environment(world: World, rendezvous: tuple[str, int, str], interface: str, timeout: int) -> dict[str, str]:
-    """Horovod's variables for one rank. Those for tuning, such as HOROVOD_CYCLE_TIME, are the executor's own, if set.
+    """Build Horovod's variables for one rank. HOROVOD_CYCLE_TIME keeps the executor's value, if it has one.
 
     Args:
-        world: the rank's place.
-        rendezvous: host, port and token of the store.
-        interface: name of this host's network interface that reaches the other ranks.
-        timeout: seconds after which a silent peer counts as lost.
+        world: The rank's World.
+        rendezvous: The host, port and token of the rendezvous store.
+        interface: The name of this host's network interface that reaches the other ranks.
+        timeout: The seconds after which a silent peer counts as lost.
     """
     host, port, token = rendezvous
     return {
@@ -66,7 +66,7 @@ def horovod_environment(world: World, rendezvous: tuple[str, int, str], interfac
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,
-        "NCCL_SOCKET_IFNAME": f"={interface}",  # "=" for this very name, and not all that begin with it
+        "NCCL_SOCKET_IFNAME": f"={interface}",  # "=" matches the exact name; without it NCCL matches a prefix
         "HOROVOD_GLOO_RENDEZVOUS_ADDR": f"{host}:{port}/{token}",
         "HOROVOD_GLOO_RENDEZVOUS_PORT": "0",
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(timeout),
@@ -81,9 +81,9 @@ def horovod_environment(world: World, rendezvous: tuple[str, int, str], interfac
 
 
 def gpu_names(addresses: Sequence[str]) -> list[str]:
-    """What tells GPUs apart: their UUIDs, or the addresses themselves where NVIDIA's tool doesn't know them.
+    """Return the UUIDs of GPUs, or their addresses if nvidia-smi doesn't know them.
 
-    In containers that isolate GPUs each has the address 0.
+    Addresses don't identify GPUs: in containers that isolate GPUs, each has the address 0.
     """
     names = []
     for address in addresses:
@@ -96,15 +96,15 @@ def gpu_names(addresses: Sequence[str]) -> list[str]:
 
 
 def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool) -> None:
-    """Refuse GPUs that Spark has given to two ranks of a host, each of which would take all its memory.
+    """Check that no two ranks of a host have the same GPU, since each would take all of its memory.
 
     Args:
-        hosts: of each rank.
-        gpus: names of those that each rank's task was given.
-        shared: whether a task was to be given less than a whole GPU.
+        hosts: The host of each rank.
+        gpus: The names of the GPUs of each rank's task, from `gpu_names`.
+        shared: Whether tasks may share a GPU (spark.task.resource.gpu.amount below 1).
 
     Raises:
-        ClusterError: a GPU is given twice.
+        ClusterError: Two ranks have the same GPU, and `shared` is False.
     """
     owners: dict[tuple[str, str], int] = {}
     for rank, (host, addresses) in enumerate(zip(hosts, gpus, strict=True)):
@@ -123,14 +123,14 @@ def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool
 
 
 def ipv4(host: str, alone: bool) -> str:
-    """The IPv4 address of a host.
+    """Resolve a host to its IPv4 address.
 
     Args:
-        host: its name or address.
-        alone: whether nobody on another host needs to reach it.
+        host: The host's name or address.
+        alone: Whether all ranks are on this host, so that a loopback address does.
 
     Raises:
-        ClusterError: it has none, or one that leads nowhere.
+        ClusterError: The host has no IPv4 address, or a loopback address that other hosts can't reach.
     """
     try:
         found = socket.getaddrinfo(host.strip("[]"), None, socket.AF_INET, socket.SOCK_STREAM)
@@ -157,13 +157,13 @@ def ipv4(host: str, alone: bool) -> str:
 
 
 def interface_address(wanted: str) -> str:
-    """This host's address on a network.
+    """Find this host's IPv4 address on a network.
 
     Args:
-        wanted: the interface's name, or a CIDR in which its address lies.
+        wanted: The name of the interface, or a CIDR that contains its address.
 
     Raises:
-        ClusterError: there is none, or several.
+        ClusterError: No address matches, or several do.
     """
     network = ipaddress.ip_network(wanted) if "/" in wanted else None
     here = {(name, address) for name, address in _addresses() if network or name == wanted}
@@ -191,19 +191,19 @@ def _addresses() -> list[tuple[str, str]]:
 
 
 def interface_towards(host: str, port: int, timeout: float, own: str | None = None) -> str:
-    """The name of the interface by which this host reaches another.
+    """Find the name of the network interface by which this host reaches another.
 
-    It is asked of the system by connecting, not guessed: a host has bridges and addresses that lead nowhere,
-    and a wrong interface ends Horovod in an abort that Python can't catch.
+    A connection shows which one the system uses. A guess may hit a bridge or an address that reaches no other host,
+    and with a wrong interface Horovod aborts the process, which Python can't catch.
 
     Args:
-        host: where another listens.
-        port: on which port.
-        timeout: seconds to wait for its answer.
-        own: this host's address to connect from; None for the one that the system takes.
+        host: The address at which the other host listens.
+        port: The port at which it listens.
+        timeout: The seconds to wait for the connection.
+        own: This host's address to connect from; None to let the system choose.
 
     Raises:
-        ClusterError: the other host can't be reached, or no interface has the address used.
+        ClusterError: The other host can't be reached, or no interface has the address used.
     """
     try:
         source = (own, 0) if own else None

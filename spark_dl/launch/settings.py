@@ -1,4 +1,4 @@
-"""How ranks are launched, as one record."""
+"""Launch settings of ranks as one record: the user's launch options, and the start timeout."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["LaunchSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchSettings(LaunchOptions):
-    """The options of launching, and what no option sets.
+    """Launch options, with the settings that aren't options.
 
     Attributes:
-        start_timeout: Seconds from the slots to the first collective.
+        start_timeout: The seconds that ranks have, once all have slots, to start Horovod.
     """
 
     start_timeout: float = 180.0
 
     @staticmethod
     def of(options: LaunchOptions) -> LaunchSettings:
-        """The settings from the options of an estimator or a launcher."""
+        """Take the settings from the options of an estimator or a launcher."""
         return options.part(LaunchSettings)

@@ -1,9 +1,9 @@
-"""The order in which the fits of one application ask Spark for slots: one at a time, first come, first served.
+"""First-in, first-out queue in which the fits of one application request slots from Spark, one at a time.
 
-Spark gives the tasks of a barrier stage their slots all at once, and passes over a stage for which too few are free. So
-small fits could overtake a large one for ever, and a fit that waits for another one of its own application would give
-up though nothing is wrong. Here a fit asks when those before it have their slots, and its slotTimeout counts only while
-no other fit holds any.
+Spark starts all tasks of a barrier stage at once, and skips a stage for which too few slots are free. Without a queue,
+small fits could overtake a large one forever, and a fit that waits for another fit of its application would time out.
+With it, a fit requests slots once all earlier fits have theirs, and its slotTimeout counts only while no other fit
+holds slots.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from spark_dl.spark.session import application
 
 __all__ = ["TELL_SECONDS", "Claim", "SlotQueue"]
 
-# From here on the user is told what is waited for.
+# After this wait the user gets a message.
 TELL_SECONDS = 5.0
-# Where the application's own object keeps its queue: it ends with the application.
+# The attribute of the application object that holds the queue, so that both end together.
 _ATTRIBUTE = "_spark_dl_slot_queue"
 
 
 class Claim:
-    """A fit's place in the queue.
+    """A fit's entry in the queue.
 
     Args:
         queue: The queue.
-        size: How many slots it asks for.
-        say: Is given the line for the user, once.
+        size: The number of slots that the fit needs.
+        say: Called at most once, with a message for the user.
     """
 
     def __init__(self, queue: SlotQueue, size: int, say: Callable[[str], None]) -> None:
@@ -42,17 +42,21 @@ class Claim:
         self._asked_at = time.monotonic()
 
     def grant(self) -> None:
-        """Note that Spark has given the slots; the next in the queue may ask."""
+        """Record that Spark has provided the slots, so that the next fit in the queue may request its own."""
         self._queue.grant(self)
 
     def ask(self) -> None:
-        """Note that it is this fit's turn."""
+        """Start the timeout: it is this fit's turn."""
         self._asked_at = time.monotonic()
 
     def left(self, timeout: float) -> float:
-        """Give the seconds that are left of a timeout, which counts only while no other fit holds slots.
+        """Return the seconds that are left of a timeout, which counts only while no other fit holds slots.
 
-        The user is told where one does. It is to be asked again when those seconds are over; 0 or less is the end.
+        While one does, the user gets a message and the result is positive. Call again after these seconds; the timeout
+        is over when the result is 0 or less.
+
+        Args:
+            timeout: The timeout in seconds.
         """
         free_since = self._queue.free_since()
         if free_since is None:
@@ -61,14 +65,14 @@ class Claim:
         return max(self._asked_at, free_since) + timeout - time.monotonic()
 
     def tell(self) -> None:
-        """Tell the user what is waited for, once."""
+        """Show the user, once, that the fit is waiting for slots."""
         if self._say is not None:
             say, self._say = self._say, None
             say(f"Waiting for {self._size} slots: other fits of this application come first.")
 
 
 class SlotQueue:
-    """The fits of one application that ask for slots, and how many hold some."""
+    """Queue of the fits of one application that need slots, and a record of those that hold some."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -79,18 +83,18 @@ class SlotQueue:
 
     @staticmethod
     def of(spark: SparkSession) -> SlotQueue:
-        """Give the queue of a session's application."""
-        # In one step: threads may come at the same time.
+        """Return the queue of a session's application."""
+        # setdefault is atomic, so that two threads get the same queue.
         queue: SlotQueue = vars(application(spark)).setdefault(_ATTRIBUTE, SlotQueue())
         return queue
 
     @contextmanager
     def claim(self, size: int, say: Callable[[str], None]) -> Iterator[Claim]:
-        """Wait until it is this fit's turn to ask for slots; what it was given is free when the `with` ends.
+        """Wait until it is this fit's turn to request slots; its slots count as free when the `with` ends.
 
         Args:
-            size: How many slots.
-            say: Is given one line for the user where there is a wait.
+            size: The number of slots.
+            say: Called at most once, with a message for the user about the wait.
         """
         claim = Claim(self, size, say)
         try:
@@ -110,7 +114,7 @@ class SlotQueue:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Hold slots by other jobs of a fit, such as its conversion, which nobody needs to wait for."""
+        """Record that a fit holds slots by other jobs, such as its conversion, without entering the queue."""
         with self._changed:
             self._working += 1
         try:
@@ -121,14 +125,14 @@ class SlotQueue:
                 self._note_free()
 
     def grant(self, claim: Claim) -> None:
-        """Note that a claim, the first in the queue, has its slots."""
+        """Record that a claim in the queue has its slots."""
         with self._changed:
             self._asking.remove(claim)
             self._granted.add(claim)
             self._changed.notify_all()
 
     def free_since(self) -> float | None:
-        """Since when no fit holds slots, by the monotonic clock; None while one does."""
+        """Return the time since which no fit holds slots, by the monotonic clock; None while one does."""
         with self._changed:
             return None if self._granted or self._working else self._free_since
 
@@ -143,6 +147,6 @@ class SlotQueue:
         with self._changed:
             if self._changed.wait_for(is_leader, TELL_SECONDS):
                 return
-        claim.tell()  # without the lock: it calls the user's tracker
+        claim.tell()  # outside the lock, since it calls the user's tracker
         with self._changed:
             self._changed.wait_for(is_leader)

@@ -1,4 +1,4 @@
-"""What a rank's task is given, how many such tasks can run at once, and what is refused before any job starts."""
+"""Slots and resources of the ranks' tasks, and the cluster settings that are refused before any Spark job."""
 
 from __future__ import annotations
 
@@ -32,24 +32,27 @@ _MANY_ROWS, _COUNT_SECONDS = 100_000, 20.0
 
 _LOCAL = re.compile(r"local(\[(\d+|\*)(,\s*\d+)?\])?")
 _LOCAL_CLUSTER = re.compile(r"local-cluster\[\s*(\d+)\s*,\s*(\d+)\s*,\s*\d+\s*\]")
-# Of what executors say to each other; spark.ssl.enabled is about web pages.
+# Settings that encrypt RPC between executors; spark.ssl.enabled covers the web UI only.
 _ENCRYPTION = ("spark.network.crypto.enabled", "spark.authenticate.enableSaslEncryption", "spark.ssl.rpc.enabled")
 _TASK_GPUS, _EXECUTOR_GPUS = "spark.task.resource.gpu.amount", "spark.executor.resource.gpu.amount"
 
 
 def setting_of(spark: SparkSession) -> Setting:
-    """Looks up a Spark setting with a default."""
-    # Connect checks a default against the setting's type.
+    """Return a function that looks up a Spark setting with a default."""
+    # Spark Connect checks a default against the setting's type, so it isn't passed on.
     return lambda key, default: spark.conf.get(key, None) or default
 
 
 def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | None:
-    """The number of slots, or None where only the cluster knows.
+    """Count the slots from the settings alone.
 
     Args:
         master: Spark's master URL.
-        setting: looks up a Spark setting with a default.
-        settings: what each rank is to be given.
+        setting: The lookup of a Spark setting with a default.
+        settings: The launch settings, with the resources of each rank.
+
+    Returns:
+        The number of slots, or None if only the cluster manager knows it.
     """
     task_cpus = settings.cpus_per_worker or int(setting("spark.task.cpus", "1"))
     for_task, gpus = task_gpus(setting, settings), int(setting(_EXECUTOR_GPUS, "0"))
@@ -57,7 +60,7 @@ def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | N
     def of_executor(cores: int) -> int:
         if not for_task:
             return cores // task_cpus
-        # Several tasks may share a GPU, but none has parts of two.
+        # Several tasks may share a GPU, but a task never has parts of two GPUs.
         by_gpus = gpus * int(1 / for_task) if for_task < 1 else int(gpus // for_task)
         return min(cores // task_cpus, by_gpus)
 
@@ -73,8 +76,12 @@ def slots_of(master: str, setting: Setting, settings: LaunchSettings) -> int | N
 
 
 def cores_now(spark: SparkSession) -> int | None:
-    """The cores of the executors that are there, as Spark cuts a range by; at least 2. None where it can't be told."""
-    told = ("spark.default.parallelism", "spark.sql.leafNodeDefaultParallelism")  # which count in the cores' place
+    """Count the cores of the running executors, by the number of partitions of a range.
+
+    Returns:
+        The number of cores, at least 2; None if a setting fixes the number of partitions, or after 20 s.
+    """
+    told = ("spark.default.parallelism", "spark.sql.leafNodeDefaultParallelism")  # these override the cores
     if any(setting_of(spark)(key, "") for key in told):
         return None
     parts = spark.range(_MANY_ROWS).select(F.spark_partition_id().alias("part")).distinct()
@@ -83,27 +90,32 @@ def cores_now(spark: SparkSession) -> int | None:
 
 
 def tasks_share_gpus(spark: SparkSession) -> bool:
-    """Whether the application gives a task less than a whole GPU."""
+    """Tell whether spark.task.resource.gpu.amount is less than one GPU."""
     return 0 < float(setting_of(spark)(_TASK_GPUS, "0")) < 1
 
 
 def resource_profile(spark: SparkSession, settings: LaunchSettings) -> ResourceProfile | None:
-    """What the tasks of the ranks are given, where that is something else than the application's tasks."""
+    """Build the resource profile of the ranks' tasks; None if they need what the application's tasks have."""
     if not _has_profile(setting_of(spark), settings):
         return None
     requests = TaskResourceRequests().cpus(settings.cpus_per_worker or int(setting_of(spark)("spark.task.cpus", "1")))
-    # A profile takes nothing over from the application.
+    # A profile inherits nothing from the application.
     if gpus := task_gpus(setting_of(spark), settings):
         requests = requests.resource("gpu", gpus)
     return ResourceProfileBuilder().require(requests).build
 
 
 def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -> None:
-    """Refuse at once what Spark would refuse late or never.
+    """Check the cluster's settings before any Spark job, since Spark would refuse them late or never.
+
+    Args:
+        spark: The session.
+        workers: The number of workers.
+        settings: The launch settings.
 
     Raises:
-        ClusterError: dynamic allocation, fewer slots than workers, resources that executors don't
-            have, or plain TCP where Spark is told to encrypt.
+        ClusterError: Dynamic allocation is enabled, there are fewer slots than workers, executors lack the resources,
+            or Spark is set to encrypt and allowPlaintext isn't set.
     """
     setting = setting_of(spark)
     if setting("spark.dynamicAllocation.enabled", "false").lower() == "true":
@@ -142,17 +154,17 @@ def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -
 
 
 def encryption(setting: Setting) -> str:
-    """The settings by which Spark is told to encrypt; "" without any."""
+    """List the settings that have Spark encrypt RPC, as "key=true, key=true"; "" if there are none."""
     return ", ".join(f"{key}=true" for key in _ENCRYPTION if setting(key, "false").lower() == "true")
 
 
 def _counts_executors(master: str) -> bool:
-    """Whether spark.executor.instances is heard; a standalone cluster goes by spark.cores.max."""
+    """Tell whether the master heeds spark.executor.instances; a standalone cluster heeds spark.cores.max instead."""
     return master == "yarn" or master.startswith("k8s://")
 
 
 def task_gpus(setting: Setting, settings: LaunchSettings) -> float:
-    """The GPUs of a worker's task; a part of one where tasks share it."""
+    """Return the number of GPUs of a worker's task; below 1 if tasks share a GPU."""
     return float(setting(_TASK_GPUS, "0")) if settings.gpus_per_worker is None else settings.gpus_per_worker
 
 
@@ -198,7 +210,7 @@ def _check_resources(master: str, setting: Setting, settings: LaunchSettings) ->
 
 
 def no_slots(workers: int, seconds: float) -> SlotsError:
-    """The error for slots that Spark did not give in time."""
+    """Build the error for slots that Spark didn't provide in time."""
     return SlotsError(
         explain(
             f"Spark did not give {workers} slots at the same time within {seconds:g} s.",

@@ -1,1 +1,1 @@
-"""What the package asks of Spark itself: sessions, jobs, Python workers."""
+"""Helpers around Spark: sessions, jobs, Python workers."""

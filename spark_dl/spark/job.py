@@ -1,4 +1,4 @@
-"""A Spark action that runs beside the caller, can be waited for with a limit, and cancelled."""
+"""Spark action in a background thread, with a timed wait and cancellation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CANCEL_SECONDS = 10.0
 
 
 class SparkJob:
-    """The rows of a DataFrame, collected in a thread. Whoever leaves the `with` early cancels the job.
+    """Collection of a DataFrame in a thread; leaving the `with` before its end cancels the job.
 
-    So Ctrl-C reaches the caller, who waits in Python, and not in a call of the JVM that would swallow it.
+    The caller waits in Python, where Ctrl-C reaches it; a call into the JVM would swallow it.
 
     Args:
-        frame: what to collect.
-        on_end: called in the thread when the action has ended, well or not.
+        frame: The DataFrame to collect.
+        on_end: Called in the thread when the action has ended, with or without an error.
     """
 
     def __init__(self, frame: DataFrame, on_end: Callable[[], None] = lambda: None) -> None:
@@ -47,14 +47,21 @@ class SparkJob:
         self._thread.join(_CANCEL_SECONDS)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the action has ended, at most so long; whether it has."""
+        """Wait until the action has ended.
+
+        Args:
+            seconds: The timeout in seconds; None for no timeout.
+
+        Returns:
+            Whether the action has ended.
+        """
         return self._ended.wait(seconds)
 
     def rows(self) -> list[Row]:
-        """The result, once the action has ended.
+        """Wait until the action has ended, and return its rows.
 
         Raises:
-            Exception: what the action raised.
+            Exception: The action raised it.
         """
         self._ended.wait()
         if self._error is not None:

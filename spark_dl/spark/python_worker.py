@@ -1,4 +1,4 @@
-"""What a task does so that Spark can give its Python worker to the next task, with all that is imported in it."""
+"""Reuse of Spark's Python workers, so that the next task finds the imports of this one."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ __all__ = ["keep_worker", "purge_zipimport_cache"]
 
 
 def keep_worker(batches: Iterable[object]) -> None:
-    """Take a task's input where only the task itself matters.
+    """Read and discard a task's input, so that Spark reuses the Python worker.
 
-    Spark ends a worker whose function has left input unread, and the next task's imports all anew.
+    Spark ends a worker whose function has left input unread, and the next task's worker must import everything again.
+
+    Args:
+        batches: The task's input.
     """
     purge_zipimport_cache()
     deque(batches, maxlen=0)
 
 
 def purge_zipimport_cache() -> None:
-    """Let this Python worker of Spark forget what it has read of archives, and Spark's own jar, which holds no Python.
+    """Drop the cached importers of archives in this Python worker, and Spark's own jar from sys.path.
 
-    As each task begins, PySpark 4.0 calls importlib.invalidate_caches, and Python 3.11 reads the list of files of every
-    archive that was imported from again, once for each package: longer than many a task. The next tasks are spared it;
-    what is imported later finds its archive again.
+    When a task starts, PySpark 4.0 calls importlib.invalidate_caches, and Python 3.11 then reads the file list of every
+    imported archive again, once per package, which may take longer than the task. Without the cached importers, this is
+    skipped; later imports make them again. Spark's jar contains no Python.
     """
     sys.path[:] = [path for path in sys.path if not _is_spark_core(path)]
     for path, finder in list(sys.path_importer_cache.items()):

@@ -1,4 +1,4 @@
-"""What a classic Spark session and one of Spark Connect do in different ways."""
+"""Session functions that differ between classic Spark and Spark Connect."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ __all__ = [
 
 
 def is_connect(spark: SparkSession) -> bool:
-    """Whether the session is a client of Spark Connect, whose driver is another process."""
-    # The class itself can't be imported without gRPC, which only such a client needs.
+    """Tell whether a session is a client of Spark Connect, whose driver is another process."""
+    # Importing the class to compare would need gRPC, which only such a client has.
     return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
 def application(spark: SparkSession) -> object:
-    """Give the object of this process that lives as long as its Spark application: sessions of one share it.
+    """Return the object that lives in this process as long as the Spark application, shared by its sessions.
 
-    For a client of Spark Connect it is the session; the application is another process, which others may use too.
+    For a client of Spark Connect it is the session, since the application is another process with other clients.
     """
     return spark if is_connect(spark) else spark.sparkContext
 
 
 def master_of(spark: SparkSession) -> str:
-    """Read spark.master; empty where a session doesn't say."""
+    """Read spark.master; "" if it isn't set."""
     return spark.conf.get("spark.master", "") or ""
 
 
 def running_session() -> SparkSession:
-    """The session of this thread, of whichever kind; a classic one is started where there is none."""
+    """Return this thread's active session, classic or Spark Connect; build one if there is none."""
     return SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
 
 
 def takes_case_apart() -> bool:
-    """Tell whether this thread's session takes names that differ in case only for different columns."""
+    """Tell whether column names are case-sensitive in this thread's session (spark.sql.caseSensitive)."""
     spark = SparkSession.getActiveSession()
     return spark is not None and (spark.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
 
 
 def tag_jobs(spark: SparkSession, tag: str) -> None:
-    """The jobs that this thread starts from here on can be cancelled by the tag."""
-    # The session's own tags reach no job of a classic session in Spark 4.0.5.
+    """Tag the jobs that this thread starts from now on, so that `cancel` finds them."""
+    # In Spark 4.0.5, a classic session's own tags don't reach its jobs.
     if is_connect(spark):
         cast("ConnectSession", spark).addTag(tag)
     else:
@@ -65,7 +65,7 @@ def tag_jobs(spark: SparkSession, tag: str) -> None:
 
 
 def cancel(spark: SparkSession, tag: str) -> None:
-    """Cancel the jobs with the tag, from any thread."""
+    """Cancel the jobs with a tag; may be called from any thread."""
     if is_connect(spark):
         cast("ConnectSession", spark).interruptTag(tag)
     else:
@@ -73,10 +73,11 @@ def cancel(spark: SparkSession, tag: str) -> None:
 
 
 def use_driver_python(spark: SparkSession) -> None:
-    """Have a local session's Python workers run the driver's own Python, where the user has named none.
+    """Set the driver's Python for the Python workers of a local session, unless the user has configured one.
 
-    Spark would run the first `python3` on PATH, which a virtual environment that isn't activated doesn't change: one of
-    another version, or without the packages. Executors on other machines have Pythons of their own.
+    Spark would run the first `python3` on PATH, which may have another version or lack the packages if the driver's
+    virtual environment isn't activated. Sessions that aren't local stay unchanged, as executors on other hosts have
+    their own Python.
     """
     if is_connect(spark) or not master_of(spark).startswith("local"):
         return
@@ -86,16 +87,17 @@ def use_driver_python(spark: SparkSession) -> None:
 
 
 def driver_address(spark: SparkSession) -> tuple[str, str]:
-    """Where the executors reach this process, and the address to listen on for it.
+    """Find the address at which the executors reach this process, and the one to listen on.
 
-    For a client of Spark Connect the first is this host's address towards the server.
+    For a client of Spark Connect, both are this host's address towards the server, or spark.driver.host if the server
+    is on this host.
     """
     host = spark.conf.get("spark.driver.host", "") or "localhost"
     if not is_connect(spark):
         return host, spark.conf.get("spark.driver.bindAddress", host) or host
     server = cast("ConnectSession", spark).client.host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((server, 1))  # sends nothing; only asks the system for the way
+        probe.connect((server, 1))  # sends nothing: it has the system choose the route
         own: str = probe.getsockname()[0]
-    # A server on this host is known to the executors by its own name.
+    # If the server is on this host, the executors know it by spark.driver.host.
     return (host, host) if own.startswith("127.") else (own, own)

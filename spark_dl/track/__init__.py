@@ -1,4 +1,4 @@
-"""Where a fit is written down. A tracker is one file here and its line in the table; the driver alone uses it."""
+"""Experiment tracking, on the driver only. A tracker is one file here and its line in `TRACKERS`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ __all__ = [
     "try_to_log",
 ]
 
-# By the values of the option `tracking`.
+# Value of the option `tracking` -> module.
 TRACKERS = {"mlflow": "spark_dl.track.mlflow", "optional": "spark_dl.track.mlflow"}
 
 
 def tracker(name: str | None, **settings: Any) -> Tracker:
-    """The tracker of that name; its library is imported now, and only now. None tracks nowhere.
+    """Open a tracker. Its library is imported here and not before.
+
+    Args:
+        name: The value of the option `tracking`; None for a tracker that logs nothing.
+        **settings: The arguments of the module's `open_tracker`.
 
     Raises:
-        OptionError: there is none of that name.
-        TrackingError: its server can't be used, and it isn't optional.
+        OptionError: The name is unknown.
+        TrackingError: The server can't be used, and the tracker isn't optional.
     """
     if name is None:
         return NoTracker()
@@ -47,10 +51,13 @@ def tracker(name: str | None, **settings: Any) -> Tracker:
 
 
 def active_record(name: str | None) -> str:
-    """The id of the record that is active in this thread, below which others may be opened; empty where there is none.
+    """Return the id of this thread's active record, which may become the parent of others; "" if there is none.
+
+    Args:
+        name: The value of the option `tracking`; None has no records.
 
     Raises:
-        OptionError: there is no tracker of that name.
+        OptionError: The name is unknown.
     """
     return "" if name is None else str(_module(name).active_run_id())
 

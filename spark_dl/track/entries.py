@@ -1,4 +1,4 @@
-"""What a store is given of a fit: metrics under names that it accepts, and each entry's refusal its own."""
+"""Entries of a tracking store: metric names that MLflow accepts, and writing in batches where some may be refused."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["MetricNames", "log_each", "numbers_of"]
 
 _LONGEST_NAME = 250
 _FOREIGN = re.compile(r"[^/\w.\- :]")
-# So many entries in a row are refused before the store is taken to refuse all.
+# After this many refused entries and none written, the store counts as refusing all.
 _REFUSED_AT_MOST = 8
 
 
 class MetricNames:
-    """Names of metrics as MLflow accepts them: distinct names stay distinct.
+    """Mapping of metric names to names that MLflow accepts, where distinct names stay distinct.
 
     Args:
-        known: name -> accepted name, as the run has them already.
+        known: The names that the run has already changed: name -> accepted name.
 
     Attributes:
-        changed: the names that aren't accepted as they are -> those under which they are logged.
+        changed: The names that MLflow doesn't accept unchanged: name -> accepted name.
     """
 
     def __init__(self, known: Mapping[str, str] | None = None) -> None:
@@ -31,8 +31,8 @@ class MetricNames:
         self._owners = {accepted: name for name, accepted in self.changed.items()}
 
     def accepted(self, names: Sequence[str]) -> dict[str, str]:
-        """The accepted name of each."""
-        # What may keep its name does: another's changed name makes way.
+        """Map each name to its accepted name."""
+        # Acceptable names come first, so that they stay unchanged and a changed name gives way.
         for name in sorted(names, key=lambda one: _accepted(one) != one):
             if name not in self.changed and self._owners.get(name) != name:
                 accepted = self._free(_accepted(name))
@@ -51,17 +51,20 @@ class MetricNames:
 
 
 def _accepted(name: str) -> str:
-    """A name of letters, digits and `_-. :/` that is a plain relative path; the name itself where it is one."""
+    """Turn a name into a plain relative path of letters, digits and `_-. :/`; a name that is one stays unchanged."""
     parts = [part for part in _FOREIGN.sub("_", name[:_LONGEST_NAME]).split("/") if part]
     text = "/".join("_" * len(part) if part in (".", "..") else part for part in parts)
     return re.sub(r"^\.\.", "__", text) or "metric"
 
 
 def numbers_of(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """The numbers of metrics: the metric's name, the number's, which of a vector is `name_0`, `name_1`, and itself."""
+    """Yield each number of metrics as (metric's name, number's name, number).
+
+    The numbers of a vector are named `name_0`, `name_1` and so on.
+    """
     for name, value in metrics.items():
         for part, number in _parts(name, value):
-            while part != name and part in metrics:  # another metric is called so
+            while part != name and part in metrics:  # another metric has this name
                 part += "_"
             yield name, part, number
 
@@ -77,18 +80,18 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 def log_each(
     write: Callable[[Sequence[Any]], None], entries: Sequence[Any], is_refusal: Callable[[Exception], bool]
 ) -> list[tuple[Any, Exception]]:
-    """Write entries together; where the store refuses them, in ever smaller parts, so that one costs no other.
+    """Write entries together and bisect refused batches, so that a refused entry doesn't cost others.
 
     Args:
-        write: writes some of them, all or none.
-        entries: what is written.
-        is_refusal: whether an error may be for what was written, and not for the store's state.
+        write: Writes a batch, all or nothing.
+        entries: The entries.
+        is_refusal: Tells whether an error may be due to the entries, and not to the store's state.
 
     Returns:
-        those that were refused, with the reasons.
+        The refused entries, each with the error.
 
     Raises:
-        Exception: the store refuses all, or can't be used.
+        Exception: An error isn't a refusal, or the first entries (8, or all if they are fewer) are all refused.
     """
     refused: list[tuple[Any, Exception]] = []
     written = 0

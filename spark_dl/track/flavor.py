@@ -1,15 +1,15 @@
-"""The MLflow flavor "spark_dl": a directory that Spark ML, Keras and MLflow's own tools each load their way.
+"""MLflow flavor "spark_dl": a model directory that Spark ML, Keras and MLflow's own tools can load.
 
     MLmodel                   flavors spark_dl, keras and python_function; the signature
     data/model.keras          the whole Keras model, as mlflow.keras loads it
-    spark_dl/stage.json       the Spark ML stage without it
-    spark_dl/serving.json     how rows become its inputs, and its outputs columns
-    spark_dl/scored.keras     what is served, where that isn't the whole model
-    code/spark_dl.zip         this package, for processes that haven't installed it
-    code/spark_dl_model.py    MLflow's way in, which finds it there
+    spark_dl/stage.json       the Spark ML stage without the Keras model
+    spark_dl/serving.json     the conversion of rows to inputs, and of outputs to columns
+    spark_dl/scored.keras     the Keras model that is served, if it isn't the whole model
+    code/spark_dl.zip         this package, for processes that don't have it installed
+    code/spark_dl_model.py    MLflow's loader module, which imports the package from the archive
 
-A fitted Pipeline, and what else Spark's own writer has written, has that under spark_dl/stage, and no other flavor.
-Nothing in it is pickled.
+A fitted Pipeline, or another model saved by Spark's own writer, has the writer's files in spark_dl/stage, and no other
+flavor. Nothing in the directory is pickled.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ __all__ = [
 
 FLAVOR = "spark_dl"
 _ARCHIVE, _LOADER = "spark_dl.zip", "spark_dl_model"
-# What MLflow imports to load a model as a pyfunc: the package is found in its archive where it isn't imported yet.
+# The module that MLflow imports to load a pyfunc. It adds the archive to sys.path unless the package is imported.
 _LOADER_CODE = f"""import sys
 from pathlib import Path
 
@@ -77,7 +77,7 @@ _KERAS, _KERAS_MODULE = "data/model.keras", "data/keras_module.txt"
 _STAGE, _SERVING, _SCORED = "spark_dl/stage.json", "spark_dl/serving.json", "spark_dl/scored.keras"
 _STAGE_FILES = "spark_dl/stage"
 _CONDA, _PYTHON = "conda.yaml", "python_env.yaml"
-# What a process imports that serves a model, by the names of the distributions that may bring it.
+# The requirements of serving a model, each with the distributions that may provide it.
 _NEEDED = (("cloudpickle",), ("keras",), ("numpy",), ("pandas",), ("pyarrow",), ("tensorflow", "tensorflow-cpu"))
 
 
@@ -94,15 +94,18 @@ def log(  # noqa: PLR0913
     """Log a model into a run.
 
     Args:
-        model: what is written.
-        name: of the logged model.
-        registered_model_name: the registered model that it becomes a version of, if any.
-        code_paths: files and directories with the user's own code, such as custom layers; each is a module that is
-            imported where the model is loaded.
-        pip_requirements: in place of those that this process has.
-        input_example: rows as the served model takes them, which is tried at once; None for a row that is made up.
-        run_id: the run; None for the active one.
-        model_id: of the logged model, where it has been made; None to make one.
+        model: The model.
+        name: The name of the logged model.
+        registered_model_name: The registered model that gets a new version; None for no registration.
+        code_paths: The files and directories with the user's own code, such as custom layers. Each is a module that is
+            imported when the model is loaded.
+        pip_requirements: The pip requirements; None for the versions installed in this process.
+        input_example: Rows as the served model takes them, with which serving is validated; None for a generated row.
+        run_id: The id of the run; None for the active one.
+        model_id: The id of the logged model, if it exists already; None to create one.
+
+    Returns:
+        MLflow's record of the logged model.
     """
     info: ModelInfo = Model.log(
         artifact_path=None,
@@ -122,7 +125,12 @@ def log(  # noqa: PLR0913
 
 
 def register(model_id: str, name: str) -> None:
-    """Make a logged model a version of a registered model."""
+    """Register a logged model as a new version of a registered model.
+
+    Args:
+        model_id: The id of the logged model.
+        name: The name of the registered model.
+    """
     mlflow.register_model(f"models:/{model_id}", name)
 
 
@@ -135,10 +143,19 @@ def save_model(
     input_example: Any = None,
     validate_serving_input: bool = True,
 ) -> None:
-    """Write the directory, which must not exist; see `log` for the arguments. The last is MLflow's own.
+    """Save a model as a local directory, as MLflow calls it for a flavor.
+
+    Args:
+        path: The directory, which must not exist or must be empty.
+        model: The model.
+        mlflow_model: The MLmodel file's content so far; None for a new one.
+        code_paths: As in `log`.
+        pip_requirements: As in `log`.
+        input_example: As in `log`.
+        validate_serving_input: Ignored; MLflow passes it to every flavor.
 
     Raises:
-        SavedModelError: The path exists, or isn't local.
+        SavedModelError: The path exists with content, or isn't local.
     """
     target = Store.at(path)
     if not target.is_local:
@@ -171,7 +188,7 @@ def _write_directory(
     version, modules = importlib.metadata.version("spark_dl"), [Path(path).stem for path in code_paths]
     mlflow_model.add_flavor(FLAVOR, version=version, code="code", modules=modules, **facts)
     if input_example is None and isinstance(model, LoggedModel) and model.inputs is not None and model.example:
-        with contextlib.suppress(Exception):  # made up: a model without one is a model all the same
+        with contextlib.suppress(Exception):  # the example is generated, and optional
             _save_example(mlflow_model, pd.DataFrame([model.example]), str(root))
     elif input_example is not None:
         _save_example(mlflow_model, input_example, str(root))
@@ -180,7 +197,11 @@ def _write_directory(
 
 
 def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[str, str]:
-    """Write the files of a model and note what else can load it; gives what our own flavor must know."""
+    """Write a model's files, and add the flavors keras and python_function.
+
+    Returns:
+        The entries for the flavor of this package.
+    """
     contents = {
         _KERAS: model.keras,
         _KERAS_MODULE: b"keras",
@@ -211,10 +232,15 @@ def _write_files(root: Path, contents: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def fetched(uri: str) -> Iterator[Path]:
-    """A local copy of a logged, saved or registered model, while the `with` lasts.
+    """Fetch a logged, saved or registered model to a local directory, which exists while the `with` lasts.
+
+    A model that is local already isn't copied.
+
+    Args:
+        uri: The path or URI of the model.
 
     Raises:
-        SavedModelError: there is none, or it is another flavor's.
+        SavedModelError: There is no model, or it lacks this package's flavor.
     """
     with tempfile.TemporaryDirectory(prefix="spark-dl-model-") as directory:
         try:
@@ -239,19 +265,22 @@ def fetched(uri: str) -> Iterator[Path]:
 
 
 def _local_directory(uri: str) -> Path | None:
-    """The directory that a path or a file: URL names; None where it is another URI, or names none."""
+    """Return the local directory that a path or a file: URL names; None if it is another URI or there is none."""
     try:
         store = Store.at(uri)
-    except StoreError:  # models:/, runs:/ and others that MLflow knows
+    except StoreError:  # models:/, runs:/ and other schemes that MLflow knows
         return None
     return Path(store.path) if store.is_local and Path(store.path).is_dir() else None
 
 
 def pinned(uri: str) -> str:
-    """The URI of the version that a registered model's URI names now.
+    """Resolve a registered model's URI to that of the version that it names now.
+
+    Args:
+        uri: The URI, such as `models:/name@alias` or `models:/name/latest`.
 
     Raises:
-        SavedModelError: there is none, or the registry doesn't answer.
+        SavedModelError: There is no such version, or the registry doesn't answer.
     """
     try:
         name, version = get_model_name_and_version(mlflow.MlflowClient(), uri)
@@ -267,25 +296,29 @@ def pinned(uri: str) -> str:
 
 
 def import_code(root: Path) -> list[str]:
-    """Import the user's own code that a model brings along, which registers its layers with Keras.
+    """Import the user's own code that was saved with a model, which registers its layers with Keras.
 
-    What is made of it travels to Spark's workers by value: they can't import it.
+    The modules are pickled by value for Spark's Python workers, which can't import them.
+
+    Args:
+        root: The model's directory.
 
     Returns:
-        the names of the modules.
+        The names of the modules.
 
     Raises:
-        SavedModelError: it can't be imported, or another module of that name has been.
+        SavedModelError: A module can't be imported, another module of that name is imported already, or the
+            names in the MLmodel file are damaged.
     """
     modules: list[str] = Model.load(str(root)).flavors[FLAVOR].get("modules", [])
     if not modules:
         return []
     if not all(map(is_name, modules)):
         raise SavedModelError(explain("The model's record is damaged.", expected="names of modules", received=modules))
-    code = Path(tempfile.mkdtemp(prefix="spark-dl-code-"))  # the model's own directory may go
+    code = Path(tempfile.mkdtemp(prefix="spark-dl-code-"))  # the model's directory may be temporary
     atexit.register(shutil.rmtree, code, ignore_errors=True)
     shutil.copytree(root / "code", code, dirs_exist_ok=True)
-    sys.path.append(str(code))  # where they import each other
+    sys.path.append(str(code))  # lets the modules import each other
     for name in modules:
         try:
             module = _module(name, code)
@@ -304,7 +337,11 @@ def import_code(root: Path) -> list[str]:
 
 
 def _module(name: str, code: Path) -> ModuleType:
-    """The module of this name in this directory, and no other."""
+    """Import a module from a directory, or return the imported module if its file has the same content.
+
+    Raises:
+        SavedModelError: Another module of that name is imported already.
+    """
     package = (code / name).is_dir()
     file = code / name / "__init__.py" if package else code / f"{name}.py"
     known = sys.modules.get(name)
@@ -335,26 +372,26 @@ def _module(name: str, code: Path) -> ModuleType:
 
 
 def stage_files(root: Path) -> tuple[str, Path] | None:
-    """The class of what Spark's own writer has written, and its directory; None where it is a model of ours."""
+    """Return the class and the directory of a model saved by Spark's own writer; None for this package's models."""
     found = Model.load(str(root)).flavors[FLAVOR]
     return (str(found["stage_class"]), root / _STAGE_FILES) if "stage_class" in found else None
 
 
 def stage_content(root: Path) -> tuple[str, bytes]:
-    """The stage's JSON, and the Keras model's bytes."""
+    """Read the Spark ML stage's JSON and the bytes of the whole Keras model."""
     return (root / _STAGE).read_text(), (root / _KERAS).read_bytes()
 
 
 def served_content(root: Path) -> tuple[str, bytes]:
-    """How it is served, as JSON, and the bytes of what is."""
+    """Read the description of serving, as JSON, and the bytes of the Keras model that is served."""
     scored = root / _SCORED
     return (root / _SERVING).read_text(), (scored if scored.exists() else root / _KERAS).read_bytes()
 
 
 def _pack_package(path: Path) -> None:
-    """This package as one archive: as so many files it would take a tracking server as many requests."""
+    """Pack this package as one archive, since a tracking server needs one request per file."""
     package = Path(errors.__file__).parent
-    if package.parent.is_file():  # it was itself imported from one
+    if package.parent.is_file():  # the package was imported from an archive
         shutil.copy2(package.parent, path)
         return
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -371,7 +408,11 @@ def _copy_code(paths: Sequence[str], into: Path) -> None:
 
 
 def schema_of(columns: Sequence[tuple[str, Any]]) -> Schema:
-    """Columns, with types as `LoggedModel` has them, as MLflow has them."""
+    """Convert columns to an MLflow schema.
+
+    Args:
+        columns: The columns with their types, named as in `LoggedModel.inputs`.
+    """
     return Schema([ColSpec(_type(kind), name) for name, kind in columns])
 
 
@@ -388,7 +429,7 @@ def _save_example(mlflow_model: Model, example: Any, path: str) -> None:
 
 
 def _write_environment(root: Path, pip_requirements: Sequence[str] | None) -> None:
-    """What an environment needs to serve the model, in the files that MLflow's tools read."""
+    """Write the requirements of serving as conda.yaml, python_env.yaml and requirements.txt."""
     given = list(pip_requirements) if pip_requirements is not None else list(map(_pinned, _NEEDED))
     conda, requirements, _ = environment._process_pip_requirements(given, None, None)
     write_yaml(str(root), _CONDA, conda)
@@ -397,10 +438,10 @@ def _write_environment(root: Path, pip_requirements: Sequence[str] | None) -> No
 
 
 def _pinned(names: Sequence[str]) -> str:
-    """The first of these distributions that is installed, with its version."""
+    """Pin the first of these distributions that is installed to its version."""
     for name in names:
         try:
             return f"{name}=={importlib.metadata.version(name)}"
         except importlib.metadata.PackageNotFoundError:
             continue
-    return names[0]  # as its environment has it: one that isn't installed here under any of these names
+    return names[0]  # none is installed here under these names, so the version stays open

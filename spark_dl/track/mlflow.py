@@ -1,4 +1,4 @@
-"""One MLflow run for each fit, written by the driver."""
+"""MLflow tracker: one run per fit, written by the driver."""
 
 from __future__ import annotations
 
@@ -32,23 +32,24 @@ __all__ = ["MlflowTracker", "active_run_id", "open_tracker"]
 
 _ANSWER_SECONDS = 5.0
 _EVENTS, _FAILURE, _LONGEST_FAILURE = "events.txt", "spark_dl.failure", 5000
-# A param of a run that was active when a fit joined it. A param never changes: of fits at once one gets the run.
+# A param that marks an active run as used by a fit. Since a param never changes, only one of several concurrent fits
+# can claim the run.
 _JOINED = "spark_dl.joined"
 
 
 def open_tracker(
     experiment_name: str | None, run_name: str | None, registered_model_name: str | None, parent: str = ""
 ) -> MlflowTracker:
-    """A tracker on the store that MLflow is set to.
+    """Open a tracker on MLflow's current tracking store.
 
     Args:
-        experiment_name: where a run is opened; None for MLflow's current experiment.
-        run_name: of a run that is opened.
-        registered_model_name: the registered model that gets a new version, if any.
-        parent: the id of the run below which a run is opened; empty for none.
+        experiment_name: The experiment for a new run; None for MLflow's current experiment.
+        run_name: The name of a new run; None for one that MLflow makes up.
+        registered_model_name: The registered model that gets a new version; None for no registration.
+        parent: The id of the parent run of a new run; "" to use the active run, if there is one.
 
     Raises:
-        TrackingError: the server doesn't answer or doesn't let us in, or the experiment or run can't be used.
+        TrackingError: The server doesn't answer, the credentials are refused, or the experiment or run can't be used.
     """
     uri = mlflow.get_tracking_uri()
     _check_answers(uri)
@@ -62,7 +63,7 @@ def open_tracker(
             experiment = _experiment(client, experiment_name)
     except TrackingError:
         raise
-    except Exception as error:  # a database's own, too
+    except Exception as error:  # includes the errors of a database
         what = f"run {parent or joined}" if parent or joined else f"experiment {experiment_name or 'that is current'}"
         raise TrackingError(
             explain(
@@ -76,20 +77,24 @@ def open_tracker(
 
 
 def active_run_id() -> str:
-    """The run that this thread, or the process's environment, says is under way; empty where there is none."""
+    """Return the id of this thread's active run, or else MLFLOW_RUN_ID; "" if there is neither."""
     active = mlflow.active_run()
     return active.info.run_id if active else MLFLOW_RUN_ID.get() or ""
 
 
 def _enclosing_run_id() -> str:
-    """The main thread's active run, for a fit in another thread: a CrossValidator's around a Pipeline."""
+    """Return the id of the main thread's active run for a fit in another thread, as of a CrossValidator; else ""."""
     main = threading.main_thread()
     runs = _active_run_stack.get_all_thread_values().get(main.ident) if threading.current_thread() is not main else None
     return str(runs[-1].info.run_id) if runs else ""
 
 
 def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
-    """The experiment's id; one of a new name is made."""
+    """Return the id of an experiment, which is created if its name is new.
+
+    Raises:
+        TrackingError: The experiment was deleted.
+    """
     if name is None:
         found = client.get_experiment(_get_experiment_id())
     else:
@@ -101,7 +106,7 @@ def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
                 known = client.get_experiment_by_name(name)
                 if known is None:
                     raise
-                # another fit has made it meanwhile
+                # another fit has created it meanwhile
         found = known
     if found.lifecycle_stage != LifecycleStage.ACTIVE:
         raise TrackingError(
@@ -116,7 +121,7 @@ def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
 
 
 def _check_answers(uri: str) -> None:
-    # MLflow itself would try for minutes.
+    # MLflow itself would retry for minutes.
     if urlsplit(uri).scheme not in ("http", "https"):
         return
     try:
@@ -126,7 +131,7 @@ def _check_answers(uri: str) -> None:
             "GET",
             max_retries=0,
             timeout=_ANSWER_SECONDS,
-            raise_on_status=False,  # it answered; whether it lets us in is for MLflow to say
+            raise_on_status=False,  # any answer will do here: MLflow checks the credentials later
         )
     except Exception as error:
         raise TrackingError(
@@ -140,21 +145,21 @@ def _check_answers(uri: str) -> None:
 
 
 class MlflowTracker:
-    """Writes into a run: the active one, that of a fit that was cut short, or a new one.
+    """Tracker that logs into an MLflow run: the active one, that of the interrupted fit, or a new one.
 
-    An active run holds one fit, whose curves and params are its own: another's run is opened below it.
+    An active run holds one fit, since params and metrics of two would mix: a second fit gets a child run.
 
     Args:
-        client: of the store.
-        experiment_id: where a run is opened.
-        run_name: the name of a run that is opened.
-        registered_model_name: the registered model that gets a new version, if any.
-        joined: the run that is under way; empty for none. It is left open.
-        parent: the run below which one is opened; empty for none.
+        client: The client of the tracking store.
+        experiment_id: The id of the experiment for a new run.
+        run_name: The name of a new run; None for one that MLflow makes up.
+        registered_model_name: The registered model that gets a new version; None for no registration.
+        joined: The id of the active run, which is left open; "" if there is none.
+        parent: The id of the parent run of a new run; "" for no parent.
 
     Attributes:
-        run_id: the run's id.
-        notes: what the user should know of where the fit is logged.
+        run_id: The id of the run.
+        notes: Notes for the user about the location of the fit's run.
     """
 
     def __init__(
@@ -178,10 +183,18 @@ class MlflowTracker:
         self._writer = RunWriter(client, joined)
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
-        """Join the run that is under way, go on with that of a fit that was cut short, or open one; log the params.
+        """Join the active run, reopen that of the interrupted fit, or create one; log params and tags.
+
+        Args:
+            params: The options of the fit.
+            tags: The facts about the fit.
+            resumed: The id of the run of the interrupted fit that this one resumes; "" if there is none.
+
+        Returns:
+            The id of the run.
 
         Raises:
-            TrackingError: the server doesn't let us.
+            TrackingError: The run can't be opened or written.
         """
         try:
             if self._joined:
@@ -193,7 +206,7 @@ class MlflowTracker:
             self._writer.tags(tags)
         except Exception as error:
             if self.run_id:
-                with contextlib.suppress(Exception):  # a server that is away now can't be told
+                with contextlib.suppress(Exception):  # the server may be unreachable
                     self.finish(error)
             raise TrackingError(
                 explain(
@@ -206,21 +219,21 @@ class MlflowTracker:
         return self.run_id
 
     def _join(self, resumed: str) -> None:
-        """Write into the active run, unless it holds another fit: then into a run below it."""
+        """Use the active run, or a child run of it if the active one holds another fit."""
         if resumed == self._joined:
             self._read_events(self._client.get_run(resumed).info)
             return
         if self._claim(resumed):
             return
         active, self._joined, self._parent = self._joined, "", self._joined
-        self.run_id = ""  # what fails from here on is not the active run's
+        self.run_id = ""  # a failure from here on must not be logged in the active run
         self.run_id = self._reopened(resumed, below=active)
         if not self.run_id:
             self.run_id = self._opened()
             self.notes.append(f"The active run {active} holds another fit: this one's run is {self.run_id}, below it.")
 
     def _claim(self, resumed: str) -> bool:
-        """Take the active run for this fit; False where another fit has it."""
+        """Claim the active run for this fit; False if another fit has it, or if the resumed run is a child of it."""
         data = self._client.get_run(self._joined).data
         if _JOINED in data.params or any(name.startswith("spark_dl.") for name in data.tags):
             return False
@@ -232,27 +245,30 @@ class MlflowTracker:
         except Exception as error:
             if not is_refusal(error):
                 raise
-        # A fit at the same time may have been first.
+        # A concurrent fit may have been first.
         return bool(self._client.get_run(self._joined).data.params.get(_JOINED, mine) == mine)
 
     def _opened(self) -> str:
-        # Not mlflow.start_run: a run that is active in this thread stays so where its end can't be told.
+        # Not mlflow.start_run, whose run would stay active in this thread if the server can't be reached at its end.
         tags = redact_value(resolve_tags({MLFLOW_PARENT_RUN_ID: self._parent} if self._parent else None))
         return str(self._client.create_run(self._experiment_id, tags=tags, run_name=self._run_name).info.run_id)
 
     def _reopened(self, run_id: str, below: str = "", look: bool = False) -> str:
-        """The run, where it is there and not finished; else none. What was told of it is kept.
+        """Reopen a run that exists, isn't finished, and wasn't joined by a fit; read its events.
 
         Args:
-            run_id: its id; empty for none.
-            below: the id of the run below which it must be; empty for any.
-            look: whether it is only looked for.
+            run_id: The id of the run; "" for none.
+            below: The id that its parent run must have; "" for any.
+            look: Whether to check only, and leave the run unchanged.
+
+        Returns:
+            The id of the run; "" if it can't be reopened.
         """
         if not run_id:
             return ""
         try:
             run = self._client.get_run(run_id)
-        except MlflowException:  # another store's, or removed for good
+        except MlflowException:  # it is in another store, or was deleted permanently
             return ""
         info, is_users = run.info, _JOINED in run.data.params
         if info.lifecycle_stage != LifecycleStage.ACTIVE or info.status == "FINISHED" or is_users:
@@ -267,8 +283,8 @@ class MlflowTracker:
         return run_id
 
     def _read_events(self, info: RunInfo) -> None:
-        """Keep what was told of a run before."""
-        with contextlib.suppress(Exception):  # an artifact store that can't be read now costs the earlier events
+        """Read the events that a run has already, to which later ones are appended."""
+        with contextlib.suppress(Exception):  # without the artifact store, only the earlier events are lost
             if any(file.path == _EVENTS for file in self._client.list_artifacts(info.run_id)):
                 self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
 
@@ -281,33 +297,33 @@ class MlflowTracker:
         self._writer.log_metrics(epoch, metrics, at)
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
-        """Log what of these metrics of epochs isn't there."""
+        """Log the metrics that the run lacks."""
         self._writer.history(history, first_epoch)
 
     def event(self, text: str) -> None:
-        """Keep the events, one below the other, as an artifact."""
+        """Append an event, with the time, to the artifact `events.txt`."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}"
         self._client.log_text(self.run_id, "\n".join([*self._events, line]) + "\n", _EVENTS)
         self._events.append(line)
 
     def log_model(self, model: LoggedModel) -> None:
-        """Log the model, and register it."""
-        # By ids: a run that becomes active, be it for a moment, is the user's business.
+        """Log the model, and register it if a registered model was named."""
+        # Uses ids, since only the user may make a run active, even for a moment.
         made = self._client.create_logged_model(self._experiment_id, "model", source_run_id=self.run_id)
         try:
             flavor.log(model, "model", run_id=self.run_id, model_id=made.model_id)
         except Exception:
-            with contextlib.suppress(Exception):  # what was in the way of the model may be in the way of this
+            with contextlib.suppress(Exception):  # the first error may recur here
                 self._client.finalize_logged_model(made.model_id, "FAILED")
             raise
         if self._registered_model_name:
             try:
                 flavor.register(made.model_id, self._registered_model_name)
-            except Exception as error:  # the model is logged
+            except Exception as error:  # the model itself is logged
                 self._writer.keep([({"registered model": self._registered_model_name}, error)])
 
     def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
-        """Log an artifact, under this path."""
+        """Log a file as an artifact."""
         with tempfile.TemporaryDirectory() as directory:
             local = Path(directory, Path(path).name)
             local.write_bytes(content())
@@ -315,25 +331,25 @@ class MlflowTracker:
             self._client.log_artifact(self.run_id, str(local), folder)
 
     def finish(self, failure: BaseException | None) -> None:
-        """End a run that was opened here; note the failure in any."""
+        """End the run unless it was joined, and set the failure as the tag `spark_dl.failure`."""
         if failure is not None:
             try:
                 text = redact(f"{type(failure).__name__}: {failure}")[:_LONGEST_FAILURE]
                 self._client.set_tag(self.run_id, _FAILURE, text)
-            except Exception as error:  # the run ends all the same
+            except Exception as error:  # the run must end anyway
                 self._writer.keep([({"tag": _FAILURE}, error)])
         if not self._joined:
             killed = isinstance(failure, KeyboardInterrupt)
             status = "FINISHED" if failure is None else "KILLED" if killed else "FAILED"
-            # Not set_terminated, which prints the server's URL with all that is in it.
+            # Not set_terminated, which prints the server's URL with its credentials.
             status_code, now = RunStatus.from_string(status), int(time.time() * 1000)
             self._client._tracking_client.store.update_run_info(self.run_id, status_code, now, None)
 
     def is_transient(self, error: Exception) -> bool:
-        """A server that is away or has trouble; not one that refuses, and no file that can't be written."""
+        """Tell whether the error means an unreachable or failing server, so that a retry makes sense."""
         return is_transient(error)
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:
-        """What the store has refused; what came along is logged."""
+        """The entries that the store has refused, as JSON-compatible dicts."""
         return list(self._writer.refused)

@@ -1,4 +1,4 @@
-"""What a fit writes into its MLflow run: params, tags, datasets, metrics. One that is refused costs no other."""
+"""Writing of a fit's params, tags, datasets and metrics into its MLflow run; a refused entry doesn't cost others."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _NAMES = "spark_dl.metric_names"
 
 
 class RunWriter:
-    """Writes a run's entries.
+    """Writer of one MLflow run.
 
     Args:
-        client: of the store.
-        run_id: the run.
+        client: The client of the tracking store.
+        run_id: The id of the run.
 
     Attributes:
-        refused: what the store has refused, with its reason, fit for JSON.
+        refused: The entries that the store has refused, with the reasons, as JSON-compatible dicts.
     """
 
     def __init__(self, client: mlflow.MlflowClient, run_id: str) -> None:
@@ -47,14 +47,14 @@ class RunWriter:
         self._names = MetricNames()
 
     def params(self, params: Mapping[str, Any]) -> None:
-        """Log params."""
+        """Log params. One that the run has with another value is logged as `fit2.NAME`, `fit3.NAME` and so on."""
         run = self._client.get_run(self._run_id).data
-        with contextlib.suppress(ValueError):  # cut short, where there were very many
+        with contextlib.suppress(ValueError):  # very many names make a truncated tag
             self._names = MetricNames(json.loads(run.tags.get(_NAMES, "{}")))
         known, entries = run.params, []
         for name, value in params.items():
             text = _cut(redact(str(value)), _LONGEST_PARAM)
-            # A run's param can't change: one that the user has set otherwise leaves ours a name of its own.
+            # A run's param can't change, so a param that the user has set to another value needs another name here.
             names = itertools.chain([name], (f"fit{i}.{name}" for i in itertools.count(2)))
             entries.append(Param(next(free for free in names if known.get(free, text) == text), text))
         for start in range(0, len(entries), _PARAMS_A_CALL):
@@ -86,19 +86,19 @@ class RunWriter:
         except Exception as error:
             if not is_refusal(error) or columns is None:
                 raise
-            # Of thousands of columns the schema alone is too long.
+            # With thousands of columns, the schema alone is too long.
             plain = Dataset.from_dictionary({**dataset.to_dictionary(), "schema": "null"})
             self._client.log_inputs(self._run_id, [DatasetInput(plain, context)])
             self.keep([({"data": data.context, "schema": "not logged"}, error)])
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
-        """Log an epoch's metrics, numbers or vectors of numbers."""
+        """Log an epoch's metrics, which are numbers or vectors of numbers."""
         entries, foreign = self._metrics(metrics, int(at * 1000), epoch)
         self._log_metrics(entries)
-        self.keep(foreign)  # at the end, since what fails before is tried again
+        self.keep(foreign)  # last, since a failure above has the whole call retried
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
-        """Log what of these metrics of epochs isn't there."""
+        """Log the metrics that the run lacks."""
         now, there, missing = int(time.time() * 1000), {}, []
         epochs = max(map(len, history.values()), default=0)
         for index in range(epochs):
@@ -114,7 +114,12 @@ class RunWriter:
     def _metrics(
         self, metrics: Mapping[str, Any], when: int, epoch: int
     ) -> tuple[list[tuple[str, Metric]], list[tuple[Mapping[str, Any], Exception]]]:
-        """The entries for an epoch's metrics, by the metrics' own names; and those that are no numbers."""
+        """Convert an epoch's metrics to MLflow's.
+
+        Returns:
+            The entries, each after the name that the metric has in Keras; and the values that aren't numbers, each
+            with the error.
+        """
         numbers: list[tuple[str, str, float]] = []
         foreign: list[tuple[Mapping[str, Any], Exception]] = []
         for name, part, value in numbers_of(metrics):
@@ -129,7 +134,7 @@ class RunWriter:
         return [(name, Metric(names[part], value, when, epoch)) for name, part, value in numbers], foreign
 
     def _log_names(self) -> None:
-        """Note in a tag which metrics are logged under other names than theirs."""
+        """Record in a tag which metrics are logged under other names than their own."""
         text = json.dumps(self._names.changed, ensure_ascii=False)
         try:
             self._client.set_tag(self._run_id, _NAMES, _cut(text, _LONGEST_TAG))
@@ -149,23 +154,27 @@ class RunWriter:
             )
 
     def keep(self, refused: Iterable[tuple[Mapping[str, Any], Exception]]) -> None:
-        """Keep what the store refuses, with its reason; what came along is logged."""
+        """Add entries to `refused`.
+
+        Args:
+            refused: The entries as JSON-compatible dicts, each with the error of the store.
+        """
         for what, error in refused:
             reason = redact(f"{type(error).__name__}: {error}"[:1000])
             self.refused.append({**what, "reason": reason, "at": time.time()})
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether an error may be for what was to be written: the store itself is there, and lets us in."""
+    """Tell whether an error may be due to the entry, and not to the store's availability or the credentials."""
     if not isinstance(error, MlflowException):
         return not is_transient(error)
-    # A database's word for a value that it can't take. Of a server it is tried for minutes.
+    # A local database reports a value that it can't store as status 500. A server's 500 counts as transient.
     local = error.get_http_status_code() == 500 and not mlflow.get_tracking_uri().startswith("http")
     return local or error.get_http_status_code() == 400
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether a server is away or has trouble; not one that refuses, and no file that can't be written."""
+    """Tell whether an error means an unreachable or failing server, and neither a refusal nor a local file's error."""
     if isinstance(error, MlflowException):
         return _may_pass(error.get_http_status_code())
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -178,7 +187,7 @@ def _may_pass(status: int) -> bool:
 
 
 def _source(files: Sequence[str]) -> str:
-    """The file, or the directory below which all files are, as Spark reads it; "" where there is none."""
+    """Find the path of the data: of the one file, or of the deepest directory that holds all files; "" without any."""
     if len(files) == 1:
         return unquote(files[0])
     folders = {name.rpartition("/")[0] for name in files}

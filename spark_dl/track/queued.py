@@ -1,4 +1,4 @@
-"""A tracker that writes beside the training: what it is told waits in line, is tried again, and is kept if it fails."""
+"""Tracker that logs asynchronously: entries are queued, retried, and recorded as not logged if they fail."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from spark_dl.track.tracker import LoggedData, LoggedModel, NoTracker, Tracker
 __all__ = ["QueuedTracker", "not_tracked"]
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
-# How long one entry is tried before it is given up; and how long the end of a fit waits for one, beside the time that
-# its bytes may take.
+# How long one entry is retried; and how long the end of a fit waits for one, plus the time to transfer its bytes.
 _TRY_SECONDS, _CLOSING_SECONDS = 120.0, 30.0
-# And a file: one for which there is no room must not hold up the metrics behind it.
+# Files are retried for a shorter time, since one that doesn't fit must not delay the metrics behind it.
 _FILE_TRY_SECONDS = 10.0
 _BYTES_A_SECOND = 1e6
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is to be written, and its words for where it can't be.
+    """A queued entry.
 
     Attributes:
-        prepare: does what has nothing to do with the server, once; gives what writes, and how many bytes.
-        kept: the words.
-        patience: how long it is tried, in seconds.
-        again: whether it is prepared once more, after all others, where that fails: a library that another thread is
+        prepare: Called once before writing, for the work without the server; returns the function that writes, and
+            the number of bytes.
+        kept: The description of the entry in `unlogged`.
+        patience: The seconds for which writing is retried.
+        again: Whether an entry whose preparation fails is queued once more, since a library that another thread is
             importing can't be used yet.
     """
 
@@ -44,14 +44,14 @@ class _Entry:
 
 
 class QueuedTracker:
-    """Hands what it is told to another tracker, in order, in a thread of its own: nobody who trains waits for a server.
+    """Tracker that passes entries to another tracker, in order, in its own thread, so that training never waits.
 
-    `begin` is not put off, so that a fit whose record can't be opened doesn't begin. `model` and `end` come when all
-    before them is written; where that takes too long, the server is taken to be gone, and the fit ends without them.
+    `begin` is synchronous, so that a fit whose record can't be opened doesn't start. `log_model` and `finish` wait
+    until all entries before them are written; if that takes too long, they raise, and the server counts as gone.
 
     Args:
-        tracker: where it goes.
-        required: whether a record that can't be opened is an error; else it is told, and nothing is written.
+        tracker: The tracker that writes.
+        required: Whether a record that can't be opened is an error; if not, there is a warning and nothing is logged.
     """
 
     def __init__(self, tracker: Tracker, required: bool = True) -> None:
@@ -61,22 +61,30 @@ class QueuedTracker:
         self._unlogged: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         self._ended = False
-        # When the entry under way was begun, and its bytes.
+        # The start time and the bytes of the entry that is being written.
         self._since, self._bytes = 0.0, 0
         self._gone = False
         self._thread = threading.Thread(target=self._write_all, daemon=True)
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
-        """Open the record, at once.
+        """Open the record synchronously, then start the thread.
+
+        Args:
+            params: The options of the fit.
+            tags: The facts about the fit.
+            resumed: The id of the record of the interrupted fit that this one resumes; "" if there is none.
+
+        Returns:
+            The record's id; "" if it can't be reopened by its id, or is optional and can't be opened.
 
         Raises:
-            TrackingError: it can't be opened, and is required.
+            TrackingError: The record can't be opened, and is required.
         """
         try:
             opened = self._tracker.begin(params, tags, resumed)
         except TrackingError as error:
             if self._required:
-                self._gone = True  # there is nothing to be waited for
+                self._gone = True  # nothing will be written, so nothing is waited for
                 raise
             warn(not_tracked(error), 2)
             self._tracker = NoTracker()
@@ -85,27 +93,27 @@ class QueuedTracker:
         return opened
 
     def log_dataset(self, data: LoggedData) -> None:
-        """Put rows in line."""
+        """Queue a dataset."""
         kept = {"data": data.context, "rows": data.rows, "digest": data.digest, "at": time.time()}
         self._put(lambda: self._tracker.log_dataset(data), kept)
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
-        """Put an epoch's metrics in line."""
+        """Queue an epoch's metrics."""
         kept: dict[str, Any] = {"epoch": epoch, "metrics": dict(metrics), "at": at}
         self._put(lambda: self._tracker.log_metrics(epoch, kept["metrics"], at), kept)
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
-        """Put metrics of epochs that may be missing in line."""
+        """Queue metrics of epochs that the record may lack."""
         kept = {"history": dict(history), "first_epoch": first_epoch, "at": time.time()}
         self._put(lambda: self._tracker.history(history, first_epoch), kept)
 
     def event(self, text: str) -> None:
-        """Put an event in line."""
+        """Queue an event, without credentials."""
         text = redact(text)
         self._put(lambda: self._tracker.event(text), {"event": text, "at": time.time()})
 
     def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
-        """Put a file in line."""
+        """Queue a file; credentials are left out of `.txt` files."""
 
         def prepare() -> tuple[Callable[[], None], int]:
             made = content()
@@ -116,10 +124,11 @@ class QueuedTracker:
         self._add(_Entry(prepare, {"file": path, "at": time.time()}, _FILE_TRY_SECONDS))
 
     def log_model(self, model: LoggedModel) -> None:
-        """Write the model, once all before it is written.
+        """Log the model, once all entries before it are written.
 
         Raises:
-            TimeoutError: the server doesn't take what is before it.
+            TimeoutError: The entries before it aren't written in time.
+            Exception: The tracker can't log the model.
         """
         with self._kept({"model": "not logged"}):
             if not self._drained():
@@ -127,10 +136,11 @@ class QueuedTracker:
             self._tracker.log_model(model)
 
     def finish(self, failure: BaseException | None) -> None:
-        """Close the record, once all before is written.
+        """Close the record, once all entries are written.
 
         Raises:
-            TimeoutError: the server doesn't take what is before it; the record stays open.
+            TimeoutError: The entries aren't written in time; the record stays open.
+            Exception: The tracker can't close the record.
         """
         drained = self._drained()
         with self._changed:
@@ -142,23 +152,26 @@ class QueuedTracker:
             self._tracker.finish(failure)
 
     def is_transient(self, error: Exception) -> bool:
-        """As the other tracker says."""
+        """Ask the tracker that writes."""
         return self._tracker.is_transient(error)
 
     @property
     def notes(self) -> list[str]:
-        """As the other tracker says."""
+        """The notes of the tracker that writes."""
         return self._tracker.notes
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:
-        """What could not be written, or not yet: epochs with their metrics, params, tags, events, names of files."""
+        """The entries that were not or not yet logged, as JSON-compatible dicts: metrics, params, tags, events, files.
+
+        Only the names of files are included.
+        """
         with self._changed:
             return [*self._tracker.unlogged, *self._unlogged, *(dict(entry.kept) for entry in self._entries)]
 
     @contextmanager
     def _kept(self, words: Mapping[str, Any]) -> Iterator[None]:
-        """What fails within is kept by these words, and raised."""
+        """Record an exception within the `with` in `unlogged`, with this description, and let it propagate."""
         try:
             yield
         except Exception as error:
@@ -175,7 +188,7 @@ class QueuedTracker:
             self._changed.notify_all()
 
     def _drained(self) -> bool:
-        """Wait while what is in line gets written; False if nothing is for too long, which is waited for once."""
+        """Wait until the queue is empty; False if one entry takes too long, after which no call waits again."""
         with self._changed:
             self._since = time.monotonic()
             while self._entries and not self._gone:
@@ -199,7 +212,7 @@ class QueuedTracker:
                 with self._changed:
                     self._since, self._bytes = time.monotonic(), size
                 failure = self._written(write, entry.patience)
-            except Exception as error:  # what was to be written can't be made: no server's fault
+            except Exception as error:  # the entry can't be prepared, which is no fault of the server
                 failure, again = error, entry.again
             with self._changed:
                 self._entries.popleft()
@@ -210,7 +223,11 @@ class QueuedTracker:
                 self._changed.notify_all()
 
     def _written(self, write: Callable[[], None], patience: float) -> Exception | None:
-        """Try until it is written, or given up, or the fit has ended; gives the last failure."""
+        """Write an entry, with retries after transient errors until its time is over or the fit has ended.
+
+        Returns:
+            The last error; None if the entry is written.
+        """
         pause, end = _FIRST_PAUSE_SECONDS, time.monotonic() + patience
         while True:
             try:
@@ -231,5 +248,5 @@ def _reason(error: Exception) -> str:
 
 
 def not_tracked(error: TrackingError) -> str:
-    """What is told where tracking is optional and can't be."""
+    """Build the warning for an optional tracker that can't be used."""
     return f"This fit is not tracked (tracking='optional'). {error}"

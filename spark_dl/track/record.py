@@ -1,4 +1,4 @@
-"""One fit's record at a tracker: opened once, told, ended with what went wrong, if anything did."""
+"""Record of one fit at a tracker, which is opened once and always closed, with the failure if there is one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Record", "try_to_log"]
 
 
 class Record:
-    """A record that is open at the latest when the `with` ends.
+    """Record of one fit, opened by `open` or at the latest when the `with` ends, which closes it.
 
     Args:
-        tracker: where it is.
-        params: the options.
-        tags: the facts.
+        tracker: The tracker.
+        params: The options of the fit.
+        tags: The facts about the fit.
 
     Attributes:
-        tracker: what is told to it before the record is open waits.
-        written: whether anything is.
+        tracker: The tracker, which queues entries until the record is open.
+        written: Whether the tracker writes anything.
     """
 
     def __init__(self, tracker: Tracker, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -34,16 +34,16 @@ class Record:
         self._opened = False
 
     def open(self, resumed: str = "") -> str:
-        """Open it, unless it is open.
+        """Open the record, unless it is open already.
 
         Args:
-            resumed: the id of the record of a fit that was cut short and goes on with this one; empty for none.
+            resumed: The id of the record of the interrupted fit that this one resumes; "" if there is none.
 
         Returns:
-            its id; empty where it can't be opened again by one.
+            The record's id; "" if the tracker can't reopen a record by its id.
 
         Raises:
-            TrackingError: it can't be opened.
+            TrackingError: The record can't be opened.
         """
         if not self._opened:
             self._opened = True
@@ -51,16 +51,20 @@ class Record:
         return self._id
 
     def add(self, *files: Mapping[str, Callable[[], bytes]]) -> None:
-        """Add files, by their paths."""
+        """Log files as artifacts.
+
+        Args:
+            *files: The files: path -> function that returns the content.
+        """
         for path, content in (pair for some in files for pair in some.items()):
             self.tracker.log_artifact(path, content)
 
     def attempt(self, what: str, write: Callable[[], object]) -> None:
-        """Make something and add it; where it can't be made, that is kept as not logged, with the reason.
+        """Call a function that logs something; if it raises, record that as not logged, with the reason.
 
         Args:
-            what: what it is called then.
-            write: makes and adds it.
+            what: The name of the missing entry.
+            write: The function that makes and logs it.
         """
         try:
             write()
@@ -80,10 +84,13 @@ class Record:
 
 
 def try_to_log(write: Callable[[], object]) -> bool:
-    """Write to the tracker. Once training runs, a tracker that fails costs what it would have logged, and no more.
+    """Write to a tracker, with a warning instead of an error, since a failing tracker must not end a training.
+
+    Args:
+        write: The function that writes.
 
     Returns:
-        whether it was written.
+        Whether it succeeded.
     """
     try:
         write()

@@ -1,4 +1,4 @@
-"""What is read back of MLflow: a fit's run, and the page that shows it."""
+"""Reading from MLflow: the run of a fit, and the address of the MLflow UI."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["LoggedFit", "logged_fit", "page"]
 
 @dataclass(frozen=True)
 class LoggedFit:
-    """A fit as its run has it.
+    """A fit, read from its run.
 
     Attributes:
-        experiment: the name of its experiment.
-        name: of the run.
-        files: contents of the artifacts that were asked for.
-        source: the path that its training rows were read from; empty where that isn't known.
-        digest: of its training rows; empty where that isn't known.
+        experiment: The name of the experiment.
+        name: The name of the run, or its id if it has none.
+        files: The requested artifacts: path -> content.
+        source: The path that the training rows were read from; "" if it isn't known.
+        digest: The digest of the training rows; "" if it isn't known.
     """
 
     experiment: str
@@ -40,11 +40,11 @@ def logged_fit(run_id: str, files: tuple[str, ...]) -> LoggedFit:
     """Read a fit's run.
 
     Args:
-        run_id: its id.
-        files: paths of artifacts.
+        run_id: The id of the run.
+        files: The paths of the artifacts to read.
 
     Raises:
-        TrackingError: there is no such run, or it isn't a fit's.
+        TrackingError: The run can't be read, or lacks an artifact.
     """
     uri = mlflow.get_tracking_uri()
     client = mlflow.MlflowClient()
@@ -84,7 +84,14 @@ def logged_fit(run_id: str, files: tuple[str, ...]) -> LoggedFit:
 
 
 def page(port: int) -> tuple[str, list[str]]:
-    """The address of MLflow's page on the store that is set, and the command that serves it; none for a server's."""
+    """Return the address of the MLflow UI on the current tracking store, and the command that serves it.
+
+    Args:
+        port: The port for the command.
+
+    Returns:
+        The URL and the command; the command is empty if the store is a server, which has its own UI.
+    """
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         return uri, []

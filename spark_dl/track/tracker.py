@@ -1,4 +1,4 @@
-"""What a tracker does, and the one that does nothing."""
+"""The `Tracker` protocol with the records that it logs, and `NoTracker`, which logs nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["LoggedData", "LoggedModel", "LoggedStage", "NoTracker", "Tracker"]
 
 @dataclass(frozen=True)
 class LoggedData:
-    """Rows that a fit reads.
+    """The rows that a fit trains or validates on.
 
     Attributes:
         context: "training" or "validation".
-        rows: how many.
-        digest: of their numbers, whatever the order of the rows.
-        columns: with their types as `LoggedModel` has them; None where a type has no such name.
-        files: what the DataFrame was read from; empty where Spark can't tell.
+        rows: The number of rows.
+        digest: The digest of the rows' numbers, independent of their order.
+        columns: The columns with their types, named as in `LoggedModel.inputs`; None if a type has no such name.
+        files: The files that the DataFrame was read from; empty if Spark doesn't know them.
     """
 
     context: str
@@ -30,17 +30,17 @@ class LoggedData:
 
 @dataclass(frozen=True)
 class LoggedModel:
-    """A fitted model as a tracker writes it.
+    """A fitted model, serialized for a tracker.
 
     Attributes:
-        keras: the whole Keras model, `.keras` bytes.
-        stage: the Spark ML stage without its Keras model, as JSON.
-        serving: how it is served without Spark, as JSON.
-        scored: `.keras` bytes of what is served, where that isn't the whole model.
-        inputs: the feature columns with their types: "double", "long", "boolean", "string", "binary", "any" (numbers
-            that may be missing), or ("array", the type of its elements); None where a type has no such name.
-        outputs: the output columns with their types.
-        example: a row of the feature columns; None where none can be made up.
+        keras: The whole Keras model, as the bytes of a `.keras` file.
+        stage: The Spark ML stage without its Keras model, as JSON.
+        serving: The description of serving without Spark, as JSON.
+        scored: The Keras model that is served, as the bytes of a `.keras` file; None if it is the whole model.
+        inputs: The feature columns with their types: "double", "long", "boolean", "string", "binary", "any" (numbers
+            that may be missing), or ("array", the type of its elements); None if a type has no such name.
+        outputs: The output columns with their types.
+        example: An input example, one row of the feature columns; None if none can be generated.
     """
 
     keras: bytes
@@ -54,11 +54,11 @@ class LoggedModel:
 
 @dataclass(frozen=True)
 class LoggedStage:
-    """A fitted Pipeline, or another of Spark's own models around one of ours, as a tracker writes it.
+    """A fitted Pipeline, or another of Spark's own models that contains one of this package, saved for a tracker.
 
     Attributes:
-        kind: the full name of its class.
-        files: what its own writer has written, by their paths.
+        kind: The full name of the model's class.
+        files: The files that Spark's own writer has saved: path -> content.
     """
 
     kind: str
@@ -66,91 +66,111 @@ class LoggedStage:
 
 
 class Tracker(Protocol):
-    """One fit's record: begun, told, ended."""
+    """Log of one fit: opened by `begin`, closed by `finish`."""
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
-        """Open the record, with the options and the facts.
+        """Open the record and log params and tags.
 
         Args:
-            params: the options.
-            tags: the facts.
-            resumed: the id of the record of a fit that was cut short and goes on with this one; empty for none.
+            params: The options of the fit.
+            tags: The facts about the fit, such as versions.
+            resumed: The id of the record of the interrupted fit that this one resumes; "" if there is none.
 
         Returns:
-            the record's id; empty where it can't be opened again by one.
+            The record's id; "" if the tracker can't reopen a record by its id.
         """
 
     def log_dataset(self, data: LoggedData) -> None:
-        """Write what is trained or validated on."""
+        """Log the training or validation rows."""
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
-        """Write an epoch's metrics, numbers or lists of them; epochs count from 0. It ended at this time (Unix)."""
+        """Log the metrics of one epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            metrics: The metrics: name -> number, or list of numbers.
+            at: The Unix time at which the epoch ended.
+        """
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
-        """Write what of these metrics of epochs, from the first on, the record doesn't have: its writer was killed."""
+        """Log the metrics that the record lacks, since the driver of an interrupted fit may have been killed.
+
+        Args:
+            history: The metrics: name -> value after each epoch.
+            first_epoch: The epoch of the first values, counted from 0.
+        """
 
     def event(self, text: str) -> None:
-        """Write what happened to the training: a worker lost, a restart."""
+        """Log an event of the training, such as a lost worker or a restart."""
 
     def log_model(self, model: LoggedModel) -> None:
-        """Write the fitted model."""
+        """Log the fitted model."""
 
     def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
-        """Add a file, under this path; its content is made when it is written."""
+        """Log a file as an artifact.
+
+        Args:
+            path: The path of the artifact in the record.
+            content: Called for the file's content when it is written.
+        """
 
     def finish(self, failure: BaseException | None) -> None:
-        """Close the record, with what went wrong, if anything did."""
+        """Close the record.
+
+        Args:
+            failure: The exception that ended the fit; None after a successful fit.
+        """
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether what made writing fail may be over soon, so that it is tried again."""
+        """Tell whether an error of writing may pass soon, so that a retry makes sense."""
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of where the record is, once it is open."""
+        """Notes for the user about the location of the record, available once it is open."""
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:
-        """What could not be written, fit for JSON."""
+        """The entries that could not be logged, as JSON-compatible dicts."""
 
 
 class NoTracker:
-    """Writes nothing."""
+    """Tracker that logs nothing."""
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
-        """Nothing."""
+        """Return an empty id."""
         return ""
 
     def log_dataset(self, data: LoggedData) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, Any], at: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def history(self, history: Mapping[str, Sequence[Any]], first_epoch: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def event(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def log_model(self, model: LoggedModel) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def log_artifact(self, path: str, content: Callable[[], bytes]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finish(self, failure: BaseException | None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def is_transient(self, error: Exception) -> bool:
-        """Nothing fails."""
+        """Return False: nothing is written, so nothing fails."""
         return False
 
     @property
     def notes(self) -> list[str]:
-        """Nothing."""
+        """Always empty."""
         return []
 
     @property
     def unlogged(self) -> list[dict[str, Any]]:
-        """Nothing."""
+        """Always empty."""
         return []
