@@ -40,16 +40,13 @@ from spark_dl.redaction import redacted_errors, warn
 from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
 from spark_dl.spark.session import master_of
 from spark_dl.track import active_record
-from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan
+from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
 
 if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
     from spark_dl.train.model.shape import ModelOutput, ModelShape
 
 __all__ = ["KerasEstimator"]
-
-# TensorBoard finds traces under this path.
-_PROFILE_ARTIFACT = f"profile/plugins/profile/fit/{PROFILE}"
 
 
 @with_options(EstimatorOptions)

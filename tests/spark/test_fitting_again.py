@@ -91,8 +91,8 @@ class Counting(KerasClassifier):
         super().__init__(**options)
         self.counted = counted if counted is not None else []
 
-    def convert(self, dataset: DataFrame) -> Any:
-        converted = super().convert(dataset)
+    def _converted(self, spec: Any, rows: DataFrame) -> Any:
+        converted = super()._converted(spec, rows)
         self.counted.append(converted.rows)
         return converted
 
@@ -265,7 +265,11 @@ def fails(**others: Any) -> None:
     ("options", "error", "told"),
     [
         ({"model": models.regressor(), "modelFn": built}, OptionError, "exactly one of model, modelFn.*model, modelFn"),
-        ({"model": models.regressor(), "modelParams": {"units": 2}}, OptionError, "which model.*model, modelParams"),
+        (
+            {"model": models.regressor(), "modelParams": {"units": 2}},
+            OptionError,
+            "exactly one of model.*model, modelParams",
+        ),
         ({"modelFn": fails}, ModelError, r"modelFn failed: LookupError: no such layer.*fails\(\*\*\{\}\)"),
         ({"modelFn": built, "modelParams": {"unit": 2}}, ModelError, "unexpected keyword argument 'unit'"),
         ({"modelFn": dict}, ModelError, "no Keras model to train"),
