@@ -22,7 +22,7 @@ import pandas as pd
 from spark_dl.errors import SavedModelError
 from spark_dl.redaction import warn
 from spark_dl.score.serving import Served, Serving
-from spark_dl.track import flavor
+from spark_dl.track import flavor, flavor_reading
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
@@ -147,7 +147,7 @@ class _Current:
 
     def model(self) -> Any:
         try:
-            pinned = flavor.pinned(self._uri)
+            pinned = flavor_reading.pinned(self._uri)
             if pinned != self._pinned:
                 self._model, self._pinned = load_model(pinned), pinned
         except SavedModelError as error:
@@ -172,6 +172,6 @@ class _Pyfunc:
 
 def _load_pyfunc(path: str) -> _Pyfunc:
     """Load the pyfunc model; MLflow calls this function by its name."""
-    flavor.import_code(Path(path))
-    serving, content = flavor.served_content(Path(path))
+    flavor_reading.import_code(Path(path))
+    serving, content = flavor_reading.served_content(Path(path))
     return _Pyfunc(Served(Serving.of_json(serving), content))

@@ -40,13 +40,13 @@ def fetched_model(uri: str, cache_dir: str | None = None) -> Any:
     Raises:
         SavedModelError: There is no model, or it is damaged, of another flavor, or of a newer release.
     """
-    from spark_dl.track import flavor  # late import: loads MLflow
+    from spark_dl.track import flavor_reading  # late import: loads MLflow
 
-    with flavor.fetched(uri) as root:
-        modules = flavor.import_code(root)
-        if (written := flavor.stage_files(root)) is not None:
+    with flavor_reading.fetched(uri) as root:
+        modules = flavor_reading.import_code(root)
+        if (written := flavor_reading.stage_files(root)) is not None:
             return _read_by_spark(uri, *written, modules, cache_dir)
-        stage, content = flavor.stage_content(root)
+        stage, content = flavor_reading.stage_content(root)
     try:
         metadata = json.loads(stage)
         name = current_name(str(metadata["class"]))

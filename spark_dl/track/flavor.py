@@ -14,55 +14,40 @@ flavor. Nothing in the directory is pickled.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib.metadata
 import importlib.util
 import shutil
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import cloudpickle
 import mlflow
 import pandas as pd
-import requests
 from mlflow import pyfunc
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
-from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType, Array, DataType
 from mlflow.utils import environment
 from mlflow.utils.yaml_utils import write_yaml
 
 from spark_dl import errors
-from spark_dl.errors import SavedModelError, StoreError, explain
-from spark_dl.io.paths import is_name
+from spark_dl.errors import SavedModelError, explain
 from spark_dl.io.store import Store
 from spark_dl.io.swap import replacing
+from spark_dl.track.flavor_layout import FLAVOR, KERAS, SCORED, SERVING, STAGE, STAGE_FILES
 from spark_dl.track.tracker import LoggedModel, LoggedStage
 
 __all__ = [
-    "FLAVOR",
-    "fetched",
-    "import_code",
     "log",
-    "pinned",
     "register",
     "save_model",
     "schema_of",
-    "served_content",
-    "stage_content",
-    "stage_files",
 ]
 
-FLAVOR = "spark_dl"
 _ARCHIVE, _LOADER = "spark_dl.zip", "spark_dl_model"
 # The module that MLflow imports to load a pyfunc. It adds the archive to sys.path unless the package is imported.
 _LOADER_CODE = f"""import sys
@@ -73,9 +58,7 @@ if "spark_dl" not in sys.modules:
 
 from spark_dl.mlflow import _load_pyfunc
 """
-_KERAS, _KERAS_MODULE = "data/model.keras", "data/keras_module.txt"
-_STAGE, _SERVING, _SCORED = "spark_dl/stage.json", "spark_dl/serving.json", "spark_dl/scored.keras"
-_STAGE_FILES = "spark_dl/stage"
+_KERAS_MODULE = "data/keras_module.txt"
 _CONDA, _PYTHON = "conda.yaml", "python_env.yaml"
 # The requirements of serving a model, each with the distributions that may provide it.
 _NEEDED = (("cloudpickle",), ("keras",), ("numpy",), ("pandas",), ("pyarrow",), ("tensorflow", "tensorflow-cpu"))
@@ -179,8 +162,8 @@ def _write_directory(
     if isinstance(model, LoggedModel):
         facts = _write_model(root, model, mlflow_model)
     else:
-        _write_files(root, {f"{_STAGE_FILES}/{name}": content for name, content in model.files.items()})
-        facts = {"stage_files": _STAGE_FILES, "stage_class": model.kind}
+        _write_files(root, {f"{STAGE_FILES}/{name}": content for name, content in model.files.items()})
+        facts = {"stage_files": STAGE_FILES, "stage_class": model.kind}
     (root / "code").mkdir()
     _pack_package(root / "code" / _ARCHIVE)
     (root / "code" / f"{_LOADER}.py").write_text(_LOADER_CODE)
@@ -203,11 +186,11 @@ def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[st
         The entries for the flavor of this package.
     """
     contents = {
-        _KERAS: model.keras,
+        KERAS: model.keras,
         _KERAS_MODULE: b"keras",
-        _STAGE: model.stage.encode(),
-        _SERVING: model.serving.encode(),
-        **({} if model.scored is None else {_SCORED: model.scored}),
+        STAGE: model.stage.encode(),
+        SERVING: model.serving.encode(),
+        **({} if model.scored is None else {SCORED: model.scored}),
     }
     _write_files(root, contents)
     if model.inputs is not None:
@@ -220,7 +203,7 @@ def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[st
         save_exported_model=False,
     )
     pyfunc.add_to_model(mlflow_model, loader_module=_LOADER, code="code", conda_env=_CONDA, python_env=_PYTHON)
-    return {"stage": _STAGE}
+    return {"stage": STAGE}
 
 
 def _write_files(root: Path, contents: Mapping[str, bytes]) -> None:
@@ -228,164 +211,6 @@ def _write_files(root: Path, contents: Mapping[str, bytes]) -> None:
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-
-
-@contextlib.contextmanager
-def fetched(uri: str) -> Iterator[Path]:
-    """Fetch a logged, saved or registered model to a local directory, which exists while the `with` lasts.
-
-    A model that is local already isn't copied.
-
-    Args:
-        uri: The path or URI of the model.
-
-    Raises:
-        SavedModelError: There is no model, or it lacks this package's flavor.
-    """
-    with tempfile.TemporaryDirectory(prefix="spark-dl-model-") as directory:
-        try:
-            if (local := _local_directory(uri)) is not None:
-                root = local
-            else:
-                root = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=directory))
-            found = Model.load(str(root)).flavors
-        except Exception as error:
-            raise SavedModelError(
-                explain(
-                    f"There is no model at {uri!r}.",
-                    expected="a directory, or a URI such as 'models:/name@alias' or 'runs:/run/model'",
-                    received=f"{type(error).__name__}: {error}",
-                )
-            ) from error
-        if FLAVOR not in found:
-            raise SavedModelError(
-                explain(f"The model at {uri!r} isn't one of spark_dl.", expected=FLAVOR, received=", ".join(found))
-            )
-        yield root
-
-
-def _local_directory(uri: str) -> Path | None:
-    """Return the local directory that a path or a file: URL names; None if it is another URI or there is none."""
-    try:
-        store = Store.at(uri)
-    except StoreError:  # models:/, runs:/ and other schemes that MLflow knows
-        return None
-    return Path(store.path) if store.is_local and Path(store.path).is_dir() else None
-
-
-def pinned(uri: str) -> str:
-    """Resolve a registered model's URI to that of the version that it names now.
-
-    Args:
-        uri: The URI, such as `models:/name@alias` or `models:/name/latest`.
-
-    Raises:
-        SavedModelError: There is no such version, or the registry doesn't answer.
-    """
-    try:
-        name, version = get_model_name_and_version(mlflow.MlflowClient(), uri)
-        return f"models:/{name}/{version}"
-    except (MlflowException, requests.RequestException, ValueError) as error:
-        raise SavedModelError(
-            explain(
-                f"It can't be told which version {uri!r} is.",
-                expected="'models:/name@alias' or 'models:/name/latest'",
-                received=f"{type(error).__name__}: {error}",
-            )
-        ) from error
-
-
-def import_code(root: Path) -> list[str]:
-    """Import the user's own code that was saved with a model, which registers its layers with Keras.
-
-    The modules are pickled by value for Spark's Python workers, which can't import them.
-
-    Args:
-        root: The model's directory.
-
-    Returns:
-        The names of the modules.
-
-    Raises:
-        SavedModelError: A module can't be imported, another module of that name is imported already, or the
-            names in the MLmodel file are damaged.
-    """
-    modules: list[str] = Model.load(str(root)).flavors[FLAVOR].get("modules", [])
-    if not modules:
-        return []
-    if not all(map(is_name, modules)):
-        raise SavedModelError(explain("The model's record is damaged.", expected="names of modules", received=modules))
-    code = Path(tempfile.mkdtemp(prefix="spark-dl-code-"))  # the model's directory may be temporary
-    atexit.register(shutil.rmtree, code, ignore_errors=True)
-    shutil.copytree(root / "code", code, dirs_exist_ok=True)
-    sys.path.append(str(code))  # lets the modules import each other
-    for name in modules:
-        try:
-            module = _module(name, code)
-        except SavedModelError:
-            raise
-        except Exception as error:
-            raise SavedModelError(
-                explain(
-                    f"The code that the model brings along can't be imported: {name}.",
-                    received=f"{type(error).__name__}: {error}",
-                    fix="Install what it needs.",
-                )
-            ) from error
-        cloudpickle.register_pickle_by_value(module)
-    return modules
-
-
-def _module(name: str, code: Path) -> ModuleType:
-    """Import a module from a directory, or return the imported module if its file has the same content.
-
-    Raises:
-        SavedModelError: Another module of that name is imported already.
-    """
-    package = (code / name).is_dir()
-    file = code / name / "__init__.py" if package else code / f"{name}.py"
-    known = sys.modules.get(name)
-    if known is not None:
-        if Path(known.__file__ or "").read_bytes() != file.read_bytes():
-            raise SavedModelError(
-                explain(
-                    f"The model brings along another module {name!r} than the one that is imported here.",
-                    expected=f"the same as {known.__file__}",
-                    received=f"another file of this name in {code}",
-                    fix="Load it in a process of its own, or give modules that change other names.",
-                )
-            )
-        return known
-    spec = importlib.util.spec_from_file_location(
-        name, file, submodule_search_locations=[str(code / name)] if package else None
-    )
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def stage_files(root: Path) -> tuple[str, Path] | None:
-    """Return the class and the directory of a model saved by Spark's own writer; None for this package's models."""
-    found = Model.load(str(root)).flavors[FLAVOR]
-    return (str(found["stage_class"]), root / _STAGE_FILES) if "stage_class" in found else None
-
-
-def stage_content(root: Path) -> tuple[str, bytes]:
-    """Read the Spark ML stage's JSON and the bytes of the whole Keras model."""
-    return (root / _STAGE).read_text(), (root / _KERAS).read_bytes()
-
-
-def served_content(root: Path) -> tuple[str, bytes]:
-    """Read the description of serving, as JSON, and the bytes of the Keras model that is served."""
-    scored = root / _SCORED
-    return (root / _SERVING).read_text(), (scored if scored.exists() else root / _KERAS).read_bytes()
 
 
 def _pack_package(path: Path) -> None:

@@ -45,7 +45,7 @@ ALLOWED = {
 OWNERS = {
     "horovod": {"collectives", "launch.fork_server"},
     "petastorm": {"data.readers.petastorm"},
-    "mlflow": {"mlflow", "track.flavor", "track.mlflow", "track.mlflow_writer", "track.runs"},
+    "mlflow": {"mlflow", "track.flavor", "track.flavor_reading", "track.mlflow", "track.mlflow_writer", "track.runs"},
 }
 
 

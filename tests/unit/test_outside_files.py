@@ -17,7 +17,7 @@ from spark_dl.fit.directory import FitDirectory
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import clean
 from spark_dl.ml.fetched import fetched_model
-from spark_dl.track import flavor
+from spark_dl.track import flavor, flavor_reading
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints, latest
 
 RECORD = {"epoch": 0, "step": 0, "workers": 1, "attempt": 1}
@@ -156,7 +156,7 @@ def test_a_logged_model_brings_along_no_module_from_elsewhere(tmp_path: Path, na
     (root / "code").mkdir(parents=True)
     (root / "MLmodel").write_text(json.dumps({"flavors": {"spark_dl": {"code": "code", "modules": [name]}}}))
     with pytest.raises(SavedModelError, match="record is damaged"):
-        flavor.import_code(root)
+        flavor_reading.import_code(root)
 
 
 def test_the_flavor_writes_where_spark_says_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_the_flavor_writes_where_spark_says_and_whole(tmp_path: Path, monkeypatc
     with pytest.raises(FileNotFoundError):
         flavor.save_model("new", content, code_paths=["no such file"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
-    with flavor.fetched(f"file:{tmp_path}/model") as root:
+    with flavor_reading.fetched(f"file:{tmp_path}/model") as root:
         assert root == tmp_path / "model"
 
 
