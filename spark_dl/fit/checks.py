@@ -63,6 +63,11 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
                 received=f"warmStart with learningRateScaling={options.learning_rate_scaling!r}",
             )
         )
+    _check_counts(options)
+
+
+def _check_counts(options: EstimatorOptions) -> None:
+    """Check for numbers of epochs and workers that contradict each other."""
     if options.initial_epoch >= options.epochs:
         raise OptionError(
             explain(

@@ -143,10 +143,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     rate = scaled_rate(compiled, options)
     head = task._head(shape, losses, compiled)
     inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
-    outputs = tuple(
-        OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known and loss.last_axis else "")
-        for one, loss in zip(shape.outputs, losses, strict=True)
-    )
+    outputs = _output_facts(task, shape, losses)
     conversion = _conversion(columns, options, inputs, outputs)
     written = _written(options, [one.name for one in shape.outputs])
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
@@ -170,6 +167,13 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         augment=b"" if options.augment is None else carried.augment.content,
         modules=tuple(sorted({*callbacks.modules, *carried.custom.modules, *carried.augment.modules})),
         notes=check_workers(_fitted(compiled, shape, conversion, carried), options),
+    )
+
+
+def _output_facts(task: Task, shape: ModelShape, losses: Sequence[LossFacts]) -> tuple[OutputFacts, ...]:
+    return tuple(
+        OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known and loss.last_axis else "")
+        for one, loss in zip(shape.outputs, losses, strict=True)
     )
 
 

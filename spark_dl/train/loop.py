@@ -116,9 +116,7 @@ def _train(
     began = time.monotonic()
     _fit(model, plan, feed, callbacks)
     seconds = time.monotonic() - began
-    best = saving.best() if world.is_leader and plan.options.restore_best_weights else None
-    if world.is_leader:
-        plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
+    best = _write_model(plan, model, saving) if world.is_leader else None
     return TrainResult(
         history=_history(plan, model),
         rows=plan.dataset.rows(validation=False),
@@ -128,6 +126,13 @@ def _train(
         model_file=_FINAL_MODEL,
         non_finite="" if best else first_not_finite(model),
     )
+
+
+def _write_model(plan: TrainPlan, model: keras.Model, saving: SaveCheckpoint) -> bytes | None:
+    """Write the final model to the workspace; return the best epoch's where that is it."""
+    best = saving.best() if plan.options.restore_best_weights else None
+    plan.workspace.write(_FINAL_MODEL, best or to_bytes(model))
+    return best
 
 
 def _warm_up(plan: TrainPlan, feed: Feed) -> list[keras.callbacks.Callback]:
