@@ -370,7 +370,7 @@ def test_what_is_no_model_of_ours_is_refused(data: DataFrame, tmp_path: Path) ->
     (damaged / "MLmodel").write_text(conf)
     (part,) = damaged.glob("spark_dl/stage/stages/0_*/metadata/part-*")
     whole = part.read_text()
-    part.write_text(whole.replace("spark_dl.ml.classifier.KerasClassifierModel", "subprocess.Popen"))
+    part.write_text(whole.replace("spark_dl.KerasClassifierModel", "subprocess.Popen"))
     with pytest.raises(SavedModelError, match=r"Received: one of subprocess\.Popen"):
         spark_dl.mlflow.load_model(str(damaged))
     part.write_text(whole)

@@ -87,6 +87,18 @@ def test_a_model_of_an_older_release_loads_and_scores_the_same(data: DataFrame, 
         model.evaluate(data)
 
 
+def test_a_pipeline_with_the_class_paths_of_version_0_1_loads(pipeline: PipelineModel, tmp_path: Path) -> None:
+    pipeline.write().save(str(tmp_path / "pipeline"))
+    (part,) = (tmp_path / "pipeline" / "stages").glob(f"*_{pipeline.stages[-1].uid}/metadata/part-*")
+    written = part.read_text()
+    assert '"spark_dl.KerasClassifierModel"' in written
+    part.write_text(written.replace("spark_dl.Keras", "spark_dl.estimators.classifier.Keras"))
+    part.with_name(f".{part.name}.crc").unlink(missing_ok=True)
+    loaded = PipelineModel.load(str(tmp_path / "pipeline"))
+    assert type(loaded.stages[-1]) is KerasClassifierModel
+    assert type(KerasClassifierModel.load(str(part.parent.parent))) is KerasClassifierModel
+
+
 def test_saving_refuses_an_existing_path_unless_told_to_overwrite(pipeline: PipelineModel, saved: Path) -> None:
     model = pipeline.stages[-1]
     with pytest.raises(Exception, match=r"(?i)exist"):
