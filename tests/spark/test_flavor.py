@@ -409,10 +409,10 @@ def test_a_stream_takes_up_a_new_champion_with_its_next_batch(
         running.processAllAvailable()
     finally:
         running.stop()
-    assert found == [
-        {key: value for key, value in expected_rows["1"].items() if key < 30},
-        {key: value for key, value in expected_rows["2"].items() if key >= 30},
-    ]
+    # Sums in batches of other sizes may differ in their last bits.
+    assert [rows.keys() for rows in found] == [set(range(30)), expected_rows["2"].keys() - set(range(30))]
+    for rows, version in zip(found, ("1", "2"), strict=True):
+        assert rows == pytest.approx({key: expected_rows[version][key] for key in rows}, rel=1e-5)
 
 
 def test_a_registry_that_is_away_leaves_the_model_that_is_there(
