@@ -436,11 +436,11 @@ def test_tracking_that_is_optional_is_done_without_where_the_server_is_down(
 
 
 def train(rows: int) -> list[float]:
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    # A metric that is an array.
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    # A metric with a number for each of the two classes.
     model.compile("sgd", "mse", metrics=[keras.metrics.F1Score(threshold=0.5)])
     x = np.ones((rows, 2), np.float32)
-    y = np.ones((rows, 1), np.float32)
+    y = np.ones((rows, 2), np.float32)
     model.fit(x, y, epochs=2, verbose=0)
     return model.fit(x, y, epochs=1, verbose=0, callbacks=[keras.callbacks.TerminateOnNaN()]).history["loss"]
 
@@ -457,7 +457,8 @@ def test_what_rank_0_fits_in_a_function_of_ones_own_is_in_a_run(data: DataFrame,
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [0, 1]
     (last,) = client.get_metric_history(run.info.run_id, "fit2.loss")
     assert last.value == pytest.approx(again[0])
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "f1_score_0")] == [0, 1]
+    for name in ("f1_score_0", "f1_score_1"):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [0, 1]
     HorovodLauncher(2).run(train, 16)
     assert len(_of_function("train")) == 1
 
