@@ -55,7 +55,7 @@ def test_one_refused_param_or_tag_costs_no_other(store: Path) -> None:
     params = {"epochs": 2, "a@b": 1, "long": "x" * 10_000, "": 3, "url": "ftp://me:S3CRET@h/x", "last": "1"}
     tags = {"spark_dl.uid": "me", "k" * 300: "1", "spark_dl.model": "m" * 10_000, "last": "2"}
     made, run_id = opened(params=params, tags=tags)
-    made.end(None)
+    made.finish(None)
     run = read(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params.items() >= {"epochs": "2", "last": "1", "url": "ftp://***@h/x"}.items()
@@ -88,8 +88,8 @@ METRICS: dict[str, Any] = {
 def test_metrics_have_names_that_are_accepted_and_the_others_are_kept(store: Path) -> None:
     made, run_id = opened()
     for epoch in range(2):
-        made.epoch(epoch, METRICS, 1000.0 + epoch)
-    made.end(None)
+        made.log_metrics(epoch, METRICS, 1000.0 + epoch)
+    made.finish(None)
     run = read(run_id)
     found = {name: curve(run_id, name) for name in run.data.metrics}
     assert found["loss"] == [(0, 0.5), (1, 0.5)]
@@ -119,9 +119,9 @@ def test_a_metric_that_the_store_itself_refuses_costs_no_other(store: Path) -> N
             )
     made, run_id = opened()
     for epoch in range(2):
-        made.epoch(epoch, {"loss": 1.0, "forbidden": 2.0, "accuracy": 0.5}, 1000.0)
+        made.log_metrics(epoch, {"loss": 1.0, "forbidden": 2.0, "accuracy": 0.5}, 1000.0)
     made.history({"loss": [1.0, 1.0, 3.0], "forbidden": [2.0, 2.0, 2.0]}, 0)
-    made.end(None)
+    made.finish(None)
     assert curve(run_id, "loss") == [(0, 1.0), (1, 1.0), (2, 3.0)]
     assert curve(run_id, "accuracy") == [(0, 0.5), (1, 0.5)]
     kept = [entry for entry in without_reason(made.unlogged) if "epoch" in entry]
@@ -132,11 +132,11 @@ def test_a_metric_that_the_store_itself_refuses_costs_no_other(store: Path) -> N
 def test_a_dataset_whose_schema_is_too_long_and_a_file_that_can_not_be_made(store: Path) -> None:
     made, run_id = opened()
     wide = [(f"column {index} with a long name", "double") for index in range(20_000)]
-    made.data(LoggedData("training", 3, "abc", wide, ["s3://KEY:S3CRET@bucket/rows/a.parquet"]))
-    made.data(LoggedData("validation", 1, "abd", [("a", "any")], []))
-    made.file("broken.txt", lambda: b"\xff".decode().encode())
-    made.file("whole.txt", lambda: b"of ftp://me:S3CRET@h/x")
-    made.end(None)
+    made.log_dataset(LoggedData("training", 3, "abc", wide, ["s3://KEY:S3CRET@bucket/rows/a.parquet"]))
+    made.log_dataset(LoggedData("validation", 1, "abd", [("a", "any")], []))
+    made.log_artifact("broken.txt", lambda: b"\xff".decode().encode())
+    made.log_artifact("whole.txt", lambda: b"of ftp://me:S3CRET@h/x")
+    made.finish(None)
     run = read(run_id)
     inputs = {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs}
     assert json.loads(inputs["training"].schema) is None
@@ -155,8 +155,8 @@ def a_model() -> LoggedModel:
 
 def test_a_model_that_can_not_be_registered_is_logged(store: Path) -> None:
     made, run_id = opened(registered_model_name="no/such:name")
-    made.model(a_model())
-    made.end(None)
+    made.log_model(a_model())
+    made.finish(None)
     (logged,) = mlflow.search_logged_models(filter_string=f"source_run_id = '{run_id}'", output_format="list")
     assert logged.status == "READY"
     assert mlflow.pyfunc.load_model(logged.model_uri).predict({"a": [1.0]}).columns == ["p"]
@@ -166,11 +166,11 @@ def test_a_model_that_can_not_be_registered_is_logged(store: Path) -> None:
 
 def test_a_model_that_fails_leaves_a_finished_run_with_what_went_wrong(store: Path) -> None:
     made, run_id = opened()
-    made.epoch(0, {"loss": 1.0}, 1000.0)
+    made.log_metrics(0, {"loss": 1.0}, 1000.0)
     broken = LoggedModel(b"", "{}", "no JSON", None, [("a", "no such type")], [], None)
     with pytest.raises(KeyError):
-        made.model(broken)
-    made.end(None)
+        made.log_model(broken)
+    made.finish(None)
     (logged,) = mlflow.search_logged_models(filter_string=f"source_run_id = '{run_id}'", output_format="list")
     assert (logged.status, read(run_id).info.status) == ("FAILED", "FINISHED")
     assert without_reason(made.unlogged) == [{"model": "not logged"}]
@@ -184,8 +184,8 @@ def test_of_fits_at_once_in_an_active_run_one_has_it_and_the_others_runs_below(s
         with mlflow.start_run(run_id=active):
             meeting.wait(60)
             made, run_id = opened(params={"number": number})
-            made.epoch(0, {"loss": float(number)}, 1000.0)
-            made.end(None)
+            made.log_metrics(0, {"loss": float(number)}, 1000.0)
+            made.finish(None)
             return run_id, made.notes
 
     with ThreadPoolExecutor(4) as pool:
@@ -203,23 +203,23 @@ def test_a_fit_goes_on_in_its_run_whether_that_is_the_active_one_or_below_it(sto
     with mlflow.start_run() as active:
         mlflow.log_param("epochs", "of the user's")
         made, first = opened(params={"epochs": 2})
-        made.epoch(0, {"loss": 1.0}, 1000.0)
+        made.log_metrics(0, {"loss": 1.0}, 1000.0)
         made.event("a worker was lost")
-        made.end(ValueError("lost"))
+        made.finish(ValueError("lost"))
         made, second = opened(params={"epochs": 3})
-        made.epoch(0, {"loss": 2.0}, 1000.0)
-        made.end(ValueError("lost"))
+        made.log_metrics(0, {"loss": 2.0}, 1000.0)
+        made.finish(ValueError("lost"))
     assert first == active.info.run_id != second
     with mlflow.start_run(run_id=first):  # ended, and opened again
         for resumed in (first, second):
             made, run_id = opened(resumed=resumed)
             assert run_id == resumed
             assert made.notes == []
-            made.epoch(1, {"loss": 3.0}, 1001.0)
+            made.log_metrics(1, {"loss": 3.0}, 1001.0)
             made.event("going on")
-            made.end(None)
+            made.finish(None)
         made, third = opened()
-        made.end(None)
+        made.finish(None)
     assert [step for step, _ in curve(first, "loss")] == [step for step, _ in curve(second, "loss")] == [0, 1]
     assert [read(one).info.status for one in (first, second, third)] == ["FINISHED"] * 3
     events = mlflow.artifacts.load_text(f"{read(first).info.artifact_uri}/events.txt").splitlines()
@@ -228,13 +228,13 @@ def test_a_fit_goes_on_in_its_run_whether_that_is_the_active_one_or_below_it(sto
     assert read(first).data.params.items() >= {"epochs": "of the user's", "fit2.epochs": "2"}.items()
     # A run that was the user's isn't opened again without the user.
     made, fourth = opened(resumed=first)
-    made.end(None)
+    made.finish(None)
     assert fourth != first
     assert "mlflow.parentRunId" not in read(fourth).data.tags
 
 
 def test_a_failure_too_long_for_a_tag_ends_its_run(store: Path) -> None:
     made, run_id = opened()
-    made.end(ValueError("ftp://me:S3CRET@h " + "x" * 100_000))
+    made.finish(ValueError("ftp://me:S3CRET@h " + "x" * 100_000))
     assert read(run_id).info.status == "FAILED"
     assert read(run_id).data.tags["spark_dl.failure"].startswith("ValueError: ftp://***@h xxx")

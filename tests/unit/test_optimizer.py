@@ -17,11 +17,11 @@ from spark_dl.world import solo
 from .rows import Together, on_ranks
 
 
-def reduced(ranks_gradients: list[list[Any]], rows: list[int], half: bool = False) -> list[list[Any]]:
+def reduced(ranks_gradients: list[list[Any]], rows: list[int], fp16: bool = False) -> list[list[Any]]:
     """What each rank gets for its gradients."""
 
     def run(rank: Together) -> list[Any]:
-        reducer = GradientReducer(rank, StepClock(), fp16=half)
+        reducer = GradientReducer(rank, StepClock(), fp16=fp16)
         reducer.rows = tf.constant(float(rows[rank.world.rank]))
         return reducer.reduce(ranks_gradients[rank.world.rank], "gradients")
 
@@ -97,10 +97,10 @@ def test_what_is_no_number_is_none_for_all_ranks_as_float16_too(bad: float) -> N
         assert got[0].numpy().tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_gradients_of_float16_variables_survive_large_batches(half: bool) -> None:
+@pytest.mark.parametrize("fp16", [False, True])
+def test_gradients_of_float16_variables_survive_large_batches(fp16: bool) -> None:
     gradients = [[tf.constant([100.0, 0.001], tf.float16)], [tf.constant([300.0, 0.003], tf.float16)]]
-    for (got,) in reduced(gradients, [4096, 4096], fp16=half):
+    for (got,) in reduced(gradients, [4096, 4096], fp16=fp16):
         assert got.dtype == tf.float16
         np.testing.assert_allclose(tf.cast(got, tf.float32), [200, 0.002], rtol=2e-3)
 
