@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from spark_dl import KerasEstimator
 from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec, convert
-from spark_dl.data.projection import send
+from spark_dl.data.projection import arrow_projection
 from spark_dl.io.store import Store
 
 ROWS, IMAGES = 500_000, 400_000
@@ -99,7 +99,7 @@ def counted(frame: DataFrame, rows: int, columns: list[Column]) -> float:
         yield pa.RecordBatch.from_pydict({"rows": [sum(batch.num_rows for batch in batches)]})
 
     began = time.perf_counter()
-    frame.select(send(columns)).mapInArrow(count, "rows long").collect()
+    frame.select(arrow_projection(columns)).mapInArrow(count, "rows long").collect()
     return rows / (time.perf_counter() - began)
 
 

@@ -31,10 +31,10 @@ import psutil
 
 from spark_dl.collectives import make_collectives
 from spark_dl.launch import resources
-from spark_dl.launch.rank import Order, Rank
+from spark_dl.launch.rank import RankTask
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
-from spark_dl.world import worlds
+from spark_dl.world import Rank, worlds
 
 HOSTS = (2, 4)
 # Gbit/s, and the bucket of the shaper: as small as it may be without its cutting packets. 0 is a link as it is.
@@ -126,7 +126,7 @@ def agent(rank: int, addresses: list[str]) -> None:
         world = worlds(addresses)[rank]
         variables = resources.horovod_environment(world, (host, port, token), interface, 60)
         payload = cloudpickle.dumps(functools.partial(measure, interface))
-        process.begin(Order(world, variables, payload))
+        process.begin(RankTask(world, variables, payload))
         for message in process.messages():
             if message["event"] == "failed":
                 raise SystemExit(str(message["failure"].summary()))

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from spark_dl.launch import fork_server as rank_host
+from spark_dl.launch import fork_server
 from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.redaction import redact
 
@@ -51,7 +51,7 @@ class RankProcess:
         self._code: int | None = None
         self._ended = threading.Event()
         self._log: collections.deque[str] = collections.deque(maxlen=_LOG_LINES)
-        self._host, self._place = rank_host.connect(environment, modules)
+        self._host, self._place = fork_server.connect(environment, modules)
         (orders, own_orders), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
         variables = {
             **os.environ,
@@ -59,7 +59,9 @@ class RankProcess:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "TMPDIR": self._directory.name,
         }
-        rank_host.ask(self._host, rank_host.Wanted(variables, list(sys.path), os.getcwd()), (orders, output, answers))
+        fork_server.ask(
+            self._host, fork_server.Wanted(variables, list(sys.path), os.getcwd()), (orders, output, answers)
+        )
         for given in (orders, output, answers):
             os.close(given)
         self._orders = os.fdopen(own_orders, "wb")
@@ -132,7 +134,7 @@ class RankProcess:
                         self._log.append(told["failed"])
             if self._code is None:
                 self._code = _KILLED if self.pid else 1
-                words = rank_host.last_words(self._place)
+                words = fork_server.last_words(self._place)
                 self._log.append(f"The process that ranks are forked from has ended; it said last: {words}\n")
         finally:
             self._ended.set()

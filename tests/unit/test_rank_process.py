@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from spark_dl.errors import ClusterError
-from spark_dl.launch import fork_server as rank_host
+from spark_dl.launch import fork_server
 from spark_dl.launch.failure import Failure
 from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.launch.rank import RankTask
@@ -273,11 +273,11 @@ def test_ranks_end_with_a_host_that_is_killed_and_the_next_one_has_another() -> 
 
 
 def test_a_host_without_work_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(rank_host, "_IDLE_SECONDS", 0.0)
-    monkeypatch.setattr(rank_host, "_TICK_SECONDS", 0.1)
+    monkeypatch.setattr(fork_server, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(fork_server, "_TICK_SECONDS", 0.1)
     place = tmp_path / "host"
     place.mkdir(mode=0o700)
-    host = rank_host._Host(place, os.getpid())
+    host = fork_server._Host(place, os.getpid())
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         host.run()
@@ -309,8 +309,8 @@ def test_a_child_that_outlives_its_rank_holds_nobody_up() -> None:
 
 
 def test_who_asks_for_nothing_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    silent, _ = rank_host.connect(task_environment(1, [], 0), ())
-    talking, _ = rank_host.connect(task_environment(1, [], 0), ())
+    silent, _ = fork_server.connect(task_environment(1, [], 0), ())
+    talking, _ = fork_server.connect(task_environment(1, [], 0), ())
     talking.sendall(b"r" * 100)
     with silent, talking:
         assert told({})["own"] is None
@@ -329,7 +329,7 @@ def test_leaving_does_not_wait_for_an_import() -> None:
 
 
 def test_a_directory_that_others_can_use_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(rank_host, "_place", lambda variables, modules: tmp_path / "host")
+    monkeypatch.setattr(fork_server, "_place", lambda variables, modules: tmp_path / "host")
     (tmp_path / "host").mkdir(mode=0o755)
     with pytest.raises(ClusterError, match=r"isn't this user's alone.*drwxr-xr-x"):
         RankProcess({})
