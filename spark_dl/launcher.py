@@ -19,7 +19,8 @@ from spark_dl.launch.settings import LaunchSettings
 from spark_dl.options import ClusterOptions, LaunchOptions
 from spark_dl.redaction import warn
 from spark_dl.spark.session import is_connect, master_of, running_session, use_driver_python
-from spark_dl.track import Record, Tracker, tracker
+from spark_dl.track import Record, Tracker
+from spark_dl.track import tracker as make_tracker
 from spark_dl.train.fit_reports import reporting_fits
 
 __all__ = ["HorovodLauncher", "autolog"]
@@ -126,16 +127,16 @@ class HorovodLauncher:
         tracking = spark.conf.get(_AUTOLOG, None)
         if tracking is None:
             return run_ranks(spark, functools.partial(without_rank, fn, args), self.numWorkers, self.settings, _warn)
-        told = tracker(tracking, experiment_name=None, run_name=None, registered_model_name=None)
-        with Record(told, *self._facts(spark, fn)) as record:
+        tracker = make_tracker(tracking, experiment_name=None, run_name=None, registered_model_name=None)
+        with Record(tracker, *self._facts(spark, fn)) as record:
             record.open()
-            for note in told.notes:
+            for note in tracker.notes:
                 warn(note, 2)
             function = functools.partial(reporting_fits, fn, args)
-            log = functools.partial(_log, told)
+            log = functools.partial(_log, tracker)
             values = run_ranks(spark, function, self.numWorkers, self.settings, log, _MODULES)
-        if told.unlogged:
-            warn(f"Not logged: {told.unlogged}", 2)
+        if tracker.unlogged:
+            warn(f"Not logged: {tracker.unlogged}", 2)
         return values
 
     def _facts(self, spark: SparkSession, fn: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -161,11 +162,13 @@ def _warn(content: Mapping[str, Any]) -> None:
         warn(content["text"], 2)
 
 
-def _log(told: Tracker, content: Mapping[str, Any]) -> None:
+def _log(tracker: Tracker, content: Mapping[str, Any]) -> None:
     """Log the metrics that rank 0 reports, and warnings of the launch."""
     if content.get("kind") == "warning":
-        told.event(content["text"])
+        tracker.event(content["text"])
         _warn(content)
         return
     prefix = f"fit{content['fit']}." if content["fit"] > 1 else ""
-    told.log_metrics(content["epoch"], {prefix + name: value for name, value in content["logs"].items()}, time.time())
+    tracker.log_metrics(
+        content["epoch"], {prefix + name: value for name, value in content["logs"].items()}, time.time()
+    )

@@ -114,9 +114,6 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         columns: The schema of the DataFrame.
         options: The estimator's options.
 
-    Returns:
-        The specification of the fit.
-
     Raises:
         OptionError: Options can't be used, or not together.
         ModelError: The model can't be trained: its outputs, its loss, or a metric.
