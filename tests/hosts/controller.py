@@ -84,10 +84,19 @@ def signal_one(cluster: Cluster, word: str, number: signal.Signals) -> None:
     cluster.training()[-1].processes(word)[-1].send_signal(number)
 
 
+def kill_workers(cluster: Cluster) -> None:
+    """Kill Spark's Python workers of the last host that trains: that of the rank, and those kept for later tasks."""
+    daemons = cluster.training()[-1].processes("pyspark.daemon")
+    workers = [process for process in daemons if process.ppid() in {daemon.pid for daemon in daemons}]
+    assert workers
+    for worker in workers:
+        worker.kill()
+
+
 # What is done when the second epoch's line is seen; nothing, for those that aren't here.
 FAULTS: dict[str, Callable[[Cluster], None]] = {
     "rank killed": lambda cluster: signal_one(cluster, "spark-dl-rank", signal.SIGKILL),
-    "worker killed": lambda cluster: signal_one(cluster, "pyspark.daemon", signal.SIGKILL),
+    "worker killed": kill_workers,
     "executor killed": lambda cluster: signal_one(cluster, "CoarseGrainedExecutorBackend", signal.SIGKILL),
     "rank frozen": lambda cluster: signal_one(cluster, "spark-dl-rank", signal.SIGSTOP),
     "network partition": lambda cluster: cluster.network.partition(cluster.training()[-1].name),
