@@ -199,8 +199,10 @@ def _refuse_others(place: Path) -> None:
 
 def _executor() -> int:
     """Return the id of the executor's daemon, from which Spark forks Python workers; this process's id without one."""
-    parent = psutil.Process().parent()
-    return parent.pid if parent and "pyspark.daemon" in parent.cmdline() else os.getpid()
+    own = psutil.Process()
+    parent = own.parent()
+    # Spark's daemon can be replaced (spark.python.daemon.module); what it forks has its command line.
+    return parent.pid if parent and parent.cmdline() == own.cmdline() else os.getpid()
 
 
 def _connected(place: Path) -> socket.socket:

@@ -1,4 +1,4 @@
-"""One local session for the folder."""
+"""One local session for the folder, whose Python workers have TensorFlow from the start."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from sessions import session
 
 @pytest.fixture(scope="package")
 def spark() -> Iterator[SparkSession]:
-    with session("local[2]") as made:
+    with session("local[2]", python_daemon_module="spark_dl.spark.python_daemon") as made:
         yield made

@@ -70,3 +70,14 @@ def test_spark_keeps_its_python_workers_over_fits(spark: SparkSession) -> None:
     assert len(before) >= 2
     regressor(numWorkers=2).fit(data)
     assert before <= workers(spark)
+
+
+def test_the_daemon_has_tensorflow_for_all_workers(spark: SparkSession) -> None:
+    def libraries(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            pass
+        names = sorted({Path(line.split()[-1]).name for line in Path(f"/proc/{os.getppid()}/maps").open()})
+        yield pa.RecordBatch.from_pydict({"name": pa.array(names)})
+
+    names = [row["name"] for row in spark.range(0, 1, 1, 1).mapInArrow(libraries, "name string").collect()]
+    assert [name for name in names if name.startswith("libtensorflow_cc")]
