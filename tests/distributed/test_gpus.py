@@ -21,25 +21,26 @@ def look():
     import os
     return os.environ["CUDA_VISIBLE_DEVICES"], os.environ["TF_FORCE_GPU_ALLOW_GROWTH"], os.environ["OMP_NUM_THREADS"]
 
-master, settings, options = sys.argv[1], *map(json.loads, sys.argv[2:])
+master, settings, launches = sys.argv[1], *map(json.loads, sys.argv[2:])
 with session(master, **settings) as spark:
-    try:
-        print(json.dumps(sorted(HorovodLauncher(2, **options).run(look))))
-    except SparkDLError as error:
-        print(json.dumps(f"{type(error).__name__}: {error}"))
+    for options in launches:
+        try:
+            print(json.dumps(sorted(HorovodLauncher(2, **options).run(look))))
+        except SparkDLError as error:
+            print(json.dumps(f"{type(error).__name__}: {error}"))
 """
 
-Run = Callable[..., Any]
+Run = Callable[..., list[Any]]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Two ranks on a cluster whose executors have GPUs 3 and 5: what they see, or the error."""
-    script = tmp_path / "gpus.sh"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two ranks for each launch, on executors with GPUs 3 and 5: what they see, or the error."""
+    script = tmp_path_factory.mktemp("gpus") / "gpus.sh"
     script.write_text("""#!/bin/sh\necho '{"name": "gpu", "addresses": ["3", "5"]}'\n""")
     script.chmod(0o755)
 
-    def ran(options: dict[str, Any], master: str = "local-cluster[1,2,1024]", **more: str) -> Any:
+    def ran(master: str, launches: list[dict[str, Any]], **more: str) -> list[Any]:
         settings = {
             "worker_resource_gpu_amount": "2",
             "worker_resource_gpu_discoveryScript": str(script),
@@ -47,57 +48,51 @@ def run(tmp_path: Path) -> Run:
             "executor_resource_gpu_discoveryScript": str(script),
             **more,
         }
-        command = [sys.executable, "-c", PROGRAM, master, json.dumps(settings), json.dumps(options)]
+        command = [sys.executable, "-c", PROGRAM, master, json.dumps(settings), json.dumps(launches)]
         tests = Path(__file__).parent.parent
         done = subprocess.run(command, cwd=tests, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        return [json.loads(line) for line in done.stdout.splitlines()[-len(launches) :]]
 
     return ran
 
 
-def test_each_rank_sees_the_gpu_of_its_task(run: Run) -> None:
-    assert run({}, task_resource_gpu_amount="1") == [["3", "true", "1"], ["5", "true", "1"]]
+def test_each_rank_sees_the_gpus_that_its_task_is_given_or_none(run: Run) -> None:
+    of_its_task, without, with_more_cores = run(
+        "local-cluster[1,4,1024]", [{}, {"gpusPerWorker": 0}, {"cpusPerWorker": 2}], task_resource_gpu_amount="1"
+    )
+    assert of_its_task == [["3", "true", "1"], ["5", "true", "1"]]
+    assert without == [["-1", "true", "1"]] * 2
+    assert with_more_cores == [["3", "true", "2"], ["5", "true", "2"]]
 
 
-def test_the_workers_may_be_given_more_than_the_applications_tasks(run: Run) -> None:
-    assert run({"gpusPerWorker": 1}) == [["3", "true", "1"], ["5", "true", "1"]]
-
-
-def test_workers_may_go_without_the_gpus_of_the_applications_tasks(run: Run) -> None:
-    assert run({"gpusPerWorker": 0}, task_resource_gpu_amount="1") == [["-1", "true", "1"]] * 2
-
-
-def test_workers_may_have_more_cores_than_the_applications_tasks(run: Run) -> None:
-    assert run({"cpusPerWorker": 2, "gpusPerWorker": 2}, "local-cluster[1,4,1024]") == (
+def test_workers_may_be_given_more_than_the_applications_tasks(run: Run) -> None:
+    gpus, too_many, both = run(
+        "local-cluster[1,4,1024]",
+        [{"gpusPerWorker": 1}, {"cpusPerWorker": 2, "gpusPerWorker": 2}, {"cpusPerWorker": 2, "gpusPerWorker": 1}],
+    )
+    assert gpus == [["3", "true", "1"], ["5", "true", "1"]]
+    assert too_many == (
         "ClusterError: numWorkers=2 is more than the cluster's 1 slots. "
         "Expected: numWorkers <= 1: every worker needs a slot at the same time. "
         "Received: numWorkers=2 on local-cluster[1,4,1024] with 2 cores and 2 GPUs for each. "
         "Lower numWorkers, or give the application more executors or cores."
     )
-    assert run({"cpusPerWorker": 2, "gpusPerWorker": 1}, "local-cluster[1,4,1024]") == [
-        ["3", "true", "2"],
-        ["5", "true", "2"],
-    ]
-
-
-def test_more_cores_alone_leave_the_gpus_of_the_applications_tasks(run: Run) -> None:
-    seen = run({"cpusPerWorker": 2}, "local-cluster[1,4,1024]", task_resource_gpu_amount="1")
-    assert seen == [["3", "true", "2"], ["5", "true", "2"]]
+    assert both == [["3", "true", "2"], ["5", "true", "2"]]
 
 
 def test_more_cores_than_an_executor_has_are_refused(run: Run) -> None:
-    said = run({"cpusPerWorker": 3}, "local-cluster[2,2,1024]", executor_cores="2")
+    (said,) = run("local-cluster[1,2,1024]", [{"cpusPerWorker": 3}], executor_cores="2")
     assert said.startswith(
         "ClusterError: cpusPerWorker=3, but an executor has 2 cores. Expected: spark.executor.cores >= 3"
     )
 
 
 def test_two_executors_that_name_the_same_gpus_are_found_out(run: Run) -> None:
-    said = run({"gpusPerWorker": 2}, "local-cluster[2,1,1024]")
+    (said,) = run("local-cluster[2,1,1024]", [{"gpusPerWorker": 2}])
     assert "raised ClusterError: Ranks 0 and 1 were both given GPU 3 of host" in said
 
 
 def test_half_a_gpu_for_a_task_is_shared(run: Run) -> None:
-    seen = run({}, "local-cluster[1,2,1024]", task_resource_gpu_amount="0.5", executor_resource_gpu_amount="1")
+    (seen,) = run("local-cluster[1,2,1024]", [{}], task_resource_gpu_amount="0.5", executor_resource_gpu_amount="1")
     assert seen[0][0] == seen[1][0]
