@@ -7,25 +7,24 @@ then starts at once, and the workers share the memory of what is imported.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
 from pyspark.daemon import manager
 
-__all__: list[str] = []
+__all__ = ["manager"]
+
+_MODULES = ("tensorflow", "keras", "pandas", "pyarrow", "spark_dl.score.predict")
 
 
-def _import_without_output() -> None:
-    """Import what scoring needs. Spark reads the daemon's port from its standard output: nothing else is written there."""
+def _import_all() -> None:
+    """Import what scoring needs. Nothing may be written to the standard output, where Spark reads the daemon's port."""
     protocol = os.dup(1)
     os.dup2(2, 1)
     try:
-        import keras
-        import pandas
-        import pyarrow
-        import tensorflow  # noqa: F401
-
-        import spark_dl.score.predict  # noqa: F401
+        for name in _MODULES:
+            importlib.import_module(name)
     finally:
         sys.stdout.flush()
         os.dup2(protocol, 1)
@@ -33,5 +32,5 @@ def _import_without_output() -> None:
 
 
 if __name__ == "__main__":
-    _import_without_output()
-    manager()
+    _import_all()
+    manager()  # type: ignore[no-untyped-call]

@@ -76,7 +76,8 @@ def test_the_daemon_has_tensorflow_for_all_workers(spark: SparkSession) -> None:
     def libraries(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _ in batches:
             pass
-        names = sorted({Path(line.split()[-1]).name for line in Path(f"/proc/{os.getppid()}/maps").open()})
+        mapped = Path(f"/proc/{os.getppid()}/maps").read_text().splitlines()
+        names = sorted({Path(line.split()[-1]).name for line in mapped})
         yield pa.RecordBatch.from_pydict({"name": pa.array(names)})
 
     names = [row["name"] for row in spark.range(0, 1, 1, 1).mapInArrow(libraries, "name string").collect()]
