@@ -98,20 +98,13 @@ class RankError(SparkDLError, RuntimeError):
         self.rank_log = redact(rank_log)
 
 
-def explain(what: str, *, expected: object = None, received: object = None, fix: str = "") -> str:
+def explain(what: str, *, expected: object, received: object, fix: str) -> str:
     """Build a message: what happened, what was expected, what was received, how to fix it. Credentials are left out.
 
     >>> explain("batchSize can't be used.", expected="an integer >= 1", received=0, fix="Set batchSize=32.")
     "batchSize can't be used. Expected: an integer >= 1. Received: 0. Set batchSize=32."
     """
-    parts = [what]
-    if expected is not None:
-        parts.append(f"Expected: {expected}.")
-    if received is not None:
-        parts.append(f"Received: {received}.")
-    if fix:
-        parts.append(fix)
-    return redact(" ".join(parts))
+    return redact(f"{what} Expected: {expected}. Received: {received}. {fix}".rstrip())
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -166,6 +166,7 @@ def _text_spec(schema: T.StructType, columns: Sequence[Column], param: str, shap
                 "An input of strings takes one column, with a string in each row.",
                 expected="one column, and a model input of shape (batch,) or (batch, 1)",
                 received=f"columns {', '.join(c.name for c in columns)}, and an input of shape {_shape(shape)}",
+                fix="Give the input one column, or use concat_ws on several.",
             )
         )
     return FeatureSpec((replace(columns[0], kind="bytes", dtype=BYTES),), shape, "string")

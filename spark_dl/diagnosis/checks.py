@@ -69,7 +69,10 @@ def preflight(
             if found.fix:
                 raise ClusterError(
                     explain(
-                        f"The executor {found.where} isn't set up as the driver.", received=found.found, fix=found.fix
+                        f"The executor {found.where} isn't set up as the driver.",
+                        expected="the driver's Python and the versions of its packages",
+                        received=found.found,
+                        fix=found.fix,
                     )
                 )
             if facts["horovod"]:

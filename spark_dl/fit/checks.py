@@ -36,6 +36,7 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
                 "A checkpoint can't be written between gradients that are added up.",
                 expected=f"checkpointSteps that is a multiple of gradientAccumulation={together}",
                 received=f"checkpointSteps={every}",
+                fix=f"Set checkpointSteps={max(together, every // together * together)}.",
             )
         )
     if options.profile and options.tracking is None:
@@ -44,6 +45,7 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
                 "The trace of profile=True is written into the MLflow run.",
                 expected="tracking='mlflow'",
                 received="tracking=None",
+                fix="Set tracking='mlflow', or profile=False.",
             )
         )
     if options.validation_col and options.validation_fraction:
@@ -53,6 +55,7 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
                 expected="one of them",
                 received=f"validationCol={options.validation_col!r} and "
                 f"validationFraction={options.validation_fraction}",
+                fix="Set one of them to None or 0.",
             )
         )
     if options.warm_start is not None and options.learning_rate_scaling != "none" and options.optimizer is None:
@@ -61,6 +64,7 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
                 "A fitted model's learning rate may have been scaled before.",
                 expected="the optimizer set, or learningRateScaling='none'",
                 received=f"warmStart with learningRateScaling={options.learning_rate_scaling!r}",
+                fix="Set optimizer=..., or learningRateScaling='none'.",
             )
         )
     _check_counts(options)
@@ -84,6 +88,7 @@ def _check_counts(options: EstimatorOptions) -> None:
                 "minWorkers is more than numWorkers.",
                 expected=f"minWorkers <= {options.num_workers}",
                 received=f"minWorkers={least}, numWorkers={options.num_workers}",
+                fix="Lower minWorkers, or raise numWorkers.",
             )
         )
 
@@ -161,6 +166,7 @@ def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
                 f"{param} can't change the model's features.",
                 expected="a Keras layer" if len(inputs) == 1 else f"a dict of Keras layers for {', '.join(inputs)}",
                 received=repr(given),
+                fix=f"Set {param} to a layer, such as keras.layers.RandomFlip(), or to None.",
             )
         )
 
@@ -187,6 +193,7 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
                 "The batch of all workers is given, so that there is nothing to scale the learning rate by.",
                 expected="learningRateScaling='none' with globalBatchSize",
                 received=f"learningRateScaling={rule!r}, globalBatchSize={options.global_batch_size}",
+                fix="Set learningRateScaling='none', or batchSize instead of globalBatchSize.",
             )
         )
     # Mixed precision wraps the optimizer in a LossScaleOptimizer.

@@ -132,6 +132,7 @@ def refuse_lists(options: EstimatorOptions, takes_dict: bool, gives_dict: bool) 
                     f"{param} is a list, but the model was built on a dict, which has no order.",
                     expected=f"a dict from the {'input' if param == 'inputCols' else 'output'}'s name to the column",
                     received=f"{param}={given}",
+                    fix=f"Give {param} as a dict.",
                 )
             )
 
@@ -201,6 +202,7 @@ def shapes_of_inputs(options: DataOptions, columns: Mapping[str, list[str]]) -> 
                 f"columnShapes gives a shape for {unknown[0]!r}, which isn't the one column of an input.",
                 expected=f"columns among {', '.join(alone) or 'none'}",
                 received=f"columnShapes={given}",
+                fix=hint(unknown[0], alone) or "Leave it out.",
             )
         )
     return {alone[column]: tuple(shape) for column, shape in given.items()}

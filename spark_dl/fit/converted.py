@@ -95,7 +95,12 @@ class ConvertedData:
         """
         if not self._remove.alive:
             raise StoreError(
-                explain("The converted rows have been removed.", fix="Fit before close(), or convert anew.")
+                explain(
+                    "The converted rows have been removed.",
+                    expected="rows that are still there",
+                    received="close() was called, or their directory is gone",
+                    fix="Fit before close(), or convert anew.",
+                )
             )
         wanted, held = comparable(conversion), self._conversion
         if len(wanted.labels) == len(held.labels):  # a fit whose loss takes any labels can read these

@@ -54,6 +54,7 @@ def initial_model(options: ModelOptions) -> Any:
                     f"modelFn failed: {type(error).__name__}: {error}",
                     expected="a function that returns a Keras model",
                     received=f"{display_name(options.model_fn)}(**{options.model_params or {}})",
+                    fix="Call it yourself with these arguments to see where it fails.",
                 )
             ) from error
     if options.warm_start is not None:
@@ -63,6 +64,7 @@ def initial_model(options: ModelOptions) -> Any:
                     "warmStart can't be used.",
                     expected="a fitted KerasModel",
                     received=display_name(options.warm_start),
+                    fix="Give what fit or load returned, or None.",
                 )
             )
         return options.warm_start.keras()

@@ -41,6 +41,7 @@ def marking(options: EstimatorOptions) -> EstimatorOptions:
                 expected="one of the three",
                 received=f"validationCol={options.validation_col!r}, "
                 f"validationFraction={options.validation_fraction}, and validationData",
+                fix="Set one of the three.",
             )
         )
     if not hasattr(options.validation_data, "schema"):
@@ -49,6 +50,7 @@ def marking(options: EstimatorOptions) -> EstimatorOptions:
                 "validationData can't be used.",
                 expected="a DataFrame",
                 received=type(options.validation_data).__name__,
+                fix="Give a DataFrame with the columns of the training data, or None.",
             )
         )
     return replace(options, validation_col=_MARK)

@@ -48,7 +48,14 @@ def check_replaceable(target: Store) -> None:
         expected = "a directory that holds neither the working directory nor the home directory"
         raise StoreError(explain("The output can't be replaced.", expected=expected, received=target.url, fix=fix))
     if not target.is_local and not target.url.partition("?")[0].partition("://")[2].partition("/")[2]:
-        raise StoreError(explain("The output is a whole bucket.", expected="a path in it", received=target.url))
+        raise StoreError(
+            explain(
+                "The output is a whole bucket.",
+                expected="a path in it",
+                received=target.url,
+                fix="Add a path below the bucket to the URL.",
+            )
+        )
     if filesystem.get_file_info(path).type not in (arrow_fs.FileType.NotFound, arrow_fs.FileType.Directory):
         raise StoreError(
             explain("The output is a file.", expected="a directory", received=target.url, fix="Give another path.")
@@ -126,7 +133,14 @@ def take_place(aside: Store, target: Store, *, overwrite: bool = True) -> None:
     except (OSError, pa.ArrowException) as error:
         aside.delete()
         text = f"{type(error).__name__}: {error}"
-        raise StoreError(explain(f"{target.url} can't be written.", received=text)) from error
+        raise StoreError(
+            explain(
+                f"{target.url} can't be written.",
+                expected="a directory that this process can write",
+                fix="Check its permissions and the free space.",
+                received=text,
+            )
+        ) from error
     try:
         _copy(aside, target)
     except BaseException as error:
@@ -135,7 +149,14 @@ def take_place(aside: Store, target: Store, *, overwrite: bool = True) -> None:
             error.add_note(text)
             raise
         received = f"{type(error).__name__}: {error}"
-        raise StoreError(explain(f"{target.url} can't be replaced.", received=received, fix=text)) from error
+        raise StoreError(
+            explain(
+                f"{target.url} can't be replaced.",
+                expected="an earlier output that can be renamed and removed",
+                received=received,
+                fix=text,
+            )
+        ) from error
     aside.delete()
 
 

@@ -93,7 +93,14 @@ def clean(cache_dir: str) -> list[str]:
     removed = []
     parent = Store.at(cache_dir)
     if parent.is_local and not os.path.exists(parent.path):
-        raise StoreError(explain("There is no such directory.", expected="a cache directory", received=cache_dir))
+        raise StoreError(
+            explain(
+                "There is no such directory.",
+                expected="a cache directory",
+                received=cache_dir,
+                fix="Check the path: cacheDir is the option of the fits.",
+            )
+        )
     for name in parent.names():
         if not name.startswith(_PREFIX):
             continue

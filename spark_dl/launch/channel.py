@@ -192,7 +192,14 @@ class Sender:
         except OSError:
             line = b""
         if not line.endswith(b"\n"):
-            raise ClusterError(f"The driver no longer speaks with {socket.gethostname()}.")
+            raise ClusterError(
+                explain(
+                    f"The driver no longer speaks with {socket.gethostname()}.",
+                    expected="the driver's answer",
+                    received="the end of the connection",
+                    fix="See the driver's log: it ended, gave up, or its host can't be reached.",
+                )
+            )
         message: dict[str, Any] = json.loads(line)
         return message
 

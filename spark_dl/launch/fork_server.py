@@ -112,6 +112,7 @@ def connect(environment: Mapping[str, str], modules: Sequence[str]) -> tuple[soc
     raise ClusterError(
         explain(
             f"{socket.gethostname()} can't start the process that ranks are forked from.",
+            expected="a Python process with TensorFlow and Horovod",
             received=last_words(place),
             fix="Run `spark-dl doctor`.",
         )

@@ -103,6 +103,7 @@ def check_for_each_class(param: str, given: Sequence[Any], classes: int) -> None
                 f"{param} isn't as long as there are classes.",
                 expected=f"{classes} values",
                 received=f"{len(given)}: {given}",
+                fix=f"Give {param} one value for each class, in the order of the class indices.",
             )
         )
 
@@ -208,6 +209,7 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
                     "classWeights names a class that the model doesn't have.",
                     expected=f"class indices from 0 to {classes - 1}",
                     received=f"class {max(weights)}",
+                    fix="Leave that class out, or give the model's last layer more units.",
                 )
             )
         return classes

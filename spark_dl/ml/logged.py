@@ -79,7 +79,14 @@ def logged(model: Any, cache_dir: str | None) -> LoggedModel | LoggedStage:
     kind = f"{type(model).__module__}.{type(model).__name__}"
     if kind not in SPARK_CONTAINER_MODELS:
         expected = f"a KerasModel, {', '.join(name.rpartition('.')[2] for name in SPARK_CONTAINER_MODELS)}"
-        raise ModelError(explain("This model can't be logged.", expected=expected, received=kind))
+        raise ModelError(
+            explain(
+                "This model can't be logged.",
+                expected=expected,
+                received=kind,
+                fix="Log a fitted model of spark_dl, or a PipelineModel that has one.",
+            )
+        )
     spark = running_session()
     with Workspace(cache_dir, master_of(spark)) as workspace:
         below = workspace.child("stage")

@@ -107,7 +107,12 @@ class KerasModel(FittedParams, Model, Saved):
         found = fetched_model(path)
         if not isinstance(found, cls):
             raise SavedModelError(
-                explain(f"{path} can't be loaded.", expected=cls.__name__, received=f"a {type(found).__name__}")
+                explain(
+                    f"{path} can't be loaded.",
+                    expected=cls.__name__,
+                    received=f"a {type(found).__name__}",
+                    fix=f"Call {type(found).__name__}.load.",
+                )
             )
         return found
 
@@ -134,7 +139,12 @@ class KerasModel(FittedParams, Model, Saved):
         """
         if not self.summary.history:
             raise ModelError(
-                explain("There is no history to plot.", expected="a model made by fit", received="summary.history={}")
+                explain(
+                    "There is no history to plot.",
+                    expected="a model made by fit",
+                    received="summary.history={}",
+                    fix="Plot the model that fit returned: a Pipeline's stage, or a saved model made by fit.",
+                )
             )
         return history_figure(scalar_history(self.summary.history), self.summary.first_epoch)
 
@@ -199,7 +209,12 @@ class KerasModel(FittedParams, Model, Saved):
         content, head = self._scored()
         if output not in head.fields():
             raise OptionError(
-                explain(f"The model doesn't give {output!r}.", received=output, fix=hint(output, head.fields()))
+                explain(
+                    f"The model doesn't give {output!r}.",
+                    expected=f"one of {', '.join(head.fields())}",
+                    received=output,
+                    fix=hint(output, head.fields()),
+                )
             )
         use_driver_python(spark)
         options = self._options()
@@ -343,6 +358,7 @@ class KerasModel(FittedParams, Model, Saved):
                     f"This {type(self).__name__} holds no model.",
                     expected="a model made by fit or load",
                     received=f"{type(self).__name__}()",
+                    fix="Call fit of an estimator, or load of this class.",
                 )
             )
         return self._content
@@ -351,7 +367,14 @@ class KerasModel(FittedParams, Model, Saved):
         self._fitted_content()
         head = self._head
         if head is None:
-            raise SavedModelError(explain("The saved model doesn't say what its output means."))
+            raise SavedModelError(
+                explain(
+                    "The saved model doesn't say what its output means.",
+                    expected="outputs in its metadata",
+                    received="none",
+                    fix="Save it again with the version that made it.",
+                )
+            )
         return head
 
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
@@ -370,7 +393,14 @@ class KerasModel(FittedParams, Model, Saved):
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> KerasModel:
         """Make a model from the metadata and bytes of `_to_saved`; `Reader` sets its params."""
         if content is None:
-            raise SavedModelError(explain("The saved model's metadata name no model.", expected="its digest (sha256)"))
+            raise SavedModelError(
+                explain(
+                    "The saved model's metadata name no model.",
+                    expected="its digest (sha256)",
+                    received="no digest",
+                    fix="Save the model again: this copy is incomplete.",
+                )
+            )
         model = cls()
         try:
             model._inputs = tuple(map(InputFacts.of, facts["inputs"]))
@@ -380,7 +410,12 @@ class KerasModel(FittedParams, Model, Saved):
             model.summary = TrainingSummary(**facts["summary"])
         except (KeyError, TypeError) as error:
             raise SavedModelError(
-                explain("The saved model's metadata are damaged.", received=f"{type(error).__name__}: {error}")
+                explain(
+                    "The saved model's metadata are damaged.",
+                    expected="metadata as save wrote them",
+                    received=f"{type(error).__name__}: {error}",
+                    fix="Save the model again, or load another copy.",
+                )
             ) from error
         model._content = content
         return model

@@ -118,7 +118,14 @@ class Writer(MLWriter):
         except SparkDLError:
             raise
         except Exception as error:
-            raise SavedModelError(explain(f"{path} can't be written.", received=first_line(error))) from error
+            raise SavedModelError(
+                explain(
+                    f"{path} can't be written.",
+                    expected="a path that Spark can write",
+                    received=first_line(error),
+                    fix="Check the path, its permissions and the free space.",
+                )
+            ) from error
 
     def saveImpl(self, path: str) -> None:
         """Write to a new directory."""
@@ -169,7 +176,12 @@ class Writer(MLWriter):
         head, _, name = path.rstrip("/").rpartition("/")
         if head.endswith(":/"):
             raise SavedModelError(
-                explain(f"{path} can't be replaced.", expected="a path in a bucket", received="all of it")
+                explain(
+                    f"{path} can't be replaced.",
+                    expected="a path in a bucket",
+                    received="all of it",
+                    fix="Add a path below the bucket to the URL.",
+                )
             )
         aside = f"{head}{'/' if head else ''}.{name}-{uuid.uuid4().hex[:12]}"
         first = aside if exists else path
@@ -189,6 +201,7 @@ class Writer(MLWriter):
                 raise SavedModelError(
                     explain(
                         f"{path} can't be replaced.",
+                        expected="a directory that can be renamed and removed",
                         received=first_line(error),
                         fix=f"{aside} holds what was to be saved, whole: load it from there.",
                     )

@@ -89,6 +89,7 @@ def _estimator(stage: bytes, content: bytes, run_id: str) -> KerasEstimator:
                 f"{where} can't be loaded.",
                 expected=f"metadata of one of {', '.join(kinds)}",
                 received=f"{type(error).__name__}: {error}",
+                fix="Fit and log the estimator with this version of spark_dl.",
             )
         ) from error
     if left_out:

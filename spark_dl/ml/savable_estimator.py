@@ -121,6 +121,7 @@ def _exclusions_to_json(optimizer: Any) -> list[str | None]:
                 "An estimator whose optimizer excludes variables from weight decay can't be saved.",
                 expected="exclude_from_weight_decay(var_names=[...])",
                 received="exclude_from_weight_decay(var_list=[...])",
+                fix="Exclude by names, or set the optimizer after loading.",
             )
         )
     return excluded_names(optimizer)
@@ -158,10 +159,19 @@ def _layers_from_text(text: Any) -> Any:
     try:
         content = base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise SavedModelError(f"transformFn of the saved estimator is damaged: {error}") from error
+        raise _damaged(str(error)) from error
     saved = from_bytes(content)
     if len(saved.layers) != 1:
-        raise SavedModelError(
-            f"transformFn of the saved estimator is damaged: it has {len(saved.layers)} layers, not 1."
-        )
+        raise _damaged(f"{len(saved.layers)} layers")
     return saved.layers[0]
+
+
+def _damaged(received: str) -> SavedModelError:
+    return SavedModelError(
+        explain(
+            "transformFn of the saved estimator is damaged.",
+            expected="one Keras layer, as save wrote it",
+            received=received,
+            fix="Save the estimator again, or load another copy.",
+        )
+    )

@@ -73,5 +73,6 @@ def _unopened(path: str, error: Exception) -> SavedModelError:
             f"Spark can't open {path}.",
             expected="a path or URL of a file system that Spark knows",
             received=first_line(error),
+            fix="Check the URL, and that Spark has the file system's jar.",
         )
     )

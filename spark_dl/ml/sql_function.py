@@ -57,6 +57,7 @@ def _scorer(
                         "The function isn't given the model's feature columns.",
                         expected=f"{len(names)} arguments: {', '.join(names)}",
                         received=f"{len(given)}",
+                        fix=f"Call it with ({', '.join(names)}).",
                     )
                 )
             if not len(given[0]):

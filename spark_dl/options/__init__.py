@@ -55,5 +55,9 @@ def declared(name: str) -> Option:
     """
     named = {option.name: option for option in all_options()}
     if name not in named:
-        raise OptionError(explain(f"There is no option {name!r}.", fix=hint(name, named)))
+        raise OptionError(
+            explain(
+                f"There is no option {name!r}.", expected="the name of an option", received=name, fix=hint(name, named)
+            )
+        )
     return named[name]

@@ -101,6 +101,7 @@ class Source:
                     "The Parquet files can't be read.",
                     expected="a directory of Parquet files with one schema",
                     received=f"{url}: {type(error).__name__}: {error}",
+                    fix="Check the path and the files: Spark's own check is spark.read.parquet(path).count().",
                 )
             ) from error
         arrow = pa.schema([dataset.schema.field(name) for name in schema.names])
@@ -171,7 +172,14 @@ def _check_target(source: Source, target: Store, overwrite: bool) -> None:
     filesystem, path = target.open()
     if filesystem.get_file_info(path).type != arrow_fs.FileType.NotFound and not overwrite:
         expected = "a new directory, or overwrite=True"
-        raise StoreError(explain("The output directory exists.", expected=expected, received=target.url))
+        raise StoreError(
+            explain(
+                "The output directory exists.",
+                expected=expected,
+                received=target.url,
+                fix="Choose another path, or set overwrite=True.",
+            )
+        )
     read = Store.at(source.url)
     files = [os.path.realpath(fragment.path) for fragment in source.fragments if read.is_local]  # some may be links
     linked = {LOCAL + os.path.dirname(file) for file in files}

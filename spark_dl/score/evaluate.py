@@ -140,7 +140,14 @@ def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
         raise DataError(describe(faults, evaluation.conversion.columns, evaluation.conversion.labels))
     states = [row["states"] for row in rows if row["rows"]]
     if not states:
-        raise DataError(explain("There are no rows to evaluate.", expected="at least one row", received="0 rows"))
+        raise DataError(
+            explain(
+                "There are no rows to evaluate.",
+                expected="at least one row",
+                received="0 rows",
+                fix="Check the filter or the path of the rows.",
+            )
+        )
     return np.array(states, np.float64)
 
 

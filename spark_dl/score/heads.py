@@ -213,7 +213,9 @@ def head_from_dict(content: dict[str, Any]) -> Head:
     rest = dict(content)
     name = str(rest.pop("name", ""))
     if name not in HEADS:
-        raise SavedModelError(explain(f"There is no head {name!r}.", fix=hint(name, HEADS)))
+        raise SavedModelError(
+            explain(f"There is no head {name!r}.", expected="the name of a head", received=name, fix=hint(name, HEADS))
+        )
     try:
         if "thresholds" in rest:
             rest["thresholds"] = tuple(map(float, rest["thresholds"]))
@@ -221,7 +223,14 @@ def head_from_dict(content: dict[str, Any]) -> Head:
             rest["widths"] = tuple((str(output), int(width)) for output, width in rest["widths"])
         head: Head = HEADS[name](**rest)
     except (TypeError, ValueError) as error:
-        raise SavedModelError(explain(f"The head {name!r} can't be read.", received=f"{rest}: {error}")) from error
+        raise SavedModelError(
+            explain(
+                f"The head {name!r} can't be read.",
+                expected="a head as save wrote it",
+                received=f"{rest}: {error}",
+                fix="Save the model again with the version that made it.",
+            )
+        ) from error
     return head
 
 

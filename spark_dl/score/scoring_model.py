@@ -268,6 +268,7 @@ def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
                     f"Numbers of {names} are beyond what the model's input can hold.",
                     expected=f"{limits.min} to {limits.max} ({wanted})",
                     received=f"{whole.min()} to {whole.max()} in a batch of {len(whole)} rows",
+                    fix="Scale or filter them, or build the model with a wider input dtype.",
                 )
             )
     with np.errstate(over="ignore"):

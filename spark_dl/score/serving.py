@@ -76,7 +76,12 @@ class Serving:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SavedModelError(
-                explain("What the model is served with can't be read.", received=f"{type(error).__name__}: {error}")
+                explain(
+                    "What the model is served with can't be read.",
+                    expected="a request as MLflow's scoring protocol has it",
+                    received=f"{type(error).__name__}: {error}",
+                    fix="Check the request's columns and types against the model's signature.",
+                )
             ) from error
 
 
@@ -144,6 +149,7 @@ class Served:
                 "These rows can't be read.",
                 expected=f"a DataFrame, an array, a dict or a list of dicts, with columns {', '.join(self.columns)}",
                 received=type(rows).__name__,
+                fix="Send one of these.",
             )
         )
 
@@ -159,6 +165,7 @@ class Served:
                 "An array can't be told apart into the model's columns.",
                 expected=f"shape (rows, {len(names)}) for {', '.join(names)}; or a DataFrame, or a dict of columns",
                 received=f"shape {rows.shape}",
+                fix="Name the columns: send a DataFrame or a dict of columns.",
             )
         )
 
@@ -188,6 +195,7 @@ def _flat(row: Any, column: Column, index: int) -> Any:
                 f"The column {column.name!r} can't be scored.",
                 expected=f"an array{wanted} of numbers in each row",
                 received=f"row {index}: {row!r}"[:200],
+                fix="Send the shape that the model was trained with.",
             )
         )
     return array.ravel()
@@ -202,6 +210,7 @@ def _image(image: Any, column: Column) -> Any:
                 f"The column {column.name!r} can't be scored.",
                 expected=f"images as Spark has them, with {', '.join(_IMAGE_FIELDS)}",
                 received=f"{type(image).__name__}",
+                fix="Send images as spark.read.format('image') reads them.",
             )
         )
     height, width, channels, data = (image[name] for name in _IMAGE_FIELDS)

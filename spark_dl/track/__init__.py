@@ -65,6 +65,11 @@ def active_record(name: str | None) -> str:
 def _module(name: str) -> Any:
     if name not in TRACKERS:
         raise OptionError(
-            explain("tracking can't have this value.", received=f"tracking={name!r}", fix=hint(name, TRACKERS))
+            explain(
+                "tracking can't have this value.",
+                expected=f"None or one of {', '.join(map(repr, TRACKERS))}",
+                received=f"tracking={name!r}",
+                fix=hint(name, TRACKERS),
+            )
         )
     return importlib.import_module(TRACKERS[name])

@@ -142,10 +142,19 @@ def save_model(
     """
     target = Store.at(path)
     if not target.is_local:
-        raise SavedModelError(explain(f"{path} isn't local.", expected="a local directory", fix="Use log_model."))
+        raise SavedModelError(
+            explain(f"{path} isn't local.", expected="a local directory", received=path, fix="Use log_model.")
+        )
     there = Path(target.path)
     if there.exists() and (not there.is_dir() or any(there.iterdir())):
-        raise SavedModelError(explain(f"{path} exists already.", fix="Choose another path, or remove it."))
+        raise SavedModelError(
+            explain(
+                f"{path} exists already.",
+                expected="a new directory",
+                received=path,
+                fix="Choose another path, or remove it.",
+            )
+        )
     with replacing(target, overwrite=False) as aside:
         _write_directory(Path(aside.path), model, mlflow_model, code_paths, pip_requirements, input_example)
 

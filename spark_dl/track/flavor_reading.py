@@ -53,11 +53,17 @@ def fetched(uri: str) -> Iterator[Path]:
                     f"There is no model at {uri!r}.",
                     expected="a directory, or a URI such as 'models:/name@alias' or 'runs:/run/model'",
                     received=f"{type(error).__name__}: {error}",
+                    fix="Check the URI, and the store (MLFLOW_TRACKING_URI, MLFLOW_REGISTRY_URI).",
                 )
             ) from error
         if FLAVOR not in found:
             raise SavedModelError(
-                explain(f"The model at {uri!r} isn't one of spark_dl.", expected=FLAVOR, received=", ".join(found))
+                explain(
+                    f"The model at {uri!r} isn't one of spark_dl.",
+                    expected=FLAVOR,
+                    received=", ".join(found),
+                    fix="Load it with the flavor that it has (mlflow.pyfunc.load_model loads most).",
+                )
             )
         yield root
 
@@ -89,6 +95,7 @@ def pinned(uri: str) -> str:
                 f"It can't be told which version {uri!r} is.",
                 expected="'models:/name@alias' or 'models:/name/latest'",
                 received=f"{type(error).__name__}: {error}",
+                fix="Check the name, the alias and the registry (MLFLOW_REGISTRY_URI).",
             )
         ) from error
 
@@ -112,7 +119,14 @@ def import_code(root: Path) -> list[str]:
     if not modules:
         return []
     if not all(map(is_name, modules)):
-        raise SavedModelError(explain("The model's record is damaged.", expected="names of modules", received=modules))
+        raise SavedModelError(
+            explain(
+                "The model's record is damaged.",
+                expected="names of modules",
+                received=modules,
+                fix="Log the model again.",
+            )
+        )
     code = Path(tempfile.mkdtemp(prefix="spark-dl-code-"))  # the model's directory may be temporary
     atexit.register(shutil.rmtree, code, ignore_errors=True)
     shutil.copytree(root / "code", code, dirs_exist_ok=True)
@@ -126,6 +140,7 @@ def import_code(root: Path) -> list[str]:
             raise SavedModelError(
                 explain(
                     f"The code that the model brings along can't be imported: {name}.",
+                    expected="a module that can be imported here",
                     received=f"{type(error).__name__}: {error}",
                     fix="Install what it needs.",
                 )

@@ -68,6 +68,7 @@ def open_tracker(
         raise TrackingError(
             explain(
                 f"The {what} can't be used at {redact(uri)}.",
+                expected="a server or store that answers, with this name in it",
                 received=f"{type(error).__name__}: {error}",
                 fix="Check the name, the server and the credentials (MLFLOW_TRACKING_USERNAME, "
                 "MLFLOW_TRACKING_PASSWORD), or switch tracking off with tracking=None.",
@@ -211,6 +212,7 @@ class MlflowTracker:
             raise TrackingError(
                 explain(
                     f"The fit's run can't be opened at {redact(mlflow.get_tracking_uri())}.",
+                    expected="a server or store that answers",
                     received=f"{type(error).__name__}: {error}",
                     fix="Check the server and the credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or "
                     "switch tracking off with tracking=None.",

@@ -73,6 +73,7 @@ def logged_fit(run_id: str, files: tuple[str, ...]) -> LoggedFit:
                 f"The run {run_id!r} doesn't have what a fit of spark_dl logs.",
                 expected=", ".join(files),
                 received=f"{type(error).__name__}: {error}",
+                fix="Name the run of a fit by spark_dl, and check MLFLOW_TRACKING_URI.",
             )
         ) from error
     source = digest = ""

@@ -26,6 +26,10 @@ def reader(name: str) -> Reader:
         OptionError: No reader has this name.
     """
     if name not in READERS:
-        raise OptionError(explain(f"There is no reader {name!r}.", fix=hint(name, READERS)))
+        raise OptionError(
+            explain(
+                f"There is no reader {name!r}.", expected="the name of a reader", received=name, fix=hint(name, READERS)
+            )
+        )
     read: Reader = importlib.import_module(READERS[name]).read
     return read

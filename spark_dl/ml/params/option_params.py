@@ -49,7 +49,14 @@ class OptionParams(Params):
         names = {option.name for option in self.options}
         for name in values:
             if name not in names:
-                raise OptionError(explain(f"{type(self).__name__} has no param {name!r}.", fix=hint(name, names)))
+                raise OptionError(
+                    explain(
+                        f"{type(self).__name__} has no param {name!r}.",
+                        expected=f"a param of {type(self).__name__}",
+                        received=name,
+                        fix=hint(name, names),
+                    )
+                )
         self._set(**values)
 
     def _set(self, **values: Any) -> Any:

@@ -123,6 +123,7 @@ class SaveCheckpoint(Counting):
                     f"It can't be told whether monitor={self._plan.monitor!r} is best when least or greatest.",
                     expected="monitorMode='min' or monitorMode='max'",
                     received="monitorMode='auto', and a metric that doesn't say so",
+                    fix="Set monitorMode.",
                 )
             )
         return "max" if direction == "up" else "min"

@@ -100,6 +100,7 @@ def by_output(what: str, given: Any, shape: ModelShape) -> dict[str, Any]:
                 f"Each output of the model takes a {what}.",
                 expected=f"one each for {', '.join(names)}" + (", as a dict by name" if shape.gives_dict else ""),
                 received=repr(given),
+                fix=f"Give one {what} for each output, by name.",
             )
         )
     return {name: found[name] for name in names}
@@ -115,11 +116,21 @@ def loss_facts(loss: Any) -> LossFacts:
         found = keras.losses.get(loss)
     except Exception as error:
         raise ModelError(
-            explain("The loss can't be used.", expected="a Keras loss, or its name", received=f"{loss!r}: {error}")
+            explain(
+                "The loss can't be used.",
+                expected="a Keras loss, or its name",
+                received=f"{loss!r}: {error}",
+                fix="Check the name against keras.losses, or pass the function itself.",
+            )
         ) from error
     if not callable(found):
         raise ModelError(
-            explain("The loss can't be used.", expected="one Keras loss, or its name", received=repr(loss))
+            explain(
+                "The loss can't be used.",
+                expected="one Keras loss, or its name",
+                received=repr(loss),
+                fix="Pass one loss: several are for models with several outputs.",
+            )
         )
     found = without_partial(found)
     kind = found if inspect.isfunction(found) else type(found)
@@ -156,6 +167,7 @@ def without_partial(loss: Any) -> Any:
                 "The loss can't be used.",
                 expected="a partial function with arguments bound by name",
                 received=f"{loss!r}, with {len(loss.args)} bound by position",
+                fix="Bind them by name: functools.partial(loss, delta=2.0).",
             )
         )
     name = getattr(loss.func, "__name__", type(loss.func).__name__)

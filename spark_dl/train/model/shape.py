@@ -149,6 +149,7 @@ def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tupl
                 "The shape of the model's output isn't fixed.",
                 expected="a shape that follows from those of the inputs",
                 received=shapes,
+                fix="Give the inputs fixed shapes, or reduce the axis of unknown length in the model.",
             )
         )
     outputs = [replace(one, shape=found) for one, found in zip(shape.outputs, shapes, strict=True)]
@@ -227,6 +228,7 @@ def _flat(structure: Any, model: keras.Model) -> list[tuple[tuple[Any, ...], Any
                 f"The inputs or outputs of the model {model.name!r} are nested.",
                 expected="one tensor, or a list or a dict of tensors",
                 received=str([".".join(map(str, path)) for path, _ in found]),
+                fix="Flatten them into one list or one dict.",
             )
         )
     return list(found)
@@ -286,6 +288,7 @@ def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
                 f"The output of the layer {layer!r} can't be a column.",
                 expected="one tensor of fixed shape",
                 received=getattr(output, "shape", type(output).__name__),
+                fix="Name another layer, or add one that gives a tensor of fixed shape, such as Flatten.",
             )
         )
     inputs, _ = _structures(model)
