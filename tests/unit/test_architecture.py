@@ -23,7 +23,19 @@ MODULES = {
 
 # Layer -> the layers that it may import, besides itself.
 BASE = {
-    *("_compat", "collectives", "errors", "figures", "gc_pause", "io", "log_values", "options", "redaction", "spark", "world"),
+    *(
+        "_compat",
+        "collectives",
+        "errors",
+        "figures",
+        "gc_pause",
+        "io",
+        "log_values",
+        "options",
+        "redaction",
+        "spark",
+        "world",
+    ),
 }
 ALLOWED = {
     "base": set(),
