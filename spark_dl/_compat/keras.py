@@ -1,7 +1,7 @@
 """Keras internals: layers, variables, optimizers, metrics and callbacks.
 
-Each docstring names the symbol behind the function. Checked with Keras 3.15; `tests/unit/test_compat.py` has a test for
-each. Saving is in `_compat/keras_saving.py`.
+Each docstring names the symbol behind the function. Checked with Keras 3.15; 3.10 has the same names.
+`tests/unit/test_compat_keras.py` has a test for each. Saving is in `_compat/keras_saving.py`.
 """
 
 from __future__ import annotations

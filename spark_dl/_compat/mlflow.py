@@ -1,7 +1,7 @@
 """MLflow internals: active runs of other threads, the end of a run, and files of a logged model.
 
-Each docstring names the symbol behind the function. Checked with MLflow 3.17; `tests/unit/test_compat.py` has a test
-for each.
+Each docstring names the symbol behind the function. Checked with MLflow 3.17; 3.0, 3.8 and 3.12 have the
+same names. `tests/unit/test_compat.py` has a test for each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """PySpark internals: the kind of a session, its Python, and Arrow types. Checked with PySpark 4.0.
 
-Each docstring names the symbol behind the function. `tests/unit/test_compat.py` has a test for those that need no JVM;
-tests of the launcher and of Spark Connect cover the others. Spark ML is in `_compat/spark_ml.py`, which loads more.
+Each docstring names the symbol behind the function. `tests/unit/test_compat.py` has a test for each, and
+`tests/spark/test_compat.py` for what needs a JVM. Spark ML is in `_compat/spark_ml.py`, which loads more.
 """
 
 from __future__ import annotations
