@@ -46,14 +46,15 @@ def scope_objects() -> Mapping[str, Any]:
 
 
 def is_saveable(thing: Any) -> bool:
-    """Return whether Keras can save an object with weights: layers, models, metrics, optimizers (`KerasSaveable`)."""
+    """Return whether Keras can save an object: a layer, model, loss, metric or optimizer (`KerasSaveable`)."""
     return isinstance(thing, keras_saveable.KerasSaveable)
 
 
 def save_object(thing: Any) -> bytes:
-    """Serialize a layer, metric, loss or optimizer with its weights (`saving_lib._save_model_to_fileobj`).
+    """Serialize a layer, loss, metric or optimizer (`saving_lib._save_model_to_fileobj`).
 
-    `keras.saving.save_model` fails for objects without the attribute `built`.
+    Layers and optimizers are saved with their variables, metrics without. `keras.saving.save_model` fails for losses and
+    metrics.
     """
     stream = io.BytesIO()
     saving_lib._save_model_to_fileobj(thing, stream, "h5")

@@ -64,9 +64,9 @@ def test_the_state_of_a_traced_function_makes_an_equal_one_without_graphs() -> N
 # MLflow.
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[str]:
-    with sqlite_store(tmp_path, "inside") as experiment:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with sqlite_store(tmp_path_factory.mktemp("store"), "inside") as experiment:
         yield experiment
 
 
