@@ -53,8 +53,8 @@ def is_saveable(thing: Any) -> bool:
 def save_object(thing: Any) -> bytes:
     """Serialize a layer, loss, metric or optimizer (`saving_lib._save_model_to_fileobj`).
 
-    Layers and optimizers are saved with their variables, metrics without. `keras.saving.save_model` fails for losses and
-    metrics.
+    Layers and optimizers are saved with their variables, metrics without. `keras.saving.save_model` fails for losses
+    and metrics.
     """
     stream = io.BytesIO()
     saving_lib._save_model_to_fileobj(thing, stream, "h5")
