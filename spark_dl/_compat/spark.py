@@ -15,7 +15,7 @@ from pyspark.sql.types import DataType
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["arrow_type", "is_connect", "server_host", "set_worker_python"]
+__all__ = ["arrow_type", "is_connect", "run_python_daemon", "server_host", "set_worker_python"]
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -43,3 +43,10 @@ def set_worker_python(spark: SparkSession, executable: str) -> None:
 def arrow_type(kind: DataType) -> pa.DataType:
     """Return the Arrow type of a Spark type (`pyspark.sql.pandas.types.to_arrow_type`)."""
     return to_arrow_type(kind)
+
+
+def run_python_daemon() -> None:
+    """Fork Spark's Python workers of this process as the executor requests them (`pyspark.daemon.manager`)."""
+    from pyspark.daemon import manager  # late import: reads the command line
+
+    manager()  # type: ignore[no-untyped-call]

@@ -65,7 +65,8 @@ OWNERS = {
 # Modules of the libraries that aren't part of their documented API.
 INTERNAL = (
     *("keras.src", "mlflow.store", "mlflow.tracking.context", "mlflow.tracking.fluent", "mlflow.utils"),
-    *("pyspark.ml.connect", "pyspark.sql.connect", "pyspark.sql.pandas", "tensorflow.python"),
+    *("pyspark.daemon", "pyspark.ml.connect", "pyspark.sql.connect", "pyspark.sql.pandas", "pyspark.worker"),
+    "tensorflow.python",
 )
 # Private names that are documented: of Python, and of Spark ML for those who write stages.
 DOCUMENTED = {"_current_frames", "_exit"} | {"_copyValues", "_resetUid", "_set", "_setDefault"}
