@@ -10,6 +10,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from spark_dl._compat.spark import is_connect
 from spark_dl.launch import slots
 from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.launcher import run_ranks
@@ -18,7 +19,7 @@ from spark_dl.launch.rank import without_rank
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.options import ClusterOptions, LaunchOptions
 from spark_dl.redaction import warn
-from spark_dl.spark.session import is_connect, master_of, running_session, use_driver_python
+from spark_dl.spark.session import master_of, running_session, use_driver_python
 from spark_dl.track import Record, Tracker
 from spark_dl.track import tracker as make_tracker
 from spark_dl.train.fit_reports import reporting_fits

@@ -14,6 +14,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from spark_dl._compat.spark import is_connect
 from spark_dl.diagnosis import machine
 from spark_dl.diagnosis.probe import ProbeRequest, probe_executor
 from spark_dl.diagnosis.report import Finding, Report
@@ -27,7 +28,7 @@ from spark_dl.launch.slot_queue import TELL_SECONDS, SlotQueue
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.redaction import warn
 from spark_dl.spark.job import SparkJob
-from spark_dl.spark.session import is_connect, master_of, use_driver_python
+from spark_dl.spark.session import master_of, use_driver_python
 
 __all__ = ["doctor", "preflight"]
 

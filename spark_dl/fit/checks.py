@@ -128,7 +128,9 @@ def check_compiles(model: keras.Model) -> None:
     """
     import keras
 
-    unfit = [f"{part.name} ({type(part).__name__})" for part in model._flatten_layers() if not part.supports_jit]
+    from spark_dl._compat.keras import all_layers
+
+    unfit = [f"{part.name} ({type(part).__name__})" for part in all_layers(model) if not part.supports_jit]
     unfit += ["a train_step of its own"] if type(model).train_step is not keras.Model.train_step else []
     unfit += ["run_eagerly=True"] if model.run_eagerly else []
     if unfit:
@@ -204,7 +206,7 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
             explain(
                 "A learning rate that follows a schedule can't be scaled or warmed up.",
                 expected="an optimizer whose learning rate is a number",
-                received=f"{type(optimizer).__name__} with {type(optimizer._learning_rate).__name__}",
+                received=f"{type(optimizer).__name__} with {given['class_name']}",
                 fix="Put the scaling and the warm-up into the schedule.",
             )
         )

@@ -33,8 +33,6 @@ _NOT_CODE = {
 _FOUNDATIONS = ("keras", "tensorflow", "numpy", "spark_dl", "tf_keras")
 # Packages whose objects hold connections and counters of this process: only their type is in the digest.
 _PROCESS_OWN = ("pyspark", "py4j", "threading", "_thread", "socket", "_io", "mlflow", "grpc", "concurrent")
-# Attributes that Keras sets on every callback.
-_KERAS_OWN = ("_model", "model", "params", "validation_data")
 _MOST_OBJECTS = 100_000
 _DEEPEST = 100
 # The flags of a code object that describe it; the others come from `from __future__` imports of its file.
@@ -278,15 +276,17 @@ def _is_keras_object(thing: Any) -> bool:
 
 def _keras_state(thing: Any) -> dict[str, Any]:
     """Return a Keras object's config, its non-trainable weights, and the plain attributes of a user's class."""
+    from spark_dl._compat.keras import CALLBACK_ATTRIBUTES, is_seed  # late import: loads Keras
+
     try:
         config = thing.get_config()
     except Exception:
         # Callbacks have no config.
-        return {name: value for name, value in vars(thing).items() if name not in _KERAS_OWN}
+        return {name: value for name, value in vars(thing).items() if name not in CALLBACK_ATTRIBUTES}
     state = {"config": _without_numbers(config)}
     fixed = getattr(thing, "non_trainable_variables", None)
     if isinstance(fixed, list):
-        state["fixed"] = [np.asarray(v) for v in fixed if "seed_generator_state" not in getattr(v, "path", "")]
+        state["fixed"] = [np.asarray(v) for v in fixed if not is_seed(v)]
     elif _installed(type(thing)) is None:
         plain = {name: value for name, value in vars(thing).items() if isinstance(value, _PLAIN)}
         state["attributes"] = {name: plain[name] for name in plain if name != "name" and not name.startswith("_")}

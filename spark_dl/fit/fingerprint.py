@@ -10,7 +10,7 @@ import json
 import re
 import types
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def fingerprint(
     }
     if options.warm_start is not None and model is not None:
         held = [*model.variables, *model.optimizer.variables]
-        parts["weights of the warm start"] = code_digest([np.asarray(v) for v in held if not _is_seed(v)])
+        parts["weights of the warm start"] = code_digest(_values(held))
     callbacks = [callback for callback in options.callbacks or [] if _may_change_training(callback)] or None
     values = replace(options, callbacks=callbacks).by_name()
     for option in all_options():
@@ -119,12 +119,15 @@ def _fixed_state(content: bytes, model: keras.Model | None) -> str:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assets = {name: archive.read(name) for name in archive.namelist() if name.startswith("assets/")}
     learned = sorted(hashlib.sha256(asset).hexdigest() for asset in assets.values())
-    fixed = [np.asarray(v) for v in model.non_trainable_variables if not _is_seed(v)] if model is not None else []
+    fixed = _values(model.non_trainable_variables) if model is not None else []
     return code_digest([learned, fixed])
 
 
-def _is_seed(variable: Any) -> bool:
-    return "seed_generator_state" in variable.path
+def _values(variables: Iterable[Any]) -> list[np.ndarray]:
+    """Return the values of variables, without random seeds."""
+    from spark_dl._compat.keras import is_seed  # late import: loads Keras
+
+    return [np.asarray(variable) for variable in variables if not is_seed(variable)]
 
 
 def _may_change_training(callback: Any) -> bool:

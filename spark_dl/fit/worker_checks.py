@@ -154,7 +154,9 @@ def _check_step(fitted: Fitted, several: str, fix: str) -> None:
 
 
 def _check_layers(model: keras.Model, several: str) -> None:
-    synchronized = [layer.name for layer in model._flatten_layers() if getattr(layer, "synchronized", False)]
+    from spark_dl._compat.keras import all_layers
+
+    synchronized = [layer.name for layer in all_layers(model) if getattr(layer, "synchronized", False)]
     if synchronized:
         raise ModelError(
             explain(

@@ -39,7 +39,7 @@ class Payload:
         Returns:
             The payload to put into the tasks' function.
         """
-        from spark_dl.spark.session import is_connect  # imported here, so that this module needs no pyspark
+        from spark_dl._compat.spark import is_connect  # imported here, so that this module needs no pyspark
 
         if len(self.content) < _LARGE_BYTES or not is_connect(spark):
             return self

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import json
-import sysconfig
-from pathlib import Path
 
+from spark_dl._compat.horovod import installed_build
 from spark_dl.errors import ClusterError, explain
 
 __all__ = ["HOROVOD_FIX", "horovod_fault", "unfit_horovod"]
@@ -20,20 +17,15 @@ HOROVOD_FIX = (
 
 def horovod_fault() -> str:
     """Find out why Horovod can't train with TensorFlow in this Python; "" if it can."""
-    spec = importlib.util.find_spec("horovod")
-    if spec is None or not spec.submodule_search_locations:
+    build, installed = installed_build(), _tensorflow()
+    if build is None:
         return "Horovod isn't installed"
-    root = Path(spec.submodule_search_locations[0])
     # Without an importable TensorFlow, Horovod's setup silently skips its TensorFlow library.
-    if not (root / "tensorflow" / f"mpi_lib{sysconfig.get_config_var('EXT_SUFFIX')}").exists():
+    if not build.has_tensorflow:
         return "Horovod was built without TensorFlow"
-    try:
-        built_with = str(json.loads((root / "metadata.json").read_text(encoding="utf-8"))["tensorflow"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""  # an unknown version is no fault
-    installed = _tensorflow()
-    if installed and built_with.split(".")[:2] != installed.split(".")[:2]:
-        return f"Horovod was built with TensorFlow {built_with}, and {installed} is installed"
+    # An unknown version is no fault.
+    if installed and build.tensorflow and build.tensorflow.split(".")[:2] != installed.split(".")[:2]:
+        return f"Horovod was built with TensorFlow {build.tensorflow}, and {installed} is installed"
     return ""
 
 

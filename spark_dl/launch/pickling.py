@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
-from pyspark.accumulators import Accumulator
+from pyspark import Accumulator
 from pyspark.errors import PySparkTypeError
 
 from spark_dl.errors import OptionError, SparkDLError, explain

@@ -387,7 +387,7 @@ class KerasModel(FittedParams, Model, Saved):
             "summary": asdict(self.summary),
         }
         content = savable(self._fitted_content(), self._named_objects())
-        return facts, content, {param.name: value for param, value in self._paramMap.items()}
+        return facts, content, {param.name: self.getOrDefault(param) for param in self.params if self.isSet(param)}
 
     @classmethod
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> KerasModel:

@@ -30,6 +30,8 @@ import pyspark
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import SparkSession
 
+from spark_dl._compat.spark import is_connect
+from spark_dl._compat.spark_ml import remove_directory
 from spark_dl.errors import SavedModelError, SparkDLError, explain
 from spark_dl.io.paths import holds_the_process, spark_path, spark_pattern
 from spark_dl.io.store import Store
@@ -37,7 +39,6 @@ from spark_dl.io.swap import check_replaceable, take_place, written_beside
 from spark_dl.ml.class_names import class_name, current_name
 from spark_dl.ml.spark_files import first_line, has_files, resolved
 from spark_dl.redaction import redact
-from spark_dl.spark.session import is_connect
 
 __all__ = ["FORMAT", "Reader", "Saved", "Writer", "described", "revived"]
 
@@ -188,11 +189,11 @@ class Writer(MLWriter):
         try:
             self._write(first, content)
         except BaseException:
-            self._handleOverwrite(first)
+            remove_directory(self.sparkSession, first)
             raise
         if exists:
             try:
-                self._handleOverwrite(path)
+                remove_directory(self.sparkSession, path)
                 self._write(path, content)
             except BaseException as error:
                 error.add_note(f"{aside} holds what was to be saved, whole; {path} may not.")
@@ -206,22 +207,13 @@ class Writer(MLWriter):
                         fix=f"{aside} holds what was to be saved, whole: load it from there.",
                     )
                 ) from error
-            self._handleOverwrite(aside)
+            remove_directory(self.sparkSession, aside)
 
     def _remove_unseen(self, aside: Store) -> None:
         """Remove what Spark has written if this process can't see it, as a Spark Connect client on another host."""
         if not Path(aside.path).exists():
             with contextlib.suppress(Exception):  # must not hide the first error
-                self._handleOverwrite(aside.url)
-
-    def _handleOverwrite(self, path: str) -> None:
-        """Remove a path by Spark's file systems."""
-        if is_connect(self.sparkSession):  # MLWriter's method needs the JVM
-            from pyspark.ml.connect.readwrite import RemoteMLWriter
-
-            RemoteMLWriter.handleOverwrite(path, True)
-        else:
-            super()._handleOverwrite(path)
+                remove_directory(self.sparkSession, aside.url)
 
     def _write(self, path: str, content: _Content) -> None:
         spark = self.sparkSession

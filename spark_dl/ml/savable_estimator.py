@@ -60,7 +60,7 @@ class SavableEstimator(EstimatorParams, Saved):
         model = initial_model(options)
         # modelFn is code, so that the model it builds is saved instead.
         left_out = (*OBJECTS, "modelParams")
-        params = {p.name: value for p, value in self._paramMap.items() if p.name not in left_out}
+        params = {p.name: self.getOrDefault(p) for p in self.params if self.isSet(p) and p.name not in left_out}
         return facts, None if model is None else savable_model("model", model), params
 
     def _unsavable(self) -> dict[str, str]:

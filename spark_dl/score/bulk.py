@@ -21,8 +21,8 @@ from pyspark.errors import PySparkException
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
-from pyspark.sql.pandas.types import to_arrow_type
 
+from spark_dl._compat.spark import arrow_type
 from spark_dl.data.arrow import extract, flattened
 from spark_dl.data.column import Column
 from spark_dl.data.media import image_bytes
@@ -87,7 +87,7 @@ class Source:
             files = ds.dataset(path, filesystem=filesystem, format=kind)
             # Partition columns exist only in directory names; they get the types that Spark infers.
             names = [name for name in schema.names if name not in files.schema.names]
-            parts = pa.schema([(name, to_arrow_type(schema[name].dataType)) for name in names])
+            parts = pa.schema([(name, arrow_type(schema[name].dataType)) for name in names])
             dataset = ds.dataset(
                 path, filesystem=filesystem, format=kind, partitioning=ds.partitioning(parts, flavor="hive")
             )

@@ -11,9 +11,9 @@ import importlib
 import os
 import sys
 
-from pyspark.daemon import manager
+from spark_dl._compat.spark import run_python_daemon
 
-__all__ = ["manager"]
+__all__ = ["main"]
 
 _MODULES = ("tensorflow", "keras", "pandas", "pyarrow", "spark_dl.score.predict")
 
@@ -31,6 +31,11 @@ def _import_all() -> None:
         os.close(protocol)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Import what scoring needs, then fork workers as Spark's own daemon does."""
     _import_all()
-    manager()  # type: ignore[no-untyped-call]
+    run_python_daemon()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,30 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING, cast
 
 from pyspark.sql import SparkSession
 
-if TYPE_CHECKING:
-    from pyspark.sql.connect.session import SparkSession as ConnectSession
+from spark_dl._compat.spark import is_connect, server_host, set_worker_python
 
 __all__ = [
     "application",
     "cancel",
     "driver_address",
-    "is_connect",
     "master_of",
     "running_session",
     "tag_jobs",
     "takes_case_apart",
     "use_driver_python",
 ]
-
-
-def is_connect(spark: SparkSession) -> bool:
-    """Tell whether a session is a client of Spark Connect, whose driver is another process."""
-    # Importing the class to compare would need gRPC, which only such a client has.
-    return type(spark).__module__.startswith("pyspark.sql.connect")
 
 
 def application(spark: SparkSession) -> object:
@@ -59,7 +50,7 @@ def tag_jobs(spark: SparkSession, tag: str) -> None:
     """Tag the jobs that this thread starts from now on, so that `cancel` finds them."""
     # In Spark 4.0.5, a classic session's own tags don't reach its jobs.
     if is_connect(spark):
-        cast("ConnectSession", spark).addTag(tag)
+        spark.addTag(tag)
     else:
         spark.sparkContext.addJobTag(tag)
 
@@ -67,7 +58,7 @@ def tag_jobs(spark: SparkSession, tag: str) -> None:
 def cancel(spark: SparkSession, tag: str) -> None:
     """Cancel the jobs with a tag; may be called from any thread."""
     if is_connect(spark):
-        cast("ConnectSession", spark).interruptTag(tag)
+        spark.interruptTag(tag)
     else:
         spark.sparkContext.cancelJobsWithTag(tag)
 
@@ -83,7 +74,7 @@ def use_driver_python(spark: SparkSession) -> None:
         return
     named = "PYSPARK_PYTHON" in os.environ or spark.conf.get("spark.pyspark.python", None) is not None
     if not named and sys.executable:
-        spark.sparkContext.pythonExec = sys.executable
+        set_worker_python(spark, sys.executable)
 
 
 def driver_address(spark: SparkSession) -> tuple[str, str]:
@@ -95,7 +86,7 @@ def driver_address(spark: SparkSession) -> tuple[str, str]:
     host = spark.conf.get("spark.driver.host", "") or "localhost"
     if not is_connect(spark):
         return host, spark.conf.get("spark.driver.bindAddress", host) or host
-    server = cast("ConnectSession", spark).client.host
+    server = server_host(spark)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((server, 1))  # sends nothing: it has the system choose the route
         own: str = probe.getsockname()[0]

@@ -31,10 +31,9 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType, Array, DataType
-from mlflow.utils import environment
-from mlflow.utils.yaml_utils import write_yaml
 
 from spark_dl import errors
+from spark_dl._compat.mlflow import CONDA_FILE, PYTHON_FILE, save_input_example, write_environment
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.io.store import Store
 from spark_dl.io.swap import replacing
@@ -59,7 +58,6 @@ if "spark_dl" not in sys.modules:
 from spark_dl.mlflow import _load_pyfunc
 """
 _KERAS_MODULE = "data/keras_module.txt"
-_CONDA, _PYTHON = "conda.yaml", "python_env.yaml"
 # The requirements of serving a model, each with the distributions that may provide it.
 _NEEDED = (("cloudpickle",), ("keras",), ("numpy",), ("pandas",), ("pyarrow",), ("tensorflow", "tensorflow-cpu"))
 
@@ -181,11 +179,11 @@ def _write_directory(
     mlflow_model.add_flavor(FLAVOR, version=version, code="code", modules=modules, **facts)
     if input_example is None and isinstance(model, LoggedModel) and model.inputs is not None and model.example:
         with contextlib.suppress(Exception):  # the example is generated, and optional
-            _save_example(mlflow_model, pd.DataFrame([model.example]), str(root))
+            save_input_example(mlflow_model, pd.DataFrame([model.example]), str(root))
     elif input_example is not None:
-        _save_example(mlflow_model, input_example, str(root))
+        save_input_example(mlflow_model, input_example, str(root))
     mlflow_model.save(str(root / MLMODEL_FILE_NAME))
-    _write_environment(root, pip_requirements)
+    write_environment(root, list(map(_pinned, _NEEDED)) if pip_requirements is None else pip_requirements)
 
 
 def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[str, str]:
@@ -211,7 +209,7 @@ def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[st
         keras_backend="tensorflow",
         save_exported_model=False,
     )
-    pyfunc.add_to_model(mlflow_model, loader_module=_LOADER, code="code", conda_env=_CONDA, python_env=_PYTHON)
+    pyfunc.add_to_model(mlflow_model, loader_module=_LOADER, code="code", conda_env=CONDA_FILE, python_env=PYTHON_FILE)
     return {"stage": STAGE}
 
 
@@ -254,21 +252,6 @@ def _type(kind: Any) -> Any:
     if kind == "any":
         return AnyType()
     return DataType[kind] if isinstance(kind, str) else Array(_type(kind[1]))
-
-
-def _save_example(mlflow_model: Model, example: Any, path: str) -> None:
-    from mlflow.models.utils import _save_example as save
-
-    save(mlflow_model, example, path)
-
-
-def _write_environment(root: Path, pip_requirements: Sequence[str] | None) -> None:
-    """Write the requirements of serving as conda.yaml, python_env.yaml and requirements.txt."""
-    given = list(pip_requirements) if pip_requirements is not None else list(map(_pinned, _NEEDED))
-    conda, requirements, _ = environment._process_pip_requirements(given, None, None)
-    write_yaml(str(root), _CONDA, conda)
-    (root / "requirements.txt").write_text("\n".join(requirements) + "\n")
-    environment._PythonEnv.current().to_yaml(str(root / _PYTHON))
 
 
 def _pinned(names: Sequence[str]) -> str:

@@ -18,8 +18,8 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.store.artifact.utils.models import get_model_name_and_version
 
+from spark_dl._compat.mlflow import registered_version
 from spark_dl.errors import SavedModelError, StoreError, explain
 from spark_dl.io.paths import is_name
 from spark_dl.io.store import Store
@@ -87,7 +87,7 @@ def pinned(uri: str) -> str:
         SavedModelError: There is no such version, or the registry doesn't answer.
     """
     try:
-        name, version = get_model_name_and_version(mlflow.MlflowClient(), uri)
+        name, version = registered_version(mlflow.MlflowClient(), uri)
         return f"models:/{name}/{version}"
     except (MlflowException, requests.RequestException, ValueError) as error:
         raise SavedModelError(

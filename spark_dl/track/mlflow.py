@@ -13,15 +13,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.entities import LifecycleStage, RunInfo, RunStatus
+from mlflow.entities import LifecycleStage, RunInfo
 from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.context.registry import resolve_tags
-from mlflow.tracking.fluent import _active_run_stack, _get_experiment_id
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from mlflow.utils.rest_utils import http_request
 
+from spark_dl._compat.mlflow import (
+    PARENT_RUN_TAG,
+    active_run_of_thread,
+    check_server,
+    context_tags,
+    current_experiment_id,
+    end_run,
+)
 from spark_dl.errors import TrackingError, explain
 from spark_dl.redaction import redact, redact_value
 from spark_dl.track import flavor
@@ -86,8 +89,7 @@ def active_run_id() -> str:
 def _enclosing_run_id() -> str:
     """Return the id of the main thread's active run for a fit in another thread, as of a CrossValidator; else ""."""
     main = threading.main_thread()
-    runs = _active_run_stack.get_all_thread_values().get(main.ident) if threading.current_thread() is not main else None
-    return str(runs[-1].info.run_id) if runs else ""
+    return "" if threading.current_thread() is main else active_run_of_thread(main.ident)
 
 
 def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
@@ -97,7 +99,7 @@ def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
         TrackingError: The experiment was deleted.
     """
     if name is None:
-        found = client.get_experiment(_get_experiment_id())
+        found = client.get_experiment(current_experiment_id())
     else:
         known = client.get_experiment_by_name(name)
         if known is None:
@@ -122,18 +124,10 @@ def _experiment(client: mlflow.MlflowClient, name: str | None) -> str:
 
 
 def _check_answers(uri: str) -> None:
-    # MLflow itself would retry for minutes.
     if urlsplit(uri).scheme not in ("http", "https"):
         return
     try:
-        http_request(
-            get_default_host_creds(uri),
-            "/health",
-            "GET",
-            max_retries=0,
-            timeout=_ANSWER_SECONDS,
-            raise_on_status=False,  # any answer will do here: MLflow checks the credentials later
-        )
+        check_server(uri, _ANSWER_SECONDS)  # MLflow checks the credentials later
     except Exception as error:
         raise TrackingError(
             explain(
@@ -252,7 +246,7 @@ class MlflowTracker:
 
     def _opened(self) -> str:
         # Not mlflow.start_run, whose run would stay active in this thread if the server can't be reached at its end.
-        tags = redact_value(resolve_tags({MLFLOW_PARENT_RUN_ID: self._parent} if self._parent else None))
+        tags = redact_value(context_tags({PARENT_RUN_TAG: self._parent} if self._parent else None))
         return str(self._client.create_run(self._experiment_id, tags=tags, run_name=self._run_name).info.run_id)
 
     def _reopened(self, run_id: str, below: str = "", look: bool = False) -> str:
@@ -275,7 +269,7 @@ class MlflowTracker:
         info, is_users = run.info, _JOINED in run.data.params
         if info.lifecycle_stage != LifecycleStage.ACTIVE or info.status == "FINISHED" or is_users:
             return ""
-        if below and run.data.tags.get(MLFLOW_PARENT_RUN_ID) != below:
+        if below and run.data.tags.get(PARENT_RUN_TAG) != below:
             return ""
         if look:
             return run_id
@@ -343,9 +337,7 @@ class MlflowTracker:
         if not self._joined:
             killed = isinstance(failure, KeyboardInterrupt)
             status = "FINISHED" if failure is None else "KILLED" if killed else "FAILED"
-            # Not set_terminated, which prints the server's URL with its credentials.
-            status_code, now = RunStatus.from_string(status), int(time.time() * 1000)
-            self._client._tracking_client.store.update_run_info(self.run_id, status_code, now, None)
+            end_run(self._client, self.run_id, status)
 
     def is_transient(self, error: Exception) -> bool:
         """Tell whether the error means an unreachable or failing server, so that a retry makes sense."""

@@ -14,9 +14,8 @@ import mlflow
 import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from spark_dl._compat.mlflow import DATASET_CONTEXT_TAG, context_tags
 from spark_dl.redaction import redact, redact_value
 from spark_dl.track import flavor
 from spark_dl.track.entries import MetricNames, log_each, numbers_of
@@ -76,11 +75,11 @@ class RunWriter:
             name=_cut(source.rstrip("/").rpartition("/")[2] or "rows", _LONGEST_NAME),
             digest=data.digest,
             source_type="spark" if source else "code",
-            source=json.dumps({"path": source} if source else {"tags": redact_value(resolve_tags())}),
+            source=json.dumps({"path": source} if source else {"tags": redact_value(context_tags())}),
             schema=json.dumps(columns),
             profile=json.dumps({"num_rows": data.rows}),
         )
-        context = [InputTag(MLFLOW_DATASET_CONTEXT, data.context)]
+        context = [InputTag(DATASET_CONTEXT_TAG, data.context)]
         try:
             self._client.log_inputs(self._run_id, [DatasetInput(dataset, context)])
         except Exception as error:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from spark_dl._compat.mlflow import DATASET_CONTEXT_TAG
 from spark_dl.errors import TrackingError, explain
 
 __all__ = ["LoggedFit", "logged_fit", "page"]
@@ -78,7 +78,7 @@ def logged_fit(run_id: str, files: tuple[str, ...]) -> LoggedFit:
         ) from error
     source = digest = ""
     for one in run.inputs.dataset_inputs if run.inputs else ():
-        contexts = [tag.value for tag in one.tags if tag.key == MLFLOW_DATASET_CONTEXT]
+        contexts = [tag.value for tag in one.tags if tag.key == DATASET_CONTEXT_TAG]
         if contexts == ["training"]:
             source, digest = json.loads(one.dataset.source).get("path", ""), one.dataset.digest
     return LoggedFit(experiment, run.info.run_name or run_id, contents, source, digest)

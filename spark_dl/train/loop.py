@@ -11,6 +11,7 @@ import cloudpickle
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import is_seed
 from spark_dl.collectives import Collectives
 from spark_dl.log_values import plain_value
 from spark_dl.train.augment import augment_features
@@ -28,7 +29,7 @@ from spark_dl.train.metrics.joins import metric_joins
 from spark_dl.train.model.examples import examples_of_model
 from spark_dl.train.model.keras_settings import apply_settings
 from spark_dl.train.model.optimizers import restore_unsaved
-from spark_dl.train.model.parts import is_seed, seed_states, shift_seeds
+from spark_dl.train.model.parts import seed_states, shift_seeds
 from spark_dl.train.model.serialization import from_bytes, register, settings_of, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.plan import TrainPlan, TrainResult
@@ -263,7 +264,7 @@ class _OneTraining(keras.callbacks.CallbackList):
 
     def on_train_end(self, logs: Any = None) -> None:
         """End training, in the last call of `fit` or when training was stopped early."""
-        if self.ends or self._model.stop_training:
+        if self.ends or self.model.stop_training:
             super().on_train_end(logs)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from spark_dl._compat.keras import build_compiled_state, is_seed, set_train_function
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.speed import StepClock
 
@@ -25,8 +26,7 @@ def build_state(model: keras.Model, example: Any) -> None:
         model: The compiled Keras model.
         example: The specs of a batch, (features, label[, weight]).
     """
-    # Keras has no public method for it; its `fit` calls this one for several devices.
-    model._symbolic_build(data_batch=tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
+    build_compiled_state(model, tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
 
 
 def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock, may_be_empty: bool) -> None:
@@ -128,8 +128,7 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
         logs, reducer.voted = step(iterator)
         return logs
 
-    # `fit` makes a train function only if there is none.
-    model.train_function = train_function
+    set_train_function(model, train_function)
 
 
 def _standing_empty(model: keras.Model, step: Any, data: Any, rows: Any) -> Any:
@@ -137,7 +136,7 @@ def _standing_empty(model: keras.Model, step: Any, data: Any, rows: Any) -> Any:
     padded = tf.nest.map_structure(
         lambda t: tf.concat([t, tf.zeros(tf.concat([[filler], tf.shape(t)[1:]], 0), t.dtype)], axis=0), data
     )
-    moving = [variable for variable in model.non_trainable_variables if "seed_generator_state" not in variable.path]
+    moving = [variable for variable in model.non_trainable_variables if not is_seed(variable)]
     state = [*moving, *model.metrics_variables]
     before = [tf.identity(variable.value) for variable in state]
     logs = step(padded)

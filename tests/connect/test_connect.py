@@ -25,13 +25,13 @@ from pyspark.sql.types import StructType
 
 import spark_dl
 from spark_dl import HorovodLauncher, KerasClassifier, KerasClassifierModel, KerasRegressor
+from spark_dl._compat.spark import is_connect
 from spark_dl.errors import ClusterError, RankError, SavedModelError
 from spark_dl.fit.columns import InputFacts
 from spark_dl.launch.slots import cores_now
 from spark_dl.ml.regressor import KerasRegressorModel
 from spark_dl.score.heads import Regression
 from spark_dl.spark.job import SparkJob
-from spark_dl.spark.session import is_connect
 from spark_dl.train.model.serialization import to_bytes
 
 SCALARS = ["f0", "f1", "f2", "f3"]

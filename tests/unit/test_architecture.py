@@ -23,7 +23,19 @@ MODULES = {
 
 # Layer -> the layers that it may import, besides itself.
 BASE = {
-    *("collectives", "errors", "figures", "gc_pause", "io", "log_values", "options", "redaction", "spark", "world"),
+    *(
+        "_compat",
+        "collectives",
+        "errors",
+        "figures",
+        "gc_pause",
+        "io",
+        "log_values",
+        "options",
+        "redaction",
+        "spark",
+        "world",
+    ),
 }
 ALLOWED = {
     "base": set(),
@@ -44,9 +56,28 @@ ALLOWED = {
 # Library -> the only modules that import it.
 OWNERS = {
     "horovod": {"collectives", "launch.fork_server"},
-    "petastorm": {"data.readers.petastorm"},
-    "mlflow": {"mlflow", "track.flavor", "track.flavor_reading", "track.mlflow", "track.mlflow_writer", "track.runs"},
+    "petastorm": {"_compat.petastorm"},
+    "mlflow": {
+        *("_compat.mlflow", "mlflow", "track.flavor", "track.flavor_reading", "track.mlflow", "track.mlflow_writer"),
+        "track.runs",
+    },
 }
+# Modules of the libraries that aren't part of their documented API.
+INTERNAL = (
+    *("keras.src", "mlflow.store", "mlflow.tracking.context", "mlflow.tracking.fluent", "mlflow.utils"),
+    *("pyspark.daemon", "pyspark.ml.connect", "pyspark.sql.connect", "pyspark.sql.pandas", "pyspark.worker"),
+    "tensorflow.python",
+)
+# Private names that are documented: of Python, and of Spark ML for those who write stages.
+DOCUMENTED = {"_current_frames", "_exit"} | {"_copyValues", "_resetUid", "_set", "_setDefault"}
+
+
+def in_compat(module: str) -> bool:
+    return module.partition(".")[0] == "_compat"
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
 
 
 @functools.cache
@@ -138,6 +169,85 @@ def test_nothing_reaches_behind_the_dataframe_api(module: str) -> None:
     assert not attributes & {"_jvm", "_jdf", "_jsc", "_jsparkSession", "_jc", "rdd", "parallelize"}
 
 
+def of_self(node: ast.Attribute) -> bool:
+    return ast.unparse(node.value) in ("self", "cls", "super()")
+
+
+def private_uses(parsed: ast.Module) -> Iterator[tuple[str, bool]]:
+    """Each private name that is imported or looked up, also by `getattr`, and whether it is an attribute of self."""
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            yield node.attr, of_self(node)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((alias.name, False) for alias in node.names if is_private(alias.name))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and is_private(name.value):
+                yield str(name.value), False
+
+
+@functools.cache
+def defined_names() -> frozenset[str]:
+    """The private names that the package defines itself."""
+    found: set[str] = set()
+    for node in (node for module in MODULES for node in ast.walk(tree(module))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and of_self(node):
+            found.add(node.attr)
+    return frozenset(filter(is_private, found))
+
+
+@functools.cache
+def compat_names() -> frozenset[str]:
+    """The private names of libraries that `_compat` uses."""
+    return frozenset(name for module in MODULES if in_compat(module) for name, _ in private_uses(tree(module)))
+
+
+def internals_used(parsed: ast.Module) -> set[str]:
+    """The internals of libraries that a module uses: undocumented modules, and private names."""
+    modules: set[str] = set()
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and node.attr in ("src", "python"):
+            modules.add(ast.unparse(node).replace("tf.python", "tensorflow.python"))
+    found = {name for name in modules if any(f"{name}.".startswith(f"{internal}.") for internal in INTERNAL)}
+    for name, own in private_uses(parsed):
+        if name not in DOCUMENTED and (name not in defined_names() or (not own and name in compat_names())):
+            found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not in_compat(module)])
+def test_internals_of_libraries_are_used_in_compat_only(module: str) -> None:
+    assert internals_used(tree(module)) == set(), f"spark_dl.{module}: use or add a function in spark_dl._compat"
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import keras\nkeras.src.saving.saving_lib", "keras.src"),
+        ("import keras.src.backend", "keras.src.backend"),
+        ("from keras.src import activations", "keras.src.activations"),
+        ("from tensorflow.python.eager import context", "tensorflow.python.eager.context"),
+        ("import tensorflow as tf\ntf.python", "tensorflow.python"),
+        ("from mlflow.tracking.fluent import _active_run_stack", "_active_run_stack"),
+        ("from mlflow.utils import environment", "mlflow.utils.environment"),
+        ("model._flatten_layers()", "_flatten_layers"),
+        ("getattr(model, '_compile_config', None)", "_compile_config"),
+        ("variable._path = path", "_path"),
+        ("self._paramMap", "_paramMap"),
+    ],
+)
+def test_use_of_internals_is_found(code: str, found: str) -> None:
+    assert found in internals_used(ast.parse(code))
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_hold_no_mutable_state(module: str) -> None:
     mutable = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
@@ -179,6 +289,11 @@ HEAVY = ("tensorflow", "keras", "horovod", "petastorm", "mlflow", "pyspark", "nu
             "from spark_dl import KerasClassifier, HorovodLauncher, doctor; KerasClassifier(epochs=2)",
             {"pyspark", "numpy", "pandas", "pyarrow"},
         ),
+        ("import spark_dl._compat.horovod", set()),
+        ("import spark_dl._compat.keras_saving", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
+        ("import spark_dl._compat.petastorm", {"petastorm", "numpy", "pandas", "pyarrow"}),
+        ("import spark_dl._compat.spark", {"pyspark", "numpy"}),
+        ("import spark_dl._compat.spark_ml", {"pyspark", "numpy", "pandas", "pyarrow"}),
         ("import spark_dl.score.scoring_model", {"numpy", "pandas", "pyarrow"}),
         ("import spark_dl.train.loop", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
         ("import spark_dl.train.entry", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),

@@ -1,19 +1,17 @@
-"""Reader of blocks with `petastorm.make_batch_reader`; the only file that imports Petastorm."""
+"""Reader of blocks with `petastorm.make_batch_reader`."""
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from petastorm import make_batch_reader
 
+from spark_dl._compat.petastorm import block_reader
 from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, ConvertedDataset
 from spark_dl.data.ragged import BYTES, split
 from spark_dl.data.shards import Segment
-from spark_dl.errors import StoreError, explain
 
 __all__ = ["read"]
 
@@ -46,28 +44,19 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
     keep = set(itertools.islice((block_id for block_id, count in left.items() if count > 1), _MOST_KEPT))
     kept: dict[int, object] = {}
     early: collections.defaultdict[int, list[object]] = collections.defaultdict(list)
-    reader = make_batch_reader(
-        [f"{dataset.store.url}/{name}" for name in _files(segments, keep)],
-        reader_pool_type="thread",
-        workers_count=_THREADS,
-        shuffle_row_groups=False,
-        num_epochs=1,
-    )
-    try:  # no `with`, as the reader's prints a line at its end
+    urls = [f"{dataset.store.url}/{name}" for name in _files(segments, keep)]
+    with block_reader(urls, _THREADS) as next_block:
         for segment in segments:
             block_id = segment.block.block_id
             if block_id not in kept:
                 while not early[block_id]:
-                    block = _next(reader)
+                    block = next_block()
                     early[int(getattr(block, BLOCK_ID)[0])].append(block)
                 kept[block_id] = early[block_id].pop()
             yield _arrays(dataset, kept[block_id], segment)
             left[block_id] -= 1
             if block_id not in keep or not left[block_id]:
                 del kept[block_id]
-    finally:
-        reader.stop()
-        reader.join()
 
 
 def _files(segments: Sequence[Segment], once: set[int]) -> Iterator[str]:
@@ -77,28 +66,6 @@ def _files(segments: Sequence[Segment], once: set[int]) -> Iterator[str]:
         if segment.block.block_id not in once & seen:
             yield segment.block.name
         seen.add(segment.block.block_id)
-
-
-def _next(reader: Iterator[object]) -> object:
-    """Return the reader's next block, where one must follow, despite a race in Petastorm.
-
-    Petastorm's pool checks first that all ventilated items are processed, and then that all items are ventilated. If
-    the last files are ventilated between the checks, it reports the end too early, which can happen only once.
-
-    Raises:
-        StoreError: Petastorm delivered fewer blocks than files.
-    """
-    for _ in range(2):
-        with contextlib.suppress(StopIteration):
-            return next(reader)
-    raise StoreError(
-        explain(
-            "Petastorm gave fewer blocks than files.",
-            expected="one for each file",
-            received="fewer",
-            fix="Report it as a bug, with the versions that `spark-dl doctor` prints.",
-        )
-    )
 
 
 def _arrays(dataset: ConvertedDataset, block: object, segment: Segment) -> list[np.ndarray]:

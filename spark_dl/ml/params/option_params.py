@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from pyspark.ml.param import Param, Params
+from pyspark.ml.param import Params
 
+from spark_dl._compat.spark_ml import class_param
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.options import Option, Options, options_of
 
@@ -94,7 +95,7 @@ def with_options(options_class: type[Options]) -> Callable[[C], C]:
 
 def _add_param(cls: type[OptionParams], option: Option) -> None:
     title = option.name[0].upper() + option.name[1:]
-    setattr(cls, option.name, Param(Params._dummy(), option.name, option.doc, option.check))
+    setattr(cls, option.name, class_param(option.name, option.doc, option.check))
     for made in (_setter(option, f"set{title}"), _getter(option, f"get{title}")):
         made.__qualname__ = f"{cls.__name__}.{made.__name__}"
         setattr(cls, made.__name__, made)

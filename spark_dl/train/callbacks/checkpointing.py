@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from spark_dl._compat.keras import best_direction
 from spark_dl.errors import OptionError, StoreError, explain, hint
 from spark_dl.log_values import plain_value
 from spark_dl.train.callbacks.finite import first_not_finite
@@ -115,7 +116,7 @@ class SaveCheckpoint(Counting):
         if self._plan.options.monitor_mode != "auto":
             return self._plan.options.monitor_mode
         metrics = [metric for held in self.model.metrics for metric in getattr(held, "metrics", [held])]
-        directions = {metric.name: getattr(metric, "_direction", None) for metric in metrics}
+        directions = {metric.name: best_direction(metric) for metric in metrics}
         direction = "down" if name == "loss" else directions.get(name)
         if direction is None and self._plan.options.restore_best_weights:
             raise OptionError(

@@ -17,10 +17,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import CALLBACK_ATTRIBUTES
+
 __all__ = ["CallbackState"]
 
-# Attributes that Keras sets on every callback.
-_KERAS_OWN = ("_model", "model", "params", "validation_data")
 _PLAIN = (bool, int, float, type(None))
 # The values of `monitor_op`, which the sign of `min_delta` depends on.
 _COMPARISONS = {"less": keras.ops.less, "greater": keras.ops.greater}
@@ -82,7 +82,7 @@ class CallbackState:
 
 def _kept(callback: keras.callbacks.Callback) -> Iterator[tuple[str, Any]]:
     for name, value in vars(callback).items():
-        if name not in _KERAS_OWN and _can_be_kept(value):
+        if name not in CALLBACK_ATTRIBUTES and _can_be_kept(value):
             yield name, value
 
 

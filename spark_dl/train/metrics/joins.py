@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import compile_metrics, is_compile_metrics, wrapped_function
 from spark_dl.train.model.examples import Example
 from spark_dl.train.model.parts import is_keras, leaves
 
@@ -76,19 +77,14 @@ def leaf_metrics(model: keras.Model) -> list[keras.Metric]:
     """Return the model's metrics in the order of its `metrics_variables`, compiled metrics one by one."""
     found: list[keras.Metric] = []
     for metric in model.metrics:
-        found += metric.metrics if _is_compiled(metric) else [metric]
+        found += metric.metrics if is_compile_metrics(metric) else [metric]
     return found
-
-
-def _is_compiled(metric: Any) -> bool:
-    return is_keras(type(metric)) and type(metric).__name__ == "CompileMetrics"
 
 
 def user_metrics(model: keras.Model) -> list[Any]:
     """Return all metrics that may be custom: those passed to `compile`, built or not, and those that layers hold."""
-    compiled = getattr(model, "_compile_metrics", None)
-    given = leaves([getattr(compiled, "_user_metrics", None), getattr(compiled, "_user_weighted_metrics", None)])
-    held = [metric for metric in model.metrics if not _is_compiled(metric)]
+    given = leaves(compile_metrics(model))
+    held = [metric for metric in model.metrics if not is_compile_metrics(metric)]
     return list({id(thing): thing for thing in [*given, *held] if thing is not None}.values())
 
 
@@ -101,7 +97,7 @@ def is_summed(metric: Any) -> bool:
             return True
     if not isinstance(metric, keras.Metric):
         return is_keras(metric)
-    wrapped = getattr(metric, "_fn", None)
+    wrapped, _ = wrapped_function(metric)
     own = wrapped is not None and not is_keras(wrapped if hasattr(wrapped, "__name__") else type(wrapped))
     return is_keras(type(metric).update_state) and not _merges(metric) and not own
 
@@ -155,7 +151,8 @@ def copy_of(metric: keras.Metric) -> keras.Metric:
     """Return a metric of the same class and config with separate state."""
     kind = type(metric)
     if isinstance(metric, keras.metrics.MeanMetricWrapper) and is_keras(kind) and kind.__name__ == "MeanMetricWrapper":
-        return kind(metric._fn, name=metric.name, dtype=metric.dtype, **metric._fn_kwargs)
+        function, arguments = wrapped_function(metric)
+        return kind(function, name=metric.name, dtype=metric.dtype, **arguments)
     return kind.from_config(metric.get_config())
 
 

@@ -29,13 +29,13 @@ _FREQUENCIES = ("save_freq", "update_freq")
 
 def read_logs(callbacks: Iterable[keras.callbacks.Callback], hooks: Iterable[str]) -> bool:
     """Return whether one of the callbacks reads the `logs` argument of these hooks."""
-    methods = [(callback, getattr(callback, hook, None)) for callback in callbacks for hook in hooks]
+    methods = [(callback, hook, getattr(callback, hook, None)) for callback in callbacks for hook in hooks]
     return any(
         method is not None
-        and not getattr(method, "_is_default", False)
+        and getattr(method, "__func__", None) is not getattr(keras.callbacks.Callback, hook)
         and not any(getattr(callback, name, None) == "epoch" for name in _FREQUENCIES)
         and _uses_logs(method)
-        for callback, method in methods
+        for callback, hook, method in methods
     )
 
 

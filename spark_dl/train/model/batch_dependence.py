@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import all_layers, mask_of
 from spark_dl.train.model.examples import Example
 from spark_dl.train.model.parts import is_keras, leaves
 
@@ -113,7 +114,7 @@ def may_add_losses(model: keras.Model) -> bool:
         or getattr(layer, "activity_regularizer", None) is not None
         or getattr(layer, "mask_zero", False)
         or isinstance(layer, keras.layers.Masking)
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
     )
 
 
@@ -160,7 +161,7 @@ def masked_outputs(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...
         except Exception:
             outputs = getattr(model, "outputs", None) or []
         flat = keras.tree.flatten(outputs)
-        return [index for index, output in enumerate(flat) if getattr(output, "_keras_mask", None) is not None]
+        return [index for index, output in enumerate(flat) if mask_of(output) is not None]
 
 
 def model_loss_kinds(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]]) -> list[str]:

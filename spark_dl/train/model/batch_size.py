@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import all_layers
 from spark_dl.errors import ModelError, explain
 from spark_dl.train.model.shape import shape_of
 
@@ -19,7 +20,7 @@ def check_stateless(model: Any) -> None:
     Raises:
         ModelError: A layer is stateful.
     """
-    parts = model._flatten_layers() if isinstance(model, keras.Model) else ()
+    parts = all_layers(model) if isinstance(model, keras.Model) else ()
     stateful = [part for part in parts if getattr(part, "stateful", False) is True]
     if stateful:
         raise ModelError(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copyreg
 import functools
-import io
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.saving import saving_lib
-from keras.src.saving.keras_saveable import KerasSaveable
 
+from spark_dl._compat.keras_saving import is_saveable, load_object, save_object
+from spark_dl._compat.tensorflow import has_created_variables, untraced_state
 from spark_dl.errors import ModelError, explain
 from spark_dl.train.model.identity import naming
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
@@ -38,7 +37,7 @@ def keras_reducer(owner: keras.Model | None = None) -> Callable[[Any], Any]:
 
 def _reduced(weights: set[int], obj: Any) -> Any:
     """Reduce an object; NotImplemented if pickle handles it itself."""
-    if isinstance(obj, KerasSaveable):
+    if is_saveable(obj):
         if weights.intersection(map(id, getattr(obj, "variables", ()))):
             raise _owned(f"the {type(obj).__name__} {obj.name!r}")
         if isinstance(obj, keras.losses.Loss):  # its config may be incomplete
@@ -59,7 +58,7 @@ def _untraced(function: Any) -> dict[str, Any]:
     Raises:
         ModelError: Its first call has created variables, which another process would create again.
     """
-    if function._created_variables:
+    if has_created_variables(function):
         raise ModelError(
             explain(
                 "A tf.function can't be carried with variables that it has made.",
@@ -68,17 +67,14 @@ def _untraced(function: Any) -> dict[str, Any]:
                 fix="Make the variables in the build of a layer.",
             )
         )
-    decorated = {name: value for name, value in vars(function).items() if name.startswith(("__", "_tf_decorator"))}
-    return {**decorated, **function._clone(None).__getstate__()}
+    return untraced_state(function)
 
 
 def _written(obj: Any) -> bytes:
     if isinstance(obj, keras.Model):
         return to_bytes(obj)
-    stream = io.BytesIO()
     with naming():
-        saving_lib._save_model_to_fileobj(obj, stream, "h5")
-    return stream.getvalue()
+        return save_object(obj)
 
 
 def _loaded(content: bytes, objects: dict[str, Any], is_model: bool) -> Any:
@@ -86,9 +82,7 @@ def _loaded(content: bytes, objects: dict[str, Any], is_model: bool) -> Any:
     if is_model:
         return from_bytes(content, objects)
     with keras.saving.custom_object_scope(objects):
-        return saving_lib._load_model_from_fileobj(
-            io.BytesIO(content), custom_objects=None, compile=True, safe_mode=True
-        )
+        return load_object(content)
 
 
 def _owned(what: str) -> ModelError:

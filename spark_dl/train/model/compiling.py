@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from spark_dl._compat.keras import all_layers, built_variables, operation_of
 from spark_dl.errors import ModelError, explain
 from spark_dl.redaction import warn
 from spark_dl.train.model.identity import config_of, naming
@@ -82,7 +83,7 @@ def _copied_optimizer(optimizer: Any, live: Mapping[int, Any], variables: Mappin
 
 def _build_inner(model: keras.Model) -> None:
     """Build inner layers that are built on their first call, such as a layer used as an activation."""
-    if all(layer.built for layer in model._flatten_layers()):
+    if all(layer.built for layer in all_layers(model)):
         return
     shape = shape_of(model)
     specs = {one.name: tf.TensorSpec((None, *one.shape), one.dtype) for one in shape.inputs}
@@ -96,7 +97,7 @@ def _build_inner(model: keras.Model) -> None:
 def _last_operations(model: keras.Model) -> Iterator[int]:
     """Yield the ids of the layers that compute the outputs, also within inner models."""
     for tensor in getattr(model, "outputs", None) or []:
-        operation = tensor._keras_history.operation
+        operation = operation_of(tensor)
         yield id(operation)
         if isinstance(operation, keras.Model):
             yield from _last_operations(operation)
@@ -109,7 +110,7 @@ def _with_policy(model: keras.Model, policy: str) -> keras.Model:
     """
     last = set(_last_operations(model))
     before = {id(part) for layer in model.layers if layer.name.startswith(FRONT) for part in inner_layers(layer)}
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if id(layer) not in before:
             layer.dtype_policy = "float32" if id(layer) in last else policy
     # Rebuilt, because tensors between layers have dtypes of their own.
@@ -159,7 +160,7 @@ def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_
 def _built(model: keras.Model) -> keras.Model:
     """Return the model with a built optimizer: Keras can't load the state of an optimizer that was saved unbuilt."""
     optimizer = model.optimizer
-    known = {id(variable) for variable in optimizer._trainable_variables}
+    known = {id(variable) for variable in built_variables(optimizer)}
     if optimizer.built and not all(id(variable) in known for variable in model.trainable_variables):
         if int(np.asarray(optimizer.iterations)):
             warn(

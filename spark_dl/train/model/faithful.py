@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.saving import serialization_lib
 
+from spark_dl._compat.keras import TRACKING_ATTRIBUTES
 from spark_dl.train.model.parts import is_keras
 
 __all__ = ["fault", "is_same"]
@@ -19,8 +19,6 @@ __all__ = ["fault", "is_same"]
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 # Depth to which nested objects are compared.
 _DEPTH = 6
-# Attributes that Keras derives from the others or from the object's context.
-_OF_KERAS = ("_tracker", "_lock", "_auto_config", "_obj_reference_counts_dict", "_convert_input_args")
 _GENERAL = ("self", "name", "dtype", "trainable", "args", "kwargs")
 
 
@@ -42,7 +40,7 @@ def fault(thing: Any, config: Mapping[str, Any]) -> str:
     if not held and not unknown:
         return ""
     try:
-        copy = vars(serialization_lib.deserialize_keras_object(dict(config)))
+        copy = vars(keras.saving.deserialize_keras_object(dict(config)))
     except Exception:
         if _writes_itself(type(thing)):
             return ""  # its from_config may need objects that exist only while the model is loaded; errors show then
@@ -73,7 +71,7 @@ def is_same(one: Any, other: Any, depth: int = _DEPTH) -> bool:
     if type(one) is not type(other):
         return False
     if is_keras(type(one)) and hasattr(one, "get_config"):
-        return bool(serialization_lib.serialize_keras_object(one) == serialization_lib.serialize_keras_object(other))
+        return bool(keras.saving.serialize_keras_object(one) == keras.saving.serialize_keras_object(other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and inner(list(one.values()), [other[key] for key in one])
     if isinstance(one, types.MethodType):
@@ -84,7 +82,7 @@ def is_same(one: Any, other: Any, depth: int = _DEPTH) -> bool:
         cells = [[cell.cell_contents for cell in f.__closure__ or ()] for f in (one, other)]
         return one.__code__ is other.__code__ and inner([*cells[0], one.__defaults__], [*cells[1], other.__defaults__])
     held = [
-        {key: value for key, value in getattr(thing, "__dict__", {}).items() if key not in _OF_KERAS}
+        {key: value for key, value in getattr(thing, "__dict__", {}).items() if key not in TRACKING_ATTRIBUTES}
         for thing in (one, other)
     ]
     return held[0].keys() == held[1].keys() and inner(list(held[0].values()), [held[1][key] for key in held[0]])

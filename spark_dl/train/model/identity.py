@@ -18,14 +18,20 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src import activations, api_export
-from keras.src.saving import object_registration, serialization_lib
 
+from spark_dl._compat.keras_saving import (
+    builtins_named,
+    function_reference,
+    is_exported,
+    is_plain,
+    reserved_names,
+    scope_objects,
+    serializing,
+)
 from spark_dl.errors import ModelError, explain
 from spark_dl.train.model.faithful import fault, is_same
 from spark_dl.train.model.names import PACKAGE
 from spark_dl.train.model.parts import leaves
-from spark_dl.train.model.serializer import reference, serializing
 
 __all__ = ["config_of", "found_objects", "label", "naming", "saved_name"]
 
@@ -64,7 +70,7 @@ def found_objects(*things: Any) -> dict[str, Any]:
     """
     finder = _Finder()
     with serializing(finder.write, finder.name_of):
-        configs = [serialization_lib.serialize_keras_object(thing) for thing in things]
+        configs = [keras.saving.serialize_keras_object(thing) for thing in things]
     texts = set(_texts(configs))
     named: dict[str, Any] = {}
     waiting = []
@@ -75,7 +81,7 @@ def found_objects(*things: Any) -> dict[str, Any]:
         else:
             waiting.append(thing)
     own_names = Counter(filter(None, map(_own_name, finder.found)))
-    plain = {name for name, count in own_names.items() if count == 1 and name not in texts and name not in _reserved()}
+    plain = {name for name, count in own_names.items() if count == 1 and name not in texts and not _is_reserved(name)}
     for thing in waiting:
         name = _own_name(thing)
         # Keras would save an object by its former registered name, even if that now belongs to another; a new name
@@ -92,9 +98,7 @@ def found_objects(*things: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def naming() -> Iterator[None]:
     """Make Keras write the objects of the surrounding `custom_object_scope` by their names in it."""
-    scope: Mapping[str, Any] = keras.src.backend.common.global_state.get_global_attribute(
-        "custom_objects_scope_dict", {}
-    )
+    scope = scope_objects()
     # Needed for an empty scope, too: Keras alone can't save a model compiled with classes of losses or metrics.
     names: dict[Any, str] = {}
     for name in sorted(scope, key=is_registered):  # registered names last, so that they take precedence
@@ -102,7 +106,7 @@ def naming() -> Iterator[None]:
 
     def write(obj: Any, by_keras: Callable[[Any], Any]) -> Any:
         name = names.get(_key(obj)) if _may_be_named(obj) else None
-        return by_keras(obj) if name is None else reference(name)
+        return by_keras(obj) if name is None else function_reference(name)
 
     def name_of(obj: Any, by_keras: Callable[[Any], str]) -> str:
         return names.get(_key(obj)) or by_keras(obj)
@@ -114,7 +118,7 @@ def naming() -> Iterator[None]:
 def config_of(thing: Any) -> Any:
     """Serialize a Keras object with the names of the surrounding `custom_object_scope`."""
     with naming():
-        return serialization_lib.serialize_keras_object(thing)
+        return keras.saving.serialize_keras_object(thing)
 
 
 class _Finder:
@@ -134,7 +138,7 @@ class _Finder:
         if isinstance(obj, keras.layers.Lambda) and obj.mask is not None:
             raise _not_copied(obj, "a Lambda layer with mask=, which Keras doesn't load", "Write a layer of your own.")
         if _may_be_named(obj) and not self._comparing:
-            return reference(self._note(obj)) if _is_reference(obj) else self._instance(obj, by_keras)
+            return function_reference(self._note(obj)) if _is_reference(obj) else self._instance(obj, by_keras)
         return by_keras(obj)
 
     def name_of(self, obj: Any, by_keras: Callable[[Any], str]) -> str:
@@ -158,11 +162,13 @@ class _Finder:
             raise
         except Exception as error:
             if not has_state and callable(obj):
-                return reference(self._note(obj))
+                return function_reference(self._note(obj))
             first = next(iter(str(error).strip().splitlines()), "")
             raise _not_copied(obj, f"{type(error).__name__}: {first}") from error
         if not has_state:
-            return config if not callable(obj) or self._is_faithful(obj, config) else reference(self._note(obj))
+            return (
+                config if not callable(obj) or self._is_faithful(obj, config) else function_reference(self._note(obj))
+            )
         with self._copies():
             wrong = "" if isinstance(obj, keras.Model) else fault(obj, config)
         if wrong:
@@ -182,7 +188,7 @@ class _Finder:
     def _is_faithful(self, obj: Any, config: Any) -> bool:
         try:
             with self._copies():
-                return is_same(obj, serialization_lib.deserialize_keras_object(config))
+                return is_same(obj, keras.saving.deserialize_keras_object(config))
         except Exception:
             return False
 
@@ -205,7 +211,7 @@ def _may_be_named(obj: Any) -> bool:
         return isinstance(obj, type) or not _is_keras(obj)
     if hasattr(obj, "get_config"):
         return not _is_keras(type(obj))
-    return callable(obj) and not isinstance(obj, serialization_lib.PLAIN_TYPES)
+    return callable(obj) and not is_plain(obj)
 
 
 def _is_reference(obj: Any) -> bool:
@@ -215,9 +221,8 @@ def _is_reference(obj: Any) -> bool:
 def _is_keras(thing: Any) -> bool:
     """Return whether Keras finds its own class or function again by the name that it writes."""
     if isinstance(thing, type):
-        return thing in api_export.REGISTERED_OBJS_TO_NAMES or _is_inner(thing)
-    modules = (f"keras.{module}.{thing.__name__}" for module in serialization_lib.BUILTIN_MODULES)
-    there = [found for found in map(api_export.get_symbol_from_name, modules) if found is not None]
+        return is_exported(thing) or _is_inner(thing)
+    there = builtins_named(thing.__name__)
     return bool(there) and all(found is thing for found in there)
 
 
@@ -228,10 +233,10 @@ def _is_inner(kind: type) -> bool:
 
 def _registered_name(thing: Any) -> str | None:
     try:
-        name: str | None = object_registration.GLOBAL_CUSTOM_NAMES.get(thing)
-        return name
-    except TypeError:  # unhashable
+        name: str = keras.saving.get_registered_name(thing)
+    except (TypeError, AttributeError):  # unhashable, or unregistered and nameless
         return None
+    return name if name != getattr(thing, "__name__", None) else None
 
 
 def _own_name(thing: Any) -> str | None:
@@ -243,12 +248,8 @@ def _own_name(thing: Any) -> str | None:
     return thing.__name__ if isinstance(thing, types.FunctionType) or hasattr(thing, "from_config") else None
 
 
-@functools.cache
-def _reserved() -> frozenset[str]:
-    public = {name.rpartition(".")[2] for name in api_export.REGISTERED_NAMES_TO_OBJS}
-    modules = [getattr(keras.src, module) for module in serialization_lib.BUILTIN_MODULES]
-    by_text = {name for module in modules for name in getattr(module, "ALL_OBJECTS_DICT", ())}
-    return frozenset({*public, *by_text, *vars(activations), *_UNDERSTOOD})
+def _is_reserved(name: str) -> bool:
+    return name in _UNDERSTOOD or name in reserved_names()
 
 
 def _name_by_keras(thing: Any) -> str | None:
@@ -273,7 +274,7 @@ def saved_name(thing: Any, others: Iterable[Any]) -> str:
     if registered and registered not in map(_registered_name, others):
         return registered
     name = _own_name(thing)
-    return name if name and name not in _reserved() and name not in map(_own_name, others) else ""
+    return name if name and not _is_reserved(name) and name not in map(_own_name, others) else ""
 
 
 def _is_free(name: str, thing: Any) -> bool:
@@ -281,7 +282,7 @@ def _is_free(name: str, thing: Any) -> bool:
 
     For nested objects Keras consults the registry before a scope.
     """
-    same: bool = _key(object_registration.GLOBAL_CUSTOM_OBJECTS.get(name, thing)) == _key(thing)
+    same: bool = _key(keras.saving.get_custom_objects().get(name, thing)) == _key(thing)
     return same
 
 

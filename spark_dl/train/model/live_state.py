@@ -20,6 +20,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import (
+    child_layers,
+    compiled_optimizer,
+    own_variables,
+    seed_generators,
+    set_path,
+    set_trainable_flag,
+)
 from spark_dl.train.model.keras_settings import current_settings
 from spark_dl.train.model.optimizer_state import describe_optimizers, restore_optimizers
 from spark_dl.train.model.parts import is_keras
@@ -82,14 +90,14 @@ def walk(model: Any) -> list[LocatedLayer]:
         if id(layer) in seen:
             continue
         seen.add(id(layer))
-        seeds = [generator.state for generator in layer._seed_generators]
-        variables = (*layer._trainable_variables, *layer._non_trainable_variables, *seeds)
+        seeds = [generator.state for generator in seed_generators(layer)]
+        variables = (*own_variables(layer), *seeds)
         found.append(LocatedLayer(place, layer, variables, count))
         count += len(variables)
         named = isinstance(layer, keras.Model) and is_keras(type(layer))
-        keys = _keys(layer._layers) if named else range(len(layer._layers))
-        children = list(zip(keys, layer._layers, strict=True))
-        waiting += [((*place, key), inner) for key, inner in reversed(children)]
+        children = child_layers(layer)
+        keys = _keys(children) if named else range(len(children))
+        waiting += [((*place, key), child) for key, child in reversed(list(zip(keys, children, strict=True)))]
     return found
 
 
@@ -137,12 +145,11 @@ def counterparts(model: keras.Model, copy: keras.Model) -> dict[int, Any]:
 
 
 def _describe_optimizers(model: keras.Model, variables: Mapping[int, Any]) -> list[dict[str, Any]] | None:
-    config = getattr(getattr(model, "_compile_config", None), "config", {})
-    return describe_optimizers(getattr(model, "optimizer", None), variables, config.get("optimizer"))
+    return describe_optimizers(getattr(model, "optimizer", None), variables, compiled_optimizer(model))
 
 
 def _describe_layer(one: LocatedLayer) -> dict[str, Any]:
-    seeds = len(one.layer._seed_generators)
+    seeds = len(seed_generators(one.layer))
     own = one.variables[: len(one.variables) - seeds]
     return {
         "place": list(one.place),
@@ -159,7 +166,7 @@ def _describe_layer(one: LocatedLayer) -> dict[str, Any]:
             }
             for variable in own
         ],
-        "seeds": [_seed_state(generator) for generator in one.layer._seed_generators],
+        "seeds": [_seed_state(generator) for generator in seed_generators(one.layer)],
     }
 
 
@@ -195,7 +202,7 @@ def _merged_values(one: LocatedLayer) -> Iterator[tuple[int, np.ndarray]]:
         return
     if is_keras(type(layer)) and not getattr(layer, "lora_enabled", False):
         return
-    own = one.variables[: len(one.variables) - len(layer._seed_generators)]
+    own = one.variables[: len(one.variables) - len(seed_generators(layer))]
     saved: dict[str, Any] = {}
     layer.save_own_variables(saved)
     values = [np.asarray(variable) for variable in own]
@@ -220,7 +227,7 @@ def restore_layers(model: keras.Model, state: LiveState) -> None:
         _restore_policy(one.layer, noted["dtype_policy"])
     for one, noted in matching:
         if one.layer.trainable != noted["trainable"]:
-            one.layer._trainable = noted["trainable"]  # the layer is shared, and another parent has changed its flag
+            set_trainable_flag(one.layer, noted["trainable"])  # shared, and another parent has changed its flag
         for variable, told in zip(one.variables, noted["variables"], strict=False):
             _restore_variable(variable, told)
 
@@ -233,7 +240,7 @@ def restore_values(model: keras.Model, state: LiveState) -> None:
             value = state.values.get(numbers[one.place] + index)
             if value is not None and tuple(value.shape) == tuple(variable.shape):
                 variable.assign(value)
-        for generator, drawn in zip(one.layer._seed_generators, noted["seeds"], strict=True):
+        for generator, drawn in zip(seed_generators(one.layer), noted["seeds"], strict=True):
             if drawn is not None:
                 generator.state.assign(np.asarray(drawn, str(generator.state.dtype)))
 
@@ -263,7 +270,7 @@ def _matching(model: keras.Model, state: LiveState) -> Iterator[tuple[LocatedLay
         one = located.get(tuple(noted["place"]))
         if one is None or type(one.layer).__name__ != noted["class"]:
             continue
-        if len(one.layer._seed_generators) == len(noted["seeds"]) and len(one.variables) == len(noted["seeds"]) + len(
+        if len(seed_generators(one.layer)) == len(noted["seeds"]) and len(one.variables) == len(noted["seeds"]) + len(
             noted["variables"]
         ):
             yield one, noted
@@ -288,7 +295,7 @@ def _restore_policy(layer: Any, policy: Any) -> None:
 def _restore_variable(variable: Any, told: Mapping[str, Any]) -> None:
     variable.trainable = told["trainable"]
     # Optimizers select variables by path, which changes if Keras builds a model in another order.
-    variable._path = told["path"]
+    set_path(variable, told["path"])
     if told["regularizer"] not in (_UNTOLD, _serialized(variable.regularizer)):
         variable.regularizer = keras.regularizers.get(told["regularizer"])
     if told["constraint"] not in (_UNTOLD, _serialized(variable.constraint)):

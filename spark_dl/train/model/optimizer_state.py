@@ -8,6 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import (
+    built_variables,
+    decay_exclusions,
+    decay_pattern,
+    iterations_variable,
+    variable_key,
+)
 from spark_dl.errors import OptionError, explain
 from spark_dl.train.model.identity import naming
 from spark_dl.train.model.plain_values import apply_attributes, plain_attributes
@@ -65,24 +72,22 @@ def describe_optimizers(
 
 def _describe(optimizer: Any, variables: Mapping[int, Any]) -> dict[str, Any]:
     numbers = _numbers(optimizer, variables)
-    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
-    excluded = getattr(optimizer, "_exclude_from_weight_decay", None) or ()
     built_for = (
-        [numbers.get(optimizer._var_key(v), -1) for v in optimizer._trainable_variables] if optimizer.built else None
+        [numbers.get(variable_key(optimizer, v), -1) for v in built_variables(optimizer)] if optimizer.built else None
     )
     return {
         "class": type(optimizer).__name__,
         "attributes": plain_attributes(optimizer),
-        "excluded": sorted(numbers[key] for key in excluded if key in numbers),
-        "pattern": pattern.pattern if pattern is not None else None,
+        "excluded": sorted(numbers[key] for key in decay_exclusions(optimizer) if key in numbers),
+        "pattern": decay_pattern(optimizer),
         "built_for": built_for,
-        "iterations": 0 if optimizer.built else int(np.asarray(optimizer._iterations)),
+        "iterations": 0 if optimizer.built else int(np.asarray(iterations_variable(optimizer))),
     }
 
 
 def excludes_variables(optimizer: Any) -> bool:
     """Return whether an optimizer, or one within it, excludes variables from weight decay other than by name."""
-    return any(getattr(one, "_exclude_from_weight_decay", None) for one in _all(optimizer))
+    return any(decay_exclusions(one) for one in _all(optimizer))
 
 
 def excluded_names(optimizer: Any) -> list[str | None]:
@@ -91,8 +96,8 @@ def excluded_names(optimizer: Any) -> list[str | None]:
     Returns:
         One pattern, or None, per optimizer; empty if there are no patterns.
     """
-    patterns = [getattr(one, "_exclude_from_weight_decay_pattern", None) for one in _all(optimizer)]
-    return [pattern and pattern.pattern for pattern in patterns] if any(patterns) else []
+    patterns = [decay_pattern(one) for one in _all(optimizer)]
+    return patterns if any(pattern is not None for pattern in patterns) else []
 
 
 def restore_exclusions(optimizer: Any, patterns: list[str | None]) -> None:
@@ -108,7 +113,7 @@ def _all(optimizer: Any) -> list[Any]:
 
 def _numbers(optimizer: Any, variables: Mapping[int, Any]) -> dict[Any, int]:
     """Return the numbers of variables by the optimizer's own keys."""
-    return {optimizer._var_key(variable): number for number, variable in variables.items()}
+    return {variable_key(optimizer, variable): number for number, variable in variables.items()}
 
 
 def restore_optimizers(model: keras.Model, noted: list[dict[str, Any]], variables: Mapping[int, Any]) -> bool:
@@ -140,7 +145,7 @@ def _is_another(optimizer: Any, told: Mapping[str, Any], wanted: list[Any]) -> b
     # MultiOptimizer selects by paths that variables get back only afterwards.
     early = optimizer.built and told["built_for"] is None
     chooses = any(isinstance(one, keras.optimizers.MultiOptimizer) for one in inner_optimizers(optimizer))
-    same = [id(variable) for variable in optimizer._trainable_variables] == [id(variable) for variable in wanted]
+    same = [id(variable) for variable in built_variables(optimizer)] == [id(variable) for variable in wanted]
     return early or chooses or not same or type(optimizer).__name__ != told["class"] or told["config"] is not None
 
 
@@ -167,7 +172,7 @@ def _restore(optimizer: Any, told: Mapping[str, Any], variables: Mapping[int, An
         names = None if told["pattern"] is None else [told["pattern"]]
         optimizer.exclude_from_weight_decay(var_list=excluded, var_names=names)
     if told["iterations"]:
-        optimizer._iterations.assign(told["iterations"])
+        iterations_variable(optimizer).assign(told["iterations"])
 
 
 def transfer(
@@ -186,7 +191,7 @@ def transfer(
         OptionError: The optimizer excludes variables of another model from weight decay.
     """
     for one in inner_optimizers(given):
-        strange = set(getattr(one, "_exclude_from_weight_decay", None) or ()) - _numbers(one, live).keys()
+        strange = decay_exclusions(one) - _numbers(one, live).keys()
         if strange:
             raise OptionError(
                 explain(

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from spark_dl._compat.keras import built_variables
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.train.model.parts import leaves
 
@@ -63,7 +64,7 @@ def unsaved_state(model: keras.Model) -> bytes:
     arrays: dict[str, np.ndarray] = {}
     for index, (optimizer, variables) in enumerate(_unsaved(model)):
         if variables and optimizer.built:
-            arrays[f"{index}.of"] = np.array([places.get(id(v), -1) for v in optimizer._trainable_variables], np.int64)
+            arrays[f"{index}.of"] = np.array([places.get(id(v), -1) for v in built_variables(optimizer)], np.int64)
             arrays |= {f"{index}.{place}": _plain(variable) for place, variable in enumerate(variables)}
     if not arrays:
         return b""

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import all_layers
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.train.model.losses import MARGIN_LOSSES, LossFacts
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
@@ -141,7 +142,7 @@ def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
     if not any(map(len, found)):
         return None
     rows = np.concatenate(found)
-    half = any("16" in str(layer.compute_dtype) for layer in copy._flatten_layers())  # sums are less exact
+    half = any("16" in str(layer.compute_dtype) for layer in all_layers(copy))  # sums are less exact
     tolerance = 2e-2 if half else 1e-3
     source = f"measured on {len(rows)} made-up rows"
     if rows.min() < -tolerance or rows.max() > 1 + tolerance:

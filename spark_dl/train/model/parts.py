@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["inner_layers", "is_keras", "is_seed", "leaves", "seed_states", "shift_seeds"]
+from spark_dl._compat.keras import all_layers, is_seed
+
+__all__ = ["inner_layers", "is_keras", "leaves", "seed_states", "shift_seeds"]
 
 
 def leaves(thing: Any) -> Iterator[Any]:
@@ -23,17 +25,12 @@ def leaves(thing: Any) -> Iterator[Any]:
 def inner_layers(layers: Any) -> Iterator[Any]:
     """Yield one or several Keras layers and all layers within them."""
     for layer in leaves(layers):
-        yield from layer._flatten_layers()
+        yield from all_layers(layer)
 
 
 def is_keras(kind: Any) -> bool:
     """Return whether a class or a function is Keras's own."""
     return (getattr(kind, "__module__", None) or "").partition(".")[0] == "keras"
-
-
-def is_seed(variable: Any) -> bool:
-    """Return whether a variable is the state of a random number generator."""
-    return "seed_generator_state" in variable.path
 
 
 def seed_states(model: keras.Model) -> list[Any]:

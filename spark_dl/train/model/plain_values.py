@@ -6,19 +6,11 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from spark_dl._compat.keras import LAYER_ATTRIBUTES
 from spark_dl.train.model.parts import is_keras
 
 __all__ = ["apply_attributes", "config_or_empty", "plain_attributes"]
 
-# Attributes that Keras sets on layers and models when they are created, built, called and compiled.
-_KERAS_OWN = frozenset(
-    (
-        *("built", "name", "trainable", "input_spec", "training", "call_signature_parameters", "states", "is_adapted"),
-        *("lora_enabled", "lora_rank", "quantization_config", "compiled", "loss", "optimizer", "iterations", "history"),
-        *("stop_training", "steps_per_execution", "unrolled_steps_per_execution"),
-        *("train_function", "test_function", "predict_function"),
-    )
-)
 _OF_LAYERS = ("supports_masking", "autocast", "supports_jit")
 _TUPLE = "tuple"
 _NONE = object()
@@ -33,7 +25,7 @@ def plain_attributes(thing: Any) -> dict[str, Any]:
     private = set() if is_keras(type(thing)) else _own_private(thing)
     names = {name for name in vars(thing) if not name.startswith("_")} | private
     names |= {name for name in _OF_LAYERS if hasattr(thing, name)}
-    values = {name: _encode(getattr(thing, name, None)) for name in sorted(names - _KERAS_OWN)}
+    values = {name: _encode(getattr(thing, name, None)) for name in sorted(names - LAYER_ATTRIBUTES)}
     values = {name: value for name, value in values.items() if value is not _NONE}
     config = config_or_empty(thing) if values else {}
     return {name: v for name, v in values.items() if name not in config or _encode(config[name]) != v}

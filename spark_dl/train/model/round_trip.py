@@ -12,9 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import is_seed
 from spark_dl.errors import ModelError, explain
 from spark_dl.train.model.live_state import describe, walk
-from spark_dl.train.model.parts import is_keras, is_seed
+from spark_dl.train.model.parts import is_keras
 
 __all__ = ["refuse_forgotten"]
 

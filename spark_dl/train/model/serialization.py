@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from spark_dl._compat.keras import all_layers
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.train.model.archive import add_record, read_record, refuse_hostile, split_record
 from spark_dl.train.model.identity import config_of, found_objects, naming
@@ -131,8 +132,8 @@ def _loaded(path: str, state: LiveState | None, compiled: bool) -> keras.Model:
 def _refrozen(model: keras.Model, path: str) -> keras.Model:
     """Freeze everything within frozen layers: Keras loses the flag of what a layer creates when it is built."""
     trained = len(model.trainable_variables)
-    for layer in [layer for layer in model._flatten_layers() if not layer.trainable]:
-        for inner in layer._flatten_layers(include_self=False):
+    for layer in [layer for layer in all_layers(model) if not layer.trainable]:
+        for inner in all_layers(layer, include_self=False):
             inner.trainable = False
         for variable in layer.variables:
             variable.trainable = False

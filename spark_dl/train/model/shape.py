@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from spark_dl._compat.keras import operation_of, output_index
 from spark_dl.errors import ModelError, explain, hint
 from spark_dl.train.model.parts import is_keras
 from spark_dl.train.model.serialization import to_bytes
@@ -168,12 +169,12 @@ def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], boo
         return _called_ports(model)
     taken, given = _structures(model)
     inputs = [
-        ModelInput(_key(path) or tensor._keras_history.operation.name, tuple(tensor.shape[1:]), str(tensor.dtype))
+        ModelInput(_key(path) or operation_of(tensor).name, tuple(tensor.shape[1:]), str(tensor.dtype))
         for path, tensor in _flat(taken, model)
     ]
     outputs = [
         ModelOutput(
-            _key(path) or tensor._keras_history.operation.name,
+            _key(path) or operation_of(tensor).name,
             tuple(tensor.shape[1:]),
             _activation(tensor) if _calls_its_graph(model) else "",
         )
@@ -244,12 +245,12 @@ def _activation(tensor: Any) -> str:
 
     Activations are compared by identity: a custom function or layer may have the same name.
     """
-    operation = tensor._keras_history.operation
+    operation = operation_of(tensor)
     if isinstance(operation, keras.Model):
         outputs = getattr(operation, "outputs", None)
         if not outputs or not _calls_its_graph(operation):
             return ""
-        return _activation(outputs[tensor._keras_history.tensor_index])
+        return _activation(outputs[output_index(tensor)])
     kind = type(operation)
     if is_keras(kind) and kind.__name__ in ("Softmax", "Sigmoid"):  # a layer or an operation of keras.ops
         last = getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1)

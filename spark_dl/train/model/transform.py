@@ -12,10 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import all_layers, is_seed, operation_of
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.train.model.compiling import FRONT
 from spark_dl.train.model.identity import naming
-from spark_dl.train.model.parts import inner_layers, is_keras, is_seed
+from spark_dl.train.model.parts import inner_layers, is_keras
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model.shape import ModelInput, shape_of
 
@@ -69,7 +70,7 @@ def _taken(model: keras.Model) -> list[Any]:
 
 
 def _start_name(tensor: Any) -> str:
-    return str(tensor._keras_history.operation.name)
+    return str(operation_of(tensor).name)
 
 
 def _refuse_graphless(model: keras.Model) -> None:
@@ -120,7 +121,7 @@ def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str
 
 def _freeze(layer: Any) -> None:
     """Freeze a layer and all layers within it: the flag isn't passed on to layers created later."""
-    for inner in layer._flatten_layers():
+    for inner in all_layers(layer):
         inner.trainable = False
     for variable in layer.variables:
         variable.trainable = False
@@ -188,9 +189,7 @@ def _refuse_trained(fronts: Iterable[Any]) -> None:
 
 def _named(layers: Sequence[Any]) -> str:
     """Return the names and classes of the innermost of these layers."""
-    outer = {
-        id(layer) for layer in layers if any(one is not layer and one in layers for one in layer._flatten_layers())
-    }
+    outer = {id(layer) for layer in layers if any(one is not layer and one in layers for one in all_layers(layer))}
     return ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers if id(layer) not in outer)
 
 

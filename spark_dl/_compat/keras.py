@@ -1,0 +1,205 @@
+"""Keras internals: layers, variables, optimizers, metrics and callbacks.
+
+Each docstring names the symbol behind the function. Checked with Keras 3.15; 3.10 has the same names.
+`tests/unit/test_compat_keras.py` has a test for each. Saving is in `_compat/keras_saving.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras.src.trainers.compile_utils import CompileMetrics
+
+__all__ = [
+    "CALLBACK_ATTRIBUTES",
+    "LAYER_ATTRIBUTES",
+    "TRACKING_ATTRIBUTES",
+    "all_layers",
+    "best_direction",
+    "build_compiled_state",
+    "built_variables",
+    "child_layers",
+    "compile_metrics",
+    "compiled_optimizer",
+    "decay_exclusions",
+    "decay_pattern",
+    "is_compile_metrics",
+    "is_seed",
+    "iterations_variable",
+    "mask_of",
+    "operation_of",
+    "output_index",
+    "own_variables",
+    "seed_generators",
+    "set_path",
+    "set_train_function",
+    "set_trainable_flag",
+    "variable_key",
+    "wrapped_function",
+]
+
+# Attributes that Keras sets on each callback.
+CALLBACK_ATTRIBUTES = frozenset({"_model", "model", "params", "validation_data"})
+# Public attributes that Keras sets on layers and models when they are created, built, called and compiled.
+LAYER_ATTRIBUTES = frozenset(
+    (
+        *("built", "name", "trainable", "input_spec", "training", "call_signature_parameters", "states", "is_adapted"),
+        *("lora_enabled", "lora_rank", "quantization_config", "compiled", "loss", "optimizer", "iterations", "history"),
+        *("stop_training", "steps_per_execution", "unrolled_steps_per_execution"),
+        *("train_function", "test_function", "predict_function"),
+    )
+)
+# Attributes with which Keras tracks an object's parts and arguments.
+TRACKING_ATTRIBUTES = frozenset(
+    {"_tracker", "_lock", "_auto_config", "_obj_reference_counts_dict", "_convert_input_args"}
+)
+
+
+def all_layers(layer: Any, include_self: bool = True) -> list[Any]:
+    """Return a layer or a model and all layers within it (`Layer._flatten_layers`).
+
+    `Model.layers` has the outermost layers only, and a custom layer has no public list.
+    """
+    return list(layer._flatten_layers(include_self=include_self))
+
+
+def child_layers(layer: Any) -> list[Any]:
+    """Return the layers that a layer or a model holds itself (`Layer._layers`)."""
+    return list(layer._layers)
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """Return the variables that a layer holds itself, without seeds.
+
+    Behind it are `Layer._trainable_variables` and `Layer._non_trainable_variables`, which don't depend on the flag
+    `trainable` of the layer.
+    """
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def seed_generators(layer: Any) -> list[Any]:
+    """Return the random number generators that a layer holds itself (`Layer._seed_generators`)."""
+    return list(layer._seed_generators)
+
+
+def is_seed(variable: Any) -> bool:
+    """Return whether a variable is the state of a random number generator, by the name that `SeedGenerator` gives."""
+    return "seed_generator_state" in getattr(variable, "path", "")
+
+
+def set_trainable_flag(layer: Any, trainable: bool) -> None:
+    """Set the flag of one layer (`Layer._trainable`); the public setter also sets that of all layers within it."""
+    layer._trainable = trainable
+
+
+def set_path(variable: Any, path: str) -> None:
+    """Set a variable's path (`Variable._path`), which is read-only in public."""
+    variable._path = path
+
+
+def operation_of(tensor: Any) -> Any:
+    """Return the layer or operation that computes a symbolic tensor (`KerasTensor._keras_history.operation`)."""
+    return tensor._keras_history.operation
+
+
+def output_index(tensor: Any) -> int:
+    """Return the index of a tensor in its operation's outputs (`KerasTensor._keras_history.tensor_index`)."""
+    return int(tensor._keras_history.tensor_index)
+
+
+def mask_of(tensor: Any) -> Any:
+    """Return the mask that a tensor carries, or None (`_keras_mask`)."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def built_variables(optimizer: Any) -> list[Any]:
+    """Return the variables that an optimizer was built for, in its order (`Optimizer._trainable_variables`)."""
+    return list(optimizer._trainable_variables)
+
+
+def variable_key(optimizer: Any, variable: Any) -> Any:
+    """Return the key by which an optimizer identifies a variable (`Optimizer._var_key`)."""
+    return optimizer._var_key(variable)
+
+
+def iterations_variable(optimizer: Any) -> Any:
+    """Return the variable that counts an optimizer's steps (`Optimizer._iterations`).
+
+    `Optimizer.iterations` isn't a variable if the optimizer accumulates gradients.
+    """
+    return optimizer._iterations
+
+
+def decay_exclusions(optimizer: Any) -> frozenset[Any]:
+    """Return the keys of the variables that have no weight decay (`Optimizer._exclude_from_weight_decay`)."""
+    return frozenset(getattr(optimizer, "_exclude_from_weight_decay", None) or ())
+
+
+def decay_pattern(optimizer: Any) -> str | None:
+    """Return the pattern of the names of variables without weight decay, or None.
+
+    Behind it is `Optimizer._exclude_from_weight_decay_pattern`.
+    """
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    return None if pattern is None else str(pattern.pattern)
+
+
+def compiled_optimizer(model: Any) -> Any:
+    """Return the optimizer that was passed to `compile`, or None if it is unknown (`Model._compile_config`).
+
+    `Model.optimizer` may have been replaced since, and `Model.get_compile_config` is already serialized.
+    """
+    return getattr(getattr(model, "_compile_config", None), "config", {}).get("optimizer")
+
+
+def compile_metrics(model: Any) -> list[Any]:
+    """Return `metrics` and `weighted_metrics` as they were passed to `compile`.
+
+    Behind it are `_user_metrics` and `_user_weighted_metrics` of `Model._compile_metrics`. `Model.metrics` has only
+    those that are built.
+    """
+    compiled = getattr(model, "_compile_metrics", None)
+    return [getattr(compiled, "_user_metrics", None), getattr(compiled, "_user_weighted_metrics", None)]
+
+
+def is_compile_metrics(metric: Any) -> bool:
+    """Return whether a metric is the container of compiled metrics in `Model.metrics` (`CompileMetrics`)."""
+    return isinstance(metric, CompileMetrics)
+
+
+def wrapped_function(metric: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the function that a `MeanMetricWrapper` takes the mean of, and its arguments (`_fn`, `_fn_kwargs`).
+
+    Returns:
+        (None, {}) for other metrics.
+    """
+    return getattr(metric, "_fn", None), dict(getattr(metric, "_fn_kwargs", {}))
+
+
+def best_direction(metric: Any) -> str | None:
+    """Return whether a metric is best when "up" or "down", or None if it doesn't say (`Metric._direction`)."""
+    return getattr(metric, "_direction", None)
+
+
+def build_compiled_state(model: keras.Model, batch: Any) -> None:
+    """Build the state that `fit` otherwise builds in its first step, such as metrics (`Trainer._symbolic_build`).
+
+    Args:
+        model: The compiled Keras model.
+        batch: One batch of tensors, (features, label[, weight]); only shapes and dtypes count.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def set_train_function(model: keras.Model, function: Callable[[Any], Any]) -> None:
+    """Set the function with which `fit` takes each step.
+
+    `Trainer.make_train_function`, which is public, makes one only if `Trainer.train_function` is None.
+
+    Args:
+        model: The compiled Keras model.
+        function: The function that takes the iterator of batches and returns logs.
+    """
+    model.train_function = function

@@ -1,0 +1,52 @@
+"""PySpark internals: the kind of a session, its Python, and Arrow types. Checked with PySpark 4.0.
+
+Each docstring names the symbol behind the function. `tests/unit/test_compat.py` has a test for each, and
+`tests/spark/test_compat.py` for what needs a JVM. Spark ML is in `_compat/spark_ml.py`, which loads more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import to_arrow_type
+from pyspark.sql.types import DataType
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["arrow_type", "is_connect", "run_python_daemon", "server_host", "set_worker_python"]
+
+
+def is_connect(spark: SparkSession) -> bool:
+    """Return whether a session is a client of Spark Connect, whose driver is another process.
+
+    Behind it is the name of the package `pyspark.sql.connect`: importing the class to compare would need gRPC, which
+    only such a client has.
+    """
+    return type(spark).__module__.startswith("pyspark.sql.connect")
+
+
+def server_host(spark: SparkSession) -> str:
+    """Return the host of a Spark Connect session's server (`SparkConnectClient.host`)."""
+    return str(cast(Any, spark).client.host)
+
+
+def set_worker_python(spark: SparkSession, executable: str) -> None:
+    """Set the Python that a classic session's functions run with from now on (`SparkContext.pythonExec`).
+
+    The setting `spark.pyspark.python` and the variable PYSPARK_PYTHON are read only when the session starts.
+    """
+    spark.sparkContext.pythonExec = executable
+
+
+def arrow_type(kind: DataType) -> pa.DataType:
+    """Return the Arrow type of a Spark type (`pyspark.sql.pandas.types.to_arrow_type`)."""
+    return to_arrow_type(kind)
+
+
+def run_python_daemon() -> None:
+    """Fork Spark's Python workers of this process as the executor requests them (`pyspark.daemon.manager`)."""
+    from pyspark.daemon import manager  # late import: reads the command line
+
+    manager()  # type: ignore[no-untyped-call]

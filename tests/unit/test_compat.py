@@ -1,0 +1,216 @@
+"""What the package takes from inside other libraries than Keras: each name still gives what `spark_dl._compat` says."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from mlflow.models import Model
+from mlflow_stores import sqlite_store
+from pyspark.ml.param import Params
+from pyspark.sql import SparkSession
+from pyspark.sql import types as T
+from pyspark.sql.connect.session import SparkSession as ConnectSession
+
+from spark_dl._compat import horovod as horovod_files
+from spark_dl._compat import mlflow as tracking
+from spark_dl._compat import spark
+from spark_dl._compat import tensorflow as graphs
+from spark_dl._compat.petastorm import block_reader
+from spark_dl._compat.spark_ml import class_param
+from spark_dl.errors import StoreError
+
+# TensorFlow.
+
+
+def test_a_function_knows_whether_it_has_created_variables() -> None:
+    held: list[Any] = []
+
+    @tf.function
+    def counted() -> Any:
+        if not held:
+            held.append(tf.Variable(1.0))
+        return held[0] + 1.0
+
+    plain = tf.function(lambda: tf.constant(1.0))
+    for function, expected in ((counted, True), (plain, False)):
+        assert not graphs.has_created_variables(function)
+        function()
+        assert graphs.has_created_variables(function) is expected
+
+
+def test_the_state_of_a_traced_function_makes_an_equal_one_without_graphs() -> None:
+    @tf.function
+    def tripled(x: Any) -> Any:
+        """Multiply."""
+        return x * 3.0
+
+    assert float(tripled(2.0)) == 6.0
+    copy = type(tripled).__new__(type(tripled))
+    copy.__setstate__(graphs.untraced_state(tripled))
+    assert copy.experimental_get_tracing_count() == 0
+    assert (float(copy(2.0)), copy.__name__, copy.__doc__) == (6.0, "tripled", "Multiply.")
+
+
+# MLflow.
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with sqlite_store(tmp_path_factory.mktemp("store"), "inside") as experiment:
+        yield experiment
+
+
+def test_the_current_experiment(store: str) -> None:
+    assert mlflow.get_experiment(tracking.current_experiment_id()).name == store
+
+
+def test_the_active_run_of_another_thread(store: str) -> None:
+    found: list[str] = []
+    main = threading.get_ident()
+    with mlflow.start_run(), mlflow.start_run(nested=True) as run:
+        thread = threading.Thread(target=lambda: found.append(tracking.active_run_of_thread(main)))
+        thread.start()
+        thread.join()
+    assert found == [run.info.run_id]
+    assert tracking.active_run_of_thread(main) == ""
+
+
+def test_a_run_ends_with_its_status_and_nothing_is_printed(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    client = mlflow.MlflowClient()
+    run_id = client.create_run(tracking.current_experiment_id()).info.run_id
+    tracking.end_run(client, run_id, "KILLED")
+    ended = client.get_run(run_id).info
+    assert ended.status == "KILLED"
+    assert ended.end_time >= ended.start_time
+    assert capsys.readouterr().out == ""
+
+
+def test_tags_are_those_that_mlflow_gives_its_own_runs(store: str) -> None:
+    with mlflow.start_run(tags={"mine": "1"}) as run:
+        given = {name: value for name, value in run.data.tags.items() if name != "mlflow.runName"}
+    assert tracking.context_tags({"mine": "1"}) == given
+    assert "mlflow.user" in given
+
+
+def test_tags_of_parents_and_of_datasets_are_those_of_mlflow(store: str) -> None:
+    with mlflow.start_run() as outer, mlflow.start_run(nested=True) as run:
+        mlflow.log_input(mlflow.data.from_pandas(pd.DataFrame({"a": [1.0]})), context="training")
+    found = mlflow.get_run(run.info.run_id)
+    assert found.data.tags[tracking.PARENT_RUN_TAG] == outer.info.run_id
+    (tag,) = found.inputs.dataset_inputs[0].tags
+    assert (tag.key, tag.value) == (tracking.DATASET_CONTEXT_TAG, "training")
+
+
+def test_a_server_is_asked_once_with_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(503)
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        tracking.check_server(f"http://127.0.0.1:{server.server_port}", timeout=5.0)
+        server.shutdown()
+        thread.join()
+    assert asked == [("/health", "Basic bWU6c2VjcmV0")]
+    with pytest.raises(Exception, match="Max retries"):
+        tracking.check_server(f"http://127.0.0.1:{server.server_port}", timeout=5.0)
+
+
+def test_the_version_that_an_alias_names(store: str, tmp_path: Path) -> None:
+    client = mlflow.MlflowClient()
+    client.create_registered_model("model")
+    for _ in range(2):
+        client.create_model_version("model", str(tmp_path))
+    client.set_registered_model_alias("model", "best", "1")
+    assert tracking.registered_version(client, "models:/model@best") == ("model", "1")
+    with pytest.raises(ValueError, match="unpack"):
+        tracking.registered_version(client, "models:/m-1234")
+
+
+def test_an_input_example_is_written_and_read_by_mlflow(tmp_path: Path) -> None:
+    model, rows = Model(), pd.DataFrame([{"a": 1.0, "b": "x"}])
+    tracking.save_input_example(model, rows, str(tmp_path))
+    pd.testing.assert_frame_equal(model.load_input_example(str(tmp_path)), rows)
+
+
+def test_the_environment_of_a_model_holds_its_requirements(tmp_path: Path) -> None:
+    tracking.write_environment(tmp_path, ["numpy==1.26.4"])
+    requirements = (tmp_path / "requirements.txt").read_text().splitlines()
+    assert requirements == [f"mlflow=={mlflow.__version__}", "numpy==1.26.4"]
+    assert "numpy==1.26.4" in (tmp_path / tracking.CONDA_FILE).read_text()
+    assert "requirements.txt" in (tmp_path / tracking.PYTHON_FILE).read_text()
+
+
+# PySpark, without a JVM. `tests/spark/test_persistence.py` has what needs one.
+
+
+def test_a_client_of_spark_connect_is_told_from_a_classic_session_and_knows_its_server() -> None:
+    client = ConnectSession("sc://localhost:1")  # connects at its first command
+    assert spark.is_connect(client)
+    assert spark.server_host(client) == "localhost"
+    assert not spark.is_connect(object.__new__(SparkSession))
+
+
+def test_arrow_types_are_those_of_sparks_columns() -> None:
+    kinds = {T.IntegerType(): pa.int32(), T.StringType(): pa.string(), T.DateType(): pa.date32()}
+    assert {kind: spark.arrow_type(kind) for kind in kinds} == kinds
+    assert spark.arrow_type(T.ArrayType(T.FloatType())).value_type == pa.float32()
+
+
+def test_a_param_of_a_class_is_copied_to_each_instance() -> None:
+    class Stage(Params):
+        size = class_param("size", "The size.", int)
+
+    one, other = Stage(), Stage()
+    one._set(size="3")
+    assert (one.size.parent, one.size.doc, one.getOrDefault("size")) == (one.uid, "The size.", 3)
+    assert not other.isSet(other.size)
+
+
+# Petastorm.
+
+
+def test_row_groups_are_read_once_for_each_time_that_a_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        pq.write_table(pa.table({"number": [number], "content": [bytes([number])]}), tmp_path / f"{number}.parquet")
+    urls = [(tmp_path / f"{number}.parquet").as_uri() for number in (0, 1, 2, 1)]
+    with block_reader(urls, 2) as next_block:
+        blocks: list[Any] = [next_block() for _ in urls]
+        assert sorted((int(block.number[0]), block.content[0]) for block in blocks) == [
+            *((0, b"\x00"), (1, b"\x01"), (1, b"\x01"), (2, b"\x02")),
+        ]
+        with pytest.raises(StoreError, match="fewer blocks"):
+            next_block()
+    assert capsys.readouterr().out == ""
+
+
+# Horovod.
+
+
+def test_the_build_of_the_installed_horovod_is_known_without_importing_it() -> None:
+    build = horovod_files.installed_build()
+    assert build is not None
+    assert build.has_tensorflow
+    assert build.tensorflow == tf.__version__
