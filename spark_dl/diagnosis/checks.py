@@ -23,7 +23,7 @@ from spark_dl.io.workspace import Workspace
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slot_queue import TELL_SECONDS, SlotQueue
+from spark_dl.launch.slot_queue import NOTICE_SECONDS, SlotQueue
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.redaction import warn
 from spark_dl.spark.job import SparkJob
@@ -99,9 +99,9 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
         check_cluster(spark, 1, LaunchSettings(allow_plaintext=True))
     except ClusterError as error:  # a barrier stage wouldn't run
         return Report((*findings, Finding("cluster", "settings", master, str(error))))
-    if told := encryption(setting_of(spark)):
+    if encrypting := encryption(setting_of(spark)):
         fix = "The ranks speak plain TCP: trust their network or encrypt it, and set allowPlaintext=True."
-        findings.append(Finding("cluster", "encryption", told, fix))
+        findings.append(Finding("cluster", "encryption", encrypting, fix))
     slots = slots_of(master, setting_of(spark), LaunchSettings())
     task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
     cores = cores_now(spark) or int(setting_of(spark)("spark.default.parallelism", "1"))
@@ -180,7 +180,7 @@ def _visit(
             functools.partial(probe_executor, order), "facts string", barrier=True, profile=profile
         )
         with SlotQueue.of(spark).claim(tasks, _warn) as claim, SparkJob(frame) as job:
-            left = min(settings.slot_timeout, TELL_SECONDS)
+            left = min(settings.slot_timeout, NOTICE_SECONDS)
             while not job.wait(left):
                 left = claim.left(settings.slot_timeout)
                 if left <= 0:
@@ -210,12 +210,12 @@ def _warn(text: str) -> None:
 def _unable(error: Exception) -> ClusterError:
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
     # The last line with the Python worker's error says more than the JVM's first line.
-    said = [line for line in lines if "Error" in line]
+    errors = [line for line in lines if "Error" in line]
     return ClusterError(
         explain(
             "An executor can't run spark_dl.",
             expected="the same Python, with the same packages, on every executor as on the driver",
-            received=(said or lines or [type(error).__name__])[-1].strip(),
+            received=(errors or lines or [type(error).__name__])[-1].strip(),
             fix="Install spark_dl there, or name a Python that has it before the session is made: "
             f"PYSPARK_PYTHON={sys.executable} where executors share the driver's, or spark.pyspark.python.",
         )

@@ -16,8 +16,9 @@ from spark_dl.diagnosis import machine
 from spark_dl.diagnosis.report import Finding
 from spark_dl.errors import SparkDLError, StoreError
 from spark_dl.io.store import Store
-from spark_dl.launch.channel import Address, Sender
+from spark_dl.launch.channel import Sender
 from spark_dl.launch.horovod_build import horovod_fault
+from spark_dl.launch.messages import Address
 from spark_dl.spark.python_worker import keep_worker
 
 __all__ = ["ProbeRequest", "probe_executor"]

@@ -16,6 +16,7 @@ import numpy as np
 from spark_dl.collectives import Collectives
 from spark_dl.score.heads import Classification, Head, Regression
 from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.reports import TrainReporter, WarningReport
 
 __all__ = ["Assessment", "Classes", "Numbers", "assess", "can_assess"]
 
@@ -82,7 +83,7 @@ def assess(
     plan: TrainPlan,
     result: TrainResult,
     collectives: Collectives,
-    report: Callable[[dict[str, Any]], None],
+    report: TrainReporter,
     heartbeat: Callable[[str], None],
 ) -> Assessment | None:
     """Assess the final model on the validation rows of all ranks.
@@ -94,7 +95,7 @@ def assess(
         plan: The training plan, the same on every rank.
         result: The training result, whose model file rank 0 has written.
         collectives: The collectives of this rank's World.
-        report: Sends a message to the driver; a no-op on all ranks but 0.
+        report: Sends a report to the driver; a no-op on all ranks but 0.
         heartbeat: Records this rank's progress.
 
     Returns:
@@ -114,7 +115,7 @@ def assess(
     both = collectives.sum(np.concatenate([[failed], tally.sums()]), "spark_dl.assess.sums")
     if both[0]:
         text = f"The validation rows could not be looked at on {both[0]:.0f} of {world.size} ranks. {why}"
-        report({"kind": "warning", "text": text})
+        report(WarningReport(text))
         return None
     return tally.whole(both[1:])
 

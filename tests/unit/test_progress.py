@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 
 from spark_dl.fit.progress import Progress
+from spark_dl.train.reports import Speed
 
-SPEED = {
-    "rows_per_second": 12345.6,
-    "step_ms": 2.5,
-    "input_wait": 0.04,
-    "collective_wait": 0.31,
-    "bytes_reduced": 1.2e6,
-}
+SPEED = Speed(rows_per_second=12345.6, step_ms=2.5, input_wait=0.04, collective_wait=0.31, bytes_reduced=1.2e6)
 SHOWN = "12,346 rows/s, 2.5 ms a step, collectives 31% (1.2 MB), input wait 4%"
 
 
 def shown(verbose: int) -> str:
     stream = io.StringIO()
     with Progress(verbose, epochs=2, steps=4, stream=stream) as progress:
-        progress.say("Training on 100 rows")
+        progress.show("Training on 100 rows")
         for epoch in range(2):
             progress.step(epoch, 1, 0.9)
             progress.step(epoch, 3, 0.51234)
@@ -44,7 +40,7 @@ def test_lines_tell_each_epoch_and_no_steps() -> None:
 def test_one_worker_has_no_collectives_to_tell_of() -> None:
     stream = io.StringIO()
     with Progress(2, epochs=1, steps=4, stream=stream) as progress:
-        progress.epoch(0, {"loss": 0.25}, {**SPEED, "collective_wait": 0.0, "bytes_reduced": 0.0})
+        progress.epoch(0, {"loss": 0.25}, replace(SPEED, collective_wait=0.0, bytes_reduced=0.0))
     assert stream.getvalue() == "Epoch 1/1  loss=0.2500  12,346 rows/s, 2.5 ms a step, input wait 4%\n"
 
 
