@@ -10,12 +10,11 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from pyspark.sql import SparkSession
 
 from spark_dl.diagnosis import machine
-from spark_dl.diagnosis.probe import ProbeRequest, probe_executor
+from spark_dl.diagnosis.probe import ExecutorFacts, ProbeRequest, probe_executor
 from spark_dl.diagnosis.report import Finding, Report
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.io.store import Store
@@ -28,6 +27,7 @@ from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots
 from spark_dl.redaction import warn
 from spark_dl.spark.job import SparkJob
 from spark_dl.spark.session import is_connect, master_of, use_driver_python
+from spark_dl.wire import decode
 
 __all__ = ["doctor", "preflight"]
 
@@ -62,24 +62,24 @@ def preflight(
     if fault:
         raise unfit_horovod("driver", fault)
     with _probe(stores) as token:
-        visits = _visit(spark, workers, stores, token, settings, modules)
+        probed = _probe_slots(spark, workers, stores, token, settings, modules)
         own = machine.versions()
-        for facts in visits:
-            found = machine.same_packages(facts["executor"], own, facts["versions"])
+        for facts in probed:
+            found = machine.same_packages(facts.executor, own, facts.versions)
             if found.fix:
                 raise ClusterError(
                     explain(
                         f"The executor {found.where} isn't set up as the driver.", received=found.found, fix=found.fix
                     )
                 )
-            if facts["horovod"]:
-                raise unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
-            if facts["absent"]:
-                raise _without_modules(facts["executor"], facts["absent"])
-            if facts["driver"]:
-                raise ClusterError(facts["driver"])
+            if facts.horovod:
+                raise unfit_horovod(f"executor {facts.executor}", facts.horovod)
+            if facts.absent:
+                raise _without_modules(facts.executor, facts.absent)
+            if facts.driver:
+                raise ClusterError(facts.driver)
         for store in stores:
-            _check_shared(store, token, visits)
+            _check_shared(store, token, probed)
 
 
 def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
@@ -120,13 +120,13 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
 def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
     with _probe([store]) as token:
         settings = LaunchSettings(slot_timeout=_LONGEST_SECONDS)
-        visits = _visit(spark, slots, [store], token, settings)
+        probed = _probe_slots(spark, slots, [store], token, settings)
     findings, own = [], machine.versions()
-    for executor, facts in sorted({facts["executor"]: facts for facts in reversed(visits)}.items()):
-        findings.append(machine.same_packages(executor, own, facts["versions"]))
-        way, fault = facts["driver"], facts["directories"][store.url]
+    for executor, facts in sorted({facts.executor: facts for facts in reversed(probed)}.items()):
+        findings.append(machine.same_packages(executor, own, facts.versions))
+        way, fault = facts.driver, facts.directories[store.url]
         findings.append(Finding(executor, "way to the driver", "unreachable" if way else "open", way))
-        findings += [Finding(**more) for more in facts["findings"] if not (fault and more["what"] == "cache directory")]
+        findings += [more for more in facts.findings if not (fault and more.what == "cache directory")]
         if fault:
             findings.append(Finding(executor, "cache directory", "not shared", fault))
     return findings
@@ -147,14 +147,14 @@ def _probe(stores: Sequence[Store]) -> Iterator[str]:
                     store.remove(name)
 
 
-def _visit(
+def _probe_slots(
     spark: SparkSession,
     tasks: int,
     stores: Sequence[Store],
     token: str,
     settings: LaunchSettings,
     modules: Sequence[str] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ExecutorFacts]:
     """Run the probe in all slots.
 
     Args:
@@ -172,12 +172,12 @@ def _visit(
         ClusterError: There are no slots in time, or the job failed.
     """
     with Channel.of(spark, queue.Queue()) as channel:
-        order = ProbeRequest(
+        request = ProbeRequest(
             tuple(store.url for store in stores), token, channel.address, tuple(modules or ()), modules is None
         )
         profile = resource_profile(spark, settings)
         frame = spark.range(0, tasks, 1, tasks).mapInArrow(
-            functools.partial(probe_executor, order), "facts string", barrier=True, profile=profile
+            functools.partial(probe_executor, request), "facts string", barrier=True, profile=profile
         )
         with SlotQueue.of(spark).claim(tasks, _warn) as claim, SparkJob(frame) as job:
             left = min(settings.slot_timeout, NOTICE_SECONDS)
@@ -186,7 +186,7 @@ def _visit(
                 if left <= 0:
                     raise no_slots(tasks, settings.slot_timeout)
             try:
-                return [json.loads(row["facts"]) for row in job.rows()]
+                return [decode(json.loads(row["facts"]), (ExecutorFacts,)) for row in job.rows()]
             except Exception as error:
                 raise _unable(error) from error
 
@@ -222,28 +222,28 @@ def _unable(error: Exception) -> ClusterError:
     )
 
 
-def _check_shared(store: Store, token: str, visits: list[dict[str, Any]]) -> None:
+def _check_shared(store: Store, token: str, probed: list[ExecutorFacts]) -> None:
     """Check that all executors have read the driver's file and that the driver sees all of theirs.
 
     Raises:
         StoreError: An executor can't use the directory, or the driver doesn't see an executor's file.
     """
-    for facts in visits:
-        if facts["directories"][store.url]:
+    for facts in probed:
+        if facts.directories[store.url]:
             raise StoreError(
                 explain(
-                    f"The executor {facts['executor']} doesn't share a directory with the driver.",
+                    f"The executor {facts.executor} doesn't share a directory with the driver.",
                     expected=f"{store.url} readable and writable on every executor",
-                    received=facts["directories"][store.url],
+                    received=facts.directories[store.url],
                     fix=_SHARE,
                 )
             )
     written = [name for name in store.names() if name.startswith(token + "-")]
-    if len(written) != len(visits):
+    if len(written) != len(probed):
         raise StoreError(
             explain(
                 "The executors don't share a directory with the driver.",
-                expected=f"{len(visits)} files from executors in {store.url}",
+                expected=f"{len(probed)} files from executors in {store.url}",
                 received=f"{len(written)} on {socket.gethostname()}",
                 fix=_SHARE,
             )

@@ -226,3 +226,29 @@ def test_warnings_leave_through_the_function_that_redacts_them() -> None:
         if "warnings.warn(" in MODULES[name].read_text(encoding="utf-8") and name != "redaction"
     ]
     assert others == []
+
+
+def test_texts_for_the_user_are_log_records_warnings_or_the_progress_display() -> None:
+    """Others write to a stream only to forward a rank's output, or as a command's output."""
+    streams = {"sys.stdout", "sys.stderr"}
+    writing = {name for name in MODULES if streams & {ast.unparse(node) for node in ast.walk(tree(name))}}
+    assert {name for name in writing if layer(name) != "cli"} == {
+        *("fit.progress", "launch.fork_server", "launch.rank", "launch.rank_process"),
+    }
+
+
+def test_loggers_have_the_names_of_their_modules() -> None:
+    named = {
+        name: ast.unparse(node)
+        for name in MODULES
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_log"
+    }
+    assert {"fit.progress", "launch.monitor", "launch.rank", "track.queued"} <= named.keys()
+    assert set(named.values()) == {"_log = logging.getLogger(__name__)"}
+
+
+def test_the_package_logs_nothing_unless_the_application_configures_logging() -> None:
+    program = "import spark_dl, logging; logging.getLogger('spark_dl.some.module').warning('trouble')"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
