@@ -137,12 +137,12 @@ def check_compiles(model: keras.Model) -> None:
         )
 
 
-def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
+def check_layers(param: str, layers: Any, inputs: Sequence[str]) -> None:
     """Check the preprocessing layers of an option.
 
     Args:
         param: The option's name, for error messages.
-        given: A Keras layer, a dict of Keras layers by input name (for several inputs), or None.
+        layers: A Keras layer, a dict of Keras layers by input name (for several inputs), or None.
         inputs: The names of the model's inputs.
 
     Raises:
@@ -150,17 +150,17 @@ def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
     """
     import keras
 
-    if given is None:
+    if layers is None:
         return
-    named = dict(given) if isinstance(given, dict) else {}
-    layers = list(named.values()) if named else [given]
+    named = dict(layers) if isinstance(layers, dict) else {}
+    several = list(named.values()) if named else [layers]
     fits = len(inputs) > 1 and set(named) <= set(inputs) if named else len(inputs) == 1
-    if not fits or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
+    if not fits or not all(isinstance(layer, keras.layers.Layer) for layer in several):
         raise OptionError(
             explain(
                 f"{param} can't change the model's features.",
                 expected="a Keras layer" if len(inputs) == 1 else f"a dict of Keras layers for {', '.join(inputs)}",
-                received=repr(given),
+                received=repr(layers),
             )
         )
 
@@ -184,15 +184,15 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
     if rule != "none" and options.global_batch_size is not None:
         raise OptionError(
             explain(
-                "The batch of all workers is given, so that there is nothing to scale the learning rate by.",
+                "With globalBatchSize, the batch doesn't grow with the workers, and the learning rate isn't scaled.",
                 expected="learningRateScaling='none' with globalBatchSize",
                 received=f"learningRateScaling={rule!r}, globalBatchSize={options.global_batch_size}",
             )
         )
     # Mixed precision wraps the optimizer in a LossScaleOptimizer.
     optimizer = getattr(compiled.optimizer, "inner_optimizer", compiled.optimizer)
-    given = optimizer.get_config()["learning_rate"]
-    if not isinstance(given, (int, float)):
+    base_rate = optimizer.get_config()["learning_rate"]
+    if not isinstance(base_rate, (int, float)):
         raise OptionError(
             explain(
                 "A learning rate that follows a schedule can't be scaled or warmed up.",
@@ -201,6 +201,6 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
                 fix="Put the scaling and the warm-up into the schedule.",
             )
         )
-    rate = scaling(float(given), rule, options.num_workers, warmup)
+    rate = scaling(float(base_rate), rule, options.num_workers, warmup)
     optimizer.learning_rate = rate.target
     return rate if warmup else None

@@ -95,7 +95,7 @@ class ConvertedData:
         """
         if not self._remove.alive:
             raise StoreError(
-                explain("The converted rows have been removed.", fix="Fit before close(), or convert anew.")
+                explain("The converted rows have been removed.", fix="Fit before close(), or convert again.")
             )
         wanted, held = comparable(conversion), self._conversion
         if len(wanted.labels) == len(held.labels):  # a fit whose loss takes any labels can read these
@@ -108,7 +108,7 @@ class ConvertedData:
                     "The rows were converted in another way than this fit needs them.",
                     expected=f"the same {', '.join(other)}: {[getattr(wanted, name) for name in other]}",
                     received=f"{[getattr(held, name) for name in other]}",
-                    fix="Convert them anew, with this estimator.",
+                    fix="Convert them again, with this estimator.",
                 )
             )
         # Names of inputs and outputs may differ: modelFn generates new ones at each call.

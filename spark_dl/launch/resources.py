@@ -113,7 +113,7 @@ def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool
             if other != rank and not shared:
                 raise ClusterError(
                     explain(
-                        f"Ranks {other} and {rank} were both given GPU {address} of host {host}.",
+                        f"Ranks {other} and {rank} both have GPU {address} of host {host}.",
                         expected="a GPU for one rank alone",
                         received="executors on one host whose discovery scripts name the same GPUs",
                         fix="Start one executor on each host, or let the script give each executor GPUs of its own; "

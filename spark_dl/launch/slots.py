@@ -130,7 +130,7 @@ def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -
     if (encrypting := encryption(setting)) and not settings.allow_plaintext:
         raise ClusterError(
             explain(
-                "Spark is told to encrypt, but Horovod's ranks speak plain TCP.",
+                "Spark is configured to encrypt, but Horovod's ranks use plain TCP.",
                 expected="allowPlaintext=True, on a network that you trust or that is encrypted itself",
                 received=encrypting,
                 fix="Let networkInterface name an encrypted interface (WireGuard, for example), "
@@ -200,7 +200,7 @@ def _check_resources(master: str, setting: Setting, settings: LaunchSettings) ->
     if _LOCAL.fullmatch(master) and _has_profile(setting, settings):
         raise ClusterError(
             explain(
-                "In local mode tasks can't be given resources of their own.",
+                "Tasks of local mode have no resources of their own.",
                 expected="a cluster (standalone, YARN, Kubernetes, local-cluster)",
                 received=f"{master} with cpusPerWorker={settings.cpus_per_worker} and "
                 f"gpusPerWorker={settings.gpus_per_worker}",

@@ -180,7 +180,7 @@ def test_a_gpu_is_for_one_rank_alone_unless_tasks_share_it() -> None:
     check_gpus(["a", "a", "b"], [["0"], ["1"], ["0"]], shared=False)
     check_gpus(["a", "a"], [[], []], shared=False)
     check_gpus(["a", "a"], [["0"], ["0"]], shared=True)
-    with pytest.raises(ClusterError, match="Ranks 0 and 2 were both given GPU 1 of host a"):
+    with pytest.raises(ClusterError, match="Ranks 0 and 2 both have GPU 1 of host a"):
         check_gpus(["a", "b", "a"], [["0", "1"], ["0", "1"], ["1"]], shared=False)
 
 

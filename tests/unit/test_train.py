@@ -190,7 +190,7 @@ def test_a_metric_that_does_not_say_which_way_is_better_wants_it_told(tmp_path: 
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=[distance])
     options = {"monitor": "distance", "custom_objects": cloudpickle.dumps({"distance": distance})}
     plan = a_plan(tmp_path, model, monitor_mode="auto", restore_best_weights=True, **options)
-    with pytest.raises(OptionError, match=r"monitor='distance' is best when least or greatest.*monitorMode='min'"):
+    with pytest.raises(OptionError, match=r"monitor='distance' is better when lower or higher.*monitorMode='min'"):
         run(plan)
     told = changed(plan, monitor_mode="min")
     assert train(told, SoloCollectives(solo()), lambda content: None).best_epoch >= 0

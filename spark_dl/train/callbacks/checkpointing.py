@@ -93,7 +93,7 @@ class SaveCheckpoint(Counting):
         if self._plan.options.restore_best_weights and monitor not in values:
             raise OptionError(
                 explain(
-                    f"The best epoch can't be told by monitor={monitor!r}.",
+                    f"The best epoch can't be determined by monitor={monitor!r}.",
                     expected="a metric that the model reports",
                     received=", ".join(values),
                     fix=hint(monitor, values),
@@ -123,7 +123,7 @@ class SaveCheckpoint(Counting):
         if direction is None and self._plan.options.restore_best_weights:
             raise OptionError(
                 explain(
-                    f"It can't be told whether monitor={self._plan.monitor!r} is best when least or greatest.",
+                    f"It is unknown whether monitor={self._plan.monitor!r} is better when lower or higher.",
                     expected="monitorMode='min' or monitorMode='max'",
                     received="monitorMode='auto', and a metric that doesn't say so",
                 )
@@ -167,7 +167,7 @@ class SaveCheckpoint(Counting):
 def no_best_epoch(monitor: str, values: int) -> str:
     """Return the error message for a monitored metric with several values per epoch."""
     return explain(
-        f"The best epoch can't be told by monitor={monitor!r}: it has a value for each class or threshold.",
+        f"The best epoch can't be determined by monitor={monitor!r}: it has a value for each class or threshold.",
         expected="a metric with one value an epoch, such as F1Score(average='macro')",
         received=f"{values} values an epoch",
         fix="Set monitor to another metric, or leave restoreBestWeights off.",

@@ -44,11 +44,11 @@ def _uses_logs(method: Any) -> bool:
     code = getattr(inspect.unwrap(method), "__code__", None)
     if code is None:
         return True
-    place = 2 if inspect.ismethod(method) else 1
+    position = 2 if inspect.ismethod(method) else 1
     named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or len(named) <= place:
+    if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or len(named) <= position:
         return True
-    logs = "logs" if "logs" in named else named[place]
+    logs = "logs" if "logs" in named else named[position]
     loaded: list[Any] = []
     for instruction in dis.get_instructions(code):
         # Some instructions load or store two variables; STORE_FAST_LOAD_FAST loads the second only.
