@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def test_a_failure_ends_ranks_that_would_go_on(spark: SparkSession, monkeypatch:
     assert alive == []
 
 
-def test_reports_arrive_while_the_ranks_run(spark: SparkSession) -> None:
+def test_reports_arrive_while_the_ranks_run(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
     heard: list[dict[str, Any]] = []
     marks = threading.Event()
 
@@ -124,7 +125,10 @@ def test_reports_arrive_while_the_ranks_run(spark: SparkSession) -> None:
         heard.append(content)
         marks.set()
 
-    assert run_ranks(spark, tell, 2, LaunchSettings(), on_report) == [0, 1]
+    with caplog.at_level(logging.INFO, "spark_dl"):
+        assert run_ranks(spark, tell, 2, LaunchSettings(), on_report) == [0, 1]
+    started = ["Starting 2 ranks.", "All ranks have their slots", "All ranks have started Horovod."]
+    assert [text for text in started if text not in caplog.text] == []
     assert marks.is_set()
     assert sorted(content["rank"] for content in heard) == [0, 1]
 
