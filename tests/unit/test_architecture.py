@@ -233,7 +233,7 @@ def test_texts_for_the_user_are_log_records_warnings_or_the_progress_display() -
     streams = {"sys.stdout", "sys.stderr"}
     writing = {name for name in MODULES if streams & {ast.unparse(node) for node in ast.walk(tree(name))}}
     assert {name for name in writing if layer(name) != "cli"} == {
-        *("fit.progress", "launch.fork_server", "launch.rank", "launch.rank_process"),
+        *("fit.progress", "launch.fork_server", "launch.rank", "launch.rank_process", "spark.python_daemon"),
     }
 
 
