@@ -93,7 +93,7 @@ def measure(interface: str, rank: Rank) -> dict[str, Any]:
             began = time.perf_counter()
             step(*gradients)[-1][-1].numpy()
             seconds.append(time.perf_counter() - began)
-            reducing.append(clock.take()[1])
+            reducing.append(clock.take().collective_seconds)
         wire = (sent(interface) - before) / count
         middle = (statistics.median(taken[WARM:]) for taken in (seconds, reducing))
         return dict(zip(("seconds", "reducing"), middle, strict=True), sent=wire)
