@@ -2,11 +2,14 @@
 
 Public names are imported on first use: `import spark_dl` loads none of TensorFlow, Horovod, Petastorm, MLflow or
 PySpark.
+
+The loggers are `spark_dl.*`: progress at INFO, what went wrong and was overcome at WARNING.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from spark_dl.ml.regressor import KerasRegressor, KerasRegressorModel
 
 __version__ = "0.2.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet unless the application configures logging
 
 _PUBLIC = {
     "ConvertedData": "spark_dl.fit.converted",

@@ -13,7 +13,7 @@ import numpy as np
 
 from spark_dl.world import World
 
-__all__ = ["Collectives", "HorovodCollectives", "SoloCollectives", "make_collectives"]
+__all__ = ["Collectives", "HorovodCollectives", "SoloCollectives", "gather_records", "make_collectives"]
 
 # Below this size, summed over all ranks, allgather plus a local sum beats the ring allreduce: Gloo's ring sends about
 # 4 sequential messages for each rank, whatever their size, and a gather sends one.
@@ -104,6 +104,25 @@ class HorovodCollectives:
     def gather_tensor(self, tensor: Any, name: str) -> Any:
         """Concatenate the ranks' tensors along the first axis, in rank order."""
         return self._hvd.allgather(tensor, name=name)
+
+
+def gather_records(collectives: Collectives, records: np.ndarray, name: str) -> np.ndarray:
+    """Gather each rank's records on every rank.
+
+    Args:
+        collectives: The collectives.
+        records: This rank's numbers: float64, or a structured array of such fields; of the same shape on all ranks.
+        name: The name of the collective.
+
+    Returns:
+        The records of all ranks, with the ranks as the first axis.
+    """
+    world = collectives.world
+    table = np.zeros((world.size, *records.shape), records.dtype)
+    table[world.rank] = records
+    gathered: np.ndarray = collectives.sum(table.ravel().view(np.float64), name)
+    records_of_ranks: np.ndarray = gathered.view(records.dtype)
+    return records_of_ranks.reshape(table.shape)
 
 
 def make_collectives(world: World) -> Collectives:

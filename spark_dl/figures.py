@@ -52,8 +52,8 @@ def history_figure(history: Mapping[str, Sequence[float]], first_epoch: int = 0)
     names = list(dict.fromkeys(name.removeprefix("val_") for name in history))
     names.sort(key=lambda name: name != "loss")
     figure = _figure(_HEIGHT * max(1, len(names)))
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(len(names), 1, place + 1)
+    for index, name in enumerate(names, start=1):
+        axes = figure.add_subplot(len(names), 1, index)
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in history:
                 epochs = range(first_epoch + 1, first_epoch + len(history[key]) + 1)
@@ -87,8 +87,8 @@ def ranks_figure(epochs: Sequence[int], speeds: Sequence[Sequence[Mapping[str, f
     """
     figure = _figure(2 * _HEIGHT)
     named = (("rows_per_second", "rows/s of a rank at work"), ("working", "part of its time at work"))
-    for place, (key, label) in enumerate(named):
-        axes = figure.add_subplot(2, 1, place + 1)
+    for index, (key, label) in enumerate(named, start=1):
+        axes = figure.add_subplot(2, 1, index)
         table = np.array([[rank[key] for rank in epoch] for epoch in speeds])
         if table.shape[1] <= _MOST_LINES:
             lines = {f"rank {rank}": table[:, rank] for rank in range(table.shape[1])}
@@ -170,13 +170,13 @@ def class_curves(
     return areas, roc, precision_recall
 
 
-def predicted_figure(sample: np.ndarray, rows: int, told: str) -> Figure:
+def predicted_figure(sample: np.ndarray, rows: int, title: str) -> Figure:
     """Plot predicted against actual values.
 
     Args:
         sample: The actual and predicted values of sampled rows: float64 of shape (sampled, 2).
         rows: The number of all validation rows.
-        told: The title's first line, about all rows.
+        title: The title's first line, about all rows.
     """
     figure = _figure(5.5)
     axes = figure.add_subplot()
@@ -185,7 +185,7 @@ def predicted_figure(sample: np.ndarray, rows: int, told: str) -> Figure:
     axes.plot(ends, ends, color="black", linewidth=0.8)
     axes.set_xlabel("actual")
     axes.set_ylabel("predicted")
-    axes.set_title(f"{told}\n{_drawn(sample, rows)}")
+    axes.set_title(f"{title}\n{_drawn(sample, rows)}")
     axes.grid(alpha=0.3)
     return figure
 
@@ -225,7 +225,7 @@ def graph_figure(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]]) -> 
     rows: dict[int, list[str]] = {}
     for name in nodes:
         rows.setdefault(depth[name], []).append(name)
-    place = {
+    positions = {
         name: (index - (len(row) - 1) / 2, -level) for level, row in rows.items() for index, name in enumerate(row)
     }
     widest, longest = max(map(len, rows.values())), max(len(text) for pair in nodes.items() for text in pair)
@@ -236,10 +236,10 @@ def graph_figure(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]]) -> 
     axes.set_ylim(0.6 - len(rows), 0.6)
     for one, other in edges:
         arrow = {"arrowstyle": "-|>", "shrinkA": 14, "shrinkB": 14, "color": "#555555"}
-        axes.annotate("", place[other], place[one], arrowprops=arrow)
+        axes.annotate("", positions[other], positions[one], arrowprops=arrow)
     for name, kind in nodes.items():
         box = {"boxstyle": "round", "facecolor": "#eaf2fb", "edgecolor": "#4a7ebb"}
-        axes.text(*place[name], f"{name}\n{kind}", ha="center", va="center", fontsize=8, bbox=box)
+        axes.text(*positions[name], f"{name}\n{kind}", ha="center", va="center", fontsize=8, bbox=box)
     return figure
 
 

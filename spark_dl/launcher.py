@@ -22,7 +22,8 @@ from spark_dl.redaction import warn
 from spark_dl.spark.session import master_of, running_session, use_driver_python
 from spark_dl.track import Record, Tracker
 from spark_dl.track import tracker as make_tracker
-from spark_dl.train.fit_reports import reporting_fits
+from spark_dl.train.fit_reports import FitReport, reporting_fits
+from spark_dl.wire import decode
 
 __all__ = ["HorovodLauncher", "autolog"]
 
@@ -127,15 +128,17 @@ class HorovodLauncher:
         slots.check_cluster(spark, self.numWorkers, self.settings)
         tracking = spark.conf.get(_AUTOLOG, None)
         if tracking is None:
-            return run_ranks(spark, functools.partial(without_rank, fn, args), self.numWorkers, self.settings, _warn)
+            function = functools.partial(without_rank, fn, args)
+            return run_ranks(spark, function, self.numWorkers, self.settings, on_warning=_warn)
         tracker = make_tracker(tracking, experiment_name=None, run_name=None, registered_model_name=None)
         with Record(tracker, *self._facts(spark, fn)) as record:
             record.open()
             for note in tracker.notes:
                 warn(note, 2)
             function = functools.partial(reporting_fits, fn, args)
-            log = functools.partial(_log, tracker)
-            values = run_ranks(spark, function, self.numWorkers, self.settings, log, _MODULES)
+            on_report = functools.partial(_log_epoch, tracker)
+            on_warning = functools.partial(_log_warning, tracker)
+            values = run_ranks(spark, function, self.numWorkers, self.settings, on_report, on_warning, _MODULES)
         if tracker.unlogged:
             warn(f"Not logged: {tracker.unlogged}", 2)
         return values
@@ -157,19 +160,18 @@ class HorovodLauncher:
         return {name: value for name, value in params.items() if value is not None}, tags
 
 
-def _warn(content: Mapping[str, Any]) -> None:
-    """Show a warning of the launch to the user; without autologging, ranks report nothing else."""
-    if content.get("kind") == "warning":
-        warn(content["text"], 2)
+def _warn(text: str) -> None:
+    """Show a warning of the launch to the user."""
+    warn(text, 2)
 
 
-def _log(tracker: Tracker, content: Mapping[str, Any]) -> None:
-    """Log the metrics that rank 0 reports, and warnings of the launch."""
-    if content.get("kind") == "warning":
-        tracker.event(content["text"])
-        _warn(content)
-        return
-    prefix = f"fit{content['fit']}." if content["fit"] > 1 else ""
-    tracker.log_metrics(
-        content["epoch"], {prefix + name: value for name, value in content["logs"].items()}, time.time()
-    )
+def _log_warning(tracker: Tracker, text: str) -> None:
+    tracker.event(text)
+    _warn(text)
+
+
+def _log_epoch(tracker: Tracker, content: Mapping[str, Any]) -> None:
+    """Log the metrics of an epoch that rank 0 reports."""
+    report = decode(content, (FitReport,))
+    prefix = f"fit{report.fit}." if report.fit > 1 else ""
+    tracker.log_metrics(report.epoch, {prefix + name: value for name, value in report.logs.items()}, time.time())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import shutil
 import statistics
@@ -31,7 +32,7 @@ import psutil
 
 from spark_dl.collectives import make_collectives
 from spark_dl.launch import resources
-from spark_dl.launch.rank import RankTask
+from spark_dl.launch.messages import Address, Done, Failed, RankTask
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.world import Rank, worlds
@@ -92,7 +93,7 @@ def measure(interface: str, rank: Rank) -> dict[str, Any]:
             began = time.perf_counter()
             step(*gradients)[-1][-1].numpy()
             seconds.append(time.perf_counter() - began)
-            reducing.append(clock.take()[1])
+            reducing.append(clock.take().collective_seconds)
         wire = (sent(interface) - before) / count
         middle = (statistics.median(taken[WARM:]) for taken in (seconds, reducing))
         return dict(zip(("seconds", "reducing"), middle, strict=True), sent=wire)
@@ -120,18 +121,18 @@ def agent(rank: int, addresses: list[str]) -> None:
         rendezvous = stack.enter_context(Rendezvous(addresses[0])) if rank == 0 else None
         if not process.ready():
             raise SystemExit(f"rank {rank} ended: {process.exit()}")
-        print(json.dumps([rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None), flush=True)
-        host, port, token = json.loads(sys.stdin.readline())
-        interface = resources.interface_towards(host, port, 10.0)
+        print(json.dumps(vars(rendezvous.address) if rendezvous else None), flush=True)
+        address = Address(**json.loads(sys.stdin.readline()))
+        interface = resources.interface_towards(address.host, address.port, 10.0)
         world = worlds(addresses)[rank]
-        variables = resources.horovod_environment(world, (host, port, token), interface, 60)
+        variables = resources.horovod_environment(world, address, interface, 60)
         payload = cloudpickle.dumps(functools.partial(measure, interface))
-        process.begin(RankTask(world, variables, payload))
+        process.begin(RankTask(world, variables, payload, logging.WARNING))
         for message in process.messages():
-            if message["event"] == "failed":
-                raise SystemExit(str(message["failure"].summary()))
-            if message["event"] == "done":
-                print(json.dumps(cloudpickle.loads(message["value"])), flush=True)
+            if isinstance(message, Failed):
+                raise SystemExit(str(message.failure.error()))
+            if isinstance(message, Done):
+                print(json.dumps(cloudpickle.loads(message.value)), flush=True)
                 return
         raise SystemExit(f"rank {rank} ended: {process.exit()}")
 

@@ -48,4 +48,11 @@ def _next(reader: Iterator[object]) -> object:
     for _ in range(2):
         with contextlib.suppress(StopIteration):
             return next(reader)
-    raise StoreError(explain("Petastorm gave fewer blocks than files.", expected="one for each file"))
+    raise StoreError(
+        explain(
+            "Petastorm gave fewer blocks than files.",
+            expected="one for each file",
+            received="fewer",
+            fix="Report it as a bug, with the versions that `spark-dl doctor` prints.",
+        )
+    )

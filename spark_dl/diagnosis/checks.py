@@ -10,13 +10,12 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from pyspark.sql import SparkSession
 
 from spark_dl._compat.spark import is_connect
 from spark_dl.diagnosis import machine
-from spark_dl.diagnosis.probe import ProbeRequest, probe_executor
+from spark_dl.diagnosis.probe import ExecutorFacts, ProbeRequest, probe_executor
 from spark_dl.diagnosis.report import Finding, Report
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.io.store import Store
@@ -24,11 +23,12 @@ from spark_dl.io.workspace import Workspace
 from spark_dl.launch.channel import Channel
 from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slot_queue import TELL_SECONDS, SlotQueue
+from spark_dl.launch.slot_queue import NOTICE_SECONDS, SlotQueue
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.redaction import warn
 from spark_dl.spark.job import SparkJob
 from spark_dl.spark.session import master_of, use_driver_python
+from spark_dl.wire import decode
 
 __all__ = ["doctor", "preflight"]
 
@@ -63,10 +63,10 @@ def preflight(
     if fault:
         raise unfit_horovod("driver", fault)
     with _probe(stores) as token:
-        visits = _visit(spark, workers, stores, token, settings, modules)
+        probed = _probe_slots(spark, workers, stores, token, settings, modules)
         own = machine.versions()
-        for facts in visits:
-            found = machine.same_packages(facts["executor"], own, facts["versions"])
+        for facts in probed:
+            found = machine.same_packages(facts.executor, own, facts.versions)
             if found.fix:
                 raise ClusterError(
                     explain(
@@ -76,14 +76,14 @@ def preflight(
                         fix=found.fix,
                     )
                 )
-            if facts["horovod"]:
-                raise unfit_horovod(f"executor {facts['executor']}", facts["horovod"])
-            if facts["absent"]:
-                raise _without_modules(facts["executor"], facts["absent"])
-            if facts["driver"]:
-                raise ClusterError(facts["driver"])
+            if facts.horovod:
+                raise unfit_horovod(f"executor {facts.executor}", facts.horovod)
+            if facts.absent:
+                raise _without_modules(facts.executor, facts.absent)
+            if facts.driver:
+                raise ClusterError(facts.driver)
         for store in stores:
-            _check_shared(store, token, visits)
+            _check_shared(store, token, probed)
 
 
 def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
@@ -103,9 +103,9 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
         check_cluster(spark, 1, LaunchSettings(allow_plaintext=True))
     except ClusterError as error:  # a barrier stage wouldn't run
         return Report((*findings, Finding("cluster", "settings", master, str(error))))
-    if told := encryption(setting_of(spark)):
+    if encrypting := encryption(setting_of(spark)):
         fix = "The ranks speak plain TCP: trust their network or encrypt it, and set allowPlaintext=True."
-        findings.append(Finding("cluster", "encryption", told, fix))
+        findings.append(Finding("cluster", "encryption", encrypting, fix))
     slots = slots_of(master, setting_of(spark), LaunchSettings())
     task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
     cores = cores_now(spark) or int(setting_of(spark)("spark.default.parallelism", "1"))
@@ -124,13 +124,13 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
 def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
     with _probe([store]) as token:
         settings = LaunchSettings(slot_timeout=_LONGEST_SECONDS)
-        visits = _visit(spark, slots, [store], token, settings)
+        probed = _probe_slots(spark, slots, [store], token, settings)
     findings, own = [], machine.versions()
-    for executor, facts in sorted({facts["executor"]: facts for facts in reversed(visits)}.items()):
-        findings.append(machine.same_packages(executor, own, facts["versions"]))
-        way, fault = facts["driver"], facts["directories"][store.url]
+    for executor, facts in sorted({facts.executor: facts for facts in reversed(probed)}.items()):
+        findings.append(machine.same_packages(executor, own, facts.versions))
+        way, fault = facts.driver, facts.directories[store.url]
         findings.append(Finding(executor, "way to the driver", "unreachable" if way else "open", way))
-        findings += [Finding(**more) for more in facts["findings"] if not (fault and more["what"] == "cache directory")]
+        findings += [more for more in facts.findings if not (fault and more.what == "cache directory")]
         if fault:
             findings.append(Finding(executor, "cache directory", "not shared", fault))
     return findings
@@ -151,14 +151,14 @@ def _probe(stores: Sequence[Store]) -> Iterator[str]:
                     store.remove(name)
 
 
-def _visit(
+def _probe_slots(
     spark: SparkSession,
     tasks: int,
     stores: Sequence[Store],
     token: str,
     settings: LaunchSettings,
     modules: Sequence[str] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ExecutorFacts]:
     """Run the probe in all slots.
 
     Args:
@@ -176,21 +176,21 @@ def _visit(
         ClusterError: There are no slots in time, or the job failed.
     """
     with Channel.of(spark, queue.Queue()) as channel:
-        order = ProbeRequest(
+        request = ProbeRequest(
             tuple(store.url for store in stores), token, channel.address, tuple(modules or ()), modules is None
         )
         profile = resource_profile(spark, settings)
         frame = spark.range(0, tasks, 1, tasks).mapInArrow(
-            functools.partial(probe_executor, order), "facts string", barrier=True, profile=profile
+            functools.partial(probe_executor, request), "facts string", barrier=True, profile=profile
         )
         with SlotQueue.of(spark).claim(tasks, _warn) as claim, SparkJob(frame) as job:
-            left = min(settings.slot_timeout, TELL_SECONDS)
+            left = min(settings.slot_timeout, NOTICE_SECONDS)
             while not job.wait(left):
                 left = claim.left(settings.slot_timeout)
                 if left <= 0:
                     raise no_slots(tasks, settings.slot_timeout)
             try:
-                return [json.loads(row["facts"]) for row in job.rows()]
+                return [decode(json.loads(row["facts"]), (ExecutorFacts,)) for row in job.rows()]
             except Exception as error:
                 raise _unable(error) from error
 
@@ -214,40 +214,40 @@ def _warn(text: str) -> None:
 def _unable(error: Exception) -> ClusterError:
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
     # The last line with the Python worker's error says more than the JVM's first line.
-    said = [line for line in lines if "Error" in line]
+    errors = [line for line in lines if "Error" in line]
     return ClusterError(
         explain(
             "An executor can't run spark_dl.",
             expected="the same Python, with the same packages, on every executor as on the driver",
-            received=(said or lines or [type(error).__name__])[-1].strip(),
+            received=(errors or lines or [type(error).__name__])[-1].strip(),
             fix="Install spark_dl there, or name a Python that has it before the session is made: "
             f"PYSPARK_PYTHON={sys.executable} where executors share the driver's, or spark.pyspark.python.",
         )
     )
 
 
-def _check_shared(store: Store, token: str, visits: list[dict[str, Any]]) -> None:
+def _check_shared(store: Store, token: str, probed: list[ExecutorFacts]) -> None:
     """Check that all executors have read the driver's file and that the driver sees all of theirs.
 
     Raises:
         StoreError: An executor can't use the directory, or the driver doesn't see an executor's file.
     """
-    for facts in visits:
-        if facts["directories"][store.url]:
+    for facts in probed:
+        if facts.directories[store.url]:
             raise StoreError(
                 explain(
-                    f"The executor {facts['executor']} doesn't share a directory with the driver.",
+                    f"The executor {facts.executor} doesn't share a directory with the driver.",
                     expected=f"{store.url} readable and writable on every executor",
-                    received=facts["directories"][store.url],
+                    received=facts.directories[store.url],
                     fix=_SHARE,
                 )
             )
     written = [name for name in store.names() if name.startswith(token + "-")]
-    if len(written) != len(visits):
+    if len(written) != len(probed):
         raise StoreError(
             explain(
                 "The executors don't share a directory with the driver.",
-                expected=f"{len(visits)} files from executors in {store.url}",
+                expected=f"{len(probed)} files from executors in {store.url}",
                 received=f"{len(written)} on {socket.gethostname()}",
                 fix=_SHARE,
             )

@@ -6,8 +6,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from pyspark import BarrierTaskContext
@@ -16,11 +15,13 @@ from spark_dl.diagnosis import machine
 from spark_dl.diagnosis.report import Finding
 from spark_dl.errors import SparkDLError, StoreError
 from spark_dl.io.store import Store
-from spark_dl.launch.channel import Address, Sender
+from spark_dl.launch.channel import Sender
 from spark_dl.launch.horovod_build import horovod_fault
+from spark_dl.launch.messages import Address
 from spark_dl.spark.python_worker import keep_worker
+from spark_dl.wire import encode
 
-__all__ = ["ProbeRequest", "probe_executor"]
+__all__ = ["ExecutorFacts", "ProbeRequest", "probe_executor"]
 
 _REACH_SECONDS = 5.0
 
@@ -45,38 +46,60 @@ class ProbeRequest:
     thorough: bool
 
 
-def probe_executor(order: ProbeRequest, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+@dataclass(frozen=True)
+class ExecutorFacts:
+    """Answer of one task. A fault is a text, empty if there is none.
+
+    Attributes:
+        executor: The executor's address.
+        versions: The versions of Python and of the packages.
+        horovod: The fault of Horovod.
+        absent: The modules that the executor can't import.
+        directories: The fault of each directory, by URL.
+        driver: The fault of the way to the driver.
+        findings: The findings of the thorough checks.
+    """
+
+    executor: str
+    versions: dict[str, str]
+    horovod: str
+    absent: tuple[str, ...]
+    directories: dict[str, str]
+    driver: str
+    findings: tuple[Finding, ...]
+
+
+def probe_executor(request: ProbeRequest, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Check the executor of this task.
 
     Args:
-        order: The request.
+        request: The request.
         batches: The task's input, which is discarded.
 
     Yields:
-        One row of JSON: executor (address), versions, horovod (fault or ""), absent (modules), directories (url ->
-        fault or ""), driver (fault or ""), and the findings of the thorough checks.
+        One row with `ExecutorFacts` as JSON.
     """
     keep_worker(batches)
     context = BarrierTaskContext.get()
     task = context.partitionId()
     executors = [info.address for info in context.getTaskInfos()]
     own = executors[task]
-    facts: dict[str, Any] = {
-        "executor": own,
-        "versions": machine.versions(),
-        "horovod": horovod_fault(),
-        "absent": machine.absent(order.modules),
-        "directories": {url: _use(Store(url), order.token, task) for url in order.urls},
-        "driver": _way_to_driver(order.driver),
-        "findings": [],
-    }
-    if order.thorough:
+    facts = ExecutorFacts(
+        executor=own,
+        versions=machine.versions(),
+        horovod=horovod_fault(),
+        absent=tuple(machine.absent(request.modules)),
+        directories={url: _use(Store(url), request.token, task) for url in request.urls},
+        driver=_way_to_driver(request.driver),
+        findings=(),
+    )
+    if request.thorough:
         first = executors.index(own) == task  # one task per executor runs the thorough checks
         ways = _ways_to_executors(context, own, first)
         if first:
-            found = [ways, *machine.horovod_and_gpus(own), *(machine.space(own, Store(url)) for url in order.urls)]
-            facts["findings"] = [vars(finding) for finding in found]
-    yield pa.RecordBatch.from_pydict({"facts": [json.dumps(facts)]})
+            space = (machine.space(own, Store(url)) for url in request.urls)
+            facts = replace(facts, findings=(ways, *machine.horovod_and_gpus(own), *space))
+    yield pa.RecordBatch.from_pydict({"facts": [json.dumps(encode(facts))]})
 
 
 def _use(store: Store, token: str, task: int) -> str:
@@ -112,15 +135,17 @@ def _ways_to_executors(context: BarrierTaskContext, own: str, first: bool) -> Fi
             if first:
                 listener = stack.enter_context(socket.create_server((own.rpartition(":")[0], 0), backlog=1024))
                 port = listener.getsockname()[1]
-        places = dict(json.loads(text) for text in context.allGather(json.dumps([own, port] if first else ["", 0])))
-        for other, there in places.items():
-            if first and other not in ("", own):
+        ports: dict[str, int] = {}  # by executor, of the tasks that listen
+        for text in context.allGather(json.dumps({own: port} if first else {})):
+            ports.update(json.loads(text))
+        for other, other_port in ports.items():
+            if first and other != own:
                 try:
-                    socket.create_connection((other.rpartition(":")[0], there), _REACH_SECONDS).close()
+                    socket.create_connection((other.rpartition(":")[0], other_port), _REACH_SECONDS).close()
                 except OSError as error:
                     closed.append(f"{other} ({type(error).__name__}: {error})")
         context.barrier()  # keeps all ports open until all tasks have tried
-    others = len(set(places) - {"", own})
+    others = len(ports.keys() - {own})
     fix = "Open the ports between the executors' hosts: Horovod connects each with each." if closed else ""
     found = "no way to " + ", ".join(closed) if closed else f"{others} of {others} reached"
     return Finding(own, "other executors", found, fix)

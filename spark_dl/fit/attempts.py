@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from spark_dl.data.shards import canonical_count
 from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, explain
 from spark_dl.fit.directory import FitDirectory
 from spark_dl.fit.fingerprint import fingerprint, layout
-from spark_dl.fit.progress import SPEEDS, Progress
+from spark_dl.fit.progress import Progress
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import cores_now
@@ -27,6 +28,8 @@ from spark_dl.score.heads import Head
 from spark_dl.track import Record
 from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.reports import TRAIN_REPORTS, EpochReport, ResultReport, Speed, StepReport, WarningReport
+from spark_dl.wire import decode
 
 if TYPE_CHECKING:
     from spark_dl.fit.spec import FitSpec
@@ -45,13 +48,12 @@ class Trained:
         result: The result that rank 0 returns.
         assessment: The evaluation of the fitted model on the validation rows. None where none was requested, or where
             ranks failed during it.
-        epochs: The reports of the epochs: metrics, throughput, and each rank's speed and resource use, as
-            `train.callbacks.progress` sends them.
+        epochs: The reports of the epochs.
     """
 
     result: TrainResult
     assessment: Assessment | None
-    epochs: list[dict[str, Any]]
+    epochs: list[EpochReport]
 
 
 def train_on_ranks(
@@ -85,13 +87,13 @@ def train_on_ranks(
     rows = plan.dataset.rows(validation=False)
     _check_shares(plan, options)
     with Progress(options.verbose, options.epochs, steps=0) as progress:
-        progress.say(
+        progress.show(
             f"Training on {rows:,} rows ({plan.dataset.bytes / 1e6:,.1f} MB) with {options.num_workers} workers"
         )
         if options.checkpoint_dir:
             content, objects = plan.workspace.read(plan.initial_model), cloudpickle.loads(plan.custom_objects)
             kind = fingerprint(content, plan.dataset, options, objects, spec.model)
-            directory = FitDirectory.find(plan.checkpoints, kind, progress.say, options.epochs, layout(plan.dataset))
+            directory = FitDirectory.find(plan.checkpoints, kind, progress.show, options.epochs, layout(plan.dataset))
         else:
             directory = FitDirectory.temporary(plan.checkpoints)
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
@@ -99,7 +101,7 @@ def train_on_ranks(
             directory.tracked_as(record.open(directory.tracked))
             training = _Training(spark, plan, directory, settings, options, record, progress, assessed)
             for note in record.tracker.notes:
-                progress.say(note)
+                progress.show(note)
             for note in spec.notes:
                 training._event(note)
             trained = training.run()
@@ -136,7 +138,7 @@ def _warn_of_weights(variable: str, progress: Progress, record: Record) -> None:
         "are of no use: lower the learning rate, clip the gradients, or scale the columns; restoreBestWeights=True "
         "returns the best epoch's finite weights."
     )
-    progress.say(text)
+    progress.show(text, logging.WARNING)
     record.tracker.event(text)
     warn(text, 2)
 
@@ -171,7 +173,7 @@ class _Training:
     progress: Progress
     assessed: Head | None
     epoch: int | None = None
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[EpochReport] = field(default_factory=list)
     restarts: int = 0
     trained: TrainResult | None = None
 
@@ -182,7 +184,7 @@ class _Training:
         cause: Exception
         plan = self._from_checkpoint(attempt, workers)
         if plan.attempt > 1:
-            self._event(f"Going on from {_place(plan)}.")
+            self._event(f"Going on from {_position(plan)}.")
         while True:
             try:
                 return Trained(*self._attempt(plan, workers), self.epochs)
@@ -196,7 +198,7 @@ class _Training:
                 cause, how = error, f"with {fewer} of {self.options.num_workers} workers"
             except (RankError, ClusterError) as error:
                 if self.trained is not None:  # only the evaluation on the validation rows is lost
-                    self._event(f"Trained; then: {_first_line(error)}")
+                    self._warning(f"Trained; then: {_first_line(error)}")
                     return Trained(self.trained, None, self.epochs)
                 # If ranks can't connect, the set-up is wrong at the first attempt; later, the network or a host fails.
                 apart = isinstance(error, ClusterError) or isinstance(error.__cause__, ClusterError)
@@ -208,7 +210,7 @@ class _Training:
             self.restarts += 1
             plan = self._from_checkpoint(attempt, workers)
             when = f"In epoch {self.epoch + 1}: " if self.epoch is not None else ""
-            self._event(f"{when}{_first_line(cause)} Restarting from {_place(plan)}, {how}.")
+            self._warning(f"{when}{_first_line(cause)} Restarting from {_position(plan)}, {how}.")
 
     def _attempt(self, plan: TrainPlan, workers: int) -> tuple[TrainResult, Assessment | None]:
         from spark_dl.train.entry import run_rank  # late import: loads TensorFlow
@@ -220,7 +222,7 @@ class _Training:
         look = functools.partial(assess, self.assessed) if self.assessed else None
         rank = functools.partial(run_rank, plan, look)
         results: list[tuple[TrainResult, Assessment | None]] = run_ranks(
-            self.spark, rank, workers, self.settings, self._on_report, _MODULES
+            self.spark, rank, workers, self.settings, self._on_report, self._warning, _MODULES
         )
         return results[0]
 
@@ -231,10 +233,11 @@ class _Training:
         each_has_own = plan.options.global_batch_size is None
         if found is not None and found[0].step and found[0].workers != workers and each_has_own:
             # The number of workers determines which rows of the epoch remain.
-            self._event(f"{found[0].workers} workers stood at {found[0].place}: {workers} begin that epoch anew.")
+            reached = found[0].position
+            self._event(f"{found[0].workers} workers reached {reached}: with {workers}, that epoch restarts.")
             found = latest(self.directory.store, whole_epochs=True)
         elif found is not None and found[0].step and self._in_other_order(found[0]):
-            self._event(f"The rows come in another order than at {found[0].place}: that epoch begins anew.")
+            self._event(f"The rows come in another order than at {found[0].position}: that epoch restarts.")
             found = latest(self.directory.store, whole_epochs=True)
         if found is None:
             return plan
@@ -260,50 +263,59 @@ class _Training:
         return fewer if fewer >= least else None
 
     def _on_report(self, content: dict[str, Any]) -> None:
-        if content["kind"] == "step":
-            self.epoch = content["epoch"]
-            self.progress.step(content["epoch"], content["step"], content["loss"])
-        elif content["kind"] == "epoch":
-            self.epoch = min(content["epoch"] + 1, self.options.epochs - 1)
-            speed = {name: content[name] for name in SPEEDS}
-            self.progress.epoch(content["epoch"], content["logs"], speed)
-            self.epochs.append(content)
-            ours = {**speed, "restarts": self.restarts, **_more(content)}
-            self.record.tracker.log_metrics(content["epoch"], _merged(content["logs"], ours), time.time())
-        elif content["kind"] == "trained":
-            self.trained = TrainResult(**content["result"])
-        elif content["kind"] == "warning":
-            self._event(content["text"])
+        match decode(content, TRAIN_REPORTS):
+            case StepReport(epoch, step, loss):
+                self.epoch = epoch
+                self.progress.step(epoch, step, loss)
+            case EpochReport() as report:
+                self.epoch = min(report.epoch + 1, self.options.epochs - 1)
+                self.progress.epoch(report.epoch, report.logs, report.speed)
+                self.epochs.append(report)
+                metrics = {**_speed_metrics(report.speed), "restarts": self.restarts, **_rank_metrics(report)}
+                self.record.tracker.log_metrics(report.epoch, _merged(report.logs, metrics), time.time())
+            case ResultReport(result):
+                self.trained = result
+            case WarningReport(text):
+                self._warning(text)
 
-    def _event(self, text: str) -> None:
+    def _event(self, text: str, level: int = logging.INFO) -> None:
         """Show an event to the user and log it to the run."""
-        self.progress.say(text)
+        self.progress.show(text, level)
         self.record.tracker.event(text)
+
+    def _warning(self, text: str) -> None:
+        self._event(text, logging.WARNING)
 
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(". ") + "."
 
 
-def _place(plan: TrainPlan) -> str:
-    return plan.start.place if plan.start else "the beginning"
+def _position(plan: TrainPlan) -> str:
+    return plan.start.position if plan.start else "the beginning"
 
 
-def _merged(logs: Mapping[str, Any], ours: Mapping[str, float]) -> dict[str, Any]:
-    """Merge an epoch's metrics with this package's; a name that is taken gets the prefix `spark_dl/`."""
-    told = {f"spark_dl/{name}" if name in logs else name: value for name, value in ours.items()}
-    if logs.get("learning_rate") == ours.get("learning_rate"):  # logged by a LearningRateScheduler
-        told.pop("spark_dl/learning_rate", None)
-    return {**logs, **told}
+def _merged(logs: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Merge an epoch's logs with this package's metrics; a name that is taken gets the prefix `spark_dl/`."""
+    added = {f"spark_dl/{name}" if name in logs else name: value for name, value in metrics.items()}
+    if logs.get("learning_rate") == metrics.get("learning_rate"):  # logged by a LearningRateScheduler
+        added.pop("spark_dl/learning_rate", None)
+    return {**logs, **added}
 
 
-def _more(content: Mapping[str, Any]) -> dict[str, float]:
+def _speed_metrics(speed: Speed) -> dict[str, float]:
+    """Return the throughput of all ranks together, as metrics."""
+    return {name: value for name, value in vars(speed).items() if name != "ranks"}
+
+
+def _rank_metrics(report: EpochReport) -> dict[str, float]:
     """Return the metrics that only the run gets: the learning rate, and each rank's speed and resource use."""
-    told = {} if content["learning_rate"] is None else {"learning_rate": content["learning_rate"]}
-    for rank, one in enumerate(content["ranks"]):
-        told[f"system/rank_{rank}/rows_per_second"] = one["rows_per_second"]
-        told[f"system/rank_{rank}/cpu_utilization_percentage"] = one["cpu_percent"]
-        told[f"system/rank_{rank}/memory_usage_megabytes"] = one["memory_mb"]
-        if one["gpu_memory_mb"]:
-            told[f"system/rank_{rank}/gpu_memory_usage_megabytes"] = one["gpu_memory_mb"]
-    return told
+    metrics = {} if report.learning_rate is None else {"learning_rate": report.learning_rate}
+    for number, rank in enumerate(report.speed.ranks):
+        prefix = f"system/rank_{number}"
+        metrics[f"{prefix}/rows_per_second"] = rank.rows_per_second
+        metrics[f"{prefix}/cpu_utilization_percentage"] = rank.cpu_percent
+        metrics[f"{prefix}/memory_usage_megabytes"] = rank.memory_mb
+        if rank.gpu_memory_mb:
+            metrics[f"{prefix}/gpu_memory_usage_megabytes"] = rank.gpu_memory_mb
+    return metrics

@@ -32,7 +32,7 @@ def pickle_callbacks(callbacks: Sequence[Any] | None) -> Pickled:
     import keras
 
     packages: set[str] = set()
-    for place, callback in enumerate(callbacks or []):
+    for index, callback in enumerate(callbacks or []):
         if not isinstance(callback, keras.callbacks.Callback):
             raise OptionError(
                 explain(
@@ -56,16 +56,16 @@ def pickle_callbacks(callbacks: Sequence[Any] | None) -> Pickled:
                 explain(
                     "ProgbarLogger would draw its bar on the executors, where nobody sees it.",
                     expected="other callbacks",
-                    received=f"callbacks[{place}] ({type(callback).__name__})",
+                    received=f"callbacks[{index}] ({type(callback).__name__})",
                     fix="Leave it out: verbose=1 shows the progress on the driver.",
                 )
             )
-        packages |= _packages_of(callback, place)
+        packages |= _packages_of(callback, index)
     pickled = pickle_for_ranks("callbacks", list(callbacks or []), _FIX)
     return Pickled(pickled.content, tuple(sorted({*pickled.modules, *packages})))
 
 
-def _packages_of(callback: Any, place: int) -> set[str]:
+def _packages_of(callback: Any, index: int) -> set[str]:
     """Return the packages that a Keras callback needs, after checking that the driver has them."""
     import keras
 
@@ -77,7 +77,7 @@ def _packages_of(callback: Any, place: int) -> set[str]:
                     explain(
                         f"{name} needs the package {package!r}, which isn't installed.",
                         expected=f"{package} on the driver and on the executors",
-                        received=f"callbacks[{place}] ({type(callback).__name__}) without it",
+                        received=f"callbacks[{index}] ({type(callback).__name__}) without it",
                         fix=f"Install it everywhere: {install or f'pip install {package}'}.",
                     )
                 )

@@ -144,12 +144,12 @@ def check_compiles(model: keras.Model) -> None:
         )
 
 
-def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
+def check_layers(param: str, layers: Any, inputs: Sequence[str]) -> None:
     """Check the preprocessing layers of an option.
 
     Args:
         param: The option's name, for error messages.
-        given: A Keras layer, a dict of Keras layers by input name (for several inputs), or None.
+        layers: A Keras layer, a dict of Keras layers by input name (for several inputs), or None.
         inputs: The names of the model's inputs.
 
     Raises:
@@ -157,17 +157,17 @@ def check_layers(param: str, given: Any, inputs: Sequence[str]) -> None:
     """
     import keras
 
-    if given is None:
+    if layers is None:
         return
-    named = dict(given) if isinstance(given, dict) else {}
-    layers = list(named.values()) if named else [given]
+    named = dict(layers) if isinstance(layers, dict) else {}
+    several = list(named.values()) if named else [layers]
     fits = len(inputs) > 1 and set(named) <= set(inputs) if named else len(inputs) == 1
-    if not fits or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
+    if not fits or not all(isinstance(layer, keras.layers.Layer) for layer in several):
         raise OptionError(
             explain(
                 f"{param} can't change the model's features.",
                 expected="a Keras layer" if len(inputs) == 1 else f"a dict of Keras layers for {', '.join(inputs)}",
-                received=repr(given),
+                received=repr(layers),
                 fix=f"Set {param} to a layer, such as keras.layers.RandomFlip(), or to None.",
             )
         )
@@ -192,7 +192,7 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
     if rule != "none" and options.global_batch_size is not None:
         raise OptionError(
             explain(
-                "The batch of all workers is given, so that there is nothing to scale the learning rate by.",
+                "With globalBatchSize, the batch doesn't grow with the workers, and the learning rate isn't scaled.",
                 expected="learningRateScaling='none' with globalBatchSize",
                 received=f"learningRateScaling={rule!r}, globalBatchSize={options.global_batch_size}",
                 fix="Set learningRateScaling='none', or batchSize instead of globalBatchSize.",
@@ -200,16 +200,16 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
         )
     # Mixed precision wraps the optimizer in a LossScaleOptimizer.
     optimizer = getattr(compiled.optimizer, "inner_optimizer", compiled.optimizer)
-    given = optimizer.get_config()["learning_rate"]
-    if not isinstance(given, (int, float)):
+    base_rate = optimizer.get_config()["learning_rate"]
+    if not isinstance(base_rate, (int, float)):
         raise OptionError(
             explain(
                 "A learning rate that follows a schedule can't be scaled or warmed up.",
                 expected="an optimizer whose learning rate is a number",
-                received=f"{type(optimizer).__name__} with {given['class_name']}",
+                received=f"{type(optimizer).__name__} with {base_rate['class_name']}",
                 fix="Put the scaling and the warm-up into the schedule.",
             )
         )
-    rate = scaling(float(given), rule, options.num_workers, warmup)
+    rate = scaling(float(base_rate), rule, options.num_workers, warmup)
     optimizer.learning_rate = rate.target
     return rate if warmup else None

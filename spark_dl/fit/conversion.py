@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from pyspark.sql import DataFrame
@@ -14,6 +15,8 @@ from spark_dl.launch.slot_queue import SlotQueue
 from spark_dl.options import EstimatorOptions
 
 __all__ = ["check_rows", "convert_rows"]
+
+_log = logging.getLogger(__name__)
 
 
 def convert_rows(frame: DataFrame, conversion: ConversionSpec, workspace: Store) -> ConvertedDataset:
@@ -30,7 +33,9 @@ def convert_rows(frame: DataFrame, conversion: ConversionSpec, workspace: Store)
     store = workspace.child("data")
     store.make()
     with SlotQueue.of(frame.sparkSession).working():
-        return convert(frame, replace(conversion, store=store))
+        dataset = convert(frame, replace(conversion, store=store))
+    _log.info("Converted the rows to %d blocks, %.1f MB.", len(dataset.blocks), dataset.bytes / 1e6)
+    return dataset
 
 
 def check_rows(dataset: ConvertedDataset, conversion: ConversionSpec, options: EstimatorOptions) -> None:

@@ -99,7 +99,7 @@ class ConvertedData:
                     "The converted rows have been removed.",
                     expected="rows that are still there",
                     received="close() was called, or their directory is gone",
-                    fix="Fit before close(), or convert anew.",
+                    fix="Fit before close(), or convert again.",
                 )
             )
         wanted, held = comparable(conversion), self._conversion
@@ -113,7 +113,7 @@ class ConvertedData:
                     "The rows were converted in another way than this fit needs them.",
                     expected=f"the same {', '.join(other)}: {[getattr(wanted, name) for name in other]}",
                     received=f"{[getattr(held, name) for name in other]}",
-                    fix="Convert them anew, with this estimator.",
+                    fix="Convert them again, with this estimator.",
                 )
             )
         # Names of inputs and outputs may differ: modelFn generates new ones at each call.

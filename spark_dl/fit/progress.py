@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -10,17 +11,17 @@ import numpy as np
 from tqdm import tqdm
 
 from spark_dl.redaction import redact
+from spark_dl.train.reports import Speed
 
-__all__ = ["SPEEDS", "Progress"]
+__all__ = ["Progress"]
 
-# Throughput metrics of an epoch, shown and logged: fields of train.speed.Speed.
-SPEEDS = ("rows_per_second", "step_ms", "input_wait", "collective_wait", "bytes_reduced")
+_log = logging.getLogger(__name__)
 
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}"
 
 
 class Progress:
-    """Display of training progress.
+    """Display of training progress, which is logged, too.
 
     Args:
         verbose: 0 for no output, 1 for a bar per epoch, 2 for a line per epoch.
@@ -45,11 +46,20 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._close()
 
-    def say(self, text: str) -> None:
-        """Write a line, unless verbose is 0. Credentials are redacted."""
+    def show(self, text: str, level: int = logging.INFO) -> None:
+        """Log a text, and write it as a line unless verbose is 0. Credentials are redacted.
+
+        Args:
+            text: The text.
+            level: The level of the log record.
+        """
+        _log.log(level, "%s", redact(text))
         if self._verbose:
-            self._stream.write(redact(text) + "\n")
-            self._stream.flush()
+            self._write(text)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(redact(text) + "\n")
+        self._stream.flush()
 
     def step(self, epoch: int, step: int, loss: float) -> None:
         """Show the progress after a step.
@@ -62,21 +72,23 @@ class Progress:
         if self._verbose == 1:
             self._draw(epoch, step, f"loss={loss:.4f}")
 
-    def epoch(self, epoch: int, logs: Mapping[str, Any], speed: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, logs: Mapping[str, Any], speed: Speed) -> None:
         """Show the metrics of a finished epoch.
 
         Args:
             epoch: The epoch, from 0.
             logs: The epoch's metrics: numbers, or lists of numbers.
-            speed: The throughput metrics, by the names in SPEEDS.
+            speed: The epoch's throughput.
         """
         values = "  ".join(f"{name}={_number(value)}" for name, value in logs.items())
         text = f"{values}  {_shown(speed)}"
+        line = f"Epoch {epoch + 1}/{self._epochs}  {text}"
+        _log.info("%s", line)
         if self._verbose == 1:
             self._draw(epoch, self.steps, text)
             self._close()
-        else:
-            self.say(f"Epoch {epoch + 1}/{self._epochs}  {text}")
+        elif self._verbose:
+            self._write(line)
 
     def _draw(self, epoch: int, step: int, text: str) -> None:
         if self._bar is None:
@@ -100,8 +112,8 @@ def _number(value: Any) -> str:
     return np.array2string(np.array(value), precision=4, threshold=8, edgeitems=2, separator=", ").replace("\n", "")
 
 
-def _shown(speed: Mapping[str, float]) -> str:
-    text = f"{speed['rows_per_second']:,.0f} rows/s, {speed['step_ms']:.1f} ms a step"
-    if speed["bytes_reduced"]:
-        text += f", collectives {speed['collective_wait']:.0%} ({speed['bytes_reduced'] / 1e6:,.1f} MB)"
-    return f"{text}, input wait {speed['input_wait']:.0%}"
+def _shown(speed: Speed) -> str:
+    text = f"{speed.rows_per_second:,.0f} rows/s, {speed.step_ms:.1f} ms a step"
+    if speed.bytes_reduced:
+        text += f", collectives {speed.collective_wait:.0%} ({speed.bytes_reduced / 1e6:,.1f} MB)"
+    return f"{text}, input wait {speed.input_wait:.0%}"

@@ -11,8 +11,9 @@ import pyarrow as pa
 from pyspark import BarrierTaskContext
 
 from spark_dl.errors import ClusterError
-from spark_dl.launch import channel, failure, resources
-from spark_dl.launch.rank import RankTask
+from spark_dl.launch import failure, resources
+from spark_dl.launch.channel import Sender
+from spark_dl.launch.messages import Address, Arrived, Done, Failed, RankTask, Ready, Started
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.spark.python_worker import keep_worker
@@ -36,16 +37,18 @@ class RankJob:
         share_gpus: Whether two ranks may have the same GPU.
         reach_timeout: The seconds to wait for a connection to rank 0.
         collective_timeout: The seconds after which a silent peer counts as lost.
+        log_level: The level of the logger `spark_dl` on the driver, which ranks take over.
     """
 
     payload: bytes
-    channel: channel.Address
+    channel: Address
     modules: tuple[str, ...]
     threads: int
     interface: str | None
     share_gpus: bool
     reach_timeout: float
     collective_timeout: int
+    log_level: int
 
 
 def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -66,7 +69,7 @@ def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
 
     context = BarrierTaskContext.get()
     rank = context.partitionId()
-    outcome = _tell(job, context)
+    outcome = _run_reported(job, context)
     content = outcome if isinstance(outcome, bytes) else cloudpickle.dumps(outcome)
     yield pa.RecordBatch.from_pydict(
         {
@@ -77,54 +80,52 @@ def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Rec
     )
 
 
-def _tell(job: RankJob, context: BarrierTaskContext) -> bytes | failure.Failure:
+def _run_reported(job: RankJob, context: BarrierTaskContext) -> bytes | failure.Failure:
     """Run the rank, and report a failure to the driver at once: the driver gets rows only when all tasks have ended."""
     rank, host = context.partitionId(), socket.gethostname()
     try:
-        with contextlib.closing(channel.Sender(job.channel)) as sender:
+        with contextlib.closing(Sender(job.channel)) as sender:
             try:
                 outcome = _run_rank(job, context, sender)
             except Exception as error:
                 outcome = failure.of_exception(error, rank, host)
             if isinstance(outcome, failure.Failure):
-                sender.send({"event": "failed", "rank": rank, "failure": outcome.summary()})
+                sender.send(Failed(outcome.without_exception()))
             return outcome
     except ClusterError as error:  # the driver can't be reached
         return failure.of_exception(error, rank, host)
 
 
-def _run_rank(job: RankJob, context: BarrierTaskContext, sender: channel.Sender) -> bytes | failure.Failure:
+def _run_rank(job: RankJob, context: BarrierTaskContext, sender: Sender) -> bytes | failure.Failure:
     rank = context.partitionId()
     hosts = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
-    sender.send({"event": "arrived", "rank": rank, "host": hosts[rank]})
-    given = context.resources().get("gpu")
-    gpus = list(given.addresses) if given else []
+    sender.send(Arrived(rank, hosts[rank]))
+    resource = context.resources().get("gpu")
+    gpus = list(resource.addresses) if resource else []
     own = resources.interface_address(job.interface) if job.interface else None
     alone = len(set(hosts)) == 1
     environment = resources.task_environment(context.cpus(), gpus, job.threads)
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(RankProcess(environment, job.modules))
         rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0], alone))) if rank == 0 else None
-        place = [rendezvous.host, rendezvous.port, rendezvous.token] if rendezvous else None
-        facts = {"place": place, "gpus": resources.gpu_names(gpus)}
         # hvd.init times out soon, so no rank calls it before all are ready.
         if not process.ready():
             return failure.crash(rank, hosts[rank], *process.exit())
-        sender.send({"event": "ready", "rank": rank, "facts": facts})
-        told = sender.receive()["ranks"]
-        resources.check_gpus(hosts, [other["gpus"] for other in told], job.share_gpus)
-        host, port, token = told[0]["place"]
-        interface = resources.interface_towards(host, port, job.reach_timeout, own)
+        sender.send(Ready(rank, resources.gpu_names(gpus), rendezvous.address if rendezvous else None))
+        peers = sender.receive()
+        resources.check_gpus(hosts, peers.gpus, job.share_gpus)
+        address = peers.rendezvous
+        interface = resources.interface_towards(address.host, address.port, job.reach_timeout, own)
         world = worlds(hosts)[rank]
-        variables = resources.horovod_environment(world, (host, port, token), interface, job.collective_timeout)
-        process.begin(RankTask(world, variables, job.payload))
+        variables = resources.horovod_environment(world, address, interface, job.collective_timeout)
+        process.begin(RankTask(world, variables, job.payload, job.log_level))
         for message in process.messages():
-            if message["event"] == "done":
-                return bytes(message["value"])
-            if message["event"] == "failed":
-                failed: failure.Failure = message["failure"]
-                return replace(failed, log=process.last_lines())
-            if message["event"] == "started" and rendezvous:
-                rendezvous.stop()
-            sender.send({**message, "rank": rank})
+            match message:
+                case Done(value):
+                    return value
+                case Failed(failed):
+                    return replace(failed, log=process.last_lines())
+                case Started() if rendezvous:
+                    rendezvous.stop()
+            sender.send(message)
         return failure.crash(rank, hosts[rank], *process.exit())

@@ -1,4 +1,4 @@
-"""Channel between the driver and the running ranks: JSON lines over one TCP connection per rank.
+"""Channel between the driver and the running ranks: messages as JSON lines over one TCP connection per rank.
 
 It is guarded by a token and limits each line to 1 MiB. Results are rows of the Spark job, so that none is lost; the
 channel carries what is needed at once: the rendezvous address, progress, and failures.
@@ -14,35 +14,23 @@ import socket
 import socketserver
 import struct
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spark_dl.errors import ClusterError, explain
+from spark_dl.launch.messages import FROM_DRIVER, FROM_TASKS, Address, JobEnded, Peers, TaskMessage
 from spark_dl.spark.session import driver_address
+from spark_dl.wire import decode, encode
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["Address", "Channel", "Sender"]
+__all__ = ["Channel", "MessageQueue", "Sender"]
+
+MessageQueue = queue.Queue[TaskMessage | JobEnded]
 
 _LONGEST_LINE = 1 << 20
 # A connection that sends no token in this time is closed.
 _TOKEN_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Address:
-    """Address of a channel.
-
-    Attributes:
-        host: The driver's address as the executors know it.
-        port: The port at which the channel listens.
-        token: The token that a rank must send first.
-    """
-
-    host: str
-    port: int
-    token: str
 
 
 class Channel:
@@ -51,16 +39,16 @@ class Channel:
     Args:
         host: The driver's address as the executors know it.
         bind: The address to listen on, which may differ.
-        messages: The queue that receives each message as a dict.
+        messages: The queue that receives each message.
 
     Attributes:
-        address: The address for the ranks, with the token.
+        address: The address for the ranks, with the token that they send first.
 
     Raises:
         ClusterError: This host can't listen on the address.
     """
 
-    def __init__(self, host: str, bind: str, messages: queue.Queue[dict[str, Any]]) -> None:
+    def __init__(self, host: str, bind: str, messages: MessageQueue) -> None:
         token = secrets.token_hex(16)
         self._ranks: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -78,8 +66,8 @@ class Channel:
                     ranks.append(self.connection)
                 try:
                     while line := self._line():
-                        with contextlib.suppress(ValueError):  # a line that was too long is skipped
-                            messages.put(json.loads(line))
+                        with contextlib.suppress(ValueError):  # a line that is too long, or no message, is skipped
+                            messages.put(decode(json.loads(line), FROM_TASKS))
                 finally:
                     with lock:
                         ranks.remove(self.connection)
@@ -108,13 +96,13 @@ class Channel:
         self.address = Address(host, self._server.server_address[1], token)
 
     @classmethod
-    def of(cls, spark: SparkSession, messages: queue.Queue[dict[str, Any]]) -> Channel:
+    def of(cls, spark: SparkSession, messages: MessageQueue) -> Channel:
         """Make a channel on the address at which the session's executors know the driver."""
         return cls(*driver_address(spark), messages)
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def broadcast(self, message: Peers) -> None:
         """Send a message to all connected ranks."""
-        line = json.dumps(message).encode() + b"\n"
+        line = _line_of(message)
         for rank in self._connected():
             with contextlib.suppress(OSError):  # the rank's task is gone: Spark reports it to the driver
                 rank.sendall(line)
@@ -134,6 +122,10 @@ class Channel:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def _line_of(message: TaskMessage | Peers) -> bytes:
+    return json.dumps(encode(message)).encode() + b"\n"
 
 
 def _limit_sending(connection: socket.socket, seconds: float = 10.0) -> None:
@@ -172,16 +164,16 @@ class Sender:
         self._lines = self._socket.makefile("rb")
         self._socket.sendall(address.token.encode() + b"\n")
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: TaskMessage) -> None:
         """Send one message. If the driver is gone, nothing is raised, since Spark ends the task."""
-        line = json.dumps(message).encode() + b"\n"
+        line = _line_of(message)
         with self._lock:
             try:
                 self._socket.sendall(line)
             except OSError:
                 return
 
-    def receive(self) -> dict[str, Any]:
+    def receive(self) -> Peers:
         """Wait for the driver's next message.
 
         Raises:
@@ -200,8 +192,7 @@ class Sender:
                     fix="See the driver's log: it ended, gave up, or its host can't be reached.",
                 )
             )
-        message: dict[str, Any] = json.loads(line)
-        return message
+        return decode(json.loads(line), FROM_DRIVER)
 
     def close(self) -> None:
         """Close the connection."""

@@ -8,8 +8,7 @@ import pickle
 import time
 import traceback
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import cloudpickle
 
@@ -53,16 +52,14 @@ class Failure:
         """Whether the rank's own code did not fail: its process died, or it could no longer reach another rank."""
         return self.secondary or self.kind == _DIED
 
-    def summary(self) -> dict[str, Any]:
-        """Return all fields but the exception, as a JSON-compatible dict."""
-        fields = asdict(self)
-        del fields["exception"]
-        return fields
+    def without_exception(self) -> Failure:
+        """Return the failure without the pickled exception, which isn't sent as JSON."""
+        return replace(self, exception=None)
 
     def error(self) -> RankError:
         """Build the error to raise on the driver, with the rank's own exception as its cause."""
         end, log = (
-            (f"raised {self.kind}: ", "Its traceback") if self.kind != _DIED else ("was lost: ", "Its last words")
+            (f"raised {self.kind}: ", "Its traceback") if self.kind != _DIED else ("was lost: ", "Its last output")
         )
         error = RankError(
             f"Rank {self.rank} on host {self.host} {end}{self.message}\n\n{log} on {self.host}:\n{self.trace}",
@@ -76,7 +73,7 @@ class Failure:
         return error
 
     def _original(self) -> BaseException | None:
-        if self.exception is None:  # after a cancelled stage only the summaries are left, without the exceptions
+        if self.exception is None:  # after a cancelled stage, only what was sent as JSON is left
             builtin = getattr(builtins, self.kind, None)
             with contextlib.suppress(TypeError):  # some builtins need more than a message
                 if isinstance(builtin, type) and issubclass(builtin, Exception):

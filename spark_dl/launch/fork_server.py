@@ -29,9 +29,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import psutil
@@ -40,40 +39,39 @@ from spark_dl.errors import ClusterError, explain
 from spark_dl.gc_pause import gc_paused
 from spark_dl.launch import rank as rank_main
 from spark_dl.launch.frames import read_frame, write_frame
+from spark_dl.launch.messages import Exited, Forked, NotForked, RankRequest
 
-__all__ = ["Wanted", "ask", "connect", "last_words"]
+__all__ = ["Descriptors", "connect", "log_tail", "request_rank"]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _IDLE_SECONDS = 120.0
 _TICK_SECONDS = 1.0
 _STARTS_SECONDS = 60.0
-_DESCRIPTORS = 3
 # A task that connects and requests nothing must not block the others.
 _REQUEST_SECONDS = 5.0
 # Variables that libraries read when they are imported. Each rank gets all others in its own environment.
-_OF_IMPORTS = (
+_READ_BY_IMPORTS = (
     *("ARROW_", "CUDA_", "GOTO_", "KERAS_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "PROTOCOL_BUFFERS_"),
     *("PYTHON", "TF2_", "TF_", "XLA_"),
 )
-_NOT_OF_IMPORTS = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHON_")
+_NOT_READ_BY_IMPORTS = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHON_")
 # The path of a Unix socket has at most 107 bytes.
 _LONGEST_PATH = 100
 _SOCKET = "socket"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A task's request for a rank.
+class Descriptors(NamedTuple):
+    """The file descriptors of a rank's process.
 
     Attributes:
-        environment: All environment variables of the rank.
-        path: The rank's sys.path.
-        directory: The rank's working directory.
+        task: The process reads its task from it.
+        output: The process writes its standard output and error to it.
+        answers: The process writes its messages to it.
     """
 
-    environment: dict[str, str]
-    path: list[str]
-    directory: str
+    task: int
+    output: int
+    answers: int
 
 
 def connect(environment: Mapping[str, str], modules: Sequence[str]) -> tuple[socket.socket, Path]:
@@ -91,106 +89,105 @@ def connect(environment: Mapping[str, str], modules: Sequence[str]) -> tuple[soc
     """
     # The rank needs what Spark put on this worker's path (addPyFile, spark-submit --py-files).
     variables = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    place = _place(variables, modules)
-    command = [sys.executable, "-m", "spark_dl.launch.fork_server", str(place), str(_executor()), *modules]
+    directory = _directory_for(variables, modules)
+    command = [sys.executable, "-m", "spark_dl.launch.fork_server", str(directory), str(_executor()), *modules]
     end = time.monotonic() + _STARTS_SECONDS
     while time.monotonic() < end:
         # Under the lock, one task starts the server and the others find it; it can't end in between.
-        with contextlib.suppress(FileExistsError, FileNotFoundError), _locked(place):
+        with contextlib.suppress(FileExistsError, FileNotFoundError), _locked(directory):
             with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-                return _connected(place), place
-            (place / _SOCKET).unlink(missing_ok=True)
-            with (place / "log").open("wb") as log:
-                host = subprocess.Popen(
+                return _connected(directory), directory
+            (directory / _SOCKET).unlink(missing_ok=True)
+            with (directory / "log").open("wb") as log:
+                server = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables, start_new_session=True
                 )
-            while time.monotonic() < end and host.poll() is None:
+            while time.monotonic() < end and server.poll() is None:
                 with contextlib.suppress(OSError):
-                    return _connected(place), place
+                    return _connected(directory), directory
                 time.sleep(0.01)
             break
     raise ClusterError(
         explain(
             f"{socket.gethostname()} can't start the process that ranks are forked from.",
             expected="a Python process with TensorFlow and Horovod",
-            received=last_words(place),
+            received=log_tail(directory),
             fix="Run `spark-dl doctor`.",
         )
     )
 
 
-def ask(host: socket.socket, wanted: Wanted, descriptors: Sequence[int]) -> None:
+def request_rank(server: socket.socket, request: RankRequest, descriptors: Descriptors) -> None:
     """Request a rank from a fork server.
 
     Args:
-        host: The connection to the server.
-        wanted: The request.
-        descriptors: Three file descriptors: the rank reads its task from the first, and writes its output to the
-            second and its answers to the third.
+        server: The connection to the server.
+        request: The request.
+        descriptors: The file descriptors of the rank's process.
     """
     with contextlib.suppress(OSError):  # the server is gone, which the end of the connection shows
-        socket.send_fds(host, [b"r"], descriptors)
-        with host.makefile("wb") as stream:
-            write_frame(stream, wanted)
+        socket.send_fds(server, [b"r"], descriptors)
+        with server.makefile("wb") as stream:
+            write_frame(stream, request)
 
 
-def last_words(place: Path) -> str:
+def log_tail(directory: Path) -> str:
     """Read the last 2000 characters that the fork server in a directory printed; "nothing" if there is no log."""
     try:
-        return (place / "log").read_text(errors="replace")[-2000:]
+        return (directory / "log").read_text(errors="replace")[-2000:]
     except OSError:
         return "nothing"
 
 
-def _place(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
+def _directory_for(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
     """Name the fork server's directory: one per executor, list of modules, and variables that imports read."""
-    known = (name for name in sorted(variables) if name.startswith(_OF_IMPORTS))
-    read = [name for name in known if not name.startswith(_NOT_OF_IMPORTS)]
-    told = [variables["PYTHONPATH"], *((name, variables[name]) for name in read)]
-    facts = repr([sys.executable, socket.gethostname(), os.getuid(), _executor(), *modules, told])
+    known = (name for name in sorted(variables) if name.startswith(_READ_BY_IMPORTS))
+    read = [name for name in known if not name.startswith(_NOT_READ_BY_IMPORTS)]
+    environment = [variables["PYTHONPATH"], *((name, variables[name]) for name in read)]
+    key = repr([sys.executable, socket.gethostname(), os.getuid(), _executor(), *modules, environment])
     # Each executor has its own Spark directory, which Spark removes even after a crash of the executor.
-    given = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
-    parent = given if os.path.isdir(given) else tempfile.gettempdir()
-    return Path(parent, f"ranks-{hashlib.sha256(facts.encode()).hexdigest()[:16]}")
+    spark_directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+    parent = spark_directory if os.path.isdir(spark_directory) else tempfile.gettempdir()
+    return Path(parent, f"ranks-{hashlib.sha256(key.encode()).hexdigest()[:16]}")
 
 
 @contextlib.contextmanager
-def _address(place: Path) -> Iterator[str]:
+def _address(directory: Path) -> Iterator[str]:
     """Shorten the path of a fork server's socket to what the system allows, while the `with` lasts."""
-    path = str(place / _SOCKET)
+    path = str(directory / _SOCKET)
     if len(path) <= _LONGEST_PATH:
         yield path
         return
-    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{directory}/{_SOCKET}"
+        yield f"/proc/self/fd/{descriptor}/{_SOCKET}"
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _locked(place: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[None]:
     """Hold the lock under which a fork server is started, found or ended, and make its directory.
 
     Raises:
         FileNotFoundError: The directory was removed meanwhile by a server that ended.
         ClusterError: The directory isn't this user's alone.
     """
-    place.mkdir(mode=0o700, exist_ok=True)
-    _refuse_others(place)
-    with (place / "lock").open("w") as lock:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _check_owner(directory)
+    with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.samestat(os.fstat(lock.fileno()), (place / "lock").stat()):
-            raise FileNotFoundError(str(place))
+        if not os.path.samestat(os.fstat(lock.fileno()), (directory / "lock").stat()):
+            raise FileNotFoundError(str(directory))
         yield
 
 
-def _refuse_others(place: Path) -> None:
-    found = place.lstat()
+def _check_owner(directory: Path) -> None:
+    found = directory.lstat()
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
         raise ClusterError(
             explain(
-                f"{place} on {socket.gethostname()} isn't this user's alone.",
+                f"{directory} on {socket.gethostname()} isn't this user's alone.",
                 expected=f"a directory of user {os.getuid()} with mode 700",
                 received=f"user {found.st_uid}, {stat.filemode(found.st_mode)}",
                 fix="Remove it.",
@@ -206,10 +203,10 @@ def _executor() -> int:
     return parent.pid if parent and parent.cmdline() == own.cmdline() else os.getpid()
 
 
-def _connected(place: Path) -> socket.socket:
+def _connected(directory: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
-        with _address(place) as address:
+        with _address(directory) as address:
             connection.connect(address)
     except OSError:
         connection.close()
@@ -217,20 +214,20 @@ def _connected(place: Path) -> socket.socket:
     return connection
 
 
-class _Host:
+class _ForkServer:
     """Fork server: forks ranks on request, kills them when their task disconnects, and reports their exit codes.
 
     Args:
-        place: The server's directory, which holds its socket.
+        directory: The server's directory, which holds its socket.
         executor: The id of the process with which the server ends.
     """
 
-    def __init__(self, place: Path, executor: int) -> None:
-        self._place = place
+    def __init__(self, directory: Path, executor: int) -> None:
+        self._directory = directory
         self._executor = executor
         self._ranks: dict[int, socket.socket] = {}  # process id -> connection of the task
         self._listener = socket.socket(socket.AF_UNIX)
-        with _address(place) as address:
+        with _address(directory) as address:
             self._listener.bind(address)
         self._listener.listen(128)
 
@@ -262,39 +259,39 @@ class _Host:
                 if connection:
                     with contextlib.suppress(KeyError):
                         selector.unregister(connection)
-                    _tell(connection, {"exit": code})
+                    _reply(connection, Exited(code))
                     connection.close()
             used = time.monotonic() if self._ranks else used
-        shutil.rmtree(self._place, ignore_errors=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _closes(self) -> bool:
         """Remove the directory, so that no task finds this server; False if a task is connecting."""
-        with _locked(self._place):
+        with _locked(self._directory):
             if select.select([self._listener], [], [], 0)[0]:
                 return False
-            shutil.rmtree(self._place)
+            shutil.rmtree(self._directory)
             return True
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, reason: str) -> None:
         """Answer all requests with the reason why there is no rank, then end."""
         while not self._closes():
             with contextlib.suppress(OSError), self._accepted() as (connection, _, _):
-                _tell(connection, {"failed": why})
+                _reply(connection, NotForked(reason))
                 connection.close()
 
     @contextlib.contextmanager
-    def _accepted(self) -> Iterator[tuple[socket.socket, Wanted | None, list[int]]]:
+    def _accepted(self) -> Iterator[tuple[socket.socket, RankRequest | None, Descriptors]]:
         """Accept the next task's connection, with its request and its descriptors, which are closed at the end."""
         connection, _ = self._listener.accept()
         connection.settimeout(_REQUEST_SECONDS)
-        _, descriptors, _, _ = socket.recv_fds(connection, 1, _DESCRIPTORS)
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, len(Descriptors._fields))
         try:
             with connection.makefile("rb") as stream:
-                wanted = read_frame(stream)
+                request = read_frame(stream)
             connection.settimeout(None)
-            yield connection, wanted, descriptors
+            yield connection, request, Descriptors(*descriptors)
         except Exception:  # costs only this task its rank
-            _tell(connection, {"failed": traceback.format_exc()})
+            _reply(connection, NotForked(traceback.format_exc()))
             connection.close()
             raise
         finally:
@@ -308,42 +305,41 @@ class _Host:
             The rank's process id and its task's connection; 0 and None if no rank was forked.
         """
         sys.stdout.flush()
-        host = os.getpid()
-        with contextlib.suppress(Exception), self._accepted() as (connection, wanted, descriptors):
-            if wanted is None:  # the task is gone
+        server = os.getpid()
+        with contextlib.suppress(Exception), self._accepted() as (connection, request, descriptors):
+            if request is None:  # the task is gone
                 connection.close()
                 return 0, None
             pid = os.fork()
             if not pid:
                 connection.close()
-                self._become(wanted, descriptors, host)
+                self._become_rank(request, descriptors, server)
             self._ranks[pid] = connection
-            _tell(connection, {"pid": pid})
+            _reply(connection, Forked(pid))
             return pid, connection
         return 0, None
 
-    def _become(self, wanted: Wanted, descriptors: Sequence[int], host: int) -> NoReturn:
+    def _become_rank(self, request: RankRequest, descriptors: Descriptors, server: int) -> NoReturn:
         """Turn this forked process into the rank, and never return."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _end_with_parent(host)
+            _end_with_parent(server)
             for inherited in (self._listener, *self._ranks.values()):
                 inherited.close()
-            orders, output, answers = descriptors
-            for own, standard in ((orders, 0), (output, 1), (output, 2)):
+            for own, standard in ((descriptors.task, 0), (descriptors.output, 1), (descriptors.output, 2)):
                 os.dup2(own, standard)
-            os.close(orders)
-            os.close(output)
+            os.close(descriptors.task)
+            os.close(descriptors.output)
             os.environ.clear()
-            os.environ.update(wanted.environment)
-            os.chdir(wanted.directory)
-            sys.path[:] = wanted.path
+            os.environ.update(request.environment)
+            os.chdir(request.directory)
+            sys.path[:] = request.path
             importlib.invalidate_caches()  # files may have been added since the server's imports
             tempfile.tempdir = None  # TMPDIR of the new environment applies
             np.random.seed()  # else all ranks of a server would draw the same numbers
             gc.enable()
-            rank_main.serve(answers)
+            rank_main.serve(descriptors.answers)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -360,7 +356,7 @@ def _ended() -> Iterator[tuple[int, int]]:
             yield pid, os.waitstatus_to_exitcode(status)
 
 
-def _tell(connection: socket.socket, message: dict[str, int | str]) -> None:
+def _reply(connection: socket.socket, message: Forked | NotForked | Exited) -> None:
     with contextlib.suppress(OSError), connection.makefile("wb") as stream:
         write_frame(stream, message)
 
@@ -375,15 +371,15 @@ def _end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def main(place: Path, executor: int, modules: Sequence[str]) -> None:
+def main(directory: Path, executor: int, modules: Sequence[str]) -> None:
     """Import what ranks need, then run the fork server.
 
     Args:
-        place: The server's directory.
+        directory: The server's directory.
         executor: The id of the process with which the server ends.
         modules: The modules to import besides TensorFlow and Horovod.
     """
-    host = _Host(place, executor)
+    server = _ForkServer(directory, executor)
     try:
         with gc_paused():
             import horovod.tensorflow  # noqa: F401
@@ -391,11 +387,11 @@ def main(place: Path, executor: int, modules: Sequence[str]) -> None:
             for name in modules:
                 importlib.import_module(name)
     except Exception:
-        host.refuse(traceback.format_exc())
+        server.refuse(traceback.format_exc())
         return
     gc.disable()
     gc.freeze()  # keeps the memory pages of the imports shared with the ranks
-    host.run()
+    server.run()
 
 
 if __name__ == "__main__":

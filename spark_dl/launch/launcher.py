@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import pickle
 import queue
 import re
@@ -15,15 +16,18 @@ from pyspark.sql import Row, SparkSession
 from spark_dl.errors import RankError, explain
 from spark_dl.launch import slots
 from spark_dl.launch.barrier_task import RESULT_SCHEMA, RankJob, run_task
-from spark_dl.launch.channel import Channel
+from spark_dl.launch.channel import Channel, MessageQueue
 from spark_dl.launch.failure import first_cause
-from spark_dl.launch.monitor import RankMonitor
+from spark_dl.launch.messages import JobEnded
+from spark_dl.launch.monitor import RankEvents, RankMonitor
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slot_queue import SlotQueue
 from spark_dl.spark.job import SparkJob
 from spark_dl.world import Rank
 
 __all__ = ["run_ranks"]
+
+_log = logging.getLogger(__name__)
 
 
 def run_ranks(
@@ -32,6 +36,7 @@ def run_ranks(
     size: int,
     settings: LaunchSettings,
     on_report: Callable[[dict[str, Any]], None] = lambda content: None,
+    on_warning: Callable[[str], None] = lambda text: None,
     modules: Sequence[str] = (),
 ) -> list[Any]:
     """Call a function on Horovod ranks, once earlier calls of this application have their slots.
@@ -41,8 +46,8 @@ def run_ranks(
         function: The function that each rank calls with its `Rank`.
         size: The number of ranks.
         settings: The launch settings.
-        on_report: Called in this thread with the ranks' reports, and with warnings about waiting for slots and about
-            stuck ranks.
+        on_report: Called in this thread with the ranks' reports.
+        on_warning: Called in this thread with warnings about waiting for slots and about stuck ranks.
         modules: The modules that the function imports besides TensorFlow and Horovod. An executor imports them once
             for all calls.
 
@@ -53,9 +58,9 @@ def run_ranks(
         ClusterError: There were no slots in time, or the ranks did not meet in time.
         RankError: A rank raised, is stuck, or was lost, or its result can't be unpickled.
     """
-    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    messages: MessageQueue = queue.Queue()
     with (
-        SlotQueue.of(spark).claim(size, lambda text: on_report({"kind": "warning", "text": text})) as claim,
+        SlotQueue.of(spark).claim(size, on_warning) as claim,
         Channel.of(spark, messages) as channel,
     ):
         job = RankJob(
@@ -67,6 +72,7 @@ def run_ranks(
             share_gpus=settings.gpus_per_worker is None and slots.tasks_share_gpus(spark),
             reach_timeout=10.0,
             collective_timeout=settings.collective_timeout,
+            log_level=logging.getLogger("spark_dl").getEffectiveLevel(),
         )
         frame = spark.range(0, size, 1, size).mapInArrow(
             functools.partial(run_task, job),
@@ -74,32 +80,35 @@ def run_ranks(
             barrier=True,
             profile=slots.resource_profile(spark, settings),
         )
-        with SparkJob(frame, lambda: messages.put({"event": "ended"})) as spark_job:
-            watch = RankMonitor(size, settings, on_report, lambda facts: channel.tell({"ranks": facts}), claim)
-            while not watch.ended:
-                watch.take(messages)
-            watch.take_late(messages)
-            return _values(spark_job.rows, watch)
+        _log.info("Starting %d ranks.", size)
+        with SparkJob(frame, lambda: messages.put(JobEnded())) as spark_job:
+            monitor = RankMonitor(size, settings, RankEvents(on_report, on_warning, channel.broadcast), claim)
+            while not monitor.ended:
+                monitor.take(messages)
+            monitor.take_late(messages)
+            return _values(spark_job.rows, monitor)
 
 
-def _values(collect: Callable[[], list[Row]], watch: RankMonitor) -> list[Any]:
+def _values(collect: Callable[[], list[Row]], monitor: RankMonitor) -> list[Any]:
     try:
         rows = sorted(collect(), key=lambda row: int(row["rank"]))
     except Exception as error:
-        if not watch.failures:
+        if not monitor.failures:
             # Spark Connect spells it with one l.
             cancelled = re.search("cancell?ed", str(error), re.IGNORECASE) is not None
-            raise RankError(f"The Spark job that ran the ranks failed: {_said(error)}", lost=not cancelled) from error
+            raise RankError(
+                f"The Spark job that ran the ranks failed: {_job_error(error)}", lost=not cancelled
+            ) from error
         rows = []
-    if not rows and watch.failures:
-        raise watch.failed()
+    if not rows and monitor.failures:
+        raise monitor.failed()
     failures = [pickle.loads(row["content"]) for row in rows if not row["ok"]]
     if failures:
         raise first_cause(failures).error()
     return [_value(row) for row in rows]
 
 
-def _said(error: Exception) -> str:
+def _job_error(error: Exception) -> str:
     """Extract Spark's message about a failed job from the Java stack trace around it."""
     text = str(error)
     found = re.search(r"(ExecutorLostFailure|Could not recover from|Job aborted)[^\n]*", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import time
 from collections.abc import Callable
@@ -11,11 +12,15 @@ from typing import Any
 
 from spark_dl.errors import ClusterError, RankError, explain
 from spark_dl.launch import slots
+from spark_dl.launch.channel import MessageQueue
 from spark_dl.launch.failure import Failure, first_cause
+from spark_dl.launch.messages import Arrived, Failed, Heartbeat, JobEnded, Peers, Ready, Report, Started, TaskMessage
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slot_queue import TELL_SECONDS, Claim
+from spark_dl.launch.slot_queue import NOTICE_SECONDS, Claim
 
-__all__ = ["RankMonitor"]
+__all__ = ["RankEvents", "RankMonitor"]
+
+_log = logging.getLogger(__name__)
 
 # After a failure, the other ranks get this long to report theirs before the stage is cancelled.
 _FAILURE_GRACE_SECONDS = 5.0
@@ -23,19 +28,30 @@ _LATE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class _Mark:
+class RankEvents:
+    """What the owner of a `RankMonitor` does when something happens.
+
+    Attributes:
+        on_report: Called with each report of a rank.
+        on_warning: Called with each warning of the monitor.
+        on_ready: Called once, when all ranks are ready to start Horovod.
+    """
+
+    on_report: Callable[[dict[str, Any]], None]
+    on_warning: Callable[[str], None]
+    on_ready: Callable[[Peers], None]
+
+
+@dataclass(frozen=True)
+class _Progress:
     """A rank's last heartbeat.
 
     Attributes:
-        count: The number of heartbeats so far.
-        where: What the rank's function was doing.
-        stack: The stack of its main thread, if the count hasn't changed since the message before; else "".
+        heartbeat: The message.
         at: When the count last changed, by the monotonic clock.
     """
 
-    count: int
-    where: str
-    stack: str
+    heartbeat: Heartbeat
     at: float
 
 
@@ -45,8 +61,7 @@ class RankMonitor:
     Args:
         size: The number of ranks.
         settings: The launch settings, which hold the timeouts.
-        on_report: Called with each report of a rank, and with warnings of this monitor.
-        on_ready: Called once, when all ranks are ready to start Horovod, with the facts of each, in rank order.
+        events: What is called when something happens.
         claim: The job's claim in the application's slot queue; None without a queue.
 
     Attributes:
@@ -58,26 +73,24 @@ class RankMonitor:
         self,
         size: int,
         settings: LaunchSettings,
-        on_report: Callable[[dict[str, Any]], None],
-        on_ready: Callable[[list[dict[str, Any]]], None],
+        events: RankEvents,
         claim: Claim | None = None,
     ) -> None:
         self.ended = False
         self.failures: dict[int, Failure] = {}
         self._size = size
         self._settings = settings
-        self._on_report = on_report
-        self._on_ready = on_ready
+        self._events = events
         self._arrived: dict[int, str] = {}
-        self._ready: dict[int, dict[str, Any]] = {}
+        self._ready: dict[int, Ready] = {}
         self._started: set[int] = set()
-        self._marks: dict[int, _Mark] = {}
+        self._progress: dict[int, _Progress] = {}
         self._warned_at = 0.0
         self._claim = claim
-        first = settings.slot_timeout if claim is None else min(settings.slot_timeout, TELL_SECONDS)
+        first = settings.slot_timeout if claim is None else min(settings.slot_timeout, NOTICE_SECONDS)
         self._deadline: float | None = time.monotonic() + first
 
-    def take(self, messages: queue.Queue[dict[str, Any]]) -> None:
+    def take(self, messages: MessageQueue) -> None:
         """Wait for the next message until the deadline, and handle it.
 
         Raises:
@@ -94,51 +107,61 @@ class RankMonitor:
             raise self._overdue()
         self._on(message)
         # Handling a report may take long, so heartbeats are judged only once no message is waiting.
-        if message["event"] == "heartbeat" and messages.empty():
-            self._check_marks()
+        if isinstance(message, Heartbeat) and messages.empty():
+            self._check_progress()
 
-    def take_late(self, messages: queue.Queue[dict[str, Any]]) -> None:
+    def take_late(self, messages: MessageQueue) -> None:
         """Handle the messages that arrive after the job's end, which takes another path than they do."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._on(messages.get(timeout=_LATE_SECONDS))
 
-    def _on(self, message: dict[str, Any]) -> None:
-        event = message["event"]
-        if event == "ended":
-            self.ended = True
-        elif event == "report":
-            self._on_report(message["content"])
-        elif event == "heartbeat":
-            self._on_mark(message)
-        elif event == "failed":
-            self.failures[message["rank"]] = Failure(**message["failure"])
-            self._deadline = time.monotonic() + _FAILURE_GRACE_SECONDS
-        elif event == "arrived":
-            self._arrived[message["rank"]] = message["host"]
-            if len(self._arrived) == self._size and not self.failures:
-                self._deadline = time.monotonic() + self._settings.start_timeout
-                if self._claim:
-                    self._claim.grant()
-        elif event == "ready":
-            self._ready[message["rank"]] = message["facts"]
-            if len(self._ready) == self._size:
-                self._on_ready([self._ready[rank] for rank in range(self._size)])
-        elif event == "started":
-            self._started.add(message["rank"])
-            if len(self._started) == self._size and not self.failures:
-                self._deadline = None
+    def _on(self, message: TaskMessage | JobEnded) -> None:
+        match message:
+            case Report(content):
+                self._events.on_report(content)
+            case Heartbeat():
+                self._on_heartbeat(message)
+            case Arrived():
+                self._on_arrived(message)
+            case Ready():
+                self._on_ready(message)
+            case Started(rank):
+                self._started.add(rank)
+                if len(self._started) == self._size and not self.failures:
+                    _log.info("All ranks have started Horovod.")
+                    self._deadline = None
+            case Failed(failure):
+                self.failures[failure.rank] = failure
+                self._deadline = time.monotonic() + _FAILURE_GRACE_SECONDS
+            case JobEnded():
+                self.ended = True
 
-    def _on_mark(self, message: dict[str, Any]) -> None:
-        before = self._marks.get(message["rank"])
-        moved = before is None or before.count != message["count"]
-        at = time.monotonic() if before is None or moved else before.at
-        self._marks[message["rank"]] = _Mark(message["count"], message["where"], message["stack"], at)
+    def _on_arrived(self, message: Arrived) -> None:
+        self._arrived[message.rank] = message.host
+        if len(self._arrived) == self._size and not self.failures:
+            _log.info("All ranks have their slots, on the hosts %s.", ", ".join(sorted(set(self._arrived.values()))))
+            self._deadline = time.monotonic() + self._settings.start_timeout
+            if self._claim:
+                self._claim.grant()
+
+    def _on_ready(self, message: Ready) -> None:
+        self._ready[message.rank] = message
+        if len(self._ready) == self._size:
+            ranks = [self._ready[rank] for rank in range(self._size)]
+            address = next(rank.rendezvous for rank in ranks if rank.rendezvous)
+            self._events.on_ready(Peers(address, tuple(rank.gpus for rank in ranks)))
+
+    def _on_heartbeat(self, message: Heartbeat) -> None:
+        before = self._progress.get(message.rank)
+        same = before is not None and before.heartbeat.count == message.count
+        at = before.at if before is not None and same else time.monotonic()
+        self._progress[message.rank] = _Progress(message, at)
         if not self.failures and len(self._started) == self._size:
             # Living ranks send heartbeats each second, even while they wait: this deadline is for all being silent.
             self._deadline = time.monotonic() + self._settings.stall_timeout + 2 * self._settings.collective_timeout
 
-    def _check_marks(self) -> None:
+    def _check_progress(self) -> None:
         """Warn about a stuck rank, and later raise.
 
         Ranks wait for each other in each step, so the one with the fewest heartbeats is the one that is stuck.
@@ -146,15 +169,18 @@ class RankMonitor:
         Raises:
             RankError: No rank has had a new heartbeat for stallTimeout.
         """
-        if not self._marks or self.failures:
+        if not self._progress or self.failures:
             return
-        still = time.monotonic() - max(heartbeat.at for heartbeat in self._marks.values())
+        still = time.monotonic() - max(one.at for one in self._progress.values())
         if still < self._settings.stall_timeout / 2:
             return
-        nowhere = _Mark(0, "the beginning", "", 0.0)
-        all_ranks = {rank: self._marks.get(rank, nowhere) for rank in sorted(self._arrived)}
-        rank, heartbeat = min(all_ranks.items(), key=lambda item: item[1].count)
-        host = self._arrived.get(rank, "an unknown host")
+        heartbeats = [
+            self._progress[rank].heartbeat if rank in self._progress else Heartbeat(rank, 0, "the beginning", "")
+            for rank in sorted(self._arrived)
+        ]
+        heartbeat = min(heartbeats, key=lambda one: one.count)
+        rank = heartbeat.rank
+        host = self._arrived[rank]
         text = f"Rank {rank} on host {host} has stood at {heartbeat.where} for {still:.0f} s"
         if still >= self._settings.stall_timeout:
             raise RankError(
@@ -170,7 +196,7 @@ class RankMonitor:
             )
         if time.monotonic() - self._warned_at > self._settings.stall_timeout:
             self._warned_at = time.monotonic()
-            self._on_report({"kind": "warning", "text": f"{text}:\n{heartbeat.stack}"})
+            self._events.on_warning(f"{text}:\n{heartbeat.stack}")
 
     def _waits_for_slots(self) -> bool:
         """Extend the deadline by the time in which other fits of this application hold slots; False if it is over."""
@@ -190,7 +216,7 @@ class RankMonitor:
         named = ", ".join(f"rank {rank} on {self._arrived.get(rank, 'an unknown host')}" for rank in missing)
         if len(self._started) == self._size:
             return RankError(
-                "No rank has said anything for too long: their hosts, or the way to them, are gone.", lost=True
+                "No rank has sent a message for too long: their hosts, or the network to them, are gone.", lost=True
             )
         return ClusterError(
             explain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import sys
@@ -10,34 +11,23 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import cloudpickle
 
 from spark_dl.launch.failure import of_exception
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.world import Rank, World
+from spark_dl.launch.messages import Done, Failed, Heartbeat, Idle, RankTask, Report, Started
+from spark_dl.world import Rank
 
-__all__ = ["RankTask", "serve", "without_rank"]
+__all__ = ["serve", "without_rank"]
 
-_MARK_SECONDS = 1.0
-_FRAMES = 12
+_log = logging.getLogger(__name__)
 
+_HEARTBEAT_SECONDS = 1.0
+_STACK_FRAMES = 12
 
-@dataclass(frozen=True)
-class RankTask:
-    """The task of a rank's process, sent by its Spark task.
-
-    Attributes:
-        world: The rank's World.
-        environment: Horovod's environment variables.
-        payload: The cloudpickled function, which is called with a `Rank`.
-    """
-
-    world: World
-    environment: dict[str, str]
-    payload: bytes
+Answer = Callable[[Idle | Started | Heartbeat | Report | Failed | Done], None]
 
 
 def without_rank(function: Callable[..., Any], arguments: Sequence[Any], rank: Rank) -> Any:
@@ -49,12 +39,14 @@ class _Heartbeats(threading.Thread):
     """Thread that sends a heartbeat to the driver each second, with the stack if the count hasn't changed.
 
     Args:
+        rank: The rank.
         answer: Called with each message.
         main: The id of the thread whose stack is sent.
     """
 
-    def __init__(self, answer: Callable[[dict[str, Any]], None], main: int) -> None:
+    def __init__(self, rank: int, answer: Answer, main: int) -> None:
         super().__init__(daemon=True)
+        self._rank = rank
         self._answer = answer
         self._main = main
         self._count = 0
@@ -71,20 +63,19 @@ class _Heartbeats(threading.Thread):
 
     def run(self) -> None:
         """Send heartbeats until the process ends; the first one after `heartbeat` was called."""
-        told, still = 0, 0
+        last_count = 0
         while True:
-            time.sleep(_MARK_SECONDS)
+            time.sleep(_HEARTBEAT_SECONDS)
             if not self._count:
                 continue
             count, where = self._count, self._where
-            still = still + 1 if count == told else 0
-            told = count
-            stack = "" if not still else self._stack()
-            self._answer({"event": "heartbeat", "count": count, "where": where, "stack": stack})
+            stack = self._stack() if count == last_count else ""
+            last_count = count
+            self._answer(Heartbeat(self._rank, count, where, stack))
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._main)
-        return "".join(traceback.format_stack(frame)[-_FRAMES:]) if frame else ""
+        return "".join(traceback.format_stack(frame)[-_STACK_FRAMES:]) if frame else ""
 
 
 def serve(answers: int) -> NoReturn:
@@ -97,16 +88,16 @@ def serve(answers: int) -> NoReturn:
     with os.fdopen(answers, "wb") as stream:
         lock = threading.Lock()
 
-        def answer(message: dict[str, Any]) -> None:
+        def answer(message: object) -> None:
             with lock:
                 write_frame(stream, message)
 
-        answer({"event": "ready"})
-        order = read_frame(sys.stdin.buffer)
-        if order is None:
+        answer(Idle())
+        task = read_frame(sys.stdin.buffer)
+        if task is None:
             os._exit(0)
         threading.Thread(target=_end_with_input, daemon=True).start()
-        _carry_out(order, answer)
+        _run(task, answer)
     # Skip finalizers: threads of TensorFlow and Horovod may still run, and a crash in them would hide the result.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -123,24 +114,37 @@ def _compute_undisturbed() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _carry_out(order: RankTask, answer: Callable[[dict[str, Any]], None]) -> None:
+def _run(task: RankTask, answer: Answer) -> None:
     from spark_dl.collectives import HorovodCollectives
 
-    os.environ.update(order.environment)
-    collectives = HorovodCollectives(order.world)
+    os.environ.update(task.environment)
+    world = task.world
+    _log_to_output(world.rank, task.log_level)
+    collectives = HorovodCollectives(world)
     try:
         collectives.start()
-        answer({"event": "started"})
-        function = pickle.loads(order.payload)
-        marks = _Heartbeats(answer, threading.get_ident())
-        marks.start()
-        rank = Rank(order.world, lambda content: answer({"event": "report", "content": content}), marks.heartbeat)
-        answer({"event": "done", "value": cloudpickle.dumps(function(rank))})
+        answer(Started(world.rank))
+        _log.info("Horovod runs on rank %d of %d, on host %s.", world.rank, world.size, world.host)
+        function = pickle.loads(task.payload)
+        heartbeats = _Heartbeats(world.rank, answer, threading.get_ident())
+        heartbeats.start()
+        rank = Rank(world, lambda content: answer(Report(content)), heartbeats.heartbeat)
+        answer(Done(cloudpickle.dumps(function(rank))))
     except BaseException as error:
         sys.stdout.flush()
-        answer({"event": "failed", "failure": of_exception(error, order.world.rank, order.world.host)})
+        answer(Failed(of_exception(error, world.rank, world.host)))
     finally:
         collectives.stop()
+
+
+def _log_to_output(rank: int, level: int) -> None:
+    """Write this package's log records to the process's output, which its task forwards to the executor's log."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank} %(name)s: %(message)s"))
+    logger = logging.getLogger("spark_dl")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False  # the user's function may configure the root logger
 
 
 def _end_with_input() -> None:

@@ -1,4 +1,4 @@
-"""A rank's process, as its Spark task sees it: requested, given a `RankTask`, read from, and always ended.
+"""A rank's process, as its Spark task sees it: requested, sent a `RankTask`, read from, and always ended.
 
 A rank isn't run in the Spark Python worker: a reused worker may have configured TensorFlow already, and a crash in
 native code would end it. The process is forked from one that has imported TensorFlow (`fork_server`).
@@ -15,17 +15,30 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from spark_dl.launch import fork_server
 from spark_dl.launch.frames import read_frame, write_frame
+from spark_dl.launch.messages import Exited, Forked, Idle, NotForked, RankRequest, RankTask
 from spark_dl.redaction import redact
 
-__all__ = ["RankProcess"]
+__all__ = ["Exit", "RankProcess"]
 
 _LOG_LINES = 60
-_LEAVE_SECONDS, _KILL_SECONDS, _WORDS_SECONDS = 3.0, 5.0, 0.5
+_LEAVE_SECONDS, _KILL_SECONDS, _OUTPUT_SECONDS = 3.0, 5.0, 0.5
 _KILLED = -9
+
+
+class Exit(NamedTuple):
+    """End of a rank's process.
+
+    Attributes:
+        code: The exit code; -n if signal n killed it.
+        log: The last 60 lines that it printed.
+    """
+
+    code: int
+    log: str
 
 
 class RankProcess:
@@ -51,20 +64,19 @@ class RankProcess:
         self._code: int | None = None
         self._ended = threading.Event()
         self._log: collections.deque[str] = collections.deque(maxlen=_LOG_LINES)
-        self._host, self._place = fork_server.connect(environment, modules)
-        (orders, own_orders), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
+        self._server, self._server_directory = fork_server.connect(environment, modules)
+        (task, own_task), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
         variables = {
             **os.environ,
             **environment,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "TMPDIR": self._directory.name,
         }
-        fork_server.ask(
-            self._host, fork_server.Wanted(variables, list(sys.path), os.getcwd()), (orders, output, answers)
-        )
-        for given in (orders, output, answers):
-            os.close(given)
-        self._orders = os.fdopen(own_orders, "wb")
+        descriptors = fork_server.Descriptors(task, output, answers)
+        fork_server.request_rank(self._server, RankRequest(variables, list(sys.path), os.getcwd()), descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._task = os.fdopen(own_task, "wb")
         self._answers = os.fdopen(own_answers, "rb")
         self._pump = threading.Thread(target=self._forward_output, args=(os.fdopen(own_output, "rb"),), daemon=True)
         self._watch = threading.Thread(target=self._wait_for_end, daemon=True)
@@ -82,62 +94,67 @@ class RankProcess:
         if not self._ended.wait(_KILL_SECONDS if self.pid else 0) and self.pid:
             os.kill(self.pid, signal.SIGKILL)  # the fork server is frozen
         with contextlib.suppress(OSError):
-            self._host.shutdown(socket.SHUT_RDWR)
+            self._server.shutdown(socket.SHUT_RDWR)
         self._watch.join()
-        self._host.close()
+        self._server.close()
         self._answers.close()
         with contextlib.suppress(BrokenPipeError):
-            self._orders.close()
+            self._task.close()
         self._pump.join(_LEAVE_SECONDS)  # ends at once, unless a child of the rank holds the output open
         self._directory.cleanup()
 
     def kill(self) -> None:
         """Have the fork server kill the process, if it hasn't ended."""
         with contextlib.suppress(OSError):
-            self._host.shutdown(socket.SHUT_WR)
+            self._server.shutdown(socket.SHUT_WR)
 
     def ready(self) -> bool:
         """Wait until the process can take a task; False if it has ended before."""
-        message = read_frame(self._answers)
-        return message is not None and message["event"] == "ready"
+        return isinstance(read_frame(self._answers), Idle)
 
-    def begin(self, order: Any) -> None:
+    def begin(self, task: RankTask) -> None:
         """Send the process its `RankTask`. If it has died meanwhile, `messages` ends at once."""
         with contextlib.suppress(BrokenPipeError):
-            write_frame(self._orders, order)
+            write_frame(self._task, task)
 
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """Yield the process's messages until it ends."""
+    def messages(self) -> Iterator[Any]:
+        """Yield the process's messages until it ends: Started, Heartbeat, Report, Failed and Done."""
         while (message := read_frame(self._answers)) is not None:
             yield message
 
     def last_lines(self) -> str:
         """Return the last 60 lines that the process has printed so far."""
         # Messages and output take different pipes, so output may arrive after the message.
-        self._pump.join(_WORDS_SECONDS)
+        self._pump.join(_OUTPUT_SECONDS)
         return "".join(self._log)
 
-    def exit(self) -> tuple[int, str]:
-        """Wait for the end; return the exit code and the last 60 lines that the process printed."""
+    def exit(self) -> Exit:
+        """Wait for the end of the process."""
         self._ended.wait()
         self._pump.join(5)
-        return self._code or 0, "".join(self._log)
+        return Exit(self._code or 0, "".join(self._log))
 
     def _wait_for_end(self) -> None:
         try:
-            with self._host.makefile("rb") as stream:
-                while self._code is None and (told := read_frame(stream)) is not None:
-                    self.pid = told.get("pid", self.pid)
-                    self._code = told.get("exit")
-                    if "failed" in told:  # no rank was forked
-                        self._code = 1
-                        self._log.append(told["failed"])
+            with self._server.makefile("rb") as stream:
+                while self._code is None and (reply := read_frame(stream)) is not None:
+                    self._on_reply(reply)
             if self._code is None:
                 self._code = _KILLED if self.pid else 1
-                words = fork_server.last_words(self._place)
-                self._log.append(f"The process that ranks are forked from has ended; it said last: {words}\n")
+                log = fork_server.log_tail(self._server_directory)
+                self._log.append(f"The process that ranks are forked from has ended; its last output: {log}\n")
         finally:
             self._ended.set()
+
+    def _on_reply(self, reply: Forked | NotForked | Exited) -> None:
+        match reply:
+            case Forked(pid):
+                self.pid = pid
+            case Exited(code):
+                self._code = code
+            case NotForked(reason):
+                self._code = 1
+                self._log.append(reason)
 
     def _forward_output(self, output: BinaryIO) -> None:
         with output:

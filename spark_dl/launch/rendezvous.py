@@ -11,6 +11,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from spark_dl.launch.messages import Address
+
 __all__ = ["Rendezvous"]
 
 _LARGEST_VALUE = 1 << 20
@@ -24,22 +26,16 @@ class Rendezvous:
         host: The address to listen on, at which the other ranks reach this host.
 
     Attributes:
-        host: The address.
-        token: The random part of the path below which the store answers.
+        address: The address, with the random part of the path below which the store answers as its token.
     """
 
     def __init__(self, host: str) -> None:
-        self.host = host
-        self.token = secrets.token_hex(16)
+        token = secrets.token_hex(16)
         self._values: dict[str, bytes] = {}
-        self._server = ThreadingHTTPServer((host, 0), _handler(self.token, self._values))
+        self._server = ThreadingHTTPServer((host, 0), _handler(token, self._values))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The port at which the store listens."""
-        return int(self._server.server_address[1])
+        self.address = Address(host, int(self._server.server_address[1]), token)
 
     def __enter__(self) -> Rendezvous:
         self._thread.start()

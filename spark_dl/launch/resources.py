@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import psutil
 
 from spark_dl.errors import ClusterError, explain
+from spark_dl.launch.messages import Address
 from spark_dl.world import World
 
 __all__ = [
@@ -51,23 +52,22 @@ def task_environment(cpus: int, gpus: list[str], threads: int) -> dict[str, str]
     }
 
 
-def horovod_environment(world: World, rendezvous: tuple[str, int, str], interface: str, timeout: int) -> dict[str, str]:
+def horovod_environment(world: World, rendezvous: Address, interface: str, timeout: int) -> dict[str, str]:
     """Build Horovod's variables for one rank. HOROVOD_CYCLE_TIME keeps the executor's value, if it has one.
 
     Args:
         world: The rank's World.
-        rendezvous: The host, port and token of the rendezvous store.
+        rendezvous: The address of the rendezvous store.
         interface: The name of this host's network interface that reaches the other ranks.
         timeout: The seconds after which a silent peer counts as lost.
     """
-    host, port, token = rendezvous
     return {
         "HOROVOD_CYCLE_TIME": os.environ.get("HOROVOD_CYCLE_TIME", _CYCLE_MILLISECONDS),
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,
         "NCCL_SOCKET_IFNAME": f"={interface}",  # "=" matches the exact name; without it NCCL matches a prefix
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": f"{host}:{port}/{token}",
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": f"{rendezvous.host}:{rendezvous.port}/{rendezvous.token}",
         "HOROVOD_GLOO_RENDEZVOUS_PORT": "0",
         "HOROVOD_GLOO_TIMEOUT_SECONDS": str(timeout),
         "HOROVOD_HOSTNAME": world.host,
@@ -80,7 +80,7 @@ def horovod_environment(world: World, rendezvous: tuple[str, int, str], interfac
     }
 
 
-def gpu_names(addresses: Sequence[str]) -> list[str]:
+def gpu_names(addresses: Sequence[str]) -> tuple[str, ...]:
     """Return the UUIDs of GPUs, or their addresses if nvidia-smi doesn't know them.
 
     Addresses don't identify GPUs: in containers that isolate GPUs, each has the address 0.
@@ -92,7 +92,7 @@ def gpu_names(addresses: Sequence[str]) -> list[str]:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             name = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TOOL_SECONDS).stdout
         names.append(name.strip() or address)
-    return names
+    return tuple(names)
 
 
 def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool) -> None:
@@ -113,7 +113,7 @@ def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool
             if other != rank and not shared:
                 raise ClusterError(
                     explain(
-                        f"Ranks {other} and {rank} were both given GPU {address} of host {host}.",
+                        f"Ranks {other} and {rank} both have GPU {address} of host {host}.",
                         expected="a GPU for one rank alone",
                         received="executors on one host whose discovery scripts name the same GPUs",
                         fix="Start one executor on each host, or let the script give each executor GPUs of its own; "

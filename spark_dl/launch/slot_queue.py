@@ -18,10 +18,10 @@ from pyspark.sql import SparkSession
 
 from spark_dl.spark.session import application
 
-__all__ = ["TELL_SECONDS", "Claim", "SlotQueue"]
+__all__ = ["NOTICE_SECONDS", "Claim", "SlotQueue"]
 
 # After this wait the user gets a message.
-TELL_SECONDS = 5.0
+NOTICE_SECONDS = 5.0
 # The attribute of the application object that holds the queue, so that both end together.
 _ATTRIBUTE = "_spark_dl_slot_queue"
 
@@ -32,13 +32,13 @@ class Claim:
     Args:
         queue: The queue.
         size: The number of slots that the fit needs.
-        say: Called at most once, with a message for the user.
+        on_wait: Called at most once, with a message for the user.
     """
 
-    def __init__(self, queue: SlotQueue, size: int, say: Callable[[str], None]) -> None:
+    def __init__(self, queue: SlotQueue, size: int, on_wait: Callable[[str], None]) -> None:
         self._queue = queue
         self._size = size
-        self._say: Callable[[str], None] | None = say
+        self._on_wait: Callable[[str], None] | None = on_wait
         self._asked_at = time.monotonic()
 
     def grant(self) -> None:
@@ -60,15 +60,15 @@ class Claim:
         """
         free_since = self._queue.free_since()
         if free_since is None:
-            self.tell()
-            return max(timeout, TELL_SECONDS)
+            self.notify()
+            return max(timeout, NOTICE_SECONDS)
         return max(self._asked_at, free_since) + timeout - time.monotonic()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Show the user, once, that the fit is waiting for slots."""
-        if self._say is not None:
-            say, self._say = self._say, None
-            say(f"Waiting for {self._size} slots: other fits of this application come first.")
+        if self._on_wait is not None:
+            on_wait, self._on_wait = self._on_wait, None
+            on_wait(f"Waiting for {self._size} slots: other fits of this application come first.")
 
 
 class SlotQueue:
@@ -89,14 +89,14 @@ class SlotQueue:
         return queue
 
     @contextmanager
-    def claim(self, size: int, say: Callable[[str], None]) -> Iterator[Claim]:
+    def claim(self, size: int, on_wait: Callable[[str], None]) -> Iterator[Claim]:
         """Wait until it is this fit's turn to request slots; its slots count as free when the `with` ends.
 
         Args:
             size: The number of slots.
-            say: Called at most once, with a message for the user about the wait.
+            on_wait: Called at most once, with a message for the user about the wait.
         """
-        claim = Claim(self, size, say)
+        claim = Claim(self, size, on_wait)
         try:
             with self._changed:
                 self._asking.append(claim)
@@ -145,8 +145,8 @@ class SlotQueue:
             return self._asking[0] is claim
 
         with self._changed:
-            if self._changed.wait_for(is_leader, TELL_SECONDS):
+            if self._changed.wait_for(is_leader, NOTICE_SECONDS):
                 return
-        claim.tell()  # outside the lock, since it calls the user's tracker
+        claim.notify()  # outside the lock, since it calls the user's tracker
         with self._changed:
             self._changed.wait_for(is_leader)

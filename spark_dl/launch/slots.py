@@ -81,8 +81,8 @@ def cores_now(spark: SparkSession) -> int | None:
     Returns:
         The number of cores, at least 2; None if a setting fixes the number of partitions, or after 20 s.
     """
-    told = ("spark.default.parallelism", "spark.sql.leafNodeDefaultParallelism")  # these override the cores
-    if any(setting_of(spark)(key, "") for key in told):
+    overrides = ("spark.default.parallelism", "spark.sql.leafNodeDefaultParallelism")
+    if any(setting_of(spark)(key, "") for key in overrides):
         return None
     parts = spark.range(_MANY_ROWS).select(F.spark_partition_id().alias("part")).distinct()
     with SparkJob(parts) as job:
@@ -127,12 +127,12 @@ def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -
                 fix="Start the application with a fixed number of executors (spark.executor.instances).",
             )
         )
-    if (told := encryption(setting)) and not settings.allow_plaintext:
+    if (encrypting := encryption(setting)) and not settings.allow_plaintext:
         raise ClusterError(
             explain(
-                "Spark is told to encrypt, but Horovod's ranks speak plain TCP.",
+                "Spark is configured to encrypt, but Horovod's ranks use plain TCP.",
                 expected="allowPlaintext=True, on a network that you trust or that is encrypted itself",
-                received=told,
+                received=encrypting,
                 fix="Let networkInterface name an encrypted interface (WireGuard, for example), "
                 "and set allowPlaintext=True.",
             )
@@ -200,7 +200,7 @@ def _check_resources(master: str, setting: Setting, settings: LaunchSettings) ->
     if _LOCAL.fullmatch(master) and _has_profile(setting, settings):
         raise ClusterError(
             explain(
-                "In local mode tasks can't be given resources of their own.",
+                "Tasks of local mode have no resources of their own.",
                 expected="a cluster (standalone, YARN, Kubernetes, local-cluster)",
                 received=f"{master} with cpusPerWorker={settings.cpus_per_worker} and "
                 f"gpusPerWorker={settings.gpus_per_worker}",

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from spark_dl import figures
@@ -84,15 +85,15 @@ def of_training(trained: Trained, first_epoch: int) -> Files:
     files = {}
     if trained.result.history:
         files["history.png"] = _drawn(figures.history_figure, scalar_history(trained.result.history), first_epoch)
-    rates = {one["epoch"]: one["learning_rate"] for one in trained.epochs if one["learning_rate"] is not None}
+    rates = {report.epoch: report.learning_rate for report in trained.epochs if report.learning_rate is not None}
     if rates:
         files["learning_rate.png"] = _drawn(figures.learning_rate_figure, rates)
-    workers = len(trained.epochs[-1]["ranks"]) if trained.epochs else 0
-    same = [one for one in trained.epochs if len(one["ranks"]) == workers]  # the others had more workers
+    workers = len(trained.epochs[-1].speed.ranks) if trained.epochs else 0
+    # Earlier epochs may have had more workers.
+    same = [report for report in trained.epochs if len(report.speed.ranks) == workers]
     if workers:
-        files["ranks.png"] = _drawn(
-            figures.ranks_figure, [one["epoch"] for one in same], [one["ranks"] for one in same]
-        )
+        speeds = [[asdict(rank) for rank in report.speed.ranks] for report in same]
+        files["ranks.png"] = _drawn(figures.ranks_figure, [report.epoch for report in same], speeds)
     return files
 
 
@@ -106,10 +107,10 @@ def of_assessment(found: Assessment, class_labels: Sequence[str]) -> Files:
     if not isinstance(found, Classes):
         numbers = {name: getattr(found, name) for name in ("rows", "error", "mae", "rmse", "r2")}
         facts: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        told = f"RMSE {found.rmse:.4g}, MAE {found.mae:.4g}, R² {found.r2:.4f}"
+        title = f"RMSE {found.rmse:.4g}, MAE {found.mae:.4g}, R² {found.r2:.4f}"
         return {
             "validation/validation.json": functools.partial(_json, facts),
-            "validation/predicted.png": _drawn(figures.predicted_figure, found.sample, found.rows, told),
+            "validation/predicted.png": _drawn(figures.predicted_figure, found.sample, found.rows, title),
             "validation/residuals.png": _drawn(figures.residuals_figure, found.sample, found.rows),
         }
     labels = list(class_labels) or [str(one) for one in range(len(found.confusion))]
@@ -151,8 +152,8 @@ def _packages() -> bytes:
 
 def _graph(config: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Return the classes of a model's layers by name, and its edges; both empty for a subclassed model."""
-    told = config["config"].get("layers")  # a subclassed model's config may use the key for anything
-    layers = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    listed = config["config"].get("layers")  # a subclassed model's config may use the key for anything
+    layers = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     if not all("class_name" in one and isinstance(one.get("config"), dict) for one in layers):
         return {}, []
     if config["class_name"] == "Sequential":

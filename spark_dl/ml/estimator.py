@@ -141,7 +141,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         dataset = converted.dataset_for(spec.conversion)
         return self._train(converted.spark, spec, lambda workspace: dataset, lambda: converted.files, parent)
 
-    def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Mapping[Param[Any], Any]]) -> FitMany:
+    def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Mapping[Param[Any], Any]]) -> FitMany[KerasModel]:
         """Fit one model per param map; fits that need the same conversion share the converted rows.
 
         Args:
@@ -152,7 +152,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             A thread-safe iterator of (index of the param map, fitted model). The number of parallel fits is limited by
             the cluster's slots. If an MLflow run is active, each fit has a nested run below it.
         """
-        options = [self.copy(dict(params))._options() for params in paramMaps]
+        estimators = [self.copy(dict(params)) for params in paramMaps]
+        options = [estimator._options() for estimator in estimators]
         for one in options:  # checks the callbacks of all fits before the first one starts
             pickle_callbacks(one.callbacks)
         spark = dataset.sparkSession
@@ -162,7 +163,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         ]
         # Read here, in the caller's thread, as the active run is thread-local and fits may run in other threads.
         parent = active_record(self._options().tracking)
-        return FitMany(self, dataset, paramMaps, max(1, min(fits, default=1)), parent)
+        return FitMany(estimators, dataset, max(1, min(fits, default=1)), parent)
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
         spec, rows = self._checked(dataset)
@@ -270,7 +271,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             rows=result.rows,
             validation_rows=result.validation_rows,
             seconds=result.seconds,
-            rows_per_second=statistics.median([one["rows_per_second"] for one in trained.epochs] or [0.0]),
+            rows_per_second=statistics.median([report.speed.rows_per_second for report in trained.epochs] or [0.0]),
             best_epoch=result.best_epoch,
             non_finite=result.non_finite,
         )

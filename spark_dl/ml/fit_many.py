@@ -3,47 +3,56 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
-from pyspark.ml.param import Param
 from pyspark.sql import DataFrame
 
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.fit.converted import ConvertedData, comparable
+from spark_dl.fit.spec import FitSpec
 
-if TYPE_CHECKING:
-    from spark_dl.fit.spec import FitSpec
-    from spark_dl.ml.estimator import KerasEstimator
-    from spark_dl.ml.model import KerasModel
+__all__ = ["FitMany", "StepwiseEstimator"]
 
-__all__ = ["FitMany"]
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
 
 
-class FitMany(Iterator[tuple[int, "KerasModel"]]):
-    """Thread-safe iterator of (index of the param map, fitted model), in any order.
+class StepwiseEstimator(Protocol[M_co]):
+    """Estimator whose fits have the steps check, convert and train, which `FitMany` calls one by one."""
+
+    def _checked(self, dataset: DataFrame) -> tuple[FitSpec, DataFrame]:
+        """Build the specification of a fit; return it with the rows to convert."""
+
+    def _converted(self, spec: FitSpec, rows: DataFrame) -> ConvertedData:
+        """Convert the rows."""
+
+    def _fit_converted(self, spec: FitSpec, converted: ConvertedData, parent: str) -> M_co:
+        """Train on converted rows, with a parent record at the tracker."""
+
+
+class FitMany(Iterator[tuple[int, M]], Generic[M]):
+    """Thread-safe iterator of (index of the estimator, fitted model), in any order.
 
     CrossValidator calls it from several threads. The converted rows are removed after the last fit, or when a fit
     fails; later calls then raise the same error. Callers that don't take all models call `close()` or use a `with`.
     Otherwise, the rows are removed with the last reference to this object, or when the process ends.
 
     Args:
-        estimator: The estimator; it is copied for each fit.
+        estimators: The estimators, one per fit.
         dataset: The DataFrame.
-        param_maps: The param maps, one per fit.
         at_once: The number of fits that may run in parallel.
         parent: The id of the parent record at the tracker; empty for none.
     """
 
     def __init__(
         self,
-        estimator: KerasEstimator,
+        estimators: Sequence[StepwiseEstimator[M]],
         dataset: DataFrame,
-        param_maps: Sequence[Mapping[Param[Any], Any]],
         at_once: int,
         parent: str,
     ) -> None:
-        self._estimators = [estimator.copy(dict(params)) for params in param_maps]
+        self._estimators = estimators
         self._dataset = dataset
         self._parent = parent
         self._slots = threading.Semaphore(at_once)
@@ -54,7 +63,7 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
         self._closed = False
         self._failed: BaseException | None = None
 
-    def __next__(self) -> tuple[int, KerasModel]:
+    def __next__(self) -> tuple[int, M]:
         with self._lock:
             if self._failed is not None:
                 raise self._failed
@@ -80,7 +89,7 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
             self._closed = True
         self._remove_if_ended()
 
-    def __enter__(self) -> FitMany:
+    def __enter__(self) -> FitMany[M]:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -94,7 +103,7 @@ class FitMany(Iterator[tuple[int, "KerasModel"]]):
             for converted in list(self._converted.values()):
                 converted.close()
 
-    def _data(self, estimator: KerasEstimator, spec: FitSpec, rows: DataFrame) -> ConvertedData:
+    def _data(self, estimator: StepwiseEstimator[M], spec: FitSpec, rows: DataFrame) -> ConvertedData:
         # The id of a DataFrame is unique, as the estimators keep their DataFrames alive.
         key = (comparable(spec.conversion), id(spec.options.validation_data))
         with self._converting:

@@ -6,6 +6,9 @@ fits derive from these records. Code reads `options.batch_size`; users write `ba
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Callable
+
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.options.cluster import ClusterOptions, LaunchOptions
 from spark_dl.options.data import ColumnOptions, DataOptions
@@ -61,3 +64,10 @@ def declared(name: str) -> Option:
             )
         )
     return named[name]
+
+
+def _by_name(option: Option) -> tuple[Callable[[str], Option], tuple[str]]:
+    return declared, (option.name,)
+
+
+copyreg.pickle(Option, _by_name)  # checks may be nested functions, which pickle refuses

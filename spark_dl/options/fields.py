@@ -59,12 +59,6 @@ class Option:
         first, *others = self.field.split("_")
         return first + "".join(part.capitalize() for part in others)
 
-    def __reduce__(self) -> tuple[Callable[[str], Option], tuple[str]]:
-        """Pickle by name, as checks may be nested functions."""
-        from spark_dl.options import declared
-
-        return declared, (self.name,)
-
     def check(self, value: Any) -> Any:
         """Check a value and convert it to the option's type.
 

@@ -6,7 +6,8 @@ rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from spark_dl.collectives import Collectives
 from spark_dl.score.heads import Classification, Head, Regression
 from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.reports import TrainReporter, WarningReport
 
 __all__ = ["Assessment", "Classes", "Numbers", "assess", "can_assess"]
 
@@ -27,6 +29,10 @@ _MOST_CURVES = 20
 MOST_CLASSES = 1000
 # The size of the sample, over all ranks.
 SAMPLE = 5000
+# Labels of some rows: their number, their mean, and the sum of squared deviations from it.
+_SPREAD = np.dtype([("rows", np.float64), ("mean", np.float64), ("squares", np.float64)])
+# A row of the sample; `drawn` is 0 where there are fewer rows.
+_SAMPLED_ROW = np.dtype([("drawn", np.float64), ("actual", np.float64), ("predicted", np.float64)])
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def assess(
     plan: TrainPlan,
     result: TrainResult,
     collectives: Collectives,
-    report: Callable[[dict[str, Any]], None],
+    report: TrainReporter,
     heartbeat: Callable[[str], None],
 ) -> Assessment | None:
     """Assess the final model on the validation rows of all ranks.
@@ -94,7 +100,7 @@ def assess(
         plan: The training plan, the same on every rank.
         result: The training result, whose model file rank 0 has written.
         collectives: The collectives of this rank's World.
-        report: Sends a message to the driver; a no-op on all ranks but 0.
+        report: Sends a report to the driver; a no-op on all ranks but 0.
         heartbeat: Records this rank's progress.
 
     Returns:
@@ -111,12 +117,14 @@ def assess(
             tally.add(labels, head.columns(outputs))
     except Exception as error:
         failed, why = 1.0, f"{type(error).__name__}: {error}"
-    both = collectives.sum(np.concatenate([[failed], tally.sums()]), "spark_dl.assess.sums")
-    if both[0]:
-        text = f"The validation rows could not be looked at on {both[0]:.0f} of {world.size} ranks. {why}"
-        report({"kind": "warning", "text": text})
+    failures, totals = np.split(
+        collectives.sum(np.append(failed, tally.totals.view(np.float64)), "spark_dl.assess.sums"), [1]
+    )
+    if failures.any():
+        text = f"The validation rows could not be evaluated on {failures.sum():.0f} of {world.size} ranks. {why}"
+        report(WarningReport(text))
         return None
-    return tally.whole(both[1:])
+    return tally.whole(totals.view(tally.totals.dtype))
 
 
 def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
@@ -141,7 +149,14 @@ def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[t
 
 
 class _Tally:
-    """Accumulator of one rank's rows, as numbers that are summed over the ranks."""
+    """Accumulator of one rank's rows.
+
+    Attributes:
+        totals: The numbers that are summed over the ranks: one record of float64 fields.
+    """
+
+    def __init__(self, fields: Sequence[tuple[Any, ...]]) -> None:
+        self.totals = np.zeros(1, np.dtype(list(fields)))
 
     @staticmethod
     def of(head: Head, rank: int, ranks: int) -> _Tally:
@@ -151,12 +166,8 @@ class _Tally:
         """Add rows, as labels of shape (rows,) and the values of the head's fields."""
         raise NotImplementedError
 
-    def sums(self) -> np.ndarray:
-        """Return all accumulated numbers as a flat float64 array."""
-        raise NotImplementedError
-
-    def whole(self, sums: np.ndarray) -> Assessment | None:
-        """Compute the assessment from the sums over all ranks; None if there are no rows."""
+    def whole(self, totals: np.ndarray) -> Assessment | None:
+        """Compute the assessment from the totals of all ranks; None if there are no rows."""
         raise NotImplementedError
 
 
@@ -165,14 +176,16 @@ class _ClassTally(_Tally):
         self._classes = head.classes
         self._curves = (1,) if head.classes == 2 else tuple(range(head.classes))
         self._curves = self._curves if head.classes <= _MOST_CURVES else (-1,)
-        self._confusion = np.zeros((head.classes, head.classes))
-        self._counts = np.zeros((len(self._curves), 2, len(LOG_ODDS) - 1))
+        counts = (len(self._curves), 2, len(LOG_ODDS) - 1)
+        super().__init__(
+            [("confusion", np.float64, (head.classes, head.classes)), ("counts", np.float64, counts)],
+        )
 
     def add(self, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
         known = ~np.isnan(columns["prediction"])  # a NaN output has no predicted class
         columns = {name: values[known] for name, values in columns.items()}
         actual = labels[known].astype(np.int64)
-        np.add.at(self._confusion, (actual, columns["prediction"].astype(np.int64)), 1)
+        np.add.at(self.totals["confusion"][0], (actual, columns["prediction"].astype(np.int64)), 1)
         chances = columns["probability"]
         with np.errstate(divide="ignore"):
             odds = np.log(chances) - np.log1p(-np.minimum(chances, 1.0))
@@ -182,63 +195,68 @@ class _ClassTally(_Tally):
         own = actual[:, None] == np.arange(self._classes)
         for index, one in enumerate(self._curves):
             which = slice(None) if one < 0 else one
-            np.add.at(self._counts[index], (own[:, which].astype(np.int64).ravel(), bins[:, which].ravel()), 1)
+            np.add.at(
+                self.totals["counts"][0, index], (own[:, which].astype(np.int64).ravel(), bins[:, which].ravel()), 1
+            )
 
-    def sums(self) -> np.ndarray:
-        return np.concatenate([self._confusion.ravel(), self._counts.ravel()])
-
-    def whole(self, sums: np.ndarray) -> Classes | None:
-        confusion = sums[: self._confusion.size].reshape(self._confusion.shape)
-        counts = sums[self._confusion.size :].reshape(self._counts.shape)
+    def whole(self, totals: np.ndarray) -> Classes | None:
+        confusion = totals["confusion"][0]
         rows = int(confusion.sum())
-        return Classes(rows, confusion, self._curves, counts) if rows else None
+        return Classes(rows, confusion, self._curves, totals["counts"][0]) if rows else None
 
 
 class _NumberTally(_Tally):
     """Accumulator for regression: sums of errors, each rank's label mean and spread, a uniform sample of its rows."""
 
     def __init__(self, rank: int, ranks: int) -> None:
-        self._rank = rank
-        self._sums = np.zeros(3)
-        self._labels = np.zeros((ranks, 3))  # number of rows, their mean, and the sum of squared deviations from it
-        self._sample = np.zeros((ranks, max(1, SAMPLE // ranks), 3))
+        size = max(1, SAMPLE // ranks)
+        super().__init__(
+            [
+                *((name, np.float64) for name in ("error", "absolute_error", "squared_error")),
+                ("labels", _SPREAD, (ranks,)),
+                ("sample", _SAMPLED_ROW, (ranks, size)),
+            ]
+        )
+        self._labels, self._sample = self.totals["labels"][0, rank], self.totals["sample"][0, rank]
         self._draw = np.random.default_rng(rank)
-        self._keys = np.full(self._sample.shape[1], np.inf)
+        self._keys = np.full(size, np.inf)
 
     def add(self, labels: np.ndarray, columns: dict[str, np.ndarray]) -> None:
         actual, found = labels.astype(np.float64), columns["prediction"]
-        apart = found - actual
-        self._sums += np.sum([apart, np.abs(apart), apart**2], axis=1)
-        batch = np.array([len(actual), actual.mean(), ((actual - actual.mean()) ** 2).sum()])
-        self._labels[self._rank] = _joined(np.stack([self._labels[self._rank], batch]))
+        errors = found - actual
+        self.totals["error"] += errors.sum()
+        self.totals["absolute_error"] += np.abs(errors).sum()
+        self.totals["squared_error"] += (errors**2).sum()
+        batch = np.array((len(actual), actual.mean(), ((actual - actual.mean()) ** 2).sum()), _SPREAD)
+        self._labels[()] = _joined(np.array([self._labels, batch]))
         # The rows with the smallest random keys so far are a uniform sample.
         keys = np.concatenate([self._keys, self._draw.random(len(actual))])
-        rows = np.concatenate([self._sample[self._rank], np.stack([np.ones(len(actual)), actual, found], axis=1)])
+        rows = np.zeros(len(actual), _SAMPLED_ROW)
+        rows["drawn"], rows["actual"], rows["predicted"] = 1, actual, found
+        rows = np.concatenate([self._sample, rows])
         least = np.argsort(keys, kind="stable")[: len(self._keys)]
-        self._keys, self._sample[self._rank] = keys[least], rows[least]
+        self._keys, self._sample[:] = keys[least], rows[least]
 
-    def sums(self) -> np.ndarray:
-        return np.concatenate([self._sums, self._labels.ravel(), self._sample.ravel()])
-
-    def whole(self, sums: np.ndarray) -> Numbers | None:
-        (error, absolute, squared), rest = sums[:3], sums[3:]
-        rows, _, spread = _joined(rest[: self._labels.size].reshape(self._labels.shape))
+    def whole(self, totals: np.ndarray) -> Numbers | None:
+        labels = _joined(totals["labels"][0])
+        rows, spread = int(labels["rows"]), float(labels["squares"])
         if not rows:
             return None
-        drawn = rest[self._labels.size :].reshape(-1, 3)
+        squared = float(totals["squared_error"][0])
+        drawn = totals["sample"][totals["sample"]["drawn"] > 0]
         return Numbers(
-            rows=int(rows),
-            error=float(error / rows),
-            mae=float(absolute / rows),
-            rmse=float(np.sqrt(squared / rows)),
-            r2=float(1 - squared / spread) if spread > 0 else float("nan"),
-            sample=drawn[drawn[:, 0] > 0, 1:],
+            rows=rows,
+            error=float(totals["error"][0]) / rows,
+            mae=float(totals["absolute_error"][0]) / rows,
+            rmse=math.sqrt(squared / rows),
+            r2=1 - squared / spread if spread > 0 else math.nan,
+            sample=np.stack([drawn["actual"], drawn["predicted"]], axis=1),
         )
 
 
 def _joined(parts: np.ndarray) -> np.ndarray:
-    """Combine the row counts, means and sums of squared deviations of several parts: shape (parts, 3) to (3,)."""
-    rows, means, squares = parts.T
+    """Combine the _SPREAD of several parts of the rows."""
+    rows, means = parts["rows"], parts["mean"]
     total = rows.sum()
     mean = (rows * means).sum() / max(total, 1)
-    return np.array([total, mean, (squares + rows * (means - mean) ** 2).sum()])
+    return np.array((total, mean, (parts["squares"] + rows * (means - mean) ** 2).sum()), _SPREAD)

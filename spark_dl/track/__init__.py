@@ -1,8 +1,7 @@
-"""Experiment tracking, on the driver only. A tracker is one file here and its line in `TRACKERS`."""
+"""Experiment tracking with MLflow, on the driver only."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from spark_dl.errors import OptionError, TrackingError, explain, hint
@@ -12,7 +11,6 @@ from spark_dl.track.record import Record, try_to_log
 from spark_dl.track.tracker import LoggedData, LoggedModel, LoggedStage, NoTracker, Tracker
 
 __all__ = [
-    "TRACKERS",
     "LoggedData",
     "LoggedModel",
     "LoggedStage",
@@ -23,16 +21,17 @@ __all__ = [
     "try_to_log",
 ]
 
-# Value of the option `tracking` -> module.
-TRACKERS = {"mlflow": "spark_dl.track.mlflow", "optional": "spark_dl.track.mlflow"}
+# The values of the option `tracking`, besides None.
+_OPTIONAL = "optional"
+_TRACKING = ("mlflow", _OPTIONAL)
 
 
 def tracker(name: str | None, **settings: Any) -> Tracker:
-    """Open a tracker. Its library is imported here and not before.
+    """Open a tracker. MLflow is imported here and not before.
 
     Args:
         name: The value of the option `tracking`; None for a tracker that logs nothing.
-        **settings: The arguments of the module's `open_tracker`.
+        **settings: The arguments of `track.mlflow.open_tracker`.
 
     Raises:
         OptionError: The name is unknown.
@@ -40,11 +39,13 @@ def tracker(name: str | None, **settings: Any) -> Tracker:
     """
     if name is None:
         return NoTracker()
-    module = _module(name)
+    _check(name)
+    from spark_dl.track.mlflow import open_tracker
+
     try:
-        return QueuedTracker(module.open_tracker(**settings), required=name != "optional")
+        return QueuedTracker(open_tracker(**settings), required=name != _OPTIONAL)
     except TrackingError as error:
-        if name != "optional":
+        if name != _OPTIONAL:
             raise
         warn(not_tracked(error), 2)
         return NoTracker()
@@ -59,17 +60,21 @@ def active_record(name: str | None) -> str:
     Raises:
         OptionError: The name is unknown.
     """
-    return "" if name is None else str(_module(name).active_run_id())
+    if name is None:
+        return ""
+    _check(name)
+    from spark_dl.track.mlflow import active_run_id
+
+    return active_run_id()
 
 
-def _module(name: str) -> Any:
-    if name not in TRACKERS:
+def _check(name: str) -> None:
+    if name not in _TRACKING:
         raise OptionError(
             explain(
                 "tracking can't have this value.",
-                expected=f"None or one of {', '.join(map(repr, TRACKERS))}",
+                expected=f"None or one of {', '.join(map(repr, _TRACKING))}",
                 received=f"tracking={name!r}",
-                fix=hint(name, TRACKERS),
+                fix=hint(name, _TRACKING),
             )
         )
-    return importlib.import_module(TRACKERS[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from spark_dl.redaction import redact, warn
 from spark_dl.track.tracker import LoggedData, LoggedModel, NoTracker, Tracker
 
 __all__ = ["QueuedTracker", "not_tracked"]
+
+_log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 10.0
 # How long one entry is retried; and how long the end of a fit waits for one, plus the time to transfer its bytes.
@@ -219,6 +222,7 @@ class QueuedTracker:
                 if again:
                     self._entries.append(replace(entry, again=False))
                 elif failure is not None:
+                    _log.warning("An entry isn't logged: %s", _reason(failure))
                     self._unlogged.append({**entry.kept, "reason": _reason(failure)})
                 self._changed.notify_all()
 
@@ -236,6 +240,7 @@ class QueuedTracker:
             except Exception as error:
                 if not self._tracker.is_transient(error):
                     return error
+                _log.info("Logging is retried in %g s: %s", pause, _reason(error))
                 with self._changed:
                     ended = self._changed.wait_for(lambda: self._ended, pause)
                 if ended or time.monotonic() >= end:

@@ -79,7 +79,7 @@ class Record:
         if isinstance(error, TrackingError) or not (self._opened or try_to_log(self.open)):
             return
         if isinstance(error, RankError):
-            self.tracker.log_artifact("failure.txt", functools.partial(_told, error))
+            self.tracker.log_artifact("failure.txt", functools.partial(_failure_text, error))
         try_to_log(functools.partial(self.tracker.finish, error))
 
 
@@ -104,6 +104,6 @@ def _fail(error: Exception) -> bytes:
     raise error
 
 
-def _told(error: RankError) -> bytes:
-    log = f"\n\nIts last words on {error.host}:\n{error.rank_log}" if error.rank_log else ""
+def _failure_text(error: RankError) -> bytes:
+    log = f"\n\nIts last output on {error.host}:\n{error.rank_log}" if error.rank_log else ""
     return f"{error}{log}\n".encode()

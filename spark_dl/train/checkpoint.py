@@ -86,7 +86,7 @@ class Checkpoint:
         return f"{self.name}.optimizers" if self.optimizers_sha256 else ""
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """Position in words, for messages."""
         return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"the end of epoch {self.epoch}"
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from spark_dl.collectives import Collectives, make_collectives
 from spark_dl.train.loop import train
 from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.reports import ResultReport, TrainReport, TrainReporter
+from spark_dl.wire import encode
 from spark_dl.world import Rank
 
 __all__ = ["run_rank"]
 
 T = TypeVar("T")
-Report = Callable[[dict[str, Any]], None]
 Heartbeat = Callable[[str], None]
 # Evaluates the trained model: called on every rank with the plan and the training result.
-Look = Callable[[TrainPlan, TrainResult, Collectives, Report, Heartbeat], T]
+Look = Callable[[TrainPlan, TrainResult, Collectives, TrainReporter, Heartbeat], T]
 
 
 def run_rank(plan: TrainPlan, look: Look[T] | None, rank: Rank) -> tuple[TrainResult, T | None]:
@@ -32,11 +32,14 @@ def run_rank(plan: TrainPlan, look: Look[T] | None, rank: Rank) -> tuple[TrainRe
     Returns:
         The training result and the return value of `look` (None without `look`).
     """
+
+    def report(content: TrainReport) -> None:
+        if rank.world.is_leader:
+            rank.report(encode(content))
+
     collectives = make_collectives(rank.world)
-    result = train(plan, collectives, rank.report, rank.heartbeat)
+    result = train(plan, collectives, report, rank.heartbeat)
     if look is None:
         return result, None
-    if rank.world.is_leader:
-        rank.report({"kind": "trained", "result": asdict(result)})
-    report = rank.report if rank.world.is_leader else lambda told: None
+    report(ResultReport(result))
     return result, look(plan, result, collectives, report, rank.heartbeat)

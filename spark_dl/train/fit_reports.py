@@ -7,20 +7,39 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["reporting_fits"]
+from spark_dl.wire import encode
+from spark_dl.world import Rank
+
+__all__ = ["FitReport", "reporting_fits"]
 
 
-def reporting_fits(function: Callable[..., Any], arguments: Sequence[Any], rank: Any) -> Any:
+@dataclass(frozen=True)
+class FitReport:
+    """A finished epoch of a `keras.Model.fit` call.
+
+    Attributes:
+        fit: The number of the call, from 1.
+        epoch: The epoch, from 0.
+        logs: The epoch's metrics: numbers, or lists of numbers.
+    """
+
+    fit: int
+    epoch: int
+    logs: dict[str, Any]
+
+
+def reporting_fits(function: Callable[..., Any], arguments: Sequence[Any], rank: Rank) -> Any:
     """Call a function; on rank 0, report each epoch of each `keras.Model.fit` in it.
 
     Args:
         function: The function to call.
         arguments: The positional arguments of the function.
-        rank: The `world.Rank` of this process.
+        rank: This rank.
 
     Returns:
         The function's return value.
@@ -44,7 +63,7 @@ def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
             for name, value in (logs or {}).items():
                 with contextlib.suppress(TypeError, ValueError):  # other callbacks may log text
                     numbers[name] = np.asarray(value, float).tolist()  # vectors become lists
-            report({"fit": self._fit, "epoch": epoch, "logs": numbers})
+            report(encode(FitReport(self._fit, epoch, numbers)))
 
     original, count = keras.Model.fit, itertools.count(1)
     signature = inspect.signature(original)
@@ -52,12 +71,12 @@ def _report_fits(report: Callable[[dict[str, Any]], None]) -> None:
     @functools.wraps(original)
     def fit(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
-        given = bound.arguments.get("callbacks")
+        callbacks = bound.arguments.get("callbacks")
         reports = Reports(next(count))
-        if isinstance(given, keras.callbacks.CallbackList):
-            given.append(reports)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.append(reports)
         else:
-            several = list(given) if isinstance(given, (list, tuple)) else [given] if given else []
+            several = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
             bound.arguments["callbacks"] = [*several, reports]
         return original(*bound.args, **bound.kwargs)
 

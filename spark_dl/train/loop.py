@@ -33,6 +33,7 @@ from spark_dl.train.model.parts import seed_states, shift_seeds
 from spark_dl.train.model.serialization import from_bytes, register, settings_of, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.reports import TrainReporter
 from spark_dl.train.speed import StepClock
 from spark_dl.train.step import build_state, compile_gradients, has_own_test_step, prepare_steps, quick_train_function
 
@@ -44,7 +45,7 @@ _FINAL_MODEL = "final.keras"
 def train(
     plan: TrainPlan,
     collectives: Collectives,
-    report: Callable[[dict[str, Any]], None],
+    report: TrainReporter,
     heartbeat: Callable[[str], None] = lambda where: None,
 ) -> TrainResult:
     """Train the plan's model on this rank's shard.
@@ -52,7 +53,7 @@ def train(
     Args:
         plan: The training plan, the same on every rank.
         collectives: The collectives of this rank's World.
-        report: The function that sends progress records to the driver; called on rank 0.
+        report: The function that sends reports to the driver; called on rank 0.
         heartbeat: The function that takes the training position as text; called on every rank.
 
     Returns:
@@ -71,7 +72,7 @@ def _train(
     plan: TrainPlan,
     content: bytes,
     collectives: Collectives,
-    report: Callable[[dict[str, Any]], None],
+    report: TrainReporter,
     heartbeat: Callable[[str], None],
 ) -> TrainResult:
     """Run `train` with the custom objects and Keras's settings in effect."""
@@ -81,24 +82,24 @@ def _train(
     model = _model(plan, content, collectives)
     clock = StepClock()
     reducer = _prepare(model, plan, feed, collectives, clock)
-    given = dict(enumerate(cloudpickle.loads(plan.callbacks)))
+    user_callbacks = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     tensors = plan.dataset.tensors
     joins = metric_joins(model, lambda: examples_of_model(model, tensors)) if world.size > 1 else ()
-    agreement = SyncMetrics(collectives, reducer, list(given.values()), has_own_test_step(model), joins)
+    agreement = SyncMetrics(collectives, reducer, list(user_callbacks.values()), has_own_test_step(model), joins)
     measure = MeasureSpeed(
         collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
     )
-    users = {position: callback for position, callback in given.items() if runs_on(callback, world.rank)}
+    own = {position: callback for position, callback in user_callbacks.items() if runs_on(callback, world.rank)}
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
-    state = CallbackState(users)
+    state = CallbackState(own)
     saving = SaveCheckpoint(plan, agreement, state, feed.steps, report)
-    keeping = KeepRows(measure, feed, plan.options.epochs, report if world.is_leader else lambda told: None)
+    keeping = KeepRows(measure, feed, plan.options.epochs, report if world.is_leader else lambda content: None)
     callbacks = _OneTraining(
         [
             SendHeartbeats(heartbeat, plan.start),
             agreement,
             *_warm_up(plan, feed),
-            *users.values(),
+            *own.values(),
             CompareRanks(collectives),
             measure,
             keeping,
@@ -142,7 +143,7 @@ def _warm_up(plan: TrainPlan, feed: Feed) -> list[keras.callbacks.Callback]:
 
 
 def _of_leader(
-    plan: TrainPlan, feed: Feed, measure: MeasureSpeed, report: Callable[[dict[str, Any]], None]
+    plan: TrainPlan, feed: Feed, measure: MeasureSpeed, report: TrainReporter
 ) -> list[keras.callbacks.Callback]:
     """Return the callbacks that run on rank 0 only, because it is the rank that reports."""
     progress = ReportProgress(report, measure, plan.options.epochs, time.monotonic, plan.start)

@@ -107,15 +107,15 @@ class GradientReducer:
             flat = [tf.reshape(_weighted(gradients[i], rows), [-1]) for i in members[dtype]]
             buffers.append(tf.concat([header, *flat] if dtype == tf.float32 else flat, axis=0))
         sums = self._summed(buffers, name)
-        agreed, sums[0] = sums[0][: 2 + len(halves)], sums[0][2 + len(halves) :]
-        total = agreed[0]
-        self.stop_votes.assign(agreed[1])
+        summed_header, sums[0] = tf.split(sums[0], [2 + len(halves), -1])
+        total, votes, *bounds = tf.unstack(summed_header)
+        self.stop_votes.assign(votes)
         result = list(gradients)
         for dtype, summed in zip(dtypes, sums, strict=True):
             for i, part in _parts(summed, members[dtype], gradients):
                 result[i] = tf.reshape(part / tf.cast(total, dtype), tf.shape(gradients[i]))
         if halves:
-            self._reduce_halves(gradients, halves, result, rows / total, agreed[2:] / total, f"{name}.half")
+            self._reduce_halves(gradients, halves, result, rows / total, tf.stack(bounds) / total, f"{name}.half")
         for i, gradient in enumerate(gradients):
             if isinstance(gradient, tf.IndexedSlices):
                 result[i] = self._gathered(gradient, rows, total, f"{name}.sparse.{i}")

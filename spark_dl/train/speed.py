@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["ADVICE_THRESHOLD", "LEAST_SECONDS", "RankSpeed", "Speed", "StepClock", "speed"]
+from spark_dl.train.reports import RankSpeed, Speed
+
+__all__ = ["ADVICE_THRESHOLD", "LEAST_SECONDS", "RANK_CLOCKS", "EpochSpeed", "StepClock", "StepTimes", "measure_epoch"]
 
 # Advice is given above this share of the time, and for epochs of at least this many seconds.
 ADVICE_THRESHOLD, LEAST_SECONDS = 0.2, 1.0
+
+# A rank's measurement of an epoch: its seconds, the fields of StepTimes, and those of Usage.
+RANK_CLOCKS = np.dtype(
+    [
+        (name, np.float64)
+        for name in (
+            *("seconds", "input_seconds", "collective_seconds", "bytes_reduced"),
+            *("busy_cores", "memory_bytes", "gpu_memory_bytes"),
+        )
+    ]
+)
+
+
+class StepTimes(NamedTuple):
+    """Totals over the steps of one rank.
+
+    Attributes:
+        input_seconds: The seconds waited for input.
+        collective_seconds: The seconds in collectives.
+        bytes_reduced: The bytes passed to collectives.
+    """
+
+    input_seconds: float
+    collective_seconds: float
+    bytes_reduced: float
 
 
 class StepClock:
@@ -53,12 +80,13 @@ class StepClock:
         """Record the time of a reduction that started at `since` and resulted in these tensors; called in a graph."""
         self._reducing.assign_add(_now(tensors) - since)
 
-    def take(self) -> tuple[float, float, float]:
-        """Return and reset the seconds waited for input, the seconds in collectives, and the bytes passed to them."""
-        taken = tuple(float(total.numpy()) for total in (self._waiting, self._reducing, self._bytes))
-        for total in (self._waiting, self._reducing, self._bytes):
+    def take(self) -> StepTimes:
+        """Return the totals, and reset them."""
+        totals = (self._waiting, self._reducing, self._bytes)
+        taken = StepTimes(*(float(total.numpy()) for total in totals))
+        for total in totals:
             total.assign(0.0)
-        return taken  # type: ignore[return-value]
+        return taken
 
 
 def _now(after: Sequence[Any]) -> Any:
@@ -67,103 +95,75 @@ def _now(after: Sequence[Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class RankSpeed:
-    """Throughput and resource usage of one rank in an epoch.
-
-    Attributes:
-        rows_per_second: The rows per second of computing time, without waiting.
-        working: The share of the time in which the rank didn't wait, 0 to 1.
-        cpu_percent: The CPU usage in percent of one core: 200 if two cores were busy all the time.
-        memory_mb: The resident memory of the process, in 10^6 bytes.
-        gpu_memory_mb: The memory that TensorFlow uses on the rank's GPU, in 10^6 bytes; 0 without a GPU.
-    """
-
-    rows_per_second: float
-    working: float
-    cpu_percent: float
-    memory_mb: float
-    gpu_memory_mb: float
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Throughput of an epoch's training, without validation and checkpoints.
+class EpochSpeed:
+    """Measurement of an epoch, the same on every rank.
 
     Attributes:
         seconds: The seconds from the first step to the last, on the slowest rank.
-        rows_per_second: The rows per second of all ranks together.
-        step_ms: The milliseconds per step.
-        input_wait: The share of the time spent waiting for rows, 0 to 1; the maximum over ranks.
-        collective_wait: The share of the time spent reducing gradients, waiting for other ranks included, 0 to 1; the
-            mean over ranks.
-        bytes_reduced: The bytes of gradients that each rank passed to collectives.
-        ranks: The throughput of each rank.
+        speed: The throughput.
         advice: Suggestions for more throughput, in sentences; mostly empty.
     """
 
     seconds: float
-    rows_per_second: float
-    step_ms: float
-    input_wait: float
-    collective_wait: float
-    bytes_reduced: float
-    ranks: tuple[RankSpeed, ...] = ()
+    speed: Speed
     advice: tuple[str, ...] = ()
 
 
-def speed(rows: float, steps: int, ranks: np.ndarray, hosts: Sequence[str]) -> Speed:
+def measure_epoch(rows: float, steps: int, ranks: np.ndarray, hosts: Sequence[str]) -> EpochSpeed:
     """Compute an epoch's throughput from the clocks of all ranks.
 
     Args:
         rows: The number of rows trained on, over all ranks.
         steps: The number of steps of each rank.
-        ranks: Measurements of shape (ranks, 7): seconds, seconds waited for input, seconds in collectives, bytes passed
-            to collectives, busy cores, bytes of memory, bytes of GPU memory.
+        ranks: The measurement of each rank, of dtype RANK_CLOCKS.
         hosts: The host of each rank.
     """
-    seconds, waiting, reducing, sizes, cores, memory, gpu_memory = ranks.T
+    seconds = ranks["seconds"]
     longest = float(seconds.max())
     if longest <= 0 or not steps:
-        return Speed(longest, 0.0, 0.0, 0.0, 0.0, 0.0)
-    waits = waiting / np.maximum(seconds, 1e-9)
-    return Speed(
-        seconds=longest,
+        return EpochSpeed(longest, Speed())
+    waits = ranks["input_seconds"] / np.maximum(seconds, 1e-9)
+    reducing = ranks["collective_seconds"] / np.maximum(seconds, 1e-9)
+    speed = Speed(
         rows_per_second=rows / longest,
         step_ms=1000 * longest / steps,
         input_wait=float(min(waits.max(), 1.0)),
-        collective_wait=float(np.mean(np.minimum(reducing / np.maximum(seconds, 1e-9), 1.0))),
-        bytes_reduced=float(sizes.max()),
-        ranks=tuple(
-            RankSpeed(
-                rows_per_second=rows / len(ranks) / max(working, 1e-9),
-                working=min(working / max(whole, 1e-9), 1.0),
-                cpu_percent=100 * busy,
-                memory_mb=held / 1e6,
-                gpu_memory_mb=gpu_held / 1e6,
-            )
-            for whole, working, busy, held, gpu_held in np.stack(
-                [seconds, np.maximum(seconds - waiting - reducing, 0.0), cores, memory, gpu_memory], axis=1
-            ).tolist()
-        ),
-        advice=tuple(_advice(seconds - waiting - reducing, waits, longest, hosts)),
+        collective_wait=float(np.mean(np.minimum(reducing, 1.0))),
+        bytes_reduced=float(ranks["bytes_reduced"].max()),
+        ranks=tuple(_rank_speed(rows / len(ranks), rank) for rank in ranks),
+    )
+    return EpochSpeed(longest, speed, tuple(_advice(_working(ranks), waits, longest, hosts)))
+
+
+def _working(ranks: Any) -> Any:
+    """Return the seconds in which ranks didn't wait, for one rank or for an array of them."""
+    return ranks["seconds"] - ranks["input_seconds"] - ranks["collective_seconds"]
+
+
+def _rank_speed(rows: float, rank: Any) -> RankSpeed:
+    working = max(float(_working(rank)), 0.0)
+    return RankSpeed(
+        rows_per_second=rows / max(working, 1e-9),
+        working=min(working / max(float(rank["seconds"]), 1e-9), 1.0),
+        cpu_percent=100 * float(rank["busy_cores"]),
+        memory_mb=float(rank["memory_bytes"]) / 1e6,
+        gpu_memory_mb=float(rank["gpu_memory_bytes"]) / 1e6,
     )
 
 
-def _advice(working: np.ndarray, waits: np.ndarray, seconds: float, hosts: Sequence[str]) -> list[str]:
+def _advice(working: np.ndarray, waits: np.ndarray, seconds: float, hosts: Sequence[str]) -> Iterator[str]:
     if seconds < LEAST_SECONDS:
-        return []
-    said = []
+        return
     hungry = int(waits.argmax())
     if waits[hungry] > ADVICE_THRESHOLD:
-        said.append(
+        yield (
             f"Rank {hungry} on host {hosts[hungry]} waits {waits[hungry]:.0%} of its time for rows: set "
             "cacheData='memory' (or 'disk') if they fit, or give workers more cores (cpusPerWorker)."
         )
     slow, quick = int(working.argmax()), int(working.argmin())
     if working[slow] - working[quick] > ADVICE_THRESHOLD * max(working[quick], ADVICE_THRESHOLD * seconds):
-        said.append(
+        yield (
             f"Rank {slow} on host {hosts[slow]} computes {working[slow]:.1f} s in an epoch where rank {quick} on host "
             f"{hosts[quick]} needs {working[quick]:.1f} s, and all wait for it: see what else runs on {hosts[slow]}, "
             "or give it more cores."
         )
-    return said

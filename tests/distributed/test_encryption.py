@@ -31,7 +31,7 @@ def test_plain_tcp_where_spark_encrypts_is_refused_unless_allowed() -> None:
     assert ran.returncode == 0, ran.stderr
     refusal, ranks = ran.stdout.splitlines()
     assert refusal.startswith(
-        "Spark is told to encrypt, but Horovod's ranks speak plain TCP. Expected: allowPlaintext="
+        "Spark is configured to encrypt, but Horovod's ranks use plain TCP. Expected: allowPlaintext="
     )
     assert "Received: spark.network.crypto.enabled=true." in refusal
     assert ranks == "[0, 1]"

@@ -222,7 +222,7 @@ def test_float16_halves_the_bytes_between_ranks(spark: SparkSession) -> None:
             reducer = GradientReducer(make_collectives(rank.world), clock, fp16=half)
             reducer.begin(tf.constant([8, 24][rank.world.rank]))
             (mean,) = reducer.reduce([tf.fill([1000], [1.0, 3.0][rank.world.rank])], f"half.{half}")
-            found[half] = (clock.take()[2], mean.numpy()[[0, -1]].tolist())
+            found[half] = (clock.take().bytes_reduced, mean.numpy()[[0, -1]].tolist())
         return found
 
     for ranks in run_ranks(spark, travelled, 2, LaunchSettings(threads_per_worker=1)):

@@ -90,7 +90,7 @@ def test_more_cores_than_an_executor_has_are_refused(run: Run) -> None:
 
 def test_two_executors_that_name_the_same_gpus_are_found_out(run: Run) -> None:
     (said,) = run("local-cluster[2,1,1024]", [{"gpusPerWorker": 2}])
-    assert "raised ClusterError: Ranks 0 and 1 were both given GPU 3 of host" in said
+    assert "raised ClusterError: Ranks 0 and 1 both have GPU 3 of host" in said
 
 
 def test_half_a_gpu_for_a_task_is_shared(run: Run) -> None:

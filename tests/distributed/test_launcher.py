@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def test_a_failure_ends_ranks_that_would_go_on(spark: SparkSession, monkeypatch:
     assert alive == []
 
 
-def test_reports_arrive_while_the_ranks_run(spark: SparkSession) -> None:
+def test_reports_arrive_while_the_ranks_run(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
     heard: list[dict[str, Any]] = []
     marks = threading.Event()
 
@@ -124,7 +125,10 @@ def test_reports_arrive_while_the_ranks_run(spark: SparkSession) -> None:
         heard.append(content)
         marks.set()
 
-    assert run_ranks(spark, tell, 2, LaunchSettings(), on_report) == [0, 1]
+    with caplog.at_level(logging.INFO, "spark_dl"):
+        assert run_ranks(spark, tell, 2, LaunchSettings(), on_report) == [0, 1]
+    started = ["Starting 2 ranks.", "All ranks have their slots", "All ranks have started Horovod."]
+    assert [text for text in started if text not in caplog.text] == []
     assert marks.is_set()
     assert sorted(content["rank"] for content in heard) == [0, 1]
 
@@ -182,8 +186,8 @@ def test_ranks_that_find_no_slots_in_time_say_so(spark: SparkSession) -> None:
 def test_calls_of_one_application_wait_for_each_other_beyond_slot_timeout(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slot_queue, "TELL_SECONDS", 0.1)
-    monkeypatch.setattr(watch, "TELL_SECONDS", 0.1)
+    monkeypatch.setattr(slot_queue, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "NOTICE_SECONDS", 0.1)
     may_end = tmp_path / "may end"
     results: dict[str, Any] = {}
     said: list[str] = []
@@ -197,12 +201,12 @@ def test_calls_of_one_application_wait_for_each_other_beyond_slot_timeout(
             time.sleep(0.05)
         return "held"
 
-    def let_end(content: dict[str, Any]) -> None:
-        said.append(content["text"])
+    def let_end(text: str) -> None:
+        said.append(text)
         may_end.touch()
 
     def run_second() -> None:
-        results["second"] = run_ranks(spark, lambda rank: "had", 2, LaunchSettings(), let_end)
+        results["second"] = run_ranks(spark, lambda rank: "had", 2, LaunchSettings(), on_warning=let_end)
 
     second = threading.Thread(target=run_second)
     first = run_ranks(spark, hold, 2, LaunchSettings(), lambda content: second.start())

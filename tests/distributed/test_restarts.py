@@ -212,7 +212,7 @@ class TestALaterFit:
         directory = self.broken(data, tmp_path, checkpointSteps=2)
         fitted = estimator(checkpointDir=str(directory), numWorkers=1).fit(data)
         said = capsys.readouterr().err
-        assert "2 workers stood at step 2 of epoch 3: 1 begin that epoch anew." in said
+        assert "2 workers reached step 2 of epoch 3: with 1, that epoch restarts." in said
         assert "Going on from the end of epoch 2." in said
         assert len(fitted.summary.history["loss"]) == EPOCHS
 

@@ -18,7 +18,7 @@ WORDS = [
     b"GET /global/0 HTTP/1.0\r\n\r\n",
     b"PUT /global/0 HTTP/1.0\r\nContent-Length: 5\r\n\r\nwrong",
     b"DELETE /global/0 HTTP/1.0\r\n\r\n",
-    b'{"event": "failed", "rank": 0, "failure": {}}\n' * 2,
+    b'{"type": "Started", "rank": 0}\n' * 2,
     bytes(1 << 16),
     b"\xff" * 4096,
 ]

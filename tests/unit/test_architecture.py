@@ -34,6 +34,7 @@ BASE = {
         "options",
         "redaction",
         "spark",
+        "wire",
         "world",
     ),
 }
@@ -115,12 +116,6 @@ def own_imports(module: str, skip: set[ast.AST] | None = None) -> set[str]:
     return found
 
 
-def at_import_time(module: str) -> set[ast.AST]:
-    """What runs only when a function is called, or never: to be skipped."""
-    functions = (n for n in ast.walk(tree(module)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
-    return {inner for function in functions for inner in ast.walk(function)} | type_checking_only(module)
-
-
 def layer(module: str) -> str:
     first = module.partition(".")[0]
     return "base" if first in BASE else first
@@ -138,7 +133,8 @@ def test_imports_follow_the_arrows(module: str) -> None:
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    waiting = {module: own_imports(module, at_import_time(module)) - {module} for module in MODULES}
+    """Neither when they are imported, nor within functions, nor for types only."""
+    waiting = {module: own_imports(module) - {module} for module in MODULES}
     while free := [module for module, needs in waiting.items() if not needs & waiting.keys()]:
         for module in free:
             del waiting[module]
@@ -334,3 +330,29 @@ def test_warnings_leave_through_the_function_that_redacts_them() -> None:
         if "warnings.warn(" in MODULES[name].read_text(encoding="utf-8") and name != "redaction"
     ]
     assert others == []
+
+
+def test_texts_for_the_user_are_log_records_warnings_or_the_progress_display() -> None:
+    """Others write to a stream only to forward a rank's output, or as a command's output."""
+    streams = {"sys.stdout", "sys.stderr"}
+    writing = {name for name in MODULES if streams & {ast.unparse(node) for node in ast.walk(tree(name))}}
+    assert {name for name in writing if layer(name) != "cli"} == {
+        *("fit.progress", "launch.fork_server", "launch.rank", "launch.rank_process", "spark.python_daemon"),
+    }
+
+
+def test_loggers_have_the_names_of_their_modules() -> None:
+    named = {
+        name: ast.unparse(node)
+        for name in MODULES
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_log"
+    }
+    assert {"fit.progress", "launch.monitor", "launch.rank", "track.queued"} <= named.keys()
+    assert set(named.values()) == {"_log = logging.getLogger(__name__)"}
+
+
+def test_the_package_logs_nothing_unless_the_application_configures_logging() -> None:
+    program = "import spark_dl, logging; logging.getLogger('spark_dl.some.module').warning('trouble')"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")

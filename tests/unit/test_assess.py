@@ -20,7 +20,8 @@ def assessed(head: Head, labels: np.ndarray, outputs: np.ndarray, ranks: int = 3
         for some in np.array_split(rows, 2):
             if len(some):
                 tally.add(labels[some], head.columns([outputs[some]]))
-    return tallies[0].whole(sum(tally.sums() for tally in tallies))
+    totals = sum(tally.totals.view(np.float64) for tally in tallies)
+    return tallies[0].whole(totals.view(tallies[0].totals.dtype))  # type: ignore[union-attr]
 
 
 def test_classes_are_counted_over_all_ranks() -> None:

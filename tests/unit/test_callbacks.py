@@ -29,7 +29,9 @@ from spark_dl.train.checkpoint import latest
 from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.plan import TrainPlan
+from spark_dl.train.reports import TRAIN_REPORTS, EpochReport, StepReport, TrainReport, WarningReport
 from spark_dl.train.speed import StepClock
+from spark_dl.wire import decode, encode
 from spark_dl.world import solo
 
 from .rows import Together, changed, on_ranks
@@ -180,7 +182,7 @@ def test_is_better(value: float, than: float, mode: str, better: bool) -> None:
     assert is_better(value, than, mode) is better
 
 
-def saver(directory: Path, told: list[dict[str, Any]] | None = None, **options: Any) -> SaveCheckpoint:
+def saver(directory: Path, told: list[TrainReport] | None = None, **options: Any) -> SaveCheckpoint:
     """A World of one that saves checkpoints; five steps make an epoch."""
     nothing: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(TrainPlan))
     own = {"attempt": 1, "checkpoints": Store.at(str(directory)), "options": TrainingOptions(monitor_mode="min")}
@@ -351,13 +353,14 @@ def test_a_hostile_state_replaces_no_methods_and_names_no_functions(name: str, v
 
 
 def test_a_checkpoint_that_cant_be_written_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
+    told: list[TrainReport] = []
     saving = saver(tmp_path / "checkpoints", told)
     saving.set_model(still())
     (tmp_path / "checkpoints").write_text("a file is in the way")
     saving.on_epoch_end(0, {"loss": 1.0})
-    assert [report["kind"] for report in told] == ["warning"]
-    assert "No checkpoint at the end of epoch 1, the one before it serves." in told[0]["text"]
+    (report,) = told
+    assert isinstance(report, WarningReport)
+    assert "No checkpoint at the end of epoch 1, the one before it serves." in report.text
     assert saving.best() is None
 
 
@@ -444,7 +447,7 @@ class Clock:
 
 
 def test_steps_are_told_a_few_times_a_second_and_epochs_always() -> None:
-    told: list[dict[str, Any]] = []
+    told: list[TrainReport] = []
     clock = Clock()
     measure = MeasureSpeed(SoloCollectives(solo()), StepClock(), 500, 10, clock)
     progress = ReportProgress(told.append, measure, 3, clock)
@@ -458,28 +461,29 @@ def test_steps_are_told_a_few_times_a_second_and_epochs_always() -> None:
     clock.now += 5  # validation
     measure.on_epoch_end(2)
     progress.on_epoch_end(2, {"loss": np.float32(0.5), "accuracy": 1})
-    steps, epochs = told[:-1], told[-1]
-    assert [report["step"] for report in steps] == [3, 6, 9]
-    assert steps[0] == {"kind": "step", "epoch": 2, "step": 3, "loss": 2.0}
-    assert epochs["logs"] == {"loss": 0.5, "accuracy": 1.0}
-    assert epochs["kind"] == "epoch"
-    assert epochs["epoch"] == 2
-    assert epochs["seconds"] == pytest.approx(1.0)
-    assert epochs["rows_per_second"] == pytest.approx(500)
-    assert epochs["step_ms"] == pytest.approx(100)
-    assert epochs["learning_rate"] is None  # there is no model
-    (rank,) = epochs["ranks"]
-    assert rank["memory_mb"] > 50
-    assert json.loads(json.dumps(told)) == told  # np.float32 is no JSON
+    assert told[:-1] == [StepReport(2, step, step - 1.0) for step in (3, 6, 9)]
+    report = told[-1]
+    assert isinstance(report, EpochReport)
+    assert (report.epoch, report.logs) == (2, {"loss": 0.5, "accuracy": 1.0})
+    assert report.learning_rate is None  # there is no model
+    assert measure.measured is not None
+    assert measure.measured.seconds == pytest.approx(1.0)
+    assert report.speed == measure.measured.speed
+    assert report.speed.rows_per_second == pytest.approx(500)
+    assert report.speed.step_ms == pytest.approx(100)
+    (rank,) = report.speed.ranks
+    assert rank.memory_mb > 50
+    sent = [json.loads(json.dumps(encode(report))) for report in told]  # np.float32 is no JSON
+    assert [decode(content, TRAIN_REPORTS) for content in sent] == told
 
 
 def test_progress_is_told_during_a_real_fit() -> None:
-    told: list[dict[str, Any]] = []
+    told: list[TrainReport] = []
     clock = Clock()
     measure = MeasureSpeed(SoloCollectives(solo()), StepClock(), 8, 2, clock)
     callbacks = [measure, ReportProgress(told.append, measure, 1, clock), Tick(clock)]
     still().fit(*rows(8, 1), batch_size=4, verbose=0, callbacks=callbacks)
-    assert [report["kind"] for report in told] == ["step", "step", "epoch"]
+    assert [type(report) for report in told] == [StepReport, StepReport, EpochReport]
 
 
 class Tick(keras.callbacks.Callback):

@@ -6,12 +6,15 @@ import itertools
 import json
 import pickle
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from spark_dl.errors import RankError
 from spark_dl.launch.failure import Failure, crash, first_cause, of_exception
+from spark_dl.launch.messages import FROM_TASKS, Failed
+from spark_dl.wire import decode, encode
 
 
 def a_failure(rank: int, at: float, secondary: bool = False) -> Failure:
@@ -90,17 +93,19 @@ def test_endless_tracebacks_are_cut_at_the_front() -> None:
     assert failure.trace.rstrip().endswith("the end")
 
 
-def test_a_summary_travels_as_json_and_gives_builtins_back() -> None:
+def test_a_failure_travels_as_json_and_gives_builtins_back() -> None:
     failure = of_exception(raised(ValueError("bad rate")), 1, "b")
-    heard = Failure(**json.loads(json.dumps(failure.summary())))
-    assert heard.exception is None
-    cause = heard.error().__cause__
+    message = encode(Failed(failure.without_exception()))
+    received = decode(json.loads(json.dumps(message)), FROM_TASKS)
+    assert isinstance(received, Failed)
+    assert received.failure == replace(failure, exception=None)
+    cause = received.failure.error().__cause__
     assert type(cause) is ValueError
     assert cause.args == ("bad rate",)
 
 
 @pytest.mark.parametrize("kind", ["SystemExit", "KeyboardInterrupt", "print", "Own", "__import__"])
-def test_a_summary_makes_nothing_but_builtin_exceptions(kind: str) -> None:
+def test_without_its_exception_a_failure_makes_nothing_but_builtin_exceptions(kind: str) -> None:
     assert Failure(0, "a", kind, "text", "", 0.0, False).error().__cause__ is None
 
 

@@ -14,6 +14,7 @@ import pytest
 from spark_dl.collectives import SoloCollectives
 from spark_dl.train.callbacks.finite import first_not_finite
 from spark_dl.train.loop import train
+from spark_dl.train.reports import EpochReport, TrainReport, WarningReport
 from spark_dl.world import solo
 
 from .test_train import HELD_OUT, a_model, a_plan, run
@@ -42,20 +43,20 @@ def diverging() -> keras.Model:
 
 
 def test_a_loss_that_is_nan_and_weights_that_are_not_finite_are_said(tmp_path: Path) -> None:
-    reports: list[dict[str, Any]] = []
+    reports: list[TrainReport] = []
     result, model = run(a_plan(tmp_path, diverging(), HELD_OUT, monitor="loss", restore_best_weights=True), reports)
     assert not any(map(math.isfinite, result.history["loss"]))
     assert result.non_finite == first_not_finite(model)
     assert result.non_finite.endswith("out/kernel")
     assert result.best_epoch == -1
-    texts = [report["text"] for report in reports if report["kind"] == "warning"]
+    texts = [report.text for report in reports if isinstance(report, WarningReport)]
     assert len(texts) == 2
     assert texts[0].startswith("At the end of epoch 1: loss is ")
     assert "val_loss is " in texts[0]
     assert texts[1].startswith("No epoch has finite weights and a finite loss")
     # It is said when it happens, and not at the end.
-    kinds = [report["kind"] for report in reports]
-    assert kinds.index("warning") < kinds.index("epoch")
+    kinds = [type(report) for report in reports]
+    assert kinds.index(WarningReport) < kinds.index(EpochReport)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +86,11 @@ def test_a_metric_that_is_nan_spoils_no_epoch(tmp_path: Path) -> None:
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=[unknown])
     objects = cloudpickle.dumps({"unknown": unknown})
     plan = a_plan(tmp_path, model, monitor="loss", restore_best_weights=True, custom_objects=objects)
-    reports: list[dict[str, Any]] = []
+    reports: list[TrainReport] = []
     result = train(plan, SoloCollectives(solo()), reports.append)
     assert np.isnan(result.history["unknown"]).all()
     assert (result.best_epoch, result.non_finite) == (2, "")
-    assert [report for report in reports if report["kind"] == "warning"] == []
+    assert [report for report in reports if isinstance(report, WarningReport)] == []
 
 
 def test_without_the_best_weights_the_last_are_told_of(tmp_path: Path) -> None:

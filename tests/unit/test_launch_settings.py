@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from spark_dl.errors import ClusterError
+from spark_dl.launch.messages import Address
 from spark_dl.launch.resources import (
     check_gpus,
     gpu_names,
@@ -90,7 +91,7 @@ def test_a_rank_sees_the_gpus_of_its_task_only(gpus: list[str], visible: str) ->
 
 def test_horovod_is_told_the_place_of_each_rank() -> None:
     ranks = worlds(["a", "b", "a"])
-    told = [horovod_environment(world, ("a", 4000, "secret"), "eth1", 30) for world in ranks]
+    told = [horovod_environment(world, Address("a", 4000, "secret"), "eth1", 30) for world in ranks]
     for name, values in {
         "HOROVOD_RANK": ["0", "1", "2"],
         "HOROVOD_SIZE": ["3", "3", "3"],
@@ -112,9 +113,9 @@ def test_horovod_is_told_the_place_of_each_rank() -> None:
 def test_variables_for_tuning_are_the_executors_where_it_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     (world,) = worlds(["a"])
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", "2.5")
-    assert horovod_environment(world, ("a", 1, "t"), "lo", 1)["HOROVOD_CYCLE_TIME"] == "2.5"
+    assert horovod_environment(world, Address("a", 1, "t"), "lo", 1)["HOROVOD_CYCLE_TIME"] == "2.5"
     monkeypatch.delenv("HOROVOD_CYCLE_TIME")
-    assert 0 < float(horovod_environment(world, ("a", 1, "t"), "lo", 1)["HOROVOD_CYCLE_TIME"]) < 1
+    assert 0 < float(horovod_environment(world, Address("a", 1, "t"), "lo", 1)["HOROVOD_CYCLE_TIME"]) < 1
 
 
 def test_the_interface_is_the_one_that_the_connection_takes() -> None:
@@ -170,16 +171,16 @@ def test_gpus_are_told_apart_by_what_nvidias_tool_says(tmp_path: Path, monkeypat
     tool = tmp_path / "nvidia-smi"
     tool.write_text("""#!/bin/sh\n[ "$2" = 9 ] && exit 6\necho GPU-of-$2\n""")
     tool.chmod(0o755)
-    assert gpu_names(["0", "1"]) == ["0", "1"]
+    assert gpu_names(["0", "1"]) == ("0", "1")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert gpu_names(["0", "1", "9"]) == ["GPU-of-0", "GPU-of-1", "9"]
+    assert gpu_names(["0", "1", "9"]) == ("GPU-of-0", "GPU-of-1", "9")
 
 
 def test_a_gpu_is_for_one_rank_alone_unless_tasks_share_it() -> None:
     check_gpus(["a", "a", "b"], [["0"], ["1"], ["0"]], shared=False)
     check_gpus(["a", "a"], [[], []], shared=False)
     check_gpus(["a", "a"], [["0"], ["0"]], shared=True)
-    with pytest.raises(ClusterError, match="Ranks 0 and 2 were both given GPU 1 of host a"):
+    with pytest.raises(ClusterError, match="Ranks 0 and 2 both have GPU 1 of host a"):
         check_gpus(["a", "b", "a"], [["0", "1"], ["0", "1"], ["1"]], shared=False)
 
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import io
+import logging
+from dataclasses import replace
 
 import pytest
 
 from spark_dl.fit.progress import Progress
+from spark_dl.train.reports import Speed
 
-SPEED = {
-    "rows_per_second": 12345.6,
-    "step_ms": 2.5,
-    "input_wait": 0.04,
-    "collective_wait": 0.31,
-    "bytes_reduced": 1.2e6,
-}
+SPEED = Speed(rows_per_second=12345.6, step_ms=2.5, input_wait=0.04, collective_wait=0.31, bytes_reduced=1.2e6)
 SHOWN = "12,346 rows/s, 2.5 ms a step, collectives 31% (1.2 MB), input wait 4%"
 
 
 def shown(verbose: int) -> str:
     stream = io.StringIO()
     with Progress(verbose, epochs=2, steps=4, stream=stream) as progress:
-        progress.say("Training on 100 rows")
+        progress.show("Training on 100 rows")
         for epoch in range(2):
             progress.step(epoch, 1, 0.9)
             progress.step(epoch, 3, 0.51234)
@@ -44,7 +41,7 @@ def test_lines_tell_each_epoch_and_no_steps() -> None:
 def test_one_worker_has_no_collectives_to_tell_of() -> None:
     stream = io.StringIO()
     with Progress(2, epochs=1, steps=4, stream=stream) as progress:
-        progress.epoch(0, {"loss": 0.25}, {**SPEED, "collective_wait": 0.0, "bytes_reduced": 0.0})
+        progress.epoch(0, {"loss": 0.25}, replace(SPEED, collective_wait=0.0, bytes_reduced=0.0))
     assert stream.getvalue() == "Epoch 1/1  loss=0.2500  12,346 rows/s, 2.5 ms a step, input wait 4%\n"
 
 
@@ -77,3 +74,17 @@ def test_an_error_within_closes_the_bar(verbose: int) -> None:
         fit()
     assert stream.getvalue().endswith("\n" if verbose == 1 else "")
     assert ("2/4" in stream.getvalue()) is (verbose == 1)
+
+
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+def test_what_is_shown_is_logged_whatever_verbose_says(verbose: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "spark_dl"), Progress(verbose, 2, 4, stream=io.StringIO()) as progress:
+        progress.show("Going on from ftp://me:S3CRET@host.")
+        progress.show("A rank was lost.", logging.WARNING)
+        progress.step(0, 1, 0.5)
+        progress.epoch(0, {"loss": 0.25}, SPEED)
+    assert caplog.record_tuples == [
+        ("spark_dl.fit.progress", logging.INFO, "Going on from ftp://***@host."),
+        ("spark_dl.fit.progress", logging.WARNING, "A rank was lost."),
+        ("spark_dl.fit.progress", logging.INFO, f"Epoch 1/2  loss=0.2500  {SHOWN}"),
+    ]

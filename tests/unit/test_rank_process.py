@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -22,8 +23,8 @@ from spark_dl.errors import ClusterError
 from spark_dl.launch import fork_server
 from spark_dl.launch.failure import Failure
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.launch.rank import RankTask
-from spark_dl.launch.rank_process import RankProcess
+from spark_dl.launch.messages import Done, Failed, Idle, RankTask, Report, Started
+from spark_dl.launch.rank_process import Exit, RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.launch.resources import horovod_environment, task_environment
 from spark_dl.world import Rank, solo
@@ -43,13 +44,17 @@ def forked(process: RankProcess) -> None:
         assert not process._ended.wait(0.01)
 
 
-def carry_out(function: Callable[[Rank], Any]) -> tuple[list[dict[str, Any]], tuple[int, str], RankProcess]:
+def task_of(function: Callable[[Rank], Any], store: Rendezvous, log_level: int = logging.WARNING) -> RankTask:
+    """The task of a rank that is alone in its World."""
+    variables = horovod_environment(solo(HOST), store.address, "lo", 30)
+    return RankTask(solo(HOST), variables, cloudpickle.dumps(function), log_level)
+
+
+def carry_out(function: Callable[[Rank], Any], log_level: int = logging.WARNING) -> tuple[list[Any], Exit, RankProcess]:
     """What a rank alone in its World says, and how its process ends."""
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
-        place = (HOST, store.port, store.token)
-        variables = horovod_environment(solo(HOST), place, "lo", 30)
         assert process.ready()
-        process.begin(RankTask(solo(HOST), variables, cloudpickle.dumps(function)))
+        process.begin(task_of(function, store, log_level))
         messages = list(process.messages())
         return messages, process.exit(), process
 
@@ -75,14 +80,14 @@ def schedulers(rank: Rank) -> set[int]:
 
 def test_all_threads_of_a_rank_wait_for_each_other_to_pause() -> None:
     messages, _, _ = carry_out(schedulers)
-    assert cloudpickle.loads(messages[-1]["value"]) == {os.SCHED_BATCH}
+    assert cloudpickle.loads(messages[-1].value) == {os.SCHED_BATCH}
 
 
 def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) -> None:
     messages, (code, log), process = carry_out(works)
-    assert [message["event"] for message in messages] == ["started", "report", "done"]
-    assert messages[1]["content"] == {"kind": "step", "step": 1}
-    value = cloudpickle.loads(messages[2]["value"])
+    assert messages[:2] == [Started(0), Report({"kind": "step", "step": 1})]
+    (done,) = messages[2:]
+    value = cloudpickle.loads(done.value)
     assert value == {"world": solo(HOST), "hvd": (0, 1), "total": [2.0], "told": ["-1", HOST]}
     assert code == 0
     printed = capfd.readouterr().err
@@ -92,14 +97,31 @@ def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) ->
     assert ended(process)
 
 
+def logs(rank: Rank) -> None:
+    for logger, text in (("spark_dl.some.module", "of the package"), ("user", "of the user's")):
+        logging.getLogger(logger).info("a line %s", text)
+        logging.getLogger(logger).warning("trouble %s, at ftp://me:S3CRET@host", text)
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+def test_the_packages_log_records_reach_the_output_at_the_drivers_level(level: int) -> None:
+    _, (code, log), _ = carry_out(logs, level)
+    assert code == 0
+    assert "WARNING rank 0 spark_dl.some.module: trouble of the package, at ftp://***@host\n" in log
+    assert ("INFO rank 0 spark_dl.some.module: a line of the package\n" in log) is (level == logging.INFO)
+    assert ("INFO rank 0 spark_dl.launch.rank: Horovod runs on rank 0 of 1" in log) is (level == logging.INFO)
+    assert "a line of the user's" not in log  # Python's own default
+    assert "S3CRET" not in log
+
+
 def raises(rank: Rank) -> None:
     raise KeyError("no such layer")
 
 
 def test_a_rank_that_raises_says_what_and_where() -> None:
     messages, _, process = carry_out(raises)
-    assert [message["event"] for message in messages] == ["started", "failed"]
-    failure: Failure = messages[1]["failure"]
+    assert [type(message) for message in messages] == [Started, Failed]
+    failure: Failure = messages[1].failure
     assert (failure.rank, failure.host, failure.kind, failure.secondary) == (0, HOST, "KeyError", False)
     assert isinstance(failure.error().__cause__, KeyError)
     assert "in raises" in failure.trace
@@ -113,7 +135,7 @@ def is_killed(rank: Rank) -> None:
 
 def test_a_rank_that_is_killed_ends_the_messages_and_leaves_its_last_lines() -> None:
     messages, (code, log), process = carry_out(is_killed)
-    assert [message["event"] for message in messages] == ["started"]
+    assert messages == [Started(0)]
     assert code == -signal.SIGKILL
     assert "last words\n" in log
     assert ended(process)
@@ -127,7 +149,7 @@ def leaves_a_file(rank: Rank) -> str:
 
 def test_temporary_files_of_a_rank_go_with_it() -> None:
     messages, _, _ = carry_out(leaves_a_file)
-    path = cloudpickle.loads(messages[-1]["value"])
+    path = cloudpickle.loads(messages[-1].value)
     assert "spark-dl-rank-" in path
     assert not os.path.exists(os.path.dirname(path))
 
@@ -161,14 +183,15 @@ def hangs(rank: Rank) -> None:
 TASK = """
 import sys
 from spark_dl.launch.frames import read_frame
+from spark_dl.launch.messages import Report
 from spark_dl.launch.rank_process import RankProcess
 
 with RankProcess({}) as process:
     assert process.ready()
     process.begin(read_frame(sys.stdin.buffer))
     for message in process.messages():
-        if message["event"] == "report":
-            print(message["content"]["pid"], flush=True)
+        if isinstance(message, Report):
+            print(message.content["pid"], flush=True)
 """
 
 
@@ -179,8 +202,7 @@ def test_even_a_frozen_rank_ends_with_the_task_that_is_killed() -> None:
     ):
         assert task.stdin
         assert task.stdout
-        variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
-        write_frame(task.stdin, RankTask(solo(HOST), variables, cloudpickle.dumps(hangs)))  # type: ignore[arg-type]
+        write_frame(task.stdin, task_of(hangs, store))  # type: ignore[arg-type]
         rank = psutil.Process(int(task.stdout.readline()))
         rank.suspend()
         task.kill()
@@ -193,7 +215,7 @@ def test_an_order_to_a_dead_process_ends_the_messages_at_once() -> None:
         process.kill()
         process._ended.wait()
         process.ready()  # it may have come so far
-        process.begin(RankTask(solo(HOST), {}, b""))
+        process.begin(RankTask(solo(HOST), {}, b"", logging.WARNING))
         assert list(process.messages()) == []
         assert process.exit()[0] == -signal.SIGKILL
 
@@ -220,10 +242,9 @@ def tells(rank: Rank) -> dict[str, Any]:
 def told(environment: dict[str, str]) -> dict[str, Any]:
     """What a rank with these variables tells of itself."""
     with Rendezvous(HOST) as store, RankProcess({**task_environment(1, [], 0), **environment}) as process:
-        variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
         assert process.ready()
-        process.begin(RankTask(solo(HOST), variables, cloudpickle.dumps(tells)))
-        value: dict[str, Any] = cloudpickle.loads(list(process.messages())[-1]["value"])
+        process.begin(task_of(tells, store))
+        value: dict[str, Any] = cloudpickle.loads(list(process.messages())[-1].value)
         return value
 
 
@@ -267,7 +288,7 @@ def test_ranks_end_with_a_host_that_is_killed_and_the_next_one_has_another() -> 
         assert host
         host.kill()
         # It may have said before that it could begin.
-        assert [message for message in process.messages() if message != {"event": "ready"}] == []
+        assert [message for message in process.messages() if message != Idle()] == []
         assert process.exit()[0] == -signal.SIGKILL
     assert told({})["host"] != host.pid
 
@@ -277,7 +298,7 @@ def test_a_host_without_work_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(fork_server, "_TICK_SECONDS", 0.1)
     place = tmp_path / "host"
     place.mkdir(mode=0o700)
-    host = fork_server._Host(place, os.getpid())
+    host = fork_server._ForkServer(place, os.getpid())
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         host.run()
@@ -298,12 +319,11 @@ def forks_a_child(rank: Rank) -> int:
 
 def test_a_child_that_outlives_its_rank_holds_nobody_up() -> None:
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
-        variables = horovod_environment(solo(HOST), (HOST, store.port, store.token), "lo", 30)
         assert process.ready()
-        process.begin(RankTask(solo(HOST), variables, cloudpickle.dumps(forks_a_child)))
-        done = next(message for message in process.messages() if message["event"] == "done")
+        process.begin(task_of(forks_a_child, store))
+        done = next(message for message in process.messages() if isinstance(message, Done))
     assert ended(process)
-    child = psutil.Process(cloudpickle.loads(done["value"]))
+    child = psutil.Process(cloudpickle.loads(done.value))
     assert child.is_running()
     child.kill()
 
@@ -329,7 +349,7 @@ def test_leaving_does_not_wait_for_an_import() -> None:
 
 
 def test_a_directory_that_others_can_use_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fork_server, "_place", lambda variables, modules: tmp_path / "host")
+    monkeypatch.setattr(fork_server, "_directory_for", lambda variables, modules: tmp_path / "host")
     (tmp_path / "host").mkdir(mode=0o755)
     with pytest.raises(ClusterError, match=r"isn't this user's alone.*drwxr-xr-x"):
         RankProcess({})
@@ -363,7 +383,7 @@ def test_a_host_ends_with_its_executor() -> None:
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("message", [None, {"event": "done", "value": b"\x00" * 100_000}, [1, 2]])
+@pytest.mark.parametrize("message", [None, Done(b"\x00" * 100_000), [1, 2]])
 def test_frames_come_out_as_they_went_in(message: Any) -> None:
     stream = io.BytesIO()
     write_frame(stream, message)

@@ -21,7 +21,7 @@ def store() -> Iterator[Rendezvous]:
 
 
 def ask(store: Rendezvous, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(HOST, store.port, timeout=30)
+    connection = http.client.HTTPConnection(HOST, store.address.port, timeout=30)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()
@@ -32,7 +32,7 @@ def ask(store: Rendezvous, method: str, path: str, body: bytes | None = None) ->
 
 def key(store: Rendezvous, name: str) -> str:
     """The path as Horovod's client makes it."""
-    return f"/{store.token}:0/{name}"
+    return f"/{store.address.token}:0/{name}"
 
 
 def test_what_is_put_is_got_until_it_is_deleted(store: Rendezvous) -> None:
@@ -59,7 +59,7 @@ def test_an_empty_value_is_a_value(store: Rendezvous) -> None:
 )
 def test_without_the_token_nothing_is_told_or_changed(store: Rendezvous, method: str, path: str) -> None:
     ask(store, "PUT", key(store, "global/0"), b"kept")
-    path = path.format(token=store.token, other="0" * len(store.token), short=store.token[:-1])
+    path = path.format(token=store.address.token, other="0" * len(store.address.token), short=store.address.token[:-1])
     assert ask(store, method, path, b"foreign" if method == "PUT" else None) == (403, b"")
     assert ask(store, "GET", key(store, "global/0")) == (200, b"kept")
 
@@ -68,8 +68,8 @@ def test_tokens_are_long_and_never_the_same() -> None:
     stores = [Rendezvous(HOST) for _ in range(3)]
     for opened in stores:
         opened.stop()
-    assert len({opened.token for opened in stores}) == 3
-    assert all(len(opened.token) == 32 for opened in stores)
+    assert len({opened.address.token for opened in stores}) == 3
+    assert all(len(opened.address.token) == 32 for opened in stores)
 
 
 def test_large_values_are_refused(store: Rendezvous) -> None:
@@ -87,7 +87,7 @@ def test_a_value_without_a_length_is_refused(store: Rendezvous, headers: str) ->
 
 def status_of(store: Rendezvous, headers: str) -> int:
     """The answer to a PUT whose body is never sent."""
-    with socket.create_connection((HOST, store.port), 30) as connection:
+    with socket.create_connection((HOST, store.address.port), 30) as connection:
         connection.sendall(f"PUT {key(store, 'a')} HTTP/1.0\r\n{headers}\r\n".encode())
         return int(connection.recv(1000).split()[1])
 
@@ -103,9 +103,9 @@ def test_other_methods_are_not_known(store: Rendezvous, method: str) -> None:
 
 
 def test_it_listens_on_its_own_address_only(store: Rendezvous) -> None:
-    socket.create_connection((HOST, store.port), 30).close()
+    socket.create_connection((HOST, store.address.port), 30).close()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.2", store.port), 30)
+        socket.create_connection(("127.0.0.2", store.address.port), 30)
 
 
 def test_after_stop_nothing_answers() -> None:

@@ -10,9 +10,13 @@ import pytest
 
 from spark_dl.errors import SlotsError
 from spark_dl.launch import slot_queue
-from spark_dl.launch.monitor import RankMonitor
+from spark_dl.launch.channel import MessageQueue
+from spark_dl.launch.messages import Arrived
+from spark_dl.launch.monitor import RankEvents, RankMonitor
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slot_queue import SlotQueue
+
+EVENTS = RankEvents(lambda content: None, lambda text: None, lambda peers: None)
 
 
 class Fit(threading.Thread):
@@ -44,7 +48,7 @@ class Fit(threading.Thread):
 
 @pytest.fixture
 def begin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Fit]:
-    monkeypatch.setattr(slot_queue, "TELL_SECONDS", 0.01)
+    monkeypatch.setattr(slot_queue, "NOTICE_SECONDS", 0.01)
     slots, order = SlotQueue(), list[str]()
 
     def start(name: str) -> Fit:
@@ -152,7 +156,7 @@ def test_a_watch_waits_as_long_as_other_fits_hold_slots_and_then_gives_up(begin:
     other.may_have.set()
     other.has.wait()
     with other.slots.claim(2, lambda text: None) as claim:
-        watch = RankMonitor(2, LaunchSettings(slot_timeout=0.0), lambda content: None, lambda facts: None, claim)
+        watch = RankMonitor(2, LaunchSettings(slot_timeout=0.0), EVENTS, claim)
         watch.take(queue.Queue())
         watch.take(queue.Queue())
         other.may_end.set()
@@ -164,12 +168,12 @@ def test_a_watch_waits_as_long_as_other_fits_hold_slots_and_then_gives_up(begin:
 
 def test_a_watch_gives_the_turn_to_the_next_when_all_ranks_are_there() -> None:
     slots = SlotQueue()
-    messages: queue.Queue[dict[str, object]] = queue.Queue()
+    messages: MessageQueue = queue.Queue()
     with slots.claim(2, lambda text: None) as claim:
-        watch = RankMonitor(2, LaunchSettings(), lambda content: None, lambda facts: None, claim)
+        watch = RankMonitor(2, LaunchSettings(), EVENTS, claim)
         for rank in range(2):
             assert slots.free_since() is not None
-            messages.put({"event": "arrived", "rank": rank, "host": "here"})
+            messages.put(Arrived(rank, "here"))
             watch.take(messages)
         assert slots.free_since() is None
         with slots.claim(1, lambda text: None) as second:

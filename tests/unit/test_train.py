@@ -32,6 +32,7 @@ from spark_dl.train.loop import train
 from spark_dl.train.model.carrying import keras_reducer
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
+from spark_dl.train.reports import EpochReport, TrainReport, WarningReport
 from spark_dl.world import solo
 
 from .rows import Together, changed, on_ranks, packed_arrays
@@ -71,10 +72,10 @@ def a_plan(directory: Path, model: keras.Model, validation: np.ndarray | None = 
     return changed(plan, **others)
 
 
-def run(plan: TrainPlan, reports: list[dict[str, Any]] | None = None) -> tuple[TrainResult, keras.Model]:
+def run(plan: TrainPlan, reports: list[TrainReport] | None = None) -> tuple[TrainResult, keras.Model]:
     """The result of a World of one, and the final model."""
-    told: list[dict[str, Any]] = [] if reports is None else reports
-    result = train(plan, SoloCollectives(solo()), told.append)
+    sent: list[TrainReport] = [] if reports is None else reports
+    result = train(plan, SoloCollectives(solo()), sent.append)
     return result, from_bytes(plan.workspace.read(result.model_file), cloudpickle.loads(plan.custom_objects))
 
 
@@ -189,7 +190,7 @@ def test_a_metric_that_does_not_say_which_way_is_better_wants_it_told(tmp_path: 
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=[distance])
     options = {"monitor": "distance", "custom_objects": cloudpickle.dumps({"distance": distance})}
     plan = a_plan(tmp_path, model, monitor_mode="auto", restore_best_weights=True, **options)
-    with pytest.raises(OptionError, match=r"monitor='distance' is best when least or greatest.*monitorMode='min'"):
+    with pytest.raises(OptionError, match=r"monitor='distance' is better when lower or higher.*monitorMode='min'"):
         run(plan)
     told = changed(plan, monitor_mode="min")
     assert train(told, SoloCollectives(solo()), lambda content: None).best_epoch >= 0
@@ -202,16 +203,16 @@ def test_the_best_may_be_the_greatest(tmp_path: Path) -> None:
 
 
 def test_each_epoch_leaves_a_checkpoint_and_a_report(tmp_path: Path) -> None:
-    reports: list[dict[str, Any]] = []
+    reports: list[TrainReport] = []
     plan = a_plan(tmp_path, a_model())
     result, trained = run(plan, reports)
     found = latest(plan.checkpoints)
     assert found is not None
     assert (found[0].epoch, found[0].step) == (3, 0)
     same_weights(from_bytes(found[1]), trained, 0)
-    epochs = [report for report in reports if report["kind"] == "epoch"]
-    assert [report["epoch"] for report in epochs] == [0, 1, 2]
-    assert [report["logs"]["loss"] for report in epochs] == result.history["loss"]
+    epochs = [report for report in reports if isinstance(report, EpochReport)]
+    assert [report.epoch for report in epochs] == [0, 1, 2]
+    assert [report.logs["loss"] for report in epochs] == result.history["loss"]
 
 
 def test_a_users_callback_may_end_training_early(tmp_path: Path) -> None:
@@ -510,10 +511,11 @@ def test_rows_that_training_waits_for_are_kept_from_then_on(
 ) -> None:
     monkeypatch.setitem(READERS, "slow", __name__)
     SLOWLY_READ.clear()
-    model, told = a_model(), []
+    model = a_model()
+    told: list[TrainReport] = []
     plan = a_plan(tmp_path, model, reader="slow", epochs=epochs, cache_data=cache)
     _, trained = run(plan, told)
-    said = [report["text"] for report in told if report["kind"] == "warning" and "cacheData='auto'" in report["text"]]
+    said = [one.text for one in told if isinstance(one, WarningReport) and "cacheData='auto'" in one.text]
     if cache == "none":
         assert len(SLOWLY_READ) >= epochs
         assert not said
@@ -721,12 +723,12 @@ def test_a_metric_with_a_value_for_each_class_trains_resumes_and_is_no_monitor(t
         custom = cloudpickle.dumps({"OfEachClass": OfEachClass})
         return a_plan(tmp_path / place, model, HELD_OUT, custom_objects=custom, **options)
 
-    told: list[dict[str, Any]] = []
+    told: list[TrainReport] = []
     result, trained = run(plan("whole", epochs=2), told)
     greatest = trained.predict(X[~HELD_OUT], verbose=0).max(axis=0)
     np.testing.assert_allclose(result.history["of_each_class"], [greatest, greatest], rtol=1e-5)
     assert [len(one) for one in result.history["val_of_each_class"]] == [CLASSES, CLASSES]
-    logs = [one["logs"] for one in told if one["kind"] == "epoch"]
+    logs = [one.logs for one in told if isinstance(one, EpochReport)]
     assert [one["of_each_class"] for one in logs] == result.history["of_each_class"]
 
     first = plan("parts", epochs=1, checkpoint_steps=2)

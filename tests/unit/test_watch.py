@@ -10,51 +10,66 @@ import cloudpickle
 import pytest
 
 from spark_dl.errors import ClusterError, RankError
+from spark_dl.launch.channel import MessageQueue
 from spark_dl.launch.failure import Failure, of_exception
 from spark_dl.launch.launcher import _values
-from spark_dl.launch.monitor import RankMonitor
+from spark_dl.launch.messages import (
+    Address,
+    Arrived,
+    Failed,
+    Heartbeat,
+    JobEnded,
+    Peers,
+    Ready,
+    Report,
+    Started,
+    TaskMessage,
+)
+from spark_dl.launch.monitor import RankEvents, RankMonitor
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launcher import HorovodLauncher
 
 
 def watch_of(
-    *messages: dict[str, Any], size: int = 2, reports: list[Any] | None = None, **limits: float
+    *messages: TaskMessage | JobEnded, size: int = 2, reports: list[Any] | None = None, **limits: float
 ) -> RankMonitor:
-    """A watch that has taken these messages."""
-    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    """A monitor that has taken these messages."""
+    waiting: MessageQueue = queue.Queue()
     settings = LaunchSettings(**{"slot_timeout": 600.0, "start_timeout": 600.0, **limits})  # type: ignore[arg-type]
-    told = reports if reports is not None else []
-    watch = RankMonitor(size, settings, told.append, told.append)
+    events = reports if reports is not None else []
+    watch = RankMonitor(size, settings, RankEvents(events.append, events.append, events.append))
     for message in messages:
         waiting.put(message)
         watch.take(waiting)
     return watch
 
 
-def arrived(rank: int) -> dict[str, Any]:
-    return {"event": "arrived", "rank": rank, "host": f"node{rank}"}
+def arrived(rank: int) -> Arrived:
+    return Arrived(rank, f"node{rank}")
 
 
-def ready(rank: int) -> dict[str, Any]:
-    return {"event": "ready", "rank": rank, "facts": {"place": rank}}
+STORE = Address("node0", 1, "token")
 
 
-def started(rank: int) -> dict[str, Any]:
-    return {"event": "started", "rank": rank}
+def ready(rank: int) -> Ready:
+    return Ready(rank, (f"GPU {rank}",), STORE if rank == 0 else None)
 
 
-def failed(rank: int, at: float, secondary: bool = False) -> dict[str, Any]:
-    failure = Failure(rank, f"node{rank}", "ValueError", f"of rank {rank}", "trace", at, secondary)
-    return {"event": "failed", "rank": rank, "failure": failure.summary()}
+def started(rank: int) -> Started:
+    return Started(rank)
+
+
+def failed(rank: int, at: float, secondary: bool = False) -> Failed:
+    return Failed(Failure(rank, f"node{rank}", "ValueError", f"of rank {rank}", "trace", at, secondary))
 
 
 def test_reports_are_handed_on_in_order_until_the_end() -> None:
     reports: list[Any] = []
-    content = [{"event": "report", "rank": 0, "content": {"step": step}} for step in range(3)]
+    content = [Report({"step": step}) for step in range(3)]
     watch = watch_of(arrived(0), arrived(1), started(1), started(0), *content, reports=reports)
     assert reports == [{"step": 0}, {"step": 1}, {"step": 2}]
     assert not watch.ended
-    assert watch_of({"event": "ended"}).ended
+    assert watch_of(JobEnded()).ended
 
 
 def test_no_slots_in_time_is_told_with_the_number() -> None:
@@ -67,7 +82,7 @@ def test_when_all_are_ready_each_is_told_of_all_in_rank_order() -> None:
     watch_of(arrived(2), ready(2), arrived(0), ready(0), arrived(1), size=3, reports=told)
     assert told == []
     watch_of(arrived(2), ready(2), arrived(0), ready(0), arrived(1), ready(1), size=3, reports=told)
-    assert told == [[{"place": 0}, {"place": 1}, {"place": 2}]]
+    assert told == [Peers(STORE, (("GPU 0",), ("GPU 1",), ("GPU 2",)))]
 
 
 def test_ranks_that_are_not_ready_in_time_are_named_with_their_hosts() -> None:
@@ -103,10 +118,10 @@ def test_after_a_failure_the_first_real_cause_is_raised(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("later", [arrived(1), started(1)])
-def test_what_others_still_say_does_not_put_off_a_failure(later: dict[str, Any]) -> None:
+def test_what_others_still_say_does_not_put_off_a_failure(later: TaskMessage) -> None:
     watch = watch_of(arrived(0), started(0), failed(0, at=1.0))
     deadline = watch._deadline
-    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    waiting: MessageQueue = queue.Queue()
     waiting.put(later)
     watch.take(waiting)
     assert watch._deadline == deadline
@@ -156,24 +171,24 @@ def test_a_launcher_checks_its_arguments_before_spark_is_asked() -> None:
             HorovodLauncher(**arguments)  # type: ignore[arg-type]
 
 
-def marked(rank: int, count: int, stack: str = "") -> dict[str, Any]:
-    return {"event": "heartbeat", "rank": rank, "count": count, "where": f"epoch 1, step {count}", "stack": stack}
+def heartbeat(rank: int, count: int, stack: str = "") -> Heartbeat:
+    return Heartbeat(rank, count, f"epoch 1, step {count}", stack)
 
 
 RUNNING = (arrived(0), arrived(1), started(0), started(1))
 
 
 def put_back(watch: RankMonitor, seconds: float) -> None:
-    """As if the marks had come so much earlier."""
-    for rank, mark in watch._marks.items():
-        watch._marks[rank] = dataclasses.replace(mark, at=mark.at - seconds)
+    """As if the heartbeats had come so much earlier."""
+    for rank, last in watch._progress.items():
+        watch._progress[rank] = dataclasses.replace(last, at=last.at - seconds)
 
 
 def test_the_rank_that_holds_the_others_up_is_named_with_its_stack() -> None:
-    watch = watch_of(*RUNNING, marked(0, 5), marked(1, 4), stall_timeout=60.0)
+    watch = watch_of(*RUNNING, heartbeat(0, 5), heartbeat(1, 4), stall_timeout=60.0)
     put_back(watch, 61)
-    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
-    waiting.put(marked(1, 4, "in the user's code"))
+    waiting: MessageQueue = queue.Queue()
+    waiting.put(heartbeat(1, 4, "in the user's code"))
     with pytest.raises(RankError, match="Rank 1 on host node1 has stood at epoch 1, step 4") as caught:
         watch.take(waiting)
     assert "in the user's code" in str(caught.value)
@@ -182,20 +197,20 @@ def test_the_rank_that_holds_the_others_up_is_named_with_its_stack() -> None:
 
 def test_half_the_time_without_a_step_is_a_warning() -> None:
     reports: list[Any] = []
-    watch = watch_of(*RUNNING, marked(0, 5), marked(1, 4), reports=reports, stall_timeout=60.0)
+    watch = watch_of(*RUNNING, heartbeat(0, 5), heartbeat(1, 4), reports=reports, stall_timeout=60.0)
     assert reports == []
     put_back(watch, 31)
-    waiting: queue.Queue[dict[str, Any]] = queue.Queue()
+    waiting: MessageQueue = queue.Queue()
     for _ in range(2):
-        waiting.put(marked(1, 4, "in the user's code"))
+        waiting.put(heartbeat(1, 4, "in the user's code"))
         watch.take(waiting)
-    assert [report["kind"] for report in reports] == ["warning"]
-    assert "Rank 1 on host node1 has stood at epoch 1, step 4" in reports[0]["text"]
+    (warning,) = reports
+    assert "Rank 1 on host node1 has stood at epoch 1, step 4" in warning
 
 
 def test_ranks_that_are_all_silent_are_lost() -> None:
-    watch = watch_of(*RUNNING, marked(0, 1), marked(1, 1), collective_timeout=0, stall_timeout=0.05)
-    with pytest.raises(RankError, match="No rank has said anything") as caught:
+    watch = watch_of(*RUNNING, heartbeat(0, 1), heartbeat(1, 1), collective_timeout=0, stall_timeout=0.05)
+    with pytest.raises(RankError, match="No rank has sent a message") as caught:
         watch.take(queue.Queue())
     assert caught.value.lost
 

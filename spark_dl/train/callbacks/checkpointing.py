@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +22,11 @@ from spark_dl.train.model.optimizers import unsaved_state
 from spark_dl.train.model.parts import seed_states
 from spark_dl.train.model.serialization import to_bytes
 from spark_dl.train.plan import TrainPlan
+from spark_dl.train.reports import TrainReporter, WarningReport
 
 __all__ = ["SaveCheckpoint", "is_better", "no_best_epoch"]
+
+_log = logging.getLogger(__name__)
 
 
 class SaveCheckpoint(Counting):
@@ -36,7 +39,7 @@ class SaveCheckpoint(Counting):
         agreement: The callback that synchronizes moving statistics and metric states over ranks before they are saved.
         state: The state of the user's callbacks on this rank, which is saved, too.
         steps: The number of steps in an epoch.
-        report: The function that sends events to the driver; called on rank 0.
+        report: The function that sends reports to the driver; called on rank 0.
 
     Attributes:
         best_epoch: The best epoch so far, from 0; -1 if there is none.
@@ -48,7 +51,7 @@ class SaveCheckpoint(Counting):
         agreement: SyncMetrics,
         state: CallbackState,
         steps: int,
-        report: Callable[[dict[str, Any]], None],
+        report: TrainReporter,
     ) -> None:
         super().__init__(plan.start)
         self._plan = plan
@@ -91,7 +94,7 @@ class SaveCheckpoint(Counting):
         if self._plan.options.restore_best_weights and monitor not in values:
             raise OptionError(
                 explain(
-                    f"The best epoch can't be told by monitor={monitor!r}.",
+                    f"The best epoch can't be determined by monitor={monitor!r}.",
                     expected="a metric that the model reports",
                     received=", ".join(values),
                     fix=hint(monitor, values),
@@ -102,7 +105,7 @@ class SaveCheckpoint(Counting):
             if self._plan.options.restore_best_weights:
                 raise OptionError(no_best_epoch(monitor, np.size(value)))
             value = math.nan
-        history = {name: [*self._last.history.get(name, []), told] for name, told in values.items()}
+        history = {name: [*self._last.history.get(name, []), value] for name, value in values.items()}
         now = replace(self._last, epoch=epoch + 1, step=0, history=history, metrics=[], attempt=self._plan.attempt)
         now = replace(now, stopped=bool(getattr(self.model, "stop_training", False)))
         better = math.isfinite(value) and is_better(value, self._last.best_value, self._mode())
@@ -121,7 +124,7 @@ class SaveCheckpoint(Counting):
         if direction is None and self._plan.options.restore_best_weights:
             raise OptionError(
                 explain(
-                    f"It can't be told whether monitor={self._plan.monitor!r} is best when least or greatest.",
+                    f"It is unknown whether monitor={self._plan.monitor!r} is better when lower or higher.",
                     expected="monitorMode='min' or monitorMode='max'",
                     received="monitorMode='auto', and a metric that doesn't say so",
                     fix="Set monitorMode.",
@@ -152,21 +155,21 @@ class SaveCheckpoint(Counting):
         if self._world.is_leader:
             try:
                 self._checkpoints.save(now, to_bytes(self.model), self._state.content(), unsaved_state(self.model))
-                self._report({"kind": "checkpoint", "epoch": now.epoch, "step": now.step})
+                _log.info("Checkpoint written at %s.", now.position)
             except OSError as error:  # also raised for the temporary directory that Keras writes to
-                self._warn(f"No checkpoint at {now.place}, the one before it serves. {error}")
+                self._warn(f"No checkpoint at {now.position}, the one before it serves. {error}")
                 best = ("best_epoch", "best_value", "best_file")
                 now = replace(now, **{name: getattr(self._last, name) for name in best})
         self._last = now
 
     def _warn(self, text: str) -> None:
-        self._report({"kind": "warning", "text": text})
+        self._report(WarningReport(text))
 
 
 def no_best_epoch(monitor: str, values: int) -> str:
     """Return the error message for a monitored metric with several values per epoch."""
     return explain(
-        f"The best epoch can't be told by monitor={monitor!r}: it has a value for each class or threshold.",
+        f"The best epoch can't be determined by monitor={monitor!r}: it has a value for each class or threshold.",
         expected="a metric with one value an epoch, such as F1Score(average='macro')",
         received=f"{values} values an epoch",
         fix="Set monitor to another metric, or leave restoreBestWeights off.",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from spark_dl.collectives import Collectives
+from spark_dl.collectives import Collectives, gather_records
 from spark_dl.errors import ModelError, explain
 from spark_dl.train.model.optimizers import optimizer_variables, optimizers_of
 
@@ -18,6 +18,17 @@ __all__ = ["CompareRanks"]
 _DRIFT = 1e-4
 _DRIFT_OF_NUMBERS = 1e-6
 _NAMED = 4
+
+# What each rank tells of a value whose bits differ: the largest distance of its numbers from the mean over ranks, its
+# largest number, its first number, and its digest.
+_DIFFERENCE = np.dtype([(name, np.float64) for name in ("distance", "largest", "first", "digest")])
+
+
+class _Compared(NamedTuple):
+    """A value that must be the same on all ranks, with its name."""
+
+    name: str
+    value: np.ndarray
 
 
 class CompareRanks(keras.callbacks.Callback):
@@ -41,17 +52,17 @@ class CompareRanks(keras.callbacks.Callback):
         if size == 1:
             return
         compared = _compared(self.model)
-        digests = np.array([_digest(value) for _, value in compared], np.int64)
+        digests = np.array([_digest(one.value) for one in compared], np.int64)
         differing = [compared[index] for index in self._differing(digests)]
-        told = self._drifted(differing) if differing else []
-        if told:
-            more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        drifted = self._drifted(differing) if differing else []
+        if drifted:
+            more = f"; and {len(drifted) - _NAMED} more" if len(drifted) > _NAMED else ""
             raise ModelError(
                 explain(
                     f"The ranks train different models at the end of epoch {epoch + 1}: "
-                    f"{'; '.join(told[:_NAMED])}{more}.",
+                    f"{'; '.join(drifted[:_NAMED])}{more}.",
                     expected="the same weights, optimizer state and learning rate on all ranks",
-                    received=f"{len(told)} of {len(compared)} that differ between {size} ranks",
+                    received=f"{len(drifted)} of {len(compared)} that differ between {size} ranks",
                     fix="Have callbacks and the model's own steps set weights and rates from what is the same on all "
                     "ranks, such as the epoch and the logs, and not from random numbers, times or data of one rank.",
                 )
@@ -71,43 +82,45 @@ class CompareRanks(keras.callbacks.Callback):
             if any(size * int(squares[half, index]) != int(sums[half, index]) ** 2 for half in (0, 1))
         ]
 
-    def _drifted(self, differing: list[tuple[str, np.ndarray]]) -> list[str]:
+    def _drifted(self, differing: list[_Compared]) -> list[str]:
         """Describe the values that differ by more than rounding."""
-        size, rank = self._collectives.world.size, self._collectives.world.rank
-        flat = [value.astype(np.float64).ravel() for _, value in differing]
-        means = self._collectives.sum(np.concatenate(flat), "spark_dl.drift") / size
+        flat = [one.value.astype(np.float64).ravel() for one in differing]
+        means = self._collectives.sum(np.concatenate(flat), "spark_dl.drift") / self._collectives.world.size
         parts = np.split(means, np.cumsum([len(value) for value in flat])[:-1])
-        table = np.zeros((size, len(flat), 4))
-        for index, (value, mean) in enumerate(zip(flat, parts, strict=True)):
-            distance, largest = np.abs(value - mean).max(), np.abs(value).max()
-            table[rank, index] = distance, largest, value[0], _digest(differing[index][1])
-        table = self._collectives.sum(table.ravel(), "spark_dl.drifts").reshape(table.shape)
-        told = []
-        for index, (name, value) in enumerate(differing):
-            distances, largest, firsts, digests = table[:, index].T
-            allowed = _DRIFT if value.size > 1 else _DRIFT_OF_NUMBERS
+        own = np.zeros(len(differing), _DIFFERENCE)
+        own["distance"] = [np.abs(value - mean).max() for value, mean in zip(flat, parts, strict=True)]
+        own["largest"] = [np.abs(value).max() for value in flat]
+        own["first"] = [value[0] for value in flat]
+        own["digest"] = [_digest(one.value) for one in differing]
+        of_ranks = gather_records(self._collectives, own, "spark_dl.drifts")
+        found = []
+        for index, one in enumerate(differing):
+            ranks = of_ranks[:, index]
+            allowed = _DRIFT if one.value.size > 1 else _DRIFT_OF_NUMBERS
             # NaN on some ranks counts as a difference.
-            if not distances.max() <= allowed * largest.max():
-                told.append(_told(name, value.size, distances, firsts, digests))
-        return told
+            if not ranks["distance"].max() <= allowed * ranks["largest"].max():
+                found.append(_description(one, ranks))
+        return found
 
 
-def _told(name: str, size: int, distances: np.ndarray, firsts: np.ndarray, digests: np.ndarray) -> str:
-    if size == 1:
-        shown = ", ".join(f"{value:.7g} on rank {rank}" for rank, value in enumerate(firsts[:_NAMED]))
-        return f"{name}: {shown}{', ...' if len(firsts) > _NAMED else ''}"
+def _description(compared: _Compared, ranks: np.ndarray) -> str:
+    """Describe how a value differs between ranks, by each rank's _DIFFERENCE."""
+    name, digests = compared.name, ranks["digest"]
+    if compared.value.size == 1:
+        shown = ", ".join(f"{value:.7g} on rank {rank}" for rank, value in enumerate(ranks["first"][:_NAMED]))
+        return f"{name}: {shown}{', ...' if len(ranks) > _NAMED else ''}"
     kinds, counts = np.unique(digests, return_counts=True)
     others = np.flatnonzero(digests != (kinds[counts.argmax()] if counts.max() > 1 else digests[0]))
-    ranks = ", ".join(map(str, others[:_NAMED])) + (", ..." if len(others) > _NAMED else "")
-    return f"{name} on rank{'s' if len(others) > 1 else ''} {ranks}, by up to {distances.max():.3g}"
+    named = ", ".join(map(str, others[:_NAMED])) + (", ..." if len(others) > _NAMED else "")
+    return f"{name} on rank{'s' if len(others) > 1 else ''} {named}, by up to {ranks['distance'].max():.3g}"
 
 
-def _compared(model: keras.Model) -> list[tuple[str, np.ndarray]]:
-    """Return the values that must be the same on all ranks, with their names."""
-    rates = [(f"learning rate of {optimizer.name}", _rate(optimizer)) for optimizer in optimizers_of(model)]
+def _compared(model: keras.Model) -> list[_Compared]:
+    """Return the values that must be the same on all ranks."""
+    rates = [_Compared(f"learning rate of {optimizer.name}", _rate(optimizer)) for optimizer in optimizers_of(model)]
     variables = [*model.trainable_variables, *optimizer_variables(model)]
-    named = [(getattr(variable, "path", variable.name), np.asarray(variable)) for variable in variables]
-    return [*rates, *((name, value) for name, value in named if value.size)]
+    values = [_Compared(getattr(variable, "path", variable.name), np.asarray(variable)) for variable in variables]
+    return [*rates, *(one for one in values if one.value.size)]
 
 
 def _rate(optimizer: Any) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+
+from spark_dl.train.reports import TrainReporter, WarningReport
 
 __all__ = ["WatchFinite", "first_not_finite"]
 
@@ -16,31 +17,29 @@ class WatchFinite(keras.callbacks.Callback):
     """Callback that reports a warning when a loss is NaN or infinite for the first time.
 
     Args:
-        report: The function that sends events to the driver; called on rank 0.
+        report: The function that sends reports to the driver; called on rank 0.
     """
 
-    def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, report: TrainReporter) -> None:
         super().__init__()
         self._report = report
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Report each loss that isn't finite, once."""
         found = {
             name: float(value)
             for name, value in (logs or {}).items()
-            if name.endswith("loss") and np.ndim(value) == 0 and not math.isfinite(value) and name not in self._told
+            if name.endswith("loss") and np.ndim(value) == 0 and not math.isfinite(value) and name not in self._reported
         }
         if found:
-            self._told |= found.keys()
+            self._reported |= found.keys()
             values = ", ".join(f"{name} is {value}" for name, value in found.items())
-            self._report(
-                {
-                    "kind": "warning",
-                    "text": f"At the end of epoch {epoch + 1}: {values}. Lower the learning rate, clip the gradients "
-                    "(clipnorm), or look for values in the columns that are too large.",
-                }
+            text = (
+                f"At the end of epoch {epoch + 1}: {values}. Lower the learning rate, clip the gradients (clipnorm), "
+                "or look for values in the columns that are too large."
             )
+            self._report(WarningReport(text))
 
 
 def first_not_finite(model: keras.Model) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from spark_dl.collectives import Collectives
+from spark_dl.collectives import Collectives, gather_records
 from spark_dl.log_values import plain_value
 from spark_dl.train.checkpoint import Checkpoint
-from spark_dl.train.speed import Speed, StepClock, speed
-from spark_dl.train.usage import Usage
+from spark_dl.train.reports import EpochReport, Speed, StepReport, TrainReporter, WarningReport
+from spark_dl.train.speed import RANK_CLOCKS, EpochSpeed, StepClock, measure_epoch
+from spark_dl.train.usage import UsageMeter
 
 __all__ = ["Counting", "MeasureSpeed", "ReportProgress", "SendHeartbeats"]
 
@@ -56,7 +56,7 @@ class MeasureSpeed(Counting):
         start: The checkpoint that training resumes from, or None.
 
     Attributes:
-        speed: The throughput of the last epoch, the same on every rank.
+        measured: The measurement of the last epoch, the same on every rank; None before the first.
     """
 
     def __init__(
@@ -69,19 +69,20 @@ class MeasureSpeed(Counting):
         start: Checkpoint | None = None,
     ) -> None:
         super().__init__(start)
-        self.speed: Speed | None = None
+        self.measured: EpochSpeed | None = None
         self._collectives = collectives
         self._clock = clock
         self._rows = rows
         self._steps = steps
         self._now = now
         self._began = self._ended = 0.0
-        self._usage = Usage()
+        self._usage = UsageMeter()
         self._hosts: list[str] = []
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Gather the ranks' host names."""
-        names = self._of_ranks([*self._collectives.world.host.encode()[:_HOST_BYTES].ljust(_HOST_BYTES, b" ")])
+        host = self._collectives.world.host.encode()[:_HOST_BYTES].ljust(_HOST_BYTES, b" ")
+        names = gather_records(self._collectives, np.array([*host], np.float64), "spark_dl.hosts")
         self._hosts = [bytes(name.astype(np.uint8)).decode(errors="replace").strip() for name in names]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -99,17 +100,14 @@ class MeasureSpeed(Counting):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Gather the ranks' measurements and compute the throughput."""
-        ranks = self._of_ranks([self._ended - self._began, *self._clock.take(), *self._usage.take()])
+        clocks = np.zeros(1, RANK_CLOCKS)
+        clocks["seconds"] = self._ended - self._began
+        for name, value in (*self._clock.take()._asdict().items(), *self._usage.take()._asdict().items()):
+            clocks[name] = value
+        ranks = gather_records(self._collectives, clocks, "spark_dl.clocks")[:, 0]
         before = self._start.step if self._start is not None and self._start.epoch == epoch else 0
         taken = self.step - before
-        self.speed = speed(self._rows * taken / self._steps, taken, ranks, self._hosts)
-
-    def _of_ranks(self, mine: Sequence[float]) -> np.ndarray:
-        """Gather each rank's numbers on every rank: shape (ranks, numbers)."""
-        world = self._collectives.world
-        table = np.zeros((world.size, len(mine)))
-        table[world.rank] = mine
-        return self._collectives.sum(table.ravel(), "spark_dl.of_ranks").reshape(table.shape)
+        self.measured = measure_epoch(self._rows * taken / self._steps, taken, ranks, self._hosts)
 
 
 class ReportProgress(Counting):
@@ -120,7 +118,7 @@ class ReportProgress(Counting):
 
     def __init__(
         self,
-        report: Callable[[dict[str, Any]], None],
+        report: TrainReporter,
         measure: MeasureSpeed,
         epochs: int,
         clock: Callable[[], float],
@@ -131,31 +129,27 @@ class ReportProgress(Counting):
         self._measure = measure
         self._epochs = epochs
         self._clock = clock
-        self._told = clock()
-        self._measured = 0
+        self._reported_at = clock()
+        self._epochs_measured = 0
         self._advised = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Report the step if the last report is long enough ago."""
         super().on_train_batch_end(batch, logs)
         now = self._clock()
-        if now - self._told >= _REPORT_SECONDS:
-            self._told = now
-            loss = float((logs or {}).get("loss", math.nan))
-            self._report({"kind": "step", "epoch": self.epoch, "step": self.step, "loss": loss})
+        if now - self._reported_at >= _REPORT_SECONDS:
+            self._reported_at = now
+            self._report(StepReport(self.epoch, self.step, float((logs or {}).get("loss", math.nan))))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Report the epoch's metrics and throughput."""
         values = {name: plain_value(value) for name, value in (logs or {}).items()}
-        measured: dict[str, Any] = asdict(self._measure.speed) if self._measure.speed else {"ranks": ()}
-        measured["ranks"] = list(measured["ranks"])
-        advice = measured.pop("advice", ())
-        rate = _learning_rate(self.model)
-        self._report({"kind": "epoch", "epoch": epoch, "logs": values, "learning_rate": rate, **measured})
-        self._measured += 1
-        if advice and not self._advised and (self._measured > 1 or self._epochs == 1):
+        measured = self._measure.measured or EpochSpeed(0.0, Speed())
+        self._report(EpochReport(epoch, values, _learning_rate(self.model), measured.speed))
+        self._epochs_measured += 1
+        if measured.advice and not self._advised and (self._epochs_measured > 1 or self._epochs == 1):
             self._advised = True
-            self._report({"kind": "warning", "text": " ".join(advice)})
+            self._report(WarningReport(" ".join(measured.advice)))
 
 
 def _learning_rate(model: keras.Model) -> float | None:
@@ -175,21 +169,21 @@ class SendHeartbeats(Counting):
 
     def __init__(self, heartbeat: Callable[[str], None], start: Checkpoint | None) -> None:
         super().__init__(start)
-        self._mark = heartbeat
+        self._heartbeat = heartbeat
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Send a heartbeat when a step begins."""
-        self._mark(f"epoch {self.epoch + 1}, step {self.step + 1}")
+        self._heartbeat(f"epoch {self.epoch + 1}, step {self.step + 1}")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Send a heartbeat when a step ends."""
         super().on_train_batch_end(batch, logs)
-        self._mark(f"epoch {self.epoch + 1}, the end of step {self.step}")
+        self._heartbeat(f"epoch {self.epoch + 1}, the end of step {self.step}")
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Send a heartbeat when a validation step begins."""
-        self._mark(f"epoch {self.epoch + 1}, validation step {batch + 1}")
+        self._heartbeat(f"epoch {self.epoch + 1}, validation step {batch + 1}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Send a heartbeat at the epoch's end, before checkpoint and reports."""
-        self._mark(f"the end of epoch {epoch + 1}")
+        self._heartbeat(f"the end of epoch {epoch + 1}")

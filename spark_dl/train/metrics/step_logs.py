@@ -44,11 +44,11 @@ def _uses_logs(method: Any) -> bool:
     code = getattr(inspect.unwrap(method), "__code__", None)
     if code is None:
         return True
-    place = 2 if inspect.ismethod(method) else 1
+    position = 2 if inspect.ismethod(method) else 1
     named = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or len(named) <= place:
+    if code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS) or len(named) <= position:
         return True
-    logs = "logs" if "logs" in named else named[place]
+    logs = "logs" if "logs" in named else named[position]
     loaded: list[Any] = []
     for instruction in dis.get_instructions(code):
         # Some instructions load or store two variables; STORE_FAST_LOAD_FAST loads the second only.
@@ -122,13 +122,13 @@ def _weighted(
     equal = [float(rows == 0 or _same(logs[name], results[metric])) for name, metric in pairs]
     products = [rows * logs[name] if rows else 0.0 for name in names]
     total = collectives.sum(np.array([rows, *products, *equal], np.float64), "spark_dl.step_logs")
-    votes = total[1 + len(names) :]
+    all_rows, sums, votes = np.split(total, [1, 1 + len(names)])
     same: dict[str, str] = {}
     for (name, metric), vote in zip(pairs, votes, strict=True):
         if vote == collectives.world.size:
             same.setdefault(name, metric)
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = dict(zip(names, (total[1 : 1 + len(names)] / total[0]).tolist(), strict=True))
+        means = dict(zip(names, (sums / all_rows).tolist(), strict=True))
     return {**logs, **means}, same
 
 
