@@ -64,7 +64,7 @@ def test_mypy_finds_misspelled_options_in_a_users_script(tmp_path: Path) -> None
     good.write_text(GOOD, encoding="utf-8")
     lines = ["from spark_dl import HorovodLauncher, KerasClassifier, KerasEstimator, KerasModel", "", *BAD]
     bad.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    # The package's own errors under these settings aren't the script's: mypy doesn't show those of an installed package.
+    # mypy doesn't show the errors of an installed package: its own under these settings aren't the script's.
     settings = ["--strict", "--follow-imports=silent", "--config-file", ROOT / "pyproject.toml"]
     command = [sys.executable, "-m", "mypy", *settings, good, bad]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
