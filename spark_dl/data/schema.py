@@ -78,33 +78,33 @@ def feature_spec(
     """
     rules = rules or ColumnRules()
     columns = tuple(rules.nulls.column(_column(schema, name, param)) for name in names)
-    given = ModelInput(shape, dtype, columns, rules)
-    return FeatureSpec(tuple(_fed_columns(schema, param, given)), shape, dtype, key)
+    model_input = ModelInput(shape, dtype, columns, rules)
+    return FeatureSpec(tuple(_fed_columns(schema, param, model_input)), shape, dtype, key)
 
 
-def _fed_columns(schema: T.StructType, param: str, given: ModelInput) -> list[Column]:
+def _fed_columns(schema: T.StructType, param: str, model_input: ModelInput) -> list[Column]:
     fed: list[Column] = []
-    for column in given.columns:
-        kind = kind_of(column).feeds(given)
+    for column in model_input.columns:
+        kind = kind_of(column).feeds(model_input)
         if kind is None:
-            raise DataError(_unsuited(schema, column.name, param, _TEXT if given.dtype == "string" else _NUMERIC))
+            raise DataError(_unsuited(schema, column.name, param, _TEXT if model_input.dtype == "string" else _NUMERIC))
         fed.append(replace(column, kind=kind))
     for column in fed:
         if kind_of(column).coding:  # bytes can't be joined with other columns
-            kind_of(column).check_input(given, param)
-            return [kind_of(column).matched(column, 0, given)]
-    width = _array_width(schema, param, given)
-    _check_dtype(given)
-    return [kind_of(column).matched(column, width, given) for column in fed]
+            kind_of(column).check_input(model_input, param)
+            return [kind_of(column).matched(column, 0, model_input)]
+    width = _array_width(schema, param, model_input)
+    _check_dtype(model_input)
+    return [kind_of(column).matched(column, width, model_input) for column in fed]
 
 
-def _array_width(schema: T.StructType, param: str, given: ModelInput) -> int:
+def _array_width(schema: T.StructType, param: str, model_input: ModelInput) -> int:
     """Return the number of values in a row that the only column that isn't a scalar must have.
 
     Raises:
         DataError: There are several such columns, or the columns' width isn't the input's.
     """
-    columns = given.columns
+    columns = model_input.columns
     wide = [column for column in columns if not kind_of(column).is_scalar]
     if len(wide) > 1:
         raise DataError(
@@ -115,7 +115,7 @@ def _array_width(schema: T.StructType, param: str, given: ModelInput) -> int:
                 fix="Join them with VectorAssembler.",
             )
         )
-    expected = math.prod(given.shape)
+    expected = math.prod(model_input.shape)
     width = expected - (len(columns) - len(wide))
     known = known_width(schema, wide[0].name) if wide else None
     if (not wide and width != 0) or (wide and width < 1) or (known is not None and known != width):
@@ -123,7 +123,7 @@ def _array_width(schema: T.StructType, param: str, given: ModelInput) -> int:
         raise DataError(
             explain(
                 "The columns' width isn't the width of the model's input.",
-                expected=f"{expected} numbers a row, for the model's input of shape {shape_text(given.shape)}",
+                expected=f"{expected} numbers a row, for the model's input of shape {shape_text(model_input.shape)}",
                 received=f"{received} number{'s' * (received != 1)} a row from " + ", ".join(c.name for c in columns),
                 fix=f"Change {param}, or build the model for this width.",
             )
@@ -131,18 +131,20 @@ def _array_width(schema: T.StructType, param: str, given: ModelInput) -> int:
     return width
 
 
-def _check_dtype(given: ModelInput) -> None:
+def _check_dtype(model_input: ModelInput) -> None:
     """Check that columns of fractions don't feed an input of whole numbers.
 
     Raises:
         DataError: They do.
     """
-    if np.dtype(given.dtype).kind in "iu" and any(np.dtype(column.dtype).kind == "f" for column in given.columns):
+    if np.dtype(model_input.dtype).kind in "iu" and any(
+        np.dtype(column.dtype).kind == "f" for column in model_input.columns
+    ):
         raise DataError(
             explain(
                 "Columns of fractions can't feed a model input of whole numbers.",
-                expected=f"integer columns, for the model's input of dtype {given.dtype}",
-                received=", ".join(f"{column.name} ({column.dtype})" for column in given.columns),
+                expected=f"integer columns, for the model's input of dtype {model_input.dtype}",
+                received=", ".join(f"{column.name} ({column.dtype})" for column in model_input.columns),
                 fix="Cast the columns to int, or give the model a float input.",
             )
         )
@@ -189,8 +191,8 @@ def label_spec(
                 fix="Turn the labels into indices with StringIndexer, or use KerasEstimator with another loss.",
             )
         )
-    given = ModelInput(output, "float32", (column,), InputRules(sparse="never"))
-    return LabelSpec(kind.matched(column, math.prod(output), given), output, "float32", None, key)
+    model_input = ModelInput(output, "float32", (column,), InputRules(sparse="never"))
+    return LabelSpec(kind.matched(column, math.prod(output), model_input), output, "float32", None, key)
 
 
 def weight_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:

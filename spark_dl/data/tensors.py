@@ -48,10 +48,10 @@ def feature_rows(
     """
     if spec.coding:
         (column,) = spec.columns
-        given = extracted[column]
-        if given.beyond is not None:
-            errors.add_out_of_range(column, given.values, given.beyond & keep, spec.dtype)
-        prepared, undecodable = kind_of(column).prepare(given.values, spec.shape, keep)
+        found = extracted[column]
+        if found.beyond is not None:
+            errors.add_out_of_range(column, found.values, found.beyond & keep, spec.dtype)
+        prepared, undecodable = kind_of(column).prepare(found.values, spec.shape, keep)
         for reason, rows in undecodable.items():
             errors.add_undecodable(column, rows, reason)
         return prepared

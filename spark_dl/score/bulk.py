@@ -227,8 +227,7 @@ def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
 def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Add the output columns to a batch."""
     model = scoring.model
-    given = {column: batch.column(batch.schema.get_field_index(column.name)) for column in model.columns}
-    arrays = {column: kind_of(column).from_parquet(array, column) for column, array in given.items()}
+    arrays = {c: kind_of(c).from_parquet(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.columns}
     columns = model.outputs(model.inputs(arrays))
     added = [_arrow(columns[name], field) for name, field in scoring.fields.values()]
     kept = [_kept(array, scoring.source.schema[index].dataType) for index, array in enumerate(batch.columns)]

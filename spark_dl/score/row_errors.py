@@ -44,7 +44,7 @@ class ScoringRowErrors:
             raise unfit(column, "no nulls and no NaN", f"{received}{np.argmax(missing)}")
         if infinite is not None and infinite.any():
             expected = f"finite numbers that the model's input can hold ({self._dtypes[column]})"
-            raise unfit(column, expected, _told(extracted.values, infinite, "with an infinite number"))
+            raise unfit(column, expected, _with_number(extracted.values, infinite, "with an infinite number"))
 
     def add_out_of_range(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Check that no row has a number outside the dtype's range.
@@ -54,7 +54,7 @@ class ScoringRowErrors:
         """
         if rows.any():
             expected = f"finite numbers that the model's input can hold ({dtype})"
-            raise unfit(column, expected, _told(values, rows, "beyond it", dtype))
+            raise unfit(column, expected, _with_number(values, rows, "beyond it", dtype))
 
     def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Check that the dtype rounds no integer.
@@ -78,7 +78,7 @@ class ScoringRowErrors:
             raise unfit(column, f"images that can be decoded ({reason})", received)
 
 
-def _told(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "") -> str:
+def _with_number(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "") -> str:
     """Describe the marked rows, with the first wrong number where rows are numbers.
 
     Args:
@@ -88,14 +88,14 @@ def _told(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "") -> s
         dtype: The dtype that can't hold a number; "" where the wrong numbers are infinite.
     """
     count, first = int(rows.sum()), int(np.argmax(rows))
-    told = f"{count} rows {what} in a batch of {len(rows)}, the first is row {first}"
+    described = f"{count} rows {what} in a batch of {len(rows)}, the first is row {first}"
     if values.dtype == object:
-        return told
+        return described
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = values[first]
         limits = np.finfo(dtype) if dtype and np.dtype(dtype).kind == "f" else np.iinfo(dtype) if dtype else None
         wrong = ~np.isfinite(numbers) if limits is None else (numbers < limits.min) | (numbers > limits.max)
-    return f"{numbers[wrong][0]}; {told}"
+    return f"{numbers[wrong][0]}; {described}"
 
 
 def _rows(wrong: np.ndarray) -> str:

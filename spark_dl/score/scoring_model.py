@@ -98,8 +98,9 @@ class ScoringModel:
         Raises:
             DataError: Rows can't be scored.
         """
-        given = zip(self.columns, columns, strict=True)
-        return self.outputs(self.inputs({column: kind_of(column).from_pandas(one, column) for column, one in given}))
+        pairs = zip(self.columns, columns, strict=True)
+        arrays = {column: kind_of(column).from_pandas(series, column) for column, series in pairs}
+        return self.outputs(self.inputs(arrays))
 
     def outputs(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the values of the head's fields from the model's inputs, in batches.

@@ -26,10 +26,10 @@ class BinaryKind(ColumnKind):
     def column(self, name: str, data_type: DataType) -> Column | None:
         return Column(name, self.name, "uint8", 0) if data_type.typeName() == "binary" else None
 
-    def feeds(self, given: ModelInput) -> str | None:
-        if given.dtype == "string":
+    def feeds(self, model_input: ModelInput) -> str | None:
+        if model_input.dtype == "string":
             return "text"
-        return "image" if given.rules.binary == "image" else self.name
+        return "image" if model_input.rules.binary == "image" else self.name
 
     def decode(self, array: pa.Array, column: Column) -> Extracted:
         return from_lists(_as_lists(array), column.width, column.dtype)

@@ -34,21 +34,21 @@ class ImageKind(ColumnKind):
     def column(self, name: str, data_type: DataType) -> Column | None:
         return None
 
-    def check_input(self, given: ModelInput, param: str) -> None:
-        shape, dtype = given.shape, given.dtype
-        if len(given.columns) > 1 or len(shape) != 3 or shape[-1] not in (1, 3, 4) or dtype == "int8":
+    def check_input(self, model_input: ModelInput, param: str) -> None:
+        shape, dtype = model_input.shape, model_input.dtype
+        if len(model_input.columns) > 1 or len(shape) != 3 or shape[-1] not in (1, 3, 4) or dtype == "int8":
             raise DataError(
                 explain(
                     "Images take one column, and a model input that is an image.",
                     expected="one binary column, and an input of (batch, height, width, 1, 3 or 4 channels) that takes "
                     "255",
-                    received=", ".join(f"{c.name} ({c.kind})" for c in given.columns)
+                    received=", ".join(f"{c.name} ({c.kind})" for c in model_input.columns)
                     + f", and an input of shape {shape_text(shape)}, {dtype}",
                     fix=f"Change {param}, or set binaryFormat='raw' where the bytes are the numbers themselves.",
                 )
             )
 
-    def matched(self, column: Column, width: int, given: ModelInput) -> Column:
+    def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
         return replace(column, dtype=BYTES)
 
     def decode(self, array: pa.Array, column: Column) -> Extracted:

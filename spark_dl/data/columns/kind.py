@@ -87,22 +87,22 @@ class ColumnKind(ABC):
     def column(self, name: str, data_type: DataType) -> Column | None:
         """Return the column of this name, or None if its Spark type isn't of this kind."""
 
-    def feeds(self, given: ModelInput) -> str | None:
+    def feeds(self, model_input: ModelInput) -> str | None:
         """Return the name of the kind as which the column feeds an input; None if it can't."""
-        return None if given.dtype == "string" else self.name
+        return None if model_input.dtype == "string" else self.name
 
-    def check_input(self, given: ModelInput, param: str) -> None:  # noqa: B027 - most kinds join others as numbers
+    def check_input(self, model_input: ModelInput, param: str) -> None:  # noqa: B027 - most kinds join others as numbers
         """Check an input that a column of bytes feeds; columns of numbers are checked together.
 
         Args:
-            given: The input.
+            model_input: The input, with all columns that feed it.
             param: The option that named the columns, for messages.
 
         Raises:
             DataError: The columns can't feed this input.
         """
 
-    def matched(self, column: Column, width: int, given: ModelInput) -> Column:
+    def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
         """Return the column as it feeds an input, with the number of values in a row that remains for it."""
         return replace(column, width=width)
 

@@ -34,8 +34,8 @@ class NestedArrayKind(ArrayKind):
         dtype = number_dtype(element)
         return Column(name, self.name, dtype, 0, nested=levels - 1) if levels > 1 and dtype else None
 
-    def matched(self, column: Column, width: int, given: ModelInput) -> Column:
-        shape = given.shape
+    def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
+        shape = model_input.shape
         if column.nested >= len(shape):
             return replace(column, width=width)
         return replace(column, width=width, inner=(*shape[1 : column.nested], math.prod(shape[column.nested :])))

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns.extracted import Extracted, filled, from_numbers, mask, nulls_of, numbers_of
-from spark_dl.data.columns.kind import ColumnKind, array_of, unfit
+from spark_dl.data.columns.kind import ColumnKind, ModelInput, array_of, unfit
 
 if TYPE_CHECKING:
     from pyspark.sql import Column as SparkColumn
@@ -47,7 +47,7 @@ class NumberKind(ColumnKind):
         dtype = number_dtype(data_type)
         return Column(name, self.name, dtype, 1) if dtype not in (None, "bool") else None
 
-    def matched(self, column: Column, width: int, given: Any) -> Column:
+    def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
         return column
 
     def fill_value(self, column: Column, fill: Any) -> float | str | None:

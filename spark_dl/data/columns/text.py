@@ -32,21 +32,21 @@ class TextKind(ColumnKind):
     def column(self, name: str, data_type: DataType) -> Column | None:
         return Column(name, self.name, BYTES, 0) if data_type.typeName() == "string" else None
 
-    def feeds(self, given: ModelInput) -> str | None:
-        return self.name if given.dtype == "string" else None
+    def feeds(self, model_input: ModelInput) -> str | None:
+        return self.name if model_input.dtype == "string" else None
 
-    def check_input(self, given: ModelInput, param: str) -> None:
-        if len(given.columns) > 1 or math.prod(given.shape) != 1:
+    def check_input(self, model_input: ModelInput, param: str) -> None:
+        if len(model_input.columns) > 1 or math.prod(model_input.shape) != 1:
             raise DataError(
                 explain(
                     "An input of strings takes one column, with a string in each row.",
                     expected="one column, and a model input of shape (batch,) or (batch, 1)",
-                    received=f"columns {', '.join(c.name for c in given.columns)}, and an input of shape "
-                    f"{shape_text(given.shape)}",
+                    received=f"columns {', '.join(c.name for c in model_input.columns)}, and an input of shape "
+                    f"{shape_text(model_input.shape)}",
                 )
             )
 
-    def matched(self, column: Column, width: int, given: ModelInput) -> Column:
+    def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
         return replace(column, dtype=BYTES)
 
     def fill_value(self, column: Column, fill: Any) -> float | str | None:

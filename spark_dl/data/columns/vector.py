@@ -35,10 +35,10 @@ class VectorKind(ColumnKind):
     def column(self, name: str, data_type: DataType) -> Column | None:
         return Column(name, self.name, "float64", 0) if data_type.simpleString() == "vector" else None
 
-    def matched(self, column: Column, width: int, given: ModelInput) -> Column:
+    def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
         sized = replace(column, width=width)
-        if len(given.columns) == 1 and given.rules.stays_sparse(width):
-            return replace(sized, kind="sparse vector", sparse=given.dtype)
+        if len(model_input.columns) == 1 and model_input.rules.stays_sparse(width):
+            return replace(sized, kind="sparse vector", sparse=model_input.dtype)
         return sized
 
     def sent(self, column: Column) -> list[SparkColumn]:
