@@ -26,6 +26,7 @@ __all__ = [
     "TrackingError",
     "explain",
     "hint",
+    "shape_text",
 ]
 
 
@@ -119,3 +120,12 @@ def hint(name: str, known: Iterable[str]) -> str:
     if near:
         return "Did you mean " + " or ".join(repr(lowered[match]) for match in near) + "?"
     return f"Known: {', '.join(names)}." if names else ""
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return the shape of a batch as text.
+
+    >>> shape_text((28, 28))
+    '(batch, 28, 28)'
+    """
+    return "(" + ", ".join(["batch", *map(str, shape)]) + ")"

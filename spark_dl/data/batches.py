@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from spark_dl.data.coding import decode
+from spark_dl.data.columns import decode_tensor
 from spark_dl.data.dataset import BLOCK_BYTES, FEATURES, LABEL, WEIGHT, ConvertedDataset, Tensor
 from spark_dl.data.ragged import BYTES, memory
 from spark_dl.data.readers import Reader
@@ -238,15 +238,6 @@ def _ready(tensors: Sequence[Tensor], batch_size: int) -> int:
     return max(1, min(_READY, POOL_BYTES // max(1, decoded * batch_size)))
 
 
-def _fed(part: Any, tensor: Tensor) -> Any:
-    """Decode or cast stored values to the model's input dtype."""
-    import tensorflow as tf
-
-    if tensor.coding:
-        return decode(tf.convert_to_tensor(part, tf.string), tensor.coding, tensor.fed, tensor.dtype)
-    return tf.cast(part, tensor.dtype)
-
-
 def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, ...]:
     """Build a Keras batch: x, y and, if the dataset has weights, sample_weight.
 
@@ -259,10 +250,11 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, .
     """
     roles: dict[str, Any] = {}
     for tensor, part in zip(tensors, parts, strict=True):
+        fed = decode_tensor(part, tensor.coding, tensor.fed, tensor.dtype)
         if tensor.key:
-            roles.setdefault(tensor.role, {})[tensor.key] = _fed(part, tensor)
+            roles.setdefault(tensor.role, {})[tensor.key] = fed
         else:
-            roles[tensor.role] = _fed(part, tensor)
+            roles[tensor.role] = fed
     return tuple(roles[role] for role in (FEATURES, LABEL, WEIGHT) if role in roles)
 
 

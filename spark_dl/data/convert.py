@@ -19,15 +19,16 @@ import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec, weight_tensor
+from spark_dl.data.column import Column
 from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
-from spark_dl.data.image_files import prepare_images
 from spark_dl.data.label_rules import RULES
-from spark_dl.data.limits import beyond, greatest, inexact
+from spark_dl.data.limits import beyond
 from spark_dl.data.projection import arrow_projection, decode_batch
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.row_errors import RowErrors, describe
 from spark_dl.data.sampler import RowSampler
+from spark_dl.data.specs import FeatureSpec, LabelSpec, weight_tensor
+from spark_dl.data.tensors import feature_rows
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
 from spark_dl.spark.job import SparkJob
@@ -209,43 +210,20 @@ def _convert_batch(
         np.logical_and(keep, extracted.usable, out=keep)
     values = {column: extracted.values for column, extracted in received.items()}
     # Values are checked only in the rows that remain, which are known from here on.
-    for column, extracted in received.items():
-        if extracted.beyond is not None:
-            faults.add("range", column.name, int((extracted.beyond & keep).sum()), column.sparse)
     tensors = [
-        *(_joined([values[column] for column in spec.columns], spec, faults, keep) for spec in conversion.features),
+        *(feature_rows(spec, received, spec.tensor().stored, keep, faults) for spec in conversion.features),
         *(_target(values[spec.column], spec, faults, keep) for spec in conversion.labels),
     ]
     if conversion.weight:
         weight = values[conversion.weight]
         faults.add("negative", conversion.weight.name, int((weight[keep] < 0).sum()), "")
-        _check_range(weight, "float32", conversion.weight.name, faults, keep)
+        _check_range(weight, "float32", conversion.weight, faults, keep)
         tensors.append(_cast(weight[:, 0], "float32"))
     if not keep.all():
         tensors = [tensor[keep] for tensor in tensors]
     if conversion.validation_col:
         return tensors, values[conversion.validation_col][keep, 0].astype(bool)
     return tensors, draw.validation(tensors[len(conversion.features)])
-
-
-def _joined(columns: list[np.ndarray], spec: FeatureSpec, faults: RowErrors, keep: np.ndarray) -> np.ndarray:
-    stored = np.dtype(spec.tensor().stored)
-    if stored == BYTES:
-        if spec.coding == "image":
-            images = np.full(len(keep), b"", object)
-            images[keep], wrong = prepare_images(columns[0][keep], spec.shape[-1])
-            for reason, count in wrong.items():
-                faults.add("image", spec.columns[0].name, count, reason)
-            return images
-        return columns[0]
-    for values, column in zip(columns, spec.columns, strict=True):
-        outside = _check_range(values, stored.name, column.name, faults, keep)
-        rounded = inexact(values, spec.dtype) & keep & ~outside
-        if rounded.any():
-            faults.add_inexact(column.name, int(rounded.sum()), spec.dtype, greatest(values[rounded]))
-    with np.errstate(over="ignore", invalid="ignore"):  # such rows are dropped or counted as errors
-        joined = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1, dtype=stored, casting="unsafe")
-        return np.ascontiguousarray(joined, dtype=stored)
 
 
 def _target(values: np.ndarray, spec: LabelSpec, faults: RowErrors, keep: np.ndarray) -> np.ndarray:
@@ -259,7 +237,7 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: RowErrors, keep: np.nda
                 faults.add(kind, name, len(wrong), f"{wrong[0]:g}")
         if len(fractions) or len(outside):
             return np.zeros(len(values), spec.dtype)
-    _check_range(values, spec.dtype, name, faults, keep)
+    _check_range(values, spec.dtype, spec.column, faults, keep)
     if spec.loss:
         kept = values[keep]
         _, wrong = RULES[spec.loss].breaches(kept, spec.shape[-1] if spec.shape else 1)
@@ -272,11 +250,9 @@ def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
         return values.astype(dtype)
 
 
-def _check_range(values: np.ndarray, stored: str, name: str, faults: RowErrors, keep: np.ndarray) -> np.ndarray:
-    """Count and mark the rows with numbers outside a dtype's range."""
-    outside = beyond(values, stored)
-    faults.add("range", name, int((outside & keep).sum()), stored)
-    return outside
+def _check_range(values: np.ndarray, dtype: str, column: Column, faults: RowErrors, keep: np.ndarray) -> None:
+    """Count the rows with numbers outside a dtype's range."""
+    faults.add_out_of_range(column, values, beyond(values, dtype) & keep, dtype)
 
 
 class _BlockWriter:

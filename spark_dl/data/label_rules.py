@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spark_dl.data.column import LabelSpec
-from spark_dl.errors import DataError, explain
+from spark_dl.data.columns import kind_of
+from spark_dl.data.specs import LabelSpec
+from spark_dl.errors import DataError, explain, shape_text
 
 __all__ = ["OF_CLASS_INDICES", "RULES", "LabelRule", "apply_loss"]
 
@@ -115,7 +116,8 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
         DataError: The label's shape doesn't fit the output.
     """
     width, name = math.prod(output), spec.column.name
-    if known_width not in (None, width) and spec.column.kind != "scalar":
+    scalar = kind_of(spec.column).is_scalar
+    if known_width not in (None, width) and not scalar:
         raise _misfit(name, f"{width} numbers a row", f"{known_width} numbers a row", output)
     if not loss or loss in _OF_OTHER_SHAPES or spec.classes is not None:
         return spec
@@ -124,13 +126,13 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
             explain(
                 f"{loss} can't be used with the label column {name!r}.",
                 expected="an output of shape (batch, classes)",
-                received=f"an output of shape {_shape(output)}",
+                received=f"an output of shape {shape_text(output)}",
                 fix="Give one-hot rows of the output's shape, with categorical_crossentropy.",
             )
         )
-    if spec.column.kind == "scalar" and width != 1:
+    if scalar and width != 1:
         raise _misfit(name, f"an array or a Vector of {width} numbers in each row", "one number a row", output)
-    if spec.column.kind == "scalar" and len(output) > 1:
+    if scalar and len(output) > 1:
         spec = replace(spec, shape=output)  # Keras would broadcast a label of shape (rows,) over all rows
     return replace(spec, loss=loss if loss in RULES else "")
 
@@ -139,12 +141,8 @@ def _misfit(name: str, expected: str, received: str, output: tuple[int, ...]) ->
     return DataError(
         explain(
             f"The label column {name!r} doesn't fit the model's output.",
-            expected=f"{expected}, for the output of shape {_shape(output)}",
+            expected=f"{expected}, for the output of shape {shape_text(output)}",
             received=received,
             fix="End the model with as many units as the label has numbers, or change the label.",
         )
     )
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(["batch", *map(str, shape)]) + ")"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spark_dl.errors import DataError, explain
-
-__all__ = ["EXACT_FIX", "all_finite", "beyond", "check_numbers", "greatest", "inexact"]
+__all__ = ["EXACT_FIX", "all_finite", "beyond", "greatest", "inexact"]
 
 EXACT_FIX = (
     "Give ids an integer input (keras.Input(..., dtype='int64')) in front of an Embedding, or index them with "
@@ -70,34 +68,3 @@ def greatest(values: np.ndarray) -> int:
     """Return the integer of the greatest magnitude."""
     low, high = int(values.min()), int(values.max())
     return low if -low > high else high
-
-
-def check_numbers(values: np.ndarray, name: str, dtype: str) -> None:
-    """Check that a model input can represent a column's numbers, in scoring.
-
-    Infinity is an error for every dtype; range and rounding are checked for floating-point inputs.
-
-    Args:
-        values: The numbers of the column in one batch, shape (rows, width).
-        name: The column's name.
-        dtype: The dtype of the model's input.
-
-    Raises:
-        DataError: Infinite numbers, numbers outside the dtype's range, or whole numbers that it would round.
-    """
-    rows = f"in a batch of {len(values)} rows"
-    if values.dtype.kind == "f" and not all_finite(values):
-        count = int((~np.isfinite(values)).any(axis=1).sum())
-        raise _unfit(name, "finite numbers", f"{count} rows with an infinite number {rows}", "Clean the column.")
-    if np.dtype(dtype).kind != "f" or values.dtype.kind not in "fiu":
-        return
-    if count := int(beyond(values, dtype).sum()):
-        raise _unfit(name, f"numbers that {dtype} can hold", f"{count} rows beyond it {rows}", "Scale the column.")
-    marks = inexact(values, dtype)
-    if marks.any():
-        received = f"{int(marks.sum())} rows that it would round {rows}, the greatest {greatest(values[marks])}"
-        raise _unfit(name, f"whole numbers that {dtype} can hold exactly", received, EXACT_FIX)
-
-
-def _unfit(name: str, expected: str, received: str, fix: str) -> DataError:
-    return DataError(explain(f"The column {name!r} can't be scored.", expected=expected, received=received, fix=fix))

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from pyspark.sql import Row
 
-from spark_dl.data.arrow import Extracted
-from spark_dl.data.column import Column, LabelSpec
+from spark_dl.data.column import Column
+from spark_dl.data.columns import Extracted
 from spark_dl.data.label_rules import RULES
-from spark_dl.data.limits import EXACT_FIX
+from spark_dl.data.limits import EXACT_FIX, greatest
+from spark_dl.data.specs import LabelSpec
 from spark_dl.errors import explain
 
 __all__ = ["RowErrors", "describe"]
@@ -57,8 +58,20 @@ class RowErrors:
         for length, count in extracted.lengths.items():
             self.add("length", column.name, count, str(length))
 
-    def add_inexact(self, column: str, count: int, dtype: str, number: int) -> None:
-        """Count rows with integers that a dtype rounds, and record the one of the greatest magnitude."""
+    def add_out_of_range(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
+        """Count the rows with numbers outside a dtype's range."""
+        self.add("range", column.name, int(rows.sum()), dtype)
+
+    def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
+        """Count the rows whose image can't be decoded."""
+        self.add("image", column.name, int(rows.sum()), reason)
+
+    def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
+        """Count the rows with integers that a dtype rounds, and record the one of the greatest magnitude."""
+        if rows.any():
+            self._add_rounded(column.name, int(rows.sum()), dtype, greatest(values[rows]))
+
+    def _add_rounded(self, column: str, count: int, dtype: str, number: int) -> None:
         held = [key for key in self.counts if key[:2] == ("inexact", column) and key[2].split()[0] == dtype]
         rows = count + sum(self.counts.pop(key) for key in held)
         numbers = [number, *(int(key[2].split()[1]) for key in held)]

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
-from spark_dl.data.ragged import BYTES
-from spark_dl.errors import DataError, explain, hint
+from spark_dl.data.column import Column
+from spark_dl.data.columns import InputRules, ModelInput, column_of, kind_named, kind_of
+from spark_dl.data.columns.number import number_dtype
+from spark_dl.data.null_policy import NullPolicy
+from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.errors import DataError, explain, hint, shape_text
 from spark_dl.spark.session import takes_case_apart
 
 __all__ = [
@@ -22,22 +24,11 @@ __all__ = [
     "feature_spec",
     "known_width",
     "label_spec",
-    "quoted",
     "spark_type",
     "weight_column",
 ]
 
-_NUMBERS: dict[type[T.DataType], str] = {
-    T.BooleanType: "bool",
-    T.ByteType: "int8",
-    T.ShortType: "int16",
-    T.IntegerType: "int32",
-    T.LongType: "int64",
-    T.FloatType: "float32",
-    T.DoubleType: "float64",
-}
-
-
+_NUMBERS = (T.BooleanType, T.ByteType, T.ShortType, T.IntegerType, T.LongType, T.FloatType, T.DoubleType)
 # Types without one right encoding: a decimal may not fit a double, and a date may stand for a year or a weekday.
 _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
     ((T.DecimalType,), "Cast it, for example to double."),
@@ -47,30 +38,19 @@ _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
     ),
     ((T.StructType,), "Select the fields that are meant as columns of their own, for example F.col('a.b').alias('b')."),
 ]
-# The struct fields of Spark's image data source.
-_IMAGE_FIELDS = ("height", "width", "nChannels", "mode", "data")
-# Vectors up to this width are mostly dense (pixels, embeddings); wider ones are mostly counts and hashes.
-_DENSE_WIDTH = 4096
 _NUMERIC = "a Vector, an array of numbers, or a number"
+_TEXT = "a string, for the model's input of strings"
 
 
 @dataclass(frozen=True)
-class ColumnRules:
+class ColumnRules(InputRules):
     """Options for the interpretation of feature columns beyond their Spark type.
 
     Attributes:
-        binary: The content of binary columns: "image" (encoded) or "raw" (uint8 numbers).
-        sparse: The Vectors that stay sparse: "auto" (wide ones), "always" or "never".
         nulls: The policy for missing values, which are errors by default.
     """
 
-    binary: str = "image"
-    sparse: str = "auto"
     nulls: NullPolicy = field(default_factory=NullPolicy)
-
-    def stays_sparse(self, width: int) -> bool:
-        """Return whether a Vector of this width stays sparse."""
-        return self.sparse == "always" or (self.sparse == "auto" and width > _DENSE_WIDTH)
 
 
 def feature_spec(
@@ -97,22 +77,35 @@ def feature_spec(
         DataError: A column is missing, ambiguous or of an unsuitable type, or the widths don't fit.
     """
     rules = rules or ColumnRules()
-    columns = [rules.nulls.column(_column(schema, name, param)) for name in names]
-    return replace(_feature_spec(schema, columns, param, shape, dtype, rules), key=key)
+    columns = tuple(rules.nulls.column(_column(schema, name, param)) for name in names)
+    model_input = ModelInput(shape, dtype, columns, rules)
+    return FeatureSpec(tuple(_fed_columns(schema, param, model_input)), shape, dtype, key)
 
 
-def _feature_spec(
-    schema: T.StructType, columns: Sequence[Column], param: str, shape: tuple[int, ...], dtype: str, rules: ColumnRules
-) -> FeatureSpec:
-    expected = math.prod(shape)
-    if dtype == "string":
-        return _text_spec(schema, columns, param, shape)
-    for column in columns:
-        if column.kind == "text":
-            raise DataError(_unsuited(schema, column.name, param, _NUMERIC))
-    if any(column.kind == "image" or (rules.binary == "image" and column.kind == "binary") for column in columns):
-        return _image_spec(columns, param, shape, dtype)
-    wide = [column for column in columns if column.kind != "scalar"]
+def _fed_columns(schema: T.StructType, param: str, model_input: ModelInput) -> list[Column]:
+    fed: list[Column] = []
+    for column in model_input.columns:
+        kind = kind_of(column).feeds(model_input)
+        if kind is None:
+            raise DataError(_unsuited(schema, column.name, param, _TEXT if model_input.dtype == "string" else _NUMERIC))
+        fed.append(replace(column, kind=kind))
+    for column in fed:
+        if kind_of(column).coding:  # bytes can't be joined with other columns
+            kind_of(column).check_input(model_input, param)
+            return [kind_of(column).matched(column, 0, model_input)]
+    width = _array_width(schema, param, model_input)
+    _check_dtype(model_input)
+    return [kind_of(column).matched(column, width, model_input) for column in fed]
+
+
+def _array_width(schema: T.StructType, param: str, model_input: ModelInput) -> int:
+    """Return the number of values in a row that the only column that isn't a scalar must have.
+
+    Raises:
+        DataError: There are several such columns, or the columns' width isn't the input's.
+    """
+    columns = model_input.columns
+    wide = [column for column in columns if not kind_of(column).is_scalar]
     if len(wide) > 1:
         raise DataError(
             explain(
@@ -122,6 +115,7 @@ def _feature_spec(
                 fix="Join them with VectorAssembler.",
             )
         )
+    expected = math.prod(model_input.shape)
     width = expected - (len(columns) - len(wide))
     known = known_width(schema, wide[0].name) if wide else None
     if (not wide and width != 0) or (wide and width < 1) or (known is not None and known != width):
@@ -129,61 +123,31 @@ def _feature_spec(
         raise DataError(
             explain(
                 "The columns' width isn't the width of the model's input.",
-                expected=f"{expected} numbers a row, for the model's input of shape {_shape(shape)}",
+                expected=f"{expected} numbers a row, for the model's input of shape {shape_text(model_input.shape)}",
                 received=f"{received} number{'s' * (received != 1)} a row from " + ", ".join(c.name for c in columns),
                 fix=f"Change {param}, or build the model for this width.",
             )
         )
-    if np.dtype(dtype).kind in "iu" and any(np.dtype(column.dtype).kind == "f" for column in columns):
+    return width
+
+
+def _check_dtype(model_input: ModelInput) -> None:
+    """Check that columns of fractions don't feed an input of whole numbers.
+
+    Raises:
+        DataError: They do.
+    """
+    if np.dtype(model_input.dtype).kind in "iu" and any(
+        np.dtype(column.dtype).kind == "f" for column in model_input.columns
+    ):
         raise DataError(
             explain(
                 "Columns of fractions can't feed a model input of whole numbers.",
-                expected=f"integer columns, for the model's input of dtype {dtype}",
-                received=", ".join(f"{column.name} ({column.dtype})" for column in columns),
+                expected=f"integer columns, for the model's input of dtype {model_input.dtype}",
+                received=", ".join(f"{column.name} ({column.dtype})" for column in model_input.columns),
                 fix="Cast the columns to int, or give the model a float input.",
             )
         )
-    sized = [_with_inner(replace(c, width=1 if c.kind == "scalar" else width), shape) for c in columns]
-    if len(sized) == 1 and sized[0].kind == "vector" and rules.stays_sparse(width):
-        sized = [replace(sized[0], sparse=dtype)]
-    return FeatureSpec(tuple(sized), shape, dtype)
-
-
-def _with_inner(column: Column, shape: tuple[int, ...]) -> Column:
-    """Set the required lengths of a nested array's inner arrays, from the shape of one row."""
-    if not 0 < column.nested < len(shape):
-        return column
-    return replace(column, inner=(*shape[1 : column.nested], math.prod(shape[column.nested :])))
-
-
-def _text_spec(schema: T.StructType, columns: Sequence[Column], param: str, shape: tuple[int, ...]) -> FeatureSpec:
-    for column in columns:
-        if column.kind not in ("text", "binary"):
-            raise DataError(_unsuited(schema, column.name, param, "a string, for the model's input of strings"))
-    if len(columns) > 1 or math.prod(shape) != 1:
-        raise DataError(
-            explain(
-                "An input of strings takes one column, with a string in each row.",
-                expected="one column, and a model input of shape (batch,) or (batch, 1)",
-                received=f"columns {', '.join(c.name for c in columns)}, and an input of shape {_shape(shape)}",
-                fix="Give the input one column, or use concat_ws on several.",
-            )
-        )
-    return FeatureSpec((replace(columns[0], kind="bytes", dtype=BYTES),), shape, "string")
-
-
-def _image_spec(columns: Sequence[Column], param: str, shape: tuple[int, ...], dtype: str) -> FeatureSpec:
-    if len(columns) > 1 or len(shape) != 3 or shape[-1] not in (1, 3, 4) or dtype == "int8":
-        raise DataError(
-            explain(
-                "Images take one column, and a model input that is an image.",
-                expected="one binary column, and an input of (batch, height, width, 1, 3 or 4 channels) that takes 255",
-                received=", ".join(f"{c.name} ({c.kind})" for c in columns)
-                + f", and an input of shape {_shape(shape)}, {dtype}",
-                fix=f"Change {param}, or set binaryFormat='raw' where the bytes are the numbers themselves.",
-            )
-        )
-    return FeatureSpec((replace(columns[0], kind="bytes", dtype=BYTES),), shape, dtype)
 
 
 def label_spec(
@@ -210,10 +174,11 @@ def label_spec(
         DataError: The column is missing, ambiguous or of an unsuitable type.
     """
     column = _column(schema, name, param)
-    if column.kind in ("text", "binary", "image"):
+    kind = kind_of(column)
+    if not kind.is_label:
         raise DataError(_unsuited(schema, name, param, _NUMERIC))
     column = (nulls or NullPolicy()).column(column)
-    if column.kind == "scalar":
+    if kind.is_scalar:
         whole = np.dtype(column.dtype).kind != "f"
         dtype = "int32" if classes is not None else column.dtype if whole else "float32"
         return LabelSpec(column, (), "int8" if dtype == "bool" else dtype, classes, key)
@@ -226,7 +191,8 @@ def label_spec(
                 fix="Turn the labels into indices with StringIndexer, or use KerasEstimator with another loss.",
             )
         )
-    return LabelSpec(_with_inner(replace(column, width=math.prod(output)), output), output, "float32", None, key)
+    model_input = ModelInput(output, "float32", (column,), InputRules(sparse="never"))
+    return LabelSpec(kind.matched(column, math.prod(output), model_input), output, "float32", None, key)
 
 
 def weight_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:
@@ -236,7 +202,7 @@ def weight_column(schema: T.StructType, name: str, nulls: NullPolicy | None = No
         DataError: The column is missing, ambiguous or not a number.
     """
     column = _column(schema, name, "weightCol")
-    if column.kind != "scalar":
+    if not kind_of(column).is_scalar:
         raise DataError(_unsuited(schema, name, "weightCol", "a number in each row"))
     return (nulls or NullPolicy()).column(column)
 
@@ -248,9 +214,10 @@ def boolean_column(schema: T.StructType, name: str, nulls: NullPolicy | None = N
         DataError: The column is missing, ambiguous or not boolean.
     """
     check_column(schema, name, "validationCol")
-    if not isinstance(schema[name].dataType, T.BooleanType):
+    column = kind_named("boolean").column(name, schema[name].dataType)
+    if column is None:
         raise DataError(_unsuited(schema, name, "validationCol", "a boolean column"))
-    return (nulls or NullPolicy()).column(Column(name, "scalar", "bool", 1))
+    return (nulls or NullPolicy()).column(column)
 
 
 def spark_type(dtype: str) -> T.DataType:
@@ -259,37 +226,15 @@ def spark_type(dtype: str) -> T.DataType:
     >>> spark_type("int16").simpleString()
     'smallint'
     """
-    return next(kind for kind, name in _NUMBERS.items() if name == dtype)()
-
-
-def quoted(name: str) -> str:
-    """Quote a column's name for Spark SQL, whatever characters it contains.
-
-    >>> quoted("a.b")
-    '`a.b`'
-    """
-    return "`" + name.replace("`", "``") + "`"
+    return next(kind() for kind in _NUMBERS if number_dtype(kind()) == dtype)
 
 
 def _column(schema: T.StructType, name: str, param: str) -> Column:
     check_column(schema, name, param)
-    kind = schema[name].dataType
-    if isinstance(kind, VectorUDT):
-        return Column(name, "vector", "float64", 0)
-    nested, element = 0, kind
-    while isinstance(element, T.ArrayType):
-        nested, element = nested + 1, element.elementType
-    if nested and type(element) in _NUMBERS:
-        return Column(name, "array", _NUMBERS[type(element)], 0, nested - 1)
-    if isinstance(kind, T.BinaryType):
-        return Column(name, "binary", "uint8", 0)
-    if isinstance(kind, T.StructType) and set(_IMAGE_FIELDS) <= set(kind.names):
-        return Column(name, "image", "uint8", 0, image_struct=True)
-    if isinstance(kind, T.StringType):
-        return Column(name, "text", BYTES, 0)
-    if type(kind) in _NUMBERS:
-        return Column(name, "scalar", _NUMBERS[type(kind)], 1)
-    raise DataError(_unsuited(schema, name, param, _NUMERIC))
+    column = column_of(name, schema[name].dataType)
+    if column is None:
+        raise DataError(_unsuited(schema, name, param, _NUMERIC))
+    return column
 
 
 def check_column(schema: T.StructType, name: str, param: str) -> None:
@@ -358,7 +303,3 @@ def known_width(schema: T.StructType, name: str) -> int | None:
     """Return the width in a column's metadata, as Spark ML stages such as VectorAssembler write it; None without it."""
     width = schema[name].metadata.get("ml_attr", {}).get("num_attrs")
     return int(width) if width is not None else None
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(["batch", *map(str, shape)]) + ")"

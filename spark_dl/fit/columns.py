@@ -8,9 +8,11 @@ from typing import Any
 
 from pyspark.sql.types import StructType
 
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
+from spark_dl.data.column import Column
 from spark_dl.data.label_rules import apply_loss
+from spark_dl.data.null_policy import NullPolicy
 from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, known_width, label_spec, weight_column
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.options import ColumnOptions, DataOptions, EstimatorOptions, ScoringOptions
 

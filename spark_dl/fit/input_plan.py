@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from pyspark.sql.types import StructType
 
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.column import Column
+from spark_dl.data.columns import kind_of
 from spark_dl.data.convert import ConversionSpec
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.fit.columns import InputFacts, OutputFacts
 
 __all__ = ["FedColumn", "InputPlan", "input_plan"]
 
-# The note on an input that is decoded from bytes in the batch.
-_MADE_OF_BYTES = {"image": "decoded", "sparse": "sparse until the batch"}
 _HEAD = ("column", "type", "becomes", "feeds", "missing values")
 
 
@@ -97,8 +97,8 @@ def _columns(
 
 
 def _feature(column: Column, spec: FeatureSpec) -> str:
-    if spec.coding in _MADE_OF_BYTES:
-        return f"{spec.dtype} {spec.shape}, {_MADE_OF_BYTES[spec.coding]}"
+    if note := kind_of(column).plan_note:
+        return f"{spec.dtype} {spec.shape}, {note}"
     if len(spec.columns) == 1:
         return f"{spec.dtype} {spec.shape}"
     return f"{spec.dtype} ({column.width},), joined"

@@ -9,8 +9,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType, StructField, StructType
 
-from spark_dl.data.column import Column
-from spark_dl.data.schema import check_column, quoted
+from spark_dl.data.column import Column, quoted
+from spark_dl.data.schema import check_column
 from spark_dl.errors import DataError, OptionError, explain, hint
 from spark_dl.options import DataOptions, EstimatorOptions
 

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_dl.data.column import Column
+from spark_dl.data.column import quoted
+from spark_dl.data.columns import kind_of
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.data.projection import not_finite, selected
-from spark_dl.data.schema import quoted
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
@@ -221,10 +219,10 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         held = conversion.validation_col
         training = frame.where(~F.col(quoted(held.name))) if held else frame
         for column in conversion.columns:
-            training = training.where(_present(column)) if column.drop else training
+            training = training.where(kind_of(column).is_present(column)) if column.drop else training
         told = F.col(quoted(label.column.name))
         if label.column.fill is not None:
-            missing = ~_present(label.column)
+            missing = ~kind_of(label.column).is_present(label.column)
             told = F.when(missing, F.lit(label.column.fill)).otherwise(told)
         counted = training.groupBy(told.alias("label")).count()
         with SparkJob(counted) as spec:
@@ -242,15 +240,3 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
             present = sum(count > 0 for count in rows)
             return tuple(sum(rows) / (present * count) if count else 1.0 for count in rows)
         return tuple(weights.get(index, 1.0) for index in range(len(rows))) if weights else ()
-
-
-def _present(column: Column) -> SparkColumn:
-    """Return a boolean column: whether a row's value is present, so that nullPolicy neither drops nor fills it."""
-    value = selected(column)
-    whole = value.isNotNull()
-    if column.kind == "vector":
-        return whole & ~F.exists(F.unwrap_udt(value)["values"], not_finite)  # a sparse Vector's zeros are never NaN
-    fractions = column.dtype.startswith("float")
-    if column.kind == "array":
-        return whole & ~F.exists(value, lambda one: one.isNull() | not_finite(one) if fractions else one.isNull())
-    return whole & ~not_finite(value) if column.kind == "scalar" and fractions else whole

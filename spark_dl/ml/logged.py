@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from pyarrow import fs as arrow_fs
-from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
+from spark_dl.data.columns import column_of, kind_of
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, explain
 from spark_dl.io.workspace import Workspace
@@ -21,18 +21,7 @@ from spark_dl.track import LoggedData, LoggedModel, LoggedStage
 
 __all__ = ["digest_of", "logged", "logged_data", "logged_model"]
 
-# Python and JSON have one integer type and one type of floating-point numbers.
-_TYPES: dict[type[T.DataType], str] = {
-    T.BooleanType: "boolean",
-    T.ByteType: "long",
-    T.ShortType: "long",
-    T.IntegerType: "long",
-    T.LongType: "long",
-    T.FloatType: "double",
-    T.DoubleType: "double",
-    T.StringType: "string",
-    T.BinaryType: "binary",
-}
+# Types of numbers, for which pandas has no missing value.
 _MAY_BE_MISSING = ("boolean", "long", "double")
 
 
@@ -132,16 +121,8 @@ def digest_of(dataset: ConvertedDataset, *, validation: bool) -> str:
 
 
 def _types(columns: T.StructType, filled: Collection[str] = ()) -> list[tuple[str, Any]] | None:
-    types = [(field.name, _type(field.dataType)) for field in columns.fields]
+    found = [(field.name, column_of(field.name, field.dataType)) for field in columns.fields]
+    types = [(name, None if column is None else kind_of(column).signature_type(column)) for name, column in found]
     # With missing values, pandas holds numbers as float64 or objects, otherwise as int64.
     types = [(name, "any" if kind in _MAY_BE_MISSING and name in filled else kind) for name, kind in types]
     return None if any(kind is None for _, kind in types) else types
-
-
-def _type(kind: T.DataType) -> Any:
-    if isinstance(kind, VectorUDT):
-        return ("array", "double")
-    if isinstance(kind, T.ArrayType):
-        inner = _type(kind.elementType)
-        return None if inner is None else ("array", inner)
-    return _TYPES.get(type(kind))

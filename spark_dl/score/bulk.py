@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as arrow_fs
 import pyarrow.parquet as pq
@@ -23,16 +22,13 @@ from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
 from spark_dl._compat.spark import arrow_type
-from spark_dl.data.arrow import extract, flattened
-from spark_dl.data.column import Column
-from spark_dl.data.media import image_bytes
-from spark_dl.data.projection import VECTOR_FIELDS, vectors
+from spark_dl.data.columns import kind_of
 from spark_dl.errors import StoreError, explain
 from spark_dl.io.paths import LOCAL, holds, overlap, spark_pattern
 from spark_dl.io.store import Store
 from spark_dl.io.swap import check_replaceable, replacing
 from spark_dl.score.heads import Field
-from spark_dl.score.scoring_model import ScoringModel, checked
+from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.spark.job import SparkJob
 from spark_dl.spark.python_worker import purge_zipimport_cache
 
@@ -239,34 +235,11 @@ def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
 def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Add the output columns to a batch."""
     model = scoring.model
-    values = {c: _matrix(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.columns}
-    columns = model.outputs(model.inputs(values))
+    arrays = {c: kind_of(c).from_parquet(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.columns}
+    columns = model.outputs(model.inputs(arrays))
     added = [_arrow(columns[name], field) for name, field in scoring.fields.values()]
     kept = [_kept(array, scoring.source.schema[index].dataType) for index, array in enumerate(batch.columns)]
     return pa.RecordBatch.from_arrays([*kept, *added], names=[*batch.schema.names, *scoring.fields])
-
-
-def _matrix(array: pa.Array, column: Column) -> np.ndarray:
-    """Convert a feature column to an array of shape (rows, width), or (rows,) for bytes, without missing values.
-
-    Raises:
-        DataError: A value is missing or unusable.
-    """
-    if column.kind == "vector":
-        fields = dict(zip(VECTOR_FIELDS, array.flatten(), strict=True))
-        extracted = vectors(fields, column)
-    else:
-        array = _images(array) if column.image_struct else flattened(array, column.nested, column.inner)
-        extracted = extract(array, column)
-    return checked(extracted, column)
-
-
-def _images(array: pa.StructArray) -> pa.Array:
-    """Serialise Spark's image structs to bytes."""
-    fields = [pc.struct_field(array, name).to_pylist() for name in ("height", "width", "nChannels", "data")]
-    present = array.is_valid().to_pylist()
-    rows = zip(present, *fields, strict=True)
-    return pa.array([image_bytes(*parts) if there else None for there, *parts in rows], pa.binary())
 
 
 def _arrow(values: np.ndarray, field: Field) -> pa.Array:

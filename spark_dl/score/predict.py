@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.ml.functions import array_to_vector, vector_to_array
+from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_dl.data.column import Column
-from spark_dl.data.projection import not_finite, selected
+from spark_dl.data.columns import kind_of
 from spark_dl.errors import DataError, explain
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel
@@ -49,7 +48,8 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     udf = F.pandas_udf(_scorer(model.ship(frame.sparkSession), list(fields)), types)  # type: ignore[attr-defined]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     wide = {column.name for spec in model.features for column in spec.columns if not _in_float32(spec.dtype)}
-    result = frame.withColumn(f"{scored}_once", udf(*(_input(c, c.name in wide) for c in model.columns)))
+    arguments = [kind_of(column).udf_argument(column, column.name in wide) for column in model.columns]
+    result = frame.withColumn(f"{scored}_once", udf(*arguments))
     # Spark would push a filter on an output below the UDF and score twice: once to filter, once for the remaining rows.
     # It doesn't push such a filter below an explode, but still pushes filters on other columns, which a
     # nondeterministic UDF would prevent, too. The price: a limit isn't pushed either and scores at least one Arrow
@@ -125,19 +125,6 @@ def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:
 def _in_float32(dtype: str) -> bool:
     """Return whether float32 is precise enough for an input of this dtype."""
     return dtype == "bfloat16" or (dtype != "string" and np.can_cast(dtype, np.float32))
-
-
-def _input(column: Column, wide: bool) -> SparkColumn:
-    value = selected(column)
-    if column.fill is not None:  # in Spark, as pandas converts integers with nulls to floats
-        fill = F.lit(bool(column.fill) if column.dtype == "bool" else column.fill)
-        missing = value.isNull() | not_finite(value) if column.dtype.startswith("float") else value.isNull()
-        value = F.when(missing, fill).otherwise(value)
-    if column.sparse:
-        return F.unwrap_udt(value)
-    if column.kind == "vector":  # vector_to_array fails on null without the column's name
-        return F.when(value.isNotNull(), vector_to_array(value, "float64" if wide else "float32"))
-    return value
 
 
 def _scorer(

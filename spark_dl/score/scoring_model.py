@@ -17,31 +17,23 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from spark_dl.data.arrow import Extracted
-from spark_dl.data.coding import decode
-from spark_dl.data.column import Column, FeatureSpec
-from spark_dl.data.image_files import prepare_images
-from spark_dl.data.limits import check_numbers
-from spark_dl.data.sparse import extract_sparse
+from spark_dl.data.column import Column
+from spark_dl.data.columns import decode, decode_tensor, kind_of
+from spark_dl.data.specs import FeatureSpec
+from spark_dl.data.tensors import feature_rows
 from spark_dl.errors import DataError, explain
 from spark_dl.gc_pause import gc_paused
 from spark_dl.io.payload import Payload
 from spark_dl.score.heads import Head
+from spark_dl.score.row_errors import ScoringRowErrors
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["ScoringModel", "checked", "loaded", "prepare_worker", "rows_at_once"]
+__all__ = ["ScoringModel", "loaded", "prepare_worker", "rows_at_once"]
 
 # The maximum size in bytes of images and sparse rows that are decoded at once, as float32.
 _DECODED_BYTES = 64 << 20
-# The fields of a Spark ML Vector's struct.
-_FIELD_TYPES = {
-    "type": pa.int8(),
-    "size": pa.int32(),
-    "indices": pa.list_(pa.int32()),
-    "values": pa.list_(pa.float64()),
-}
 
 
 @dataclass(frozen=True)
@@ -74,16 +66,28 @@ class ScoringModel:
         """Number of rows in a batch."""
         return rows_at_once(self.features, self.batch_size)
 
-    def inputs(self, values: Mapping[Column, np.ndarray]) -> list[np.ndarray]:
-        """Build the model's inputs from the columns' values.
+    def inputs(self, arrays: Mapping[Column, pa.Array]) -> list[np.ndarray]:
+        """Build the model's inputs from one Arrow batch.
 
         Args:
-            values: The values by column, of shape (rows, width), or (rows,) for bytes.
+            arrays: The projected columns of the batch.
+
+        Returns:
+            An array of shape (rows, *shape) for each input; for bytes, still encoded objects of shape (rows,).
 
         Raises:
             DataError: Rows can't be scored.
         """
-        return [_joined([values[column] for column in spec.columns], spec) for spec in self.features]
+        errors = ScoringRowErrors(self.features)
+        extracted = {column: decode(array, column) for column, array in arrays.items()}
+        for column, found in extracted.items():
+            errors.add_extracted(column, found)
+        inputs = []
+        for spec in self.features:
+            keep = np.ones(len(extracted[spec.columns[0]].values), bool)
+            rows = feature_rows(spec, extracted, spec.dtype, keep, errors)
+            inputs.append(rows if spec.coding else rows.reshape(-1, *spec.shape))
+        return inputs
 
     def score_pandas(self, columns: Sequence[pd.Series]) -> dict[str, np.ndarray]:
         """Score rows in pandas and return the values of the head's fields.
@@ -94,9 +98,9 @@ class ScoringModel:
         Raises:
             DataError: Rows can't be scored.
         """
-        return self.outputs(
-            self.inputs({column: _matrix(one, column) for column, one in zip(self.columns, columns, strict=True)})
-        )
+        pairs = zip(self.columns, columns, strict=True)
+        arrays = {column: kind_of(column).from_pandas(series, column) for column, series in pairs}
+        return self.outputs(self.inputs(arrays))
 
     def outputs(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the values of the head's fields from the model's inputs, in batches.
@@ -219,8 +223,7 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
     @functools.partial(tf.function, input_signature=signature, autograph=False)
     def call(*inputs: Any) -> list[Any]:
         tensors = [
-            decode(given, spec.coding, spec.shape, spec.dtype) if spec.coding else given
-            for given, spec in zip(inputs, specs, strict=True)
+            decode_tensor(given, spec.coding, spec.shape, spec.dtype) for given, spec in zip(inputs, specs, strict=True)
         ]
         named = {spec.key: tensor for spec, tensor in zip(specs, tensors, strict=True)}
         result = keras_model(named if len(specs) > 1 else tensors[0], training=False)
@@ -232,153 +235,3 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
             return [output.numpy() for output in call(*given)]
 
     return predict
-
-
-def _joined(parts: Sequence[np.ndarray], spec: FeatureSpec) -> np.ndarray:
-    """Build one model input from its columns' values.
-
-    Args:
-        parts: The values of each column, of shape (rows, width), or (rows,) for bytes.
-        spec: The input's specification.
-
-    Returns:
-        An array of shape (rows, *spec.shape); for bytes, still encoded objects of shape (rows,).
-
-    Raises:
-        DataError: Numbers are infinite or the input's dtype can't represent them, or bytes aren't a supported image.
-    """
-    if spec.coding:
-        if spec.coding != "image":
-            return parts[0]
-        images, found = prepare_images(parts[0], spec.shape[-1])
-        for reason, count in found.items():
-            alone = (prepare_images(parts[0][row : row + 1], spec.shape[-1])[1] for row in range(len(images)))
-            wrong = np.array([reason in reasons for reasons in alone])
-            received = f"{count} rows that are none, {_rows(wrong)}"
-            raise _unfit(spec.columns[0], f"images that can be decoded ({reason})", received)
-        return images
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    wanted = np.dtype(spec.dtype)
-    if wanted.kind in "iu" and not np.can_cast(whole.dtype, wanted):
-        limits = np.iinfo(wanted)
-        if len(whole) and (whole.min() < limits.min or whole.max() > limits.max):
-            names = ", ".join(column.name for column in spec.columns)
-            raise DataError(
-                explain(
-                    f"Numbers of {names} are beyond what the model's input can hold.",
-                    expected=f"{limits.min} to {limits.max} ({wanted})",
-                    received=f"{whole.min()} to {whole.max()} in a batch of {len(whole)} rows",
-                    fix="Scale or filter them, or build the model with a wider input dtype.",
-                )
-            )
-    with np.errstate(over="ignore"):
-        fed_numbers = whole.astype(wanted, copy=False)
-    if wanted.kind not in "biu" and not np.isfinite(fed_numbers).all():
-        raise _infinite(parts, spec)
-    for part, column in zip(parts, spec.columns, strict=True):
-        if part.dtype.kind in "iu":
-            check_numbers(part, column.name, spec.dtype)
-    return fed_numbers.reshape(-1, *spec.shape)
-
-
-def _infinite(parts: Sequence[np.ndarray], spec: FeatureSpec) -> DataError:
-    """Build the error for the first column with an infinite number or a number outside the input dtype's range."""
-    with np.errstate(over="ignore"):
-        wrong = [~np.isfinite(part.astype(spec.dtype)).all(axis=1) for part in parts]
-    index = next(index for index, rows in enumerate(wrong) if rows.any())
-    row = int(np.argmax(wrong[index]))
-    with np.errstate(over="ignore"):
-        number = parts[index][row][~np.isfinite(parts[index][row].astype(spec.dtype))][0]
-    expected = f"finite numbers that the model's input can hold ({spec.dtype})"
-    what = "beyond it" if np.isfinite(number) else "with an infinite number"
-    received = f"{number}; {int(wrong[index].sum())} rows {what} in a batch of {len(wrong[index])}"
-    return _unfit(spec.columns[index], expected, f"{received}, the first is row {row}")
-
-
-def _rows(wrong: np.ndarray) -> str:
-    """Describe the marked rows of a batch."""
-    count = int(wrong.sum())
-    return f"in {count} row{'s' * (count != 1)} of a batch of {len(wrong)}, the first is row {int(np.argmax(wrong))}"
-
-
-def checked(extracted: Extracted, column: Column) -> np.ndarray:
-    """Return a column's values after checking that all are usable: shape (rows, width), or (rows,) for bytes.
-
-    Raises:
-        DataError: A value is missing, infinite or outside the input dtype's range, or a row has a wrong length.
-    """
-    if extracted.lengths:
-        raise _of_length(column, next(iter(extracted.lengths)), extracted.missing)
-    if extracted.missing.any():
-        raise _missing(column, "no nulls and no NaN", extracted.missing)
-    if not extracted.usable.all():
-        wrong = ~extracted.usable
-        raise _unfit(column, "finite numbers", f"{int(wrong.sum())} infinite, {_rows(wrong)}")
-    if extracted.beyond is not None and extracted.beyond.any():
-        expected = f"numbers that the model's input can hold ({column.sparse})"
-        raise _unfit(column, expected, f"{int(extracted.beyond.sum())} beyond it, {_rows(extracted.beyond)}")
-    return extracted.values
-
-
-def _matrix(values: Any, column: Column) -> np.ndarray:
-    if column.sparse:
-        return checked(extract_sparse(_fields(values), column.width, column.sparse), column)
-    if column.fill is not None:
-        infinite = column.kind == "scalar" and np.dtype(column.dtype).kind == "f"
-        values = (values.replace([np.inf, -np.inf], np.nan) if infinite else values).fillna(column.fill)
-    if values.isna().any():
-        raise _missing(column, "no nulls", values.isna().to_numpy())
-    if column.kind == "scalar":
-        # pandas converts integers with nulls to floats.
-        return np.asarray(values, None if column.fill is None else column.dtype).reshape(-1, 1)
-    rows = values.to_numpy()
-    if column.kind == "bytes":
-        return np.asarray(rows)
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    if (lengths != column.width).any():
-        raise _of_length(column, lengths[lengths != column.width][0], lengths != column.width)
-    if column.kind == "binary":
-        return np.frombuffer(b"".join(rows), column.dtype).reshape(-1, column.width)
-    matrix = np.concatenate(rows).reshape(-1, column.width) if len(rows) else np.empty((0, column.width))
-    if matrix.dtype == object or (matrix.dtype.kind == "f" and np.isnan(matrix.min(initial=0))):
-        wrong = np.array([pd.isna(np.asarray(row, object)).any() for row in rows])
-        if not wrong.any():  # arrays within arrays
-            raise _unfit(column, "an array of numbers in each row", f"such as {rows[0]!r}"[:200])
-        raise _missing(column, "no nulls and no NaN in the arrays", wrong)
-    return matrix
-
-
-def _fields(values: Any) -> dict[str, pa.Array]:
-    """Build Vector fields as Arrow arrays, from a DataFrame of struct fields or a Series of dense rows."""
-    if not isinstance(values, pd.DataFrame):
-        rows = pa.array(values.astype(object), pa.list_(pa.float64()), from_pandas=True)
-        kinds = pa.array(np.ones(len(rows), np.int8), mask=np.asarray(values.isna()))
-        empty = pa.array([[]] * len(rows), pa.list_(pa.int32()))
-        return {"type": kinds, "size": pa.nulls(len(rows), pa.int32()), "indices": empty, "values": rows}
-    return {name: pa.array(values[name], kind, from_pandas=True) for name, kind in _FIELD_TYPES.items()}
-
-
-def _missing(column: Column, expected: str, wrong: np.ndarray) -> DataError:
-    received = f"{int(wrong.sum())} null or NaN in a batch of {len(wrong)} rows, the first in row {np.argmax(wrong)}"
-    return _unfit(column, expected, received)
-
-
-def _of_length(column: Column, length: int, wrong: np.ndarray) -> DataError:
-    """Build the error for rows of a wrong length; length 0 also stands for inner arrays of wrong lengths."""
-    expected, received = f"{column.width} numbers a row", f"a row of {length}"
-    if column.inner:
-        expected += f", in arrays of {' x '.join(map(str, column.inner))}"
-        received = "arrays of another length" if length == 0 else received
-    return _unfit(column, expected, f"{received} {_rows(wrong)}")
-
-
-def _unfit(column: Column, expected: str, received: str) -> DataError:
-    """Build the error for a column that can't be scored."""
-    return DataError(
-        explain(
-            f"The column {column.name!r} can't be scored.",
-            expected=expected,
-            received=received,
-            fix="Clean the column before transform, for example with dropna or fillna.",
-        )
-    )

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
 import numpy as np
 import pandas as pd
 
-from spark_dl.data.column import Column, FeatureSpec
-from spark_dl.data.media import image_bytes
+from spark_dl.data.columns import kind_of
+from spark_dl.data.specs import FeatureSpec
 from spark_dl.errors import DataError, SavedModelError, explain, hint
 from spark_dl.score.heads import Head, head_from_dict
+from spark_dl.score.saved_specs import spec_from_dict, spec_to_dict
 from spark_dl.score.scoring_model import ScoringModel
 
 __all__ = ["Served", "Serving"]
-
-_IMAGE_FIELDS = ("height", "width", "nChannels", "data")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Serving:
     def to_json(self) -> str:
         """Serialise the specification to JSON."""
         content = {
-            "features": [asdict(spec) for spec in self.features],
+            "features": [spec_to_dict(spec) for spec in self.features],
             "head": {**self.head.as_dict(), **_more(self.head)},
             "outputs": dict(self.outputs),
             "batch_size": self.batch_size,
@@ -54,9 +52,9 @@ class Serving:
         row = {}
         for spec in self.features:
             for column in spec.columns:
-                if column.kind == "binary" or spec.coding in ("image", "sparse"):
+                row[column.name] = kind_of(column).example(column, spec.shape)
+                if row[column.name] is None:
                     return None
-                row[column.name] = _example(column, spec)
         return row
 
     @staticmethod
@@ -69,7 +67,7 @@ class Serving:
         try:
             content = json.loads(text)
             return Serving(
-                tuple(_spec(spec) for spec in content["features"]),
+                tuple(spec_from_dict(spec) for spec in content["features"]),
                 head_from_dict(content["head"]),
                 {str(field): str(name) for field, name in content["outputs"].items()},
                 int(content["batch_size"]),
@@ -128,7 +126,8 @@ class Served:
                     fix=hint(missing[0], list(map(str, frame))),
                 )
             )
-        found = self._model.score_pandas([_plain(frame[column.name], column) for column in self._model.columns])
+        columns = self._model.columns
+        found = self._model.score_pandas([kind_of(one).from_served(frame[one.name], one) for one in columns])
         content = {name: found[field] for field, name in self._outputs.items()}
         return pd.DataFrame(
             {name: values if values.ndim == 1 else list(values) for name, values in content.items()},
@@ -156,8 +155,8 @@ class Served:
     def _columns_of(self, rows: np.ndarray) -> pd.DataFrame:
         names = self.columns
         if len(names) == 1:
-            scalar = self._model.columns[0].kind in ("scalar", "bytes")
-            return pd.DataFrame({names[0]: pd.Series(list(rows.reshape(len(rows)) if scalar else rows))})
+            flat = kind_of(self._model.columns[0]).is_flat
+            return pd.DataFrame({names[0]: pd.Series(list(rows.reshape(len(rows)) if flat else rows))})
         if rows.ndim == 2 and rows.shape[1] == len(names):
             return pd.DataFrame(rows, columns=names)
         raise DataError(
@@ -170,71 +169,7 @@ class Served:
         )
 
 
-def _plain(values: pd.Series, column: Column) -> pd.Series:
-    """Convert values to the form that `transform` passes to the model: nested arrays flattened, images as bytes."""
-    if column.image_struct:
-        return values.map(lambda image: _image(image, column))
-    if column.kind not in ("array", "vector"):
-        return values
-    rows = [_flat(row, column, index) for index, row in enumerate(values)]
-    return pd.Series(rows, values.index, dtype=object)
-
-
-def _flat(row: Any, column: Column, index: int) -> Any:
-    if row is None or isinstance(row, float):
-        return None
-    try:
-        array = np.asarray(row, np.float64 if column.kind == "vector" else column.dtype)
-    except (ValueError, TypeError):
-        array = np.asarray(None)
-    inner = array.shape[1:]
-    if array.ndim != column.nested + 1 or (column.inner and inner != column.inner):
-        wanted = " of arrays" * column.nested + (f" of {' x '.join(map(str, column.inner))}" if column.inner else "")
-        raise DataError(
-            explain(
-                f"The column {column.name!r} can't be scored.",
-                expected=f"an array{wanted} of numbers in each row",
-                received=f"row {index}: {row!r}"[:200],
-                fix="Send the shape that the model was trained with.",
-            )
-        )
-    return array.ravel()
-
-
-def _image(image: Any, column: Column) -> Any:
-    if image is None or isinstance(image, float):
-        return None
-    if not isinstance(image, Mapping) or not set(_IMAGE_FIELDS) <= image.keys():
-        raise DataError(
-            explain(
-                f"The column {column.name!r} can't be scored.",
-                expected=f"images as Spark has them, with {', '.join(_IMAGE_FIELDS)}",
-                received=f"{type(image).__name__}",
-                fix="Send images as spark.read.format('image') reads them.",
-            )
-        )
-    height, width, channels, data = (image[name] for name in _IMAGE_FIELDS)
-    return image_bytes(int(height), int(width), int(channels), bytes(data))
-
-
-def _example(column: Column, spec: FeatureSpec) -> Any:
-    if column.kind == "bytes":
-        return ""
-    zero = {"b": False, "i": 0, "u": 0}.get(np.dtype(column.dtype).kind, 0.0)
-    if column.kind == "scalar":
-        return zero
-    shape: tuple[int, ...] = (column.width,)
-    if column.nested:
-        shape = (column.width // math.prod(column.inner), *column.inner) if column.inner else spec.shape
-    return np.full(shape, zero, object).tolist()
-
-
 def _more(head: Head) -> dict[str, Any]:
     """Return the head's settings that `as_dict` omits: a classifier's thresholds."""
     thresholds = getattr(head, "thresholds", ())
     return {"thresholds": list(thresholds)} if thresholds else {}
-
-
-def _spec(saved: Mapping[str, Any]) -> FeatureSpec:
-    columns = tuple(Column(**{**column, "inner": tuple(column["inner"])}) for column in saved["columns"])
-    return FeatureSpec(columns, tuple(map(int, saved["shape"])), str(saved["dtype"]), str(saved["key"]))

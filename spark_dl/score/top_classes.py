@@ -8,7 +8,7 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_dl.data.schema import quoted
+from spark_dl.data.column import quoted
 
 __all__ = ["top_classes"]
 

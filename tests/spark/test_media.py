@@ -12,8 +12,8 @@ from keras import layers
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasClassifier, KerasClassifierModel
+from spark_dl.data.columns import kind_of
 from spark_dl.data.media import is_spark_image, pixels
-from spark_dl.data.projection import selected
 from spark_dl.data.schema import feature_spec
 from spark_dl.errors import DataError
 
@@ -87,7 +87,7 @@ def test_what_sparks_image_source_reads_is_what_tensorflow_decodes(
     frame = spark.read.format("image").load(str(tmp_path))
     for wanted in (1, 3, 4):
         spec = feature_spec(frame.schema, ["image"], "featuresCol", (5, 4, wanted), "float32")
-        content = bytes(frame.select(selected(spec.columns[0])).first()[0])
+        content = bytes(frame.select(kind_of(spec.columns[0]).select(spec.columns[0])).first()[0])
         assert is_spark_image(content)
         assert not is_spark_image(content[:-1])
         png = tf.io.encode_png(drawn).numpy()

@@ -16,11 +16,15 @@ import tensorflow as tf
 
 from spark_dl.data import convert
 from spark_dl.data import projection as transport
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.column import Column
+from spark_dl.data.columns import kind_of
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Block, ConvertedDataset, Tensor
 from spark_dl.data.shards import Segment
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.io.store import Store
+from spark_dl.score.heads import Regression
+from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.train.plan import TrainPlan
 from spark_dl.world import World, worlds
 
@@ -46,11 +50,11 @@ def numbered(sizes: Sequence[int]) -> tuple[ConvertedDataset, Callable[..., Iter
 
 
 def sent(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.RecordBatch:
-    """What Spark gives for a batch of whole columns, as `transport.send` asks for it."""
+    """What Spark gives for a batch of whole columns, as `arrow_projection` asks for it."""
     arrays = []
     for group in transport._groups(columns):
         parts = [batch.column(column.name) for column in group]
-        if group[0].kind == "vector":
+        if kind_of(group[0]).sent_columns > 1:
             arrays += vector_fields(parts[0]).values()
         elif len(group) > 1:
             rows = list(zip(*(part.to_pylist() for part in parts), strict=True))
@@ -65,6 +69,13 @@ def vector_fields(vectors: pa.Array) -> dict[str, pa.Array]:
     fields = {name: pc.struct_field(vectors, name) for name in ("type", "size", "indices", "values")}
     indices = pa.array([found or [] for found in fields["indices"].to_pylist()], pa.list_(pa.int32()))
     return {**fields, "indices": indices}
+
+
+def scored_input(spec: FeatureSpec, *series: Any) -> np.ndarray:
+    """The model's input that scoring makes of the columns in pandas."""
+    arrays = {c: kind_of(c).from_pandas(values, c) for c, values in zip(spec.columns, series, strict=True)}
+    (rows,) = ScoringModel.of(b"", b"", [spec], Regression(), 1).inputs(arrays)
+    return rows
 
 
 def pack(
@@ -104,8 +115,8 @@ def packed_arrays(
     conversion = ConversionSpec(
         store=Store.at(str(directory)),
         features=(FeatureSpec((Column("x", "array", "float32", width),), (width,), "float32"),),
-        labels=(LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", int(labels.max()) + 1),),
-        validation_col=Column("v", "scalar", "bool", 1),
+        labels=(LabelSpec(Column("y", "number", "int32", 1), (), "int32", int(labels.max()) + 1),),
+        validation_col=Column("v", "boolean", "bool", 1),
     )
     conversion.store.make()
     dataset, faults = pack(conversion, *pa.table(columns).to_batches(max_chunksize=rows))

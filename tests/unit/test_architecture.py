@@ -116,6 +116,12 @@ def own_imports(module: str, skip: set[ast.AST] | None = None) -> set[str]:
     return found
 
 
+def at_import_time(module: str) -> set[ast.AST]:
+    """What runs only when a function is called, or never: to be skipped."""
+    functions = (n for n in ast.walk(tree(module)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
+    return {inner for function in functions for inner in ast.walk(function)} | type_checking_only(module)
+
+
 def layer(module: str) -> str:
     first = module.partition(".")[0]
     return "base" if first in BASE else first
@@ -156,7 +162,10 @@ def test_training_imports_no_pyspark_directly_or_through_others() -> None:
             seen.add(module)
             waiting += own_imports(module, type_checking_only(module))
     assert {"train.loop", "data.batches", "data.shards", "io.store"} <= seen
-    assert {module for module in seen if any(name.split(".")[0] == "pyspark" for name in imported(module))} == set()
+    # The kinds of columns have methods for Spark, which no rank calls (see tests/spark/test_starts.py).
+    skipped = {module: at_import_time(module) if module.startswith("data.columns") else None for module in seen}
+    importing = (m for m in seen if any(name.split(".")[0] == "pyspark" for name in imported(m, skipped[m])))
+    assert set(importing) == set()
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -12,16 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_dl.data.arrow import Extracted, extract, extract_together, extract_vectors
 from spark_dl.data.column import Column
-
-from .rows import vector_fields
+from spark_dl.data.columns import Extracted, decode
+from spark_dl.data.columns.number import decode_together
 
 WIDTH = 3
 NAN = float("nan")
 VECTOR = pa.struct(
     [("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]
 )
+
+
+def scalar(name: str, dtype: str) -> Column:
+    return Column(name, "boolean" if dtype == "bool" else "number", dtype, 1)
+
 
 fractions = st.sampled_from([0.0, -1.5, 2.25, 7.0, NAN, math.inf])
 numbers = {
@@ -80,7 +84,7 @@ def agree(extracted: Extracted, rows: list[list[Any] | None], width: int = WIDTH
 def test_scalars(data: st.DataObject, dtype: str, around: tuple[int, int]) -> None:
     kind, value = numbers[dtype]
     array, rows = cut(data.draw(st.lists(st.none() | value, max_size=9)), kind, *around)
-    extracted = extract(array, Column("x", "scalar", dtype, 1))
+    extracted = decode(array, scalar("x", dtype))
     agree(extracted, [[row] for row in rows], width=1)
     assert extracted.values.dtype == ("int8" if dtype == "bool" else dtype)
 
@@ -92,7 +96,7 @@ def test_arrays(data: st.DataObject, dtype: str, around: tuple[int, int], ragged
     lengths = {"min_size": 0, "max_size": 5} if ragged else {"min_size": WIDTH, "max_size": WIDTH}
     row = st.lists(st.none() | value if data.draw(st.booleans()) else value, **lengths)
     array, rows = cut(data.draw(st.lists(st.none() | row, max_size=9)), pa.list_(kind), *around)
-    extracted = extract(array, Column("x", "array", dtype, WIDTH))
+    extracted = decode(array, Column("x", "array", dtype, WIDTH))
     agree(extracted, rows)
 
 
@@ -117,7 +121,7 @@ def test_vectors(data: st.DataObject, around: tuple[int, int], ragged: bool) -> 
     drawn = data.draw(st.lists(vectors(ragged), max_size=9))
     array, _ = cut([content for content, _ in drawn], VECTOR, *around)
     rows = [values for _, values in drawn][around[0] :][: len(array)]
-    extracted = extract_vectors(vector_fields(array), WIDTH)
+    extracted = decode(array, Column("x", "vector", "float64", WIDTH))
     assert extracted.values.dtype == np.float64
     agree(extracted, rows)
 
@@ -128,27 +132,26 @@ def test_scalars_that_travel_together(data: st.DataObject, dtype: str, around: t
     kind, value = numbers[dtype]
     row = st.lists(st.none() | value, min_size=3, max_size=3)
     array, rows = cut(data.draw(st.lists(row, max_size=9)), pa.list_(kind), *around)
-    together = extract_together(array, [Column(f"x{i}", "scalar", dtype, 1) for i in range(3)])
+    together = decode_together(array, [scalar(f"x{i}", dtype) for i in range(3)])
     assert len(together) == 3
     for index, extracted in enumerate(together):
         agree(extracted, [[found[index]] for found in rows], width=1)
         assert extracted.values.dtype == ("int8" if dtype == "bool" else dtype)
 
 
-@pytest.mark.parametrize("kind", ["scalar", "array", "vector"])
+@pytest.mark.parametrize("kind", ["number", "array", "vector"])
 def test_an_empty_batch_has_no_rows_but_a_width(kind: str) -> None:
-    arrow = {"scalar": pa.float64(), "array": pa.list_(pa.float64()), "vector": VECTOR}[kind]
-    width = 1 if kind == "scalar" else WIDTH
+    arrow = {"number": pa.float64(), "array": pa.list_(pa.float64()), "vector": VECTOR}[kind]
+    width = 1 if kind == "number" else WIDTH
     empty = pa.array([], arrow)
-    vector = kind == "vector"
     column = Column("x", kind, "float64", width)
-    extracted = extract_vectors(vector_fields(empty), width) if vector else extract(empty, column)
+    extracted = decode(empty, column)
     assert extracted.values.shape == (0, width)
     assert (extracted.missing.tolist(), extracted.nulls, extracted.nans, extracted.lengths) == ([], 0, 0, {})
 
 
 def test_a_row_with_a_null_and_a_nan_counts_as_a_null() -> None:
-    extracted = extract(pa.array([[NAN, None], [NAN, 1.0]]), Column("x", "array", "float64", 2))
+    extracted = decode(pa.array([[NAN, None], [NAN, 1.0]]), Column("x", "array", "float64", 2))
     assert (extracted.nulls, extracted.nans, extracted.missing.tolist()) == (1, 1, [True, True])
 
 
@@ -160,7 +163,7 @@ def test_sparse_rows_keep_their_places_among_dense_and_null_ones() -> None:
         {"type": 0, "size": 2, "indices": [], "values": []},
         {"type": 0, "size": 2, "indices": [0, 1], "values": [6.0, 7.0]},
     ]
-    extracted = extract_vectors(vector_fields(pa.array(rows, VECTOR)), 2)
+    extracted = decode(pa.array(rows, VECTOR), Column("x", "vector", "float64", 2))
     assert extracted.values[[0, 2, 3, 4]].tolist() == [[0, 5], [3, 4], [0, 0], [6, 7]]
     assert extracted.missing.tolist() == [False, True, False, False, False]
 
@@ -170,7 +173,7 @@ def test_a_null_row_may_hide_numbers_of_any_length() -> None:
     hidden = pa.ListArray.from_buffers(
         lists.type, 3, [pa.py_buffer(bytes([0b101])), lists.buffers()[1]], children=[lists.values]
     )
-    extracted = extract(hidden, Column("x", "array", "float64", 3))
+    extracted = decode(hidden, Column("x", "array", "float64", 3))
     assert extracted.lengths == {}
     assert extracted.missing.tolist() == [False, True, False]
     assert extracted.values[[0, 2]].tolist() == [[0, 1, 2], [5, 6, 7]]
@@ -179,5 +182,5 @@ def test_a_null_row_may_hide_numbers_of_any_length() -> None:
 def test_whole_batches_are_not_copied() -> None:
     numbers = np.arange(12.0)
     lists = pa.ListArray.from_arrays(pa.array([0, 3, 6, 9, 12], pa.int32()), pa.array(numbers))
-    extracted = extract(lists, Column("x", "array", "float64", 3))
+    extracted = decode(lists, Column("x", "array", "float64", 3))
     assert np.shares_memory(extracted.values, lists.values.to_numpy())

@@ -12,14 +12,18 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
 from spark_dl import KerasEstimator, KerasModel
-from spark_dl.data.arrow import extract, extract_together, flattened
 from spark_dl.data.batches import keras_batch
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec, NullPolicy
+from spark_dl.data.column import Column
+from spark_dl.data.columns import decode
+from spark_dl.data.columns.nested_array import flattened
+from spark_dl.data.columns.number import decode_together
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Tensor
+from spark_dl.data.null_policy import NullPolicy
 from spark_dl.data.readers import reader
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.shards import Segment
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, OptionError
 from spark_dl.fit.columns import (
     InputFacts,
@@ -34,9 +38,8 @@ from spark_dl.fit.columns import (
 from spark_dl.fit.input_plan import input_plan
 from spark_dl.io.store import Store
 from spark_dl.options import EstimatorOptions
-from spark_dl.score.scoring_model import _matrix
 
-from .rows import pack
+from .rows import pack, scored_input
 
 SCHEMA = (
     T.StructType()
@@ -180,8 +183,8 @@ def test_each_column_has_its_own_policy() -> None:
     assert told == {"a": (False, 0.5), "b": (True, None), "flag": (False, 1), "text": (False, "?")}
     assert [spec.key for spec in specs] == ["x", "t"]
     weight, validation = optional_columns(SCHEMA, values(weightCol="a", validationCol="flag", nullPolicy=given))
-    assert weight == Column("a", "scalar", "float32", 1, fill=0.5)
-    assert validation == Column("flag", "scalar", "bool", 1, fill=1)
+    assert weight == Column("a", "number", "float32", 1, fill=0.5)
+    assert validation == Column("flag", "boolean", "bool", 1, fill=1)
     assert optional_columns(SCHEMA, values()) == (None, None)
 
 
@@ -202,27 +205,27 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("column", "given", "expected"),
     [
-        (Column("x", "scalar", "float32", 1, fill=7.5), pa.array([1, None, NAN], pa.float32()), [[1], [7.5], [7.5]]),
-        (Column("x", "scalar", "int64", 1, fill=-3), pa.array([1, None], pa.int64()), [[1], [-3]]),
-        (Column("x", "scalar", "bool", 1, fill=1), pa.array([False, None]), [[0], [1]]),
-        (Column("x", "bytes", "object", 0, fill="é"), pa.array(["a", None]), [b"a", "é".encode()]),
+        (Column("x", "number", "float32", 1, fill=7.5), pa.array([1, None, NAN], pa.float32()), [[1], [7.5], [7.5]]),
+        (Column("x", "number", "int64", 1, fill=-3), pa.array([1, None], pa.int64()), [[1], [-3]]),
+        (Column("x", "boolean", "bool", 1, fill=1), pa.array([False, None]), [[0], [1]]),
+        (Column("x", "text", "object", 0, fill="é"), pa.array(["a", None]), [b"a", "é".encode()]),
     ],
     ids=["float", "long", "boolean", "string"],
 )
 def test_missing_values_are_filled_alike_in_training_and_scoring(
     column: Column, given: pa.Array, expected: Any
 ) -> None:
-    extracted = extract(given, column)
+    extracted = decode(given, column)
     assert extracted.values.tolist() == expected
     assert not extracted.missing.any()
     assert (extracted.nulls, extracted.nans) == (0, 0)
-    scored = _matrix(given.to_pandas(), column)
-    if column.kind == "bytes":
-        scored = np.array([text.encode() for text in scored], object)
+    scored = scored_input(
+        FeatureSpec((column,), (1,), "string" if column.kind == "text" else "float32"), given.to_pandas()
+    )
     assert scored.tolist() == expected
-    if column.kind == "scalar":
+    if column.kind != "text":
         together = pa.array([[value] for value in given.to_pylist()], pa.list_(given.type))
-        (other,) = extract_together(together, [column])
+        (other,) = decode_together(together, [column])
         assert other.values.tolist() == expected
 
 
@@ -242,10 +245,10 @@ def test_arrays_of_arrays_are_flattened_row_by_row(kind: Any, cut: slice) -> Non
 
 def test_an_array_of_arrays_takes_the_models_shape() -> None:
     spec = feature_spec(SCHEMA, ["steps"], "featuresCol", (3, 2), "float32")
-    assert spec.columns == (Column("steps", "array", "float32", 6, nested=1, inner=(2,)),)
+    assert spec.columns == (Column("steps", "nested array", "float32", 6, nested=1, inner=(2,)),)
     rows = [[[1.0, 2], [3, 4], [5, 6]], [[1.0, 2, 3], [4, 5, 6]], [[1.0], [2, 3], [4, 5, 6]], None]
     array = flattened(pa.array(rows, pa.list_(pa.list_(pa.float32()))), 1, spec.columns[0].inner)
-    extracted = extract(array, spec.columns[0])
+    extracted = decode(array, spec.columns[0])
     assert (extracted.lengths, extracted.nulls) == ({0: 2}, 1)
 
 
@@ -264,7 +267,7 @@ def test_what_has_no_one_meaning_as_a_number_is_refused_with_a_way_out(column: s
 
 
 def test_several_inputs_and_labels_come_back_from_their_blocks(tmp_path: Path) -> None:
-    b, a, t = Column("b", "scalar", "int64", 1), Column("a", "array", "float32", 2), Column("t", "bytes", "object", 0)
+    b, a, t = Column("b", "number", "int64", 1), Column("a", "array", "float32", 2), Column("t", "text", "object", 0)
     conversion = ConversionSpec(
         store=Store.at(str(tmp_path)),
         features=(

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from petastorm.workers_pool.thread_pool import ThreadPool
 
 from spark_dl.data import convert
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Block, ConvertedDataset
 from spark_dl.data.readers import READERS, reader
 from spark_dl.data.row_errors import describe
 from spark_dl.data.shards import Segment, shards
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import OptionError
 from spark_dl.io.store import Store
 
@@ -33,7 +34,7 @@ NAN = float("nan")
 VECTOR = pa.struct(
     [("type", pa.int8()), ("size", pa.int32()), ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]
 )
-LABEL = LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", 10)
+LABEL = LabelSpec(Column("y", "number", "int32", 1), (), "int32", 10)
 
 
 def dense(*values: float) -> dict[str, Any]:
@@ -68,12 +69,12 @@ def rows_of(dataset: ConvertedDataset, segments: Sequence[Segment] | None = None
 @pytest.mark.parametrize(
     ("column", "values", "model_dtype", "stored", "expected"),
     [
-        (Column("x", "scalar", "float64", 1), pa.array([0.5, -2.0]), "float32", "float32", [[0.5], [-2.0]]),
-        (Column("x", "scalar", "int8", 1), pa.array([-128, 127], pa.int8()), "float32", "int8", [[-128], [127]]),
-        (Column("x", "scalar", "int16", 1), pa.array([-300, 300], pa.int16()), "float32", "int16", [[-300], [300]]),
-        (Column("x", "scalar", "int64", 1), pa.array([1, 2]), "float32", "float32", [[1], [2]]),
-        (Column("x", "scalar", "bool", 1), pa.array([True, False]), "float32", "int8", [[1], [0]]),
-        (Column("x", "scalar", "int64", 1), pa.array([5, 7]), "int32", "int32", [[5], [7]]),
+        (Column("x", "number", "float64", 1), pa.array([0.5, -2.0]), "float32", "float32", [[0.5], [-2.0]]),
+        (Column("x", "number", "int8", 1), pa.array([-128, 127], pa.int8()), "float32", "int8", [[-128], [127]]),
+        (Column("x", "number", "int16", 1), pa.array([-300, 300], pa.int16()), "float32", "int16", [[-300], [300]]),
+        (Column("x", "number", "int64", 1), pa.array([1, 2]), "float32", "float32", [[1], [2]]),
+        (Column("x", "boolean", "bool", 1), pa.array([True, False]), "float32", "int8", [[1], [0]]),
+        (Column("x", "number", "int64", 1), pa.array([5, 7]), "int32", "int32", [[5], [7]]),
         (
             Column("x", "array", "float32", 3),
             pa.array([[1, 2, 3], [4, 5, 6]], pa.list_(pa.float32())),
@@ -120,9 +121,9 @@ def test_every_kind_of_column_comes_back_as_it_was(
 
 
 def test_several_columns_are_joined_in_order_into_the_models_shape(tmp_path: Path) -> None:
-    columns = (Column("b", "scalar", "int32", 1), Column("v", "array", "float64", 2), Column("a", "scalar", "bool", 1))
+    columns = (Column("b", "number", "int32", 1), Column("v", "array", "float64", 2), Column("a", "boolean", "bool", 1))
     features = FeatureSpec(columns, (2, 2), "float32")
-    weight = Column("w", "scalar", "float64", 1)
+    weight = Column("w", "number", "float64", 1)
     conversion = ConversionSpec(Store.at(str(tmp_path)), (features,), (LABEL,), weight)
     batch = a_batch(
         a=pa.array([True, False]),
@@ -139,7 +140,7 @@ def test_several_columns_are_joined_in_order_into_the_models_shape(tmp_path: Pat
 
 
 def test_one_column_may_be_feature_label_and_weight(tmp_path: Path) -> None:
-    column = Column("y", "scalar", "int32", 1)
+    column = Column("y", "number", "int32", 1)
     conversion = a_packing(tmp_path, [column], weight=column)
     assert conversion.columns == [column]
     dataset, _ = pack(conversion, a_batch(y=pa.array([3, 4], pa.int32())))
@@ -165,9 +166,9 @@ def test_one_column_as_feature_and_label_of_another_width_is_a_fault(tmp_path: P
 @pytest.mark.parametrize(
     ("column", "values", "shape", "dtype", "expected"),
     [
-        (Column("y", "scalar", "float64", 1), pa.array([0.5, -1.0]), (), "float32", [0.5, -1]),
-        (Column("y", "scalar", "int64", 1), pa.array([1 << 40, -3]), (), "int64", [1 << 40, -3]),
-        (Column("y", "scalar", "bool", 1), pa.array([True, False]), (), "int8", [1, 0]),
+        (Column("y", "number", "float64", 1), pa.array([0.5, -1.0]), (), "float32", [0.5, -1]),
+        (Column("y", "number", "int64", 1), pa.array([1 << 40, -3]), (), "int64", [1 << 40, -3]),
+        (Column("y", "boolean", "bool", 1), pa.array([True, False]), (), "int8", [1, 0]),
         (Column("y", "array", "float64", 2), pa.array([[1.0, 0], [0, 1]]), (2,), "float32", [[1, 0], [0, 1]]),
         (
             Column("y", "vector", "float64", 2),
@@ -182,7 +183,7 @@ def test_one_column_as_feature_and_label_of_another_width_is_a_fault(tmp_path: P
 def test_labels_that_are_no_classes_come_back_too(
     tmp_path: Path, column: Column, values: pa.Array, shape: tuple[int, ...], dtype: str, expected: Any
 ) -> None:
-    conversion = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)], label=LabelSpec(column, shape, dtype, None))
+    conversion = a_packing(tmp_path, [Column("x", "number", "int8", 1)], label=LabelSpec(column, shape, dtype, None))
     dataset, faults = pack(conversion, a_batch(x=pa.array([1, 2], pa.int8()), y=values))
     assert not faults
     label = rows_of(dataset)[1]
@@ -195,8 +196,8 @@ def test_labels_that_are_no_classes_come_back_too(
 
 def many(directory: Path, count: int, batch: int, **others: Any) -> ConvertedDataset:
     """`count` rows that are numbered, from batches of so many."""
-    label = LabelSpec(Column("x", "scalar", "int32", 1), (), "int32", None)
-    conversion = a_packing(directory, [Column("x", "scalar", "int32", 1)], "int32", label, **others)
+    label = LabelSpec(Column("x", "number", "int32", 1), (), "int32", None)
+    conversion = a_packing(directory, [Column("x", "number", "int32", 1)], "int32", label, **others)
     numbers = pa.array(range(count), pa.int32())
     dataset, faults = pack(conversion, *pa.table({"x": numbers}).to_batches(max_chunksize=batch))
     assert not faults
@@ -215,7 +216,7 @@ def test_blocks_are_full_but_the_last_and_keep_the_order(
 
 
 def test_batches_without_rows_make_no_blocks(tmp_path: Path) -> None:
-    conversion = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)])
+    conversion = a_packing(tmp_path, [Column("x", "number", "int8", 1)])
     two = a_batch(x=pa.array([1, 2], pa.int8()), y=pa.array([0, 1], pa.int32()))
     none = two.slice(0, 0)
     assert pack(conversion, none)[0].blocks == ()
@@ -346,7 +347,7 @@ def test_the_draw_for_validation_depends_on_the_seed_and_not_on_the_batches(
 
 def test_a_boolean_column_chooses_the_rows_for_validation(tmp_path: Path) -> None:
     conversion = a_packing(
-        tmp_path, [Column("x", "scalar", "int8", 1)], validation_col=Column("held_out", "scalar", "bool", 1)
+        tmp_path, [Column("x", "number", "int8", 1)], validation_col=Column("held_out", "boolean", "bool", 1)
     )
     batches = [
         a_batch(x=pa.array([i, i + 1], pa.int8()), y=pa.array([i, i + 1], pa.int32()), held_out=pa.array(chosen))
@@ -368,9 +369,9 @@ def told(conversion: ConversionSpec, faults: dict[tuple[str, str, str], int]) ->
     return describe(rows, conversion.columns, conversion.labels)  # type: ignore[arg-type]
 
 
-X = Column("x", "scalar", "float64", 1)
+X = Column("x", "number", "float64", 1)
 ARRAY = Column("x", "array", "float64", 2)
-WEIGHT = Column("w", "scalar", "float64", 1)
+WEIGHT = Column("w", "number", "float64", 1)
 
 
 @pytest.mark.parametrize(
@@ -458,13 +459,13 @@ def test_dropping_leaves_wrong_lengths_and_labels_faults(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("value", "bad"), [((1 << 31) - 1, False), (-(1 << 31), False), (1 << 31, True)])
 def test_whole_numbers_beyond_the_models_dtype_are_a_fault(tmp_path: Path, value: int, bad: bool) -> None:
-    conversion = a_packing(tmp_path, [Column("x", "scalar", "int64", 1)], "int32")
+    conversion = a_packing(tmp_path, [Column("x", "number", "int64", 1)], "int32")
     _, faults = pack(conversion, a_batch(x=pa.array([0, value]), y=pa.array([0, 0], pa.int32())))
     assert faults == ({("range", "x", "int32"): 1} if bad else {})
 
 
 def test_negative_numbers_for_an_unsigned_input_are_a_fault(tmp_path: Path) -> None:
-    conversion = a_packing(tmp_path, [Column("x", "scalar", "int8", 1)], "uint8")
+    conversion = a_packing(tmp_path, [Column("x", "number", "int8", 1)], "uint8")
     _, faults = pack(conversion, a_batch(x=pa.array([0, -1], pa.int8()), y=pa.array([0, 0], pa.int32())))
     assert faults == {("range", "x", "uint8"): 1}
 

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec, convert_batches
 from spark_dl.data.image_files import prepare_images
 from spark_dl.data.media import pixels
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
-from spark_dl.score.scoring_model import _joined
 
-from .rows import pack, sent
+from .rows import pack, scored_input, sent
 
 RANDOM = np.random.default_rng(0)
 HEIGHT, WIDTH = 9, 7
@@ -170,12 +171,12 @@ def test_what_can_not_be_decoded_is_counted_by_what_it_is(channels: int) -> None
     assert sum(rows for reason, rows in faults.items() if reason.startswith("BMP that Pillow can't read")) == 2
 
 
-IMAGE = FeatureSpec((Column("x", "bytes", "object", 0),), (HEIGHT, WIDTH, 3), "float32")
+IMAGE = FeatureSpec((Column("x", "image", "object", 0),), (HEIGHT, WIDTH, 3), "float32")
 
 
 def test_a_16_bit_gray_png_is_refused_by_its_name_in_training_and_in_scoring(tmp_path: Path) -> None:
     deep = png(16, 0, png_rows(WORDS[..., 0].astype(">u2")))
-    label = LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None)
+    label = LabelSpec(Column("y", "number", "int32", 1), (), "int32", None)
     conversion = ConversionSpec(Store.at(str(tmp_path)), (IMAGE,), (label,))
     batch = pa.RecordBatch.from_pydict({"x": [deep, FILES["png"][0]], "y": pa.array([0, 0], pa.int32())})
     _, faults = pack(conversion, batch)
@@ -183,13 +184,13 @@ def test_a_16_bit_gray_png_is_refused_by_its_name_in_training_and_in_scoring(tmp
     assert (kind, name, faults[kind, name, detail]) == ("image", "x", 1)
     assert detail.startswith("16-bit grayscale PNG")
     with pytest.raises(DataError, match=r"'x' can't be scored.*16-bit grayscale PNG"):
-        _joined([objects(deep)], IMAGE)
+        scored_input(IMAGE, pd.Series([deep]))
 
 
 def test_training_and_scoring_see_the_same_file(tmp_path: Path) -> None:
-    label = LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None)
+    label = LabelSpec(Column("y", "number", "int32", 1), (), "int32", None)
     conversion = ConversionSpec(Store.at(str(tmp_path)), (IMAGE,), (label,))
     given = [FILES["bmp, palette"][0], FILES["webp, lossless"][0], FILES["gif, transparent"][0]]
     batch = pa.RecordBatch.from_pydict({"x": given, "y": pa.array([0, 0, 0], pa.int32())})
     _, arrays = convert_batches(conversion, [sent(batch, conversion.columns)])
-    assert next(arrays)[0].tolist() == _joined([objects(*given)], IMAGE).tolist()
+    assert next(arrays)[0].tolist() == scored_input(IMAGE, pd.Series(given)).tolist()

@@ -15,12 +15,13 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
 from spark_dl import KerasEstimator
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.label_rules import OF_CLASS_INDICES, RULES, apply_loss
 from spark_dl.data.row_errors import describe
 from spark_dl.data.schema import label_spec
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.fit.columns import OutputFacts
 from spark_dl.fit.converted import ConvertedData, comparable
@@ -31,7 +32,7 @@ from spark_dl.train.model.shape import ModelOutput
 
 from .rows import pack
 
-SCALAR = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
+SCALAR = LabelSpec(Column("y", "number", "float64", 1), (), "float32", None)
 
 
 @pytest.mark.parametrize("loss", RULES)
@@ -109,7 +110,7 @@ def test_classes_along_another_axis_are_told() -> None:
 
 def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None:
     label = apply_loss(SCALAR, (1,), "binary_crossentropy")
-    feature = FeatureSpec((Column("x", "scalar", "float64", 1),), (1,), "float32")
+    feature = FeatureSpec((Column("x", "number", "float64", 1),), (1,), "float32")
     conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
     batch = pa.RecordBatch.from_pydict({"x": [0.0] * 6, "y": [-1.0, 1, -1, -1, 1, 2]})
     dataset, faults = pack(conversion, batch)
@@ -127,7 +128,7 @@ def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None
 
 def test_rows_that_are_left_out_may_have_any_label(tmp_path: Path) -> None:
     label = apply_loss(SCALAR, (1,), "binary_crossentropy")
-    feature = FeatureSpec((Column("x", "scalar", "float64", 1, drop=True),), (1,), "float32")
+    feature = FeatureSpec((Column("x", "number", "float64", 1, drop=True),), (1,), "float32")
     conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
     _, faults = pack(conversion, pa.RecordBatch.from_pydict({"x": [0.0, None], "y": [1.0, -1.0]}))
     assert faults == {}
@@ -205,7 +206,7 @@ def test_facts_of_outputs_that_earlier_releases_saved_have_no_loss() -> None:
 def test_converted_rows_serve_a_loss_that_takes_what_they_were_held_to(
     converted_for: str, fitted_by: str, fits: bool
 ) -> None:
-    feature = FeatureSpec((Column("x", "scalar", "float64", 1),), (1,), "float32")
+    feature = FeatureSpec((Column("x", "number", "float64", 1),), (1,), "float32")
     had, wanted = (
         ConversionSpec(Store(""), (feature,), (apply_loss(SCALAR, (1,), loss),)) for loss in (converted_for, fitted_by)
     )

@@ -9,15 +9,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
-from spark_dl.data.limits import beyond, check_numbers, greatest, inexact
+from spark_dl.data.limits import beyond, greatest, inexact
 from spark_dl.data.row_errors import describe
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
-from spark_dl.score.scoring_model import _joined, _matrix
 
-from .rows import pack
+from .rows import pack, scored_input
 
 NAN, INF = float("nan"), float("inf")
 
@@ -60,15 +60,15 @@ def test_fractions_and_small_integers_are_never_inexact() -> None:
 def packed(
     tmp_path: Path, x: pa.Array, y: list[float], column: Column, dtype: str = "float32"
 ) -> dict[tuple[str, str, str], int]:
-    label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
+    label = LabelSpec(Column("y", "number", "float64", 1), (), "float32", None)
     feature = FeatureSpec((column,), (column.width,), dtype)
     conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
     _, faults = pack(conversion, pa.RecordBatch.from_pydict({"x": x, "y": pa.array(y)}))
     return faults
 
 
-LONG = Column("x", "scalar", "int64", 1)
-DOUBLE = Column("x", "scalar", "float64", 1)
+LONG = Column("x", "number", "int64", 1)
+DOUBLE = Column("x", "number", "float64", 1)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,12 @@ def test_numbers_that_the_input_would_change_are_counted(
     tmp_path: Path, column: Column, x: pa.Array, dtype: str, fault: tuple[str, str, str]
 ) -> None:
     assert packed(tmp_path, x, [0.0] * 3, column, dtype=dtype) == {fault: 2}
-    values = np.array(x.to_pylist()).reshape(3, -1)
     with pytest.raises(DataError, match="'x' can't be scored"):
-        check_numbers(values, "x", dtype)
+        scored_input(FeatureSpec((column,), (column.width,), dtype), x.to_pandas())
 
 
 def test_the_greatest_of_all_batches_is_told(tmp_path: Path) -> None:
-    label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
+    label = LabelSpec(Column("y", "number", "float64", 1), (), "float32", None)
     conversion = ConversionSpec(Store.at(str(tmp_path)), (FeatureSpec((LONG,), (1,), "float32"),), (label,))
     batches = [pa.RecordBatch.from_pydict({"x": [2**24 + 1, n], "y": [0.0, 0.0]}) for n in (-(2**30) - 1, 2**25 + 1)]
     _, faults = pack(conversion, *batches)
@@ -118,8 +117,8 @@ def test_labels_that_float32_can_not_hold(tmp_path: Path, y: list[float], kind: 
 
 @pytest.mark.parametrize(("w", "kind"), [([1.0, INF], "infinite"), ([1.0, 1e39], "range"), ([1.0, -1.0], "negative")])
 def test_weights_that_float32_can_not_hold(tmp_path: Path, w: list[float], kind: str) -> None:
-    label = LabelSpec(Column("y", "scalar", "float64", 1), (), "float32", None)
-    weight = Column("w", "scalar", "float64", 1)
+    label = LabelSpec(Column("y", "number", "float64", 1), (), "float32", None)
+    weight = Column("w", "number", "float64", 1)
     conversion = ConversionSpec(Store.at(str(tmp_path)), (FeatureSpec((DOUBLE,), (1,), "float32"),), (label,), weight)
     _, faults = pack(conversion, pa.RecordBatch.from_pydict({"x": [1.0, 2.0], "y": [0.0, 0.0], "w": w}))
     assert {(found, name): count for (found, name, _), count in faults.items()} == {(kind, "w"): 1}
@@ -127,23 +126,24 @@ def test_weights_that_float32_can_not_hold(tmp_path: Path, w: list[float], kind:
 
 def test_infinite_numbers_are_dropped_and_filled_as_nan_is(tmp_path: Path) -> None:
     y = [0.0, 1.0, 2.0]
-    for column in (Column("x", "scalar", "float64", 1, drop=True), Column("x", "scalar", "float64", 1, fill=5.0)):
+    for column in (Column("x", "number", "float64", 1, drop=True), Column("x", "number", "float64", 1, fill=5.0)):
         assert packed(tmp_path, pa.array([1.0, INF, NAN]), y, column) == {}
     # In a row that is dropped for its infinite number, nothing else is a fault, and other rows stay as they are.
     vectors = Column("x", "array", "float64", 2, drop=True)
     assert packed(tmp_path, pa.array([[1.0, 2.0], [INF, 1e300], [1.0, NAN]]), y, vectors) == {}
-    filled = _matrix(pd.Series([1.0, INF, -INF, NAN]), Column("x", "scalar", "float64", 1, fill=5.0))
+    filling = FeatureSpec((Column("x", "number", "float64", 1, fill=5.0),), (1,), "float32")
+    filled = scored_input(filling, pd.Series([1.0, INF, -INF, NAN]))
     assert filled.ravel().tolist() == [1, 5, 5, 5]
 
 
 def test_scoring_refuses_what_training_does() -> None:
-    spec = FeatureSpec((LONG, Column("z", "scalar", "float64", 1)), (2,), "float32")
-    good = _joined([np.array([[1 << 24]]), np.array([[0.1]])], spec)
+    spec = FeatureSpec((LONG, Column("z", "number", "float64", 1)), (2,), "float32")
+    good = scored_input(spec, pd.Series([1 << 24]), pd.Series([0.1]))
     assert good.tolist() == [[1 << 24, np.float32(0.1)]]
     for parts, told in (
-        ([[[(1 << 24) + 1]], [[0.1]]], "'x' can't be scored.*float32 can hold exactly.*greatest 16777217"),
-        ([[[1]], [[INF]]], "'z' can't be scored.*finite"),
-        ([[[1]], [[1e300]]], "'z' can't be scored.*1 rows beyond it"),
+        (((1 << 24) + 1, 0.1), "'x' can't be scored.*float32 can hold exactly.*greatest 16777217"),
+        ((1, INF), "'z' can't be scored.*finite"),
+        ((1, 1e300), "'z' can't be scored.*1 rows beyond it"),
     ):
         with pytest.raises(DataError, match=told):
-            _joined([np.array(part) for part in parts], spec)
+            scored_input(spec, *(pd.Series([part]) for part in parts))

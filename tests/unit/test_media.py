@@ -16,8 +16,8 @@ from pyspark.sql import types as T
 from spark_dl.data import convert
 from spark_dl.data.batches import tensorflow_batches
 from spark_dl.data.cache import CACHES, Cache
-from spark_dl.data.coding import decode
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.column import Column
+from spark_dl.data.columns import decode_tensor
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.media import image_bytes, is_spark_image, pixels
 from spark_dl.data.ragged import joined, lengths, split
@@ -25,17 +25,16 @@ from spark_dl.data.readers import READERS, reader
 from spark_dl.data.row_errors import describe
 from spark_dl.data.schema import ColumnRules, feature_spec, label_spec
 from spark_dl.data.shards import Segment, shards
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
-from spark_dl.score.heads import Regression
-from spark_dl.score.scoring_model import ScoringModel, _joined, _matrix
 
-from .rows import pack
+from .rows import pack, scored_input
 
-TEXT = FeatureSpec((Column("x", "bytes", "object", 0),), (1,), "string")
-IMAGE = FeatureSpec((Column("x", "bytes", "object", 0),), (4, 6, 3), "uint8")
+TEXT = FeatureSpec((Column("x", "text", "object", 0),), (1,), "string")
+IMAGE = FeatureSpec((Column("x", "image", "object", 0),), (4, 6, 3), "uint8")
 RAW = FeatureSpec((Column("x", "binary", "uint8", 6),), (2, 3), "float32")
-LABEL = LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None)
+LABEL = LabelSpec(Column("y", "number", "int32", 1), (), "int32", None)
 TEXTS = [b"", b"one", "zwölf".encode(), b"a" * 300, b"\x00\xff", b"one"]
 SCHEMA = T.StructType().add("text", "string").add("binary", "binary").add("number", "integer")
 
@@ -110,7 +109,7 @@ def test_what_is_no_image_is_counted_and_told(tmp_path: Path) -> None:
     assert "column 'x': 2 rows without an image that can be decoded (JPEG, PNG)" in told
     assert "binaryFormat='raw'" in told
     with pytest.raises(DataError, match=r"column 'x' can't be scored.*JPEG.*1 rows that are none"):
-        _joined([np.array([good, b"?"], object)], IMAGE)
+        scored_input(IMAGE, pd.Series([good, b"?"]))
 
 
 @pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg], ids=["png", "jpeg"])
@@ -166,8 +165,8 @@ def test_neighbours_of_very_different_size_make_blocks_of_one_size(
 
 def test_texts_take_the_shape_of_the_models_input() -> None:
     contents = tf.constant(TEXTS)
-    assert decode(contents, "text", (), "string").numpy().tolist() == TEXTS
-    assert decode(contents, "text", (1,), "string").shape == (len(TEXTS), 1)
+    assert decode_tensor(contents, "text", (), "string").numpy().tolist() == TEXTS
+    assert decode_tensor(contents, "text", (1,), "string").shape == (len(TEXTS), 1)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(6)], ids=str)
@@ -178,9 +177,7 @@ def test_raw_bytes_are_numbers(tmp_path: Path, kind: pa.DataType) -> None:
     assert features.dtype == np.uint8
     assert features.reshape(2, 6).tolist() == [list(row) for row in pixels]
     np.testing.assert_array_equal(
-        ScoringModel.of(b"", b"", [RAW], Regression(), 1).inputs(
-            {RAW.columns[0]: _matrix(pd.Series(pixels), RAW.columns[0])}
-        )[0],
+        scored_input(RAW, pd.Series(pixels)),
         features.astype(np.float32),
     )
     _, faults = packed(tmp_path / "bad", RAW, pa.array([pixels[0], b"12", None, b""]))
@@ -209,9 +206,9 @@ def test_nothing_is_joined_and_split() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "dtype", "binary", "kind"),
     [
-        ("text", (1,), "string", "image", "bytes"),
-        ("binary", (), "string", "image", "bytes"),
-        ("binary", (4, 6, 3), "float32", "image", "bytes"),
+        ("text", (1,), "string", "image", "text"),
+        ("binary", (), "string", "image", "text"),
+        ("binary", (4, 6, 3), "float32", "image", "image"),
         ("binary", (4, 6, 3), "float32", "raw", "binary"),
         ("binary", (7,), "int32", "raw", "binary"),
     ],

@@ -17,7 +17,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow_stores import sqlite_store
 
-from spark_dl.data.column import Column, FeatureSpec
+from spark_dl.data.column import Column
+from spark_dl.data.specs import FeatureSpec
 from spark_dl.score.heads import Regression
 from spark_dl.score.serving import Serving
 from spark_dl.track import LoggedData, LoggedModel, Tracker, tracker
@@ -147,7 +148,7 @@ def test_a_dataset_whose_schema_is_too_long_and_a_file_that_can_not_be_made(stor
 
 
 def a_model() -> LoggedModel:
-    column = Column("a", "scalar", "float64", 1)
+    column = Column("a", "number", "float64", 1)
     serving = Serving((FeatureSpec((column,), (1,), "float32"),), Regression(), {"prediction": "p"}, 8)
     content = to_bytes(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
     return LoggedModel(content, "{}", serving.to_json(), None, [("a", "double")], [("p", "double")], {"a": 0.0})

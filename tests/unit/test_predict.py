@@ -13,20 +13,23 @@ import pyarrow as pa
 import pytest
 from pyspark.sql.pandas.serializers import ArrowStreamPandasUDFSerializer
 
-from spark_dl.data.column import Column, FeatureSpec
+from spark_dl.data.column import Column
+from spark_dl.data.specs import FeatureSpec
 from spark_dl.errors import DataError
 from spark_dl.score.heads import Head, Regression, TensorOutput
 from spark_dl.score.predict import _scorer
-from spark_dl.score.scoring_model import ScoringModel, _joined, _matrix
+from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.series import output_series
 from spark_dl.train.model.serialization import to_bytes
 
+from .rows import scored_input
+
 ARRAY = Column("x", "array", "float32", 3)
-SCALAR = Column("s", "scalar", "float64", 1)
+SCALAR = Column("s", "number", "float64", 1)
 
 
 def _tensor(series: tuple[pd.Series, ...], spec: FeatureSpec) -> np.ndarray:
-    return _joined([_matrix(values, column) for values, column in zip(series, spec.columns, strict=True)], spec)
+    return scored_input(spec, *series)
 
 
 def a_scorer(columns: tuple[Column, ...], head: Head, units: int, batch_size: int) -> tuple[keras.Model, Any]:
@@ -70,7 +73,7 @@ def test_rows_take_the_shape_and_dtype_of_the_models_input() -> None:
     tensor = _tensor((pd.Series([1.0, 5.0]), pd.Series([[2, 3, 4], [6, 7, 8]])), spec)
     assert tensor.dtype == np.float32
     assert tensor.tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
-    flags = FeatureSpec((Column("b", "scalar", "bool", 1),), (1,), "float32")
+    flags = FeatureSpec((Column("b", "boolean", "bool", 1),), (1,), "float32")
     assert _tensor((pd.Series([True, False]),), flags).tolist() == [[1], [0]]
     assert _tensor((pd.Series([], dtype=object),), FeatureSpec((ARRAY,), (3,), "float32")).shape == (0, 3)
 
@@ -81,7 +84,7 @@ def test_rows_take_the_shape_and_dtype_of_the_models_input() -> None:
         (SCALAR, [1.0, None, float("nan")], "column 's' can't be scored.*no nulls.*2 null or NaN in a batch of 3 rows"),
         (ARRAY, [[1.0, 2, 3], None], "column 'x' can't be scored.*1 null or NaN in a batch of 2"),
         (ARRAY, [[1.0, 2, 3], [1.0]], "column 'x'.*3 numbers a row.*a row of 1"),
-        (ARRAY, [np.array([1.0, np.nan, 3])], "column 'x'.*no NaN in the arrays"),
+        (ARRAY, [np.array([1.0, np.nan, 3])], "column 'x'.*no NaN"),
         (ARRAY, [np.array([1.0, None, 3], object)], "column 'x'.*no nulls"),
     ],
 )
@@ -119,7 +122,7 @@ def test_numbers_beyond_the_input_are_told_by_column_and_row(dtype: str, values:
 
 
 def test_arrays_of_other_lengths_within_a_row_are_told() -> None:
-    nested = Column("n", "array", "float32", 4, nested=1, inner=(2,))
+    nested = Column("n", "nested array", "float32", 4, nested=1, inner=(2,))
     with pytest.raises(DataError, match=r"'n'.*4 numbers a row, in arrays of 2.*arrays of another length .*row 1"):
         _tensor((pd.Series([[1, 2, 3, 4], []]),), FeatureSpec((nested,), (2, 2), "float32"))
 
@@ -157,10 +160,10 @@ def test_models_are_the_same_where_their_bytes_are() -> None:
 
 
 def test_images_are_decoded_together_only_up_to_some_megabytes() -> None:
-    column = Column("x", "bytes", "object", 0)
+    column, words = Column("x", "image", "object", 0), Column("x", "text", "object", 0)
     image = FeatureSpec((column,), (224, 224, 3), "float32")
     small = FeatureSpec((column,), (8, 8, 3), "float32")
-    text = FeatureSpec((column,), (1,), "string")
+    text = FeatureSpec((words,), (1,), "string")
     steps = [ScoringModel.of(b"", b"", [spec], Regression(), 4096).step for spec in (image, small, text)]
     assert steps == [(64 << 20) // (224 * 224 * 3 * 4), 4096, 4096]
     huge = FeatureSpec((column,), (9000, 9000, 3), "float32")

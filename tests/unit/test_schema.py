@@ -9,8 +9,9 @@ import pytest
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec, weight_tensor
+from spark_dl.data.column import Column
 from spark_dl.data.schema import boolean_column, feature_spec, label_spec, weight_column
+from spark_dl.data.specs import FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.errors import DataError
 
 SCHEMA = T.StructType(
@@ -47,22 +48,22 @@ def features(*names: str, shape: tuple[int, ...], dtype: str = "float32") -> Fea
 @pytest.mark.parametrize(
     ("name", "kind", "dtype"),
     [
-        ("flag", "scalar", "bool"),
-        ("byte", "scalar", "int8"),
-        ("short", "scalar", "int16"),
-        ("int", "scalar", "int32"),
-        ("long", "scalar", "int64"),
-        ("float", "scalar", "float32"),
-        ("double", "scalar", "float64"),
-        ("a.b", "scalar", "float64"),
+        ("flag", "boolean", "bool"),
+        ("byte", "number", "int8"),
+        ("short", "number", "int16"),
+        ("int", "number", "int32"),
+        ("long", "number", "int64"),
+        ("float", "number", "float32"),
+        ("double", "number", "float64"),
+        ("a.b", "number", "float64"),
         ("pixels", "array", "float32"),
         ("bytes", "array", "int8"),
         ("vector", "vector", "float64"),
     ],
 )
 def test_a_column_that_can_be_fed_is_known_by_its_type(name: str, kind: str, dtype: str) -> None:
-    width = 1 if kind == "scalar" else 6
-    shape = (1,) if kind == "scalar" else (2, 3)
+    width = 1 if kind in ("number", "boolean") else 6
+    shape = (1,) if kind in ("number", "boolean") else (2, 3)
     assert features(name, shape=shape).columns == (Column(name, kind, dtype, width),)
 
 
@@ -130,9 +131,9 @@ def test_an_array_label_is_as_wide_as_the_output() -> None:
 
 
 def test_weights_are_numbers_and_marks_are_booleans() -> None:
-    assert weight_column(SCHEMA, "double") == Column("double", "scalar", "float64", 1)
+    assert weight_column(SCHEMA, "double") == Column("double", "number", "float64", 1)
     assert weight_tensor().stored == "float32"
-    assert boolean_column(SCHEMA, "flag") == Column("flag", "scalar", "bool", 1)
+    assert boolean_column(SCHEMA, "flag") == Column("flag", "boolean", "bool", 1)
 
 
 # --- what the user is told -----------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
         (lambda: features("int", "pixels", shape=(1,)), ["1 numbers a row", "from int, pixels"]),
         (
             lambda: features("pixels", "int", "vector", shape=(9,)),
-            ["Only one of the inputCols", "pixels (array), int (scalar), vector (vector)", "VectorAssembler"],
+            ["Only one of the inputCols", "pixels (array), int (number), vector (vector)", "VectorAssembler"],
         ),
         (
             lambda: features("double", "int", shape=(2,), dtype="int32"),

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spark_dl.data.column import Column, FeatureSpec
+from spark_dl.data.column import Column
+from spark_dl.data.specs import FeatureSpec
 from spark_dl.errors import DataError, SavedModelError
 from spark_dl.score.heads import Classification, Regression, SeveralOutputs
 from spark_dl.score.serving import Served, Serving
@@ -61,7 +62,7 @@ def test_rows_may_come_in_any_form(rows: Any) -> None:
 
 
 def test_several_numbers_are_columns_or_the_columns_of_an_array() -> None:
-    served = classifier(*(Column(name, "scalar", "float32", 1) for name in "abcd"))
+    served = classifier(*(Column(name, "number", "float32", 1) for name in "abcd"))
     expected = model().predict(FEATURES, verbose=0)
     for rows in (FEATURES, pd.DataFrame(FEATURES[:, ::-1], columns=list("dcba"))):
         np.testing.assert_allclose(np.stack(served.predict(rows)["p"]), expected, rtol=1e-6)
@@ -80,8 +81,10 @@ def test_arrays_of_arrays_and_several_inputs_and_outputs() -> None:
     grid, n = np.random.default_rng(1).normal(size=(4, 2, 3)).astype(np.float32), np.arange(4)
     serving = Serving(
         (
-            FeatureSpec((Column("grid", "array", "float32", 6, nested=1, inner=(3,)),), (2, 3), "float32", "grid"),
-            FeatureSpec((Column("count", "scalar", "int64", 1),), (1,), "float32", "n"),
+            FeatureSpec(
+                (Column("grid", "nested array", "float32", 6, nested=1, inner=(3,)),), (2, 3), "float32", "grid"
+            ),
+            FeatureSpec((Column("count", "number", "int64", 1),), (1,), "float32", "n"),
         ),
         SeveralOutputs((("one", 1), ("two", 2))),
         {"one": "first", "two": "second"},
@@ -100,7 +103,7 @@ def test_texts_are_fed_as_they_are() -> None:
     words = keras.layers.TextVectorization(output_sequence_length=2)
     words.adapt(["good", "bad"])
     texts = keras.Sequential([keras.Input((1,), dtype="string"), words, keras.layers.Dense(1)])
-    spec = FeatureSpec((Column("text", "bytes", "object", 0, fill="bad"),), (1,), "string")
+    spec = FeatureSpec((Column("text", "text", "object", 0, fill="bad"),), (1,), "string")
     served = Served(Serving((spec,), Regression(), {"prediction": "prediction"}, 8), to_bytes(texts))
     found = served.predict({"text": ["good", "bad"]})["prediction"]
     assert found[0] != found[1]
@@ -136,14 +139,14 @@ def test_what_is_no_record_is_refused(text: str) -> None:
 
 def test_an_example_has_the_shape_and_kind_of_each_column() -> None:
     specs = (
-        FeatureSpec((Column("age", "scalar", "int32", 1), Column("paid", "scalar", "bool", 1)), (2,), "float32", "a"),
+        FeatureSpec((Column("age", "number", "int32", 1), Column("paid", "boolean", "bool", 1)), (2,), "float32", "a"),
         FeatureSpec((Column("v", "vector", "float64", 3),), (3,), "float32", "b"),
-        FeatureSpec((Column("grid", "array", "float32", 6, 1, (3,)),), (2, 3), "float32", "c"),
-        FeatureSpec((Column("text", "bytes", "uint8", 0),), (), "string", "d"),
+        FeatureSpec((Column("grid", "nested array", "float32", 6, 1, (3,)),), (2, 3), "float32", "c"),
+        FeatureSpec((Column("text", "text", "uint8", 0),), (), "string", "d"),
     )
     serving = Serving(specs, Regression(), {"prediction": "p"}, 2)
     example = serving.example()
     assert example == {"age": 0, "paid": False, "v": [0.0] * 3, "grid": [[0.0] * 3] * 2, "text": ""}
     assert example["paid"] is False
-    image = FeatureSpec((Column("image", "bytes", "uint8", 0),), (8, 8, 3), "float32")
+    image = FeatureSpec((Column("image", "image", "uint8", 0),), (8, 8, 3), "float32")
     assert Serving((image,), Regression(), {"prediction": "p"}, 2).example() is None

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from pyspark.sql import types as T
 
-from spark_dl.data.column import Column, FeatureSpec
+from spark_dl.data.column import Column
+from spark_dl.data.specs import FeatureSpec
 from spark_dl.ml import logged
 from spark_dl.score.heads import Regression
 from spark_dl.score.serving import Serving
@@ -34,7 +35,7 @@ KINDS: dict[str, tuple[str, T.DataType]] = {
 
 def saved(path: Path, fill: float | None) -> Any:
     """A model whose prediction is the sum of seven columns, one of each type, as a pyfunc."""
-    columns = tuple(Column(name, "scalar", name, 1, fill=fill) for name in KINDS)
+    columns = tuple(Column(name, "boolean" if name == "bool" else "number", name, 1, fill=fill) for name in KINDS)
     model = keras.Sequential([keras.Input((7,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
     serving = Serving((FeatureSpec(columns, (7,), "float32"),), Regression(), {"prediction": "p"}, 8)
     schema = T.StructType([T.StructField(name, kind) for name, (_, kind) in KINDS.items()])

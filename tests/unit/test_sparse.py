@@ -16,25 +16,25 @@ from hypothesis import strategies as st
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
-from spark_dl.data.arrow import Extracted
 from spark_dl.data.batches import _ready, tensorflow_batches
-from spark_dl.data.column import Column, FeatureSpec, LabelSpec
+from spark_dl.data.column import Column
+from spark_dl.data.columns import Extracted, decode, decode_tensor
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.readers import reader
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.shards import shards
-from spark_dl.data.sparse import dense, extract_sparse
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
-from spark_dl.score.scoring_model import _matrix, rows_at_once
+from spark_dl.score.scoring_model import rows_at_once
 
-from .rows import pack, vector_fields
+from .rows import pack, scored_input
 from .test_arrow import VECTOR, WIDTH, cut, cuts, vectors, walked
 
 
 def decoded(extracted: Extracted, width: int, dtype: str = "float32") -> np.ndarray:
     contents = tf.constant(extracted.values[~extracted.missing], tf.string)
-    numbers: np.ndarray = dense(contents, (width,), dtype).numpy()
+    numbers: np.ndarray = decode_tensor(contents, "sparse", (width,), dtype).numpy()
     return numbers
 
 
@@ -43,7 +43,7 @@ def decoded(extracted: Extracted, width: int, dtype: str = "float32") -> np.ndar
 def test_they_are_what_a_walk_over_the_rows_finds(data: st.DataObject, around: tuple[int, int], ragged: bool) -> None:
     drawn = data.draw(st.lists(vectors(ragged), max_size=9))
     array, _ = cut([content for content, _ in drawn], VECTOR, *around)
-    found = extract_sparse(vector_fields(array), WIDTH, "float32")
+    found = decode(array, spec(WIDTH).columns[0])
     values, *expected = walked([numbers for _, numbers in drawn][around[0] :][: len(array)])
     assert [found.missing.tolist(), found.nulls, found.nans, found.lengths] == expected
     present = [numbers for numbers in values if numbers is not None]
@@ -57,19 +57,19 @@ def row(size: int, entries: dict[int, float]) -> dict[str, Any]:
 @pytest.mark.parametrize(("dtype", "largest"), [("float16", 6e4), ("float32", 1e38), ("float64", 1e308)])
 def test_numbers_must_fit_the_models_input(dtype: str, largest: float) -> None:
     rows = [row(2, {1: largest}), row(2, {0: math.inf}), None]
-    extracted = extract_sparse(vector_fields(pa.array(rows, VECTOR)), 2, dtype)
+    extracted = decode(pa.array(rows, VECTOR), spec(2, dtype).columns[0])
     assert extracted.beyond is not None
     assert extracted.beyond.tolist() == [False, False, False]
     assert decoded(extracted, 2, dtype).tolist() == np.array([[0, largest], [math.inf, 0]], dtype).tolist()
     if dtype != "float64":
-        extracted = extract_sparse(vector_fields(pa.array([row(2, {1: 10 * largest})], VECTOR)), 2, dtype)
+        extracted = decode(pa.array([row(2, {1: 10 * largest})], VECTOR), spec(2, dtype).columns[0])
         assert (extracted.beyond.tolist(), extracted.missing.tolist()) == ([True], [False])
 
 
 def test_a_row_takes_as_many_bytes_as_it_has_numbers() -> None:
     width = 1 << 18
-    fields = vector_fields(pa.array([row(width, {7: 1.0, width - 1: 2.0}), row(width, {})], VECTOR))
-    extracted = extract_sparse(fields, width, "float32")
+    array = pa.array([row(width, {7: 1.0, width - 1: 2.0}), row(width, {})], VECTOR)
+    extracted = decode(array, spec(width).columns[0])
     assert [len(value) for value in extracted.values] == [16, 0]
     (first, second) = decoded(extracted, width)
     assert np.flatnonzero(first).tolist() == [7, width - 1]
@@ -79,14 +79,14 @@ def test_a_row_takes_as_many_bytes_as_it_has_numbers() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_the_batch_has_the_inputs_shape_and_dtype(dtype: str) -> None:
     of_numpy = "float32" if dtype == "bfloat16" else dtype
-    fields = vector_fields(pa.array([row(6, {1: 0.5, 4: -2.0})], VECTOR))
-    batch = dense(tf.constant(extract_sparse(fields, 6, of_numpy).values, tf.string), (2, 3), dtype)
+    contents = decode(pa.array([row(6, {1: 0.5, 4: -2.0})], VECTOR), spec(6, of_numpy).columns[0]).values
+    batch = decode_tensor(tf.constant(contents, tf.string), "sparse", (2, 3), dtype)
     assert batch.dtype == dtype
     assert tf.cast(batch, "float32").numpy().tolist() == [[[0, 0.5, 0], [0, -2, 0]]]
 
 
-def spec(width: int) -> FeatureSpec:
-    return FeatureSpec((Column("x", "vector", "float64", width, sparse="float32"),), (width,), "float32")
+def spec(width: int, dtype: str = "float32") -> FeatureSpec:
+    return FeatureSpec((Column("x", "sparse vector", "float64", width, sparse=dtype),), (width,), dtype)
 
 
 def test_blocks_and_batches_carry_them(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_blocks_and_batches_carry_them(tmp_path: Path) -> None:
             "y": pa.array(range(rows), pa.int32()),
         }
     )
-    labels = (LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None),)
+    labels = (LabelSpec(Column("y", "number", "int32", 1), (), "int32", None),)
     conversion = ConversionSpec(store=Store.at(str(tmp_path)), features=(spec(width),), labels=labels)
     dataset, faults = pack(conversion, batch)
     assert not faults
@@ -118,7 +118,7 @@ def test_blocks_and_batches_carry_them(tmp_path: Path) -> None:
 def test_what_is_wrong_with_them_is_counted(tmp_path: Path) -> None:
     rows = [row(4, {0: 1.0}), None, row(3, {0: 1.0}), row(4, {1: 1e300}), row(4, {1: math.nan})]
     batch = pa.RecordBatch.from_pydict({"x": pa.array(rows, VECTOR), "y": pa.array(range(5), pa.int32())})
-    labels = (LabelSpec(Column("y", "scalar", "int32", 1), (), "int32", None),)
+    labels = (LabelSpec(Column("y", "number", "int32", 1), (), "int32", None),)
     _, faults = pack(ConversionSpec(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
     assert faults == {
         ("null", "x", ""): 1,
@@ -132,7 +132,7 @@ def test_a_row_that_is_left_out_for_another_column_may_hold_what_does_not_fit(tm
     batch = pa.RecordBatch.from_pydict(
         {"x": pa.array([row(4, {0: 1e300}), row(4, {0: 1.0})], VECTOR), "y": pa.array([None, 1], pa.int32())}
     )
-    labels = (LabelSpec(Column("y", "scalar", "int32", 1, drop=True), (), "int32", None),)
+    labels = (LabelSpec(Column("y", "number", "int32", 1, drop=True), (), "int32", None),)
     dataset, faults = pack(ConversionSpec(store=Store.at(str(tmp_path)), features=(spec(4),), labels=labels), batch)
     assert not faults
     assert dataset.rows(validation=False) == 1
@@ -158,7 +158,7 @@ def test_wide_batches_are_not_made_far_ahead(width: int, ready: int) -> None:
 
 def test_no_rows_are_scored_too() -> None:
     for empty in (pd.Series([], dtype="float64"), SCORED["of Spark"].iloc[:0]):
-        assert _matrix(empty, spec(3).columns[0]).shape == (0,)
+        assert scored_input(spec(3), empty).shape == (0,)
 
 
 SCORED = {
@@ -171,8 +171,11 @@ SCORED = {
 
 @pytest.mark.parametrize("form", SCORED)
 def test_rows_to_be_scored_come_as_vectors_or_dense(form: str) -> None:
-    contents = _matrix(SCORED[form], spec(3).columns[0])
-    assert dense(tf.constant(contents, tf.string), (3,), "float32").numpy().tolist() == [[0, 0, 5], [1, 0, 2]]
+    contents = scored_input(spec(3), SCORED[form])
+    assert decode_tensor(tf.constant(contents, tf.string), "sparse", (3,), "float32").numpy().tolist() == [
+        [0, 0, 5],
+        [1, 0, 2],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -181,12 +184,12 @@ def test_rows_to_be_scored_come_as_vectors_or_dense(form: str) -> None:
         (pd.Series([np.zeros(3), None]), "1 null or NaN in a batch of 2 rows"),
         (pd.Series([np.array([0.0, math.nan, 1])]), "1 null or NaN"),
         (pd.Series([np.zeros(2)]), "3 numbers a row.*a row of 2"),
-        (pd.Series([np.array([1e300, 0, 0])]), r"can hold \(float32\).*1 beyond it"),
+        (pd.Series([np.array([1e300, 0, 0])]), r"can hold \(float32\).*1 rows beyond it"),
     ],
 )
 def test_rows_that_can_not_be_scored_are_told(values: pd.Series, told: str) -> None:
     with pytest.raises(DataError, match=f"(?s)'x' can't be scored.*{told}"):
-        _matrix(values, spec(3).columns[0])
+        scored_input(spec(3), values)
 
 
 @pytest.mark.parametrize(

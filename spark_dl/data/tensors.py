@@ -1,0 +1,65 @@
+"""The rows of a model input from its columns' values: one way for conversions, which count wrong rows, and scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from spark_dl.data.column import Column
+from spark_dl.data.columns import Extracted, kind_of
+from spark_dl.data.limits import beyond, inexact
+from spark_dl.data.specs import FeatureSpec
+
+__all__ = ["RowErrorSink", "feature_rows"]
+
+
+class RowErrorSink(Protocol):
+    """Receiver of wrong rows, which counts them or raises an error; a mask without a marked row is no error."""
+
+    def add_extracted(self, column: Column, extracted: Extracted) -> None:
+        """Report rows with missing or infinite values, and rows of a wrong length."""
+
+    def add_out_of_range(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
+        """Report rows with numbers outside a dtype's range."""
+
+    def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
+        """Report rows with integers that a dtype rounds."""
+
+    def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
+        """Report rows whose bytes can't be decoded."""
+
+
+def feature_rows(
+    spec: FeatureSpec, extracted: Mapping[Column, Extracted], dtype: str, keep: np.ndarray, errors: RowErrorSink
+) -> np.ndarray:
+    """Join the columns of a model input to one array, and report the rows that the input can't represent.
+
+    Args:
+        spec: The input's specification.
+        extracted: The values by column.
+        dtype: The dtype of the result, for numbers.
+        keep: The boolean mask of the rows that are used; the others aren't reported.
+        errors: The receiver of wrong rows.
+
+    Returns:
+        An array of shape (rows, width); for bytes, objects of shape (rows,) that `decode_tensor` takes.
+    """
+    if spec.coding:
+        (column,) = spec.columns
+        found = extracted[column]
+        if found.beyond is not None:
+            errors.add_out_of_range(column, found.values, found.beyond & keep, spec.dtype)
+        prepared, undecodable = kind_of(column).prepare(found.values, spec.shape, keep)
+        for reason, rows in undecodable.items():
+            errors.add_undecodable(column, rows, reason)
+        return prepared
+    parts = [extracted[column].values for column in spec.columns]
+    for column, values in zip(spec.columns, parts, strict=True):
+        outside = beyond(values, spec.dtype) & keep
+        errors.add_out_of_range(column, values, outside, spec.dtype)
+        errors.add_inexact(column, values, inexact(values, spec.dtype) & keep & ~outside, spec.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # such rows are dropped or reported
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1, dtype=dtype, casting="unsafe")
+        return np.ascontiguousarray(joined, dtype=dtype)

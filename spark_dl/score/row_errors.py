@@ -1,0 +1,104 @@
+"""Errors for rows that can't be scored, raised for the first column of a batch that has some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spark_dl.data.column import Column
+from spark_dl.data.columns import Extracted, unfit
+from spark_dl.data.limits import EXACT_FIX, greatest
+from spark_dl.data.specs import FeatureSpec
+
+__all__ = ["ScoringRowErrors"]
+
+
+class ScoringRowErrors:
+    """Receiver of wrong rows that raises a `DataError` with the column and the first of them.
+
+    Args:
+        features: The specification of each model input.
+    """
+
+    def __init__(self, features: Sequence[FeatureSpec]) -> None:
+        self._dtypes: Mapping[Column, str] = {column: spec.dtype for spec in features for column in spec.columns}
+
+    def add_extracted(self, column: Column, extracted: Extracted) -> None:
+        """Check that all values are present and finite, and that all rows have the required length.
+
+        Raises:
+            DataError: They aren't.
+        """
+        missing, infinite = extracted.missing, extracted.infinite
+        if extracted.lengths:
+            # Length 0 also stands for inner arrays of wrong lengths.
+            length = next(iter(extracted.lengths))
+            expected, received = f"{column.width} numbers a row", f"a row of {length}"
+            if column.inner:
+                expected += f", in arrays of {' x '.join(map(str, column.inner))}"
+                received = "arrays of another length" if length == 0 else received
+            raise unfit(column, expected, f"{received} {_rows(missing)}")
+        if missing.any():
+            received = f"{int(missing.sum())} null or NaN in a batch of {len(missing)} rows, the first in row "
+            raise unfit(column, "no nulls and no NaN", f"{received}{np.argmax(missing)}")
+        if infinite is not None and infinite.any():
+            expected = f"finite numbers that the model's input can hold ({self._dtypes[column]})"
+            raise unfit(column, expected, _with_number(extracted.values, infinite, "with an infinite number"))
+
+    def add_out_of_range(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
+        """Check that no row has a number outside the dtype's range.
+
+        Raises:
+            DataError: A row has one.
+        """
+        if rows.any():
+            expected = f"finite numbers that the model's input can hold ({dtype})"
+            raise unfit(column, expected, _with_number(values, rows, "beyond it", dtype))
+
+    def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
+        """Check that the dtype rounds no integer.
+
+        Raises:
+            DataError: It rounds some.
+        """
+        if rows.any():
+            received = f"{int(rows.sum())} rows that it would round in a batch of {len(rows)} rows, the greatest "
+            expected = f"whole numbers that {dtype} can hold exactly"
+            raise unfit(column, expected, f"{received}{greatest(values[rows])}", EXACT_FIX)
+
+    def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
+        """Raise the error for images that can't be decoded.
+
+        Raises:
+            DataError: There are some.
+        """
+        if rows.any():
+            received = f"{int(rows.sum())} rows that are none, {_rows(rows)}"
+            raise unfit(column, f"images that can be decoded ({reason})", received)
+
+
+def _with_number(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "") -> str:
+    """Describe the marked rows, with the first wrong number where rows are numbers.
+
+    Args:
+        values: The values of the batch.
+        rows: The mask of the wrong rows.
+        what: The words about them.
+        dtype: The dtype that can't hold a number; "" where the wrong numbers are infinite.
+    """
+    count, first = int(rows.sum()), int(np.argmax(rows))
+    described = f"{count} rows {what} in a batch of {len(rows)}, the first is row {first}"
+    if values.dtype == object:
+        return described
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = values[first]
+        limits = np.finfo(dtype) if dtype and np.dtype(dtype).kind == "f" else np.iinfo(dtype) if dtype else None
+        wrong = ~np.isfinite(numbers) if limits is None else (numbers < limits.min) | (numbers > limits.max)
+    return f"{numbers[wrong][0]}; {described}"
+
+
+def _rows(wrong: np.ndarray) -> str:
+    """Describe the marked rows of a batch."""
+    count = int(wrong.sum())
+    return f"in {count} row{'s' * (count != 1)} of a batch of {len(wrong)}, the first is row {int(np.argmax(wrong))}"
