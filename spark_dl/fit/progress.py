@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -16,6 +17,7 @@ __all__ = ["SPEEDS", "Progress"]
 # Throughput metrics of an epoch, shown and logged: fields of train.speed.Speed.
 SPEEDS = ("rows_per_second", "step_ms", "input_wait", "collective_wait", "bytes_reduced")
 
+_LOGGER = logging.getLogger(__name__)
 _BAR = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt}"
 
 
@@ -46,7 +48,11 @@ class Progress:
         self._close()
 
     def say(self, text: str) -> None:
-        """Write a line, unless verbose is 0. Credentials are redacted."""
+        """Log a line, and write it unless verbose is 0. Credentials are redacted."""
+        _LOGGER.info(redact(text))
+        self._write(text)
+
+    def _write(self, text: str) -> None:
         if self._verbose:
             self._stream.write(redact(text) + "\n")
             self._stream.flush()
@@ -72,11 +78,14 @@ class Progress:
         """
         values = "  ".join(f"{name}={_number(value)}" for name, value in logs.items())
         text = f"{values}  {_shown(speed)}"
+        line = f"Epoch {epoch + 1}/{self._epochs}  {text}"
+        fields = {"event": "epoch", "epoch": epoch + 1, "metrics": dict(logs), "speed": dict(speed)}
+        _LOGGER.info(redact(line), extra=fields)
         if self._verbose == 1:
             self._draw(epoch, self.steps, text)
             self._close()
         else:
-            self.say(f"Epoch {epoch + 1}/{self._epochs}  {text}")
+            self._write(line)
 
     def _draw(self, epoch: int, step: int, text: str) -> None:
         if self._bar is None:
