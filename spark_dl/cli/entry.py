@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments can't be parsed (code 2), or ask for help (code 0).
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up lines aren't the command's output
     given = _parser().parse_args(arguments)
     with json_log() if given.log_json else contextlib.nullcontext():
         try:
@@ -52,9 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--log-json", action="store_true", help="write JSON lines to stdout: progress and results")
     common.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(
-        prog="spark-dl", description="Deep learning inside Spark ML.", epilog=_EXIT_CODES, parents=[]
-    )
+    parser = argparse.ArgumentParser(prog="spark-dl", description="Deep learning inside Spark ML.", epilog=_EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"spark_dl {spark_dl.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:

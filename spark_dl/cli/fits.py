@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dl.cli.config import Config, read_config
 from spark_dl.cli.keys import OutputKeys, TrainKeys, check_source, required, train_options
-from spark_dl.cli.references import import_object, is_reference, resolve_objects
+from spark_dl.cli.references import import_module, import_object, is_reference, resolve_objects
 from spark_dl.errors import OptionError, StoreError, explain
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def read_train_config(values: Mapping[str, Any]) -> Config[TrainKeys]:
     defaults = TrainKeys()
     config = read_config(values, TrainKeys, train_options(values.get("estimator", defaults.estimator)))
     check_source(config.keys)
+    for module in config.keys.modules or ():
+        import_module("modules", module)
     model, options = required(config.keys, "model"), resolve_objects(config.options)
     if is_reference(model):
         options["modelFn"] = import_object("model", model)

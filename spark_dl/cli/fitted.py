@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spark_dl.cli.config import Config
-from spark_dl.cli.keys import ScoreKeys, required
+from spark_dl.cli.config import Config, read_config
+from spark_dl.cli.keys import ScoreKeys, check_source, required, score_options
+from spark_dl.cli.references import import_module
 from spark_dl.errors import ModelError, explain
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["ConfiguredModel"]
+__all__ = ["ConfiguredModel", "read_score_config"]
+
+
+def read_score_config(values: Mapping[str, Any]) -> Config[ScoreKeys]:
+    """Check a scoring configuration, and import its modules, before there is a Spark session.
+
+    Args:
+        values: The values by key.
+
+    Raises:
+        OptionError: A key or a value can't be used, or a module can't be imported.
+    """
+    config = read_config(values, ScoreKeys, score_options())
+    required(config.keys, "model")
+    check_source(config.keys)
+    for module in config.keys.modules or ():
+        import_module("modules", module)
+    return config
 
 
 @dataclass(frozen=True)

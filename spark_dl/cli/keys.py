@@ -73,7 +73,7 @@ class DoctorKeys(SessionKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class _FilesKeys(Options):
-    """The rows: their files."""
+    """The rows: files."""
 
     data: str | None = option(
         "The path or URL of the rows, which Spark reads.",
@@ -91,7 +91,7 @@ class _FilesKeys(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RowsKeys(_FilesKeys):
-    """The rows: how files are read, a table, or a query."""
+    """The rows: reading of files, a table, a query."""
 
     read_options: dict[str, Any] | None = option(
         "Options of Spark's reader of `data`, such as {header: true, inferSchema: true} for csv.",
@@ -121,8 +121,20 @@ class RowsKeys(_FilesKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _ModulesKeys(Options):
+    """Your own code."""
+
+    modules: list[str] | None = option(
+        "Modules to import first, such as those that register layers and losses with Keras.",
+        checks.names,
+        None,
+        on_resume="any",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputKeys(Options):
-    """The fitted model's place."""
+    """The fitted model."""
 
     output: str | None = option(
         "A new directory or URL for the fitted model; not set, it is in its MLflow run only.",
@@ -164,7 +176,7 @@ class _InitialModelKeys(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainKeys(SessionKeys, OutputKeys, RowsKeys, _InitialModelKeys):
+class _ValidationKeys(Options):
     """The rows for validation."""
 
     validation_data: str | None = option(
@@ -173,6 +185,11 @@ class TrainKeys(SessionKeys, OutputKeys, RowsKeys, _InitialModelKeys):
         None,
         on_resume="any",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainKeys(SessionKeys, OutputKeys, _ValidationKeys, RowsKeys, _ModulesKeys, _InitialModelKeys):
+    """The keys of `train` and `convert`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +236,7 @@ class _ScoredRowsKeys(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreKeys(SessionKeys, _ScoredRowsKeys, RowsKeys, _ScoredModelKeys):
+class ScoreKeys(SessionKeys, _ScoredRowsKeys, RowsKeys, _ModulesKeys, _ScoredModelKeys):
     """The keys of `score` and `evaluate`."""
 
 

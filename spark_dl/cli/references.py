@@ -9,11 +9,15 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import cloudpickle
 
 from spark_dl.errors import OptionError, explain, hint
 
-__all__ = ["OBJECT_KEYS", "import_object", "is_reference", "resolve_objects"]
+__all__ = ["OBJECT_KEYS", "import_module", "import_object", "is_reference", "resolve_objects"]
 
 # Options whose values are objects -> Keras's module of the classes that `class_name` may name.
 OBJECT_KEYS = {
@@ -39,7 +43,7 @@ def is_reference(text: object) -> bool:
 
 
 def import_object(key: str, reference: str) -> Any:
-    """Import the object that `module:name` names; the working directory is on the path.
+    """Import the object that `module:name` names.
 
     Args:
         key: The key of the configuration, for error messages.
@@ -49,18 +53,7 @@ def import_object(key: str, reference: str) -> Any:
         OptionError: The module can't be imported, or has no such name.
     """
     module_name, _, name = reference.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise OptionError(
-            explain(
-                f"{key}: the module {module_name!r} can't be imported.",
-                expected=f"{key}: module:name, of a module in {os.getcwd()} or on PYTHONPATH",
-                received=f"{type(error).__name__}: {error}",
-            )
-        ) from error
+    module = import_module(key, module_name)
     try:
         return functools.reduce(getattr, name.split("."), module)
     except AttributeError:
@@ -68,6 +61,37 @@ def import_object(key: str, reference: str) -> Any:
         raise OptionError(
             explain(f"{key}: the module {module_name!r} has no {name!r}.", received=reference, fix=hint(name, known))
         ) from None
+
+
+def import_module(key: str, name: str) -> ModuleType:
+    """Import a module of the working directory or of the path.
+
+    What is defined in the working directory travels to the executors by value, as they can't import it.
+
+    Args:
+        key: The key of the configuration, for error messages.
+        name: The module.
+
+    Raises:
+        OptionError: The module can't be imported.
+    """
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise OptionError(
+            explain(
+                f"{key}: the module {name!r} can't be imported.",
+                expected=f"a module in {folder} or on PYTHONPATH",
+                received=f"{type(error).__name__}: {error}",
+            )
+        ) from error
+    top = name.partition(".")[0]
+    if Path(folder, top).is_dir() or Path(folder, f"{top}.py").is_file():
+        cloudpickle.register_pickle_by_value(sys.modules[top])
+    return module
 
 
 def resolve_objects(options: Mapping[str, Any]) -> dict[str, Any]:

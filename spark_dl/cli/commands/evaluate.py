@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from spark_dl.cli.command import Command, add_config_arguments
-from spark_dl.cli.config import given_values, read_config
-from spark_dl.cli.fitted import ConfiguredModel
-from spark_dl.cli.keys import ScoreKeys, check_source, required, score_options
+from spark_dl.cli.config import given_values
+from spark_dl.cli.fitted import ConfiguredModel, read_score_config
+from spark_dl.cli.keys import ScoreKeys
 from spark_dl.cli.output import metrics_text, write_result
 from spark_dl.cli.session import session
 
@@ -21,9 +21,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(given: argparse.Namespace) -> int:
     from spark_dl.log_values import scalars
 
-    config = read_config(given_values(given), ScoreKeys, score_options())
-    required(config.keys, "model")
-    check_source(config.keys)
+    config = read_score_config(given_values(given))
     with session("evaluate", config.keys) as spark:
         metrics = ConfiguredModel.of(spark, config).evaluated()
     write_result("evaluated", metrics_text(scalars(metrics)), {"metrics": metrics}, as_json=given.log_json)

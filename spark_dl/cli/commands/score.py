@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from spark_dl.cli.command import Command, add_config_arguments
-from spark_dl.cli.config import given_values, read_config
-from spark_dl.cli.fitted import ConfiguredModel
-from spark_dl.cli.keys import ScoreKeys, check_source, required, score_options
+from spark_dl.cli.config import given_values
+from spark_dl.cli.fitted import ConfiguredModel, read_score_config
+from spark_dl.cli.keys import ScoreKeys
 from spark_dl.cli.output import write_result
 from spark_dl.cli.session import session
 from spark_dl.errors import OptionError, explain
@@ -20,10 +20,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    config = read_config(given_values(given), ScoreKeys, score_options())
+    config = read_score_config(given_values(given))
     keys = config.keys
-    required(keys, "model")
-    check_source(keys)
     if (keys.output is None) == (keys.output_table is None):
         received = "neither" if keys.output is None else "both"
         raise OptionError(
