@@ -24,6 +24,8 @@ def session(command: str, keys: SessionKeys) -> Iterator[SparkSession]:
     """
     from pyspark.sql import SparkSession
 
+    from spark_dl.spark.session import is_connect
+
     running = SparkSession.getActiveSession() is not None
     builder = SparkSession.builder
     if not running:
@@ -34,6 +36,8 @@ def session(command: str, keys: SessionKeys) -> Iterator[SparkSession]:
     for name, value in (keys.spark_conf or {}).items():
         builder = builder.config(name, str(value).lower() if isinstance(value, bool) else str(value))
     spark = builder.getOrCreate()
+    if not running and not is_connect(spark) and spark.conf.get("spark.log.level", None) is None:
+        spark.sparkContext.setLogLevel("ERROR")  # Spark logs stack traces with warnings about what isn't wrong
     try:
         yield spark
     finally:

@@ -37,7 +37,7 @@ ALLOWED = {
     "ml": {"base", "data", "launch", "track", "train", "score", "diagnosis", "fit"},
     "mlflow": {"base", "ml", "score", "track"},
     "launcher": {"base", "launch", "track", "train"},
-    "cli": {"base", "diagnosis", "launch", "ml", "track"},
+    "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "": {"base", "diagnosis", "fit", "ml", "launcher"},
 }

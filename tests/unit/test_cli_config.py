@@ -40,6 +40,7 @@ def failing():
     raise ZeroDivisionError("boom")
 
 layer = keras.layers.Rescaling(0.5)
+number = 8
 """
 
 
@@ -86,7 +87,7 @@ WRONG = {
         "",
         ["the module 'cli_objects' has no 'bild'.", "Did you mean 'build'?"],
     ),
-    "no function": (["--data", "x", "--model", "cli_objects:layer"], "", ["model names no function."]),
+    "no function": (["--data", "x", "--model", "cli_objects:number"], "", ["model names no function."]),
     "no Keras class": (
         ["train.yaml", "--set", "optimizer={class_name: Adem}"],
         "model: cli_objects:build\ndata: x",

@@ -23,18 +23,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    known = {option.name: option for template in TEMPLATES for _, options in keys_of(template) for option in options}
+    known: dict[str, list[Option]] = {}
+    for template in TEMPLATES:
+        for _, options in keys_of(template):
+            for option in options:
+                known.setdefault(option.name, []).append(option)
     texts = {topic: _text(topic, known) for topic in given.topics or sorted(known)}
-    write_result("docs", "\n\n".join(text.removesuffix("\n") for text in texts.values()), texts, as_json=given.log_json)
+    write_result("docs", "\n\n".join(texts.values()), texts, as_json=given.log_json)
     return 0
 
 
-def _text(topic: str, known: dict[str, Option]) -> str:
+def _text(topic: str, known: dict[str, list[Option]]) -> str:
     if topic in TEMPLATES:
-        return rendered(topic)
+        return rendered(topic).removesuffix("\n")
     if topic not in known:
         raise OptionError(explain(f"There is no key {topic!r}.", fix=hint(topic, [*known, *TEMPLATES])))
-    return reference(known[topic])
+    # A key may mean one thing in a configuration for training, and another in one for scoring.
+    return "\n".join(dict.fromkeys(reference(option) for option in known[topic]))
 
 
 COMMAND = Command("docs", "print what the keys of configurations mean", _add_arguments, _run)
