@@ -11,7 +11,7 @@ import yaml
 
 from spark_dl.cli.keys import ScoreKeys, TrainKeys, score_options, train_options
 from spark_dl.cli.references import OBJECT_KEYS
-from spark_dl.options import Option, Options, options_of
+from spark_dl.options import ClassifierOptions, FittedClassifierOptions, Option, Options, options_of
 
 __all__ = ["TEMPLATES", "keys_of", "reference", "rendered"]
 
@@ -27,13 +27,14 @@ class, or module:name."
 
 
 def keys_of(template: str) -> list[tuple[str, tuple[Option, ...]]]:
-    """Return the keys of a configuration by section.
+    """Return the keys of a configuration by section: the section's title, and its keys.
 
     Args:
         template: "train" or "score".
     """
-    record, options = (TrainKeys, train_options()) if template == "train" else (ScoreKeys, score_options())
-    return [*_sections(record, options_of(record)), *_sections(_record_of(options), options)]
+    if template == "train":
+        return [*_sections(TrainKeys, options_of(TrainKeys)), *_sections(ClassifierOptions, train_options())]
+    return [*_sections(ScoreKeys, options_of(ScoreKeys)), *_sections(FittedClassifierOptions, score_options())]
 
 
 def rendered(template: str, values: Mapping[str, Any] | None = None, head: str = "") -> str:
@@ -82,14 +83,6 @@ def _sections(record: type[Options], options: Sequence[Option]) -> Iterator[tupl
     for owner, own in found.items():
         title = (owner.__doc__ or "").splitlines()[0].partition(";")[0].removesuffix(".")
         yield title.replace("The options", "Options").replace("`", ""), tuple(own)
-
-
-def _record_of(options: Sequence[Option]) -> type[Options]:
-    """Return the record that declares all of some options."""
-    from spark_dl.options import ClassifierOptions, FittedClassifierOptions
-
-    names = {option.field for option in options_of(ClassifierOptions)}
-    return ClassifierOptions if all(option.field in names for option in options) else FittedClassifierOptions
 
 
 def _type(option: Option) -> str:
