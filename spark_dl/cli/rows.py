@@ -35,7 +35,7 @@ def read_rows(spark: SparkSession, keys: RowsKeys) -> DataFrame:
             if rows is not None:
                 rows.createOrReplaceTempView(_VIEW)
             rows = spark.sql(keys.sql)
-    except PySparkException as error:
+    except Exception as error:  # Spark's own, and Java's that have no class in Python
         source = {name: getattr(keys, name) for name in ("data", "format", "table", "sql") if getattr(keys, name)}
         raise DataError(
             explain("Spark can't read the rows.", expected=f"rows of {source}", received=first_line(error))
