@@ -83,7 +83,9 @@ class Progress:
         values = "  ".join(f"{name}={_number(value)}" for name, value in logs.items())
         text = f"{values}  {_shown(speed)}"
         line = f"Epoch {epoch + 1}/{self._epochs}  {text}"
-        _log.info("%s", line)
+        throughput = {name: value for name, value in vars(speed).items() if name != "ranks"}
+        fields = {"event": "epoch", "epoch": epoch + 1, "metrics": dict(logs), "speed": throughput}
+        _log.info("%s", redact(line), extra=fields)
         if self._verbose == 1:
             self._draw(epoch, self.steps, text)
             self._close()

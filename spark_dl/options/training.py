@@ -12,7 +12,7 @@ __all__ = ["TrainingOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Options):
-    """Options of the training loop, as plain values; this record is shipped to the ranks."""
+    """Options of the training loop; the ranks get this record of plain values."""
 
     batch_size: int = option(
         "Rows in a batch of one worker.",

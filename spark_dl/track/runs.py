@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -91,10 +92,24 @@ def page(port: int) -> tuple[str, list[str]]:
         port: The port for the command.
 
     Returns:
-        The URL and the command; the command is empty if the store is a server, which has its own UI.
+        The URL and the command; the command is empty if the store is a server or Databricks, which have their own UI.
+
+    Raises:
+        TrackingError: The store is Databricks, and DATABRICKS_HOST isn't set.
     """
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         return uri, []
+    if uri.startswith("databricks"):
+        host = os.environ.get("DATABRICKS_HOST", "").rstrip("/")
+        if not host:
+            raise TrackingError(
+                explain(
+                    "The address of the Databricks workspace isn't known.",
+                    expected="DATABRICKS_HOST=https://<workspace>",
+                    received=f"the tracking URI {uri!r}",
+                )
+            )
+        return f"{host}/ml/experiments", []
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)]
     return f"http://127.0.0.1:{port}", command

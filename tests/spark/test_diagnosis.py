@@ -13,7 +13,6 @@ from pyspark.sql import SparkSession
 
 import spark_dl
 import spark_dl.diagnosis
-from spark_dl.errors import ClusterError
 from spark_dl.io.workspace import Workspace
 
 TESTS = Path(__file__).parent.parent
@@ -57,18 +56,6 @@ def test_a_directory_that_executors_dont_share_is_a_fault(spark: SparkSession) -
     assert {(fault.what, fault.found) for fault in report.faults} == {("cache directory", "not shared")}
 
 
-WITH_ANOTHER_PYTHON = """
-import sys, models
-from sessions import session
-from spark_dl import KerasRegressor
-with session("local[1]", pyspark_python=sys.argv[1]) as spark:
-    try:
-        KerasRegressor(model=models.regressor(), tracking=None, verbose=0).fit(models.frame(spark, rows=8))
-    except Exception as error:
-        print("RAISED", type(error).__name__, error)
-"""
-
-
 # What another Python lacks: (what it runs as it starts, what its error says).
 LACKS = {
     "spark_dl": ("import sys; sys.modules['spark_dl'] = None", ["An executor can't run spark_dl.", "PYSPARK_PYTHON="]),
@@ -89,17 +76,21 @@ def test_what_executors_lack_is_named_before_any_data_is_written(what: str, tmp_
     (tmp_path / "sitecustomize.py").write_text(program.format(folder=str(tmp_path)))
     python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{tmp_path}:$PYTHONPATH"\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
+    rows = "SELECT array(float(id), 1f, 1f, 1f) AS features, double(id) AS label FROM range(8)"
+    command = ["train", "--estimator", "regressor", "--model", "models:regressor", "--sql", rows]
+    command += ["--master", "local[1]", "--spark-conf", f"{{spark.pyspark.python: {python}}}", "--set", "tracking=null"]
     ran = subprocess.run(
-        [sys.executable, "-c", WITH_ANOTHER_PYTHON, str(python)],
+        [sys.executable, "-m", "spark_dl.cli", *command],
         capture_output=True,
         text=True,
         cwd=TESTS,
         env={**os.environ, "PYSPARK_PYTHON": str(python)},
         check=False,
     )
-    assert f"RAISED {ClusterError.__name__} " in ran.stdout, ran.stderr[-3000:]
-    for text in texts:
-        assert text in ran.stdout
+    assert (ran.returncode, ran.stdout) == (1, ""), ran.stderr[-3000:]
+    (error,) = [line for line in ran.stderr.splitlines() if line.startswith("spark-dl: ")]
+    assert [text for text in texts if text not in error] == []
+    assert "Traceback" not in ran.stderr
 
 
 WITH_THE_DRIVERS_PYTHON = """

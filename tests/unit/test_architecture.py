@@ -50,7 +50,7 @@ ALLOWED = {
     "ml": {"base", "data", "launch", "track", "train", "score", "diagnosis", "fit"},
     "mlflow": {"base", "ml", "score", "track"},
     "launcher": {"base", "launch", "track", "train"},
-    "cli": {"base", "diagnosis", "ml", "track"},
+    "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "": {"base", "diagnosis", "fit", "ml", "launcher"},
 }
@@ -70,7 +70,7 @@ INTERNAL = (
     "tensorflow.python",
 )
 # Private names that are documented: of Python, and of Spark ML for those who write stages.
-DOCUMENTED = {"_current_frames", "_exit"} | {"_copyValues", "_resetUid", "_set", "_setDefault"}
+DOCUMENTED = {"_current_frames", "_exit", "_asdict", "_fields"} | {"_copyValues", "_resetUid", "_set", "_setDefault"}
 
 
 def in_compat(module: str) -> bool:

@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
+import spark_dl
 from spark_dl.cli import main
+from spark_dl.cli.commands import COMMANDS
+from spark_dl.cli.output import json_log
+from spark_dl.fit.progress import Progress
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        ([], "required: command"),
+        ([], "required: COMMAND"),
         (["docter"], "invalid choice: 'docter'"),
         (["clean"], "required: cache_dir"),
         (["doctor", "--slave", "x"], "unrecognized arguments"),
         (["clean", "a", "b"], "unrecognized arguments: b"),
-        (["train"], "required: --from-run"),
+        (["train", "--datas", "x", "y", "z"], "unrecognized arguments"),
         (["ui", "--port", "x"], "invalid int value: 'x'"),
+        (["new"], "required: DIR"),
     ],
 )
-def test_wrong_arguments_end_with_usage(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_end_with_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("usage: spark-dl")
-    assert told in error
+    assert message in error
 
 
-def test_help_names_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["", *(command.name for command in COMMANDS)])
+def test_help_names_the_exit_codes_and_all_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["--help"])
+        main([command, "--help"] if command else ["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("doctor", "clean", "train", "ui"))
+    assert "Exit codes: 0 success, 1 fault, 2 wrong usage" in text
+    if not command:
+        assert [known.name for known in COMMANDS if f"    {known.name} " not in text] == []
 
 
-def test_clean_tells_what_it_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clean_prints_what_it_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     left = tmp_path / "spark-dl-left"
@@ -51,11 +61,12 @@ def test_clean_tells_what_it_removed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["clean", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"removed file://{left}\n1 removed.\n"
     assert not left.exists()
-    assert main(["clean", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "0 removed.\n"
+    assert main(["clean", str(tmp_path), "--log-json"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["event"], line["removed"]) == ("cleaned", [])
 
 
-def test_an_error_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.write_text("")
     assert main(["clean", str(file)]) == 1
@@ -63,3 +74,54 @@ def test_an_error_is_one_line_and_exit_code_1(tmp_path: Path, capsys: pytest.Cap
     assert out == ""
     assert error.startswith(f"spark-dl: Can't list the directory in file://{file}")
     assert error.count("\n") == 1
+
+
+def test_a_traceback_is_shown_on_demand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clean", f"{tmp_path}/missing", "--traceback", "--log-json"]) == 1
+    out, error = capsys.readouterr()
+    assert error.startswith("Traceback (most recent call last)")
+    line = json.loads(out)
+    assert (line["event"], line["exit_code"]) == ("error", 1)
+    assert line["message"].startswith("There is no such directory.")
+
+
+def test_path_is_a_program_that_hides_no_module_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["path"]) == 0
+    program = capsys.readouterr().out.strip()
+    run = [sys.executable, program]
+    told = subprocess.run([*run, "--version"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert told.stdout == f"spark_dl {spark_dl.__version__}\n", told.stderr
+    # The package has modules of these names, too.
+    (tmp_path / "config.py").write_text("build = 'the module of the working directory'")
+    command = [*run, "train", "--model", "config:build", "--data", "x"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ran.returncode == 2
+    assert "model names no function." in ran.stderr
+
+
+def test_progress_is_json_lines_while_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    speed = {"rows_per_second": 1.0, "step_ms": 2.5, "input_wait": 0.0, "collective_wait": 0.0, "bytes_reduced": 0.0}
+    before = logging.getLogger("spark_dl").handlers[:]
+    with json_log(), Progress(0, epochs=2, steps=4) as progress:
+        progress.say("Training on ftp://user:S3CRET@host/rows")
+        progress.epoch(0, {"loss": 0.25, "f1_score": [0.5, float("nan")]}, speed)
+        warnings.warn("the cache is slow", RuntimeWarning, stacklevel=1)
+    assert logging.getLogger("spark_dl").handlers == before
+    out, error = capsys.readouterr()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
+    assert [line["event"] for line in lines] == ["info", "epoch", "warning"]
+    assert lines[0]["message"] == "Training on ftp://***@host/rows"
+    assert lines[1]["epoch"] == 1
+    assert lines[1]["metrics"] == {"loss": 0.25, "f1_score": [0.5, None]}
+    assert lines[1]["speed"] == speed
+    assert "the cache is slow" in lines[2]["message"]
+    assert error == ""
+
+
+def test_new_writes_into_no_directory_that_has_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["new", str(tmp_path)]) == 1
+    assert "DIR isn't empty." in capsys.readouterr().err
+    assert main(["new", f"{tmp_path}/mine.txt/below"]) == 1
+    assert "can't be written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -1,0 +1,104 @@
+"""The fitted model and the rows of a scoring configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spark_dl.cli.config import Config, read_config
+from spark_dl.cli.keys import ScoreKeys, check_source, required, score_options
+from spark_dl.cli.references import import_module
+from spark_dl.errors import ModelError, explain
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["ConfiguredModel", "read_score_config"]
+
+
+def read_score_config(values: Mapping[str, Any]) -> Config[ScoreKeys]:
+    """Check a scoring configuration, and import its modules, before there is a Spark session.
+
+    Args:
+        values: The values by key.
+
+    Raises:
+        OptionError: A key or a value can't be used, or a module can't be imported.
+    """
+    config = read_config(values, ScoreKeys, score_options())
+    required(config.keys, "model")
+    check_source(config.keys)
+    for module in config.keys.modules or ():
+        import_module("modules", module)
+    return config
+
+
+@dataclass(frozen=True)
+class ConfiguredModel:
+    """The fitted model and the rows of a scoring configuration.
+
+    Attributes:
+        model: The fitted model or Pipeline, with the configuration's options.
+        rows: The rows.
+    """
+
+    model: Any
+    rows: DataFrame
+
+    @staticmethod
+    def of(spark: SparkSession, config: Config[ScoreKeys]) -> ConfiguredModel:
+        """Load the model, set the options of a configuration, and read the rows.
+
+        Args:
+            spark: The Spark session.
+            config: The checked configuration.
+
+        Raises:
+            SavedModelError: The model can't be loaded.
+            ModelError: The model is a Pipeline without a KerasModel, which takes no options.
+            OptionError: The model has no such option.
+            DataError: Spark can't read the rows.
+        """
+        from spark_dl.cli.rows import read_rows
+        from spark_dl.ml.loading import load_model
+
+        model = load_model(spark, required(config.keys, "model"))
+        if config.options:
+            _keras_stage(model).setParams(**config.options)
+        return ConfiguredModel(model, read_rows(spark, config.keys))
+
+    def scored(self) -> DataFrame:
+        """Return the rows with the model's output columns."""
+        scored: DataFrame = self.model.transform(self.rows)
+        return scored
+
+    def evaluated(self) -> dict[str, Any]:
+        """Return the loss and the metrics on the rows.
+
+        Raises:
+            ModelError: The model is a Pipeline that doesn't end with a KerasModel.
+            DataError: A column or a value can't be converted for the model, or there are no rows.
+        """
+        rows, last = self.rows, _keras_stage(self.model)
+        for stage in _stages(self.model):
+            if stage is last:
+                break
+            rows = stage.transform(rows)
+        metrics: dict[str, Any] = last.evaluate(rows)
+        return metrics
+
+
+def _stages(model: Any) -> list[Any]:
+    return list(getattr(model, "stages", [model]))
+
+
+def _keras_stage(model: Any) -> Any:
+    """Return the model itself, or the last KerasModel of a Pipeline."""
+    from spark_dl.ml.model import KerasModel
+
+    found = [stage for stage in _stages(model) if isinstance(stage, KerasModel)]
+    if not found:
+        stages = ", ".join(type(stage).__name__ for stage in _stages(model))
+        raise ModelError(explain("The model has no Keras model.", expected="a KerasModel among", received=stages))
+    return found[-1]
