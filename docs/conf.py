@@ -28,9 +28,7 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# The reference of options says what each option takes: signatures of sixty arguments would only hide the methods.
 autodoc_typehints = "none"
-autodoc_class_signature = "separated"
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 

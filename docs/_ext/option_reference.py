@@ -5,6 +5,7 @@ with one and a "=", becomes a link to it, on all pages.
 """
 
 import re
+from dataclasses import is_dataclass
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -14,6 +15,7 @@ from sphinx.util.nodes import make_refnode
 from sphinx.util.typing import ExtensionMetadata
 
 from spark_dl import options
+from spark_dl.ml.params import OptionParams
 from spark_dl.options import ClassifierOptions, EstimatorOptions, FittedClassifierOptions, Option
 
 PAGE = "options"
@@ -69,8 +71,10 @@ class OptionList(Directive):
 
     def parsed(self, doc: str) -> list[nodes.Node]:
         paragraph = nodes.paragraph()
-        for index, part in enumerate(doc.split("`")):  # code stands between backticks
-            paragraph += nodes.literal(text=part) if index % 2 else nodes.Text(part)
+        for part in re.split(r"(`\w+`|\b[a-z]+[A-Z]\w*)", doc):  # other options, in backticks or by their camelCase
+            name = part.strip("`")
+            code = name != part or (name in NAMES and name != name.lower())
+            paragraph += nodes.literal(text=name) if code else nodes.Text(part)
         return [paragraph]
 
 
@@ -90,7 +94,24 @@ class OptionLinks(SphinxPostTransform):
                 literal.replace_self(link)
 
 
+def without_options(app: Sphinx, what: str, name: str, obj: object, settings: object, lines: list[str]) -> None:
+    """Leave the options out of the docstring of a class that has them: they have a page."""
+    if what == "class" and issubclass(obj, OptionParams) and "Args:" in lines:
+        del lines[lines.index("Args:") :]
+
+
+def signature(
+    app: Sphinx, what: str, name: str, obj: object, settings: object, arguments: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Shorten the signatures of classes: sixty options become one word, and records are made by the package."""
+    if what == "class" and issubclass(obj, OptionParams):
+        return "(**options)", None
+    return "" if what == "class" and is_dataclass(obj) else arguments, returned
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_directive("options", OptionList)
     app.add_post_transform(OptionLinks)
+    app.connect("autodoc-process-signature", signature)
+    app.connect("autodoc-process-docstring", without_options, priority=400)  # before napoleon rewrites "Args:"
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
