@@ -22,7 +22,8 @@ _REMOTE = ("SPARK_CONNECT_MODE_ENABLED", "SPARK_REMOTE", "SPARK_LOCAL_REMOTE")
 
 
 @pytest.fixture(scope="package")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server's URL."""
     log = tmp_path_factory.mktemp("connect") / "server.log"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -37,17 +38,24 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     command = [str(Path(pyspark.__file__).parent / "bin/spark-submit"), "--master", "local-cluster[2,1,1024]"]
     command += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
     with log.open("wb") as output:
-        server = subprocess.Popen([*command, "--class", _SERVER, "spark-internal"], stdout=output, stderr=output)
+        process = subprocess.Popen([*command, "--class", _SERVER, "spark-internal"], stdout=output, stderr=output)
     try:
-        _wait(server, port, log)
-        session = SparkSession.builder.remote(f"sc://localhost:{port}").getOrCreate()
+        _wait(process, port, log)
+        yield f"sc://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="package")
+def spark(server: str) -> Iterator[SparkSession]:
+    session = SparkSession.builder.remote(server).getOrCreate()
+    try:
         yield session
         session.stop()
     finally:
         for name in _REMOTE:
             os.environ.pop(name, None)
-        server.terminate()
-        server.wait()
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
