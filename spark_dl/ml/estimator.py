@@ -242,6 +242,10 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """Return the loss for a model that is compiled without one; None if there is no default."""
         return None
 
+    def _default_metrics(self, shape: ModelShape, loss: Any, model: Any) -> Any:
+        """Return the metrics for a model without metrics; None for no others than the model's own."""
+        return None
+
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         """Return the meaning of the model's outputs."""
         widths = [(output.name, math.prod(output.shape)) for output in shape.outputs]

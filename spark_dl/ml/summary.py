@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from spark_dl.ml.html import summary_html
+
 __all__ = ["TrainingSummary"]
 
 
@@ -34,3 +36,6 @@ class TrainingSummary:
     best_epoch: int = -1
     non_finite: str = ""
     unlogged: list[dict[str, Any]] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        return summary_html(self)

@@ -23,7 +23,19 @@ MODULES = {
 
 # Layer -> the layers that it may import, besides itself.
 BASE = {
-    *("collectives", "errors", "figures", "gc_pause", "io", "log_values", "options", "redaction", "spark", "world"),
+    *(
+        "collectives",
+        "errors",
+        "figures",
+        "gc_pause",
+        "io",
+        "log_values",
+        "notebook",
+        "options",
+        "redaction",
+        "spark",
+        "world",
+    ),
 }
 ALLOWED = {
     "base": set(),
