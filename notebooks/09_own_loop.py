@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Your own training loop
 #
-# Some training is no `fit`: a loss over pairs of models, a game, a research idea. `HorovodLauncher` runs any function on Horovod ranks inside
-# the Spark application, and `autolog` brings what Keras measures on them to MLflow. A variational autoencoder serves as the example: its
-# loss has two parts, and you write every step.
+# Some training is no `fit`: a loss over pairs of models, a game, a research idea. `HorovodLauncher` runs any function
+# on Horovod ranks inside the Spark application, and `autolog` brings what Keras measures on them to MLflow. A
+# variational autoencoder serves as the example: its loss has two parts, and you write every step.
 #
 # The images are 1,797 digits of 8 x 8 pixels that ship with scikit-learn.
 
@@ -36,6 +36,7 @@ images = np.float32(load_digits().data[:ROWS] / 16)
 # %% [markdown]
 # Models are built in functions that both the driver and the ranks call: only weights travel back.
 
+
 # %%
 def encoder() -> keras.Model:
     keras.utils.set_random_seed(6)
@@ -51,8 +52,10 @@ def decoder() -> keras.Model:
 
 
 # %% [markdown]
-# This function runs on each rank. Horovod is initialised already; what is left to you is what makes the ranks one training: each takes its part
-# of the rows, all start with the same weights, and gradients are averaged before they are applied.
+# This function runs on each rank. Horovod is initialised already; what is left to you is what makes the ranks one
+# training: each takes its part of the rows, all start with the same weights, and gradients are averaged before they
+# are applied.
+
 
 # %%
 def train(rows: np.ndarray, epochs: int) -> tuple[list[np.ndarray], list[float]]:
@@ -88,8 +91,8 @@ def train(rows: np.ndarray, epochs: int) -> tuple[list[np.ndarray], list[float]]
 
 
 # %% [markdown]
-# `run` returns what each rank returned, in their order. After averaging all have the same weights: if they differ, something
-# in the loop was left to one rank.
+# `run` returns what each rank returned, in their order. After averaging all have the same weights: if they differ,
+# something in the loop was left to one rank.
 
 # %%
 results = HorovodLauncher(numWorkers=WORKERS).run(train, images, 30)
@@ -116,14 +119,17 @@ plt.show()
 
 
 # %% [markdown]
-# Where the function does call `keras.Model.fit`, `autolog` logs its epochs from rank 0: the function needs no MLflow, and the executors no
-# credentials.
+# Where the function does call `keras.Model.fit`, `autolog` logs its epochs from rank 0: the function needs no MLflow,
+# and the executors no credentials.
+
 
 # %%
 def reconstruct(rows: np.ndarray) -> None:
     import horovod.tensorflow as hvd
 
-    model = keras.Sequential([keras.Input((64,)), layers.Dense(8, activation="relu"), layers.Dense(64, activation="sigmoid")])
+    model = keras.Sequential(
+        [keras.Input((64,)), layers.Dense(8, activation="relu"), layers.Dense(64, activation="sigmoid")]
+    )
     model.compile("adam", "mse")
     model.fit(rows[hvd.rank() :: hvd.size()], rows[hvd.rank() :: hvd.size()], epochs=3, verbose=0)
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Moving here
 #
-# From Horovod's `KerasEstimator`, from Databricks' `HorovodRunner` and from `TorchDistributor` with Keras: what changes,
-# line by line, on one data set. Each section shows the code that you have and runs what it becomes.
+# From Horovod's `KerasEstimator`, from Databricks' `HorovodRunner` and from `TorchDistributor` with Keras: what
+# changes, line by line, on one data set. Each section shows the code that you have and runs what it becomes.
 #
 # The rows are 1,797 handwritten digits of 8 x 8 pixels that ship with scikit-learn.
 
@@ -36,6 +36,7 @@ train_df, test_df = rows.randomSplit([0.75, 0.25], seed=7)
 
 # %% [markdown]
 # All three train this model, so that the results can be compared.
+
 
 # %%
 def network() -> keras.Model:
@@ -112,8 +113,9 @@ print(f"accuracy: {by_estimator:.3f}")
 # HorovodRunner(np=2).run(train, rate=0.002, features=x, labels=y)
 # ```
 #
-# The function stays as it is in most parts. Horovod's optimizer wrapper doesn't know Keras 3, so that the gradients are averaged
-# in a loop of your own; `run` takes positional arguments and returns the values of all ranks, not of the first alone.
+# The function stays as it is in most parts. Horovod's optimizer wrapper doesn't know Keras 3, so that the gradients
+# are averaged in a loop of your own; `run` takes positional arguments and returns the values of all ranks, not of the
+# first alone.
 
 # %%
 x, y = np.float32(digits.data / 16), digits.target
@@ -167,8 +169,9 @@ print(f"accuracy: {by_launcher:.3f}")
 # ```
 #
 # Where the function only trains and scores a model on rows of a DataFrame, the estimator above takes its place, with
-# checkpoints and restarts. Where it does more, the launcher starts it: `dist.get_rank()` becomes `hvd.rank()`, `init_process_group` goes, and
-# every rank's value comes back.
+# checkpoints and restarts. Where it does more, the launcher starts it: `dist.get_rank()` becomes `hvd.rank()`,
+# `init_process_group` goes, and every rank's value comes back.
+
 
 # %%
 def place() -> tuple[int, int]:

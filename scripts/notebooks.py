@@ -47,6 +47,21 @@ def read(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def environment() -> dict[str, str]:
+    """The variables of a kernel: this checkout and this Python, and less noise while libraries start."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "SPARK_SUBMIT_OPTS": JVM,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+    }
+
+
 def execute(path: Path) -> nbformat.NotebookNode:
     """Execute a notebook in a fresh kernel of this Python and an empty working directory; return it with its outputs.
 
@@ -54,20 +69,12 @@ def execute(path: Path) -> nbformat.NotebookNode:
         nbclient.exceptions.CellExecutionError: A cell raised an exception.
     """
     notebook = read(path)
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "PYSPARK_PYTHON": sys.executable,
-        "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "SPARK_SUBMIT_OPTS": JVM,
-    }
     with tempfile.TemporaryDirectory(prefix="notebook-", ignore_cleanup_errors=True) as directory:
         resources = {"metadata": {"path": directory}}
         client = NotebookClient(
             notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources, record_timing=False
         )
-        client.execute(env=environment)
+        client.execute(env=environment())
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         _clean(cell)

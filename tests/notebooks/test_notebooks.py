@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
+import itertools
 from pathlib import Path
 
 import nbformat
 import pytest
+from notebook_script import script
 
-ROOT = Path(__file__).resolve().parents[2]
 LARGEST_PICTURE, LARGEST_NOTEBOOK = 100_000, 600_000
-
-
-def _script():  # type: ignore[no-untyped-def]
-    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "scripts" / "notebooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = _script()
 SOURCES = script.sources()
 NAMES = [path.stem for path in SOURCES]
 
@@ -68,7 +56,7 @@ def test_each_code_cell_but_imports_and_sizes_has_text_before_it(source: Path) -
     assert cells[0].cell_type == "markdown"
     alone = [
         after.source
-        for before, after in zip(cells, cells[1:], strict=False)
+        for before, after in itertools.pairwise(cells)
         if before.cell_type == after.cell_type == "code" and "import" not in after.source
     ]
     assert not alone
