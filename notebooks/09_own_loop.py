@@ -65,7 +65,7 @@ def train(rows: np.ndarray, epochs: int) -> tuple[list[np.ndarray], list[float]]
     variables = [*encode.trainable_variables, *decode.trainable_variables]
     optimizer = keras.optimizers.Adam(0.005)
     optimizer.build(variables)
-    hvd.broadcast_variables(variables, root_rank=0)
+    hvd.broadcast_variables([variable.value for variable in variables], root_rank=0)
     tf.random.set_seed(hvd.rank())
     mine = rows[hvd.rank() :: hvd.size()]
     batches = tf.data.Dataset.from_tensor_slices(mine).shuffle(len(mine)).batch(32, drop_remainder=True)

@@ -130,7 +130,7 @@ def train(rate: float, features: np.ndarray, labels: np.ndarray) -> list[np.ndar
     loss_of = keras.losses.SparseCategoricalCrossentropy()
     mine = slice(hvd.rank(), None, hvd.size())
     data = tf.data.Dataset.from_tensor_slices((features[mine], labels[mine])).shuffle(2000, seed=7)
-    hvd.broadcast_variables(model.variables, root_rank=0)
+    hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
 
     @tf.function
     def step(inputs: tf.Tensor, wanted: tf.Tensor) -> None:

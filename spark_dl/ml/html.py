@@ -45,6 +45,7 @@ def summary_html(summary: TrainingSummary) -> str:
         "seconds": f"{summary.seconds:.1f}",
         "rows per second": f"{summary.rows_per_second:,.0f}",
         "weights that aren't finite": summary.non_finite,
+        "MLflow run": summary.run_id,
         "entries not logged": len(summary.unlogged) or "",
     }
     last = {name: f"{values[-1]:.4f}" for name, values in history.items() if values}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -74,7 +75,9 @@ def _untraced(function: Any) -> dict[str, Any]:
 
 def _written(obj: Any) -> bytes:
     if isinstance(obj, keras.Model):
-        return to_bytes(obj)
+        with warnings.catch_warnings():  # layers without weights, as in augment, need no building
+            warnings.filterwarnings("ignore", message="You are saving a model that has not yet been built")
+            return to_bytes(obj)
     stream = io.BytesIO()
     with naming():
         saving_lib._save_model_to_fileobj(obj, stream, "h5")
