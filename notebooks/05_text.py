@@ -61,25 +61,23 @@ vectorize.adapt([row["text"] for row in train.select("text").limit(500).collect(
 
 # %%
 keras.utils.set_random_seed(8)
-words = keras.Input((LENGTH,), dtype="int64", name="words")
-positions = layers.Embedding(LENGTH, 32)(keras.ops.arange(LENGTH))
-hidden = layers.Embedding(WORDS, 32)(words) + positions
+text = keras.Input((1,), dtype="string", name="text")
+hidden = layers.Embedding(WORDS, 32)(vectorize(text)) + layers.Embedding(LENGTH, 32)(keras.ops.arange(LENGTH))
 attended = layers.MultiHeadAttention(num_heads=2, key_dim=16)(hidden, hidden)
 hidden = layers.LayerNormalization()(hidden + attended)
 hidden = layers.LayerNormalization()(hidden + layers.Dense(32)(layers.Dense(64, activation="relu")(hidden)))
 pooled = layers.Dropout(0.2)(layers.GlobalAveragePooling1D()(hidden))
-network = keras.Model(words, layers.Dense(5, activation="softmax")(pooled), name="news")
+network = keras.Model(text, layers.Dense(5, activation="softmax")(pooled), name="news")
 
 # %% [markdown]
-# `transformFn` puts the vocabulary in front of the fitted model, so that its input is the string itself. The workers
-# run it on their own rows, and the driver never touches the text.
+# The model begins with the vocabulary, so that its input is the string itself. The workers look the words up in their
+# own rows, and the driver never touches the text.
 
 # %%
 indexer = StringIndexer(inputCol="topic", outputCol="label", stringOrderType="alphabetAsc").fit(articles)
 classifier = KerasClassifier(
     model=network,
     featuresCol="text",
-    transformFn=vectorize,
     classLabels=indexer.labels,
     topK=2,
     optimizer=keras.optimizers.Adam(0.003),

@@ -98,7 +98,7 @@ print(f"version 1: {first:.2f} thousand dollars off")
 def score(batch: DataFrame, number: int) -> None:
     version = client.get_model_version_by_alias(NAME, "champion").version
     champion = KerasModel.load(f"models:/{NAME}/{version}")
-    champion.transform(batch).withColumn("version", F.lit(version)).write.mode("append").parquet("scored")
+    champion.transform(batch).withColumn("version", F.lit(str(version))).write.mode("append").parquet("scored")
 
 
 def run_stream() -> None:

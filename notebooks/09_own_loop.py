@@ -70,7 +70,7 @@ def train(rows: np.ndarray, epochs: int) -> tuple[list[np.ndarray], list[float]]
     mine = rows[hvd.rank() :: hvd.size()]
     batches = tf.data.Dataset.from_tensor_slices(mine).shuffle(len(mine)).batch(32, drop_remainder=True)
 
-    @tf.function
+    @tf.function(autograph=False)  # there is nothing to convert, and a cell has no source file
     def step(batch: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             mean, spread = encode(batch)

@@ -132,7 +132,7 @@ def train(rate: float, features: np.ndarray, labels: np.ndarray) -> list[np.ndar
     data = tf.data.Dataset.from_tensor_slices((features[mine], labels[mine])).shuffle(2000, seed=7)
     hvd.broadcast_variables([variable.value for variable in model.variables], root_rank=0)
 
-    @tf.function
+    @tf.function(autograph=False)  # there is nothing to convert, and a cell has no source file
     def step(inputs: tf.Tensor, wanted: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             loss = loss_of(wanted, model(inputs, training=True))

@@ -59,6 +59,7 @@ def environment() -> dict[str, str]:
         "SPARK_SUBMIT_OPTS": JVM,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
 
 
