@@ -14,7 +14,7 @@ WORKERS = 2
 # %% [markdown]
 # Each worker takes one slot of the Spark application, so that a local session needs as many cores as workers. On a
 # cluster you already have a session, and this cell returns it. Spark's own progress bar is off since it would be
-# drawn over the training's.
+# drawn over the training's, and Spark's Python workers begin with TensorFlow imported, so that scoring starts at once.
 
 # %%
 import keras
@@ -32,6 +32,7 @@ from spark_dl import KerasClassifier
 spark = (
     SparkSession.builder.master(f"local[{WORKERS}]")
     .config("spark.ui.showConsoleProgress", "false")
+    .config("spark.python.daemon.module", "spark_dl.spark.python_daemon")
     .config("spark.sql.shuffle.partitions", WORKERS)
     .getOrCreate()
 )

@@ -25,6 +25,7 @@ from spark_dl import KerasRegressor
 spark = (
     SparkSession.builder.master(f"local[{WORKERS}]")
     .config("spark.ui.showConsoleProgress", "false")
+    .config("spark.python.daemon.module", "spark_dl.spark.python_daemon")
     .config("spark.sql.shuffle.partitions", WORKERS)
     .getOrCreate()
 )
