@@ -270,9 +270,9 @@ def _curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str,
 
 
 def _figure(height: float = _HEIGHT, width: float = _WIDTH) -> Figure:
-    from matplotlib.figure import Figure
+    from spark_dl.notebook.figure import NotebookFigure  # late import: loads matplotlib
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return NotebookFigure(figsize=(width, height), layout="constrained")
 
 
 def _over_epochs(axes: Any, label: str) -> None:

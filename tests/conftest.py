@@ -17,7 +17,7 @@ os.environ["SPARK_DL_TEST_RUN"] = str(os.getpid())
 sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ["spark", "connect", "distributed", "equality", "hosts"]
+FOLDERS = ["spark", "notebooks", "connect", "distributed", "equality", "hosts"]
 # Docstrings of these parts of the package start sessions of their own.
 SESSIONS = ["ml", "launcher"]
 
@@ -35,16 +35,22 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """The folder tells what a test needs.
 
     Two processes share the tests where xdist runs them: one takes those with a session in their own process, one those
-    with a cluster, for each of which a process has only one; files of unit tests fill up what time is left.
+    with a cluster, for each of which a process has only one; notebooks, whose sessions are in their kernels, and files
+    of unit tests fill up what time is left.
     """
     folder = item.path.parent.name
     if folder in FOLDERS and item.path.is_relative_to(ROOT / "tests"):
         item.add_marker(folder)
     if hasattr(item.config, "workerinput"):
-        cluster = folder in FOLDERS[1:]
-        item.add_marker(
-            pytest.mark.xdist_group("cluster" if cluster else "local" if order_of(item) else item.path.stem)
-        )
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+
+
+def group_of(item: pytest.Item) -> str:
+    """Tests of one group run in one process; each notebook is a group, as it has a kernel of its own."""
+    folder = item.path.parent.name
+    if folder == "notebooks":
+        return item.name
+    return "cluster" if folder in FOLDERS[2:] else "local" if order_of(item) else item.path.stem
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

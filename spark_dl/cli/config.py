@@ -57,7 +57,14 @@ def given_values(given: argparse.Namespace) -> dict[str, Any]:
     for assignment in getattr(given, "assignments", ()):
         name, sign, text = assignment.partition("=")
         if not sign or not name.strip():
-            raise OptionError(explain("--set can't be read.", expected="--set key=value", received=assignment))
+            raise OptionError(
+                explain(
+                    "--set can't be read.",
+                    expected="--set key=value",
+                    received=assignment,
+                    fix="For example: --set epochs=20.",
+                )
+            )
         values[name.strip()] = _yaml_value(text)
     return values
 
@@ -79,7 +86,14 @@ def read_config(values: Mapping[str, Any], keys: type[K], options: Sequence[Opti
         if name not in own and name not in named:
             near = hint(str(name), [*own, *named])
             fix = near if near.startswith("Did") else "`spark-dl docs` prints all keys."
-            raise OptionError(explain(f"There is no key {name!r}.", fix=fix))
+            raise OptionError(
+                explain(
+                    f"There is no key {name!r}.",
+                    expected="the name of an option, or of a key of the command",
+                    received=name,
+                    fix=fix,
+                )
+            )
     return Config(
         keys=checked_keys({name: value for name, value in values.items() if name in own}, keys),
         options={name: named[name].check(value) for name, value in values.items() if name in named},
@@ -129,6 +143,7 @@ def _file_values(path: str) -> dict[str, Any]:
                 f"The configuration {path} can't be read.",
                 expected="a YAML file in UTF-8",
                 received=getattr(error, "strerror", None) or str(error),
+                fix="Check the path and its permissions.",
             )
         ) from error
     values = _parsed(text, path)
@@ -136,7 +151,12 @@ def _file_values(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise OptionError(
-            explain(f"{path} is no configuration.", expected="lines of `key: value`", received=type(values).__name__)
+            explain(
+                f"{path} is no configuration.",
+                expected="lines of `key: value`",
+                received=type(values).__name__,
+                fix="See `spark-dl docs train` for an example.",
+            )
         )
     return values
 
@@ -148,5 +168,10 @@ def _parsed(text: str, where: str) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise OptionError(
-            explain(f"{where} isn't YAML.", expected="YAML 1.1", received=f"{problem or type(error).__name__}{place}")
+            explain(
+                f"{where} isn't YAML.",
+                expected="YAML 1.1",
+                received=f"{problem or type(error).__name__}{place}",
+                fix="Check the indentation and the quotes there.",
+            )
         ) from error

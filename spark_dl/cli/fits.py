@@ -42,7 +42,14 @@ def read_train_config(values: Mapping[str, Any]) -> Config[TrainKeys]:
         options["modelFn"] = import_object("model", model)
         if not callable(options["modelFn"]):
             received = type(options["modelFn"]).__name__
-            raise OptionError(explain("model names no function.", expected="model: module:function", received=received))
+            raise OptionError(
+                explain(
+                    "model names no function.",
+                    expected="model: module:function",
+                    received=received,
+                    fix="Name a function that returns a Keras model, such as shop.model:build.",
+                )
+            )
     return replace(config, options=options)
 
 

@@ -100,5 +100,12 @@ def _keras_stage(model: Any) -> Any:
     found = [stage for stage in _stages(model) if isinstance(stage, KerasModel)]
     if not found:
         stages = ", ".join(type(stage).__name__ for stage in _stages(model))
-        raise ModelError(explain("The model has no Keras model.", expected="a KerasModel among", received=stages))
+        raise ModelError(
+            explain(
+                "The model has no Keras model.",
+                expected="a KerasModel among",
+                received=stages,
+                fix="Name a model that spark_dl has fitted, or a Pipeline with one.",
+            )
+        )
     return found[-1]

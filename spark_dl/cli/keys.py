@@ -272,7 +272,12 @@ def required(values: Options, name: str) -> Any:
     value, key = values.by_name()[name], {one.name: one for one in options_of(type(values))}[name]
     if value is None:
         raise OptionError(
-            explain(f"{name} isn't set.", expected=f"the key {name}, or --{name}", fix=f"{name}: {key.doc}")
+            explain(
+                f"{name} isn't set.",
+                expected=f"the key {name}, or --{name}",
+                received="nothing",
+                fix=f"{name}: {key.doc}",
+            )
         )
     return value
 
@@ -293,5 +298,6 @@ def check_source(keys: RowsKeys) -> None:
                 "The rows need one source.",
                 expected="data (a path) or table, with or without sql; or sql alone",
                 received=", ".join(named) or "none of data, table and sql",
+                fix="Set data, table or sql.",
             )
         )

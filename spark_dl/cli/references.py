@@ -59,7 +59,12 @@ def import_object(key: str, reference: str) -> Any:
     except AttributeError:
         known = [known for known in vars(module) if not known.startswith("_")]
         raise OptionError(
-            explain(f"{key}: the module {module_name!r} has no {name!r}.", received=reference, fix=hint(name, known))
+            explain(
+                f"{key}: the module {module_name!r} has no {name!r}.",
+                expected="a name that the module defines",
+                received=reference,
+                fix=hint(name, known),
+            )
         ) from None
 
 
@@ -86,6 +91,7 @@ def import_module(key: str, name: str) -> ModuleType:
                 f"{key}: the module {name!r} can't be imported.",
                 expected=f"a module in {folder} or on PYTHONPATH",
                 received=f"{type(error).__name__}: {error}",
+                fix="Check the spelling, the working directory and PYTHONPATH, and install what the module imports.",
             )
         ) from error
     top = name.partition(".")[0]
@@ -129,6 +135,8 @@ def _called(key: str, reference: str, function: Any) -> Any:
             explain(
                 f"{key}: {reference} failed: {type(error).__name__}: {error}",
                 expected=f"a function without arguments that returns the value of {key}",
+                received=f"{type(error).__name__}",
+                fix="Call it yourself to see where it fails.",
             )
         ) from error
 
@@ -155,5 +163,6 @@ def _keras_object(key: str, value: Mapping[str, Any]) -> Any:
                 f"{key}: {name} can't be made: {type(error).__name__}: {error}",
                 expected=f"the arguments of keras.{OBJECT_KEYS[key]}.{name}",
                 received=config,
+                fix="Check the arguments against Keras's documentation.",
             )
         ) from error

@@ -38,7 +38,12 @@ def read_rows(spark: SparkSession, keys: RowsKeys) -> DataFrame:
     except Exception as error:  # Spark's own, and Java's that have no class in Python
         source = {name: getattr(keys, name) for name in ("data", "format", "table", "sql") if getattr(keys, name)}
         raise DataError(
-            explain("Spark can't read the rows.", expected=f"rows of {source}", received=first_line(error))
+            explain(
+                "Spark can't read the rows.",
+                expected=f"rows of {source}",
+                received=first_line(error),
+                fix="Check the path, the format and its options, or the name of the table.",
+            )
         ) from error
     frame: DataFrame = rows
     return frame

@@ -24,7 +24,7 @@ def session(command: str, keys: SessionKeys) -> Iterator[SparkSession]:
     """
     from pyspark.sql import SparkSession
 
-    from spark_dl.spark.session import is_connect
+    from spark_dl._compat.spark import is_connect
 
     running = SparkSession.getActiveSession() is not None
     builder = SparkSession.builder

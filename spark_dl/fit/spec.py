@@ -99,6 +99,9 @@ class Task(Protocol):
     def _default_loss(self, shape: ModelShape, model: Any) -> Any:
         """Return the loss for a model that is compiled without one; None if there is no default."""
 
+    def _default_metrics(self, shape: ModelShape, loss: Any, model: Any) -> Any:
+        """Return the metrics for a model without metrics; None for no others than the model's own."""
+
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         """Return the meaning of the compiled model's outputs."""
 
@@ -129,9 +132,8 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     model, shape = _shaped_model(given, options)
     task._check_outputs(shape)
     loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
-    compiled = compiled_copy(
-        model, options.optimizer, loss, options.metrics, options.loss_weights, options.dtype_policy
-    )
+    metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
+    compiled = compiled_copy(model, options.optimizer, loss, metrics, options.loss_weights, options.dtype_policy)
     check_any_batch(compiled)
     losses = losses_of(compiled.loss, shape)
     check_options(options, losses)

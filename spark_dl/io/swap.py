@@ -137,8 +137,8 @@ def take_place(aside: Store, target: Store, *, overwrite: bool = True) -> None:
             explain(
                 f"{target.url} can't be written.",
                 expected="a directory that this process can write",
-                fix="Check its permissions and the free space.",
                 received=text,
+                fix="Check its permissions and the free space.",
             )
         ) from error
     try:

@@ -16,6 +16,7 @@ from spark_dl.fit.initial_model import display_name
 from spark_dl.log_values import scalar_history
 from spark_dl.ml.persistence import described
 from spark_dl.ml.savable_estimator import SavableEstimator
+from spark_dl.notebook.kernel import no_display
 from spark_dl.score.assess import Assessment, Classes
 from spark_dl.train.model.archive import config_text
 
@@ -68,7 +69,8 @@ def of_model(model: Any, content: bytes) -> Files:
         content: The model's `.keras` bytes.
     """
     nodes, edges = _graph(json.loads(config_text(content)))
-    files: dict[str, Callable[[], bytes]] = {"model_summary.txt": functools.partial(_summary, model)}
+    summary = _summary(model)  # here, since a notebook's displays belong to the thread of its cell
+    files: dict[str, Callable[[], bytes]] = {"model_summary.txt": lambda: summary}
     if nodes:
         draw = functools.partial(figures.graph_figure, nodes, edges)
         files["model_graph.svg"] = functools.partial(figures.written, draw, "svg")
@@ -141,7 +143,8 @@ def _json(facts: Mapping[str, Any]) -> bytes:
 
 def _summary(model: Any) -> bytes:
     lines: list[str] = []
-    model.summary(line_length=110, print_fn=lambda text, **_: lines.append(text), show_trainable=True)
+    with no_display():  # Keras's table leaves an empty output in a notebook
+        model.summary(line_length=110, print_fn=lambda text, **_: lines.append(text), show_trainable=True)
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -112,7 +112,7 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
 
     Labels are class indices, integers from 0. The model has one output unit per class, or a single unit for two
     classes. If neither the model nor `loss` sets a loss, it is sparse_categorical_crossentropy, or binary_crossentropy
-    for a single unit, with from_logits as the output requires.
+    for a single unit, with from_logits as the output requires. If neither sets metrics, the metric is accuracy.
 
     `outputKind` sets whether the output units are probabilities or logits. By default, the last activation or the loss
     determines it if they are Keras's own, else a measurement on made-up rows before training: probabilities are within
@@ -156,6 +156,26 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         several = shape.outputs[0].shape != (1,)
         loss = keras.losses.SparseCategoricalCrossentropy if several else keras.losses.BinaryCrossentropy
         return loss(from_logits=kind.kind == LOGITS)
+
+    def _default_metrics(self, shape: ModelShape, loss: Any, model: Any) -> Any:
+        import keras
+
+        from spark_dl.train.model.losses import losses_of
+        from spark_dl.train.model.output_kind import LOGITS, output_kind
+
+        compiled = (model.get_compile_config() or {}) if model.compiled else {}
+        own_step = (
+            type(model).train_step is not keras.Model.train_step or type(model).compile is not keras.Model.compile
+        )
+        if own_step or compiled.get("metrics") or compiled.get("weighted_metrics"):
+            return None
+        ((units,),) = [output.shape for output in shape.outputs]
+        if units > 1:
+            return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        (facts,) = losses_of(loss if loss is not None else model.loss, shape)
+        kind = output_kind(model if model.built else None, shape, self._options().output_kind, facts)
+        threshold = 0.0 if kind is not None and kind.kind == LOGITS else 0.5
+        return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)]
 
     def _check_outputs(self, shape: ModelShape) -> None:
         shapes = [output.shape for output in shape.outputs]

@@ -212,7 +212,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             log.rows(converted, files)
             plan = self._train_plan(spec, converted, workspace, checkpoints)
             trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted))
-            fitted = self._fitted(workspace.read(trained.result.model_file), spec, trained)
+            fitted = self._fitted(workspace.read(trained.result.model_file), spec, trained, log.record.open())
             log.result(trained, fitted, workspace)
         return log.with_unlogged(fitted)
 
@@ -243,6 +243,10 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """Return the loss for a model that is compiled without one; None if there is no default."""
         return None
 
+    def _default_metrics(self, shape: ModelShape, loss: Any, model: Any) -> Any:
+        """Return the metrics for a model without metrics; None for no others than the model's own."""
+        return None
+
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         """Return the meaning of the model's outputs."""
         widths = [(output.name, math.prod(output.shape)) for output in shape.outputs]
@@ -263,7 +267,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """Return the weight of each class in training; empty if all weigh 1."""
         return ()
 
-    def _fitted(self, content: bytes, spec: FitSpec, trained: Trained) -> KerasModel:
+    def _fitted(self, content: bytes, spec: FitSpec, trained: Trained, run_id: str) -> KerasModel:
         result = trained.result
         summary = TrainingSummary(
             history=result.history,
@@ -274,6 +278,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             rows_per_second=statistics.median([report.speed.rows_per_second for report in trained.epochs] or [0.0]),
             best_epoch=result.best_epoch,
             non_finite=result.non_finite,
+            run_id=run_id,
         )
         model = self.model_class()._with_content(
             content, spec.custom_objects, spec.inputs, spec.outputs, spec.head, spec.feature_columns, summary

@@ -46,12 +46,20 @@ def load_model(spark: SparkSession, path: str) -> Any:
                 f"There is no saved model in {path}.",
                 expected="a fitted model or Pipeline, saved by write().save() or by MLflow",
                 received=first_line(error),
+                fix="Check the path, and that Spark can reach its file system.",
             )
         ) from error
     kinds: dict[str, Any] = {class_name(kind): kind for kind in (KerasModel, KerasClassifierModel, KerasRegressorModel)}
     kinds |= dict.fromkeys(_PIPELINES, PipelineModel)
     if name not in kinds:
-        raise SavedModelError(explain(f"{path} can't be loaded.", expected=", ".join(kinds), received=name))
+        raise SavedModelError(
+            explain(
+                f"{path} can't be loaded.",
+                expected=", ".join(kinds),
+                received=name,
+                fix="Name the directory that write().save() made.",
+            )
+        )
     return kinds[name].load(path)
 
 

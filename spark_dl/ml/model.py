@@ -29,6 +29,7 @@ from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.log_values import scalar_history
 from spark_dl.ml.fetched import fetched_model
 from spark_dl.ml.fixed_batch import check_saved_batch
+from spark_dl.ml.html import model_html
 from spark_dl.ml.params import FittedParams, with_options
 from spark_dl.ml.persistence import Saved
 from spark_dl.ml.savable_objects import refuse_missing, savable
@@ -92,6 +93,9 @@ class KerasModel(FittedParams, Model, Saved):
         self._columns: StructType | None = None
         self._head: Head | None = None
 
+    def _repr_html_(self) -> str:
+        return model_html(self)
+
     @classmethod
     def load(cls, path: str) -> Any:
         """Load a saved model from a path, or from MLflow.
@@ -132,7 +136,7 @@ class KerasModel(FittedParams, Model, Saved):
         """Plot the loss and the metrics over the training epochs.
 
         Returns:
-            A matplotlib Figure, to be written by `savefig`.
+            A matplotlib Figure: a picture as a notebook cell's last line, and a file by `savefig`.
 
         Raises:
             ModelError: The model has no training history.

@@ -8,6 +8,7 @@ from typing import Any
 
 from spark_dl.errors import ModelError, SavedModelError, explain
 from spark_dl.fit.initial_model import display_name, initial_model
+from spark_dl.ml.html import estimator_html
 from spark_dl.ml.params import EstimatorParams
 from spark_dl.ml.persistence import Saved
 from spark_dl.ml.savable_objects import savable_config, savable_model
@@ -29,6 +30,9 @@ _LARGEST_LAYERS = 16 << 20
 
 class SavableEstimator(EstimatorParams, Saved):
     """Base of estimators that save their model and params; callbacks and validationData can't be saved."""
+
+    def _repr_html_(self) -> str:
+        return estimator_html(self)
 
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
         """Return what `Writer` saves: metadata, the model's `.keras` bytes, and the params that are JSON."""

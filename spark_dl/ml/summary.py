@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from spark_dl.ml.html import summary_html
+
 __all__ = ["TrainingSummary"]
 
 
@@ -23,6 +25,7 @@ class TrainingSummary:
         best_epoch: The best epoch by the monitored metric, from 0; -1 if there is none.
         non_finite: The path of the model's first variable with a value that is NaN or infinite; empty for none.
         unlogged: The entries that could not be logged: metrics of epochs, events, file names.
+        run_id: The id of the fit's MLflow run; empty for none.
     """
 
     history: dict[str, list[Any]] = field(default_factory=dict)
@@ -34,3 +37,7 @@ class TrainingSummary:
     best_epoch: int = -1
     non_finite: str = ""
     unlogged: list[dict[str, Any]] = field(default_factory=list)
+    run_id: str = ""
+
+    def _repr_html_(self) -> str:
+        return summary_html(self)

@@ -232,6 +232,8 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
     def predict(*inputs: np.ndarray) -> list[np.ndarray]:
         given = (tf.constant(part, spec.dtype) for part, spec in zip(inputs, signature, strict=True))
         with apply_settings(settings):  # the first call traces the graph
-            return [output.numpy() for output in call(*given)]
+            # TensorFlow would warn of too many traces when several models are called, one after the other.
+            graph = call.get_concrete_function()
+        return [output.numpy() for output in graph(*given)]
 
     return predict

@@ -108,6 +108,7 @@ def page(port: int) -> tuple[str, list[str]]:
                     "The address of the Databricks workspace isn't known.",
                     expected="DATABRICKS_HOST=https://<workspace>",
                     received=f"the tracking URI {uri!r}",
+                    fix="Set DATABRICKS_HOST, or open the workspace's page by hand.",
                 )
             )
         return f"{host}/ml/experiments", []

@@ -62,6 +62,7 @@ def test_a_fit_is_one_finished_run_with_its_params(run: tuple[Any, Run]) -> None
 
 def test_each_epochs_metrics_are_there(run: tuple[Any, Run]) -> None:
     fitted, logged = run
+    assert fitted.summary.run_id == logged.info.run_id
     client = mlflow.MlflowClient()
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
         points = client.get_metric_history(logged.info.run_id, name)

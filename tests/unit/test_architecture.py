@@ -31,6 +31,7 @@ BASE = {
         "gc_pause",
         "io",
         "log_values",
+        "notebook",
         "options",
         "redaction",
         "spark",

@@ -168,3 +168,18 @@ def test_images_are_decoded_together_only_up_to_some_megabytes() -> None:
     assert steps == [(64 << 20) // (224 * 224 * 3 * 4), 4096, 4096]
     huge = FeatureSpec((column,), (9000, 9000, 3), "float32")
     assert ScoringModel.of(b"", b"", [huge], Regression(), 4096).step == 1
+
+
+def test_models_that_are_loaded_one_after_the_other_give_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """TensorFlow warns of traces that repeat; a worker of a search scores many models."""
+    import tensorflow as tf
+
+    logger = tf.get_logger()
+    logger.addHandler(caplog.handler)
+    try:
+        for units in range(2, 9):
+            _, run = a_scorer((ARRAY,), TensorOutput(units), units, 4)
+            assert [len(frame) for frame in run(iter([pd.Series(list(np.zeros((2, 3), "float32")))]))] == [2]
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert [record.message for record in caplog.records if "retracing" in record.message] == []

@@ -15,8 +15,12 @@ SPEED = Speed(rows_per_second=12345.6, step_ms=2.5, input_wait=0.04, collective_
 SHOWN = "12,346 rows/s, 2.5 ms a step, collectives 31% (1.2 MB), input wait 4%"
 
 
-def shown(verbose: int) -> str:
-    stream = io.StringIO()
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(verbose: int, stream: io.StringIO) -> str:
     with Progress(verbose, epochs=2, steps=4, stream=stream) as progress:
         progress.show("Training on 100 rows")
         for epoch in range(2):
@@ -27,11 +31,13 @@ def shown(verbose: int) -> str:
 
 
 def test_silence_is_silent() -> None:
-    assert shown(0) == ""
+    assert shown(0, Terminal()) == ""
 
 
-def test_lines_tell_each_epoch_and_no_steps() -> None:
-    assert shown(2) == (
+@pytest.mark.parametrize(("verbose", "stream"), [(2, Terminal()), (2, io.StringIO()), (1, io.StringIO())])
+def test_lines_tell_each_epoch_and_no_steps(verbose: int, stream: io.StringIO) -> None:
+    """Also with verbose=1 where there is no terminal: a log takes no carriage returns."""
+    assert shown(verbose, stream) == (
         "Training on 100 rows\n"
         f"Epoch 1/2  loss=0.2500  val_loss=0.5000  {SHOWN}\n"
         f"Epoch 2/2  loss=0.2500  val_loss=0.5000  {SHOWN}\n"
@@ -46,7 +52,7 @@ def test_one_worker_has_no_collectives_to_tell_of() -> None:
 
 
 def test_a_bar_tells_steps_and_ends_each_epoch_full_on_a_line_of_its_own() -> None:
-    text = shown(1)
+    text = shown(1, Terminal())
     assert text.startswith("Training on 100 rows\n")
     lines = text.splitlines()[1:]
     finals = [line.rstrip() for line in text.split("\n") if line.strip()][1:]
@@ -57,12 +63,13 @@ def test_a_bar_tells_steps_and_ends_each_epoch_full_on_a_line_of_its_own() -> No
         assert last.endswith(
             "| 4/4  loss=0.2500  val_loss=0.5000  12,346 rows/s, 2.5 ms a step, collectives 31% (1.2 MB), input wait 4%"
         )
+    assert text.count("loss=0.2500") == 2  # once for each epoch
     assert any("75%" in line and "3/4" in line and "loss=0.5123" in line for line in lines)
 
 
 @pytest.mark.parametrize("verbose", [0, 1, 2])
 def test_an_error_within_closes_the_bar(verbose: int) -> None:
-    stream = io.StringIO()
+    stream = Terminal()
     progress = Progress(verbose, epochs=2, steps=4, stream=stream)
 
     def fit() -> None:

@@ -11,7 +11,7 @@ from spark_dl import KerasClassifier, KerasEstimator, KerasRegressor
 from spark_dl.errors import ModelError
 from spark_dl.score.heads import Classification, Regression, SeveralOutputs, TensorOutput
 from spark_dl.train.model.losses import LossFacts
-from spark_dl.train.model.shape import ModelInput, ModelOutput, ModelShape
+from spark_dl.train.model.shape import ModelInput, ModelOutput, ModelShape, shape_of
 
 
 def a_shape(*output: int, activation: str = "linear") -> ModelShape:
@@ -135,3 +135,47 @@ def test_the_general_estimator_takes_several_outputs_and_the_task_estimators_one
     for estimator in (KerasClassifier(), KerasRegressor()):
         with pytest.raises(ModelError, match=r"one output.*\(batch, 1\), \(batch, 2, 3\)"):
             estimator._check_outputs(shape)
+
+
+def default_metrics(model: keras.Model, loss: Any = None, estimator: KerasEstimator | None = None) -> Any:
+    return (estimator or KerasClassifier())._default_metrics(shape_of(model), loss, model)
+
+
+def dense(units: int, activation: str | None) -> keras.Model:
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, activation)])
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "loss", "labels", "outputs"),
+    [
+        (3, "softmax", "sparse_categorical_crossentropy", [0, 2], [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]),
+        (1, "sigmoid", "binary_crossentropy", [0, 1], [[0.4], [0.6]]),
+        (1, None, keras.losses.BinaryCrossentropy(from_logits=True), [0, 1], [[-0.1], [0.1]]),
+        (1, None, "hinge", [0, 1], [[-0.1], [0.1]]),
+    ],
+)
+def test_a_classifier_without_metrics_has_accuracy(
+    units: int, activation: str | None, loss: Any, labels: Any, outputs: Any
+) -> None:
+    (metric,) = default_metrics(dense(units, activation), loss)
+    assert metric.name == "accuracy"
+    assert float(metric(keras.ops.reshape(keras.ops.array(labels), (-1, 1)), keras.ops.array(outputs))) == 1
+
+
+def test_a_classifiers_own_metrics_are_kept() -> None:
+    model = dense(1, "sigmoid")
+    model.compile("sgd", "binary_crossentropy", metrics=["auc"])
+    assert default_metrics(model) is None
+    model.compile("sgd", "binary_crossentropy", weighted_metrics=["auc"])
+    assert default_metrics(model) is None
+    model.compile("sgd", "binary_crossentropy")
+    assert [metric.name for metric in default_metrics(model)] == ["accuracy"]
+
+
+def test_a_model_with_a_step_of_its_own_and_other_tasks_get_no_metric() -> None:
+    class Own(keras.Sequential):
+        def train_step(self, data: Any) -> Any:
+            return super().train_step(data)
+
+    assert default_metrics(Own([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")]), "binary_crossentropy") is None
+    assert default_metrics(dense(1, None), "mse", KerasRegressor()) is None

@@ -37,7 +37,9 @@ def _run(given: argparse.Namespace) -> int:
     root = Path(given.directory).absolute()
     try:
         if root.exists() and any(root.iterdir()):
-            raise StoreError(explain("DIR isn't empty.", expected="a new directory", received=root))
+            raise StoreError(
+                explain("DIR isn't empty.", expected="a new directory", received=root, fix="Choose another directory.")
+            )
         written = []
         for name, text in _contents(root.name):
             file = root / name
@@ -49,7 +51,14 @@ def _run(given: argparse.Namespace) -> int:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(explain("The project can't be written.", received=error)) from error
+        raise StoreError(
+            explain(
+                "The project can't be written.",
+                expected="a directory that this process can write",
+                received=error,
+                fix="Check the path, its permissions and the free space.",
+            )
+        ) from error
     text = "".join(f"{name}\n" for name in written) + f"Written to {root}; README.md says what to run."
     write_result("project", text, {"directory": str(root), "files": written}, as_json=given.log_json)
     return 0

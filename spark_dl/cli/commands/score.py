@@ -25,7 +25,12 @@ def _run(given: argparse.Namespace) -> int:
     if (keys.output is None) == (keys.output_table is None):
         received = "neither" if keys.output is None else "both"
         raise OptionError(
-            explain("The scored rows need one place.", expected="output (a path) or outputTable", received=received)
+            explain(
+                "The scored rows need one place.",
+                expected="output (a path) or outputTable",
+                received=received,
+                fix="Set one of them.",
+            )
         )
     from spark_dl.cli.rows import write_rows  # late import: loads PySpark
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +73,9 @@ def _untraced(function: Any) -> dict[str, Any]:
 
 def _written(obj: Any) -> bytes:
     if isinstance(obj, keras.Model):
-        return to_bytes(obj)
+        with warnings.catch_warnings():  # layers without weights, as in augment, need no building
+            warnings.filterwarnings("ignore", message="You are saving a model that has not yet been built")
+            return to_bytes(obj)
     with naming():
         return save_object(obj)
 

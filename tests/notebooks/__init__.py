@@ -1,0 +1,1 @@
+"""Tests of the notebooks, each in a kernel of its own."""

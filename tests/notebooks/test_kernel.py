@@ -1,0 +1,72 @@
+"""What happens in a kernel: output in place, and an interrupt in the middle of a fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.manager import KernelManager, start_new_kernel
+from notebook_script import script
+from processes import ranks
+
+SETUP = """
+import keras
+from pyspark.sql import SparkSession
+from spark_dl import KerasRegressor
+
+spark = SparkSession.builder.master("local[2]").config("spark.ui.showConsoleProgress", "false").getOrCreate()
+rows = spark.range(200).selectExpr("array(id / 200) AS features", "id / 100 AS label")
+model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+def regressor(epochs):
+    return KerasRegressor(model=model, loss="mse", numWorkers=2, epochs=epochs, tracking=None)
+"""
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
+    manager, client = start_new_kernel(env=script.environment(), cwd=str(tmp_path))
+    try:
+        yield manager, client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def outputs(client: BlockingKernelClient, code: str) -> list[dict[str, Any]]:
+    """Run code in the kernel; return the messages that it shows."""
+    shown: list[dict[str, Any]] = []
+    reply = client.execute_interactive(code, timeout=120, output_hook=shown.append)
+    assert reply["content"]["status"] == "ok", reply["content"]
+    return [one for one in shown if one["msg_type"] not in ("status", "execute_input")]
+
+
+def test_a_fit_is_one_output_and_an_interrupt_ends_its_ranks(
+    kernel: tuple[KernelManager, BlockingKernelClient],
+) -> None:
+    manager, client = kernel
+    outputs(client, SETUP)
+    fitted = outputs(client, "regressor(2).fit(rows).summary.rows")
+    first, *updates, result = [one for one in fitted if one["msg_type"] != "stream"]
+    assert first["msg_type"] == "display_data"
+    assert {one["msg_type"] for one in updates} == {"update_display_data"}
+    lines = updates[-1]["content"]["data"]["text/plain"].splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["Epoch 1/2", "Epoch 2/2"]
+    assert result["content"]["data"]["text/plain"] == "200"
+
+    message = client.execute("regressor(10**6).fit(rows)")
+    while "Epoch 1/" not in client.get_iopub_msg(timeout=120)["content"].get("data", {}).get("text/plain", ""):
+        pass
+    assert len(ranks()) == 2
+    manager.interrupt_kernel()
+    while (reply := client.get_shell_msg(timeout=60))["parent_header"].get("msg_id") != message:
+        pass
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    end = time.monotonic() + 60
+    while ranks():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    outputs(client, "assert rows.count() == 200; assert regressor(1).fit(rows).summary.rows == 200")
