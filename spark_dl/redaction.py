@@ -27,14 +27,19 @@ _NAMES = (
     r"private_?key|client_?secret|sas_?token|access_?token|auth_?token|refresh_?token|session_?token|"
     r"shared_?access_?signature)"
 )
-_USERINFO = re.compile(r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#'\"<>]*)@", re.IGNORECASE)
+# What a password consists of; a quote or bracket in it isn't followed by what follows those that end a text.
+_PART = r"(?:[^\s/?#'\"<>]|['\"<>](?![\s,:;)\]}<>'\"]|$))*"
+_USERINFO = re.compile(rf"\b([a-z][a-z0-9+.\-]{{0,40}})://([^\s/?#'\"<>:@]*(?::{_PART})?)@", re.IGNORECASE)
 # A password may contain a slash that should have been escaped. After a port, the rest is a path, not a password.
 _SLASH_IN_PASSWORD = re.compile(
-    r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#@:'\"<>]*):(?!\d+(?:[/?#\s]|$))[^\s@'\"<>]*@", re.IGNORECASE
+    r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#@:'\"<>]*):(?!\d+(?:[/?#\s]|$))"
+    rf"(?:{_PART.removesuffix('*')}|[/?#])*@",
+    re.IGNORECASE,
 )
 _URL_PARAMETER = re.compile(rf"([?&;](?:{_KEYS})=)[^\s&;#'\"<>]+", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"(\b(?:{_NAMES})['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|(?![\s'\"])[^\s,;&)\]}}'\"]+)", re.IGNORECASE
+    rf"(\b(?:{_NAMES})['\"]?\s*[=:]\s*)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?![\s'\"])[^\s,;&)\]}}'\"]+)",
+    re.IGNORECASE,
 )
 _NAMED = re.compile(rf"{_NAMES}|(?:proxy-)?authorization", re.IGNORECASE)
 _AUTHORIZATION = re.compile(

@@ -29,6 +29,7 @@ class LabelRule:
         high: The maximum.
         whole: Whether only whole numbers are valid.
         sums: Whether the numbers along the last axis must sum to 1.
+        one_hot: Whether exactly one number along the last axis must be positive.
         fix: The remedy for other labels, for messages.
     """
 
@@ -37,6 +38,7 @@ class LabelRule:
     high: float = math.inf
     whole: bool = False
     sums: bool = False
+    one_hot: bool = False
     fix: str = ""
 
     def breaches(self, values: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,15 +49,17 @@ class LabelRule:
             last: The length of the label's last axis.
 
         Returns:
-            A boolean mask of shape (rows,); and for each marked row its first invalid number, or its first wrong sum.
+            A boolean mask of shape (rows,); and for each marked row its first invalid number, its
+            first wrong sum, or its first wrong number of positive ones.
         """
         wrong = (values < self.low - _ROUNDING) | (values > self.high + _ROUNDING)
         if self.whole:
             wrong |= values != np.round(values)
         marks: np.ndarray = wrong.any(axis=1)
         found = np.take_along_axis(values, wrong.argmax(axis=1)[:, None], axis=1)[:, 0]
-        if self.sums and len(values):
-            totals = values.reshape(len(values), -1, last).sum(axis=-1)
+        if (self.sums or self.one_hot) and len(values):
+            rows = values.reshape(len(values), -1, last)
+            totals = rows.sum(axis=-1) if self.sums else (rows > 0).sum(axis=-1).astype(values.dtype)
             off = np.abs(totals - 1) > _SUM_TOLERANCE
             by_sum = off.any(axis=1) & ~marks
             sums = np.take_along_axis(totals, off.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -83,7 +87,7 @@ RULES = {
     "binary_focal_crossentropy": _FRACTION,
     "categorical_crossentropy": _SHARES,
     "categorical_focal_crossentropy": _SHARES,
-    "categorical_hinge": LabelRule("one-hot rows of 0 and 1, or of -1 and 1", -1.0, 1.0, whole=True),
+    "categorical_hinge": LabelRule("one-hot rows of 0 and 1, or of -1 and 1", -1.0, 1.0, whole=True, one_hot=True),
     "dice": _FRACTION,
     "hinge": _SIGN,
     "kl_divergence": _FRACTION,

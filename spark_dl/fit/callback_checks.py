@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from spark_dl.errors import OptionError, explain
@@ -16,11 +17,13 @@ _FIX = "Make such objects in on_train_begin, on the rank, or leave them out of t
 _PACKAGES = {"TensorBoard": ("tensorboard", "pip install 'spark_dl[tensorboard]'"), "RemoteMonitor": ("requests", "")}
 
 
-def pickle_callbacks(callbacks: Sequence[Any] | None) -> Pickled:
+def pickle_callbacks(callbacks: Sequence[Any] | None, *owners: Any, variables: Sequence[Any] = ()) -> Pickled:
     """Check callbacks and pickle them for the ranks.
 
     Args:
         callbacks: The value of the option callbacks.
+        *owners: The user's model and optimizer, which callbacks may reach by `self.model` alone.
+        variables: Variables that the model's losses, metrics or layers are sent with.
 
     Returns:
         The pickled list of callbacks, with the modules that executors must have.
@@ -28,6 +31,7 @@ def pickle_callbacks(callbacks: Sequence[Any] | None) -> Pickled:
     Raises:
         OptionError: A callback is no instance of keras.callbacks.Callback, doesn't work on ranks, needs a package that
             isn't installed, or can't be pickled.
+        ModelError: A callback holds a part of the user's model, optimizer or loss, copies of which are trained.
     """
     import keras
 
@@ -61,8 +65,29 @@ def pickle_callbacks(callbacks: Sequence[Any] | None) -> Pickled:
                 )
             )
         packages |= _packages_of(callback, index)
-    pickled = pickle_for_ranks("callbacks", list(callbacks or []), _FIX)
+    pickled = pickle_for_ranks("callbacks", list(callbacks or []), _FIX, _reducer(owners, variables))
     return Pickled(pickled.content, tuple(sorted({*pickled.modules, *packages})))
+
+
+def _reducer(owners: Sequence[Any], variables: Sequence[Any]) -> Callable[[Any], Any]:
+    """Return a pickle reducer that leaves out the model of an earlier `keras.Model.fit` with the same callback."""
+    import keras
+
+    from spark_dl._compat.keras import CALLBACK_ATTRIBUTES
+    from spark_dl.train.model.carrying import keras_reducer
+
+    carried = keras_reducer(*owners, seen=list(variables))
+
+    def reduce(thing: Any) -> Any:
+        if not isinstance(thing, keras.callbacks.Callback):
+            return carried(thing)
+        reduced = thing.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if isinstance(reduced, str) or len(reduced) < 3 or not isinstance(reduced[2], dict):
+            return reduced
+        state = {name: None if name in CALLBACK_ATTRIBUTES else value for name, value in reduced[2].items()}
+        return *reduced[:2], state, *reduced[3:]
+
+    return reduce
 
 
 def _packages_of(callback: Any, index: int) -> set[str]:

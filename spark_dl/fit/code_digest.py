@@ -141,9 +141,12 @@ class _Walk:
         yield from self._code(code, function.__doc__)
         yield from self._each("defaults", [function.__defaults__, function.__kwdefaults__])
         yield from self._each("closure", list(function.__closure__ or ()))
-        for name, value in _globals_of(code, function.__globals__):
+        for name, value in _globals_of(code, function.__globals__, _modules_held(function)):
             yield f"global {name}"
             yield from self.tokens(value)
+        # What decorators leave, such as the functions by type of functools.singledispatch.
+        left = {name: value for name, value in vars(function).items() if not name.startswith("_")}
+        yield from self._each("attributes", [left, getattr(function, "__wrapped__", None)] if vars(function) else [])
 
     def _code(self, code: types.CodeType, doc: str | None = None) -> Iterator[str]:
         yield f"code {code.co_name} {code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount}"
@@ -161,7 +164,7 @@ class _Walk:
             yield name
             return
         yield f"class {kind.__name__}"
-        yield from self._each("bases", kind.__bases__)
+        yield from self._each("bases", (*kind.__bases__, *([type(kind)] if type(kind) is not type else [])))
         for name, value in sorted(vars(kind).items()):
             if name not in _NOT_CODE:
                 yield f"attribute {name}"
@@ -190,6 +193,7 @@ class _Walk:
             reduced = "no state"
         if isinstance(reduced, str):
             yield f"named {reduced}"
+            yield from self._each("wraps", [getattr(thing, "__wrapped__", None)])  # as functools.lru_cache does
             return
         made_of, items = reduced[:3], reduced[3:5]
         yield from self._each("state", made_of)
@@ -201,14 +205,23 @@ def _alone(thing: Any) -> str:
     return code_digest(thing)
 
 
-def _globals_of(code: types.CodeType, known: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """List the globals that a function uses, and the attributes that it uses of the user's modules, by name."""
+def _globals_of(
+    code: types.CodeType, known: Mapping[str, Any], held: Mapping[str, types.ModuleType]
+) -> list[tuple[str, Any]]:
+    """List what a function uses besides its arguments, by name: globals, and attributes of the user's modules.
+
+    Args:
+        code: The function's code.
+        known: The function's globals.
+        held: The modules in its closure and defaults.
+    """
     found: dict[str, Any] = {}
-    modules: dict[str, types.ModuleType] = {}
+    modules = dict(held)
     names: set[str] = set()
     for part in _codes(code):
         names |= set(part.co_names)
-        for instruction in dis.get_instructions(part):
+        instructions = list(dis.get_instructions(part))
+        for number, instruction in enumerate(instructions):
             name = instruction.argval
             if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and name in known:
                 value = known[name]
@@ -216,14 +229,45 @@ def _globals_of(code: types.CodeType, known: Mapping[str, Any]) -> list[tuple[st
                     modules[name] = value
                 else:
                     found[name] = value
-            elif instruction.opname == "IMPORT_NAME" and isinstance(sys.modules.get(name), types.ModuleType):
-                modules[name] = sys.modules[name]
+            elif instruction.opname == "IMPORT_NAME":
+                level = instructions[number - 2].argval if number > 1 else 0
+                full = _absolute(name, level if isinstance(level, int) else 0, known)
+                if isinstance(sys.modules.get(full), types.ModuleType):
+                    modules[full] = sys.modules[full]
     for name, module in modules.items():
-        found[name] = module
-        if _package_kind(module.__name__) == "own":
-            used = {other: vars(module)[other] for other in names & vars(module).keys()}
-            found |= {f"{name}.{other}": value for other, value in used.items()}
+        found |= _used_of(name, module, names, set())
     return sorted(found.items())
+
+
+def _absolute(name: str, level: int, known: Mapping[str, Any]) -> str:
+    """Return the full name of a module that a function imports; level counts the dots of a relative import."""
+    if not level:
+        return name
+    package = known.get("__package__") or str(known.get("__name__", "")).rpartition(".")[0]
+    parts = package.split(".")
+    return ".".join([*parts[: len(parts) - level + 1], *([name] if name else [])])
+
+
+def _used_of(name: str, module: types.ModuleType, names: set[str], seen: set[int]) -> dict[str, Any]:
+    """List a module and, if it is the user's, those of its attributes that have one of the names, at any depth."""
+    found: dict[str, Any] = {name: module}
+    if _package_kind(module.__name__) != "own" or id(module) in seen:
+        return found
+    seen.add(id(module))
+    for other in sorted(names & vars(module).keys()):
+        value = vars(module)[other]
+        inner = isinstance(value, types.ModuleType)
+        found |= _used_of(f"{name}.{other}", value, names, seen) if inner else {f"{name}.{other}": value}
+    return found
+
+
+def _modules_held(function: types.FunctionType) -> dict[str, types.ModuleType]:
+    """List the modules in a function's closure and defaults."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    held = {name: cell.cell_contents for name, cell in cells if cell != types.CellType()}
+    held |= {f"default {number}": value for number, value in enumerate(function.__defaults__ or ())}
+    held |= function.__kwdefaults__ or {}
+    return {name: value for name, value in held.items() if isinstance(value, types.ModuleType)}
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -6,6 +6,7 @@ import dis
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import re
 import types
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint", "layout"]
 
+# Instructions after which a loaded object has served for its attributes; COPY begins `self.x += 1`.
+_OF_ATTRIBUTES = ("LOAD_ATTR", "STORE_ATTR", "DELETE_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "COPY")
 # Names by which a callback's code can reach the model.
 _REACHES_MODEL = {"model", "_model", "set_model", "__dict__", "vars", "getattr", "setattr", "eval", "exec"}
 
@@ -57,7 +60,7 @@ def fingerprint(
         "code of the model, its losses or metrics": code_digest(
             [dict(custom_objects or {}), *_own_objects([options.loss, options.metrics])]
         ),
-        "flags of layers, variables or the optimizer": digest_of_text(_plain(_flags(content))),
+        "flags of layers, variables or the optimizer": digest_of_text(_flags(content)),
         "state of layers that aren't trained": _fixed_state(content, model),
         "data schema": digest_of_text(repr(dataset.tensors)),
         "training rows": _rows(dataset, validation=False),
@@ -85,8 +88,32 @@ def _rows(dataset: ConvertedDataset, validation: bool) -> str:
 
 
 def _plain(config: str) -> str:
-    """Remove the numbers of names and shared objects from a config: Keras assigns them per process."""
-    return re.sub(r'"shared_object_id": \d+', "", re.sub(r'_\d+"', '"', config))
+    """Number the names of layers and other objects anew in a config, as JSON: Keras counts them per process."""
+    parsed = json.loads(config)
+    numbered: dict[str, str] = {}
+    for name in _object_names(parsed):
+        numbered.setdefault(name, f"{re.sub(r'_[0-9]+$', '', name)}#{len(numbered)}")
+    return json.dumps(_renamed(parsed, numbered))
+
+
+def _object_names(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        if isinstance(config.get("name"), str):
+            yield config["name"]
+        for value in config.values():
+            yield from _object_names(value)
+    elif isinstance(config, list):
+        for part in config:
+            yield from _object_names(part)
+
+
+def _renamed(config: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(config, dict):
+        kept = (item for item in config.items() if item[0] != "shared_object_id")
+        return {names.get(key, key): _renamed(value, names) for key, value in kept}
+    if isinstance(config, list):
+        return [_renamed(part, names) for part in config]
+    return names.get(config, config) if isinstance(config, str) else config
 
 
 def _flags(content: bytes) -> str:
@@ -155,18 +182,31 @@ def _may_change_training(callback: Any) -> bool:
     if any(not issubclass(base, writers) for base in foreign if base is not keras.callbacks.LambdaCallback):
         return True
     held = [value for value in vars(callback).values() if callable(value)]
-    return any(_reaches_model(thing) for thing in (*own, *held))
+    return any(_reaches_model(thing, is_method=True) for thing in own) or any(map(_reaches_model, held))
 
 
-def _reaches_model(thing: Any) -> bool:
-    """Return whether a callable's code uses a name that reaches the model; True if it has no Python code."""
+def _reaches_model(thing: Any, is_method: bool = False) -> bool:
+    """Return whether a callable's code can reach the model: by a name, or, of a method, by passing on the callback."""
     thing = getattr(thing, "__func__", thing)
     if isinstance(thing, property):
-        return any(_reaches_model(part) for part in (thing.fget, thing.fset) if part)
+        return any(_reaches_model(part, is_method) for part in (thing.fget, thing.fset) if part)
     if not callable(thing):
         return False
     code = getattr(thing, "__code__", None)
-    return code is None or any(_REACHES_MODEL & _names(part) for part in _codes(code))
+    if code is None:  # no Python code
+        return True
+    return any(_REACHES_MODEL & _names(part) for part in _codes(code)) or (is_method and _passes_on_self(code))
+
+
+def _passes_on_self(code: types.CodeType) -> bool:
+    """Return whether a method uses its first argument for more than the attributes."""
+    own = code.co_varnames[:1]
+    for part in _codes(code):
+        for instruction, after in itertools.pairwise(dis.get_instructions(part)):
+            loads = instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and instruction.argval in own
+            if loads and after.opname not in _OF_ATTRIBUTES:
+                return True
+    return False
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -127,7 +127,6 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     from spark_dl.train.model.compiling import compiled_copy
     from spark_dl.train.model.losses import losses_of, without_partial
 
-    callbacks = pickle_callbacks(options.callbacks)
     given = initial_model(options)
     model, shape = _shaped_model(given, options)
     task._check_outputs(shape)
@@ -146,7 +145,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     conversion = _conversion(columns, options, inputs, outputs)
     written = _written(options, [one.name for one in shape.outputs])
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
-    carried = _carry(compiled, given, options.augment)
+    carried = _carry(compiled, options, given)
     return FitSpec(
         options=options,
         name=model.name,
@@ -162,9 +161,9 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
             columns, conversion, inputs, outputs, [head.source] if isinstance(head, Classification) else []
         ),
         learning_rate=rate,
-        callbacks=callbacks.content,
+        callbacks=carried.callbacks.content,
         augment=b"" if options.augment is None else carried.augment.content,
-        modules=tuple(sorted({*callbacks.modules, *carried.custom.modules, *carried.augment.modules})),
+        modules=tuple(sorted({*carried.callbacks.modules, *carried.custom.modules, *carried.augment.modules})),
         notes=check_workers(_fitted(compiled, shape, conversion, carried), options),
     )
 
@@ -184,11 +183,13 @@ class _Carried:
         content: The compiled model's `.keras` bytes.
         custom: The custom objects that Keras needs to load the model.
         augment: The augmentation layers.
+        callbacks: The user's callbacks.
     """
 
     content: bytes
     custom: Pickled
     augment: Pickled
+    callbacks: Pickled
 
 
 def _shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
@@ -231,18 +232,20 @@ def _conversion(
     return conversion
 
 
-def _carry(compiled: keras.Model, given: keras.Model, augment: Any) -> _Carried:
-    """Serialize the compiled model and the custom objects, none of which may refer to the user's model."""
+def _carry(compiled: keras.Model, options: EstimatorOptions, given: keras.Model) -> _Carried:
+    """Serialize the compiled model, custom objects and callbacks; of the latter, none may hold what is trained."""
     import keras
 
     from spark_dl.train.model.carrying import keras_reducer
     from spark_dl.train.model.serialization import custom_objects, to_bytes
 
-    objects = custom_objects(compiled, augment)
-    custom = pickle_for_ranks("A custom object of the model", objects, reduce=keras_reducer(given))
-    layers = pickle_for_ranks("augment", augment, reduce=keras_reducer(given))
+    owners, variables = (given, options.optimizer), list[Any]()
+    objects = custom_objects(compiled, options.augment)
+    custom = pickle_for_ranks("A custom object of the model", objects, reduce=keras_reducer(*owners, seen=variables))
+    layers = pickle_for_ranks("augment", options.augment, reduce=keras_reducer(*owners))
+    callbacks = pickle_callbacks(options.callbacks, *owners, variables=variables)
     with keras.saving.custom_object_scope(objects):
-        return _Carried(to_bytes(compiled), custom, layers)
+        return _Carried(to_bytes(compiled), custom, layers, callbacks)
 
 
 def _fitted(compiled: keras.Model, shape: ModelShape, conversion: ConversionSpec, carried: _Carried) -> Fitted:

@@ -116,6 +116,8 @@ def _culprit(path: str, thing: Any, error: Exception, reduce: Reducer | None) ->
     """
     seen = {id(thing)}
     for _ in range(_DEEPEST):
+        if _is_refused(thing, reduce):
+            break
         for step, part in _parts(thing):
             if id(part) in seen:
                 continue
@@ -130,6 +132,18 @@ def _culprit(path: str, thing: Any, error: Exception, reduce: Reducer | None) ->
         else:
             break
     return path, thing, error
+
+
+def _is_refused(thing: Any, reduce: Reducer | None) -> bool:
+    """Return whether `reduce` refuses an object itself, and not one of its parts."""
+    try:
+        if reduce is not None:
+            reduce(thing)
+    except SparkDLError:
+        return True
+    except Exception:
+        return False
+    return False
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:

@@ -155,7 +155,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         estimators = [self.copy(dict(params)) for params in paramMaps]
         options = [estimator._options() for estimator in estimators]
         for one in options:  # checks the callbacks of all fits before the first one starts
-            pickle_callbacks(one.callbacks)
+            pickle_callbacks(one.callbacks, one.model, one.optimizer)
         spark = dataset.sparkSession
         fits = [
             (slots_of(master_of(spark), setting_of(spark), LaunchSettings.of(one)) or 0) // one.num_workers

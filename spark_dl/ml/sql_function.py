@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -81,13 +82,21 @@ def _scorer(
 
 
 def _without_decimals(column: Any) -> Any:
-    """Convert a column of decimals, or arrays of decimals, to float64: SQL literals such as 0.5 are decimals."""
+    """Convert a column of decimals, or arrays of decimals: SQL literals such as 0.5 are decimals.
+
+    Returns:
+        The column, as int64 if all numbers are whole, so that those that a float would round are found, else float64.
+    """
     values: Any = column.dropna() if isinstance(column, pd.Series) else pd.Series()
     first = values.iloc[0] if len(values) else None
-    if isinstance(first, Decimal):
-        return column.astype("float64")
-    if isinstance(first, (list, np.ndarray)) and any(isinstance(one, Decimal) for one in first):
-        return pa.array(column, from_pandas=True).cast(pa.list_(pa.float64())).to_pandas()
+    is_array = isinstance(first, (list, np.ndarray)) and any(isinstance(one, Decimal) for one in first)
+    if not is_array and not isinstance(first, Decimal):
+        return column
+    decimals = pa.array(column, from_pandas=True)
+    for number in (pa.int64(), pa.float64()):
+        with contextlib.suppress(pa.ArrowInvalid):
+            converted = decimals.cast(pa.list_(number) if is_array else number).to_pandas()
+            return converted.set_axis(column.index)
     return column
 
 

@@ -125,7 +125,7 @@ class RunWriter:
             try:
                 numbers.append((name, part, float(value)))
             except (TypeError, ValueError) as error:
-                foreign.append(({"epoch": epoch, "metrics": {part: repr(value)[:200]}}, error))
+                foreign.append(({"epoch": epoch, "metrics": {part: redact(repr(value))[:200]}}, error))
         known = len(self._names.changed)
         names = self._names.accepted([part for _, part, _ in numbers])
         if len(self._names.changed) > known:
@@ -159,7 +159,7 @@ class RunWriter:
             refused: The entries as JSON-compatible dicts, each with the error of the store.
         """
         for what, error in refused:
-            reason = redact(f"{type(error).__name__}: {error}"[:1000])
+            reason = redact(f"{type(error).__name__}: {error}")[:1000]
             self.refused.append({**what, "reason": reason, "at": time.time()})
 
 

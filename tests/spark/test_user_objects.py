@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasEstimator, KerasModel
 from spark_dl.errors import ModelError, SavedModelError
+
+# The ranks can't import this file.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 FEATURES = np.arange(32, dtype="float32")[:, None] / 32
 QUIET: dict[str, Any] = {"tracking": None, "verbose": 0, "shuffle": False, "batchSize": 8}
@@ -104,5 +109,47 @@ def test_what_can_not_be_carried_is_refused_before_a_job(data: DataFrame) -> Non
     model = a_model()
     one = model.get_layer("one")
     model.compile("sgd", [lambda y, p: keras.ops.mean((y - p) ** 2) + keras.ops.sum(one.kernel), "mse"])
-    with pytest.raises(ModelError, match="uses weights of the model that is trained"):
+    with pytest.raises(ModelError, match="holds a part of the given model"):
         KerasEstimator(model=model, labelCols=["a", "b"], **QUIET).plan(data)
+
+
+class Annealed(keras.losses.Loss):
+    """A squared error whose weight a callback changes."""
+
+    def __init__(self, name: str = "annealed") -> None:
+        super().__init__(name=name)
+        self.weight = keras.Variable(1.0, trainable=False)
+
+    def call(self, y: Any, p: Any) -> Any:
+        return self.weight * keras.ops.mean(keras.ops.square(y - p), axis=-1)
+
+
+class Anneal(keras.callbacks.Callback):
+    """Halves a variable after each epoch: that of the model's loss, or one that it holds."""
+
+    def __init__(self, held: Any = None) -> None:
+        super().__init__()
+        self.held = held
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        weight = self.model.loss.weight if self.held is None else self.held
+        weight.assign(weight / 2)
+
+
+def test_a_callback_changes_the_loss_through_its_model_and_through_nothing_else(
+    data: DataFrame, tmp_path: Path
+) -> None:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.5), Annealed())
+    options: dict[str, Any] = {"model": model, "labelCols": ["b"], "epochs": 3, **QUIET}
+    fitted = KerasEstimator(callbacks=[Anneal()], **options).fit(data)
+    with pytest.raises(ModelError, match=r"^callbacks\[0\] \(Anneal\)\.held.*Received: the variable"):
+        held = Anneal(model.loss.weight)
+        KerasEstimator(callbacks=[held], cacheDir=str(tmp_path), **options).fit(data)
+    assert list(tmp_path.iterdir()) == []
+    history = model.fit(
+        FEATURES, 1 - FEATURES, batch_size=8, epochs=3, shuffle=False, verbose=0, callbacks=[Anneal()]
+    ).history
+    assert fitted.summary.history["loss"] == pytest.approx(history["loss"], rel=1e-5)
+    assert history["loss"][2] < 0.3 * history["loss"][0]

@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import math
+from collections import deque
 import warnings
 import zipfile
 from pathlib import Path
@@ -293,11 +294,13 @@ class Rich(keras.callbacks.Callback):
         self.array, self.arrays = np.full((2, 3), number), [np.full(n, number, np.float32) for n in range(12)]
         self.better = keras.ops.less if number else None
         self.open, self.mixed = io.StringIO(), [np.zeros(1), "x"]
+        self.phase, self.pair, self.known = f"p{number}", (number, "x"), {number, "y"}
+        self.window, self.by_epoch = deque([number, 1.0], maxlen=2), {int(number): "e"}
         self.when = np.datetime64("2026-01-01") + int(number)
         self.calls += int(number)
 
 
-LEARNED = ("count", "rate", "seen", "table", "better", "calls")
+LEARNED = ("count", "rate", "seen", "table", "better", "calls", "phase", "pair", "known", "window", "by_epoch")
 
 
 def test_what_training_has_changed_is_kept_and_what_was_given_is_not() -> None:

@@ -33,6 +33,7 @@ def notebook(text: str) -> dict[str, Any]:
 
 
 CELL = """
+import functools
 import numpy as np
 RATE = 0.5
 TABLE = {"a": [1, 2], "b": {3.0, "x", None}}
@@ -51,10 +52,22 @@ class Metric(Base):
     @staticmethod
     def fixed(x): return x + ARRAY.sum()
     def call(self, x): return super().scaled(x) in {1, 2, 3}
+class Marked(type):
+    def mark(cls): return "m"
+class Marks(metaclass=Marked):
+    pass
+@functools.lru_cache
+def cached(x): return x + 11
+@functools.singledispatch
+def by_type(x): return 0
+@by_type.register
+def _(x: int): return x * 12
+def weighted(y, p): return y
+weighted.weight = 13
 class Held:
     def __init__(self): self.number = 4; self.inner = made(1.0); self.me = self
 """
-WHAT = "made(1.0), made, Metric, Held(), [x for x in (RATE, ARRAY)], lambda x, y=RATE: (x, y)"
+WHAT = "made(1.0), made, Metric, Marks, cached, by_type, weighted, Held(), [x for x in (RATE, ARRAY)], lambda x, y=RATE: (x, y)"
 
 
 def digest(cell: str = CELL, what: str = WHAT) -> str:
@@ -90,11 +103,65 @@ def test_code_is_the_same_in_another_process_and_on_other_lines() -> None:
         ("self.inner = made(1.0)", "self.inner = made(-1.0)"),
         ("class Metric(Base)", "class Metric"),
         ("@staticmethod", "@classmethod"),
+        ('return "m"', 'return "n"'),
+        ("x + 11", "x - 11"),
+        ("x * 12", "x / 12"),
+        ("weighted.weight = 13", "weighted.weight = 14"),
     ],
 )
 def test_other_code_is_told(old: str, new: str) -> None:
     assert old in CELL
     assert digest(CELL.replace(old, new)) != digest()
+
+
+USES = {
+    "a module of a package": "import own_package\ndef loss(y): return own_package.consts.ALPHA * y",
+    "by another name": "import own_package.consts as c\ndef loss(y): return c.ALPHA * y",
+    "within the function": "def loss(y):\n import own_package.consts\n return own_package.consts.ALPHA * y",
+    "a relative import": "__package__ = 'own_package'\ndef loss(y):\n from .consts import ALPHA\n return ALPHA * y",
+    "a relative module": "__package__ = 'own_package'\ndef loss(y):\n from . import consts\n return consts.ALPHA * y",
+    "a closure": "def made():\n from own_package import consts\n return lambda y: consts.ALPHA * y\nloss = made()",
+    "a default": "from own_package import consts\ndef loss(y, c=consts): return c.ALPHA * y",
+}
+
+
+@pytest.mark.parametrize("text", USES.values(), ids=USES)
+def test_what_a_function_uses_of_the_users_modules_counts(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, consts = types.ModuleType("own_package"), types.ModuleType("own_package.consts")
+    vars(package)["consts"] = consts
+    monkeypatch.setitem(sys.modules, "own_package", package)
+    monkeypatch.setitem(sys.modules, "own_package.consts", consts)
+    digests = []
+    for alpha in (1.0, 2.0, 1.0):
+        vars(consts)["ALPHA"] = alpha
+        digests.append(code_digest(notebook(text)["loss"]))
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_names_that_keras_counts_are_no_difference_and_texts_that_end_alike_are() -> None:
+    def model(text: str) -> keras.Model:
+        inputs = keras.Input((2,))
+        hidden = keras.layers.Dense(2)(keras.layers.Dense(2)(inputs))
+        model = keras.Model(inputs, keras.layers.Dense(1, name="out")(hidden))
+        model.compile("sgd", {"out": Named(text)})
+        return model
+
+    class Named(keras.losses.Loss):
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+        def get_config(self) -> dict[str, Any]:
+            return {"text": self.text}
+
+        def call(self, y: Any, p: Any) -> Any:
+            return y - p
+
+    def part(text: str) -> str:
+        made = model(text)
+        return fingerprint(to_bytes(made), numbered([4])[0], EstimatorOptions(), model=made)["model"]
+
+    assert part("order_1") == part("order_1") != part("order_2")
 
 
 def test_what_a_closure_holds_counts() -> None:
@@ -243,7 +310,36 @@ class Decays(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = 0.1 * self.by**epoch
 
 
+class Passes(keras.callbacks.Callback):
+    """Reaches the model in a function that it passes itself to."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        halve_rate(self)
+
+
+class PassesLater(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        (lambda: halve_rate(self))()
+
+
+def halve_rate(callback: Any) -> None:
+    callback.model.optimizer.learning_rate /= 2
+
+
+class Counts(keras.callbacks.Callback):
+    """Uses what it has of its own alone."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        self.epochs = [*self.epochs, epoch] if epoch else []
+        self.steps += 1
+        print([self.epochs for _ in range(2)])
+
+
 CALLBACKS: list[tuple[Any, Any, bool]] = [
+    (Passes(), None, True),
+    (PassesLater(), None, True),
+    (Counts(), None, False),
     (Fails(2), None, False),
     (Fails(2), Fails(3), False),
     (keras.callbacks.CSVLogger("a.csv"), keras.callbacks.CSVLogger("b.csv"), False),

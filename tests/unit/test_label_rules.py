@@ -84,6 +84,22 @@ def test_rows_of_categorical_crossentropy_are_shares_of_one(row: list[float], to
     assert (marks.tolist(), found.tolist()) == (([True, False], [told]) if told is not None else ([False] * 2, []))
 
 
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ([0, 1, 0], None),
+        ([-1, 1, -1], None),
+        ([0, 0, 0], 0),
+        ([-1, -1, -1], 0),
+        ([1, 1, 0], 2),
+        ([0.5, 1, 0], 0.5),
+    ],
+)
+def test_rows_of_categorical_hinge_have_one_class(row: list[float], told: float | None) -> None:
+    marks, found = RULES["categorical_hinge"].breaches(np.array([row, [1.0, 0, 0]]), 3)
+    assert (marks.tolist(), found.tolist()) == (([True, False], [told]) if told is not None else ([False] * 2, []))
+
+
 def test_each_step_of_a_sequence_is_a_row_of_its_own() -> None:
     steps = np.array([[1, 0, 0, 1], [1, 1, 0, 0]])  # two steps of two classes
     marks, found = RULES["categorical_crossentropy"].breaches(steps, 2)

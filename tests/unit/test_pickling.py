@@ -11,11 +11,13 @@ from typing import Any
 
 import cloudpickle
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from pyspark.accumulators import Accumulator, AccumulatorParam
 
 from spark_dl.diagnosis.machine import absent
-from spark_dl.errors import OptionError
+from spark_dl.errors import ModelError, OptionError
 from spark_dl.fit.callback_checks import pickle_callbacks
 from spark_dl.launch.pickling import pickle_for_ranks
 
@@ -93,6 +95,57 @@ def test_the_part_that_can_not_be_pickled_is_named(held: Any, path: str, kind: s
 def test_a_global_of_a_callbacks_own_class_is_named() -> None:
     with pytest.raises(OptionError, match=r"\(UsesGlobal\), its class UsesGlobal.on_epoch_end, its global 'LOCK'"):
         pickle_callbacks([UsesGlobal()])
+
+
+def compiled_model() -> keras.Model:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")])
+    model.compile(keras.optimizers.Adam(), "mse", metrics=["mae"])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("held", "part"),
+    [
+        (lambda model: model, "the Sequential"),
+        (lambda model: {"layers": [model.layers[0]]}, "the Dense 'out'"),
+        (lambda model: model.layers[0].kernel, "the variable"),
+        (lambda model: model.optimizer, "the Adam"),
+        (lambda model: model.optimizer.learning_rate, "the variable"),
+        (lambda model: closure(model), "the Sequential"),
+        (lambda model: functools.partial(print, model.optimizer), "the Adam"),
+        (lambda model: keras.callbacks.LambdaCallback(on_epoch_end=closure(model.layers[0])), "the Dense 'out'"),
+        (lambda model: Holds(Holds(model)), "the Sequential"),
+    ],
+    ids=["model", "layer", "variable", "optimizer", "rate", "closure", "partial", "lambda callback", "nested"],
+)
+def test_a_callback_that_holds_a_part_of_the_given_model_is_refused(held: Any, part: str) -> None:
+    model = compiled_model()
+    with pytest.raises(ModelError, match=rf"^callbacks\[0\] \(Holds\).*a part of the given model.*Received: {part}"):
+        pickle_callbacks([Holds(held(model))], model, None)
+
+
+def test_an_optimizer_that_is_set_as_an_option_is_refused_in_callbacks_too() -> None:
+    optimizer = keras.optimizers.SGD(0.1)
+    with pytest.raises(ModelError, match=r"train copies of them.*Received: the SGD.*self\.model"):
+        pickle_callbacks([Holds(closure(optimizer))], compiled_model(), optimizer)
+
+
+@pytest.mark.parametrize("kind", [keras.Variable, tf.Variable])
+def test_a_variable_that_the_loss_uses_too_is_refused(kind: Any) -> None:
+    weight = kind(1.0)
+    with pytest.raises(ModelError, match=r"^callbacks\[0\] \(Holds\).*Received: the variable.*keras\.losses\.Loss"):
+        pickle_callbacks([Holds(closure(weight))], compiled_model(), variables=[weight])
+    pickle_callbacks([Holds(closure(weight))], compiled_model(), variables=[kind(1.0)])
+
+
+def test_a_callback_may_hold_another_model_and_have_been_used_in_keras() -> None:
+    model, teacher, callback = compiled_model(), compiled_model(), Holds(None)
+    model.fit(np.zeros((1, 2)), np.zeros(1), verbose=0, callbacks=[callback])
+    callback.held = teacher
+    (back,) = cloudpickle.loads(pickle_callbacks([callback], model).content)
+    np.testing.assert_array_equal(back.held.get_weights()[0], teacher.get_weights()[0])
+    assert back.model is None
+    assert callback.model is model
 
 
 def test_callbacks_are_pickled_as_they_are() -> None:

@@ -1,8 +1,8 @@
 """State of callbacks, such as the patience of EarlyStopping: saved in checkpoints and restored on resume.
 
-It consists of what has changed since training began: numbers, arrays, and the two comparison functions of Keras's own
-callbacks. It leaves out constructor arguments, what a callback sets up when training begins, and other objects such as
-open files. Nothing is pickled.
+It consists of what has changed since training began: numbers, texts, arrays, collections of them, and the two comparison
+functions of Keras's own callbacks. It leaves out constructor arguments, what a callback sets up when training begins, and
+other objects such as open files. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,8 @@ from spark_dl._compat.keras import CALLBACK_ATTRIBUTES
 
 __all__ = ["CallbackState"]
 
-_PLAIN = (bool, int, float, type(None))
+_PLAIN = (bool, int, float, str, type(None))
+_COLLECTIONS = {"list": list, "tuple": tuple, "set": set, "deque": deque}
 # The values of `monitor_op`, which the sign of `min_delta` depends on.
 _COMPARISONS = {"less": keras.ops.less, "greater": keras.ops.greater}
 _VALUES = "values.json"
@@ -91,10 +93,10 @@ def _can_be_kept(value: Any) -> bool:
         return type(value.item()) in _PLAIN
     if isinstance(value, np.ndarray):
         return not value.dtype.hasobject
-    if isinstance(value, list):
+    if type(value) in _COLLECTIONS.values():
         return all(map(_can_be_kept, value))
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _can_be_kept(held) for key, held in value.items())
+        return all(type(key) in _PLAIN and _can_be_kept(held) for key, held in value.items())
     return type(value) in _PLAIN or any(value is comparison for comparison in _COMPARISONS.values())
 
 
@@ -112,10 +114,11 @@ def _plain(value: Any, arrays: list[np.ndarray]) -> Any:
     if isinstance(value, np.ndarray):
         arrays.append(value)
         return ["array", len(arrays) - 1]
-    if isinstance(value, list):
-        return ["list", [_plain(held, arrays) for held in value]]
+    if type(value) in _COLLECTIONS.values():
+        items = [_plain(held, arrays) for held in (sorted(value, key=repr) if isinstance(value, set) else value)]
+        return ["deque", [value.maxlen, items]] if isinstance(value, deque) else [type(value).__name__, items]
     if isinstance(value, dict):
-        return ["dict", {key: _plain(held, arrays) for key, held in value.items()}]
+        return ["pairs", [[key, _plain(held, arrays)] for key, held in value.items()]]
     if type(value) in _PLAIN:
         return ["value", value]
     return ["comparison", next(name for name, known in _COMPARISONS.items() if value is known)]
@@ -126,8 +129,10 @@ def _restored(archive: zipfile.ZipFile, value: Any) -> Any:
     if kind == "array":
         with archive.open(f"{int(held)}.npy") as entry:
             return np.lib.format.read_array(entry, allow_pickle=False)  # type: ignore[no-untyped-call]
-    if kind == "list":
-        return [_restored(archive, one) for one in held]
-    if kind == "dict":
-        return {key: _restored(archive, one) for key, one in held.items()}
+    if kind == "deque":
+        return deque((_restored(archive, one) for one in held[1]), held[0])
+    if kind in _COLLECTIONS:
+        return _COLLECTIONS[kind](_restored(archive, one) for one in held)
+    if kind in ("pairs", "dict"):  # "dict" in checkpoints of version 0.2.0 and before
+        return {key: _restored(archive, one) for key, one in (held if kind == "pairs" else held.items())}
     return _COMPARISONS[held] if kind == "comparison" else held

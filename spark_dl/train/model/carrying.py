@@ -22,32 +22,38 @@ __all__ = ["keras_reducer"]
 _TF_FUNCTION = type(tf.function(lambda: None))
 
 
-def keras_reducer(owner: keras.Model | None = None) -> Callable[[Any], Any]:
+def keras_reducer(*owners: Any, seen: list[Any] | None = None) -> Callable[[Any], Any]:
     """Return a pickle reducer for Keras objects, which are loaded with the very functions that they hold.
 
     Args:
-        owner: The user's model, of which a copy is trained.
+        *owners: The user's model and its optimizer, copies of which are trained; others, such as None, are ignored.
+        seen: A list that gets the variables that are pickled, which may not be pickled a second time.
 
     Returns:
-        A function for `pickling.pickle_for_ranks`. It raises a ModelError for objects that hold weights of the owner,
-        which training wouldn't update.
+        A function for `pickling.pickle_for_ranks`. It raises a ModelError for objects that hold variables of an owner,
+        which training wouldn't update, and for variables in `seen` from the beginning, which would become two.
     """
-    weights = {id(weight) for weight in owner.variables} if owner is not None else set()
-    return functools.partial(_reduced, weights)
+    lists = ("variables", "metrics_variables")
+    compiled = [getattr(owner, "optimizer", None) for owner in owners]
+    held = [getattr(one, name, ()) for one in (*owners, *compiled) for name in lists]
+    owned = {id(variable) for variables in (*held, seen or ()) for variable in variables}
+    return functools.partial(_reduced, owned, [] if seen is None else seen)
 
 
-def _reduced(weights: set[int], obj: Any) -> Any:
+def _reduced(owned: set[int], seen: list[Any], obj: Any) -> Any:
     """Reduce an object; NotImplemented if pickle handles it itself."""
     if is_saveable(obj):
-        if weights.intersection(map(id, getattr(obj, "variables", ()))):
+        if owned.intersection(map(id, getattr(obj, "variables", ()))):
             raise _owned(f"the {type(obj).__name__} {obj.name!r}")
         if isinstance(obj, keras.losses.Loss):  # its config may be incomplete
             return copyreg.__newobj__, (type(obj),), vars(obj)  # type: ignore[attr-defined]
         objects = custom_objects(obj)
         with keras.saving.custom_object_scope(objects):
             return _loaded, (_written(obj), objects, isinstance(obj, keras.Model))
-    if isinstance(obj, keras.Variable) and id(obj) in weights:
-        raise _owned(f"the variable {obj.path!r}")
+    if isinstance(obj, (keras.Variable, tf.Variable)):
+        if id(obj) in owned:
+            raise _owned(f"the variable {getattr(obj, 'path', obj.name)!r}")
+        seen.append(obj)
     if isinstance(obj, _TF_FUNCTION):
         return copyreg.__newobj__, (type(obj),), _untraced(obj)  # type: ignore[attr-defined]
     return NotImplemented
@@ -91,9 +97,10 @@ def _loaded(content: bytes, objects: dict[str, Any], is_model: bool) -> Any:
 def _owned(what: str) -> ModelError:
     return ModelError(
         explain(
-            "It uses weights of the model that is trained, where a copy of the model is trained.",
+            "It holds a part of the given model, its optimizer or its loss, but ranks train copies of them.",
             expected="functions of their arguments alone",
             received=what,
-            fix="Use the layers in the model: in its call, by add_loss, or in a train_step of its own.",
+            fix="In a callback, use self.model, its optimizer, and its loss (a keras.losses.Loss can hold variables). "
+            "In a model, use layers in its call, by add_loss, or in its own train_step.",
         )
     )
