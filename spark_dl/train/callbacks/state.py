@@ -1,8 +1,8 @@
 """State of callbacks, such as the patience of EarlyStopping: saved in checkpoints and restored on resume.
 
-It consists of what has changed since training began: numbers, texts, arrays, collections of them, and the two comparison
-functions of Keras's own callbacks. It leaves out constructor arguments, what a callback sets up when training begins, and
-other objects such as open files. Nothing is pickled.
+It consists of what has changed since training began: numbers, texts, arrays, collections of them, and the two
+comparison functions of Keras's own callbacks. It leaves out constructor arguments, what a callback sets up when
+training begins, and other objects such as open files. Nothing is pickled.
 """
 
 from __future__ import annotations
