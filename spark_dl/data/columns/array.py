@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ArrayKind", "lists_of", "served_array"]
 
 _EXPECTED = "an array of numbers in each row"
+_FIX = "Send the shape that the model was trained with."
 
 
 class ArrayKind(ColumnKind):
@@ -109,5 +110,5 @@ def _flat(row: Any, column: Column, dtype: str, index: int) -> Any:
         array = np.asarray(None)
     if array.ndim != column.nested + 1 or (column.inner and array.shape[1:] != column.inner):
         wanted = " of arrays" * column.nested + (f" of {' x '.join(map(str, column.inner))}" if column.inner else "")
-        raise unfit(column, f"an array{wanted} of numbers in each row", f"row {index}: {row!r}"[:200])
+        raise unfit(column, f"an array{wanted} of numbers in each row", f"row {index}: {row!r}"[:200], _FIX)
     return array.ravel()

@@ -53,6 +53,8 @@ def _served_image(image: Any, column: Column) -> Any:
     if image is None or isinstance(image, float):
         return None
     if not isinstance(image, Mapping) or not set(_FIELDS) <= image.keys():
-        raise unfit(column, f"images as Spark has them, with {', '.join(_FIELDS)}", type(image).__name__)
+        expected = f"images as Spark has them, with {', '.join(_FIELDS)}"
+        fix = "Send images as spark.read.format('image') reads them."
+        raise unfit(column, expected, type(image).__name__, fix)
     height, width, channels, data = (image[name] for name in _FIELDS)
     return image_bytes(int(height), int(width), int(channels), bytes(data))
