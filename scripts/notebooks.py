@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Execute notebooks: `scripts/notebooks.py [NAME...]` writes notebooks/NAME.ipynb from notebooks/NAME.py.
 
 Without names, all of them. Each has a fresh kernel and an empty working directory.
