@@ -217,7 +217,9 @@ class _NumberTally(_Tally):
                 ("sample", _SAMPLED_ROW, (ranks, size)),
             ]
         )
-        self._labels, self._sample = self.totals["labels"][0, rank], self.totals["sample"][0, rank]
+        # Views of this rank's part of the totals.
+        self._labels = self.totals["labels"][0, rank : rank + 1]
+        self._sample = self.totals["sample"][0, rank]
         self._draw = np.random.default_rng(rank)
         self._keys = np.full(size, np.inf)
 
@@ -227,8 +229,8 @@ class _NumberTally(_Tally):
         self.totals["error"] += errors.sum()
         self.totals["absolute_error"] += np.abs(errors).sum()
         self.totals["squared_error"] += (errors**2).sum()
-        batch = np.array((len(actual), actual.mean(), ((actual - actual.mean()) ** 2).sum()), _SPREAD)
-        self._labels[()] = _joined(np.array([self._labels, batch]))
+        batch = np.array([(len(actual), actual.mean(), ((actual - actual.mean()) ** 2).sum())], _SPREAD)
+        self._labels[:] = _joined(np.concatenate([self._labels, batch]))
         # The rows with the smallest random keys so far are a uniform sample.
         keys = np.concatenate([self._keys, self._draw.random(len(actual))])
         rows = np.zeros(len(actual), _SAMPLED_ROW)
