@@ -58,12 +58,7 @@ def given_values(given: argparse.Namespace) -> dict[str, Any]:
         name, sign, text = assignment.partition("=")
         if not sign or not name.strip():
             raise OptionError(
-                explain(
-                    "--set can't be read.",
-                    expected="--set key=value",
-                    received=assignment,
-                    fix="For example: --set epochs=20.",
-                )
+                explain("--set can't be read.", expected="--set key=value", received=assignment, fix="Write key=value.")
             )
         values[name.strip()] = _yaml_value(text)
     return values
@@ -87,12 +82,7 @@ def read_config(values: Mapping[str, Any], keys: type[K], options: Sequence[Opti
             near = hint(str(name), [*own, *named])
             fix = near if near.startswith("Did") else "`spark-dl docs` prints all keys."
             raise OptionError(
-                explain(
-                    f"There is no key {name!r}.",
-                    expected="the name of an option, or of a key of the command",
-                    received=name,
-                    fix=fix,
-                )
+                explain(f"There is no key {name!r}.", expected="a key of this configuration", received=name, fix=fix)
             )
     return Config(
         keys=checked_keys({name: value for name, value in values.items() if name in own}, keys),
@@ -143,7 +133,7 @@ def _file_values(path: str) -> dict[str, Any]:
                 f"The configuration {path} can't be read.",
                 expected="a YAML file in UTF-8",
                 received=getattr(error, "strerror", None) or str(error),
-                fix="Check the path and its permissions.",
+                fix="`spark-dl docs train > train.yaml` writes one to start from.",
             )
         ) from error
     values = _parsed(text, path)
@@ -155,7 +145,7 @@ def _file_values(path: str) -> dict[str, Any]:
                 f"{path} is no configuration.",
                 expected="lines of `key: value`",
                 received=type(values).__name__,
-                fix="See `spark-dl docs train` for an example.",
+                fix="`spark-dl docs` prints all keys.",
             )
         )
     return values
@@ -172,6 +162,6 @@ def _parsed(text: str, where: str) -> Any:
                 f"{where} isn't YAML.",
                 expected="YAML 1.1",
                 received=f"{problem or type(error).__name__}{place}",
-                fix="Check the indentation and the quotes there.",
+                fix="Quote texts with special characters.",
             )
         ) from error

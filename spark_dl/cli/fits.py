@@ -47,7 +47,7 @@ def read_train_config(values: Mapping[str, Any]) -> Config[TrainKeys]:
                     "model names no function.",
                     expected="model: module:function",
                     received=received,
-                    fix="Name a function that returns a Keras model, such as shop.model:build.",
+                    fix="Name a function that returns the Keras model.",
                 )
             )
     return replace(config, options=options)

@@ -102,10 +102,10 @@ def _keras_stage(model: Any) -> Any:
         stages = ", ".join(type(stage).__name__ for stage in _stages(model))
         raise ModelError(
             explain(
-                "The model has no Keras model.",
-                expected="a KerasModel among",
+                "The Pipeline has no Keras model.",
+                expected="a KerasModel among its stages",
                 received=stages,
-                fix="Name a model that spark_dl has fitted, or a Pipeline with one.",
+                fix="Leave out the options, or give another model.",
             )
         )
     return found[-1]

@@ -275,7 +275,7 @@ def required(values: Options, name: str) -> Any:
             explain(
                 f"{name} isn't set.",
                 expected=f"the key {name}, or --{name}",
-                received="nothing",
+                received="neither",
                 fix=f"{name}: {key.doc}",
             )
         )
@@ -298,6 +298,6 @@ def check_source(keys: RowsKeys) -> None:
                 "The rows need one source.",
                 expected="data (a path) or table, with or without sql; or sql alone",
                 received=", ".join(named) or "none of data, table and sql",
-                fix="Set data, table or sql.",
+                fix="Set one of them.",
             )
         )

@@ -61,7 +61,7 @@ def import_object(key: str, reference: str) -> Any:
         raise OptionError(
             explain(
                 f"{key}: the module {module_name!r} has no {name!r}.",
-                expected="a name that the module defines",
+                expected=f"{key}: module:name",
                 received=reference,
                 fix=hint(name, known),
             )
@@ -91,7 +91,7 @@ def import_module(key: str, name: str) -> ModuleType:
                 f"{key}: the module {name!r} can't be imported.",
                 expected=f"a module in {folder} or on PYTHONPATH",
                 received=f"{type(error).__name__}: {error}",
-                fix="Check the spelling, the working directory and PYTHONPATH, and install what the module imports.",
+                fix="Run in the module's directory, add it to PYTHONPATH, or install what the module needs.",
             )
         ) from error
     top = name.partition(".")[0]
@@ -133,10 +133,10 @@ def _called(key: str, reference: str, function: Any) -> Any:
     except Exception as error:
         raise OptionError(
             explain(
-                f"{key}: {reference} failed: {type(error).__name__}: {error}",
+                f"{key}: {reference} failed.",
                 expected=f"a function without arguments that returns the value of {key}",
-                received=f"{type(error).__name__}",
-                fix="Call it yourself to see where it fails.",
+                received=f"{type(error).__name__}: {error}",
+                fix="Call it in Python to see where it fails.",
             )
         ) from error
 
@@ -160,9 +160,9 @@ def _keras_object(key: str, value: Mapping[str, Any]) -> Any:
     except Exception as error:
         raise OptionError(
             explain(
-                f"{key}: {name} can't be made: {type(error).__name__}: {error}",
+                f"{key}: {name} can't be made.",
                 expected=f"the arguments of keras.{OBJECT_KEYS[key]}.{name}",
-                received=config,
-                fix="Check the arguments against Keras's documentation.",
+                received=f"{config}: {type(error).__name__}: {error}",
+                fix="Change the arguments in config.",
             )
         ) from error

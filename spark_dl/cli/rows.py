@@ -42,7 +42,7 @@ def read_rows(spark: SparkSession, keys: RowsKeys) -> DataFrame:
                 "Spark can't read the rows.",
                 expected=f"rows of {source}",
                 received=first_line(error),
-                fix="Check the path, the format and its options, or the name of the table.",
+                fix="Change data, format, table or sql.",
             )
         ) from error
     frame: DataFrame = rows

@@ -46,7 +46,7 @@ def load_model(spark: SparkSession, path: str) -> Any:
                 f"There is no saved model in {path}.",
                 expected="a fitted model or Pipeline, saved by write().save() or by MLflow",
                 received=first_line(error),
-                fix="Check the path, and that Spark can reach its file system.",
+                fix="Give the path to which the model was saved.",
             )
         ) from error
     kinds: dict[str, Any] = {class_name(kind): kind for kind in (KerasModel, KerasClassifierModel, KerasRegressorModel)}
@@ -55,9 +55,9 @@ def load_model(spark: SparkSession, path: str) -> Any:
         raise SavedModelError(
             explain(
                 f"{path} can't be loaded.",
-                expected=", ".join(kinds),
+                expected=f"one of {', '.join(kinds)}",
                 received=name,
-                fix="Name the directory that write().save() made.",
+                fix="Load it with its own class.",
             )
         )
     return kinds[name].load(path)

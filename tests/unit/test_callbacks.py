@@ -8,9 +8,9 @@ import functools
 import io
 import json
 import math
-from collections import deque
 import warnings
 import zipfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import mlflow
 import pytest
 
 import spark_dl
@@ -125,3 +126,22 @@ def test_new_writes_into_no_directory_that_has_files(tmp_path: Path, capsys: pyt
     assert main(["new", f"{tmp_path}/mine.txt/below"]) == 1
     assert "can't be written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_ui_opens_the_page_of_a_remote_store(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = mlflow.get_tracking_uri()
+    try:
+        mlflow.set_tracking_uri("https://user:S3CRET@mlflow.example.com")
+        assert main(["ui", "--no-browser"]) == 0
+        assert capsys.readouterr().out == "https://***@mlflow.example.com\n"
+        mlflow.set_tracking_uri("databricks")
+        monkeypatch.setenv("DATABRICKS_HOST", "https://shop.cloud.databricks.com/")
+        assert main(["ui", "--no-browser"]) == 0
+        assert capsys.readouterr().out == "https://shop.cloud.databricks.com/ml/experiments\n"
+        monkeypatch.delenv("DATABRICKS_HOST")
+        assert main(["ui", "--no-browser"]) == 1
+        assert "DATABRICKS_HOST" in capsys.readouterr().err
+    finally:
+        mlflow.set_tracking_uri(before)

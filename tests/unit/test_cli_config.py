@@ -62,7 +62,7 @@ WRONG = {
     "a list": (["train.yaml"], "- epochs", ["train.yaml is no configuration.", "Received: list."]),
     "a key twice": (["train.yaml"], "epochs: 1\nepochs: 2", ["'epochs' occurs twice in line 2"]),
     "a wrong key": (["train.yaml"], "batchsize: 8", ["There is no key 'batchsize'.", "Did you mean 'batchSize'"]),
-    "a foreign key": (["train.yaml"], "xyzzy: 8", ["There is no key 'xyzzy'. `spark-dl docs` prints all keys."]),
+    "a foreign key": (["train.yaml"], "xyzzy: 8", ["There is no key 'xyzzy'.", "`spark-dl docs` prints all keys."]),
     "a key of Python": (["train.yaml"], "modelFn: a:b", ["There is no key 'modelFn'.", "'model'"]),
     "a number as key": (["train.yaml"], "8: batchSize", ["There is no key 8."]),
     "a key of another estimator": (["--estimator", "regressor", "--set", "topK=3"], "", ["There is no key 'topK'."]),
@@ -96,12 +96,12 @@ WRONG = {
     "a wrong argument": (
         ["train.yaml", "--set", "optimizer={class_name: Adam, config: {rate: 1}}"],
         "model: cli_objects:build\ndata: x",
-        ["optimizer: Adam can't be made: ", "keras.optimizers.Adam"],
+        ["optimizer: Adam can't be made.", "keras.optimizers.Adam"],
     ),
     "a failing function": (
         ["train.yaml", "--set", "callbacks=[cli_objects:failing]"],
         "model: cli_objects:build\ndata: x",
-        ["callbacks: cli_objects:failing failed: ZeroDivisionError: boom"],
+        ["ZeroDivisionError: boom"],
     ),
     "options beside a run": (["--from-run", "r", "--set", "epochs=3"], "", ["--from-run takes the options from"]),
     "a file beside a run": (["train.yaml", "--from-run", "r"], "", ["--from-run takes the options from the run."]),
@@ -132,7 +132,7 @@ def test_a_wrong_configuration_is_one_line_and_exit_code_2(
         (["evaluate", "--model", "m"], "The rows need one source."),
         (["convert", "--set", "epochs=none"], "Expected: an integer."),
         (["doctor", "--spark-conf", "local"], "sparkConf can't have this value."),
-        (["docs", "epoch"], "There is no key 'epoch'. Did you mean 'epochs'"),
+        (["docs", "epoch"], "Received: epoch. Did you mean 'epochs'"),
     ],
 )
 def test_other_commands_check_their_keys_as_well(

@@ -37,14 +37,8 @@ def _text(topic: str, known: dict[str, list[Option]]) -> str:
     if topic in TEMPLATES:
         return rendered(topic).removesuffix("\n")
     if topic not in known:
-        raise OptionError(
-            explain(
-                f"There is no key {topic!r}.",
-                expected="the name of a key, or of a configuration",
-                received=topic,
-                fix=hint(topic, [*known, *TEMPLATES]),
-            )
-        )
+        fix = hint(topic, [*known, *TEMPLATES])
+        raise OptionError(explain(f"There is no key {topic!r}.", expected="a key", received=topic, fix=fix))
     # A key may mean one thing in a configuration for training, and another in one for scoring.
     return "\n".join(dict.fromkeys(reference(option) for option in known[topic]))
 

@@ -38,7 +38,7 @@ def _run(given: argparse.Namespace) -> int:
     try:
         if root.exists() and any(root.iterdir()):
             raise StoreError(
-                explain("DIR isn't empty.", expected="a new directory", received=root, fix="Choose another directory.")
+                explain("DIR isn't empty.", expected="a new directory", received=root, fix="Give another name.")
             )
         written = []
         for name, text in _contents(root.name):
@@ -54,9 +54,9 @@ def _run(given: argparse.Namespace) -> int:
         raise StoreError(
             explain(
                 "The project can't be written.",
-                expected="a directory that this process can write",
+                expected="a directory that can be made",
                 received=error,
-                fix="Check the path, its permissions and the free space.",
+                fix="Give another place.",
             )
         ) from error
     text = "".join(f"{name}\n" for name in written) + f"Written to {root}; README.md says what to run."

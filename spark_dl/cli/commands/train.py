@@ -56,7 +56,7 @@ def _repeat(given: argparse.Namespace) -> int:
                 "--from-run takes the options from the run.",
                 expected=f"no CONFIG.yaml, no --dry-run, and no keys but {', '.join(known)}",
                 received=", ".join(others) or given.config or "--dry-run",
-                fix="Leave these out, or train from a CONFIG.yaml.",
+                fix="Leave them out, or train from a configuration.",
             )
         )
     keys = read_config(values, RepeatKeys, ()).keys
