@@ -144,9 +144,9 @@ def test_a_callback_changes_the_loss_through_its_model_and_through_nothing_else(
     model.compile(keras.optimizers.SGD(0.5), Annealed())
     options: dict[str, Any] = {"model": model, "labelCols": ["b"], "epochs": 3, **QUIET}
     fitted = KerasEstimator(callbacks=[Anneal()], **options).fit(data)
+    holding = KerasEstimator(callbacks=[Anneal(model.loss.weight)], cacheDir=str(tmp_path), **options)
     with pytest.raises(ModelError, match=r"^callbacks\[0\] \(Anneal\)\.held.*Received: the variable"):
-        held = Anneal(model.loss.weight)
-        KerasEstimator(callbacks=[held], cacheDir=str(tmp_path), **options).fit(data)
+        holding.fit(data)
     assert list(tmp_path.iterdir()) == []
     history = model.fit(
         FEATURES, 1 - FEATURES, batch_size=8, epochs=3, shuffle=False, verbose=0, callbacks=[Anneal()]

@@ -67,7 +67,10 @@ weighted.weight = 13
 class Held:
     def __init__(self): self.number = 4; self.inner = made(1.0); self.me = self
 """
-WHAT = "made(1.0), made, Metric, Marks, cached, by_type, weighted, Held(), [x for x in (RATE, ARRAY)], lambda x, y=RATE: (x, y)"
+WHAT = (
+    "made(1.0), made, Metric, Marks, cached, by_type, weighted, Held(), [x for x in (RATE, ARRAY)], "
+    "lambda x, y=RATE: (x, y)"
+)
 
 
 def digest(cell: str = CELL, what: str = WHAT) -> str:
