@@ -109,12 +109,14 @@ classifier
 model = Pipeline(stages=[*stages, classifier]).fit(train)
 
 # %% [markdown]
-# The last stage knows how it was trained. Where the curve of the validation rows turns up again, more epochs would
-# only learn the training rows by heart.
+# The last stage is the fitted model, and knows how it was trained.
 
 # %%
 fitted = model.stages[-1]
 fitted
+
+# %% [markdown]
+# Where the curve of the validation rows turns up again, more epochs would only learn the training rows by heart.
 
 # %%
 fitted.plotHistory()
