@@ -130,6 +130,13 @@ def test_a_column_of_texts_into_a_model_that_vectorizes_them(spark: SparkSession
     plain = fitted.keras().predict(tf.constant([[row.text] for row in scored.collect()]), verbose=0)
     probability = [row.probability[1] for row in scored.collect()]
     np.testing.assert_allclose(probability, plain[:, 0], atol=1e-6)
+    # Spark also holds strings that aren't UTF-8, such as the lines of a file in Latin-1.
+    latin = frame.selectExpr("concat(text, cast(X'20E9' AS string)) AS text", "label")
+    contents = [bytes(row.text) for row in latin.selectExpr("cast(text AS binary) AS text").collect()]
+    plain = fitted.keras().predict(tf.constant([[content] for content in contents]), verbose=0)
+    probability_of_latin = [row.probability[1] for row in fitted.transform(latin).select("probability").collect()]
+    np.testing.assert_allclose(probability_of_latin, plain[:, 0], atol=1e-6)
+    estimator.copy({estimator.epochs: 1}).fit(latin)
     fitted.save(f"{tmp_path}/model")
     loaded = KerasClassifierModel.load(f"{tmp_path}/model")
     again = [row.probability[1] for row in loaded.transform(frame).collect()]

@@ -57,7 +57,8 @@ class TextKind(ColumnKind):
         from pyspark.sql import functions as F
 
         value = self.select(column)
-        return value if column.fill is None else F.when(value.isNull(), F.lit(column.fill)).otherwise(value)
+        filled = value if column.fill is None else F.when(value.isNull(), F.lit(column.fill)).otherwise(value)
+        return filled.cast("binary")  # pandas refuses strings that aren't UTF-8, which Spark may hold
 
     def decode(self, array: pa.Array, column: Column) -> Extracted:
         return filled(from_bytes(array), None if column.fill is None else str(column.fill).encode())
