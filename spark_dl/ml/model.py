@@ -94,7 +94,7 @@ class KerasModel(FittedParams, Model, Saved):
         self._head: Head | None = None
 
     def _repr_html_(self) -> str:
-        return model_html(self)
+        return model_html(self, self._inputs, self._outputs, self.summary)
 
     @classmethod
     def load(cls, path: str) -> Any:

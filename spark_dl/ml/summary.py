@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from spark_dl.ml.html import summary_html
+from spark_dl.log_values import scalar_history
+from spark_dl.notebook.html import curve, table
 
-__all__ = ["TrainingSummary"]
+__all__ = ["TrainingSummary", "summary_html"]
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,26 @@ class TrainingSummary:
 
     def _repr_html_(self) -> str:
         return summary_html(self)
+
+
+def summary_html(summary: TrainingSummary) -> str:
+    """Show a training summary: its numbers, the last values of the metrics, and the loss over the epochs."""
+    history = scalar_history(summary.history)
+    if not history:
+        return ""
+    epochs = summary.first_epoch + max(map(len, history.values()))
+    facts: dict[str, object] = {
+        "epochs": epochs,
+        "best epoch": summary.best_epoch + 1 if summary.best_epoch >= 0 else "",
+        "rows": f"{summary.rows:,}",
+        "validation rows": f"{summary.validation_rows:,}",
+        "seconds": f"{summary.seconds:.1f}",
+        "rows per second": f"{summary.rows_per_second:,.0f}",
+        "weights that aren't finite": summary.non_finite,
+        "MLflow run": summary.run_id,
+        "entries not logged": len(summary.unlogged) or "",
+    }
+    last = {name: f"{values[-1]:.4f}" for name, values in history.items() if values}
+    losses: dict[str, list[float]] = {name: history[name] for name in ("loss", "val_loss") if name in history}
+    shown = table({name: fact for name, fact in facts.items() if fact != ""}, "Training")
+    return shown + table(last, "Last epoch") + curve(losses, "loss over the epochs")

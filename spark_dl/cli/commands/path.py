@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import spark_dl.cli
 from spark_dl.cli.command import Command
 from spark_dl.cli.output import write_result
 
@@ -17,7 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    file = str(Path(spark_dl.cli.__file__).with_name("__main__.py"))
+    file = str(Path(__file__).parents[1] / "__main__.py")
     write_result("path", file, {"path": file}, as_json=given.log_json)
     return 0
 
