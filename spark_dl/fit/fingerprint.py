@@ -126,7 +126,11 @@ def _flags(content: bytes) -> str:
         for noted in record["layers"]
         for variables in [noted["variables"]]
     ]
-    optimizers = [[noted["class"], noted["excluded"], noted["pattern"]] for noted in record["optimizers"] or []]
+    # Keras joins the names that are excluded from weight decay in the order of a set, which differs by process.
+    optimizers = [
+        [noted["class"], noted["excluded"], sorted((noted["pattern"] or "").split("|"))]
+        for noted in record["optimizers"] or []
+    ]
     return json.dumps([layers, optimizers])
 
 

@@ -142,7 +142,7 @@ def test_exclusions_from_weight_decay() -> None:
     optimizer.exclude_from_weight_decay(var_list=[one], var_names=["bias", "gamma"])
     assert inside.decay_exclusions(optimizer) == {inside.variable_key(optimizer, one)}
     assert inside.variable_key(optimizer, other) not in inside.decay_exclusions(optimizer)
-    assert inside.decay_pattern(optimizer) == "bias|gamma"
+    assert set((inside.decay_pattern(optimizer) or "").split("|")) == {"bias", "gamma"}
 
 
 def test_the_compiled_optimizer_stays_when_the_models_is_replaced() -> None:

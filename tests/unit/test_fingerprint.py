@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -165,6 +166,17 @@ def test_names_that_keras_counts_are_no_difference_and_texts_that_end_alike_are(
         return fingerprint(to_bytes(made), numbered([4])[0], EstimatorOptions(), model=made)["model"]
 
     assert part("order_1") == part("order_1") != part("order_2")
+
+
+def test_the_order_in_which_keras_joins_excluded_names_is_no_difference() -> None:
+    def parts(names: list[str]) -> dict[str, str]:
+        made = network()
+        optimizer = keras.optimizers.AdamW()
+        optimizer._exclude_from_weight_decay_pattern = re.compile("|".join(names))  # as another process would
+        made.compile(optimizer, "mse")
+        return fingerprint(to_bytes(made), numbered([4])[0], EstimatorOptions(), model=made)
+
+    assert parts(["bias", "gamma"]) == parts(["gamma", "bias"]) != parts(["bias", "beta"])
 
 
 def test_what_a_closure_holds_counts() -> None:
