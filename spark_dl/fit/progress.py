@@ -195,7 +195,8 @@ def _display(verbose: int, stream: TextIO | None) -> _Display:
     if stream is None and in_notebook():
         return _Cell()
     stream = stream or sys.stderr
-    return _Bars(stream) if verbose == 1 and stream.isatty() else _Lines(stream)
+    is_terminal = getattr(stream, "isatty", lambda: False)()  # what replaces sys.stderr may lack it
+    return _Bars(stream) if verbose == 1 and is_terminal else _Lines(stream)
 
 
 def _number(value: Any) -> str:
