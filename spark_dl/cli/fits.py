@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["ConfiguredFit", "check_output", "read_train_config"]
 
 
-def read_train_config(values: Mapping[str, Any]) -> Config[TrainKeys]:
+def read_train_config(entries: Mapping[str, Any]) -> Config[TrainKeys]:
     """Check a training configuration, and import what it names, before there is a Spark session.
 
     Args:
-        values: The values by key.
+        entries: The values by key.
 
     Returns:
         The configuration, whose options are values for the estimator. modelFn is one of them if `model` names one.
@@ -32,16 +32,16 @@ def read_train_config(values: Mapping[str, Any]) -> Config[TrainKeys]:
     Raises:
         OptionError: A key or a value can't be used, or a module can't be imported.
     """
-    defaults = TrainKeys()
-    config = read_config(values, TrainKeys, train_options(values.get("estimator", defaults.estimator)))
+    estimator = entries.get("estimator", TrainKeys().estimator)
+    config = read_config(entries, TrainKeys, train_options(estimator))
     check_source(config.keys)
     for module in config.keys.modules or ():
         import_module("modules", module)
-    model, options = required(config.keys, "model"), resolve_objects(config.options)
+    model, params = required(config.keys, "model"), resolve_objects(config.options)
     if is_reference(model):
-        options["modelFn"] = import_object("model", model)
-        if not callable(options["modelFn"]):
-            received = type(options["modelFn"]).__name__
+        params["modelFn"] = import_object("model", model)
+        if not callable(params["modelFn"]):
+            received = type(params["modelFn"]).__name__
             raise OptionError(
                 explain(
                     "model names no function.",
@@ -50,7 +50,7 @@ def read_train_config(values: Mapping[str, Any]) -> Config[TrainKeys]:
                     fix="Name a function that returns the Keras model.",
                 )
             )
-    return replace(config, options=options)
+    return replace(config, options=params)
 
 
 def check_output(spark: SparkSession, keys: OutputKeys) -> None:
@@ -107,14 +107,14 @@ class ConfiguredFit:
         from spark_dl.ml.estimator import KerasEstimator
         from spark_dl.ml.regressor import KerasRegressor
 
-        keys, options = config.keys, {"verbose": _verbose(log_json), **config.options}
+        keys, params = config.keys, {"verbose": _verbose(log_json), **config.options}
         rows = read_rows(spark, keys)
         if keys.validation_data is not None:
-            options["validationData"] = read_validation_rows(spark, keys, keys.validation_data)
-        if "modelFn" not in options:
-            options |= _saved_model(spark, required(keys, "model"))
+            params["validationData"] = read_validation_rows(spark, keys, keys.validation_data)
+        if "modelFn" not in params:
+            params |= _saved_model(spark, required(keys, "model"))
         kinds: dict[str, type[KerasEstimator]] = {"classifier": KerasClassifier, "regressor": KerasRegressor}
-        return ConfiguredFit(kinds.get(keys.estimator, KerasEstimator)(**options), rows)
+        return ConfiguredFit(kinds.get(keys.estimator, KerasEstimator)(**params), rows)
 
     def slots(self) -> str:
         """Describe the slots that the fit needs and the cluster has.
