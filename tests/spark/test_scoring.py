@@ -265,8 +265,12 @@ def test_all_ways_give_the_same_predictions_with_one_thread_and_with_two(
 
 
 def test_the_history_is_plotted_and_a_model_without_one_says_so(fitted: KerasClassifierModel) -> None:
-    (plot,) = fitted.plotHistory().axes
-    assert [line.get_ydata().tolist() for line in plot.lines] == [fitted.summary.history["loss"]]
+    plots = fitted.plotHistory().axes
+    history = fitted.summary.history
+    assert [line.get_ydata().tolist() for plot in plots for line in plot.lines] == [
+        history["loss"],
+        history["accuracy"],
+    ]
     with pytest.raises(ModelError, match="no history to plot"):
         KerasClassifierModel().plotHistory()
 
