@@ -46,6 +46,9 @@ mlflow.set_tracking_uri("sqlite:///mlflow.db")
 client = mlflow.MlflowClient()
 NAME = "diamond_price"
 
+# %% [markdown]
+# Prices in thousands keep the loss of a network that begins near zero small.
+
 # %%
 FEATURES = ["carat", "depth", "table", "x", "y", "z"]
 diamonds = spark.createDataFrame(
