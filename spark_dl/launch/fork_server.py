@@ -197,8 +197,7 @@ def _check_owner(directory: Path) -> None:
 
 def _executor() -> int:
     """Return the id of the executor's daemon, from which Spark forks Python workers; this process's id without one."""
-    own = psutil.Process()
-    parent = own.parent()
+    own, parent = psutil.Process(), psutil.Process().parent()
     # Spark's daemon can be replaced (spark.python.daemon.module); what it forks has its command line.
     return parent.pid if parent and parent.cmdline() == own.cmdline() else os.getpid()
 
