@@ -10,6 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from jvm import short_lived
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.ml.feature import VectorAssembler
@@ -17,8 +18,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 QUIET = Path(__file__).resolve().parent.parent / "conf" / "log4j2-quiet.properties"
-# A JVM that lives for a minute gains nothing from its second compiler and a concurrent collector.
-SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 PIXELS = [f"pixel{i}" for i in range(64)]
 SEED = 7
 LEAST_ACCURACY = 0.97
@@ -30,8 +29,8 @@ def spark_session(master: str) -> SparkSession:
     return (
         SparkSession.builder.appName("spark_dl demo")
         .master(master)
-        .config("spark.driver.extraJavaOptions", f"{SHORT_LIVED} -Dlog4j2.configurationFile=file:{QUIET}")
-        .config("spark.executor.extraJavaOptions", SHORT_LIVED)
+        .config("spark.driver.extraJavaOptions", f"{short_lived()} -Dlog4j2.configurationFile=file:{QUIET}")
+        .config("spark.executor.extraJavaOptions", short_lived())
         .config("spark.sql.shuffle.partitions", "2")
         # For so few rows, compiling and re-planning a query takes longer than running it.
         .config("spark.sql.codegen.wholeStage", "false")

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from jvm import short_lived
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
-# A JVM that lives for half a minute gains nothing from its second compiler and a concurrent collector.
-JVM = f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dlog4j2.configurationFile=file:{ROOT}/conf/log4j2-quiet.properties"
+JVM = f"{short_lived()} -Dlog4j2.configurationFile=file:{ROOT}/conf/log4j2-quiet.properties"
 # The lines that the JVM and Spark print before logging is configured.
 STARTUP = re.compile(
     r"^(WARNING: Using incubator modules|Using Spark's|Setting default log level|To adjust logging).*\n", re.M

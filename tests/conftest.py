@@ -15,8 +15,14 @@ os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executa
 # Inherited by all that these tests start, so that `processes.ranks` tells them from those of a run beside this one.
 os.environ["SPARK_DL_TEST_RUN"] = str(os.getpid())
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
-ROOT = Path(__file__).parent.parent
+from jvm import short_lived
+
+# For the sessions that docstrings, pages of the docs and programs make for themselves.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", short_lived())
+
+ROOT = Path(__file__).parents[1]
 FOLDERS = ["spark", "notebooks", "connect", "distributed", "equality", "hosts"]
 # Docstrings of these parts of the package start sessions of their own.
 SESSIONS = ["ml", "launcher"]

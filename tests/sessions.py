@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-# A JVM that lives for a minute or two gains nothing from its second compiler and a concurrent collector.
-SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# Also for the programs that tests start, which have only this folder.
+sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+
+from jvm import short_lived
+
+__all__ = ["session", "short_lived"]
 
 
 @contextmanager
@@ -21,8 +26,8 @@ def session(master: str, **settings: str) -> Iterator[SparkSession]:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.shuffle.partitions", "2")
-        .config("spark.driver.extraJavaOptions", SHORT_LIVED)
-        .config("spark.executor.extraJavaOptions", SHORT_LIVED)
+        .config("spark.driver.extraJavaOptions", short_lived())
+        .config("spark.executor.extraJavaOptions", short_lived())
         .config("spark.pyspark.python", sys.executable)
     )
     for name, value in settings.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyspark
 import pytest
 from pyspark.sql import SparkSession
-from sessions import SHORT_LIVED
+from sessions import short_lived
 
 _SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
 _STARTS_SECONDS = 90.0
@@ -29,8 +29,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     settings = {
         "spark.connect.grpc.binding.port": port,
-        "spark.driver.extraJavaOptions": SHORT_LIVED,
-        "spark.executor.extraJavaOptions": SHORT_LIVED,
+        "spark.driver.extraJavaOptions": short_lived(),
+        "spark.executor.extraJavaOptions": short_lived(),
         "spark.pyspark.python": sys.executable,
         "spark.sql.shuffle.partitions": 2,
         "spark.ui.enabled": "false",

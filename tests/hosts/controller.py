@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pyspark
-from sessions import SHORT_LIVED
+from sessions import short_lived
 
 from hosts.network import Host, Network
 
@@ -48,7 +48,7 @@ class Cluster:
         environment = {
             **os.environ,
             "SPARK_LOCAL_IP": host.address,
-            "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED,
+            "SPARK_DAEMON_JAVA_OPTS": short_lived(),
             "SPARK_MASTER_OPTS": "-Dspark.worker.timeout=15",
         }
         with open(self.directory / f"{host.name}.log", "w") as log:
