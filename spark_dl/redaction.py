@@ -36,6 +36,11 @@ _SLASH_IN_PASSWORD = re.compile(
     rf"(?:{_PART.removesuffix('*')}|[/?#])*@",
     re.IGNORECASE,
 )
+# Nor is it a port after a name that is no address of a host, in front of an @ that a host follows.
+_DIGITS_AND_SLASH = re.compile(
+    rf"\b([a-z][a-z0-9+.\-]{{0,40}})://(?!localhost:)[^\s/?#@:'\"<>.\[\]]+:\d+/(?:{_PART.removesuffix('*')}|[/?#])*@(?=\w)",
+    re.IGNORECASE,
+)
 _URL_PARAMETER = re.compile(rf"([?&;](?:{_KEYS})=)[^\s&;#'\"<>]+", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"(\b(?:{_NAMES})['\"]?\s*[=:]\s*)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?![\s'\"])[^\s,;&)\]}}'\"]+)",
@@ -61,6 +66,7 @@ def redact(text: str) -> str:
     """
     if "://" in text:
         text = _SLASH_IN_PASSWORD.sub(rf"\1://{REDACTED}@", _USERINFO.sub(_without_userinfo, text))
+        text = _DIGITS_AND_SLASH.sub(rf"\1://{REDACTED}@", text)
     if "=" in text:
         text = _URL_PARAMETER.sub(rf"\1{REDACTED}", text)
     text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)

@@ -22,14 +22,14 @@ from pyspark.sql import DataFrame
 from spark_dl.data.column import Column
 from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
 from spark_dl.data.label_rules import RULES
-from spark_dl.data.limits import beyond
+from spark_dl.data.limits import beyond, inexact
 from spark_dl.data.projection import arrow_projection, decode_batch
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.row_errors import RowErrors, describe
 from spark_dl.data.sampler import RowSampler
 from spark_dl.data.specs import FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.data.tensors import feature_rows
-from spark_dl.errors import DataError
+from spark_dl.errors import DataError, explain
 from spark_dl.io.store import Store
 from spark_dl.spark.job import SparkJob
 from spark_dl.spark.python_worker import purge_zipimport_cache
@@ -113,6 +113,7 @@ def convert(frame: DataFrame, conversion: ConversionSpec) -> ConvertedDataset:
     faults = [row for row in rows if row["kind"] != "block"]
     if faults:
         raise DataError(describe(faults, conversion.columns, conversion.labels))
+    _check_exclusive(conversion.labels, {row["detail"] for row in rows})
     blocks = sorted((row for row in rows), key=lambda row: int(row["block_id"]))
     return ConvertedDataset(
         store=conversion.store,
@@ -231,13 +232,14 @@ def _target(values: np.ndarray, spec: LabelSpec, faults: RowErrors, keep: np.nda
     if spec.classes is not None:
         kept = values[keep, 0]
         fractions = kept[kept != np.floor(kept)]
-        outside = kept[(kept == np.floor(kept)) & ((kept < 0) | (kept >= spec.classes))]
+        outside = kept[(kept == np.floor(kept)) & ((kept < 0) | (kept >= spec.classes)) & (kept != spec.ignored)]
         for kind, wrong in (("fraction", fractions), ("class", outside)):
             if len(wrong):
                 faults.add(kind, name, len(wrong), f"{wrong[0]:g}")
         if len(fractions) or len(outside):
             return np.zeros(len(values), spec.dtype)
     _check_range(values, spec.dtype, spec.column, faults, keep)
+    faults.add_inexact(spec.column, values, inexact(values, spec.dtype) & keep, spec.dtype)
     if spec.loss:
         kept = values[keep]
         _, wrong = RULES[spec.loss].breaches(kept, spec.shape[-1] if spec.shape else 1)
@@ -315,11 +317,45 @@ class _BlockWriter:
             "validation": self._validation,
             "checksum": _checksum(written),
             "class_rows": self._class_rows(written[len(self._conversion.features)]),
+            "detail": _exclusive_values(self._conversion.labels, written[len(self._conversion.features) :]),
         }
 
     def _class_rows(self, labels: np.ndarray) -> list[int]:
         classes = self._conversion.labels[0].classes if len(self._conversion.labels) == 1 else None
-        return np.bincount(labels.astype(np.int64), minlength=classes).tolist() if classes else []
+        if not classes:
+            return []
+        indices = labels.astype(np.int64)
+        # Without the index that the loss ignores.
+        return np.bincount(indices[(indices >= 0) & (indices < classes)], minlength=classes).tolist()
+
+
+def _exclusive_values(labels: Sequence[LabelSpec], arrays: Sequence[np.ndarray]) -> str:
+    """Return which values that exclude each other are in a block, as "label value" in lines."""
+    found = []
+    for position, (spec, array) in enumerate(zip(labels, arrays, strict=False)):
+        values = RULES[spec.loss].exclusive if spec.loss else ()
+        found += [f"{position} {value:g}" for value in values if (array == value).any()]
+    return "\n".join(found)
+
+
+def _check_exclusive(labels: Sequence[LabelSpec], found: Iterable[str]) -> None:
+    """Check that no label has both of two values that exclude each other.
+
+    Raises:
+        DataError: A label has both.
+    """
+    held = {line for detail in found for line in (detail or "").splitlines()}
+    for position, spec in enumerate(labels):
+        rule = RULES.get(spec.loss)
+        if rule and rule.exclusive and {f"{position} {value:g}" for value in rule.exclusive} <= held:
+            raise DataError(
+                explain(
+                    f"The label {spec.column.name!r} mixes values that the loss {spec.loss} takes for the same class.",
+                    expected=rule.text,
+                    received=" and ".join(f"{value:g}" for value in rule.exclusive),
+                    fix=rule.fix,
+                )
+            )
 
 
 def _numbered(name: str, index: int, specs: Sequence[object]) -> str:

@@ -30,6 +30,7 @@ class LabelRule:
         whole: Whether only whole numbers are valid.
         sums: Whether the numbers along the last axis must sum to 1.
         one_hot: Whether exactly one number along the last axis must be positive.
+        exclusive: Two values that may not both occur; () for none.
         fix: The remedy for other labels, for messages.
     """
 
@@ -39,6 +40,7 @@ class LabelRule:
     whole: bool = False
     sums: bool = False
     one_hot: bool = False
+    exclusive: tuple[float, ...] = ()
     fix: str = ""
 
     def breaches(self, values: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +81,10 @@ _SHARES = LabelRule(
     "binary_crossentropy.",
 )
 _COUNT = LabelRule("numbers of at least 0", 0.0, fix="Use another loss for numbers below 0, for example 'mse'.")
-_SIGN = LabelRule("-1 and 1, or 0 and 1", -1.0, 1.0, whole=True, fix="Turn the labels into -1 and 1.")
+# Keras takes 0 for -1 in batches without a -1 only.
+_SIGN = LabelRule(
+    "-1 and 1, or 0 and 1", -1.0, 1.0, whole=True, exclusive=(0.0, -1.0), fix="Turn the labels into -1 and 1."
+)
 
 # Rules by the Keras loss's function name or its class name in snake case; losses without a rule accept any number.
 RULES = {

@@ -57,6 +57,7 @@ class LabelSpec:
         classes: The number of classes where the label is a class index, else None.
         key: The output's name, where the model has several outputs; else "".
         loss: The name of the Keras loss whose rule in `label_rules.RULES` the labels must obey; "" for none.
+        ignored: The class index outside of `classes` that the loss ignores; None for none.
     """
 
     column: Column
@@ -65,6 +66,7 @@ class LabelSpec:
     classes: int | None
     key: str = ""
     loss: str = ""
+    ignored: int | None = None
 
     def tensor(self, name: str = LABEL) -> Tensor:
         """Return the stored tensor."""

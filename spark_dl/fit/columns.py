@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyspark.sql.types import StructType
@@ -60,22 +60,25 @@ class OutputFacts:
         shape: The shape of one row.
         classes: The number of classes if the labels are class indices, else None.
         loss: The name of the output's loss, if it is one of Keras's with the classes along the last axis; else "".
+        ignored: The class index that the loss ignores; None for none.
     """
 
     name: str
     shape: tuple[int, ...]
     classes: int | None
     loss: str = ""
+    ignored: int | None = None
 
     @staticmethod
     def of(saved: Mapping[str, Any]) -> OutputFacts:
         """Load an output from saved metadata."""
-        classes = saved["classes"]
+        classes, ignored = saved["classes"], saved.get("ignored")
         return OutputFacts(
             str(saved["name"]),
             tuple(map(int, saved["shape"])),
             None if classes is None else int(classes),
             str(saved.get("loss", "")),  # earlier releases didn't save it
+            None if ignored is None else int(ignored),
         )
 
 
@@ -256,6 +259,7 @@ def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[Ou
     for one in outputs:
         key = one.name if len(outputs) > 1 else ""
         spec = label_spec(schema, named[one.name], one.shape, one.classes, nulls, param, key)
+        spec = replace(spec, ignored=None if one.classes is None else one.ignored)
         specs.append(apply_loss(spec, one.shape, one.loss, known_width(schema, spec.column.name)))
     return tuple(specs)
 

@@ -27,6 +27,7 @@ from spark_dl.fit.columns import (
 )
 from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
+from spark_dl.fit.monitor_check import check_monitor
 from spark_dl.fit.worker_checks import Fitted, check_workers
 from spark_dl.io.store import Store
 from spark_dl.launch.pickling import Pickled, pickle_for_ranks
@@ -64,6 +65,7 @@ class FitSpec:
         augment: The augmentation layers, cloudpickled; empty for none.
         modules: The top-level modules that executors need to unpickle these objects.
         notes: Warnings about values that several workers compute differently from one process.
+        state_rules: The join rules of the states of the user's layers, by their index in `non_trainable_variables`.
     """
 
     options: EstimatorOptions
@@ -82,6 +84,7 @@ class FitSpec:
     augment: bytes
     modules: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    state_rules: tuple[tuple[int, str], ...] = ()
 
     @property
     def feature_columns(self) -> StructType:
@@ -141,11 +144,14 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     rate = scaled_rate(compiled, options)
     head = task._head(shape, losses, compiled)
     inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
-    outputs = _output_facts(task, shape, losses)
+    outputs = _output_facts(task, shape, losses, isinstance(options, ClassifierOptions))
     conversion = _conversion(columns, options, inputs, outputs)
     written = _written(options, [one.name for one in shape.outputs])
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
     carried = _carry(compiled, options, given)
+    fitted = _fitted(compiled, shape, conversion, carried)
+    check_monitor(fitted, options)
+    workers = check_workers(fitted, options)
     return FitSpec(
         options=options,
         name=model.name,
@@ -164,13 +170,22 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         callbacks=carried.callbacks.content,
         augment=b"" if options.augment is None else carried.augment.content,
         modules=tuple(sorted({*carried.callbacks.modules, *carried.custom.modules, *carried.augment.modules})),
-        notes=check_workers(_fitted(compiled, shape, conversion, carried), options),
+        notes=workers.notes,
+        state_rules=workers.state_rules,
     )
 
 
-def _output_facts(task: Task, shape: ModelShape, losses: Sequence[LossFacts]) -> tuple[OutputFacts, ...]:
+def _output_facts(
+    task: Task, shape: ModelShape, losses: Sequence[LossFacts], predicts_class: bool
+) -> tuple[OutputFacts, ...]:
     return tuple(
-        OutputFacts(one.name, one.shape, task._classes(one, loss), loss.name if loss.known and loss.last_axis else "")
+        OutputFacts(
+            one.name,
+            one.shape,
+            task._classes(one, loss),
+            loss.name if loss.known and loss.last_axis else "",
+            None if predicts_class else loss.ignored,  # a classifier's labels are all classes
+        )
         for one, loss in zip(shape.outputs, losses, strict=True)
     )
 

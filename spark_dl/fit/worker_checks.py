@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.errors import ModelError, explain
 from spark_dl.options import EstimatorOptions
 
 if TYPE_CHECKING:
@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from spark_dl.train.metrics.joins import MetricJoin
     from spark_dl.train.model.examples import Example
+    from spark_dl.train.model.layer_states import StateJoin
 
-__all__ = ["Fitted", "check_workers"]
+__all__ = ["Fitted", "WorkerFacts", "check_workers"]
 
 
 @dataclass(frozen=True)
@@ -37,38 +38,48 @@ class Fitted:
     copied: Callable[[], keras.Model]
 
 
-def check_workers(fitted: Fitted, options: EstimatorOptions) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class WorkerFacts:
+    """What several workers compute differently from one process, or join by rules of their own.
+
+    Attributes:
+        notes: Warnings: losses, gradients, states and metrics that differ, or that could not be tried.
+        state_rules: The join rules of the states of the user's layers, by their index in `non_trainable_variables`.
+    """
+
+    notes: tuple[str, ...] = ()
+    state_rules: tuple[tuple[int, str], ...] = ()
+
+
+def check_workers(fitted: Fitted, options: EstimatorOptions) -> WorkerFacts:
     """Check that several workers, or gradient accumulation, compute the same losses and metrics as one process.
 
     Args:
         fitted: The compiled model.
         options: The estimator's options.
 
-    Returns:
-        Warnings: losses and metrics that depend on which rows share a batch, and metrics that could not be tried.
-
     Raises:
         ModelError: A loss isn't a mean over rows, a layer synchronizes its statistics within the step, or the states of
             a metric can't be joined.
-        OptionError: restoreBestWeights is set, and the monitored metric has several values per epoch.
     """
     from spark_dl.train.metrics.joins import metric_joins
 
     workers, together = options.num_workers, options.gradient_accumulation
-    if options.restore_best_weights:
-        _check_monitor(fitted, options.monitor or "")
     if workers == 1 and together == 1:
-        return ()
+        return WorkerFacts()
     several = f"numWorkers={workers}" if workers > 1 else f"gradientAccumulation={together}"
     fix = "Set numWorkers=1 and gradientAccumulation=1, or change the {}."
     notes = [*_losses(fitted, options.weighted, several, fix)]
     _check_masks(fitted, several, fix)
     notes += _added_losses(fitted, several, fix)
-    _check_step(fitted, several, fix)
-    if workers > 1:
-        _check_layers(fitted.model, several)
-        notes += _metrics(metric_joins(fitted.model, lambda: fitted.examples), several)
-    return tuple(notes)
+    notes += _step(fitted, options.weighted, several, fix)
+    if workers == 1:
+        return WorkerFacts(tuple(notes))
+    _check_layers(fitted.model, several)
+    joins, state_notes = _states(fitted, several)
+    notes += state_notes
+    notes += _metrics(metric_joins(fitted.model, lambda: fitted.examples, options.weighted), several)
+    return WorkerFacts(tuple(notes), tuple((join.index, join.rule) for join in joins if join.rule))
 
 
 def _losses(fitted: Fitted, weighted: bool, several: str, fix: str) -> Iterator[str]:
@@ -121,36 +132,54 @@ def _added_losses(fitted: Fitted, several: str, fix: str) -> Iterator[str]:
         )
 
 
-def _check_step(fitted: Fitted, several: str, fix: str) -> None:
-    """Check that the gradients of a custom train_step or compute_loss aren't sums over rows."""
-    import keras
-    import numpy as np
+def _step(fitted: Fitted, weighted: bool, several: str, fix: str) -> Iterator[str]:
+    """Check that the gradients of a custom train_step or compute_loss are means over rows."""
+    from spark_dl.train.model.batch_dependence import OTHER, SUM
+    from spark_dl.train.model.step_trial import RANDOM, UNTRIED, has_own_step, step_kind
 
-    from spark_dl.train.model.batch_dependence import SUM, features_of, step_kind
-
-    kind = type(fitted.model)
-    if kind.train_step is keras.Model.train_step and kind.compute_loss is keras.Model.compute_loss:
+    if not has_own_step(fitted.model):
         return
-    few, random = 2, np.random.default_rng(0)
-    features = features_of(fitted.inputs, few, seed=0)
-    labels: Any = {one.output: one.labels(few, "classes", random) for one in fitted.examples}
-    labels = labels if len(labels) > 1 else next(iter(labels.values()), None)
+    gradients = f"The gradients of {type(fitted.model).__name__}'s own train_step or compute_loss"
+    kind = step_kind(fitted.copied(), fitted.inputs, fitted.examples, weighted)
+    if kind == SUM:
+        raise _not_a_mean(f"{gradients} are sums over rows.", several, fix, "model so that its loss is a mean")
+    if kind == OTHER:
+        yield (
+            f"{gradients} depend on which rows share a batch: with {several} they are computed for each batch of "
+            "batchSize rows and then averaged, which isn't exact for a masked loss or for clipping. Clip in the "
+            "optimizer (global_clipnorm, clipnorm, clipvalue): it takes the joined gradients."
+        )
+    if kind in (RANDOM, UNTRIED):
+        why = "they are random" if kind == RANDOM else "a step on made-up rows failed"
+        yield (
+            f"{gradients} could not be compared, since {why}: with {several} those of each batch are averaged, which "
+            "is right only if they are means over rows that aren't clipped."
+        )
 
-    def batch(times: int) -> tuple[Any, ...]:
-        return tuple(
-            keras.tree.map_structure(
-                lambda part: keras.ops.convert_to_tensor(np.concatenate([np.asarray(part)] * times)), parts
+
+def _states(fitted: Fitted, several: str) -> tuple[Sequence[StateJoin], list[str]]:
+    """Return the join rules of the states of the user's layers, and warnings about those that differ."""
+    from spark_dl.train.model.layer_states import AVERAGE, may_keep_states, state_joins
+
+    if not may_keep_states(fitted.model):
+        return (), []
+    joins, tried = state_joins(fitted.copied(), fitted.inputs)
+    if not tried:
+        text = "The states of the model's layers could not be tried on made-up rows"
+        return (), [f"{text}: with {several} they become their mean at each epoch's end."]
+    notes = []
+    for join in joins:
+        if not join.rule:
+            notes.append(
+                f"The state {join.name} depends on which rows share a batch: with {several} each worker has that of "
+                "its own batches, and at each epoch's end it becomes their mean."
             )
-            for parts in (features, labels)
-        )
-
-    if step_kind(fitted.copied(), batch) == SUM:
-        raise _not_a_mean(
-            f"The gradients of {kind.__name__}'s own train_step or compute_loss are sums over rows.",
-            several,
-            fix,
-            "model so that its loss is a mean",
-        )
+        elif join.used and join.rule != AVERAGE:
+            notes.append(
+                f"The state {join.name} changes the model's outputs in training: with {several} each worker uses that "
+                f"of its own rows until the epoch's end, where it becomes the {join.rule} over all workers."
+            )
+    return joins, notes
 
 
 def _check_layers(model: keras.Model, several: str) -> None:
@@ -193,16 +222,6 @@ def _metrics(joins: Sequence[MetricJoin], several: str) -> Iterator[str]:
                 f"The metric {join.metric} depends on which rows share a batch: with {several} it is taken over each "
                 "worker's batches of batchSize rows."
             )
-
-
-def _check_monitor(fitted: Fitted, monitor: str) -> None:
-    """Check that the monitored metric has one value per epoch."""
-    from spark_dl.train.callbacks.checkpointing import no_best_epoch
-    from spark_dl.train.metrics.joins import values_of
-
-    for name, values in values_of(fitted.model, fitted.examples).items():
-        if values > 1 and monitor.removeprefix("val_") == name:
-            raise OptionError(no_best_epoch(monitor, values))
 
 
 def _not_a_mean(what: str, several: str, fix: str, thing: str) -> ModelError:

@@ -234,6 +234,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             learning_rate=spec.learning_rate,
             augment=spec.augment,
             reader="petastorm",
+            state_rules=spec.state_rules,
         )
 
     def _check_outputs(self, shape: ModelShape) -> None:

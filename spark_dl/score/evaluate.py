@@ -108,7 +108,9 @@ def _joins(model: Any, conversion: ConversionSpec) -> Sequence[MetricJoin]:
     from spark_dl.train.metrics.joins import metric_joins
     from spark_dl.train.model.examples import examples_of_model
 
-    joins = metric_joins(model, lambda: examples_of_model(model, conversion.tensors))
+    joins = metric_joins(
+        model, lambda: examples_of_model(model, conversion.tensors), weighted=conversion.weight is not None
+    )
     for join in joins:
         if join.outside:
             raise ModelError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,16 @@ class MetricNames:
 
     Args:
         known: The names that the run has already changed: name -> accepted name.
+        taken: The names that metrics of the user's own have in the run.
 
     Attributes:
-        changed: The names that MLflow doesn't accept unchanged: name -> accepted name.
+        changed: The names that are taken or that MLflow doesn't accept unchanged: name -> accepted name.
     """
 
-    def __init__(self, known: Mapping[str, str] | None = None) -> None:
+    def __init__(self, known: Mapping[str, str] | None = None, taken: Iterable[str] = ()) -> None:
         self.changed = dict(known or {})
-        self._owners = {accepted: name for name, accepted in self.changed.items()}
+        self._owners = dict.fromkeys(taken, "")
+        self._owners |= {accepted: name for name, accepted in self.changed.items()}
 
     def accepted(self, names: Sequence[str]) -> dict[str, str]:
         """Map each name to its accepted name."""

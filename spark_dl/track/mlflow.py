@@ -174,6 +174,7 @@ class MlflowTracker:
         self._parent = parent
         self.notes: list[str] = []
         self._events: list[str] = []
+        self._taken: tuple[str, ...] = ()
         self._client = client
         self._writer = RunWriter(client, joined)
 
@@ -196,7 +197,7 @@ class MlflowTracker:
                 self._join(resumed)
             else:
                 self.run_id = self._reopened(resumed) or self._opened()
-            self._writer = RunWriter(self._client, self.run_id)
+            self._writer = RunWriter(self._client, self.run_id, self._taken)
             self._writer.params(params)
             self._writer.tags(tags)
         except Exception as error:
@@ -242,7 +243,11 @@ class MlflowTracker:
             if not is_refusal(error):
                 raise
         # A concurrent fit may have been first.
-        return bool(self._client.get_run(self._joined).data.params.get(_JOINED, mine) == mine)
+        if self._client.get_run(self._joined).data.params.get(_JOINED, mine) != mine:
+            return False
+        # Curves of one name would be one curve.
+        self._taken = tuple(data.metrics)
+        return True
 
     def _opened(self) -> str:
         # Not mlflow.start_run, whose run would stay active in this thread if the server can't be reached at its end.

@@ -34,22 +34,24 @@ class RunWriter:
     Args:
         client: The client of the tracking store.
         run_id: The id of the run.
+        taken: The names of metrics that the user has logged in the run.
 
     Attributes:
         refused: The entries that the store has refused, with the reasons, as JSON-compatible dicts.
     """
 
-    def __init__(self, client: mlflow.MlflowClient, run_id: str) -> None:
+    def __init__(self, client: mlflow.MlflowClient, run_id: str, taken: Iterable[str] = ()) -> None:
         self.refused: list[dict[str, Any]] = []
         self._client = client
         self._run_id = run_id
-        self._names = MetricNames()
+        self._taken = tuple(taken)
+        self._names = MetricNames(taken=self._taken)
 
     def params(self, params: Mapping[str, Any]) -> None:
         """Log params. One that the run has with another value is logged as `fit2.NAME`, `fit3.NAME` and so on."""
         run = self._client.get_run(self._run_id).data
         with contextlib.suppress(ValueError):  # very many names make a truncated tag
-            self._names = MetricNames(json.loads(run.tags.get(_NAMES, "{}")))
+            self._names = MetricNames(json.loads(run.tags.get(_NAMES, "{}")), self._taken)
         known, entries = run.params, []
         for name, value in params.items():
             text = _cut(redact(str(value)), _LONGEST_PARAM)

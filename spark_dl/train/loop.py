@@ -13,6 +13,7 @@ import numpy as np
 
 from spark_dl._compat.keras import is_seed
 from spark_dl.collectives import Collectives
+from spark_dl.data.dataset import WEIGHT
 from spark_dl.log_values import plain_value
 from spark_dl.train.augment import augment_features
 from spark_dl.train.callbacks.checkpointing import SaveCheckpoint
@@ -84,8 +85,10 @@ def _train(
     reducer = _prepare(model, plan, feed, collectives, clock)
     user_callbacks = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     tensors = plan.dataset.tensors
-    joins = metric_joins(model, lambda: examples_of_model(model, tensors)) if world.size > 1 else ()
-    agreement = SyncMetrics(collectives, reducer, list(user_callbacks.values()), has_own_test_step(model), joins)
+    weighted = any(tensor.role == WEIGHT for tensor in tensors) or bool(plan.class_weights)
+    joins = metric_joins(model, lambda: examples_of_model(model, tensors), weighted) if world.size > 1 else ()
+    followers = list(user_callbacks.values())
+    agreement = SyncMetrics(collectives, reducer, followers, has_own_test_step(model), joins, plan.state_rules)
     measure = MeasureSpeed(
         collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
     )
@@ -100,7 +103,7 @@ def _train(
             agreement,
             *_warm_up(plan, feed),
             *own.values(),
-            CompareRanks(collectives),
+            CompareRanks(collectives, agreement.moving_variables),
             measure,
             keeping,
             saving,

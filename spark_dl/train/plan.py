@@ -42,6 +42,7 @@ class TrainPlan:
         callback_state: The name of the file in the workspace with the callbacks' state at that checkpoint; empty for
             none.
         attempt: The number of this attempt, from 1.
+        state_rules: The join rules of the states of the user's layers, by their index in `non_trainable_variables`.
     """
 
     dataset: ConvertedDataset
@@ -59,6 +60,7 @@ class TrainPlan:
     start: Checkpoint | None = None
     callback_state: str = ""
     attempt: int = 1
+    state_rules: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)

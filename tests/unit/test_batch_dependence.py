@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,6 @@ from spark_dl.train.model.batch_dependence import (
     masked_outputs,
     may_add_losses,
     model_loss_kinds,
-    step_kind,
 )
 from spark_dl.train.model.examples import Example
 
@@ -53,6 +53,54 @@ def without_padding(y: Any, p: Any) -> Any:
 def without_nan(y: Any, p: Any) -> Any:
     known = ops.cast(ops.logical_not(ops.isnan(y)), p.dtype)
     return ops.sum(known * ops.square(ops.nan_to_num(y) - p)) / ops.maximum(ops.sum(known), 1.0)
+
+
+def known(y: Any, p: Any, known: Any) -> Any:
+    return ops.sum(ops.cast(known, p.dtype) * ops.square(y - p)) / (ops.sum(ops.cast(known, p.dtype)) + 1e-6)
+
+
+def below_90(y: Any, p: Any) -> Any:
+    return known(y, p, y < 90)
+
+
+NO_LABEL = -7.5
+
+
+def without_global(y: Any, p: Any) -> Any:
+    return known(y, p, y != NO_LABEL)
+
+
+def without(pad: float) -> Any:
+    def loss(y: Any, p: Any) -> Any:
+        return known(y, p, y != pad)
+
+    return loss
+
+
+def without_argument(y: Any, p: Any, pad: float = 31.0) -> Any:
+    return known(y, p, y != pad)
+
+
+class Without(keras.losses.Loss):
+    def __init__(self, pad: float) -> None:
+        super().__init__()
+        self.pad = pad
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return known(y_true, y_pred, self.usable(y_true))
+
+    def usable(self, y_true: Any) -> Any:
+        return ops.not_equal(y_true, self.pad)
+
+
+def of_pixels(y: Any, p: Any) -> Any:
+    kept = ops.not_equal(y, 255)
+    each = keras.losses.sparse_categorical_crossentropy(ops.where(kept, y, 0), p)
+    return ops.sum(each * ops.cast(kept, p.dtype)) / (ops.sum(ops.cast(kept, p.dtype)) + 1e-6)
+
+
+def scaled_by_constants(y: Any, p: Any) -> Any:
+    return ops.mean(ops.where(y > 17.0, 3.0, 0.5) * ops.abs(y - p))
 
 
 def contrastive(y: Any, p: Any) -> Any:
@@ -97,6 +145,14 @@ class SumsWeights(keras.losses.Loss):
         (without_padding, VECTOR, OTHER),
         (without_nan, VECTOR, OTHER),
         (contrastive, VECTOR, OTHER),
+        (below_90, VECTOR, OTHER),
+        (without_global, VECTOR, OTHER),
+        (without(13.25), VECTOR, OTHER),
+        (without_argument, NUMBER, OTHER),
+        (functools.partial(without_argument, pad=57.0), NUMBER, OTHER),
+        (Without(777.0), VECTOR, OTHER),
+        (of_pixels, SEQUENCE, OTHER),
+        (scaled_by_constants, VECTOR, MEAN),
         (OwnSum(), VECTOR, SUM),
         (OwnMean(), VECTOR, MEAN),
         (lambda y, p: 1 / 0, VECTOR, MEAN),
@@ -232,39 +288,3 @@ def called() -> keras.Model:
 def test_masks_of_outputs_are_found(make: Callable[[], keras.Model], kind: str, found: list[int]) -> None:
     shape = (5,) if kind == "int32" else (5, 2)
     assert masked_outputs(make(), {"features": (shape, kind)}) == found
-
-
-class OwnStep(keras.Model):
-    """A train_step that sums or averages."""
-
-    reduce: Any = staticmethod(ops.sum)
-
-    def train_step(self, data: Any) -> Any:
-        import tensorflow as tf
-
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = self.reduce(ops.square(y - ops.squeeze(self(x, training=True), -1)))
-        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
-        return {"loss": loss}
-
-
-class OwnLoss(OwnStep):
-    train_step = keras.Model.train_step
-
-    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return self.reduce(ops.square(y - ops.squeeze(y_pred, -1)))
-
-
-@pytest.mark.parametrize("kind", [OwnStep, OwnLoss])
-@pytest.mark.parametrize(("reduce", "expected"), [(ops.sum, SUM), (ops.mean, MEAN)])
-def test_steps_and_losses_of_ones_own_are_tried_by_their_gradients(kind: Any, reduce: Any, expected: str) -> None:
-    inputs = keras.Input((2,))
-    model = kind(inputs, keras.layers.Dense(1)(keras.layers.Dropout(0.2)(inputs)))
-    model.compile("sgd", "mse")
-    model.reduce = reduce
-
-    def batch(times: int) -> tuple[Any, ...]:
-        return ops.ones((2 * times, 2)), ops.ones((2 * times,))
-
-    assert step_kind(model, batch) == expected

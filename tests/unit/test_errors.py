@@ -67,7 +67,7 @@ def test_a_message_answers_four_questions(expected: object, received: object, fi
 
 
 # What a rank reports has its own words; these functions call `explain`, and an executor has sent its whole message.
-OTHER_WORDS = {"RankError", "describe", "_unsuited", "no_best_epoch", "facts.driver"}
+OTHER_WORDS = {"RankError", "describe", "_unsuited", "no_best_epoch", "no_direction", "unknown_monitor", "facts.driver"}
 
 
 def test_every_error_of_the_package_answers_them() -> None:

@@ -15,6 +15,7 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
 from spark_dl import KerasEstimator
+from spark_dl.data import convert
 from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
@@ -30,7 +31,7 @@ from spark_dl.io.store import Store
 from spark_dl.train.model.losses import loss_facts
 from spark_dl.train.model.shape import ModelOutput
 
-from .rows import pack
+from .rows import pack, sent
 
 SCALAR = LabelSpec(Column("y", "number", "float64", 1), (), "float32", None)
 
@@ -140,6 +141,44 @@ def test_labels_are_counted_by_value_over_all_partitions(tmp_path: Path) -> None
     _, faults = pack(conversion, many)
     assert len(faults) == 9
     assert faults["label", "y", "binary_crossentropy others"] == 42
+
+
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
+@pytest.mark.parametrize(
+    ("parts", "mixed"),
+    [([[0, 1], [-1, 1]], True), ([[0, -1]], True), ([[0, 1], [0, 1]], False), ([[-1], [1]], False)],
+)
+def test_labels_of_0_beside_those_of_minus_1_are_refused(
+    tmp_path: Path, loss: str, parts: list[list[float]], mixed: bool
+) -> None:
+    label = apply_loss(SCALAR, (1,), loss)
+    feature = FeatureSpec((Column("x", "number", "float64", 1),), (1,), "float32")
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
+    batches = [pa.RecordBatch.from_pydict({"x": [0.0] * len(y), "y": [float(one) for one in y]}) for y in parts]
+    (result,) = convert._convert_partition(conversion, [sent(batch, conversion.columns) for batch in batches])
+    found = {row["detail"] for row in result.to_pylist()}
+    with pytest.raises(DataError, match=r"The label 'y' mixes.* 0 and -1") if mixed else contextlib.nullcontext():
+        convert._check_exclusive(conversion.labels, found)
+
+
+def test_whole_numbers_in_a_label_array_that_float32_rounds_are_refused(tmp_path: Path) -> None:
+    label = LabelSpec(Column("y", "array", "int64", 2), (2,), "float32", None)
+    feature = FeatureSpec((Column("x", "number", "float64", 1),), (1,), "float32")
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
+    batch = pa.RecordBatch.from_pydict({"x": [0.0, 0.0], "y": [[1, 2**24 + 1], [2**24, 2**25]]})
+    assert pack(conversion, batch)[1] == {("inexact", "y", "float32 16777217"): 1}
+
+
+def test_the_class_that_a_loss_ignores_is_a_label(tmp_path: Path) -> None:
+    label = LabelSpec(Column("y", "number", "int32", 1), (), "int32", 3, ignored=-1)
+    feature = FeatureSpec((Column("x", "number", "float64", 1),), (1,), "float32")
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (feature,), (label,))
+    dataset, faults = pack(conversion, pa.RecordBatch.from_pydict({"x": [0.0] * 4, "y": [-1, 0, 2, 2]}))
+    assert (faults, dataset.rows(validation=False)) == ({}, 4)
+    _, faults = pack(conversion, pa.RecordBatch.from_pydict({"x": [0.0] * 2, "y": [-2, 3]}))
+    assert faults == {("class", "y", "-2"): 2}
+    assert loss_facts(keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)).ignored == -1
+    assert loss_facts("sparse_categorical_crossentropy").ignored is None
 
 
 def test_rows_that_are_left_out_may_have_any_label(tmp_path: Path) -> None:

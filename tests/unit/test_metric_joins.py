@@ -243,6 +243,25 @@ def test_the_rule_of_each_state_is_found(make: Callable[[], Any], rules: tuple[s
     assert (join.tried, join.outside) == (True, False)
 
 
+class GreatestWeight(Greatest):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        greatest = 0.0 if sample_weight is None else ops.max(sample_weight)
+        self.kept.assign(ops.maximum(self.kept, greatest))
+
+
+class WithoutWeights(Greatest):
+    def update_state(self, y_true: Any, y_pred: Any) -> None:
+        super().update_state(y_true, y_pred)
+
+
+def test_weighted_metrics_are_tried_with_weights() -> None:
+    model = still()
+    metrics = [GreatestWeight(), WithoutWeights(name="without")]
+    model.compile("sgd", "mse", weighted_metrics=metrics, metrics=[GreatestWeight(name="unweighted")])
+    rules = {join.thing.name: join.rules for join in metric_joins(model, lambda: LIKE, weighted=True)}
+    assert rules["greatest"] == rules["without"] == ("max",)
+
+
 def test_what_is_kept_outside_variables_is_found() -> None:
     join = join_of(InPython())
     assert join.outside

@@ -234,6 +234,25 @@ def test_a_fit_goes_on_in_its_run_whether_that_is_the_active_one_or_below_it(sto
     assert "mlflow.parentRunId" not in read(fourth).data.tags
 
 
+def test_metrics_of_the_users_own_keep_their_names_and_curves(store: Path) -> None:
+    with mlflow.start_run() as active:
+        mlflow.log_metric("loss", 123.0)
+        mlflow.log_metric("mae", 5.0, step=7)
+        made, run_id = opened()
+        made.log_metrics(0, {"loss": 1.0, "mae": 2.0, "val_loss": 3.0}, 1000.0)
+        made.finish(ValueError("lost"))
+        made, again = opened(resumed=run_id)
+        made.log_metrics(1, {"loss": 0.5, "mae": 1.5, "val_loss": 2.5}, 1001.0)
+        made.history({"loss": [1.0, 0.5], "mae": [2.0, 1.5], "val_loss": [3.0, 2.5]}, 0)
+        made.finish(None)
+    assert run_id == again == active.info.run_id
+    assert (curve(run_id, "loss"), curve(run_id, "mae")) == ([(0, 123.0)], [(7, 5.0)])
+    assert curve(run_id, "loss_2") == [(0, 1.0), (1, 0.5)]
+    assert curve(run_id, "mae_2") == [(0, 2.0), (1, 1.5)]
+    assert curve(run_id, "val_loss") == [(0, 3.0), (1, 2.5)]
+    assert json.loads(read(run_id).data.tags["spark_dl.metric_names"]) == {"loss": "loss_2", "mae": "mae_2"}
+
+
 def test_a_failure_too_long_for_a_tag_ends_its_run(store: Path) -> None:
     made, run_id = opened()
     made.finish(ValueError("ftp://me:S3CRET@h " + "x" * 100_000))

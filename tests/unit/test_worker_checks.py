@@ -13,21 +13,27 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, St
 
 from spark_dl import KerasEstimator
 from spark_dl.errors import ModelError, OptionError
-from spark_dl.fit.spec import build_fit_spec
+from spark_dl.fit.spec import FitSpec, build_fit_spec
 
 from .test_batch_dependence import AddsMean, AddsSum, AddsVariance, contrastive, summed
+from .test_layer_states import Deviation, Fails, Rows, Scaled, Steps
 from .test_metric_joins import Greatest, InPython, RunningMean, TakesOtherThings, rooted
+from .test_step_trial import Noise, OwnStep, by_norm, halved
 
 NUMBERS = ArrayType(FloatType())
 
 
 def notes(model: keras.Model, label: Any = NUMBERS, features: Any = NUMBERS, **options: Any) -> tuple[str, ...]:
     """What is said of a fit; an error where it is refused."""
+    return spec(model, label, features, **options).notes
+
+
+def spec(model: keras.Model, label: Any = NUMBERS, features: Any = NUMBERS, **options: Any) -> FitSpec:
     columns = StructType(
         [StructField("features", features), StructField("label", label), StructField("w", FloatType())]
     )
     estimator = KerasEstimator(model=model, **options)
-    return build_fit_spec(estimator, columns, estimator._options()).notes
+    return build_fit_spec(estimator, columns, estimator._options())
 
 
 def network(*layers: keras.layers.Layer, loss: Any = "mse", metrics: Any = None) -> keras.Model:
@@ -41,6 +47,26 @@ def sequences(*layers: keras.layers.Layer, loss: Any = "mse") -> keras.Model:
     model = keras.Sequential([keras.Input((5,), dtype="int32"), first, *layers])
     model.compile("sgd", loss)
     return model
+
+
+def fails(self: Any, gradients: Any) -> Any:
+    raise RuntimeError("other rows")
+
+
+def own_step(change: Any, *layers: keras.layers.Layer) -> keras.Model:
+    """A model whose train_step changes the gradients."""
+    inputs = keras.Input((4,))
+    outputs = inputs
+    for layer in (*layers, keras.layers.Dense(2)):
+        outputs = layer(outputs)
+
+    model = type("OwnStep", (OwnStep,), {"change": change, "error": of_vectors})(inputs, outputs)
+    model.compile("sgd", "mse")
+    return model
+
+
+def of_vectors(self: Any, y: Any, p: Any) -> Any:
+    return ops.mean(ops.square(y - p))
 
 
 IDS = {"features": ArrayType(IntegerType())}
@@ -116,6 +142,12 @@ def test_what_is_exact_is_taken_without_a_word(make: Any, options: dict[str, Any
         (lambda: network(loss=keras.losses.Dice()), "The loss Dice of 'dense.*' depends on which rows share a batch"),
         (lambda: network(AddsVariance()), "A loss that a layer adds .* depends on which rows share a batch"),
         (lambda: network(metrics=[rooted]), "The metric 'rooted' .* depends on which rows share a batch"),
+        (lambda: network(Deviation()), "The state .*kept depends on which rows share a batch"),
+        (lambda: network(Scaled()), "The state .*kept changes the model's outputs in training"),
+        (lambda: network(Fails()), "The states of the model's layers could not be tried"),
+        (lambda: own_step(by_norm), "The gradients of OwnStep's own .* depend on which rows share a batch"),
+        (lambda: own_step(fails), "The gradients of OwnStep's own .* could not be compared, since a step .* failed"),
+        (lambda: own_step(halved, Noise(1)), "The gradients of OwnStep's own .*, since they are random"),
         (lambda: network(metrics=[TakesOtherThings()]), "The metric 'greatest' .* could not be tried"),
     ],
 )
@@ -123,6 +155,12 @@ def test_what_depends_on_the_batch_is_said(make: Callable[[], keras.Model], text
     (note,) = notes(make(), numWorkers=2)
     assert re.search(text, note)
     assert notes(make()) == ()
+
+
+def test_ranks_get_the_rules_of_states() -> None:
+    layers = (keras.layers.BatchNormalization(), Rows(), Steps())
+    assert spec(network(*layers), numWorkers=2).state_rules == ((2, "sum"), (3, "mean"))
+    assert spec(network(*layers)).state_rules == spec(network(), numWorkers=2).state_rules == ()
 
 
 def test_statistics_that_would_not_be_synchronized_are_refused() -> None:
@@ -144,7 +182,7 @@ def test_metrics_that_can_not_be_joined_are_refused(make: Callable[[], keras.met
 
 @pytest.mark.parametrize("monitor", ["f1_score", "val_f1_score"])
 def test_a_best_epoch_by_a_metric_of_several_values_is_refused(monitor: str) -> None:
-    options = {"restoreBestWeights": True, "monitor": monitor, "monitorMode": "max"}
+    options = {"restoreBestWeights": True, "monitor": monitor, "monitorMode": "max", "validationFraction": 0.5}
     with pytest.raises(OptionError, match=rf"monitor='{monitor}': it has a value for each class(.|\n)*2 values"):
         notes(network(metrics=[keras.metrics.F1Score()]), **options)
     assert notes(network(metrics=[keras.metrics.F1Score(average="macro")]), **options) == ()

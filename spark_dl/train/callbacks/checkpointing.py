@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from spark_dl._compat.keras import best_direction
-from spark_dl.errors import OptionError, StoreError, explain, hint
+from spark_dl.errors import OptionError, StoreError
 from spark_dl.log_values import plain_value
 from spark_dl.train.callbacks.finite import first_not_finite
 from spark_dl.train.callbacks.progress import Counting
 from spark_dl.train.callbacks.state import CallbackState
 from spark_dl.train.callbacks.sync import SyncMetrics
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
+from spark_dl.train.metrics.best import mode_of, no_best_epoch, no_direction, unknown_monitor
 from spark_dl.train.metrics.states import assign_states
 from spark_dl.train.model.optimizers import unsaved_state
 from spark_dl.train.model.parts import seed_states
@@ -24,7 +24,7 @@ from spark_dl.train.model.serialization import to_bytes
 from spark_dl.train.plan import TrainPlan
 from spark_dl.train.reports import TrainReporter, WarningReport
 
-__all__ = ["SaveCheckpoint", "is_better", "no_best_epoch"]
+__all__ = ["SaveCheckpoint", "is_better"]
 
 _log = logging.getLogger(__name__)
 
@@ -92,14 +92,7 @@ class SaveCheckpoint(Counting):
         values = {name: plain_value(value) for name, value in (logs or {}).items()}
         monitor = self._plan.monitor
         if self._plan.options.restore_best_weights and monitor not in values:
-            raise OptionError(
-                explain(
-                    f"The best epoch can't be determined by monitor={monitor!r}.",
-                    expected="a metric that the model reports",
-                    received=", ".join(values),
-                    fix=hint(monitor, values),
-                )
-            )
+            raise OptionError(unknown_monitor(monitor, values))
         value = values.get(monitor, math.nan)
         if isinstance(value, list):
             if self._plan.options.restore_best_weights:
@@ -114,23 +107,13 @@ class SaveCheckpoint(Counting):
         self._save(now)
 
     def _mode(self) -> str:
-        """Return "min" or "max": the option, or the metric's own direction as in Keras's EarlyStopping."""
-        name = self._plan.monitor.removeprefix("val_")
+        """Return "min" or "max": the option, or the metric's own direction."""
         if self._plan.options.monitor_mode != "auto":
             return self._plan.options.monitor_mode
-        metrics = [metric for held in self.model.metrics for metric in getattr(held, "metrics", [held])]
-        directions = {metric.name: best_direction(metric) for metric in metrics}
-        direction = "down" if name == "loss" else directions.get(name)
-        if direction is None and self._plan.options.restore_best_weights:
-            raise OptionError(
-                explain(
-                    f"It is unknown whether monitor={self._plan.monitor!r} is better when lower or higher.",
-                    expected="monitorMode='min' or monitorMode='max'",
-                    received="monitorMode='auto', and a metric that doesn't say so",
-                    fix="Set monitorMode.",
-                )
-            )
-        return "max" if direction == "up" else "min"
+        mode = mode_of(self.model, self._plan.monitor)
+        if not mode and self._plan.options.restore_best_weights:
+            raise OptionError(no_direction(self._plan.monitor))
+        return mode or "min"
 
     def best(self) -> bytes | None:
         """Return the best epoch's model as `.keras` bytes.
@@ -164,16 +147,6 @@ class SaveCheckpoint(Counting):
 
     def _warn(self, text: str) -> None:
         self._report(WarningReport(text))
-
-
-def no_best_epoch(monitor: str, values: int) -> str:
-    """Return the error message for a monitored metric with several values per epoch."""
-    return explain(
-        f"The best epoch can't be determined by monitor={monitor!r}: it has a value for each class or threshold.",
-        expected="a metric with one value an epoch, such as F1Score(average='macro')",
-        received=f"{values} values an epoch",
-        fix="Set monitor to another metric, or leave restoreBestWeights off.",
-    )
 
 
 def is_better(value: float, than: float, mode: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -34,13 +35,18 @@ class _Compared(NamedTuple):
 class CompareRanks(keras.callbacks.Callback):
     """Callback that fails if the ranks' models differ, for example because a callback uses values of one rank only.
 
-    It compares trainable weights, the state of all optimizers and their learning rates. Seeds, metrics and moving
-    statistics may differ between ranks within an epoch. It costs one small collective, and further ones if bits differ.
+    It compares weights, the state of all optimizers, their learning rates, and the moving statistics, which SyncMetrics
+    has joined before. It costs one small collective, and further ones if bits differ.
+
+    Args:
+        collectives: The collectives of this rank's World.
+        moving: The function that returns the variables with moving statistics; called at each epoch's end.
     """
 
-    def __init__(self, collectives: Collectives) -> None:
+    def __init__(self, collectives: Collectives, moving: Callable[[], list[Any]]) -> None:
         super().__init__()
         self._collectives = collectives
+        self._moving = moving
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Compare the ranks, after the user's callbacks.
@@ -51,7 +57,7 @@ class CompareRanks(keras.callbacks.Callback):
         size = self._collectives.world.size
         if size == 1:
             return
-        compared = _compared(self.model)
+        compared = _compared(self.model, self._moving())
         digests = np.array([_digest(one.value) for one in compared], np.int64)
         differing = [compared[index] for index in self._differing(digests)]
         drifted = self._drifted(differing) if differing else []
@@ -115,10 +121,10 @@ def _description(compared: _Compared, ranks: np.ndarray) -> str:
     return f"{name} on rank{'s' if len(others) > 1 else ''} {named}, by up to {ranks['distance'].max():.3g}"
 
 
-def _compared(model: keras.Model) -> list[_Compared]:
+def _compared(model: keras.Model, moving: list[Any]) -> list[_Compared]:
     """Return the values that must be the same on all ranks."""
     rates = [_Compared(f"learning rate of {optimizer.name}", _rate(optimizer)) for optimizer in optimizers_of(model)]
-    variables = [*model.trainable_variables, *optimizer_variables(model)]
+    variables = [*model.trainable_variables, *moving, *optimizer_variables(model)]
     values = [_Compared(getattr(variable, "path", variable.name), np.asarray(variable)) for variable in variables]
     return [*rates, *(one for one in values if one.value.size)]
 

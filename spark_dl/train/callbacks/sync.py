@@ -18,8 +18,7 @@ SyncEarlyStop   stops all ranks if a callback on any rank asks for it
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -30,6 +29,7 @@ from spark_dl.log_values import plain_logs
 from spark_dl.train.metrics.joins import MetricJoin
 from spark_dl.train.metrics.states import MetricStates, assign_states
 from spark_dl.train.metrics.step_logs import TEST_HOOKS, TRAIN_HOOKS, join_logs, read_logs, results_of
+from spark_dl.train.moving import MovingStates
 from spark_dl.train.optimizer import GradientReducer
 
 __all__ = ["SyncEarlyStop", "SyncMetrics", "runs_on"]
@@ -40,7 +40,7 @@ class SyncMetrics(keras.callbacks.Callback):
 
     Logs that a custom step returns as plain tensors become their mean over the ranks (step_logs.py). Moving statistics
     (all non-trainable float weights, such as BatchNormalization's) become their mean over the ranks at the end of each
-    epoch, before validation.
+    epoch, before validation; states of the user's layers are joined by their rule (layer_states.py), if they have one.
 
     Args:
         collectives: The collectives of this rank's World.
@@ -49,6 +49,8 @@ class SyncMetrics(keras.callbacks.Callback):
             these are joined at each step, which takes a collective.
         keep_test_logs: Whether validation logs may be something other than metric results.
         joins: The join rules of metrics that aren't Keras's own; the states of all others are summed.
+        state_rules: The join rules of layers' states, by their index in `non_trainable_variables`; all others become
+            their mean.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SyncMetrics(keras.callbacks.Callback):
         followers: Sequence[keras.callbacks.Callback] = (),
         keep_test_logs: bool = False,
         joins: Sequence[MetricJoin] = (),
+        state_rules: Sequence[tuple[int, str]] = (),
     ) -> None:
         super().__init__()
         self.world = collectives.world
@@ -71,19 +74,28 @@ class SyncMetrics(keras.callbacks.Callback):
         self._begun = False
         self._training_logs: dict[str, Any] = {}
         self._validation_logs: dict[str, Any] = {}
-        self._seen: list[int] = []
+        self._moving = MovingStates(collectives, dict(state_rules))
+        self._changes_begun = False
+        if state_rules:
+            self.on_train_batch_begin = self._train_batch_begin
         if keep_test_logs or self._joins_test_steps:
             # Not a method: if the class defined one, Keras would wait for each validation step.
             self.on_test_batch_end = self._test_batch_end
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Record the initial moving statistics."""
-        self._seen = [_digest(variable) for variable in self._moving()]
+        self._moving.begin(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Discard the last epoch's logs; Keras has reset its metrics."""
         self._step_logs, self._training_logs, self._validation_logs = {}, {}, {}
         self._metric_states.begin()
+        self._changes_begun = False
+
+    def _train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if not self._changes_begun:
+            self._moving.begin_changes()
+            self._changes_begun = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Store the step's logs; join them if a later callback reads them."""
@@ -118,6 +130,8 @@ class SyncMetrics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Replace this rank's logs by the joined ones."""
+        if self._training_logs:
+            self._moving.join(self.model)  # validation may have changed states of layers, too
         self._training_logs = self._training_logs or self._end_training()
         self.on_train_end(logs)
 
@@ -127,12 +141,16 @@ class SyncMetrics(keras.callbacks.Callback):
             logs.clear()
             logs.update({**self._training_logs, **self._validation_logs})
 
+    def moving_variables(self) -> list[Any]:
+        """Return the non-trainable variables that are joined at each epoch's end."""
+        return self._moving.variables(self.model)
+
     def within_epoch(self) -> list[list[float]]:
         """Average the moving statistics and return the joined metric states, for a checkpoint within an epoch.
 
         The metrics of each rank are unchanged.
         """
-        self._agree_on_moving()
+        self._moving.join(self.model)
         states = self._metric_states.over_ranks(self._collectives, "spark_dl.metrics_within")
         return [state.ravel().tolist() for state in states]
 
@@ -143,7 +161,7 @@ class SyncMetrics(keras.callbacks.Callback):
         return self._states
 
     def _end_training(self) -> dict[str, Any]:
-        self._agree_on_moving()
+        self._moving.join(self.model)
         return self._joined(validation=False)
 
     def _joined(self, validation: bool) -> dict[str, Any]:
@@ -164,36 +182,9 @@ class SyncMetrics(keras.callbacks.Callback):
         logs.clear()
         logs.update(joined)
 
-    def _agree_on_moving(self) -> None:
-        moving = self._moving()
-        digests = [_digest(variable) for variable in moving]
-        moved = np.array([float(a != b) for a, b in zip(digests, self._seen, strict=True)])
-        # Frozen layers may be most of a model: statistics that changed on no rank aren't sent.
-        moved = self._collectives.sum(moved, "spark_dl.moved") if len(moved) else moved
-        changed = [variable for variable, ranks in zip(moving, moved, strict=True) if ranks]
-        size = self._collectives.world.size
-        self._replace(changed, "spark_dl.moving", lambda total: total / size)
-        self._seen = [_digest(variable) for variable in moving]
-
-    def _moving(self) -> list[Any]:
-        return [v for v in self.model.non_trainable_variables if "float" in str(v.dtype)]
-
     def _metrics(self) -> dict[str, Any]:
         assign_states(self.model, self._metric_states.over_ranks(self._collectives, "spark_dl.metrics"))
         return plain_logs(self.model.get_metrics_result())
-
-    def _replace(self, variables: list[Any], name: str, finish: Callable[[np.ndarray], np.ndarray]) -> None:
-        if not variables:
-            return
-        values = [np.asarray(variable) for variable in variables]
-        total = finish(self._collectives.sum(np.concatenate([v.astype(np.float64).ravel() for v in values]), name))
-        for variable, value in zip(variables, values, strict=True):
-            part, total = total[: value.size], total[value.size :]
-            variable.assign(part.reshape(value.shape).astype(value.dtype))
-
-
-def _digest(variable: Any) -> int:
-    return zlib.crc32(np.asarray(variable).tobytes())
 
 
 class SyncEarlyStop(keras.callbacks.Callback):

@@ -106,12 +106,15 @@ def _merges(metric: keras.Metric) -> bool:
     return callable(getattr(type(metric), MERGE, None))
 
 
-def metric_joins(model: keras.Model, examples: Callable[[], Sequence[Example]]) -> list[MetricJoin]:
+def metric_joins(
+    model: keras.Model, examples: Callable[[], Sequence[Example]], weighted: bool = False
+) -> list[MetricJoin]:
     """Find the join rules of custom metrics; the states of Keras's own are sums.
 
     Args:
         model: The compiled Keras model.
         examples: The function that returns example labels and outputs; called only if a metric must be tried.
+        weighted: Whether rows have weights, which metrics in `weighted_metrics` take.
     """
     unknown = [thing for thing in user_metrics(model) if not is_summed(thing)]
     if not unknown:
@@ -120,7 +123,8 @@ def metric_joins(model: keras.Model, examples: Callable[[], Sequence[Example]]) 
         like = list(examples())
     except Exception:  # the outputs of a subclassed model may be unknown
         like = []
-    return [_tried(thing, like) for thing in unknown]
+    of_weights = {id(thing) for thing in leaves(compile_metrics(model)[1])} if weighted else set()
+    return [_tried(thing, like, id(thing) in of_weights) for thing in unknown]
 
 
 def _as_metric(thing: Any) -> keras.Metric:
@@ -156,12 +160,12 @@ def copy_of(metric: keras.Metric) -> keras.Metric:
     return kind.from_config(metric.get_config())
 
 
-def _tried(thing: Any, examples: Sequence[Example]) -> MetricJoin:
+def _tried(thing: Any, examples: Sequence[Example], weighted: bool) -> MetricJoin:
     metric = _as_metric(thing)
     untried = MetricJoin(f"{metric.name!r} ({type(metric).__name__})", thing, type(metric), tried=False)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        for trials in _all_trials(examples):
+        for trials in _all_trials(examples, weighted):
             try:
                 return _Trial(metric, trials).join(untried)
             except Exception:  # noqa: S112 - the metric takes other labels and outputs
@@ -169,9 +173,20 @@ def _tried(thing: Any, examples: Sequence[Example]) -> MetricJoin:
     return untried
 
 
-def _all_trials(examples: Sequence[Example]) -> Iterator[_Trials]:
-    """Yield pairs of batches as arguments of `update_state`: labels and outputs, or values only as for Mean."""
+def _all_trials(examples: Sequence[Example], weighted: bool) -> Iterator[_Trials]:
+    """Yield pairs of batches as arguments of `update_state`: labels, outputs, weights; or values only as for Mean."""
     random = np.random.default_rng(0)
+    for trials in _label_trials(examples, random):
+        if weighted:
+            yield [
+                tuple((*batch, random.uniform(0.2, 3.0, len(batch[0])).astype(np.float32)) for batch in pair)
+                for pair in trials
+            ]
+        yield trials
+    yield [tuple((random.normal(1.0, 2.0, n).astype(np.float32),) for n in rows) for rows in _ROWS]
+
+
+def _label_trials(examples: Sequence[Example], random: np.random.Generator) -> Iterator[_Trials]:
     for example in examples:
         pairs = [zip(*(example.pairs(n, random) for n in rows), strict=True) for rows in _ROWS]
         whole = [pair for both in pairs for pair in both]
@@ -180,7 +195,6 @@ def _all_trials(examples: Sequence[Example]) -> Iterator[_Trials]:
         kinds = len(whole) // len(_ROWS)
         for kind in range(kinds) if kinds > 1 else ():
             yield whole[kind::kinds]
-    yield [tuple((random.normal(1.0, 2.0, n).astype(np.float32),) for n in rows) for rows in _ROWS]
 
 
 class _Trial:

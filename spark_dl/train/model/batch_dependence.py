@@ -11,21 +11,35 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from spark_dl._compat.keras import all_layers, mask_of
-from spark_dl.train.model.examples import Example
-from spark_dl.train.model.parts import is_keras, leaves
+from spark_dl.train.model.constants import numbers_of
+from spark_dl.train.model.examples import Example, features_of
+from spark_dl.train.model.parts import is_keras
 
-__all__ = ["MEAN", "OTHER", "SUM", "loss_kind", "masked_outputs", "may_add_losses", "model_loss_kinds", "step_kind"]
+__all__ = [
+    "MEAN",
+    "OTHER",
+    "SUM",
+    "Forward",
+    "forward",
+    "joined_features",
+    "loss_kind",
+    "masked_outputs",
+    "may_add_losses",
+    "model_loss_kinds",
+    "paddings",
+    "quiet",
+]
 
 MEAN, SUM, OTHER = "mean", "sum", "other"
 _ROWS = (3, 5)
-# Values that custom losses use for "no label".
-_PADS = (0.0, -1.0, -100.0, np.nan)
+# Values that custom losses use for "no label", and some beyond any threshold that they may compare labels with.
+_PADS = (0.0, -1.0, -100.0, np.nan, 1e2, 1e4, 1e6, -1e4, -1e6)
 # Repetitions of rows if random numbers in the model prevent an exact comparison.
 _REPEATS = 8
 
@@ -42,12 +56,13 @@ def loss_kind(loss: Any, example: Example, weighted: bool) -> str:
         MEAN, SUM, or OTHER if it depends on which rows share a batch.
     """
     found = MEAN
-    with _quiet():
+    with quiet():
         try:
             value = _value_of(loss, example)
         except Exception:
             return MEAN
-        for first, second in _batches(example, weighted, own=_is_own(loss)):
+        pads = paddings(loss, example.label_dtype) if _is_own(loss) else ()
+        for first, second in _batches(example, weighted, pads):
             try:
                 kind = _compared(value, first, second)
             except Exception:  # noqa: S112 - the loss doesn't take these labels
@@ -74,7 +89,24 @@ def _value_of(loss: Any, example: Example) -> Callable[..., float]:
     return value
 
 
-def _batches(example: Example, weighted: bool, own: bool) -> Iterator[tuple[Any, ...]]:
+def paddings(thing: Any, label_dtype: str) -> list[float]:
+    """Return the labels that may mean "no label" to a custom loss: usual ones, and those that its code has.
+
+    Args:
+        thing: The loss, or the model with a custom train step or loss.
+        label_dtype: The NumPy name of the labels' dtype.
+    """
+    # Just beyond a number, in case that it is a threshold.
+    written = [near for number in numbers_of(thing) for near in (number, number + 1, number - 1)]
+    fits = np.dtype(label_dtype)
+    return [
+        pad
+        for pad in dict.fromkeys([*written, *_PADS])
+        if fits.kind == "f" or (float(pad).is_integer() and np.iinfo(fits).min <= pad <= np.iinfo(fits).max)
+    ]
+
+
+def _batches(example: Example, weighted: bool, pads: Sequence[float]) -> Iterator[tuple[Any, ...]]:
     """Yield pairs of batches: with each kind of label, with weights, and with labels that mean "no label"."""
     random = np.random.default_rng(0)
     first, second = (list(example.pairs(rows, random)) for rows in _ROWS)
@@ -82,12 +114,11 @@ def _batches(example: Example, weighted: bool, own: bool) -> Iterator[tuple[Any,
     if weighted:
         for a, b in zip(first, second, strict=True):
             yield tuple((*pair, random.uniform(0.2, 3.0, len(pair[0])).astype(np.float32)) for pair in (a, b))
-    for pad in _PADS if own else ():
-        if "float" in example.label_dtype or not np.isnan(pad):
-            labels, outputs = first[0]
-            padded = labels.copy()
-            padded[:2] = pad
-            yield (padded, outputs), second[0]
+    for pad in pads:
+        labels, outputs = first[0]
+        padded = labels.copy()
+        padded[:2] = pad
+        yield (padded, outputs), second[0]
 
 
 def _compared(value: Callable[..., Any], first: tuple[Any, ...], second: tuple[Any, ...]) -> str:
@@ -118,46 +149,34 @@ def may_add_losses(model: keras.Model) -> bool:
     )
 
 
-def features_of(inputs: Mapping[str, tuple[tuple[int, ...], str]], rows: int, seed: int) -> Any:
-    """Make up features: arrays by input name, or a single array if there is one input.
+class Forward(NamedTuple):
+    """Result of a forward pass: the outputs, the non-trainable variables, and the losses that layers add."""
 
-    Args:
-        inputs: The shape of one row and the dtype, by the input's name.
-        rows: The number of rows.
-        seed: The random seed.
-    """
-    random = np.random.default_rng(seed)
-    made: dict[str, Any] = {}
-    for name, (shape, dtype) in inputs.items():
-        if dtype == "string":
-            made[name] = np.full((rows, *shape), "a")
-        elif "float" in dtype:
-            made[name] = random.normal(size=(rows, *shape)).astype(dtype)
-        else:
-            made[name] = random.integers(0, 2, (rows, *shape)).astype(dtype)
-    return made if len(made) > 1 else made.popitem()[1]
+    outputs: Any
+    states: list[Any]
+    losses: list[float]
 
 
-def _forward(model: keras.Model, features: Any, training: bool) -> tuple[Any, list[float]]:
-    """Return the outputs and the losses that layers add; the model is unchanged, its seeds included."""
+def forward(model: keras.Model, features: Any, training: bool) -> Forward:
+    """Run a forward pass; the model is unchanged, its seeds included."""
     # `stateless_call` passes arguments straight to `call`, which may not take `training`.
     parameters = inspect.signature(model.call).parameters
     known = {"training": training} if "training" in parameters else {}
-    outputs, _, losses = model.stateless_call(
+    outputs, states, losses = model.stateless_call(
         [v.value for v in model.trainable_variables],
         [v.value for v in model.non_trainable_variables],
         keras.tree.map_structure(keras.ops.convert_to_tensor, features),
         return_losses=True,
         **known,
     )
-    return outputs, [float(np.sum(np.asarray(loss))) for loss in losses]
+    return Forward(outputs, list(states), [float(np.sum(np.asarray(loss))) for loss in losses])
 
 
 def masked_outputs(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]]) -> list[int]:
     """Return the indices of the outputs that carry a mask: their losses are means over unmasked values."""
-    with _quiet():
+    with quiet():
         try:
-            outputs, _ = _forward(model, features_of(inputs, 2, seed=0), training=False)
+            outputs = forward(model, features_of(inputs, 2, seed=0), training=False).outputs
         except Exception:
             outputs = getattr(model, "outputs", None) or []
         flat = keras.tree.flatten(outputs)
@@ -171,7 +190,7 @@ def model_loss_kinds(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, .
         model: The built Keras model.
         inputs: The shape of one row and the dtype, by the input's name.
     """
-    with _quiet():
+    with quiet():
         try:
             exact, noisy = (_added(model, inputs, training) for training in (False, True))
             return exact if len(exact) == len(noisy) else noisy
@@ -181,52 +200,25 @@ def model_loss_kinds(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, .
 
 def _added(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]], training: bool) -> list[str]:
     first, second = (features_of(inputs, rows, seed) for seed, rows in enumerate(_ROWS))
-    one = _forward(model, first, training)[1]
+    one = forward(model, first, training).losses
     if not one:
         return []
-    other, both = (_forward(model, given, training)[1] for given in (second, _joined(first, second)))
+    other, both = (forward(model, given, training).losses for given in (second, joined_features(first, second)))
     kinds = [_kind(*values, _ROWS) for values in zip(one, other, both, strict=True)]
     if training:  # dropout draws new numbers for each batch
-        repeated = _forward(model, _joined(*[first] * _REPEATS), training)[1]
+        repeated = forward(model, joined_features(*[first] * _REPEATS), training).losses
         kinds = [SUM if abs(many) > abs(few) * _REPEATS / 2 else MEAN for few, many in zip(one, repeated, strict=True)]
     return kinds
 
 
-def _joined(*features: Any) -> Any:
+def joined_features(*features: Any) -> Any:
+    """Return the rows of several batches of features as one batch."""
     return keras.tree.map_structure(lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *features)
 
 
-def step_kind(model: keras.Model, batch: Callable[[int], tuple[Any, ...]]) -> str:
-    """Return SUM if a custom train step or a custom loss of the model sums over rows, else MEAN.
-
-    Args:
-        model: A copy of the model that isn't used elsewhere.
-        batch: The function that returns x, y and optionally weights for a number of rows, which are the same few,
-            repeated.
-    """
-    held = leaves([model.optimizer, *vars(model).values()])
-    optimizers = {id(o): o for o in held if isinstance(o, keras.optimizers.Optimizer)}.values()
-    sizes: list[float] = []
-
-    def note(grads: Sequence[Any], trainable_variables: Any = None) -> None:
-        sizes.append(sum(float(np.linalg.norm(keras.ops.convert_to_numpy(g))) for g in grads if g is not None))
-
-    for optimizer in optimizers:
-        optimizer.apply = note
-    with _quiet():
-        try:
-            model.train_step(batch(1))
-            few, sizes[:] = list(sizes), []
-            model.train_step(batch(_REPEATS))
-        except Exception:
-            return MEAN
-    pairs = zip(few, sizes, strict=False)
-    return SUM if any(many > size * _REPEATS / 2 > 0 for size, many in pairs) else MEAN
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress warnings of trials."""
+def quiet() -> Iterator[None]:
+    """Suppress the warnings of trials."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

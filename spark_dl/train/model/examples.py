@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from spark_dl.data.dataset import FEATURES, LABEL, Tensor
 from spark_dl.train.model.shape import ModelOutput, fixed_shapes, shape_of
 
-__all__ = ["Example", "examples_of", "examples_of_model"]
+__all__ = ["Example", "examples_of", "examples_of_model", "features_of", "made_up_batch"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,48 @@ def examples_of_model(model: keras.Model, tensors: Sequence[Tensor]) -> list[Exa
     given = {tensor.key: tensor.fed or tensor.shape for tensor in tensors if tensor.role == FEATURES}
     fed = {one.name: given.get(one.name, given.get("", ())) for one in shape.inputs}
     return examples_of(fixed_shapes(model, shape, fed).outputs, tensors)
+
+
+def features_of(inputs: Mapping[str, tuple[tuple[int, ...], str]], rows: int, seed: int) -> Any:
+    """Make up features: arrays by input name, or a single array if there is one input.
+
+    Args:
+        inputs: The shape of one row and the dtype, by the input's name.
+        rows: The number of rows.
+        seed: The random seed.
+    """
+    random = np.random.default_rng(seed)
+    made: dict[str, Any] = {}
+    for name, (shape, dtype) in inputs.items():
+        if dtype == "string":
+            made[name] = np.full((rows, *shape), "a")
+        elif "float" in dtype:
+            made[name] = random.normal(size=(rows, *shape)).astype(dtype)
+        else:
+            made[name] = random.integers(0, 2, (rows, *shape)).astype(dtype)
+    return made if len(made) > 1 else made.popitem()[1]
+
+
+def made_up_batch(
+    inputs: Mapping[str, tuple[tuple[int, ...], str]],
+    examples: Sequence[Example],
+    weighted: bool,
+    kind: str,
+    rows: int,
+    seed: int,
+) -> tuple[Any, ...]:
+    """Make up a batch: features, labels and, if rows have weights, weights.
+
+    Args:
+        inputs: The shape of one row and the dtype, by the input's name.
+        examples: The shapes of the labels; one label is an array, several are a dict by the output's name.
+        weighted: Whether rows have weights.
+        kind: The kind of labels, as in `Example.labels`.
+        rows: The number of rows.
+        seed: The random seed.
+    """
+    random = np.random.default_rng(seed)
+    labels: Any = {one.output: one.labels(rows, kind, random) for one in examples}
+    labels = labels if len(labels) > 1 else next(iter(labels.values()), None)
+    weights = [random.uniform(0.2, 3.0, rows).astype(np.float32)] if weighted else []
+    return (features_of(inputs, rows, seed), labels, *weights)

@@ -38,6 +38,7 @@ class LossFacts:
         reduction: Keras's name of the reduction.
         known: Whether it is one of Keras's own, so that its name defines what it takes.
         last_axis: Whether classes lie along the last axis.
+        ignored: The class index that the loss ignores; None for none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LossFacts:
     reduction: str
     known: bool = True
     last_axis: bool = True
+    ignored: int | None = None
 
 
 def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
@@ -144,6 +146,7 @@ def loss_facts(loss: Any) -> LossFacts:
         reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
         known=is_keras(kind),
         last_axis=getattr(found, "axis", -1) in (-1, None),
+        ignored=getattr(found, "ignore_class", None),
     )
 
 
