@@ -24,7 +24,7 @@ JVM = f"{short_lived()} -Dlog4j2.configurationFile=file:{ROOT}/conf/log4j2-quiet
 STARTUP = re.compile(
     r"^(WARNING: Using incubator modules|Using Spark's|Setting default log level|To adjust logging).*\n", re.M
 )
-TIMEOUT = 300
+TIMEOUT = 900  # a cell, also on a busy machine
 
 
 def sources() -> list[Path]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spark_dl.launcher import HorovodLauncher, autolog
     from spark_dl.ml.classifier import KerasClassifier, KerasClassifierModel
     from spark_dl.ml.estimator import KerasEstimator
+    from spark_dl.ml.evaluation import evaluate
     from spark_dl.ml.model import KerasModel
     from spark_dl.ml.regressor import KerasRegressor, KerasRegressorModel
 
@@ -37,6 +38,7 @@ _PUBLIC = {
     "autolog": "spark_dl.launcher",
     "convert": "spark_dl.fit.converted",
     "doctor": "spark_dl.diagnosis",
+    "evaluate": "spark_dl.ml.evaluation",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "autolog",
     "convert",
     "doctor",
+    "evaluate",
 ]
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "mask_of",
     "operation_of",
     "output_index",
+    "outputs_within",
     "own_variables",
     "seed_generators",
     "set_path",
@@ -107,6 +108,15 @@ def operation_of(tensor: Any) -> Any:
 def output_index(tensor: Any) -> int:
     """Return the index of a tensor in its operation's outputs (`KerasTensor._keras_history.tensor_index`)."""
     return int(tensor._keras_history.tensor_index)
+
+
+def outputs_within(model: Any, layer: Any) -> list[Any]:
+    """Return the symbolic outputs of a layer's calls within a functional model (`Function._nodes_by_depth`).
+
+    A nested model's own `output` is that of its own graph.
+    """
+    nodes = (node for level in model._nodes_by_depth.values() for node in level)
+    return [tensor for node in nodes if node.operation is layer for tensor in node.outputs]
 
 
 def mask_of(tensor: Any) -> Any:

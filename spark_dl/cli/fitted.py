@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from spark_dl.cli.config import Config, read_config
 from spark_dl.cli.keys import ScoreKeys, check_source, required, score_options
 from spark_dl.cli.references import import_module
-from spark_dl.errors import ModelError, explain
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -61,11 +60,12 @@ class ConfiguredModel:
             DataError: Spark can't read the rows.
         """
         from spark_dl.cli.rows import read_rows
+        from spark_dl.ml.evaluation import keras_stage
         from spark_dl.ml.loading import load_model
 
         model = load_model(spark, required(config.keys, "model"))
         if config.options:
-            _keras_stage(model).setParams(**config.options)
+            keras_stage(model).setParams(**config.options)
         return ConfiguredModel(model, read_rows(spark, config.keys))
 
     def scored(self) -> DataFrame:
@@ -77,35 +77,9 @@ class ConfiguredModel:
         """Return the loss and the metrics on the rows.
 
         Raises:
-            ModelError: The model is a Pipeline that doesn't end with a KerasModel.
+            ModelError: The model is a Pipeline without a KerasModel.
             DataError: A column or a value can't be converted for the model, or there are no rows.
         """
-        rows, last = self.rows, _keras_stage(self.model)
-        for stage in _stages(self.model):
-            if stage is last:
-                break
-            rows = stage.transform(rows)
-        metrics: dict[str, Any] = last.evaluate(rows)
-        return metrics
+        from spark_dl.ml.evaluation import evaluate
 
-
-def _stages(model: Any) -> list[Any]:
-    return list(getattr(model, "stages", [model]))
-
-
-def _keras_stage(model: Any) -> Any:
-    """Return the model itself, or the last KerasModel of a Pipeline."""
-    from spark_dl.ml.model import KerasModel
-
-    found = [stage for stage in _stages(model) if isinstance(stage, KerasModel)]
-    if not found:
-        stages = ", ".join(type(stage).__name__ for stage in _stages(model))
-        raise ModelError(
-            explain(
-                "The Pipeline has no Keras model.",
-                expected="a KerasModel among its stages",
-                received=stages,
-                fix="Leave out the options, or give another model.",
-            )
-        )
-    return found[-1]
+        return evaluate(self.model, self.rows)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyspark.sql.types import StructType
+from pyspark.sql.types import BooleanType, NumericType, StructType
 
 from spark_dl.data.column import Column
 from spark_dl.data.label_rules import apply_loss
@@ -27,6 +27,7 @@ __all__ = [
     "optional_columns",
     "output_columns",
     "refuse_lists",
+    "shapes_of_columns",
     "shapes_of_inputs",
 ]
 
@@ -183,6 +184,33 @@ def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
             fix="Set predictionCol, or outputCols for several outputs.",
         )
     )
+
+
+def shapes_of_columns(schema: StructType, options: EstimatorOptions) -> dict[str, tuple[int, ...] | None]:
+    """Return the shape of one row of each feature column, as far as it is known before the model is.
+
+    Known are numbers, columns in columnShapes, and Vectors whose metadata has their width, as Spark ML's stages write
+    it; others are None.
+
+    Args:
+        schema: The schema of the DataFrame.
+        options: The estimator's options.
+    """
+    given = options.input_cols or [options.features_col]
+    parts: Iterable[str | list[str]] = given.values() if isinstance(given, dict) else given
+    names = [name for part in parts for name in ([part] if isinstance(part, str) else part)]
+    return {name: _known_shape(schema, name, options) for name in names}
+
+
+def _known_shape(schema: StructType, name: str, options: DataOptions) -> tuple[int, ...] | None:
+    if name in (options.column_shapes or {}):
+        return tuple((options.column_shapes or {})[name])
+    if name not in schema.names:  # an error of its own later
+        return None
+    width = known_width(schema, name)
+    if width is not None:
+        return (width,)
+    return (1,) if isinstance(schema[name].dataType, (NumericType, BooleanType)) else None
 
 
 def shapes_of_inputs(options: DataOptions, columns: Mapping[str, list[str]]) -> dict[str, tuple[int, ...]]:

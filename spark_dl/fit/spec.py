@@ -23,6 +23,7 @@ from spark_dl.fit.columns import (
     optional_columns,
     output_columns,
     refuse_lists,
+    shapes_of_columns,
     shapes_of_inputs,
 )
 from spark_dl.fit.initial_model import initial_model
@@ -53,6 +54,7 @@ class FitSpec:
         name: The model's name.
         content: The compiled model's `.keras` bytes.
         model: The compiled copy of the user's model.
+        given: The Keras model that the fit starts from, as the user has set or built it.
         custom_objects: The cloudpickled dict of custom objects that Keras needs to load the model.
         inputs: The model's inputs.
         outputs: The model's outputs.
@@ -72,6 +74,7 @@ class FitSpec:
     name: str
     content: bytes
     model: Any
+    given: Any
     custom_objects: bytes
     inputs: tuple[InputFacts, ...]
     outputs: tuple[OutputFacts, ...]
@@ -130,7 +133,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     from spark_dl.train.model.compiling import compiled_copy
     from spark_dl.train.model.losses import losses_of, without_partial
 
-    given = initial_model(options)
+    given = initial_model(options, shapes_of_columns(columns, options))
     model, shape = _shaped_model(given, options)
     task._check_outputs(shape)
     loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
@@ -157,6 +160,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         name=model.name,
         content=carried.content,
         model=compiled,
+        given=given,
         custom_objects=carried.custom.content,
         outputs=outputs,
         inputs=inputs,

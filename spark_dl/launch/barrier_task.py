@@ -106,7 +106,7 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: Sender) -> byte
     alone = len(set(hosts)) == 1
     environment = resources.task_environment(context.cpus(), gpus, job.threads)
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(RankProcess(environment, job.modules))
+        process = stack.enter_context(RankProcess(environment, job.modules, f"rank {rank}"))
         rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0], alone))) if rank == 0 else None
         # hvd.init times out soon, so no rank calls it before all are ready.
         if not process.ready():

@@ -47,6 +47,7 @@ class RankProcess:
     Args:
         environment: The variables that override the task's own.
         modules: The modules that are imported besides TensorFlow and Horovod before the fork.
+        name: The rank's name, which stands before each line of its output in the executor's log; "" for none.
 
     Attributes:
         pid: The process id; 0 until the fork server has reported it.
@@ -55,11 +56,12 @@ class RankProcess:
         ClusterError: The fork server can't be started.
     """
 
-    def __init__(self, environment: Mapping[str, str], modules: Sequence[str] = ()) -> None:
+    def __init__(self, environment: Mapping[str, str], modules: Sequence[str] = (), name: str = "") -> None:
         # A killed rank leaves TensorFlow's temporary files; Spark removes its own directory even after a crash.
         spark_directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
         parent = spark_directory if os.path.isdir(spark_directory) else None
         self._directory = tempfile.TemporaryDirectory(prefix="spark-dl-rank-", dir=parent, ignore_cleanup_errors=True)
+        self._prefix = f"[{name}] " if name else ""
         self.pid = 0
         self._code: int | None = None
         self._ended = threading.Event()
@@ -161,5 +163,5 @@ class RankProcess:
             for line in output:
                 text = redact(line.decode(errors="replace"))
                 self._log.append(text)
-                sys.stderr.write(text)
+                sys.stderr.write(self._prefix + text)
                 sys.stderr.flush()

@@ -19,6 +19,7 @@ from spark_dl.io.store import Store
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import setting_of, task_gpus
 from spark_dl.ml.artifacts import of_assessment, of_estimator, of_model, of_training
+from spark_dl.ml.description import run_text, run_title
 from spark_dl.ml.logged import logged_data, logged_model
 from spark_dl.ml.savable_estimator import OBJECTS
 from spark_dl.options import ClassifierOptions
@@ -54,7 +55,7 @@ class FitLog:
 
     def __init__(self, estimator: SavableEstimator, spec: FitSpec, spark: SparkSession, parent: str) -> None:
         options = spec.options
-        self._estimator, self._spec = estimator, spec
+        self._estimator, self._spec, self._title = estimator, spec, ""
         self._tracker = tracker(
             options.tracking,
             experiment_name=options.experiment_name,
@@ -62,7 +63,7 @@ class FitLog:
             registered_model_name=options.registered_model_name,
             parent=parent,
         )
-        self.record = Record(self._tracker, _params(spec), _tags(estimator, spec, spark))
+        self.record = Record(self._tracker, _params(estimator, spec), _tags(estimator, spec, spark))
 
     def __enter__(self) -> FitLog:
         self.record.__enter__()
@@ -81,16 +82,28 @@ class FitLog:
             self.record.open()
 
     def fit(self) -> None:
-        """Log the input plan, the model and the estimator."""
+        """Log the options, the input plan, the model and the estimator."""
         if not self.record.written:
             return
         record, spec = self.record, self._spec
+        record.attempt("options.txt", lambda: record.add({"options.txt": functools.partial(_options_text, spec)}))
         record.attempt("columns.txt", lambda: record.add({"columns.txt": f"{spec.plan}\n".encode}))
         record.attempt("model_summary.txt", lambda: record.add(of_model(spec.model, spec.content)))
-        record.attempt("estimator", lambda: record.add(of_estimator(self._estimator)))
+        record.attempt("estimator", lambda: record.add(of_estimator(self._saved_estimator())))
+
+    def _saved_estimator(self) -> SavableEstimator:
+        """Return the estimator with the model that modelFn has built, since functions aren't saved."""
+        options = self._spec.options
+        if options.model_fn is None:
+            return self._estimator
+        copy = self._estimator.copy()
+        for name in ("modelFn", "modelParams"):
+            copy.clear(copy.getParam(name))
+        copy.setParams(model=self._spec.given)
+        return copy
 
     def rows(self, converted: ConvertedDataset, files: Callable[[], Sequence[str]]) -> None:
-        """Log the training and validation rows as datasets.
+        """Name the record by the number of training rows, and log training and validation rows as datasets.
 
         Args:
             converted: The converted dataset.
@@ -98,6 +111,8 @@ class FitLog:
         """
         if not self.record.written:
             return
+        self._title = run_title(type(self._estimator).__name__, converted.rows(validation=False))
+        self._tracker.describe(self._title, "", "")
         read: list[str] = []
         self.record.attempt("the files that the rows were read from", lambda: read.extend(files()))
 
@@ -131,6 +146,8 @@ class FitLog:
             return
         record, options = self.record, self._spec.options
         record.attempt("history.png", lambda: record.add(of_training(trained, options.initial_epoch)))
+        text = run_text(type(self._estimator).__name__, self._spec.name, options.num_workers, fitted.summary)
+        self._tracker.describe(self._title, text, "history.png" if fitted.summary.history else "")
         assessment = trained.assessment
         if assessment is not None:
             labels = (options.class_labels if isinstance(options, ClassifierOptions) else None) or ()
@@ -151,7 +168,17 @@ class FitLog:
         return fitted
 
 
-def _params(spec: FitSpec) -> dict[str, Any]:
+def _params(estimator: SavableEstimator, spec: FitSpec) -> dict[str, Any]:
+    """Return the options that the user has set; a page of defaults would hide them."""
+    return {name: value for name, value in _shown(spec).items() if estimator.isSet(estimator.getParam(name))}
+
+
+def _options_text(spec: FitSpec) -> bytes:
+    return "".join(f"{name}: {value}\n" for name, value in _shown(spec).items()).encode()
+
+
+def _shown(spec: FitSpec) -> dict[str, Any]:
+    """Return the options with a value, as they are logged: Keras objects and functions by their names."""
     return {
         name: display_name(value) if name in OBJECTS else value
         for name, value in spec.options.by_name().items()

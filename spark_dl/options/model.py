@@ -23,7 +23,9 @@ class ModelOptions(Options):
         on_resume="model",
     )
     model_fn: Callable[..., Any] | None = option(
-        "A function that builds the Keras model, in place of `model`; it is called on the driver, with modelParams.",
+        "A function that builds the Keras model, in place of `model`; it is called on the driver, with modelParams. A "
+        "parameter `column_shapes` gets the shapes of the feature columns by their names, as far as they are known. A "
+        "Sequential without keras.Input is built for the columns.",
         checks.function,
         None,
         on_resume="model",

@@ -33,7 +33,8 @@ class TrackingOptions(Options):
         on_resume="any",
     )
     registered_model_name: str | None = option(
-        "The registered model of MLflow that the fitted model becomes a new version of.",
+        "The registered model of MLflow that the fitted model becomes a new version of, without the other stages of a "
+        "Pipeline: register a PipelineModel with spark_dl.mlflow.log_model(pipelineModel, registered_model_name=...).",
         checks.text,
         None,
         on_resume="any",

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import mlflow
 from mlflow.entities import LifecycleStage, RunInfo
@@ -34,6 +34,7 @@ from spark_dl.track.tracker import LoggedData, LoggedModel
 __all__ = ["MlflowTracker", "active_run_id", "open_tracker"]
 
 _ANSWER_SECONDS = 5.0
+_DESCRIPTION = "mlflow.note.content"  # one of MLflow's documented tags
 _EVENTS, _FAILURE, _LONGEST_FAILURE = "events.txt", "spark_dl.failure", 5000
 # A param that marks an active run as used by a fit. Since a param never changes, only one of several concurrent fits
 # can claim the run.
@@ -288,6 +289,18 @@ class MlflowTracker:
         with contextlib.suppress(Exception):  # without the artifact store, only the earlier events are lost
             if any(file.path == _EVENTS for file in self._client.list_artifacts(info.run_id)):
                 self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
+
+    def describe(self, title: str, text: str, picture: str) -> None:
+        """Name the run, unless it was named or joined, and set its description, with the picture if there is one."""
+        if self._joined:
+            return
+        if self._run_name is None:
+            self._client.update_run(self.run_id, name=redact(title))
+        if picture and urlsplit(mlflow.get_tracking_uri()).scheme != "databricks":
+            # The address at which MLflow's server has artifacts, relative to its pages.
+            text += f"\n\n![{picture}](get-artifact?path={quote(picture)}&run_uuid={self.run_id})"
+        if text:
+            self._writer.tags({_DESCRIPTION: text})
 
     def log_dataset(self, data: LoggedData) -> None:
         """Log the rows as an MLflow Dataset, an input of the run."""

@@ -95,6 +95,11 @@ class QueuedTracker:
         self._thread.start()
         return opened
 
+    def describe(self, title: str, text: str, picture: str) -> None:
+        """Queue a name and a description."""
+        kept = {"title": title, "at": time.time()}
+        self._put(lambda: self._tracker.describe(title, text, picture), kept)
+
     def log_dataset(self, data: LoggedData) -> None:
         """Queue a dataset."""
         kept = {"data": data.context, "rows": data.rows, "digest": data.digest, "at": time.time()}

@@ -80,6 +80,15 @@ class Tracker(Protocol):
             The record's id; "" if the tracker can't reopen a record by its id.
         """
 
+    def describe(self, title: str, text: str, picture: str) -> None:
+        """Name the record, unless the user has named it, and describe it; a record of the user's own stays as it is.
+
+        Args:
+            title: The name.
+            text: The description, as Markdown; "" for none.
+            picture: The path of an artifact that the description shows; "" for none.
+        """
+
     def log_dataset(self, data: LoggedData) -> None:
         """Log the training or validation rows."""
 
@@ -139,6 +148,9 @@ class NoTracker:
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str], resumed: str) -> str:
         """Return an empty id."""
         return ""
+
+    def describe(self, title: str, text: str, picture: str) -> None:
+        """Do nothing."""
 
     def log_dataset(self, data: LoggedData) -> None:
         """Do nothing."""

@@ -14,13 +14,16 @@ import models
 import numpy as np
 import pytest
 from pyspark.errors import PythonException
+from pyspark.ml import PipelineModel
 from pyspark.ml.clustering import KMeans
+from pyspark.ml.feature import SQLTransformer
 from pyspark.ml.functions import array_to_vector, vector_to_array
 from pyspark.ml.linalg import VectorUDT
+from pyspark.ml.tuning import CrossValidatorModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import DoubleType
 
-from spark_dl import KerasClassifier, KerasClassifierModel, KerasEstimator
+from spark_dl import KerasClassifier, KerasClassifierModel, KerasEstimator, evaluate
 from spark_dl.errors import ModelError, OptionError
 
 QUIET = {"tracking": None, "verbose": 0}
@@ -39,6 +42,24 @@ def fitted(data: DataFrame) -> KerasClassifierModel:
 
 def features(rows: list[Any]) -> np.ndarray:
     return np.array([row.features for row in rows], np.float32)
+
+
+# --- evaluation of Pipelines ---------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_is_evaluated_with_the_stages_before_the_model(
+    fitted: KerasClassifierModel, data: DataFrame
+) -> None:
+    renamed = data.withColumnRenamed("features", "measured")
+    stage = SQLTransformer(statement="SELECT *, measured AS features FROM __THIS__")
+    pipeline = PipelineModel([PipelineModel([stage]), fitted, SQLTransformer(statement="SELECT nothing FROM __THIS__")])
+    expected = fitted.evaluate(data)
+    assert expected["accuracy"] > 0
+    assert evaluate(pipeline, renamed) == pytest.approx(expected)
+    assert evaluate(CrossValidatorModel(pipeline), renamed) == pytest.approx(expected)
+    assert evaluate(fitted, data) == pytest.approx(expected)
+    with pytest.raises(ModelError, match=r"no Keras model.*SQLTransformer"):
+        evaluate(PipelineModel([stage]), renamed)
 
 
 # --- classes -----------------------------------------------------------------------------------------------------

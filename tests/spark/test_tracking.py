@@ -53,6 +53,10 @@ def test_a_fit_is_one_finished_run_with_its_params(run: tuple[Any, Run]) -> None
     fitted, logged = run
     assert (logged.info.status, logged.info.run_name) == ("FINISHED", "first")
     assert logged.data.params.items() >= {"batchSize": "16", "epochs": "2", "metrics": "accuracy"}.items()
+    assert "numWorkers" not in logged.data.params  # a default
+    options = mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/options.txt").splitlines()
+    assert {"batchSize: 16", "numWorkers: 1"} <= set(options)
+    assert "| val_accuracy |" in logged.data.tags["mlflow.note.content"]
     assert logged.data.tags["spark_dl.uid"] == fitted.uid
     assert logged.data.tags["spark_dl.master"] == "local[2]"
     plan = mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/columns.txt")

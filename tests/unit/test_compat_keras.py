@@ -87,6 +87,15 @@ def test_the_operation_of_a_tensor_and_its_output() -> None:
     assert (inside.output_index(first), inside.output_index(second)) == (0, 1)
 
 
+def test_outputs_of_a_nested_model_within_its_outer_model() -> None:
+    nested = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    start = keras.Input((3,))
+    middle = nested(start)
+    outer = keras.Model(start, keras.layers.Dense(1)(middle))
+    (found,) = inside.outputs_within(outer, nested)
+    assert found is middle
+
+
 def test_the_mask_of_a_tensor() -> None:
     embedded = keras.layers.Embedding(5, 2, mask_zero=True)(np.array([[1, 0]]))
     assert np.asarray(inside.mask_of(embedded)).tolist() == [[True, False]]

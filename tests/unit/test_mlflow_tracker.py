@@ -70,6 +70,30 @@ def test_one_refused_param_or_tag_costs_no_other(store: Path) -> None:
     ]
 
 
+def test_a_run_is_named_and_described_unless_it_is_the_users(store: Path) -> None:
+    made, run_id = opened()
+    made.describe("KerasClassifier, 100 rows", "", "")
+    made.describe("KerasClassifier, 100 rows", "a table, from ftp://me:S3CRET@h", "history.png")
+    made.finish(None)
+    run = read(run_id)
+    assert run.info.run_name == "KerasClassifier, 100 rows"
+    picture = f"![history.png](get-artifact?path=history.png&run_uuid={run_id})"
+    assert run.data.tags["mlflow.note.content"] == f"a table, from ftp://***@h\n\n{picture}"
+
+    named, named_id = opened(run_name="mine")
+    named.describe("KerasClassifier, 100 rows", "a table", "")
+    named.finish(None)
+    assert read(named_id).info.run_name == "mine"
+    assert read(named_id).data.tags["mlflow.note.content"] == "a table"
+
+    with mlflow.start_run(run_name="the user's") as active:
+        joined, _ = opened()
+        joined.describe("KerasClassifier, 100 rows", "a table", "")
+        joined.finish(None)
+    assert read(active.info.run_id).info.run_name == "the user's"
+    assert "mlflow.note.content" not in read(active.info.run_id).data.tags
+
+
 METRICS: dict[str, Any] = {
     "loss": 0.5,
     "recall@5": 0.25,

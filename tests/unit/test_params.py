@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import pydoc
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,3 +134,12 @@ def test_params_are_pickled_with_their_checks(cls: type[OptionParams]) -> None:
 def test_a_model_that_was_not_fitted_says_so(use: Any) -> None:
     with pytest.raises(SavedModelError, match="This KerasClassifierModel holds no model"):
         use(KerasClassifierModel())
+
+
+def test_help_shows_the_signature_in_lines_that_fit_and_the_docstring_after_it() -> None:
+    lines = pydoc.render_doc(KerasClassifier, renderer=pydoc.plaintext).splitlines()
+    end = next(number for number, line in enumerate(lines) if "Estimator that trains a Keras classifier" in line)
+    signature = lines[:end]
+    assert max(map(len, signature)) < 120
+    assert " labelCol='label'," in "\n".join(signature)
+    assert inspect.signature(KerasClassifier).parameters["numWorkers"].default == 1

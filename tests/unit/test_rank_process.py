@@ -83,6 +83,20 @@ def test_all_threads_of_a_rank_wait_for_each_other_to_pause() -> None:
     assert cloudpickle.loads(messages[-1].value) == {os.SCHED_BATCH}
 
 
+def test_lines_in_the_executors_log_name_their_rank(capsys: pytest.CaptureFixture[str]) -> None:
+    with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0), name="rank 3") as process:
+        assert process.ready()
+        process.begin(task_of(prints, store))
+        list(process.messages())
+        assert process.exit() == Exit(0, "one line\nanother\n")
+    assert capsys.readouterr().err == "[rank 3] one line\n[rank 3] another\n"
+
+
+def prints(rank: Rank) -> None:
+    print("one line")
+    print("another")
+
+
 def test_a_rank_answers_reports_and_prints(capfd: pytest.CaptureFixture[str]) -> None:
     messages, (code, log), process = carry_out(works)
     assert messages[:2] == [Started(0), Report({"kind": "step", "step": 1})]

@@ -205,6 +205,16 @@ def test_inner_layers_can_be_asked_for_by_their_names() -> None:
     equal(model_bytes.from_bytes(content).predict(FEATURES, verbose=0), hidden(normalization()(FEATURES)))
 
 
+def test_a_nested_model_is_an_inner_layer_like_others() -> None:
+    nested = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="nested")
+    start = keras.Input((4,))
+    outer = keras.Model(start, keras.layers.Dense(1)(nested(keras.layers.Rescaling(2)(start))))
+    for model in (outer, keras.Sequential([keras.Input((4,)), keras.layers.Rescaling(2), nested])):
+        content, width = model_shape.up_to_layer(model, "nested")
+        assert width == 2
+        equal(model_bytes.from_bytes(content).predict(FEATURES, verbose=0), nested(2 * FEATURES))
+
+
 def test_nothing_in_it_is_trained_and_nothing_differs_in_training() -> None:
     layers = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.BatchNormalization()])
     joined = with_transform(functional(), layers, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -13,6 +14,8 @@ from spark_dl.errors import OptionError, explain, hint
 from spark_dl.options import Option, Options, options_of
 
 __all__ = ["OptionParams", "with_options"]
+
+_INDENT = "    "
 
 C = TypeVar("C", bound="type[OptionParams]")
 
@@ -93,6 +96,15 @@ def with_options(options_class: type[Options]) -> Callable[[C], C]:
     return decorate
 
 
+class _WrappedSignature(inspect.Signature):
+    """Signature whose text has several lines, since `help` prints it as it is, before the docstring."""
+
+    def __str__(self) -> str:
+        text = ", ".join(["*", *map(str, self.parameters.values())])
+        lines = textwrap.wrap(text, 88, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False)
+        return "\n".join(["(", *lines, ")"])
+
+
 def _add_param(cls: type[OptionParams], option: Option) -> None:
     title = option.name[0].upper() + option.name[1:]
     setattr(cls, option.name, class_param(option.name, option.doc, option.check))
@@ -122,7 +134,7 @@ def _getter(option: Option, name: str) -> Callable[..., Any]:
 def _describe(cls: type[OptionParams]) -> None:
     """Add the options to a class's signature and docstring, which `help`, notebooks and editors show."""
     keyword = inspect.Parameter.KEYWORD_ONLY
-    signature = inspect.Signature(
+    signature = _WrappedSignature(
         [inspect.Parameter(option.name, keyword, default=option.default) for option in cls.options]
     )
     cls.__signature__ = signature  # type: ignore[attr-defined]

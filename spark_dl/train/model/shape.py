@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from spark_dl._compat.keras import operation_of, output_index
+from spark_dl._compat.keras import operation_of, output_index, outputs_within
 from spark_dl.errors import ModelError, explain, hint
 from spark_dl.train.model.parts import is_keras
 from spark_dl.train.model.serialization import to_bytes
@@ -198,7 +198,8 @@ def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutpu
                 expected="a model that begins with keras.Input(shape=...); or a subclass that was built, or called "
                 "once, with one tensor or a dict of tensors",
                 received=f"an unbuilt {type(model).__name__}" if built is None else f"built for {built}",
-                fix="Add keras.Input(shape=(...)) as the first layer, or call model.build((None, ...)).",
+                fix="Add keras.Input(shape=(...)) as the first layer, call model.build((None, ...)), or return a "
+                "Sequential from modelFn, which builds it for columns of known width.",
             )
         )
     kind = model.input_dtype
@@ -282,7 +283,12 @@ def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
                 fix=hint(layer, names),
             )
         )
-    output = model.get_layer(layer).output
+    inputs, outputs = _structures(model)
+    named = model.get_layer(layer)
+    if isinstance(named, keras.Model):
+        (output, *_) = outputs_within(keras.Model(inputs, outputs), named)
+    else:
+        output = named.output
     if not hasattr(output, "shape") or None in output.shape[1:]:
         raise ModelError(
             explain(
@@ -292,5 +298,4 @@ def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
                 fix="Name another layer, or add one that gives a tensor of fixed shape, such as Flatten.",
             )
         )
-    inputs, _ = _structures(model)
     return to_bytes(keras.Model(inputs, output)), math.prod(output.shape[1:])
