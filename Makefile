@@ -1,7 +1,7 @@
 # The parts of scripts/test.sh one by one, in the .venv that scripts/setup.sh makes. ARGS goes to pytest: make unit ARGS="-k name"
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help lint types unit spark distributed hosts docs notebooks coverage all
+.PHONY: help lint types unit spark distributed hosts docs notebooks stack coverage all
 
 pytest := . scripts/env.sh && python -m pytest --durations=20
 
@@ -31,6 +31,9 @@ docs: ## the documentation site, in docs/_build
 
 notebooks: ## notebooks, each executed in a kernel of its own; scripts/notebooks.py writes them with outputs
 	$(pytest) tests/notebooks $(ARGS)
+
+stack: ## tests marked `stack`, on the newest stack
+	scripts/test.sh --stack newest $(ARGS)
 
 coverage: ## all tests in one process, with the branches that they take in all processes
 	. scripts/env.sh && coverage erase && coverage run -m pytest $(ARGS) && coverage combine -q && coverage report

@@ -1,33 +1,36 @@
 #!/usr/bin/env bash
 # Makes the repository ready to use: .venv with the pinned versions of conf/constraints.txt, Horovod built from
-# source for exactly that TensorFlow, and a Java where there is none. Safe to call at any time: a call that finds
-# nothing to do ends within a second or two.
+# source for exactly that TensorFlow, and a Java where there is none. Another stack is .venv-NAME with the versions of
+# conf/constraints-NAME.txt. Safe to call at any time: a call that finds nothing to do ends within a second or two.
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
-venv=$root/.venv
-constraints=$root/conf/constraints.txt
-log=$venv/setup.log
 # Without HOME, bash takes ~ from the user database.
 cache=${SPARK_DL_CACHE:-${XDG_CACHE_HOME:-${HOME:-~}/.cache}/spark_dl}
 
 # Horovod's source is code that the build runs: pip refuses an archive of any other digest before opening it.
 horovod_sha256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 
+stack=${SPARK_DL_STACK:-primary}
 variant=    # cpu or gpu; that of an existing .venv where none is asked for
 work=       # temporary directory, beside the wheel cache so that a finished wheel moves into it in one step
+log=        # set with the stack
 told=       # set once a failure has been explained
 
 usage() {
   cat <<'END'
-usage: scripts/setup.sh [--cpu | --gpu] [--help]
+usage: scripts/setup.sh [--stack NAME] [--cpu | --gpu] [--help]
 
 Makes .venv with everything that spark_dl needs, development tools included.
+
+  --stack newest
+           .venv-newest with the versions of conf/constraints-newest.txt; SPARK_DL_STACK=newest . scripts/env.sh uses it
 
   --gpu    TensorFlow with CUDA, and Horovod built with NCCL; wants the CUDA toolkit, NCCL and an NVIDIA driver
   --cpu    neither; without a flag an existing .venv stays what it is, and a new one is for the CPU
 
 Environment:
+  SPARK_DL_STACK   the stack, where --stack isn't given
   PYTHON           the Python to use (3.11 or 3.12); otherwise that of an existing .venv, else the first that
                    runs of python3.11, python3.12 and python3
   SPARK_DL_CACHE   where built Horovod wheels are kept (default: ${XDG_CACHE_HOME:-$HOME/.cache}/spark_dl)
@@ -55,18 +58,34 @@ parse_arguments() {
     case $1 in
       --gpu) variant=gpu ;;
       --cpu) variant=cpu ;;
+      --stack)
+        stack=${2:-}
+        if [[ $# -gt 1 ]]; then shift; fi
+        ;;
+      --stack=*) stack=${1#*=} ;;
       -h | --help)
         usage
         exit 0
         ;;
       *)
         told=yes
-        echo "usage: scripts/setup.sh [--cpu | --gpu] [--help] (unknown argument: $1)" >&2
+        echo "usage: scripts/setup.sh [--stack NAME] [--cpu | --gpu] [--help] (unknown argument: $1)" >&2
         exit 2
         ;;
     esac
     shift
   done
+}
+
+# Sets what belongs to the stack: its virtual environment, its pins, its log.
+name_stack() {
+  case $stack in
+    primary) constraints=$root/conf/constraints.txt venv_name=.venv ;;
+    newest) constraints=$root/conf/constraints-$stack.txt venv_name=.venv-$stack ;;
+    *) die "no stack '$stack': primary or newest is expected" ;;
+  esac
+  venv=$root/$venv_name
+  log=$venv/setup.log
 }
 
 # The pinned version of a package.
@@ -178,15 +197,15 @@ check_disk() {
   if [[ $for_venv -lt 300 ]]; then for_venv=300; fi
   if have_wheel; then for_cache=1000; fi
   if [[ $(stat -c %d -- "$(nearest "$venv")") == "$(stat -c %d -- "$(nearest "$cache")")" ]]; then
-    check_space "$venv" $((for_venv + for_cache)) ".venv and the cache $cache"
+    check_space "$venv" $((for_venv + for_cache)) "$venv_name and the cache $cache"
   else
-    check_space "$venv" "$for_venv" .venv
+    check_space "$venv" "$for_venv" "$venv_name"
     check_space "$cache" "$for_cache" "the cache $cache (SPARK_DL_CACHE can name another place)"
   fi
 }
 
 check_writable() {
-  [[ -w $root ]] || die "cannot write to $root, where .venv belongs"
+  [[ -w $root ]] || die "cannot write to $root, where $venv_name belongs"
   mkdir -p -- "$cache/wheels" "$cache/logs" 2>/dev/null && [[ -w $cache/wheels ]] ||
     die "cannot write to the cache $cache: set SPARK_DL_CACHE to a directory of yours"
 }
@@ -215,7 +234,8 @@ END
 # TensorFlow's wheel does not ship.
 patch_horovod() { sed -i '/xla_mpi_ops\.cc/d' "$1/horovod/tensorflow/CMakeLists.txt"; }
 
-# Sets wheels (the directory of this very build in the cache): one for every combination that is not compatible.
+# Sets wheels (the directory of this very build in the cache): one for every combination that is not compatible. Horovod's
+# operations for TensorFlow call nothing of NumPy, so that one build serves stacks with NumPy 1 and 2.
 name_wheel() {
   local recipe
   recipe=$({ horovod_settings && declare -f patch_horovod && echo "$horovod_sha256 $cuda_version"; } | digest)
@@ -314,7 +334,7 @@ make_venv() {
     "$venv/bin/python" -I -c 'import pip' 2>/dev/null; then
     return
   fi
-  say "Making .venv with Python $python_version ($python)"
+  say "Making $venv_name with Python $python_version ($python)"
   "$python" -m venv --clear "$venv" >"$work/venv.log" 2>&1 </dev/null ||
     die "cannot make $venv: $(tail -n 1 "$work/venv.log")"
   echo "$made_for" >"$venv/.made-for"
@@ -397,6 +417,7 @@ archive_classes() {
   say "Archiving the classes of Spark"
   rm -f "$archive" "$archive.new" "$made_for"
   (
+    export SPARK_DL_STACK=$stack
     # shellcheck source=scripts/env.sh
     . "$root/scripts/env.sh"
     spark-submit --master 'local[2]' --conf spark.ui.enabled=false --conf spark.sql.shuffle.partitions=2 \
@@ -412,6 +433,7 @@ main() {
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
   parse_arguments "$@"
+  name_stack
   # Settings of the caller that would lead pip or the build elsewhere.
   unset PYTHONHOME PYTHONPATH
   export PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0
@@ -443,7 +465,11 @@ main() {
   fi
   find_java
   archive_classes
-  say "Ready: . scripts/env.sh"
+  if [[ $stack == primary ]]; then
+    say "Ready: . scripts/env.sh"
+  else
+    say "Ready: SPARK_DL_STACK=$stack . scripts/env.sh"
+  fi
 }
 
 main "$@"

@@ -1,12 +1,22 @@
 #!/usr/bin/env bash
 # Every check there is: set-up, lint, format, types, dependencies, tests. Stops at the first that fails. Arguments go to
 # pytest. Two processes share the tests, unless the arguments say otherwise.
+#
+#   --stack NAME      only the tests marked `stack`, on that stack (newest): its set-up, then pytest
+#   --also-stack NAME after everything on the primary stack, the same on that one
 set -euo pipefail
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
-scripts/setup.sh
-# shellcheck source=scripts/env.sh
-. scripts/env.sh
+
+stack='' also=''
+while [[ ${1:-} == --stack || ${1:-} == --also-stack ]]; do
+  [[ $# -gt 1 ]] || {
+    echo "usage: scripts/test.sh [--stack NAME | --also-stack NAME] [ARGUMENTS OF PYTEST]" >&2
+    exit 2
+  }
+  if [[ $1 == --stack ]]; then stack=$2; else also=$2; fi
+  shift 2
+done
 
 # A debugger needs the tests in the process that has the terminal.
 processes=(--numprocesses 2 --dist loadgroup --no-loadscope-reorder)
@@ -16,6 +26,19 @@ for argument; do
   esac
 done
 
+if [[ -n $stack ]]; then
+  scripts/setup.sh --stack "$stack"
+  export SPARK_DL_STACK=$stack
+  # shellcheck source=scripts/env.sh
+  . scripts/env.sh
+  echo "==> pytest on the stack $stack"
+  exec python -m pytest --durations=20 "${processes[@]}" -m stack "$@"
+fi
+
+scripts/setup.sh
+# shellcheck source=scripts/env.sh
+. scripts/env.sh
+
 echo "==> ruff"
 ruff check .
 ruff format --check .
@@ -24,4 +47,6 @@ mypy spark_dl
 echo "==> deptry"
 deptry .
 echo "==> pytest"
-exec python -m pytest --durations=20 "${processes[@]}" "$@"
+if [[ -z $also ]]; then exec python -m pytest --durations=20 "${processes[@]}" "$@"; fi
+python -m pytest --durations=20 "${processes[@]}" "$@"
+exec "$BASH" scripts/test.sh --stack "$also" "$@"

@@ -37,6 +37,7 @@ _OTHERS: dict[str, Any] = {
     "compression": "fp16",
     "cacheData": "disk",
     "binaryFormat": "raw",
+    "reader": "arrow",
     "sparseVectors": "always",
     "outputFormat": "vector",
     "outputKind": "logits",

@@ -1,15 +1,26 @@
-"""Petastorm's reader without its faults. Checked with Petastorm 0.13.1."""
+"""Petastorm's reader without its faults, on any pyarrow and NumPy. Checked with Petastorm 0.13.1."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from petastorm import make_batch_reader
+import fsspec
 
+from spark_dl._compat.legacy_pyarrow import has_legacy_pyarrow, legacy_names, legacy_parquet
 from spark_dl.errors import StoreError, explain
 
+with legacy_names():
+    import petastorm.arrow_reader_worker
+    import petastorm.etl.dataset_metadata
+    import petastorm.reader
+
 __all__ = ["block_reader"]
+
+if not has_legacy_pyarrow():
+    for _module in (petastorm.arrow_reader_worker, petastorm.etl.dataset_metadata, petastorm.reader):
+        _module.pq = legacy_parquet()
 
 
 @contextlib.contextmanager
@@ -26,14 +37,24 @@ def block_reader(urls: Sequence[str], threads: int) -> Iterator[Callable[[], obj
         The function that returns the next row group, in any order: an object with one array per column. It must not be
         called more often than there are files.
     """
-    reader = make_batch_reader(
-        list(urls), reader_pool_type="thread", workers_count=threads, shuffle_row_groups=False, num_epochs=1
+    reader = petastorm.reader.make_batch_reader(
+        list(urls),
+        reader_pool_type="thread",
+        workers_count=threads,
+        shuffle_row_groups=False,
+        num_epochs=1,
+        filesystem=_filesystem(urls[0]),
     )
     try:
         yield lambda: _next(reader)
     finally:
         reader.stop()
         reader.join()
+
+
+def _filesystem(url: str) -> Any:
+    """Return the file system to read with; None for Petastorm's choice, which pyarrow's removed API has to serve."""
+    return None if has_legacy_pyarrow() else fsspec.core.url_to_fs(url)[0]
 
 
 def _next(reader: Iterator[object]) -> object:

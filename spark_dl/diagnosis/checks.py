@@ -17,6 +17,7 @@ from spark_dl._compat.spark import is_connect
 from spark_dl.diagnosis import machine
 from spark_dl.diagnosis.probe import ExecutorFacts, ProbeRequest, probe_executor
 from spark_dl.diagnosis.report import Finding, Report
+from spark_dl.diagnosis.stacks import stack_of
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace
@@ -98,7 +99,8 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
     """
     use_driver_python(spark)
     master = master_of(spark)
-    findings = [*machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
+    stack = stack_of("driver", machine.versions())
+    findings = [stack, *machine.packages("driver"), _java(spark), *machine.horovod_and_gpus("driver")]
     try:
         check_cluster(spark, 1, LaunchSettings(allow_plaintext=True))
     except ClusterError as error:  # a barrier stage wouldn't run

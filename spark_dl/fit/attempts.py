@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 from pyspark.sql import SparkSession
 
+from spark_dl.data.readers import READERS
 from spark_dl.data.shards import canonical_count
 from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, explain
 from spark_dl.fit.directory import FitDirectory
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Trained", "train_on_ranks"]
 
 # The modules that a rank runs: imported once for all ranks of an executor.
-_MODULES = ("spark_dl.train.entry", "spark_dl.score.assess", "spark_dl.data.readers.petastorm")
+_MODULES = ("spark_dl.train.entry", "spark_dl.score.assess")
 
 
 @dataclass
@@ -221,8 +222,9 @@ class _Training:
         self.progress.steps = math.ceil(rows / together)
         look = functools.partial(assess, self.assessed) if self.assessed else None
         rank = functools.partial(run_rank, plan, look)
+        modules = (*_MODULES, READERS[plan.reader])
         results: list[tuple[TrainResult, Assessment | None]] = run_ranks(
-            self.spark, rank, workers, self.settings, self._on_report, self._warning, _MODULES
+            self.spark, rank, workers, self.settings, self._on_report, self._warning, modules
         )
         return results[0]
 

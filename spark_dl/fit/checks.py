@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from spark_dl.data.readers import check_reader
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.options import EstimatorOptions
 from spark_dl.train.learning_rate import LearningRate, scaling
@@ -25,7 +26,7 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
         losses: The losses of the model's outputs.
 
     Raises:
-        OptionError: Options exclude or contradict each other.
+        OptionError: Options exclude or contradict each other, or the reader isn't installed.
         ModelError: Gradients are averaged over workers or steps, and a loss isn't a mean over rows.
     """
     check_reductions(options, losses)
@@ -67,6 +68,7 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
                 fix="Set optimizer=..., or learningRateScaling='none'.",
             )
         )
+    check_reader(options.reader)
     _check_counts(options)
 
 

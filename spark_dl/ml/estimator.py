@@ -233,7 +233,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             class_weights=self._class_weights(converted),
             learning_rate=spec.learning_rate,
             augment=spec.augment,
-            reader="petastorm",
+            reader=spec.options.reader,
             state_rules=spec.state_rules,
         )
 

@@ -102,3 +102,10 @@ class DataOptions(ColumnOptions):
         0.0,
         on_resume="rows",
     )
+    reader: str = option(
+        "How workers read the converted rows, the same rows in the same order: with 'petastorm', with 'arrow' (pyarrow "
+        "alone), or 'auto' (Petastorm, and pyarrow where Petastorm can't be imported).",
+        checks.choice("auto", "petastorm", "arrow"),
+        "auto",
+        on_resume="any",
+    )

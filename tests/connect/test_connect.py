@@ -84,10 +84,12 @@ def column(frame: DataFrame, name: str) -> np.ndarray:
     return np.array([row[name] for row in frame.orderBy("id").select(name).collect()])
 
 
+@pytest.mark.stack
 def test_the_session_is_a_client(spark: SparkSession) -> None:
     assert is_connect(spark)
 
 
+@pytest.mark.stack
 def test_ranks_on_two_executors_learn(fitted: KerasClassifierModel, data: DataFrame) -> None:
     scored = fitted.transform(data)
     assert MulticlassClassificationEvaluator(metricName="accuracy").evaluate(scored) > 0.9
@@ -110,12 +112,14 @@ def test_evaluate_is_that_of_keras(fitted: KerasClassifierModel, data: DataFrame
     assert fitted.evaluate(data) == pytest.approx(plain, abs=1e-5)
 
 
+@pytest.mark.stack
 def test_sql_functions(fitted: KerasClassifierModel, spark: SparkSession, data: DataFrame) -> None:
     fitted.registerUdf(spark, "kind_of")
     found = column(data.withColumn("kind", F.expr("kind_of(features)")), "kind")
     np.testing.assert_array_equal(found, column(fitted.transform(data), "prediction"))
 
 
+@pytest.mark.stack
 def test_parquet_and_a_stream_are_scored_as_a_batch_is(
     fitted: KerasClassifierModel, spark: SparkSession, data: DataFrame, tmp_path: Path
 ) -> None:
@@ -132,6 +136,7 @@ def test_parquet_and_a_stream_are_scored_as_a_batch_is(
     np.testing.assert_array_equal(column(spark.read.parquet(streamed), "prediction"), batch)
 
 
+@pytest.mark.stack
 def test_models_and_estimators_are_saved_and_loaded(
     fitted: KerasClassifierModel, data: DataFrame, tmp_path: Path
 ) -> None:
@@ -149,6 +154,7 @@ def test_models_and_estimators_are_saved_and_loaded(
         KerasClassifierModel.load(str(tmp_path / "nowhere"))
 
 
+@pytest.mark.stack
 def test_pipelines_and_tuning(spark: SparkSession, tmp_path: Path) -> None:
     """Beside stages of Spark's own, whose models live on the server."""
     features, labels = models.blobs()

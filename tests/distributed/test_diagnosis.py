@@ -15,6 +15,7 @@ def report(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> spa
     return spark_dl.doctor(spark, cacheDir=str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.mark.stack
 def test_each_executor_has_its_own_lines(report: spark_dl.diagnosis.Report) -> None:
     assert report.faults == []
     executors = {finding.where for finding in report.findings} - {"driver", "cluster"}

@@ -44,6 +44,7 @@ def data(spark: SparkSession) -> DataFrame:
     return models.frame(spark, rows=201).cache()
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(
     "batch", [20, 25, 100], ids=["a short last batch", "uneven last batches", "one rank empty at the end"]
 )
@@ -63,6 +64,7 @@ def test_two_ranks_take_the_steps_of_one_process(batch: int, data: DataFrame) ->
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.stack
 def test_metrics_are_those_of_all_rows(data: DataFrame) -> None:
     class GreatestError(keras.metrics.Metric):
         """Its state is a maximum."""
@@ -124,6 +126,7 @@ def test_float16_trains_as_float32_where_gradients_are_beyond_what_it_holds(data
         np.testing.assert_allclose(half, exact, rtol=5e-3)
 
 
+@pytest.mark.stack
 def test_the_same_seed_gives_the_same_bits(data: DataFrame) -> None:
     def weights() -> list[np.ndarray]:
         model = keras.Sequential(

@@ -23,6 +23,7 @@ from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
 
 
+@pytest.mark.stack
 def test_each_rank_returns_its_own_value_in_rank_order(spark: SparkSession) -> None:
     def where(word: str) -> tuple[Any, ...]:
         import os
@@ -60,6 +61,7 @@ def test_a_rank_starts_without_what_an_earlier_task_left_in_spark_worker(spark: 
     assert HorovodLauncher(2).run(look) == [("0", "1"), ("1", "1")]
 
 
+@pytest.mark.stack
 def test_the_first_real_cause_is_raised_with_its_rank_and_traceback(spark: SparkSession) -> None:
     def fail() -> None:
         import horovod.tensorflow as hvd
@@ -133,6 +135,7 @@ def test_reports_arrive_while_the_ranks_run(spark: SparkSession, caplog: pytest.
     assert sorted(content["rank"] for content in heard) == [0, 1]
 
 
+@pytest.mark.stack
 def test_a_cancelled_job_ends_the_ranks_and_is_not_tried_again(spark: SparkSession) -> None:
     def wait(rank: Any) -> None:
         import threading

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from pyspark.sql import SparkSession
 
 from spark_dl._compat.spark import set_worker_python
 from spark_dl._compat.spark_ml import remove_directory
 
 
+@pytest.mark.stack
 def test_a_directory_is_removed_by_spark_whether_it_exists_or_not(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "saved" / "model"
     spark.range(1).write.parquet(str(path))
@@ -22,6 +24,7 @@ def test_a_directory_is_removed_by_spark_whether_it_exists_or_not(spark: SparkSe
     assert list(tmp_path.glob("saved/*")) == []
 
 
+@pytest.mark.stack
 def test_functions_run_with_the_python_that_was_set(spark: SparkSession, tmp_path: Path) -> None:
     def marks(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
         for _ in batches:

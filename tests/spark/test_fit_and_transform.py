@@ -44,6 +44,7 @@ def predicted(frame: DataFrame, column: str = "prediction") -> np.ndarray:
     return np.array([row[column] for row in frame.orderBy("id").select(column).collect()])
 
 
+@pytest.mark.stack
 def test_a_classifier_learns_and_fills_the_columns_that_spark_expects(fitted, data: DataFrame) -> None:
     scored = fitted.transform(data)
     types = {field.name: field.dataType for field in scored.schema}
@@ -66,6 +67,7 @@ def test_the_summary_tells_how_training_went(fitted, data: DataFrame) -> None:
     assert fitted.summary.rows_per_second > models.ROWS / fitted.summary.seconds
 
 
+@pytest.mark.stack
 def test_two_classes_with_one_output_unit_serve_sparks_binary_evaluator(spark: SparkSession) -> None:
     frame = models.frame(spark, classes=2)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
@@ -103,6 +105,7 @@ def as_columns(data: DataFrame, kind: str) -> tuple[DataFrame, dict]:
     return data.withColumn("v", numbers.cast(f"array<{element}>")), {"featuresCol": "v"}
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(
     "kind", ["scalars", "dense vector", "dense and sparse vectors", "array and scalar", "array<float>", "array<double>"]
 )
@@ -143,6 +146,7 @@ def test_several_outputs_are_an_array(data: DataFrame) -> None:
     np.testing.assert_allclose(predicted(scored), plain, atol=1e-6)
 
 
+@pytest.mark.stack
 def test_other_columns_stay_in_the_jvm(fitted, data: DataFrame) -> None:
     # An interval can't go to Python by Arrow in this direction; that it passes shows that it never went.
     frame = data.withColumn("odd", F.expr("make_interval(1, 2)")).withColumn("map", F.create_map("note", "id"))
@@ -294,6 +298,7 @@ def test_mixed_precision_trains_float32_weights(data: DataFrame) -> None:
     assert fitted.summary.history["loss"][-1] < fitted.summary.history["loss"][0]
 
 
+@pytest.mark.stack
 def test_cross_validation_chooses_among_options(data: DataFrame) -> None:
     classifier = KerasClassifier(model=models.classifier(), batchSize=16, seed=2, **QUIET)
     grid = ParamGridBuilder().addGrid(classifier.epochs, [1, 12]).build()
@@ -305,6 +310,7 @@ def test_cross_validation_chooses_among_options(data: DataFrame) -> None:
     assert len(chosen.bestModel.summary.history["loss"]) == 12
 
 
+@pytest.mark.stack
 def test_a_pipeline_with_sparks_own_stages(data: DataFrame) -> None:
     stages = [
         VectorAssembler(inputCols=SCALARS, outputCol="assembled"),

@@ -72,6 +72,7 @@ def expected(fitted: KerasClassifierModel, data: DataFrame) -> pd.DataFrame:
     )
 
 
+@pytest.mark.stack
 def test_a_fit_logs_the_flavor_and_each_library_loads_it_its_way(fitted: KerasClassifierModel, data: DataFrame) -> None:
     (logged,) = mlflow.search_logged_models(output_format="list")
     loaded = spark_dl.mlflow.load_model(logged.model_uri)
@@ -89,6 +90,7 @@ def test_a_fit_logs_the_flavor_and_each_library_loads_it_its_way(fitted: KerasCl
     np.testing.assert_allclose(np.stack(found["probability"]), np.stack(rows["p"]), atol=1e-6)
 
 
+@pytest.mark.stack
 def test_the_signature_is_that_of_the_columns(saved: Path) -> None:
     signature = mlflow.models.get_model_info(str(saved)).signature
     assert signature.inputs.to_dict() == [
@@ -107,6 +109,7 @@ def test_an_example_is_made_up_that_can_be_scored(saved: Path) -> None:
     assert len(loaded.predict(loaded.input_example)["probability"][0]) == 3
 
 
+@pytest.mark.stack
 def test_a_registered_model_is_found_by_its_alias(fitted: KerasClassifierModel, data: DataFrame) -> None:
     with mlflow.start_run():
         info = spark_dl.mlflow.log_model(fitted, "mine", registered_model_name="blobs")
@@ -126,6 +129,7 @@ def test_a_fit_may_register_its_model_for_load_by_alias(data: DataFrame, store: 
         KerasClassifierModel.load("models:/prices/1")
 
 
+@pytest.mark.stack
 def test_spark_udf_scores_the_same(
     spark: SparkSession, fitted: KerasClassifierModel, data: DataFrame, saved: Path
 ) -> None:

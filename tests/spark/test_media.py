@@ -48,6 +48,7 @@ def accuracy(scored: DataFrame) -> float:
     return float(np.mean([row.label == row.prediction for row in scored.collect()]))
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("kind", ["image", "raw", "struct"])
 def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Path, kind: str) -> None:
     frame = bright_or_dark(spark, kind)
@@ -78,6 +79,7 @@ def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Pat
         np.testing.assert_allclose(by_id[row.id].toArray(), row.probability.toArray(), atol=1e-6)
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_what_sparks_image_source_reads_is_what_tensorflow_decodes(
     spark: SparkSession, tmp_path: Path, channels: int
@@ -106,6 +108,7 @@ def test_what_is_no_image_is_told_by_fit_and_by_transform(spark: SparkSession) -
         fitted.transform(broken).collect()
 
 
+@pytest.mark.stack
 def test_a_column_of_texts_into_a_model_that_vectorizes_them(spark: SparkSession, tmp_path: Path) -> None:
     rows = [(text, index % 2) for _ in range(20) for index, text in enumerate(WORDS)]
     frame = spark.createDataFrame(rows, "text string, label int")

@@ -56,6 +56,7 @@ def saved(pipeline: PipelineModel, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.stack
 def test_a_saved_pipeline_predicts_the_same_in_a_new_process(
     pipeline: PipelineModel, data: DataFrame, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_saved_pipeline_predicts_the_same_in_a_new_process(
     assert line == f"RESULT {here} []"
 
 
+@pytest.mark.stack
 def test_a_model_of_an_older_release_loads_and_scores_the_same(data: DataFrame, tmp_path: Path) -> None:
     """Saved in format 1, when models had one input and one output."""
     saved = Path(__file__).parent / "saved"
@@ -213,6 +215,7 @@ def test_a_lambda_layer_in_a_saved_model_is_not_run(saved: Path, spark: SparkSes
     assert not os.path.exists(mark)
 
 
+@pytest.mark.stack
 def test_an_estimator_with_callbacks_is_not_saved(spark: SparkSession, tmp_path: Path) -> None:
     estimator = KerasRegressor(model=models.regressor(), callbacks=[keras.callbacks.TerminateOnNaN()])
     with pytest.raises(SavedModelError, match=r"callbacks can't be saved.*TerminateOnNaN"):

@@ -56,6 +56,7 @@ def same(scored: DataFrame, expected: DataFrame) -> None:
                 assert one[name] == other[name], name
 
 
+@pytest.mark.stack
 def test_all_columns_are_there_and_the_outputs_are_transforms(fitted, data: DataFrame, tmp_path: Path) -> None:
     spark = data.sparkSession
     data.repartition(3).write.parquet(f"{tmp_path}/in")
@@ -86,6 +87,7 @@ def test_features_of_every_kind(spark: SparkSession, tmp_path: Path, kind: str) 
     same(spark.read.parquet(f"{tmp_path}/out"), fitted.transform(spark.read.parquet(f"{tmp_path}/in")))
 
 
+@pytest.mark.stack
 def test_partition_columns_become_columns(spark: SparkSession, tmp_path: Path) -> None:
     parts = {"part": "concat('p', id % 3)", "day": "date'2026-01-01'", "long": "3000000000 + id % 2"}
     frame = models.frame(spark).withColumns({name: F.expr(text) for name, text in parts.items()})

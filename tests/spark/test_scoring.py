@@ -91,6 +91,7 @@ def test_equally_probable_classes_come_in_their_order(data: DataFrame) -> None:
     assert [item.label for item in row.topK] == [0, 1, 2]
 
 
+@pytest.mark.stack
 def test_thresholds_are_spark_mls(fitted: KerasClassifierModel, data: DataFrame) -> None:
     thresholds = [0.1, 0.5, 3.0]
     rows = fitted.copy({fitted.thresholds: thresholds}).transform(data).collect()
@@ -143,6 +144,7 @@ def test_a_layers_output_is_an_embedding(data: DataFrame, sequential: bool) -> N
         fitted.copy({fitted.outputLayer: "embeding"}).transform(data)
 
 
+@pytest.mark.stack
 def test_vectors_are_what_other_stages_take(data: DataFrame, fitted: KerasClassifierModel, tmp_path: Path) -> None:
     spark = data.sparkSession
     layer = fitted.keras().layers[0].name
@@ -179,6 +181,7 @@ def test_of_several_outputs_those_of_several_numbers_become_vectors(data: DataFr
 # --- SQL ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.stack
 def test_a_function_of_sql_gives_transforms_predictions(fitted: KerasClassifierModel, data: DataFrame) -> None:
     spark = data.sparkSession
     fitted.registerUdf(spark, "told")
@@ -229,6 +232,7 @@ def test_a_function_tells_what_it_can_not_score(fitted: KerasClassifierModel, da
 # --- streaming ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.stack
 def test_a_streaming_query_gives_what_a_batch_gives_and_goes_on_after_a_restart(
     fitted: KerasClassifierModel, data: DataFrame, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def chances(scored: DataFrame) -> dict[int, list[float]]:
     return {row.id: row.p for row in scored.withColumn("p", vector_to_array("probability")).collect()}
 
 
+@pytest.mark.stack
 def test_they_are_learned_from_and_take_the_bytes_of_what_is_not_zero(
     data: DataFrame, fitted: KerasClassifierModel, tmp_path: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_they_are_learned_from_and_take_the_bytes_of_what_is_not_zero(
         assert converted.bytes == ROWS * (2 * 8 + 4)
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("way", ["transform", "scoreParquet", "pyfunc"])
 def test_all_ways_of_scoring_see_what_keras_sees(
     data: DataFrame, fitted: KerasClassifierModel, tmp_path: Path, spark: SparkSession, way: str

@@ -49,6 +49,7 @@ def run(data: DataFrame, store: str) -> tuple[Any, Run]:
     return fitted, newest(store)
 
 
+@pytest.mark.stack
 def test_a_fit_is_one_finished_run_with_its_params(run: tuple[Any, Run]) -> None:
     fitted, logged = run
     assert (logged.info.status, logged.info.run_name) == ("FINISHED", "first")
@@ -64,6 +65,7 @@ def test_a_fit_is_one_finished_run_with_its_params(run: tuple[Any, Run]) -> None
     assert mlflow.active_run() is None
 
 
+@pytest.mark.stack
 def test_each_epochs_metrics_are_there(run: tuple[Any, Run]) -> None:
     fitted, logged = run
     assert fitted.summary.run_id == logged.info.run_id
@@ -101,6 +103,7 @@ def test_values_of_each_threshold_are_metrics_of_their_own(
     assert KerasClassifierModel.load(str(tmp_path / "model")).summary.history == fitted.summary.history
 
 
+@pytest.mark.stack
 def test_the_rows_are_datasets_with_source_schema_and_digest(data: DataFrame, store: str, tmp_path: Path) -> None:
     data.write.parquet(f"{tmp_path}/prices")
     frame = data.sparkSession.read.parquet(f"{tmp_path}/prices")
@@ -122,6 +125,7 @@ def test_the_rows_are_datasets_with_source_schema_and_digest(data: DataFrame, st
     ]
 
 
+@pytest.mark.stack
 def test_the_curves_and_the_model_are_there(run: tuple[Any, Run], tmp_path: Path) -> None:
     fitted, logged = run
     picture = mlflow.artifacts.download_artifacts(run_id=logged.info.run_id, artifact_path="history.png")

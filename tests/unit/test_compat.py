@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import mlflow
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +28,7 @@ from spark_dl._compat import horovod as horovod_files
 from spark_dl._compat import mlflow as tracking
 from spark_dl._compat import spark
 from spark_dl._compat import tensorflow as graphs
+from spark_dl._compat.legacy_pyarrow import ParquetDataset, ParquetDatasetPiece, has_legacy_pyarrow, legacy_parquet
 from spark_dl._compat.petastorm import block_reader
 from spark_dl._compat.spark_ml import class_param
 from spark_dl.errors import StoreError
@@ -74,6 +78,7 @@ def test_the_current_experiment(store: str) -> None:
     assert mlflow.get_experiment(tracking.current_experiment_id()).name == store
 
 
+@pytest.mark.stack
 def test_the_active_run_of_another_thread(store: str) -> None:
     found: list[str] = []
     main = threading.get_ident()
@@ -85,6 +90,7 @@ def test_the_active_run_of_another_thread(store: str) -> None:
     assert tracking.active_run_of_thread(main) == ""
 
 
+@pytest.mark.stack
 def test_a_run_ends_with_its_status_and_nothing_is_printed(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     client = mlflow.MlflowClient()
     run_id = client.create_run(tracking.current_experiment_id()).info.run_id
@@ -102,6 +108,7 @@ def test_tags_are_those_that_mlflow_gives_its_own_runs(store: str) -> None:
     assert "mlflow.user" in given
 
 
+@pytest.mark.stack
 def test_tags_of_parents_and_of_datasets_are_those_of_mlflow(store: str) -> None:
     with mlflow.start_run() as outer, mlflow.start_run(nested=True) as run:
         mlflow.log_input(mlflow.data.from_pandas(pd.DataFrame({"a": [1.0]})), context="training")
@@ -136,6 +143,7 @@ def test_a_server_is_asked_once_with_the_credentials(monkeypatch: pytest.MonkeyP
         tracking.check_server(f"http://127.0.0.1:{server.server_port}", timeout=5.0)
 
 
+@pytest.mark.stack
 def test_the_version_that_an_alias_names(store: str, tmp_path: Path) -> None:
     client = mlflow.MlflowClient()
     client.create_registered_model("model")
@@ -147,12 +155,14 @@ def test_the_version_that_an_alias_names(store: str, tmp_path: Path) -> None:
         tracking.registered_version(client, "models:/m-1234")
 
 
+@pytest.mark.stack
 def test_an_input_example_is_written_and_read_by_mlflow(tmp_path: Path) -> None:
     model, rows = Model(), pd.DataFrame([{"a": 1.0, "b": "x"}])
     tracking.save_input_example(model, rows, str(tmp_path))
     pd.testing.assert_frame_equal(model.load_input_example(str(tmp_path)), rows)
 
 
+@pytest.mark.stack
 def test_the_environment_of_a_model_holds_its_requirements(tmp_path: Path) -> None:
     tracking.write_environment(tmp_path, ["numpy==1.26.4"])
     requirements = (tmp_path / "requirements.txt").read_text().splitlines()
@@ -164,6 +174,7 @@ def test_the_environment_of_a_model_holds_its_requirements(tmp_path: Path) -> No
 # PySpark, without a JVM. `tests/spark/test_persistence.py` has what needs one.
 
 
+@pytest.mark.stack
 def test_a_client_of_spark_connect_is_told_from_a_classic_session_and_knows_its_server() -> None:
     client = ConnectSession("sc://localhost:1")  # connects at its first command
     assert spark.is_connect(client)
@@ -171,12 +182,14 @@ def test_a_client_of_spark_connect_is_told_from_a_classic_session_and_knows_its_
     assert not spark.is_connect(object.__new__(SparkSession))
 
 
+@pytest.mark.stack
 def test_arrow_types_are_those_of_sparks_columns() -> None:
     kinds = {T.IntegerType(): pa.int32(), T.StringType(): pa.string(), T.DateType(): pa.date32()}
     assert {kind: spark.arrow_type(kind) for kind in kinds} == kinds
     assert spark.arrow_type(T.ArrayType(T.FloatType())).value_type == pa.float32()
 
 
+@pytest.mark.stack
 def test_a_param_of_a_class_is_copied_to_each_instance() -> None:
     class Stage(Params):
         size = class_param("size", "The size.", int)
@@ -190,6 +203,7 @@ def test_a_param_of_a_class_is_copied_to_each_instance() -> None:
 # Petastorm.
 
 
+@pytest.mark.stack
 def test_row_groups_are_read_once_for_each_time_that_a_file_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,9 +220,69 @@ def test_row_groups_are_read_once_for_each_time_that_a_file_is_named(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.stack
+def test_petastorm_gets_pyarrows_api_where_there_is_one_and_ours_elsewhere() -> None:
+    import petastorm.arrow_reader_worker  # late imports: they need the names that _compat supplies
+    import petastorm.etl.dataset_metadata
+    import petastorm.reader
+
+    for module in (petastorm.reader, petastorm.arrow_reader_worker, petastorm.etl.dataset_metadata):
+        assert (module.pq is pq) == has_legacy_pyarrow()
+        assert issubclass(module.pq.ParquetDatasetPiece, ParquetDatasetPiece) != has_legacy_pyarrow()
+
+
+LEGACY = """
+import importlib, sys
+import numpy, pyarrow
+from spark_dl._compat.legacy_pyarrow import has_legacy_pyarrow, legacy_names
+has = {name: hasattr(numpy, name) and getattr(numpy, name) for name in ("string_", "unicode_")}
+error = getattr(pyarrow.lib, "ArrowIOError", None)
+with legacy_names():
+    for name in ("filesystem.LocalFileSystem", "hdfs.HadoopFileSystem"):
+        module, member = name.split(".")
+        kind = getattr(importlib.import_module(f"pyarrow.{module}"), member)
+        assert kind.__module__.startswith("pyarrow") == has_legacy_pyarrow(), kind
+    assert issubclass(pyarrow.lib.ArrowIOError, OSError)
+    assert error in (None, pyarrow.lib.ArrowIOError)
+assert (getattr(pyarrow.lib, "ArrowIOError", None)) is error
+assert ("pyarrow.hdfs" in sys.modules) == has_legacy_pyarrow()
+assert (numpy.string_, numpy.unicode_) == (numpy.bytes_, numpy.str_)
+assert all(not kind or kind is getattr(numpy, name) for name, kind in has.items())
+"""
+
+
+@pytest.mark.stack
+def test_missing_names_of_pyarrow_are_there_for_the_import_alone_and_none_is_replaced() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", LEGACY], check=True)
+
+
+@pytest.mark.stack
+def test_a_dataset_of_files_has_a_piece_for_each_and_no_metadata(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    for path in paths:
+        pq.write_table(pa.table({"number": [1, 2, 3], "other": [4, 5, 6]}), path, row_group_size=2)
+    files = fsspec.filesystem("file")
+    dataset = ParquetDataset(paths, filesystem=files, validate_schema=False, metadata_nthreads=10, filters=None)
+    assert (dataset.fs, dataset.paths, [piece.path for piece in dataset.pieces]) == (files, paths, paths)
+    assert (dataset.partitions, dataset.metadata, dataset.common_metadata) == (None, None, None)
+
+
+@pytest.mark.stack
+def test_a_piece_is_a_row_group_of_a_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"number": [1, 2, 3], "other": [4, 5, 6]}), path, row_group_size=2)
+    names = legacy_parquet()
+    piece = names.ParquetDatasetPiece(path, open_file_func=fsspec.filesystem("file").open, row_group=1)
+    assert (piece.row_group, list(piece.partition_keys)) == (1, [])
+    assert piece.get_metadata().num_row_groups == names.read_metadata(path).num_row_groups == 2
+    assert piece.read(columns={"other"}, partitions=None).to_pydict() == {"other": [6]}
+    assert piece.read().to_pydict() == {"number": [3], "other": [6]}
+
+
 # Horovod.
 
 
+@pytest.mark.stack
 def test_the_build_of_the_installed_horovod_is_known_without_importing_it() -> None:
     build = horovod_files.installed_build()
     assert build is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from petastorm.workers_pool.thread_pool import ThreadPool
 
 from spark_dl.data import convert
 from spark_dl.data.column import Column
@@ -223,14 +224,16 @@ def test_batches_without_rows_make_no_blocks(tmp_path: Path) -> None:
     assert [block.rows for block in pack(conversion, none, two, none)[0].blocks] == [2]
 
 
+@pytest.mark.stack
+@pytest.mark.parametrize("name", READERS)
 def test_segments_are_cut_out_of_their_blocks_in_the_order_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(convert, "BLOCK_BYTES", 80)
     dataset = many(tmp_path, 34, 7)
     first, second, third, fourth = dataset.blocks
     segments = [Segment(fourth, 1, 3), Segment(first, 0, 10), Segment(third, 9, 10), Segment(second, 2, 5)]
-    got = [arrays[0].ravel().tolist() for arrays in reader("petastorm")(dataset, segments)]
+    got = [arrays[0].ravel().tolist() for arrays in reader(name)(dataset, segments)]
     assert got == [[31, 32], list(range(10)), [29], [12, 13, 14]]
 
 
@@ -242,8 +245,10 @@ def test_all_ranks_together_read_every_row_once(tmp_path: Path, monkeypatch: pyt
     assert sorted(read.tolist()) == list(range(57))
 
 
-def test_no_segments_read_nothing(tmp_path: Path) -> None:
-    assert list(reader("petastorm")(many(tmp_path, 3, 3), [])) == []
+@pytest.mark.stack
+@pytest.mark.parametrize("name", READERS)
+def test_no_segments_read_nothing(tmp_path: Path, name: str) -> None:
+    assert list(reader(name)(many(tmp_path, 3, 3), [])) == []
 
 
 @pytest.mark.parametrize(
@@ -271,13 +276,16 @@ def test_no_rows_are_no_blocks(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reading_a_block_that_is_gone_is_an_error_and_no_end(tmp_path: Path) -> None:
+@pytest.mark.stack
+@pytest.mark.parametrize("name", READERS)
+def test_reading_a_block_that_is_gone_is_an_error_and_no_end(tmp_path: Path, name: str) -> None:
     dataset = many(tmp_path, 5, 5)
     lost = Block(7, "train-000000000007-lost.parquet", 5, False)
     with pytest.raises(Exception, match="lost"):
-        list(reader("petastorm")(dataset, [Segment(lost, 0, 5)]))
+        list(reader(name)(dataset, [Segment(lost, 0, 5)]))
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("name", READERS)
 def test_every_reader_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     dataset = many(tmp_path, 20, 6)
@@ -287,6 +295,7 @@ def test_every_reader_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert (features.dtype, label.dtype) == (np.dtype("int32"), np.dtype("int32"))
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("name", READERS)
 def test_a_block_may_be_read_in_several_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(convert, "BLOCK_BYTES", 400)
@@ -300,12 +309,43 @@ def test_a_block_may_be_read_in_several_segments(tmp_path: Path, monkeypatch: py
     assert read == [list(range(starts[s.block] + s.start, starts[s.block] + s.stop)) for s in chosen]
 
 
+WITHOUT_PETASTORM = """
+import logging, sys
+sys.modules["petastorm"] = None  # as where it isn't installed
+logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
+from spark_dl.data.readers import arrow, check_reader, reader
+from spark_dl.errors import OptionError
+assert reader("auto") is reader("auto") is arrow.read
+check_reader("auto")
+try:
+    check_reader("petastorm")
+except OptionError as error:
+    print(str(error).splitlines()[0])
+"""
+
+
+@pytest.mark.stack
+def test_without_petastorm_blocks_are_read_with_pyarrow_unless_it_is_set_by_name() -> None:
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_PETASTORM], capture_output=True, text=True, check=True)
+    logged, refused = ran.stdout.splitlines()
+    assert logged.startswith("Blocks are read with pyarrow: Petastorm can't be imported (")
+    assert refused.startswith("Petastorm isn't installed here.")
+
+
+@pytest.mark.stack
+def test_with_petastorm_it_is_the_reader() -> None:
+    assert reader("auto") is reader("petastorm")
+
+
 def test_files_that_petastorm_hands_out_late_are_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read_blocks = reader("petastorm")
+    from petastorm.workers_pool.thread_pool import ThreadPool  # late import: needs the names that _compat supplies
+
     asked = ThreadPool.all_workers_done
 
-    def answered_late(pool: ThreadPool) -> bool:
+    def answered_late(pool: Any) -> bool:
         done: bool = asked(pool)
         if done:
             time.sleep(0.1)  # its other thread hands out files meanwhile
@@ -314,7 +354,7 @@ def test_files_that_petastorm_hands_out_late_are_read_all_the_same(
     monkeypatch.setattr(ThreadPool, "all_workers_done", answered_late)
     monkeypatch.setattr(convert, "BLOCK_BYTES", 80)
     dataset = many(tmp_path, 250, 50)
-    read = reader("petastorm")(dataset, [Segment(block, 0, block.rows) for block in dataset.blocks])
+    read = read_blocks(dataset, [Segment(block, 0, block.rows) for block in dataset.blocks])
     assert [number for _, label in read for number in label.tolist()] == list(range(250))
 
 

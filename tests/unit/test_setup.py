@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = ("PYTHON", "CUDA_HOME", "HOROVOD_NCCL_HOME", "CXX", "SPARK_DL_STACK")
+PINS = sorted((ROOT / "conf").glob("constraints*.txt"))
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what setup.sh reads, with an empty cache beside it."""
     copy = tmp_path / "checkout"
-    for name in ("scripts/setup.sh", "conf/constraints.txt", "pyproject.toml", "setup.py", "spark_dl/__init__.py"):
+    names = ["setup.py", "pyproject.toml", "scripts/setup.sh", "scripts/env.sh", "spark_dl/__init__.py"]
+    for name in (*names, *(f"conf/{path.name}" for path in PINS)):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     return copy
@@ -32,7 +37,7 @@ def set_up(
     for name, script in stubs.items():
         (commands / name).write_text(f"#!/bin/sh\n{script}\n")
         (commands / name).chmod(0o755)
-    known = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "CUDA_HOME", "HOROVOD_NCCL_HOME", "CXX")}
+    known = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     environment = {
         **known,
         "SPARK_DL_CACHE": str(checkout.parent / "cache"),
@@ -85,6 +90,9 @@ REFUSED = {
     "no make": ({"make": "exit 127"}, {}, [], "make is missing (Debian package make)"),
     "no disk": ({"df": DISK}, {}, [], "too little disk space for .venv"),
     "a cache that can't be written": ({}, {"SPARK_DL_CACHE": "/proc/none"}, [], "set SPARK_DL_CACHE to a directory"),
+    "an unknown stack": ({}, {}, ["--stack", "oldest"], "no stack 'oldest': primary or newest is expected"),
+    "a stack without a name": ({}, {}, ["--stack"], "no stack ''"),
+    "no disk for another stack": ({"df": DISK}, {}, ["--stack=newest"], "too little disk space for .venv-newest"),
     "no CUDA": ({"nvcc": "exit 1"}, {}, ["--gpu"], "--gpu: no CUDA toolkit"),
     "no NCCL": ({"nvcc": CUDA}, {}, ["--gpu"], "--gpu: NCCL is missing"),
     "no GPU": (
@@ -110,7 +118,9 @@ def test_what_is_missing_is_one_line_that_names_what_brings_it(what: str, checko
 def test_an_unknown_argument_is_answered_with_the_usage(checkout: Path) -> None:
     ran = set_up(checkout, {}, {}, ["--cuda"])
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr == "usage: scripts/setup.sh [--cpu | --gpu] [--help] (unknown argument: --cuda)\n"
+    assert ran.stderr == (
+        "usage: scripts/setup.sh [--stack NAME] [--cpu | --gpu] [--help] (unknown argument: --cuda)\n"
+    )
 
 
 def test_a_venv_for_gpus_stays_one_until_another_is_asked_for(checkout: Path) -> None:
@@ -120,3 +130,42 @@ def test_a_venv_for_gpus_stays_one_until_another_is_asked_for(checkout: Path) ->
     assert "--gpu: no CUDA toolkit" in set_up(checkout, missing, {}).stderr
     shutil.rmtree(checkout.parent / "commands")
     assert "make is missing" in set_up(checkout, missing, {}, ["--cpu"]).stderr
+
+
+def pins(path: Path) -> dict[str, str]:
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_each_stack_pins_the_same_packages_within_the_ranges_of_the_metadata() -> None:
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = metadata["optional-dependencies"]
+    requirements = [Requirement(text) for text in (*metadata["dependencies"], *extras["cpu"], *extras["connect"])]
+    primary = pins(ROOT / "conf/constraints.txt")
+    for path in PINS:
+        chosen = pins(path)
+        assert chosen.keys() == primary.keys()
+        unfit = [f"{r}: {chosen[r.name]}" for r in requirements if not r.specifier.contains(chosen[r.name])]
+        assert unfit == []
+
+
+@pytest.mark.parametrize(("stack", "directory"), [("", ".venv"), ("primary", ".venv"), ("newest", ".venv-newest")])
+def test_a_shell_gets_the_stack_that_it_names(stack: str, directory: str, checkout: Path) -> None:
+    for name in (".venv", ".venv-newest"):
+        (checkout / name / "bin").mkdir(parents=True)
+        (checkout / name / "bin" / "python").symlink_to("/bin/true")
+    ran = shell(checkout, 'echo "${PATH%%:*} $PYSPARK_PYTHON"', SPARK_DL_STACK=stack)
+    assert ran.stdout.split() == [str(checkout / directory / "bin"), str(checkout / directory / "bin/python")]
+
+
+def test_a_shell_is_told_how_to_make_a_stack_that_is_missing(checkout: Path) -> None:
+    ran = shell(checkout, 'echo "$PATH"', SPARK_DL_STACK="newest")
+    assert ran.stdout.strip() == os.environ["PATH"]
+    assert ran.stderr == f"{checkout}/.venv-newest is missing: run scripts/setup.sh --stack newest first\n"
+
+
+def shell(checkout: Path, program: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """A shell that sources env.sh."""
+    command = ["bash", "-c", f". scripts/env.sh; {program}"]
+    environment = {**os.environ, **settings}
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ def run(directory: Path, *arguments: str) -> list[str]:
     shutil.copy(ROOT / "scripts" / "test.sh", scripts)
     for name in ("ruff", "mypy", "deptry", "python"):
         (commands / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
-    (scripts / "setup.sh").write_text("#!/bin/sh\necho setup.sh\n")
+    (scripts / "setup.sh").write_text('#!/bin/sh\necho setup.sh "$@"\n')
     (scripts / "env.sh").write_text("")
     for path in (*commands.iterdir(), scripts / "setup.sh"):
         path.chmod(0o755)
@@ -32,7 +32,7 @@ def run(directory: Path, *arguments: str) -> list[str]:
         text=True,
         check=True,
     )
-    return [line for line in ran.stdout.splitlines() if not line.startswith("==> ")]
+    return [line.rstrip() for line in ran.stdout.splitlines() if not line.startswith("==> ")]
 
 
 def test_every_check_runs_and_two_processes_share_the_tests(tmp_path: Path) -> None:
@@ -61,3 +61,20 @@ def test_every_check_runs_and_two_processes_share_the_tests(tmp_path: Path) -> N
 def test_arguments_go_to_pytest(tmp_path: Path, arguments: list[str], shared: bool) -> None:
     last = run(tmp_path, *arguments)[-1]
     assert last == f"python -m pytest --durations=20 {SHARED if shared else ''}{' '.join(arguments)}"
+
+
+def test_a_stack_is_set_up_and_runs_the_tests_that_are_marked_for_it(tmp_path: Path) -> None:
+    assert run(tmp_path, "--stack", "newest", "-k", "a name") == [
+        "setup.sh --stack newest",
+        f"python -m pytest --durations=20 {SHARED}-m stack -k a name",
+    ]
+
+
+def test_another_stack_follows_the_whole_suite(tmp_path: Path) -> None:
+    calls = run(tmp_path, "--also-stack", "newest", "-x")
+    assert calls[-3:] == [
+        f"python -m pytest --durations=20 {SHARED}-x",
+        "setup.sh --stack newest",
+        f"python -m pytest --durations=20 {SHARED}-m stack -x",
+    ]
+    assert calls[0] == "setup.sh"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -11,12 +12,16 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.shards import Segment
 from spark_dl.errors import OptionError, explain, hint
 
-__all__ = ["READERS", "Reader", "reader"]
+__all__ = ["READERS", "Reader", "check_reader", "reader"]
 
 # Yields for each segment, in order, the rows of each tensor.
 Reader = Callable[[ConvertedDataset, Sequence[Segment]], Iterator[list[np.ndarray]]]
 
-READERS = {"petastorm": "spark_dl.data.readers.petastorm"}
+READERS = {
+    "auto": "spark_dl.data.readers.auto",
+    "petastorm": "spark_dl.data.readers.petastorm",
+    "arrow": "spark_dl.data.readers.arrow",
+}
 
 
 def reader(name: str) -> Reader:
@@ -33,3 +38,20 @@ def reader(name: str) -> Reader:
         )
     read: Reader = importlib.import_module(READERS[name]).read
     return read
+
+
+def check_reader(name: str) -> None:
+    """Check that Petastorm is installed where it is set by name; nothing is imported.
+
+    Raises:
+        OptionError: It isn't.
+    """
+    if name == "petastorm" and importlib.util.find_spec("petastorm") is None:
+        raise OptionError(
+            explain(
+                "Petastorm isn't installed here.",
+                expected="the package petastorm, on the driver and on every executor",
+                received="reader='petastorm'",
+                fix="pip install petastorm==0.13.1, or set reader='auto', which reads with pyarrow then.",
+            )
+        )

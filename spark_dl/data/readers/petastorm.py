@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import collections
-import itertools
+import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from spark_dl._compat.petastorm import block_reader
-from spark_dl.data.dataset import BLOCK_ID, BLOCK_ROWS, ConvertedDataset
-from spark_dl.data.ragged import BYTES, split
+from spark_dl.data.dataset import BLOCK_ID, ConvertedDataset
+from spark_dl.data.readers.segments import KeptBlocks, segment_arrays
 from spark_dl.data.shards import Segment
 
 __all__ = ["read"]
 
 # Two threads hide a file's latency; each may hold three blocks, whatever queue size is configured.
 _THREADS = 2
-# Canonical shards split about one block each, and the parts of a block are read at distant times.
-_MOST_KEPT = 8
 
 
 def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[list[np.ndarray]]:
@@ -40,44 +39,22 @@ def read(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[lis
     """
     if not segments:
         return
-    left = collections.Counter(segment.block.block_id for segment in segments)
-    keep = set(itertools.islice((block_id for block_id, count in left.items() if count > 1), _MOST_KEPT))
-    kept: dict[int, object] = {}
+    kept = KeptBlocks(segments)
     early: collections.defaultdict[int, list[object]] = collections.defaultdict(list)
-    urls = [f"{dataset.store.url}/{name}" for name in _files(segments, keep)]
+    urls = [f"{dataset.store.url}/{name}" for name in kept.files()]
     with block_reader(urls, _THREADS) as next_block:
+
+        def load(block_id: int) -> object:
+            while not early[block_id]:
+                block = next_block()
+                early[int(getattr(block, BLOCK_ID)[0])].append(block)
+            return early[block_id].pop()
+
         for segment in segments:
-            block_id = segment.block.block_id
-            if block_id not in kept:
-                while not early[block_id]:
-                    block = next_block()
-                    early[int(getattr(block, BLOCK_ID)[0])].append(block)
-                kept[block_id] = early[block_id].pop()
-            yield _arrays(dataset, kept[block_id], segment)
-            left[block_id] -= 1
-            if block_id not in keep or not left[block_id]:
-                del kept[block_id]
+            block = kept.block(segment, functools.partial(load, segment.block.block_id))
+            yield segment_arrays(dataset, functools.partial(_value, block), segment)
+            del block  # before the next one is read
 
 
-def _files(segments: Sequence[Segment], once: set[int]) -> Iterator[str]:
-    """Yield the segments' file names in order, but only once for the block ids in `once`."""
-    seen: set[int] = set()
-    for segment in segments:
-        if segment.block.block_id not in once & seen:
-            yield segment.block.name
-        seen.add(segment.block.block_id)
-
-
-def _arrays(dataset: ConvertedDataset, block: object, segment: Segment) -> list[np.ndarray]:
-    rows = int(getattr(block, BLOCK_ROWS)[0])
-    result = []
-    for tensor in dataset.tensors:
-        content = getattr(block, tensor.name)[0]
-        if tensor.stored == BYTES:
-            sizes = np.frombuffer(getattr(block, tensor.lengths_name)[0], np.int64)
-            start, stop = (int(sizes[:row].sum()) for row in (segment.start, segment.stop))
-            result.append(split(memoryview(content)[start:stop], sizes[segment.start : segment.stop]))
-        else:
-            array = np.frombuffer(content, tensor.stored).reshape(rows, *tensor.shape)
-            result.append(array[segment.start : segment.stop])
-    return result
+def _value(block: object, name: str) -> Any:
+    return getattr(block, name)[0]

@@ -35,6 +35,7 @@ class EstimatorParams(OptionParams):
     validationCol: Param[str | None]
     validationData: Param[Any]
     validationFraction: Param[float]
+    reader: Param[str]
     batchSize: Param[int]
     globalBatchSize: Param[int | None]
     gradientAccumulation: Param[int]
@@ -102,6 +103,7 @@ class EstimatorParams(OptionParams):
         validationCol: str | None = None,
         validationData: Any = None,
         validationFraction: float = 0.0,
+        reader: str = "auto",
         batchSize: int = 32,
         globalBatchSize: int | None = None,
         gradientAccumulation: int = 1,
@@ -170,6 +172,7 @@ class EstimatorParams(OptionParams):
         validationCol: str | None = ...,
         validationData: Any = ...,
         validationFraction: float = ...,
+        reader: str = ...,
         batchSize: int = ...,
         globalBatchSize: int | None = ...,
         gradientAccumulation: int = ...,
@@ -260,6 +263,8 @@ class EstimatorParams(OptionParams):
     def getValidationData(self) -> Any: ...
     def setValidationFraction(self, value: float) -> Self: ...
     def getValidationFraction(self) -> float: ...
+    def setReader(self, value: str) -> Self: ...
+    def getReader(self) -> str: ...
     def setBatchSize(self, value: int) -> Self: ...
     def getBatchSize(self) -> int: ...
     def setGlobalBatchSize(self, value: int | None) -> Self: ...
