@@ -326,7 +326,8 @@ class _BlockWriter:
             return []
         indices = labels.astype(np.int64)
         # Without the index that the loss ignores.
-        return np.bincount(indices[(indices >= 0) & (indices < classes)], minlength=classes).tolist()
+        rows: list[int] = np.bincount(indices[(indices >= 0) & (indices < classes)], minlength=classes).tolist()
+        return rows
 
 
 def _exclusive_values(labels: Sequence[LabelSpec], arrays: Sequence[np.ndarray]) -> str:

@@ -200,4 +200,5 @@ class _Trial:
 
 
 def _joined(*batches: _Batch) -> _Batch:
-    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    joined: _Batch = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    return joined
