@@ -22,7 +22,8 @@ def mode_of(model: keras.Model, monitor: str) -> str:
     """
     name = monitor.removeprefix("val_")
     metrics = {metric.name: metric for metric in leaf_metrics(model)}
-    if name == "loss" or (name not in metrics and name.endswith("_loss")):
+    # An output's loss is a Mean, which has no direction.
+    if name == "loss" or (name.endswith("_loss") and type(metrics.get(name)) in (type(None), keras.metrics.Mean)):
         return "min"
     of_output = [one for one in sorted(metrics, key=len) if name.endswith(f"_{one}")]
     found = metrics.get(name) or (metrics[of_output[-1]] if of_output else None)
