@@ -78,7 +78,7 @@ def _made_by_function(
         if shapes is None:
             raise ModelError(
                 explain(
-                    f"modelFn takes {SHAPES}, which only a fit knows.",
+                    "modelFn takes column_shapes, which only a fit knows.",
                     expected="a modelFn that needs no DataFrame, to save the estimator",
                     received=display_name(function),
                     fix=f"Set {SHAPES} in modelParams, or save the fitted model.",

@@ -108,7 +108,11 @@ def test_clipping_is_found_however_high_its_threshold(change: Any, expected: str
 class Noise(keras.layers.Layer):
     def __init__(self, seed: int | None) -> None:
         super().__init__()
+        self.seed = seed
         self.generator = None if seed is None else keras.random.SeedGenerator(seed)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"seed": self.seed}
 
     def call(self, x: Any) -> Any:
         return x + keras.random.normal(ops.shape(x), seed=self.generator)
