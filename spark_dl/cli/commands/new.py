@@ -79,7 +79,7 @@ def _contents(project: str) -> Iterator[tuple[str, str]]:
         "output": model,
         "overwrite": True,
         "numWorkers": 2,
-        "epochs": 5,
+        "epochs": 20,
         "validationFraction": 0.2,
         "restoreBestWeights": True,
     }
