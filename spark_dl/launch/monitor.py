@@ -139,9 +139,12 @@ class RankMonitor:
 
     def _on_arrived(self, message: Arrived) -> None:
         self._arrived[message.rank] = message.host
-        if len(self._arrived) == self._size and not self.failures:
+        if self.failures:
+            return
+        # Spark starts the tasks of a barrier stage together: once one has its slot, the others are starting.
+        self._deadline = time.monotonic() + self._settings.start_timeout
+        if len(self._arrived) == self._size:
             _log.info("All ranks have their slots, on the hosts %s.", ", ".join(sorted(set(self._arrived.values()))))
-            self._deadline = time.monotonic() + self._settings.start_timeout
             if self._claim:
                 self._claim.grant()
 

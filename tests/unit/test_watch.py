@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+import threading
 from typing import Any
 
 import cloudpickle
@@ -63,6 +64,15 @@ def failed(rank: int, at: float, secondary: bool = False) -> Failed:
     return Failed(Failure(rank, f"node{rank}", "ValueError", f"of rank {rank}", "trace", at, secondary))
 
 
+def test_once_a_rank_has_its_slot_the_others_have_the_time_of_a_start() -> None:
+    watch = watch_of(arrived(0), slot_timeout=0.0)
+    waiting: MessageQueue = queue.Queue()
+    late = threading.Timer(0.2, waiting.put, [arrived(1)])
+    late.start()
+    watch.take(waiting)
+    late.join()
+
+
 def test_reports_are_handed_on_in_order_until_the_end() -> None:
     reports: list[Any] = []
     content = [Report({"step": step}) for step in range(3)]
@@ -99,7 +109,7 @@ def test_ranks_that_do_not_meet_in_time_are_named_with_their_hosts() -> None:
 
 
 def test_a_rank_that_never_arrived_is_named_too() -> None:
-    watch = watch_of(arrived(1), slot_timeout=0.05)
+    watch = watch_of(arrived(1), start_timeout=0.0)
     with pytest.raises(ClusterError, match="rank 0 on an unknown host, rank 1 on node1"):
         watch.take(queue.Queue())
 
