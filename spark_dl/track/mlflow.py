@@ -171,6 +171,7 @@ class MlflowTracker:
         self._registered_model_name = registered_model_name
         self._experiment_id = experiment_id
         self._run_name = run_name
+        self._unnamed = False  # whether this fit has opened the run, without a name
         self._joined = joined
         self._parent = parent
         self.notes: list[str] = []
@@ -253,6 +254,7 @@ class MlflowTracker:
     def _opened(self) -> str:
         # Not mlflow.start_run, whose run would stay active in this thread if the server can't be reached at its end.
         tags = redact_value(context_tags({PARENT_RUN_TAG: self._parent} if self._parent else None))
+        self._unnamed = self._run_name is None
         return str(self._client.create_run(self._experiment_id, tags=tags, run_name=self._run_name).info.run_id)
 
     def _reopened(self, run_id: str, below: str = "", look: bool = False) -> str:
@@ -291,10 +293,10 @@ class MlflowTracker:
                 self._events = mlflow.artifacts.load_text(f"{info.artifact_uri}/{_EVENTS}").splitlines()
 
     def describe(self, title: str, text: str, picture: str) -> None:
-        """Name the run, unless it was named or joined, and set its description, with the picture if there is one."""
+        """Name the run, if this fit opened it unnamed, and set its description, with the picture if there is one."""
         if self._joined:
             return
-        if self._run_name is None:
+        if self._unnamed:
             self._client.update_run(self.run_id, name=redact(title))
         if picture and urlsplit(mlflow.get_tracking_uri()).scheme != "databricks":
             # The address at which MLflow's server has artifacts, relative to its pages.

@@ -86,6 +86,16 @@ def test_a_run_is_named_and_described_unless_it_is_the_users(store: Path) -> Non
     assert read(named_id).info.run_name == "mine"
     assert read(named_id).data.tags["mlflow.note.content"] == "a table"
 
+    for name, expected in (("the first fit's", "the first fit's"), (None, "KerasClassifier, 100 rows")):
+        killed, killed_id = opened(run_name=name)
+        killed.describe("KerasClassifier, 100 rows", "", "")
+        killed.finish(ValueError("lost"))
+        resumed, resumed_id = opened(resumed=killed_id)
+        resumed.describe("KerasRegressor, 3 rows", "a table", "")
+        resumed.finish(None)
+        assert resumed_id == killed_id
+        assert read(killed_id).info.run_name == expected
+
     with mlflow.start_run(run_name="the user's") as active:
         joined, _ = opened()
         joined.describe("KerasClassifier, 100 rows", "a table", "")
