@@ -88,7 +88,7 @@ def _rows(dataset: ConvertedDataset, validation: bool) -> str:
 
 
 def _plain(config: str) -> str:
-    """Number the names of layers and other objects anew in a config, as JSON: Keras counts them per process."""
+    """Renumber the names of layers and other objects in a config, as JSON: Keras counts them per process."""
     parsed = json.loads(config)
     numbered: dict[str, str] = {}
     for name in _object_names(parsed):
