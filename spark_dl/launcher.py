@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from spark_dl._compat.spark import is_connect
+from spark_dl.installed import version_of
 from spark_dl.launch import slots
 from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.launcher import run_ranks
@@ -155,7 +155,7 @@ class HorovodLauncher:
             "spark_dl.function": getattr(fn, "__qualname__", type(fn).__name__),
             "spark_dl.spark": spark.version,
             "spark_dl.master": master_of(spark),
-            "spark_dl.spark_dl": importlib.metadata.version("spark_dl"),
+            "spark_dl.spark_dl": version_of("spark_dl"),
         }
         return {name: value for name, value in params.items() if value is not None}, tags
 

@@ -6,8 +6,9 @@ same names. `tests/unit/test_compat.py` has a test for each.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,14 @@ def write_environment(root: Path, requirements: Sequence[str]) -> None:
     Behind it are `environment._process_pip_requirements` and `environment._PythonEnv`, with which each flavor of
     MLflow writes these files.
     """
-    conda, pinned, _ = environment._process_pip_requirements(list(requirements), None, None)
-    write_yaml(str(root), CONDA_FILE, conda)
+    conda, pinned = _environment(tuple(requirements))
+    write_yaml(str(root), CONDA_FILE, dict(conda))
     (root / "requirements.txt").write_text("\n".join(pinned) + "\n")
     environment._PythonEnv.current().to_yaml(str(root / PYTHON_FILE))
+
+
+@functools.cache
+def _environment(requirements: tuple[str, ...]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the content of conda.yaml and the requirements, once per process: MLflow reads every package's files."""
+    conda, pinned, _ = environment._process_pip_requirements(list(requirements), None, None)
+    return conda, tuple(pinned)

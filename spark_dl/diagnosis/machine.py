@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from packaging.requirements import Requirement
 
 from spark_dl.diagnosis.report import Finding
+from spark_dl.installed import version_of
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import free_bytes
 from spark_dl.launch.horovod_build import HOROVOD_FIX, horovod_fault
@@ -123,7 +124,7 @@ def _version(name: str) -> str:
     # TensorFlow's distribution is tensorflow (with GPU support) or tensorflow-cpu.
     for candidate in (name, name.removesuffix("-cpu")):
         try:
-            return importlib.metadata.version(candidate)
+            return version_of(candidate)
         except importlib.metadata.PackageNotFoundError:
             continue
     return "missing"

@@ -6,6 +6,7 @@ import importlib.metadata
 
 from spark_dl._compat.horovod import installed_build
 from spark_dl.errors import ClusterError, explain
+from spark_dl.installed import version_of
 
 __all__ = ["HOROVOD_FIX", "horovod_fault", "unfit_horovod"]
 
@@ -49,7 +50,7 @@ def unfit_horovod(where: str, fault: str) -> ClusterError:
 def _tensorflow() -> str:
     for name in ("tensorflow", "tensorflow-cpu"):
         try:
-            return importlib.metadata.version(name)
+            return version_of(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from spark_dl import figures
 from spark_dl.fit.attempts import Trained
 from spark_dl.fit.initial_model import display_name
+from spark_dl.installed import pinned_packages
 from spark_dl.log_values import scalar_history
 from spark_dl.ml.persistence import described
 from spark_dl.ml.savable_estimator import SavableEstimator
@@ -149,8 +149,7 @@ def _summary(model: Any) -> bytes:
 
 
 def _packages() -> bytes:
-    pins = {f"{one.metadata['Name']}=={one.version}" for one in importlib.metadata.distributions()}
-    return ("\n".join(sorted(pins, key=str.lower)) + "\n").encode()
+    return ("\n".join(pinned_packages()) + "\n").encode()
 
 
 def _graph(config: Mapping[str, Any]) -> tuple[dict[str, str], list[tuple[str, str]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.fit.attempts import Trained
 from spark_dl.fit.initial_model import display_name
 from spark_dl.fit.spec import FitSpec
+from spark_dl.installed import version_of
 from spark_dl.io.store import Store
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import setting_of, task_gpus
@@ -199,7 +199,7 @@ def _tags(estimator: SavableEstimator, spec: FitSpec, spark: SparkSession) -> di
         "application": spark.conf.get("spark.app.id", "") or "",
         "gpus": f"{gpus:g}",
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("spark_dl", "keras", "horovod")},
+        **{name: version_of(name) for name in ("spark_dl", "keras", "horovod")},
         "tensorflow": tf.__version__,
     }
     return {f"spark_dl.{name}": value for name, value in tags.items()}

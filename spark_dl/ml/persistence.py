@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
@@ -33,6 +32,7 @@ from pyspark.sql import SparkSession
 from spark_dl._compat.spark import is_connect
 from spark_dl._compat.spark_ml import remove_directory
 from spark_dl.errors import SavedModelError, SparkDLError, explain
+from spark_dl.installed import version_of
 from spark_dl.io.paths import holds_the_process, spark_path, spark_pattern
 from spark_dl.io.store import Store
 from spark_dl.io.swap import check_replaceable, take_place, written_beside
@@ -310,7 +310,7 @@ def _facts(instance: Any) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]
     """Return the metadata under "sparkDL", the Keras model's bytes, and the params without credentials in URLs."""
     facts, content, params = instance._to_saved()
     params = {name: redact(value) if isinstance(value, str) else value for name, value in params.items()}
-    saved = {"format": FORMAT, "version": importlib.metadata.version("spark_dl"), **facts}
+    saved = {"format": FORMAT, "version": version_of("spark_dl"), **facts}
     if content is not None:
         saved["bytes"] = len(content)
         saved["chunks"] = math.ceil(len(content) / _CHUNK_BYTES)

@@ -18,11 +18,10 @@ from spark_dl.data.convert import ConversionSpec, convert_batches
 from spark_dl.data.projection import arrow_projection
 from spark_dl.data.row_errors import describe
 from spark_dl.errors import DataError, ModelError, explain
-from spark_dl.gc_pause import gc_paused
 from spark_dl.io.payload import Payload
 from spark_dl.log_values import plain_logs, plain_value
 from spark_dl.redaction import warn
-from spark_dl.score.scoring_model import prepare_worker, rows_at_once
+from spark_dl.score.scoring_model import import_keras, prepare_worker, rows_at_once
 from spark_dl.spark.job import SparkJob
 from spark_dl.spark.python_worker import purge_zipimport_cache
 
@@ -52,9 +51,10 @@ class Evaluation:
 
     def model(self) -> Any:
         """Load the Keras model and build its metrics."""
-        with gc_paused():
-            from spark_dl.train.model.serialization import from_bytes
-            from spark_dl.train.step import build_state
+        import_keras()
+        from spark_dl.train.model.serialization import from_bytes
+        from spark_dl.train.step import build_state
+
         model = from_bytes(self.content.load(), cloudpickle.loads(self.custom_objects))
         model.jit_compile = False  # XLA would compile for each of many batch sizes
         tensors = self.conversion.tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import math
 import os
 import sys
@@ -26,11 +27,12 @@ from spark_dl.gc_pause import gc_paused
 from spark_dl.io.payload import Payload
 from spark_dl.score.heads import Head
 from spark_dl.score.row_errors import ScoringRowErrors
+from spark_dl.spark.python_worker import settle_imports
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["ScoringModel", "loaded", "prepare_worker", "rows_at_once"]
+__all__ = ["ScoringModel", "import_keras", "loaded", "prepare_worker", "rows_at_once"]
 
 # The maximum size in bytes of images and sparse rows that are decoded at once, as float32.
 _DECODED_BYTES = 64 << 20
@@ -185,9 +187,8 @@ def prepare_worker() -> None:
     into a directory that Spark removes: Spark kills Python workers, which can't remove the files that TensorFlow writes
     when it traces a graph.
     """
-    pyspark = sys.modules.get("pyspark")  # already imported in a task
-    context = pyspark.TaskContext.get() if pyspark else None
-    if context is None:  # not a Spark task
+    context = _task()
+    if context is None:
         return
     threads = str(context.cpus())
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
@@ -199,17 +200,31 @@ def prepare_worker() -> None:
         tempfile.tempdir = directory
 
 
+def import_keras() -> None:
+    """Import TensorFlow, Keras and what loads models. In a Spark task, later tasks of the worker gain by it."""
+    with gc_paused():
+        importlib.import_module("spark_dl.train.model.serialization")
+    if _task() is not None:
+        settle_imports()
+
+
+def _task() -> Any:
+    """Return the context of the Spark task that this process runs; None for none."""
+    pyspark = sys.modules.get("pyspark")  # already imported in a task
+    return pyspark.TaskContext.get() if pyspark else None
+
+
 # The only module-level state, and only a cache: Spark reuses Python workers, so that later tasks find the model loaded.
 @functools.lru_cache(maxsize=2)
 def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
     """Load a model, cached in the process, as a function from its inputs to its outputs, both in the model's order."""
     prepare_worker()
-    with gc_paused():
-        import keras
-        import tensorflow as tf
+    import_keras()
+    import keras
+    import tensorflow as tf
 
-        from spark_dl.train.model.keras_settings import apply_settings
-        from spark_dl.train.model.serialization import from_bytes, settings_of
+    from spark_dl.train.model.keras_settings import apply_settings
+    from spark_dl.train.model.serialization import from_bytes, settings_of
 
     content = model.content.load()
     settings = settings_of(content)

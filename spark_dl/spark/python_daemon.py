@@ -12,6 +12,8 @@ import os
 import sys
 
 from spark_dl._compat.spark import run_python_daemon
+from spark_dl.gc_pause import gc_paused
+from spark_dl.spark.python_worker import settle_imports
 
 __all__ = ["main"]
 
@@ -23,8 +25,10 @@ def _import_all() -> None:
     protocol = os.dup(1)
     os.dup2(2, 1)
     try:
-        for name in _MODULES:
-            importlib.import_module(name)
+        with gc_paused():
+            for name in _MODULES:
+                importlib.import_module(name)
+        settle_imports()
     finally:
         sys.stdout.flush()
         os.dup2(protocol, 1)

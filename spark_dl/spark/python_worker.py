@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import zipimport
 from collections import deque
 from collections.abc import Iterable
 
-__all__ = ["keep_worker", "purge_zipimport_cache"]
+__all__ = ["keep_worker", "purge_zipimport_cache", "settle_imports"]
 
 
 def keep_worker(batches: Iterable[object]) -> None:
@@ -34,6 +35,18 @@ def purge_zipimport_cache() -> None:
     for path, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, zipimport.zipimporter):
             del sys.path_importer_cache[path]
+
+
+def settle_imports() -> None:
+    """Keep this worker's imports out of what Spark does for each of its tasks; to be called after large imports.
+
+    PySpark collects garbage after each task of a worker that it keeps: with TensorFlow imported, a scan of all objects
+    takes longer than many a task. What is imported stays, so it needs no scan. Objects of this moment are never freed:
+    call this before models are loaded.
+    """
+    purge_zipimport_cache()
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def _is_spark_core(path: str) -> bool:

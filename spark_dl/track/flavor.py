@@ -15,8 +15,10 @@ flavor. Nothing in the directory is pickled.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
+import io
 import shutil
 import sys
 import zipfile
@@ -35,6 +37,7 @@ from mlflow.types.schema import AnyType, Array, DataType
 from spark_dl import errors
 from spark_dl._compat.mlflow import CONDA_FILE, PYTHON_FILE, save_input_example, write_environment
 from spark_dl.errors import SavedModelError, explain
+from spark_dl.installed import version_of
 from spark_dl.io.store import Store
 from spark_dl.io.swap import replacing
 from spark_dl.track.flavor_layout import FLAVOR, KERAS, SCORED, SERVING, STAGE, STAGE_FILES
@@ -175,7 +178,7 @@ def _write_directory(
     _pack_package(root / "code" / _ARCHIVE)
     (root / "code" / f"{_LOADER}.py").write_text(_LOADER_CODE)
     _copy_code(code_paths, root / "code")
-    version, modules = importlib.metadata.version("spark_dl"), [Path(path).stem for path in code_paths]
+    version, modules = version_of("spark_dl"), [Path(path).stem for path in code_paths]
     mlflow_model.add_flavor(FLAVOR, version=version, code="code", modules=modules, **facts)
     if input_example is None and isinstance(model, LoggedModel) and model.inputs is not None and model.example:
         with contextlib.suppress(Exception):  # the example is generated, and optional
@@ -205,7 +208,7 @@ def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[st
     mlflow_model.add_flavor(
         "keras",
         data="data",
-        keras_version=importlib.metadata.version("keras"),
+        keras_version=version_of("keras"),
         keras_backend="tensorflow",
         save_exported_model=False,
     )
@@ -226,9 +229,17 @@ def _pack_package(path: Path) -> None:
     if package.parent.is_file():  # the package was imported from an archive
         shutil.copy2(package.parent, path)
         return
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    path.write_bytes(_packed(package))
+
+
+@functools.cache
+def _packed(package: Path) -> bytes:
+    """Return the archive of a package's modules, built once per process."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(package.rglob("*.py")):
             archive.write(file, str(file.relative_to(package.parent)))
+    return content.getvalue()
 
 
 def _copy_code(paths: Sequence[str], into: Path) -> None:
@@ -258,7 +269,7 @@ def _pinned(names: Sequence[str]) -> str:
     """Pin the first of these distributions that is installed to its version."""
     for name in names:
         try:
-            return f"{name}=={importlib.metadata.version(name)}"
+            return f"{name}=={version_of(name)}"
         except importlib.metadata.PackageNotFoundError:
             continue
     return names[0]  # none is installed here under these names, so the version stays open

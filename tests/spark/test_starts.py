@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -82,3 +83,17 @@ def test_the_daemon_has_tensorflow_for_all_workers(spark: SparkSession) -> None:
 
     names = [row["name"] for row in spark.range(0, 1, 1, 1).mapInArrow(libraries, "name string").collect()]
     assert [name for name in names if name.startswith("libtensorflow_cc")]
+
+
+def test_no_task_of_the_daemons_workers_scans_what_is_imported(spark: SparkSession) -> None:
+    """Spark collects garbage after each task: 0.4 s for TensorFlow's objects, which never become garbage."""
+
+    def scanned(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            pass
+        gc.collect()
+        counts = pa.array([gc.get_freeze_count(), len(gc.get_objects())], pa.int64())
+        yield pa.RecordBatch.from_pydict({"objects": counts})
+
+    frozen, others = (row["objects"] for row in spark.range(0, 1, 1, 1).mapInArrow(scanned, "objects long").collect())
+    assert frozen > 20 * others

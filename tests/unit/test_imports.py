@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import subprocess
 import sys
 import zipfile
 import zipimport
@@ -49,3 +50,23 @@ def test_archives_are_forgotten_and_found_again(tmp_path: Path, monkeypatch: pyt
     assert not [path for path, finder in sys.path_importer_cache.items() if isinstance(finder, zipimport.zipimporter)]
     assert str(jar) not in sys.path
     assert importlib.import_module("of_mine").VALUE == 7
+
+
+def test_imports_settle_once_so_that_models_are_freed() -> None:
+    program = """
+import gc, weakref
+from spark_dl.spark.python_worker import settle_imports
+
+class Thing: ...
+
+settle_imports()
+frozen = gc.get_freeze_count()
+thing = Thing()
+thing.itself, seen = thing, weakref.ref(thing)
+settle_imports()
+del thing
+gc.collect()
+print(frozen > 1000, gc.get_freeze_count() <= frozen, seen() is None)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["True", "True", "True"]
