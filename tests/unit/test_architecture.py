@@ -29,6 +29,7 @@ BASE = {
         "errors",
         "figures",
         "gc_pause",
+        "installed",
         "io",
         "log_values",
         "notebook",
