@@ -16,6 +16,7 @@ __all__ = [
     "confusion_figure",
     "graph_figure",
     "history_figure",
+    "importance_figure",
     "learning_rate_figure",
     "predicted_figure",
     "ranks_figure",
@@ -209,6 +210,25 @@ def residuals_figure(sample: np.ndarray, rows: int) -> Figure:
     axes.hist(apart, bins=min(60, max(5, len(apart) // 10)))
     axes.set_xlabel("predicted - actual")
     axes.set_ylabel("rows")
+    return figure
+
+
+def importance_figure(importances: Mapping[str, tuple[float, float]], metric: str, baseline: float) -> Figure:
+    """Plot how much worse a metric gets when a column is shuffled.
+
+    Args:
+        importances: The mean and its standard error (NaN for unknown) by column, the most important one first.
+        metric: The name of the metric.
+        baseline: The metric on the rows as they are.
+    """
+    figure = _figure(0.3 * len(importances) + 1.0)
+    axes = figure.add_subplot()
+    names = list(importances)[::-1]
+    means, errors = zip(*(importances[name] for name in names), strict=True)
+    axes.barh(names, means, xerr=np.nan_to_num(errors), color="#4a7ebb", ecolor="#555555")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(f"how much worse {metric} is with the column shuffled")
+    axes.set_title(f"{metric} on the rows as they are: {baseline:.4g}", fontsize=10)
     return figure
 
 

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from spark_dl.errors import ModelError, explain
 from spark_dl.ml.model import KerasModel
 
-__all__ = ["evaluate", "keras_stage"]
+__all__ = ["evaluate", "keras_stage", "rows_for"]
 
 
 def evaluate(model: Any, dataset: DataFrame) -> dict[str, Any]:
@@ -29,12 +29,17 @@ def evaluate(model: Any, dataset: DataFrame) -> dict[str, Any]:
         ModelError: There is no KerasModel among the stages, or a metric can't be computed over the cluster.
         DataError: A column or a value can't be converted for the model, or there are no rows.
     """
+    return keras_stage(model).evaluate(rows_for(model, dataset))
+
+
+def rows_for(model: Any, dataset: DataFrame) -> DataFrame:
+    """Return the rows that `keras_stage(model)` gets: those that the stages before it make."""
     last, rows = keras_stage(model), dataset
     for stage in _stages(model):
         if stage is last:
             break
         rows = stage.transform(rows)
-    return last.evaluate(rows)
+    return rows
 
 
 def keras_stage(model: Any) -> KerasModel:

@@ -181,19 +181,21 @@ class KerasModel(FittedParams, Model, Saved):
                 )
             )
         use_driver_python(dataset.sparkSession)
+        return evaluate(dataset, self._evaluation(dataset.schema))
+
+    def _evaluation(self, columns: StructType) -> Evaluation:
+        """Return the specification of an evaluation on rows of a DataFrame with this schema."""
         options = self._options()
-        weight, _ = optional_columns(dataset.schema, options)
+        weight, _ = optional_columns(columns, options)
         conversion = ConversionSpec(
             store=Store(""),
-            features=feature_specs(dataset.schema, options, self._inputs),
-            labels=label_specs(dataset.schema, options, self._outputs),
+            features=feature_specs(columns, options, self._inputs),
+            labels=label_specs(columns, options, self._outputs),
             weight=weight,
         )
         refuse_missing(self._fitted_content(), self._named_objects())
         custom = self._carried_objects()
-        return evaluate(
-            dataset, Evaluation(Payload(self._fitted_content()), custom, conversion, options.score_batch_size)
-        )
+        return Evaluation(Payload(self._fitted_content()), custom, conversion, options.score_batch_size)
 
     def registerUdf(self, spark: SparkSession, name: str, output: str = "prediction") -> None:
         """Register the model as a Spark SQL function: `SELECT name(features) FROM ...`.

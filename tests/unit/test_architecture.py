@@ -54,6 +54,7 @@ ALLOWED = {
     "launcher": {"base", "launch", "track", "train"},
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
+    "explain": {"base", "launch", "ml", "score", "data", "train"},
     "": {"base", "diagnosis", "fit", "ml", "launcher"},
 }
 # Library -> the only modules that import it.
