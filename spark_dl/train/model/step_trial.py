@@ -32,7 +32,7 @@ _DRAWS = 5
 _STEEP = 1e4
 # In a batch with labels that are much greater, the gradients of the others are lost.
 _SMALL = 1e3
-_MOST_PARTS = 16
+_MOST_PARTS = 12
 _FEATURES, _LABELS = 0, 1  # places in a batch
 # x, y and the weights of a batch, as NumPy arrays.
 _Batch = tuple[Any, ...]
@@ -138,7 +138,7 @@ def _padded_kind(trial: _Trial, pair: tuple[_Batch, _Batch], pads: Sequence[floa
 def _halved_kinds(group: list[float], compared: Callable[[list[float]], str]) -> Iterator[str]:
     """Yield the kinds of parts of a group: a class or an id that isn't one may fail, or be NaN, and hide the others."""
     waiting = [group]
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MOST_PARTS if abs(group[-1]) <= _SMALL else 1):
         if not waiting:
             return
         part = waiting.pop(0)
