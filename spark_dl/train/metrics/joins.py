@@ -217,8 +217,11 @@ class _Trial:
         self._other.update_state(*second)
         reset = self._states()
         # Keras's own reset sets 0, whatever the initial value: the first epoch begins with other states than the rest.
-        fresh = [np.float64(built.get(id(v), state)) for v, state in zip(self._metric.variables, reset, strict=True)]
-        self._starts = [reset] if all(map(_same, fresh, reset)) else [reset, fresh]
+        variables = self._metric.variables
+        fresh = [
+            np.asarray(built.get(id(v), state)).astype(np.float64) for v, state in zip(variables, reset, strict=True)
+        ]
+        self._starts: list[list[np.ndarray]] = [reset] if all(map(_same, fresh, reset)) else [reset, fresh]
 
     def join(self, untried: MetricJoin) -> MetricJoin:
         """Return the join rules that hold in all trials."""

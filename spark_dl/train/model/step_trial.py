@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -121,14 +122,14 @@ def _padded_kind(trial: _Trial, pair: tuple[_Batch, _Batch], pads: Sequence[floa
     """Compare batches where labels and features are values that may mean "no label" or "no value"."""
     first, second = pair
 
-    def compared(group: Sequence[float], *places: int) -> str:
+    def compared(places: Sequence[int], group: Sequence[float]) -> str:
         return trial.compared(_padded(first, places, group), second)
 
     for group in _by_magnitude(pads):
         places = (_LABELS,) if math.isnan(group[0]) else (_LABELS, _FEATURES)  # NaN in a feature is refused
-        kinds = [compared(group, *places)]
+        kinds = [compared(places, group)]
         for place in places if not kinds[0] else ():
-            kinds += _halved_kinds(sorted(group), lambda part, place=place: compared(part, place))
+            kinds += _halved_kinds(sorted(group), functools.partial(compared, (place,)))
         # If all rows of the other batch are masked, a masked mean looks like a sum.
         if any(kind not in ("", MEAN) for kind in kinds):
             return OTHER
