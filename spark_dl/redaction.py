@@ -32,15 +32,37 @@ _PART = r"(?:[^\s/?#'\"<>]|['\"<>](?![\s,:;)\]}<>'\"]|$))*"
 _USERINFO = re.compile(rf"\b([a-z][a-z0-9+.\-]{{0,40}})://([^\s/?#'\"<>:@]*(?::{_PART})?)@", re.IGNORECASE)
 # A password may contain a slash that should have been escaped. After a port, the rest is a path, not a password.
 _SLASH_IN_PASSWORD = re.compile(
-    r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#@:'\"<>]*):(?!\d+(?:[/?#\s]|$))"
+    r"\b([a-z][a-z0-9+.\-]{0,40})://(?!\[)([^\s/?#@:'\"<>]*):(?!\d+(?:[/?#\s]|$))"
     rf"(?:{_PART.removesuffix('*')}|[/?#])*@",
     re.IGNORECASE,
 )
-# Nor is it a port after a name that is no address of a host, in front of an @ that a host follows.
+# Either a port and a path, or a password that begins with digits: `_is_port` decides.
 _DIGITS_AND_SLASH = re.compile(
-    rf"\b([a-z][a-z0-9+.\-]{{0,40}})://(?!localhost:)[^\s/?#@:'\"<>.\[\]]+:\d+/(?:{_PART.removesuffix('*')}|[/?#])*@(?=\w)",
+    r"\b([a-z][a-z0-9+.\-]{0,40})://([^\s/?#@:'\"<>\[\]]+):(\d+)[/?#]"
+    rf"(?:{_PART.removesuffix('*')}|[/?#])*@(?=[\w\[])",
     re.IGNORECASE,
 )
+_ADDRESS = re.compile(r"localhost|\d{1,3}(?:\.\d{1,3}){3}", re.IGNORECASE)
+# What only a host is, behind an @: a name with a port, a number, the host itself.
+_HOST = re.compile(
+    r"[\w.\-]+:\d{1,5}(?![\w.])|(?:\d{1,3}(?:\.\d{1,3}){3}|localhost)(?![\w.\-])|\[[\da-f:]+\]", re.IGNORECASE
+)
+_SYSTEM_PORTS = (20, 21, 22, 25, 53, 80, 88, 110, 143, 389, 443, 445, 465, 587, 636, 873, 989, 990, 993, 995)
+# Schemes of URLs that usually have a path after a port, and seldom a password.
+_SERVICES = (*_ADDRESSES, "http", "https", "ws", "wss", "grpc", "grpcs", "tcp", "sc", "spark", "mlflow-artifacts")
+_DEFAULT_PORTS = {
+    "ftp": 21,
+    "ftps": 990,
+    "smb": 445,
+    "mysql": 3306,
+    "mssql": 1433,
+    "oracle": 1521,
+    "postgres": 5432,
+    "postgresql": 5432,
+    "redis": 6379,
+    "mongodb": 27017,
+    "amqp": 5672,
+}
 _URL_PARAMETER = re.compile(rf"([?&;](?:{_KEYS})=)[^\s&;#'\"<>]+", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"(\b(?:{_NAMES})['\"]?\s*[=:]\s*)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?![\s'\"])[^\s,;&)\]}}'\"]+)",
@@ -66,7 +88,7 @@ def redact(text: str) -> str:
     """
     if "://" in text:
         text = _SLASH_IN_PASSWORD.sub(rf"\1://{REDACTED}@", _USERINFO.sub(_without_userinfo, text))
-        text = _DIGITS_AND_SLASH.sub(rf"\1://{REDACTED}@", text)
+        text = _DIGITS_AND_SLASH.sub(_without_password, text)
     if "=" in text:
         text = _URL_PARAMETER.sub(rf"\1{REDACTED}", text)
     text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
@@ -78,6 +100,29 @@ def _without_userinfo(found: re.Match[str]) -> str:
     if scheme.lower() in _ADDRESSES and ":" not in userinfo:
         return found.group()
     return f"{scheme}://{REDACTED}@"
+
+
+def _without_password(found: re.Match[str]) -> str:
+    scheme, name, digits = found.groups()
+    behind = found.string[found.end() : found.end() + 100]
+    return found.group() if _is_port(scheme.lower(), name, digits, behind) else f"{scheme}://{REDACTED}@"
+
+
+def _is_port(scheme: str, name: str, digits: str, behind: str) -> bool:
+    """Decide whether digits in front of a slash are a port, and not the begin of a password.
+
+    Args:
+        scheme: The URL's scheme.
+        name: The name in front of the digits: a host or a user.
+        digits: The digits.
+        behind: What follows the last @: a host if the digits aren't a port.
+    """
+    if _ADDRESS.fullmatch(name):
+        return True
+    possible = not digits.startswith("0") and (int(digits[:9]) in _SYSTEM_PORTS or 1024 <= int(digits[:9]) <= 65535)
+    if not possible or _HOST.match(behind):
+        return False
+    return scheme in _SERVICES or _DEFAULT_PORTS.get(scheme.partition("+")[0]) == int(digits)
 
 
 def is_redacted(url: str) -> bool:

@@ -83,10 +83,11 @@ def check_workers(fitted: Fitted, options: EstimatorOptions) -> WorkerFacts:
 
 
 def _losses(fitted: Fitted, weighted: bool, several: str, fix: str) -> Iterator[str]:
-    from spark_dl.train.model.batch_dependence import OTHER, SUM, loss_kind
+    from spark_dl.train.model.batch_dependence import OTHER, SUM, UNTRIED, loss_kind
 
     for example in fitted.examples:
-        loss = fitted.losses.get(example.output)
+        if (loss := fitted.losses.get(example.output)) is None:  # a train step that computes its own
+            continue
         named = f"The loss {_name(loss)} of {example.output!r}"
         if getattr(loss, "ignore_class", None) is not None:
             raise _not_a_mean(f"{named} is a mean over the labels that aren't ignore_class.", several, fix, "loss")
@@ -97,6 +98,11 @@ def _losses(fitted: Fitted, weighted: bool, several: str, fix: str) -> Iterator[
             yield (
                 f"{named} depends on which rows share a batch: with {several} each batch of batchSize rows has a loss "
                 "of its own, and the gradient is the mean of theirs, not that of the joined batch."
+            )
+        if kind == UNTRIED:
+            yield (
+                f"{named} could not be compared on made-up labels and outputs: with {several} the gradients of each "
+                "batch are averaged, which is right only if it is a mean over rows."
             )
 
 
@@ -134,8 +140,8 @@ def _added_losses(fitted: Fitted, several: str, fix: str) -> Iterator[str]:
 
 def _step(fitted: Fitted, weighted: bool, several: str, fix: str) -> Iterator[str]:
     """Check that the gradients of a custom train_step or compute_loss are means over rows."""
-    from spark_dl.train.model.batch_dependence import OTHER, SUM
-    from spark_dl.train.model.step_trial import RANDOM, UNTRIED, has_own_step, step_kind
+    from spark_dl.train.model.batch_dependence import OTHER, SUM, UNTRIED
+    from spark_dl.train.model.step_trial import RANDOM, has_own_step, step_kind
 
     if not has_own_step(fitted.model):
         return

@@ -15,6 +15,7 @@ from spark_dl.train.model.batch_dependence import (
     MEAN,
     OTHER,
     SUM,
+    UNTRIED,
     loss_kind,
     masked_outputs,
     may_add_losses,
@@ -108,6 +109,14 @@ def contrastive(y: Any, p: Any) -> Any:
     return ops.mean(ops.logsumexp(others, axis=-1) - ops.sum(y * p, axis=-1))
 
 
+def of_full_batches(y: Any, p: Any) -> Any:
+    return ops.mean(ops.square(y - p)) * (1.0 if p.shape[0] >= 20 else 0.0)
+
+
+def drawn(y: Any, p: Any) -> Any:
+    return ops.mean(ops.square(y - p - keras.random.normal(ops.shape(p))))
+
+
 class OwnSum(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return ops.sum(ops.square(y_true - y_pred))
@@ -155,7 +164,11 @@ class SumsWeights(keras.losses.Loss):
         (scaled_by_constants, VECTOR, MEAN),
         (OwnSum(), VECTOR, SUM),
         (OwnMean(), VECTOR, MEAN),
-        (lambda y, p: 1 / 0, VECTOR, MEAN),
+        (of_full_batches, VECTOR, OTHER),
+        (lambda y, p: 1 / 0, VECTOR, UNTRIED),
+        (lambda y, p: ops.sum(y - p) + np.nan, VECTOR, UNTRIED),
+        (drawn, VECTOR, UNTRIED),
+        ("ctc", VECTOR, UNTRIED),
     ],
 )
 def test_what_the_loss_of_a_batch_is_to_those_of_its_rows(loss: Any, example: Example, kind: str) -> None:

@@ -236,6 +236,29 @@ def test_losses_of_class_indices_are_known(loss: object) -> None:
     assert KerasEstimator()._classes(ModelOutput("o", (4, 7), "softmax"), facts) is None
 
 
+class WithArguments(keras.losses.SparseCategoricalCrossentropy):
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(from_logits=True, **kwargs)
+
+
+class Weighed(keras.losses.SparseCategoricalCrossentropy):
+    def call(self, y_true: object, y_pred: object) -> object:
+        return 2 * super().call(y_true, y_pred)
+
+
+class Swapped(keras.losses.MeanSquaredError):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fn = lambda y, p: y - p
+
+
+def test_a_subclass_that_overrides_nothing_takes_the_labels_of_kerass() -> None:
+    facts = loss_facts(WithArguments(name="own"))
+    assert (facts.name, facts.known, facts.from_logits) == ("sparse_categorical_crossentropy", True, True)
+    assert not loss_facts(Weighed()).known
+    assert not loss_facts(Swapped()).known
+
+
 def test_one_number_takes_the_shape_of_an_output_of_one_number() -> None:
     assert apply_loss(SCALAR, (1, 1), "mean_squared_error").shape == (1, 1)
     assert apply_loss(SCALAR, (1,), "mean_squared_error").shape == ()

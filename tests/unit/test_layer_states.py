@@ -66,6 +66,16 @@ class WholeRows(Keeps):
         return self.kept + ops.shape(x)[0]
 
 
+class FirstRows(Rows):
+    def after(self, x: Any) -> Any:
+        return ops.minimum(super().after(x), 2000.0)
+
+
+class Remainder(WholeRows):
+    def after(self, x: Any) -> Any:
+        return super().after(x) % 1001
+
+
 class Steps(Keeps):
     def after(self, x: Any) -> Any:
         return self.kept + 1.0
@@ -112,6 +122,8 @@ def model_of(*layers: keras.layers.Layer) -> keras.Model:
         (Least, "min", False),
         (Rows, "sum", False),
         (WholeRows, "sum", False),
+        (FirstRows, "", False),
+        (Remainder, "", False),
         (Steps, AVERAGE, False),
         (Moving, AVERAGE, False),
         (Deviation, "", False),

@@ -12,7 +12,7 @@ from spark_dl import KerasEstimator
 from spark_dl.errors import OptionError
 from spark_dl.fit.spec import build_fit_spec
 
-from .test_metric_joins import Greatest
+from .own_metrics import Greatest
 
 COLUMNS = StructType(
     [StructField("features", ArrayType(FloatType())), *(StructField(name, FloatType()) for name in ("label", "a", "b"))]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import re
 import traceback
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from spark_dl.errors import OptionError, RankError, StoreError, explain
 from spark_dl.io.store import Store
@@ -27,6 +30,23 @@ SECRET = "S3CRET"  # noqa: S105
         "ftp://alice:12/S3CRET@host/ck",
         "ftp://alice:12/34/S3CRET@10.0.0.1:21/ck",
         "['http://alice:0/S3CRET@host']",
+        "ftp://user.name:12/S3CRET@host/ck",
+        "http://user.name:12/S3CRET@host",
+        "https://first.last:007/S3CRET@files.example.com/ck",
+        "http://alice:70000/S3CRET@host",
+        "http://alice:5000/S3CRET@127.0.0.1:1",
+        "http://user.name:5000/a/S3CRET@mlflow.internal:8080/x",
+        "http://alice:8080/S3CRET@10.0.0.1/x",
+        "http://alice:8080/S3CRET@localhost",
+        "http://alice:8080/S3CRET@[::1]:5000",
+        "ftp://alice:2024/S3CRET@host/ck",
+        "ftp://user.name:2024/S3CRET@host",
+        "s3://KEY:2024/S3CRET+x/y@bucket/x",
+        "postgresql+psycopg2://alice:2024/S3CRET@db/mlflow",
+        "ftp://alice:12?S3CRET@host/ck",
+        "ftp://alice:12#S3CRET@host/ck",
+        "http://alice:12/a@S3CRET@host",
+        "http://alice:123456789012/S3CRET@host",
         "ftp://alice:p'S3CRET@host/ck",
         "['ftp://alice:p'S3CRET@host/ck', 'a@b.c']",
         'ftp://alice:"S3CRET@host/ck',
@@ -74,6 +94,21 @@ def test_credentials_are_replaced_wherever_they_stand(text: str) -> None:
         "http://mlflow.internal:5000/users/me@host",
         "http://10.0.0.1:5000/users/me@host",
         "http://mlflow:5000/users of a@b.c",
+        "http://shorthost:5000/x@y",
+        "http://shorthost:5000/x@y.z/runs?a=b@c",
+        "https://mlflow:443/users/me@host",
+        "http://registry:4873/@scope/package",
+        "http://mlflow:5000/a@b: no answer",
+        "http://localhost:1/x@host:8080",
+        "http://127.0.0.1:1/x@y",
+        "http://[::1]:5000/x@y",
+        "hdfs://namenode:8020/data/day@noon",
+        "webhdfs://namenode.internal:9870/me@home",
+        "spark://master:7077/x@y",
+        "ftp://files:21/x@y",
+        "postgresql+psycopg2://db:5432/mlflow@main",
+        "mongodb://db:27017/a@b",
+        "http://shorthost:5000?user=me@host",
         "https://host/x, of a@b.c",
         "models:/price@champion",
         '{"url": "ftp://host:21", "mail": "me@host"}',
@@ -89,6 +124,32 @@ def test_credentials_are_replaced_wherever_they_stand(text: str) -> None:
 )
 def test_what_is_no_credential_stays(text: str) -> None:
     assert redact(text) == text
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["ftp", "http", "https", "s3", "postgresql", "mysql+pymysql", "hdfs"]),
+    st.from_regex(r"[a-z][a-z0-9._-]{0,9}", fullmatch=True),
+    st.text("abz019.:/@?#!$&+*=~-", min_size=0, max_size=6),
+    st.sampled_from(["10.0.0.1", "host:8080", "files.example.com:21/ck", "[::1]:5000/x"]),
+)
+def test_no_password_of_any_characters_is_left(scheme: str, user: str, password: str, host: str) -> None:
+    assume(not re.search("@.*[/?#]", password))  # another URL, where the @ ends the password
+    assert SECRET not in redact(f"{scheme}://{user}:{password}{SECRET}@{host}")
+    assert redact(f"{scheme}://{user}:{password}{SECRET}@{host}").endswith(f"***@{host}")
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["http", "https", "hdfs", "grpc"]),
+    st.from_regex(r"[a-z][a-z0-9-]{0,9}(\.[a-z]{2,6}){0,2}", fullmatch=True),
+    st.integers(1024, 65535),
+    st.lists(st.from_regex(r"[a-z0-9._-]{1,6}", fullmatch=True), max_size=3),
+    st.from_regex(r"[a-z]{1,6}@[a-z]{1,6}(\.[a-z]{2,3})?", fullmatch=True),
+)
+def test_a_port_and_a_path_are_left(scheme: str, host: str, port: int, parts: list[str], last: str) -> None:
+    url = f"{scheme}://{host}:{port}/" + "/".join([*parts, last])
+    assert redact(url) == url or last.endswith("@localhost")
 
 
 def test_the_rest_of_an_address_can_be_read() -> None:

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from spark_dl.train.model.batch_dependence import MEAN, OTHER, SUM
+from spark_dl.train.model.batch_dependence import MEAN, OTHER, SUM, UNTRIED
 from spark_dl.train.model.examples import Example
-from spark_dl.train.model.step_trial import RANDOM, UNTRIED, step_kind
+from spark_dl.train.model.step_trial import RANDOM, step_kind
 
 INPUTS = {"features": ((2,), "float32")}
 NUMBER = [Example("value", (), "float32", (1,))]
@@ -58,6 +58,34 @@ def of_positive(self: Any, y: Any, p: Any) -> Any:
 def without_99(self: Any, y: Any, p: Any) -> Any:
     kept = ops.cast(y != 99, p.dtype)
     return ops.sum(kept * ops.square(y - ops.squeeze(p, -1))) / (ops.sum(kept) + 1e-6)
+
+
+def weighted_by(weights: Any) -> Any:
+    """Return an error that weights rows by their features and divides by the sum of the weights."""
+
+    def error(self: Any, x: Any, y: Any, p: Any) -> Any:
+        each = ops.cast(weights(x), p.dtype)
+        return ops.sum(each * ops.square(y - ops.squeeze(p, -1))) / (ops.sum(each) + 1e-6)
+
+    return error
+
+
+class OfFeatures(OwnStep):
+    """A train_step whose errors may depend on features."""
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.error(x, y, self(x, training=True))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+class LossOfFeatures(OfFeatures):
+    train_step = keras.Model.train_step
+
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return self.error(x, y, y_pred)
 
 
 def by_norm(self: Any, gradients: Any) -> Any:
@@ -131,6 +159,51 @@ class Noise(keras.layers.Layer):
 def test_random_layers_are_turned_off_or_said(layers: Any, error: Any, expected: str) -> None:
     model = built(OwnStep, *layers, **({"error": error} if error else {}))
     assert step_kind(model, INPUTS, NUMBER) == expected
+
+
+@pytest.mark.parametrize("kind", [OfFeatures, LossOfFeatures])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda x: x[:, 0] > 0,
+        lambda x: x[:, 1] != -1,
+        lambda x: x[:, 0] != 0,
+        lambda x: ops.any(x == 77.0, axis=-1),
+        lambda x: x[:, 1] < 1234,
+        lambda x: ops.exp(-ops.square(x[:, 0] - 5)),
+        lambda x: ops.where(ops.all(x == 0, axis=-1), 0.0, 2.0),
+    ],
+)
+def test_masks_computed_from_features_are_found(kind: Any, weights: Any) -> None:
+    assert step_kind(built(kind, error=weighted_by(weights)), INPUTS, NUMBER) == OTHER
+
+
+def test_masks_computed_from_ids_are_found() -> None:
+    inputs = keras.Input((5,), dtype="int32", name="features")
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(20, 3)(inputs))
+    model = type("OfIds", (OfFeatures,), {"error": weighted_by(lambda x: x[:, 0] != 17)})(
+        inputs, keras.layers.Dense(1)(pooled)
+    )
+    model.compile("sgd", "mse")
+    assert step_kind(model, {"features": ((5,), "int32")}, NUMBER) == OTHER
+
+
+def test_weights_by_features_within_a_mean_over_rows_are_exact() -> None:
+    def error(self: Any, x: Any, y: Any, p: Any) -> Any:
+        return ops.mean(ops.cast(x[:, 0] > 3, p.dtype) * ops.square(y - ops.squeeze(p, -1)))
+
+    assert step_kind(built(OfFeatures, error=error), INPUTS, NUMBER) == MEAN
+
+
+@pytest.mark.parametrize("labels", [[], [Example("value", (), "int64", (1,))], NUMBER])
+def test_a_trial_takes_few_steps(labels: Any, caplog: Any) -> None:
+    def error(self: Any, y: Any, p: Any) -> Any:
+        return ops.mean(ops.square(p - (0.0 if y is None else ops.cast(y, p.dtype)[:, None])))
+
+    with caplog.at_level("INFO", logger="spark_dl"):
+        assert step_kind(built(OwnStep, error=error), INPUTS, labels) == MEAN
+    (said,) = caplog.messages
+    assert int(said.split("compared in ")[1].split()[0]) <= 16
 
 
 def test_a_step_that_fails_is_said() -> None:

@@ -35,8 +35,8 @@ from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.train.reports import EpochReport, TrainReport, WarningReport
 from spark_dl.world import solo
 
+from .own_metrics import OfEachClass
 from .rows import Together, changed, on_ranks, packed_arrays
-from .test_metric_joins import OfEachClass
 
 ROWS, WIDTH, CLASSES = 50, 5, 3
 RANDOM = np.random.default_rng(11)

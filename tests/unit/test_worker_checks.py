@@ -15,9 +15,9 @@ from spark_dl import KerasEstimator
 from spark_dl.errors import ModelError, OptionError
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 
-from .test_batch_dependence import AddsMean, AddsSum, AddsVariance, contrastive, summed
+from .own_metrics import Capped, Greatest, InPython, RunningMean, TakesOtherThings, rooted
+from .test_batch_dependence import AddsMean, AddsSum, AddsVariance, contrastive, drawn, summed
 from .test_layer_states import Deviation, Fails, Rows, Scaled, Steps
-from .test_metric_joins import Greatest, InPython, RunningMean, TakesOtherThings, rooted
 from .test_step_trial import Noise, OwnStep, by_norm, halved
 
 NUMBERS = ArrayType(FloatType())
@@ -140,6 +140,8 @@ def test_what_is_exact_is_taken_without_a_word(make: Any, options: dict[str, Any
     [
         (lambda: network(loss=contrastive), "The loss contrastive of 'dense.*' depends on which rows share a batch"),
         (lambda: network(loss=keras.losses.Dice()), "The loss Dice of 'dense.*' depends on which rows share a batch"),
+        (lambda: network(loss=drawn), "The loss drawn of 'dense.*' could not be compared on made-up labels"),
+        (lambda: network(loss=keras.losses.CTC()), "The loss CTC of 'dense.*' could not be compared on made-up labels"),
         (lambda: network(AddsVariance()), "A loss that a layer adds .* depends on which rows share a batch"),
         (lambda: network(metrics=[rooted]), "The metric 'rooted' .* depends on which rows share a batch"),
         (lambda: network(Deviation()), "The state .*kept depends on which rows share a batch"),
@@ -172,7 +174,11 @@ def test_statistics_that_would_not_be_synchronized_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("make", "text"),
-    [(RunningMean, "'running_mean' .RunningMean. .* keeps something else"), (InPython, "'in_python' .* outside its")],
+    [
+        (RunningMean, "'running_mean' .RunningMean. .* keeps something else"),
+        (InPython, "'in_python' .* outside its"),
+        (Capped, "'capped' .* keeps something else"),
+    ],
 )
 def test_metrics_that_can_not_be_joined_are_refused(make: Callable[[], keras.metrics.Metric], text: str) -> None:
     with pytest.raises(ModelError, match=text):

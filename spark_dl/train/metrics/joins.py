@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from spark_dl._compat.keras import compile_metrics, is_compile_metrics, wrapped_function
+from spark_dl.train.model.constants import rows_near
 from spark_dl.train.model.examples import Example
 from spark_dl.train.model.parts import is_keras, leaves
 
@@ -40,6 +41,8 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 # Method of metrics that join states themselves, as in tf.keras.
 MERGE = "merge_state"
 _ROWS = ((3, 5), (4, 2))
+# Repetitions of a batch after which a sum is tried once more: it may have an upper limit, or start again.
+_MANY = (1e3, 1e6)
 # Pairs of batches, each the arguments of `update_state`.
 _Trials = list[tuple[Any, ...]]
 
@@ -56,7 +59,7 @@ class MetricJoin:
             metric joins its states itself.
         outside: Whether it keeps state outside its variables.
         per_batch: Whether its value depends on how rows are divided into batches.
-        tried: Whether it could be tried; if not, its states are assumed to be sums.
+        tried: Whether it could be tried, and a state changed; if not, its states are assumed to be sums.
     """
 
     metric: str
@@ -165,7 +168,9 @@ def _tried(thing: Any, examples: Sequence[Example], weighted: bool) -> MetricJoi
     untried = MetricJoin(f"{metric.name!r} ({type(metric).__name__})", thing, type(metric), tried=False)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        for trials in _all_trials(examples, weighted):
+        wrapped, _ = wrapped_function(metric)
+        sizes = (*_ROWS, *rows_near(metric if wrapped is None else wrapped))
+        for trials in _all_trials(examples, weighted, sizes):
             try:
                 return _Trial(metric, trials).join(untried)
             except Exception:  # noqa: S112 - the metric takes other labels and outputs
@@ -173,26 +178,28 @@ def _tried(thing: Any, examples: Sequence[Example], weighted: bool) -> MetricJoi
     return untried
 
 
-def _all_trials(examples: Sequence[Example], weighted: bool) -> Iterator[_Trials]:
+def _all_trials(examples: Sequence[Example], weighted: bool, sizes: Sequence[tuple[int, int]]) -> Iterator[_Trials]:
     """Yield pairs of batches as arguments of `update_state`: labels, outputs, weights; or values only as for Mean."""
     random = np.random.default_rng(0)
-    for trials in _label_trials(examples, random):
+    for trials in _label_trials(examples, random, sizes):
         if weighted:
             yield [
                 tuple((*batch, random.uniform(0.2, 3.0, len(batch[0])).astype(np.float32)) for batch in pair)
                 for pair in trials
             ]
         yield trials
-    yield [tuple((random.normal(1.0, 2.0, n).astype(np.float32),) for n in rows) for rows in _ROWS]
+    yield [tuple((random.normal(1.0, 2.0, n).astype(np.float32),) for n in rows) for rows in sizes]
 
 
-def _label_trials(examples: Sequence[Example], random: np.random.Generator) -> Iterator[_Trials]:
+def _label_trials(
+    examples: Sequence[Example], random: np.random.Generator, sizes: Sequence[tuple[int, int]]
+) -> Iterator[_Trials]:
     for example in examples:
-        pairs = [zip(*(example.pairs(n, random) for n in rows), strict=True) for rows in _ROWS]
+        pairs = [zip(*(example.pairs(n, random) for n in rows), strict=True) for rows in sizes]
         whole = [pair for both in pairs for pair in both]
         yield whole
         # A metric may take labels of one kind only.
-        kinds = len(whole) // len(_ROWS)
+        kinds = len(whole) // len(sizes)
         for kind in range(kinds) if kinds > 1 else ():
             yield whole[kind::kinds]
 
@@ -204,34 +211,78 @@ class _Trial:
         self._metric = copy_of(metric)
         self._other = copy_of(metric)
         self._trials = trials
+        built = {id(variable): np.array(variable) for variable in self._metric.variables}
         first, second = trials[0]
         self._metric.update_state(*first)  # some create their variables on first use
         self._other.update_state(*second)
+        reset = self._states()
+        # Keras's own reset sets 0, whatever the initial value: the first epoch begins with other states than the rest.
+        variables = self._metric.variables
+        fresh = [
+            np.asarray(built.get(id(v), state)).astype(np.float64) for v, state in zip(variables, reset, strict=True)
+        ]
+        self._starts: list[list[np.ndarray]] = [reset] if all(map(_same, fresh, reset)) else [reset, fresh]
 
     def join(self, untried: MetricJoin) -> MetricJoin:
         """Return the join rules that hold in all trials."""
         merges = _merges(self._metric)
         fitting: list[set[str]] = [set(RULES) for _ in self._metric.variables]
-        outside = per_batch = False
-        initial = self._states()
-        for one, other in self._trials:
-            # Sums and maxima don't depend on the order of batches, so both orders are tried.
-            first, second, turned = (self._states(*given) for given in ((one,), (other,), (other, one)))
-            both = self._states(one, other)
-            result = self._result(self._metric)
-            for index, possible in enumerate(fitting):
-                parts = np.stack([first[index], second[index]])
-                joined = {name: rule(initial[index], parts) for name, rule in RULES.items()}
-                expected = (both[index], turned[index])
-                possible -= {name for name, state in joined.items() if not all(_same(state, e) for e in expected)}
-            outside |= not self._results_from(both, result)
-            self._states(tuple(np.concatenate(pair) for pair in zip(one, other, strict=True)))
-            per_batch |= not _same(self._result(self._metric), result)
+        outside = per_batch = moved = False
+        for start in self._starts:
+            for one, other in self._trials:
+                both = self._fit_rules(fitting, start, one, other)
+                result = self._result(self._metric)
+                moved |= not all(map(_same, both, start))
+                outside |= not self._results_from(both, result)
+                self._states(tuple(np.concatenate(pair) for pair in zip(one, other, strict=True)), start=start)
+                per_batch |= not _same(self._result(self._metric), result)
+        for index in () if merges else self._limited(fitting, *self._trials[0]):
+            fitting[index].clear()
         rules = (MERGE,) if merges else tuple(next((name for name in RULES if name in fit), "") for fit in fitting)
-        return replace(untried, rules=rules, outside=outside, per_batch=per_batch, tried=True)
+        return replace(untried, rules=rules, outside=outside, per_batch=per_batch, tried=moved or outside)
 
-    def _states(self, *batches: tuple[Any, ...]) -> list[np.ndarray]:
+    def _fit_rules(
+        self,
+        fitting: Sequence[set[str]],
+        start: Sequence[np.ndarray],
+        one: tuple[Any, ...],
+        other: tuple[Any, ...],
+    ) -> list[np.ndarray]:
+        """Remove the rules that don't give the states of both batches, and return these."""
+        # Sums and maxima don't depend on the order of batches, so both orders are tried.
+        orders = ((one,), (other,), (other, one), (one, other))
+        first, second, turned, both = (self._states(*batches, start=start) for batches in orders)
+        for index, possible in enumerate(fitting):
+            parts = np.stack([first[index], second[index]])
+            joined = {name: rule(start[index], parts) for name, rule in RULES.items()}
+            expected = (both[index], turned[index])
+            possible -= {name for name, state in joined.items() if not all(_same(state, e) for e in expected)}
+        return both
+
+    def _limited(self, fitting: Sequence[set[str]], one: tuple[Any, ...], other: tuple[Any, ...]) -> list[int]:
+        """Return the indices of sums that change otherwise after many rows than after few."""
+        initial, first, second = (self._states(*given) for given in ((), (one,), (other,)))
+        found: set[int] = set()
+        for times in _MANY:
+            many = [
+                begin + (times if "sum" in fit else 1) * (state - begin)
+                for fit, begin, state in zip(fitting, initial, first, strict=True)
+            ]
+            if not all(map(_holds, self._metric.variables, many)):
+                break
+            after = self._states(other, start=many)
+            for index, fit in enumerate(fitting):
+                change, expected = after[index] - many[index], second[index] - initial[index]
+                rounding = 1e-6 + 1e-6 * np.abs(many[index])
+                if "sum" in fit and not np.all(np.abs(change - expected) <= rounding + 0.3 * np.abs(expected)):
+                    found.add(index)
+        return sorted(found)
+
+    def _states(self, *batches: tuple[Any, ...], start: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
+        """Return the states after updates with batches, from the initial states or from others."""
         self._metric.reset_state()
+        for variable, state in zip(self._metric.variables, start, strict=False):
+            variable.assign(state.astype(str(variable.dtype)))
         for batch in batches:
             self._metric.update_state(*batch)
         return [np.asarray(variable).astype(np.float64) for variable in self._metric.variables]
@@ -247,6 +298,15 @@ class _Trial:
     def _result(self, metric: keras.Metric) -> np.ndarray:
         values = keras.tree.flatten(metric.result())
         return np.concatenate([np.asarray(value, np.float64).ravel() for value in values] or [np.zeros(0)])
+
+
+def _holds(variable: Any, state: np.ndarray) -> bool:
+    """Return whether a variable's dtype holds the numbers of a state."""
+    dtype = str(variable.dtype)
+    if "float" not in dtype and "int" not in dtype:
+        return True
+    greatest = 3e38 if "float" in dtype and dtype != "float16" else 6e4 if "float" in dtype else np.iinfo(dtype).max
+    return bool(np.all(np.abs(state) <= greatest))
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -1,8 +1,7 @@
 """Check whether batches of several workers or steps can be joined, by trying the losses.
 
 Gradients are joined as means over rows. This is the gradient of the joined batch if the loss of a batch is the mean of
-its rows' losses; so losses are computed for two made-up batches and for both joined. A loss that can't be tried is
-assumed to be a mean.
+its rows' losses; so losses are computed for two made-up batches and for both joined.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import keras
 import numpy as np
 
 from spark_dl._compat.keras import all_layers, mask_of
-from spark_dl.train.model.constants import numbers_of
+from spark_dl.train.model.constants import numbers_of, rows_near
 from spark_dl.train.model.examples import Example, features_of
 from spark_dl.train.model.parts import is_keras
 
@@ -25,6 +24,7 @@ __all__ = [
     "MEAN",
     "OTHER",
     "SUM",
+    "UNTRIED",
     "Forward",
     "forward",
     "joined_features",
@@ -36,7 +36,7 @@ __all__ = [
     "quiet",
 ]
 
-MEAN, SUM, OTHER = "mean", "sum", "other"
+MEAN, SUM, OTHER, UNTRIED = "mean", "sum", "other", "untried"
 _ROWS = (3, 5)
 # Values that custom losses use for "no label", and some beyond any threshold that they may compare labels with.
 _PADS = (0.0, -1.0, -100.0, np.nan, 1e2, 1e4, 1e6, -1e4, -1e6)
@@ -53,23 +53,25 @@ def loss_kind(loss: Any, example: Example, weighted: bool) -> str:
         weighted: Whether rows have weights.
 
     Returns:
-        MEAN, SUM, or OTHER if it depends on which rows share a batch.
+        MEAN; SUM; OTHER if it depends on which rows share a batch; UNTRIED if it has no finite, repeatable value for
+        any of the made-up labels and outputs.
     """
-    found = MEAN
+    found = UNTRIED
     with quiet():
         try:
             value = _value_of(loss, example)
         except Exception:
-            return MEAN
-        pads = paddings(loss, example.label_dtype) if _is_own(loss) else ()
-        for first, second in _batches(example, weighted, pads):
+            return UNTRIED
+        own = _is_own(loss)
+        pads = paddings(loss, example.label_dtype) if own else ()
+        for first, second in _batches(example, weighted, pads, rows_near(loss) if own else ()):
             try:
                 kind = _compared(value, first, second)
             except Exception:  # noqa: S112 - the loss doesn't take these labels
                 continue
             if kind == SUM:
                 return SUM
-            found = OTHER if kind == OTHER else found
+            found = OTHER if OTHER in (kind, found) else kind or found
     return found
 
 
@@ -106,8 +108,10 @@ def paddings(thing: Any, label_dtype: str) -> list[float]:
     ]
 
 
-def _batches(example: Example, weighted: bool, pads: Sequence[float]) -> Iterator[tuple[Any, ...]]:
-    """Yield pairs of batches: with each kind of label, with weights, and with labels that mean "no label"."""
+def _batches(
+    example: Example, weighted: bool, pads: Sequence[float], sizes: Sequence[tuple[int, int]]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield pairs of batches: with each kind of label, weights, labels that mean "no label", and of other sizes."""
     random = np.random.default_rng(0)
     first, second = (list(example.pairs(rows, random)) for rows in _ROWS)
     yield from zip(first, second, strict=True)
@@ -119,6 +123,8 @@ def _batches(example: Example, weighted: bool, pads: Sequence[float]) -> Iterato
         padded = labels.copy()
         padded[:2] = pad
         yield (padded, outputs), second[0]
+    for pair in sizes:
+        yield tuple(next(example.pairs(rows, random)) for rows in pair)
 
 
 def _compared(value: Callable[..., Any], first: tuple[Any, ...], second: tuple[Any, ...]) -> str:

@@ -14,10 +14,12 @@ import numpy as np
 
 from spark_dl.train.model.parts import leaves
 
-__all__ = ["numbers_of"]
+__all__ = ["numbers_of", "rows_near"]
 
 _DEPTH = 4
 _MOST = 24
+_MOST_ROWS = 64
+_MOST_SIZES = 3
 # Packages whose code has no labels of the user's.
 _FOREIGN = ("keras", "tensorflow", "numpy", "spark_dl", "builtins", "pyspark", "py4j", "pandas", "pyarrow", "mlflow")
 
@@ -30,6 +32,18 @@ def numbers_of(thing: Any) -> tuple[float, ...]:
     """
     found = dict.fromkeys(float(number) for number in _numbers(thing, _DEPTH, set()) if np.isfinite(number))
     return tuple(found)[:_MOST]
+
+
+def rows_near(thing: Any) -> tuple[tuple[int, int], ...]:
+    """Return sizes of pairs of batches around numbers in the code: smaller ones, joined as large, and larger ones.
+
+    A loss or a metric may treat batches of fewer rows in another way.
+
+    Args:
+        thing: A function, a callable object, or a Keras object with attributes.
+    """
+    sizes = [int(number) for number in numbers_of(thing) if 3 <= number <= _MOST_ROWS and float(number).is_integer()]
+    return tuple(pair for n in sizes[:_MOST_SIZES] for pair in ((n // 2, n - n // 2), (n, n + 1)))
 
 
 def _numbers(thing: Any, depth: int, seen: set[int]) -> Iterator[float]:

@@ -6,7 +6,7 @@ state of one process with the joined batches, if there is one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ __all__ = ["AVERAGE", "StateJoin", "may_keep_states", "state_joins"]
 
 AVERAGE = "mean"
 _ROWS = 3
+# Repetitions of a batch after which a sum is tried once more: it may have an upper limit, or start again.
+_MANY = 10_000
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,10 @@ def state_joins(
     for index, variable in kept:
         parts = np.stack([states[index].astype(np.float64) for states in (first, second)])
         if not all(_alike(states[index], initial[index]) for states in (first, second, whole)):
-            found.append(
-                StateJoin(indices[id(variable)], variable.path, _rule(initial[index], parts, whole[index]), used)
-            )
+            rule = _rule(initial[index], parts, whole[index])
+            if rule == "sum" and _is_limited(model, index, (initial, first, second), other):
+                rule = ""
+            found.append(StateJoin(indices[id(variable)], variable.path, rule, used))
     return tuple(found), True
 
 
@@ -100,6 +103,26 @@ def _rule(initial: np.ndarray, parts: np.ndarray, whole: np.ndarray) -> str:
     if _alike(parts.mean(axis=0), whole):
         return AVERAGE
     return next((name for name, rule in RULES.items() if _alike(rule(initial.astype(np.float64), parts), whole)), "")
+
+
+def _is_limited(model: keras.Model, index: int, known: Sequence[list[np.ndarray]], batches: list[Any]) -> bool:
+    """Return whether a sum changes otherwise after many rows than after few.
+
+    Args:
+        model: The model, whose states are the initial ones.
+        index: The index of the state.
+        known: The initial states, and those after two lists of batches.
+        batches: The second list of batches.
+    """
+    initial, first, second = known
+    many = list(first)
+    many[index] = initial[index] + (first[index] - initial[index]) * _MANY
+    try:
+        later = _after(model, many, batches)
+    finally:
+        _assign(model, initial)
+    changes = [part.astype(np.float64) for part in (later[index] - many[index], second[index] - initial[index])]
+    return not np.allclose(*changes, rtol=0.1, atol=1e-6)
 
 
 def _states(model: keras.Model) -> list[np.ndarray]:

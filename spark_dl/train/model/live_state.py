@@ -46,7 +46,8 @@ __all__ = [
 
 # Version of the record's format.
 _FORMAT = 1
-_UNTOLD = "not told"
+# As in the files of models that were saved before.
+_NOT_RECORDED = "not told"
 
 
 @dataclass(frozen=True)
@@ -176,13 +177,14 @@ def _policy(policy: Any) -> Any:
 
 
 def _serialized(thing: Any) -> Any:
-    """Return a regularizer or a constraint as JSON; `_UNTOLD` for a lambda and for what Keras can't serialize."""
+    """Return a regularizer or a constraint as JSON; `_NOT_RECORDED` for a lambda and for what Keras can't serialize."""
     if thing is None:
         return None
     try:
-        return _UNTOLD if getattr(thing, "__name__", "") == "<lambda>" else keras.saving.serialize_keras_object(thing)
+        is_lambda = getattr(thing, "__name__", "") == "<lambda>"
+        return _NOT_RECORDED if is_lambda else keras.saving.serialize_keras_object(thing)
     except Exception:
-        return _UNTOLD
+        return _NOT_RECORDED
 
 
 def _seed_state(generator: Any) -> list[int] | None:
@@ -228,8 +230,8 @@ def restore_layers(model: keras.Model, state: LiveState) -> None:
     for one, noted in matching:
         if one.layer.trainable != noted["trainable"]:
             set_trainable_flag(one.layer, noted["trainable"])  # shared, and another parent has changed its flag
-        for variable, told in zip(one.variables, noted["variables"], strict=False):
-            _restore_variable(variable, told)
+        for variable, recorded in zip(one.variables, noted["variables"], strict=False):
+            _restore_variable(variable, recorded)
 
 
 def restore_values(model: keras.Model, state: LiveState) -> None:
@@ -292,11 +294,11 @@ def _restore_policy(layer: Any, policy: Any) -> None:
             layer.dtype_policy = wanted
 
 
-def _restore_variable(variable: Any, told: Mapping[str, Any]) -> None:
-    variable.trainable = told["trainable"]
+def _restore_variable(variable: Any, recorded: Mapping[str, Any]) -> None:
+    variable.trainable = recorded["trainable"]
     # Optimizers select variables by path, which changes if Keras builds a model in another order.
-    set_path(variable, told["path"])
-    if told["regularizer"] not in (_UNTOLD, _serialized(variable.regularizer)):
-        variable.regularizer = keras.regularizers.get(told["regularizer"])
-    if told["constraint"] not in (_UNTOLD, _serialized(variable.constraint)):
-        variable.constraint = keras.constraints.get(told["constraint"])
+    set_path(variable, recorded["path"])
+    if recorded["regularizer"] not in (_NOT_RECORDED, _serialized(variable.regularizer)):
+        variable.regularizer = keras.regularizers.get(recorded["regularizer"])
+    if recorded["constraint"] not in (_NOT_RECORDED, _serialized(variable.constraint)):
+        variable.constraint = keras.constraints.get(recorded["constraint"])

@@ -135,7 +135,7 @@ def loss_facts(loss: Any) -> LossFacts:
             )
         )
     found = without_partial(found)
-    kind = found if inspect.isfunction(found) else type(found)
+    kind = found if inspect.isfunction(found) else _computing_class(found)
     logits = getattr(found, "from_logits", None)
     if logits is None and inspect.isfunction(found) and is_keras(found):
         argument = inspect.signature(found).parameters.get("from_logits")
@@ -148,6 +148,15 @@ def loss_facts(loss: Any) -> LossFacts:
         last_axis=getattr(found, "axis", -1) in (-1, None),
         ignored=getattr(found, "ignore_class", None),
     )
+
+
+def _computing_class(loss: Any) -> type:
+    """Return the class whose code computes a loss: for a subclass of Keras's that overrides nothing of it, Keras's."""
+    function = getattr(loss, "fn", None)
+    if function is not None and not is_keras(function):
+        return type(loss)
+    kinds = type(loss).__mro__
+    return next(kind for kind in kinds if is_keras(kind) or kind is object or {"call", "__call__"} & vars(kind).keys())
 
 
 def without_partial(loss: Any) -> Any:

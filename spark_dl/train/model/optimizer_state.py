@@ -134,25 +134,26 @@ def restore_optimizers(model: keras.Model, noted: list[dict[str, Any]], variable
     if anew:
         _replace_optimizer(model, noted[0])
         model.optimizer.build(wanted)
-    for optimizer, told in zip(inner_optimizers(model.optimizer), noted, strict=False):
-        if type(optimizer).__name__ == told["class"]:
-            _restore(optimizer, told, variables)
+    for optimizer, recorded in zip(inner_optimizers(model.optimizer), noted, strict=False):
+        if type(optimizer).__name__ == recorded["class"]:
+            _restore(optimizer, recorded, variables)
     return anew
 
 
-def _is_another(optimizer: Any, told: Mapping[str, Any], wanted: list[Any]) -> bool:
+def _is_another(optimizer: Any, recorded: Mapping[str, Any], wanted: list[Any]) -> bool:
     # Keras builds the optimizer before it loads the weights: ScheduleFreeAdamW copies their initial values, and a
     # MultiOptimizer selects by paths that variables get back only afterwards.
-    early = optimizer.built and told["built_for"] is None
+    early = optimizer.built and recorded["built_for"] is None
     chooses = any(isinstance(one, keras.optimizers.MultiOptimizer) for one in inner_optimizers(optimizer))
     same = [id(variable) for variable in built_variables(optimizer)] == [id(variable) for variable in wanted]
-    return early or chooses or not same or type(optimizer).__name__ != told["class"] or told["config"] is not None
+    other_class = type(optimizer).__name__ != recorded["class"]
+    return early or chooses or not same or other_class or recorded["config"] is not None
 
 
-def _replace_optimizer(model: keras.Model, told: Mapping[str, Any]) -> None:
-    scales = told["class"] == keras.optimizers.LossScaleOptimizer.__name__
-    if told["config"] is not None:
-        model.optimizer = keras.saving.deserialize_keras_object(told["config"])
+def _replace_optimizer(model: keras.Model, recorded: Mapping[str, Any]) -> None:
+    scales = recorded["class"] == keras.optimizers.LossScaleOptimizer.__name__
+    if recorded["config"] is not None:
+        model.optimizer = keras.saving.deserialize_keras_object(recorded["config"])
         return
     with naming():  # losses and metrics are written by the names that they were loaded by
         config = model.get_compile_config()
@@ -165,14 +166,14 @@ def _replace_optimizer(model: keras.Model, told: Mapping[str, Any]) -> None:
             model.optimizer = keras.optimizers.LossScaleOptimizer(model.optimizer, name="loss_scale_optimizer")
 
 
-def _restore(optimizer: Any, told: Mapping[str, Any], variables: Mapping[int, Any]) -> None:
-    apply_attributes(optimizer, told["attributes"])
-    excluded = [variables[number] for number in told["excluded"] if number in variables]
-    if excluded or told["pattern"] is not None:
-        names = None if told["pattern"] is None else [told["pattern"]]
+def _restore(optimizer: Any, recorded: Mapping[str, Any], variables: Mapping[int, Any]) -> None:
+    apply_attributes(optimizer, recorded["attributes"])
+    excluded = [variables[number] for number in recorded["excluded"] if number in variables]
+    if excluded or recorded["pattern"] is not None:
+        names = None if recorded["pattern"] is None else [recorded["pattern"]]
         optimizer.exclude_from_weight_decay(var_list=excluded, var_names=names)
-    if told["iterations"]:
-        iterations_variable(optimizer).assign(told["iterations"])
+    if recorded["iterations"]:
+        iterations_variable(optimizer).assign(recorded["iterations"])
 
 
 def transfer(
@@ -207,5 +208,5 @@ def transfer(
         copy.build([variables[number] for number in built_for])
         for mine, theirs in zip(copy.variables, given.variables, strict=True):
             mine.assign(np.asarray(theirs))
-    for one, told in zip(inner_optimizers(copy), noted, strict=True):
-        _restore(one, told, variables)
+    for one, recorded in zip(inner_optimizers(copy), noted, strict=True):
+        _restore(one, recorded, variables)
