@@ -22,6 +22,11 @@ class EstimatorOptions(ScoringOptions, TrackingOptions, ClusterOptions, Training
     """The options of `KerasEstimator` and `KerasRegressor`."""
 
     @property
+    def labelled(self) -> bool:
+        """Whether there is a label column."""
+        return self.label_col is not None or bool(self.label_cols)
+
+    @property
     def weighted(self) -> bool:
         """Whether training rows have sample weights."""
         return bool(self.weight_col)

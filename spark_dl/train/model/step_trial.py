@@ -178,7 +178,8 @@ class _Trial:
         if reseed:
             shift_seeds(seed_states(self._model), 1)
         try:
-            self._model.train_step(keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
+            given = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+            self._model.train_step(given if len(given) > 1 else given[0])
         finally:
             for variable, value in self._state:
                 variable.assign(value)
