@@ -27,6 +27,7 @@ _OTHERS: dict[str, Any] = {
     "augment": keras.layers.Rescaling(2.0),
     "inputCols": ["a", "b"],
     "columnShapes": {"a": [2, 3]},
+    "labelShapes": {"y": [3]},
     "labelCols": {"price": "y"},
     "outputCols": ["p", "q"],
     "validationData": "rows",
