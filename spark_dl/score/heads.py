@@ -16,7 +16,17 @@ import numpy as np
 
 from spark_dl.errors import SavedModelError, explain, hint
 
-__all__ = ["HEADS", "Classification", "Field", "Head", "Regression", "SeveralOutputs", "TensorOutput", "head_from_dict"]
+__all__ = [
+    "HEADS",
+    "Classification",
+    "Field",
+    "Head",
+    "Regression",
+    "SeveralOutputs",
+    "Tagging",
+    "TensorOutput",
+    "head_from_dict",
+]
 
 
 # Keras's default epsilon, to which its losses clip smaller probabilities.
@@ -238,7 +248,52 @@ class SeveralOutputs:
         return Regression() if width == 1 else TensorOutput(width, self.vectors, dict(self.shapes).get(name, ()))
 
 
-HEADS: dict[str, type] = {head.name: head for head in (Classification, Regression, TensorOutput, SeveralOutputs)}
+@dataclass(frozen=True)
+class Tagging:
+    """Head of a tagger: for each position the predicted class index and the probability of each class.
+
+    Attributes:
+        positions: The number of positions.
+        classes: The number of classes.
+        from_logits: Whether the model outputs logits instead of probabilities.
+        normalize: Whether the outputs of a position, each within [0, 1], are divided by their sum.
+        source: The reason for this interpretation of the output, as a line of the fit's plan.
+    """
+
+    name: ClassVar[str] = "tagging"
+    positions: int
+    classes: int
+    from_logits: bool
+    normalize: bool = False
+    source: str = field(default="", compare=False)
+
+    def fields(self) -> dict[str, Field]:
+        """Return an array of floats for the prediction, and one of arrays for the probability."""
+        shape = (self.positions, self.classes)
+        return {
+            "prediction": Field("array<float>", self.positions),
+            "probability": Field("array<float>", math.prod(shape), shape),
+        }
+
+    def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute both fields from one output of shape (rows, positions, classes)."""
+        (output,) = outputs
+        each = Classification(self.classes, self.classes, self.from_logits, normalize=self.normalize)
+        found = each.columns([output.reshape(-1, self.classes)])
+        return {
+            name: found[name].reshape(len(output), field.width).astype(np.float32)
+            for name, field in self.fields().items()
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the head's state as a JSON-serialisable dict."""
+        known = {"name": self.name, "positions": self.positions, "classes": self.classes}
+        return {**known, "from_logits": self.from_logits, "normalize": self.normalize}
+
+
+HEADS: dict[str, type] = {
+    head.name: head for head in (Classification, Regression, TensorOutput, SeveralOutputs, Tagging)
+}
 
 
 def head_from_dict(content: dict[str, Any]) -> Head:

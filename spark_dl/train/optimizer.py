@@ -231,7 +231,12 @@ class _Accumulated:
         self._dtypes = [None if g is None else g.dtype for g in gradients]
         if self._sums is None:
             with tf.init_scope():  # variables can't be created in a graph
-                self._sums = [None if g is None else tf.Variable(tf.zeros(g.shape, _summing(g))) for g in gradients]
+                # A gradient's own shape may be partly unknown in a graph.
+                shapes = [g if g is None else g.shape for g in trainable_variables or gradients]
+                self._sums = [
+                    None if g is None else tf.Variable(tf.zeros(tuple(shape), _summing(g)))
+                    for g, shape in zip(gradients, shapes, strict=True)
+                ]
                 self._rows = tf.Variable(0.0)
         rows = self._reducer.rows
         for held, gradient in zip(self._sums, gradients, strict=True):

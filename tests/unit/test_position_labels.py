@@ -66,7 +66,7 @@ def test_label_shapes_say_what_a_custom_loss_takes() -> None:
     assert labels_of(OutputFacts("o", (4, 7), None), "numbers").shape == (4, 7)
     with pytest.raises(OptionError, match="labelShapes names 'tags', which is no label"):
         labels_of(OutputFacts("o", (4, 7), None), "numbers", **shapes)
-    with pytest.raises(DataError, match="label column 'tags' doesn't fit the model's output.*28 numbers"):
+    with pytest.raises(DataError, match=r"label column 'tags' doesn't fit the model's output.*28 numbers"):
         labels_of(OutputFacts("o", (4, 7), None, "mean_squared_error"), "tags", **shapes)
 
 
@@ -85,7 +85,7 @@ def test_weights_have_a_number_for_each_position() -> None:
     options = KerasEstimator(weightCol="numbers")._options()
     column, shape = weight_and_shape(TAGS, options, [OutputFacts("o", (4, 7), 7)])
     assert (column.width, shape) == (4, (4,))
-    with pytest.raises(DataError, match="'numbers', which weightCol names.*a number in each row"):
+    with pytest.raises(DataError, match=r"'numbers', which weightCol names.*a number in each row"):
         weight_and_shape(TAGS, options, [OutputFacts("o", (7,), 7)])
     with pytest.raises(OptionError, match="can't weigh outputs with different positions"):
         weight_and_shape(TAGS, options, [OutputFacts("o", (7,), 7), OutputFacts("p", (4, 7), 7)])

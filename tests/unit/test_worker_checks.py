@@ -160,7 +160,7 @@ def test_what_is_exact_is_taken_without_a_word(make: Any, options: dict[str, Any
 
 def test_accumulated_steps_with_a_masked_loss_beside_others_are_refused() -> None:
     regularized = keras.layers.Dense(4, activity_regularizer="l2")
-    with pytest.raises(ModelError, match="masked output(.|\n)*gradientAccumulation=3, and other losses beside it"):
+    with pytest.raises(ModelError, match=r"masked output(.|\n)*gradientAccumulation=3, and other losses beside it"):
         notes(sequences(regularized), **IDS, gradientAccumulation=3)
     assert notes(sequences(regularized), **IDS, numWorkers=2) == ()
 

@@ -5,9 +5,9 @@ from typing import Any, Self
 from pyspark.ml.param import Param
 
 from spark_dl.ml.params.option_params import OptionParams
-from spark_dl.options import FittedClassifierOptions, FittedOptions
+from spark_dl.options import FittedClassifierOptions, FittedOptions, FittedTaggerOptions
 
-__all__ = ["FittedClassifierParams", "FittedParams"]
+__all__ = ["FittedClassifierParams", "FittedParams", "FittedTaggerParams"]
 
 class FittedParams(OptionParams):
     featuresCol: Param[str]
@@ -158,3 +158,57 @@ class FittedClassifierParams(FittedParams):
     def getTopKCol(self) -> str: ...
     def setClassLabels(self, value: list[str] | None) -> Self: ...
     def getClassLabels(self) -> list[str] | None: ...
+
+class FittedTaggerParams(FittedParams):
+    probabilityCol: Param[str]
+    tagLabels: Param[list[str] | None]
+    tagsCol: Param[str]
+    def __init__(
+        self,
+        *,
+        featuresCol: str = "features",
+        inputCols: list[str] | dict[str, Any] | None = None,
+        binaryFormat: str = "image",
+        sparseVectors: str = "auto",
+        labelCol: str | None = "label",
+        labelCols: list[str] | dict[str, Any] | None = None,
+        labelShapes: dict[str, list[int]] | None = None,
+        weightCol: str | None = None,
+        nullPolicy: str | dict[str, Any] = "error",
+        predictionCol: str = "prediction",
+        outputCols: list[str] | dict[str, Any] | None = None,
+        outputFormat: str = "array",
+        scoreBatchSize: int = 4096,
+        outputLayer: str | None = None,
+        probabilityCol: str = "probability",
+        tagLabels: list[str] | None = None,
+        tagsCol: str = "tags",
+    ) -> None: ...
+    def setParams(  # type: ignore[override]
+        self,
+        *,
+        featuresCol: str = ...,
+        inputCols: list[str] | dict[str, Any] | None = ...,
+        binaryFormat: str = ...,
+        sparseVectors: str = ...,
+        labelCol: str | None = ...,
+        labelCols: list[str] | dict[str, Any] | None = ...,
+        labelShapes: dict[str, list[int]] | None = ...,
+        weightCol: str | None = ...,
+        nullPolicy: str | dict[str, Any] = ...,
+        predictionCol: str = ...,
+        outputCols: list[str] | dict[str, Any] | None = ...,
+        outputFormat: str = ...,
+        scoreBatchSize: int = ...,
+        outputLayer: str | None = ...,
+        probabilityCol: str = ...,
+        tagLabels: list[str] | None = ...,
+        tagsCol: str = ...,
+    ) -> Self: ...
+    def _options(self) -> FittedTaggerOptions: ...
+    def setProbabilityCol(self, value: str) -> Self: ...
+    def getProbabilityCol(self) -> str: ...
+    def setTagLabels(self, value: list[str] | None) -> Self: ...
+    def getTagLabels(self) -> list[str] | None: ...
+    def setTagsCol(self, value: str) -> Self: ...
+    def getTagsCol(self) -> str: ...
