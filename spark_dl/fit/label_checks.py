@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.data.specs import LabelSpec
+from spark_dl.errors import DataError, ModelError, OptionError, explain, shape_text
 from spark_dl.options import ClassifierOptions, EstimatorOptions
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["check_labels"]
+    from spark_dl.train.model.examples import Example
+
+__all__ = ["check_broadcasts", "check_labels"]
+
+
+def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[LabelSpec]) -> None:
+    """Check that no custom loss broadcasts a label of one number over several units.
+
+    Args:
+        losses: The loss of each output, by the output's name.
+        examples: Shapes and dtypes of labels and outputs, in the order of the labels.
+        labels: The labels' specifications.
+
+    Raises:
+        DataError: A loss takes such labels only in batches of as many rows as the output has units.
+    """
+    from spark_dl.train.model.batch_dependence import broadcasts_labels
+
+    for example, label in zip(examples, labels, strict=False):
+        if broadcasts_labels(losses.get(example.output), example):
+            raise DataError(
+                explain(
+                    f"The label column {label.column.name!r} doesn't fit the model's output {example.output!r}.",
+                    expected=f"an array in each row, for the output of shape {shape_text(example.output_shape)}",
+                    received="one number a row, which the loss would compare with the units of other rows",
+                    fix="Give the label as many numbers as the output has units, or reshape it in the loss.",
+                )
+            )
 
 
 def check_labels(model: keras.Model, options: EstimatorOptions) -> None:

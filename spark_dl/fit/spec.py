@@ -27,7 +27,7 @@ from spark_dl.fit.columns import (
 )
 from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
-from spark_dl.fit.label_checks import check_labels
+from spark_dl.fit.label_checks import check_broadcasts, check_labels
 from spark_dl.fit.monitor_check import check_monitor
 from spark_dl.fit.row_columns import validation_column, weight_and_shape
 from spark_dl.fit.worker_checks import Fitted, check_workers
@@ -165,6 +165,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
     carried = _carry(compiled, options, given)
     fitted = _fitted(compiled, shape, conversion, carried)
+    check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
     return FitSpec(

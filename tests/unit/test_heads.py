@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from spark_dl.errors import SavedModelError
-from spark_dl.score.heads import HEADS, Classification, Head, Regression, SeveralOutputs, Tagging, TensorOutput, head_from_dict
+from spark_dl.score.heads import (
+    HEADS,
+    Classification,
+    Head,
+    Regression,
+    SeveralOutputs,
+    Tagging,
+    TensorOutput,
+    head_from_dict,
+)
 
 finite = st.integers(-50, 50)
 

@@ -31,7 +31,14 @@ from spark_dl.options import (
 )
 
 PACKAGE = Path(spark_dl.__file__).parent
-RECORDS = [EstimatorOptions, ClassifierOptions, TaggerOptions, FittedOptions, FittedClassifierOptions, FittedTaggerOptions]
+RECORDS = [
+    EstimatorOptions,
+    ClassifierOptions,
+    TaggerOptions,
+    FittedOptions,
+    FittedClassifierOptions,
+    FittedTaggerOptions,
+]
 
 
 @pytest.mark.parametrize("option", all_options(), ids=lambda option: option.name)

@@ -26,6 +26,7 @@ __all__ = [
     "OTHER",
     "SUM",
     "Forward",
+    "broadcasts_labels",
     "divided_losses",
     "forward",
     "joined_features",
@@ -72,6 +73,27 @@ def loss_kind(loss: Any, example: Example, weighted: bool) -> str:
                 return SUM
             found = OTHER if kind == OTHER else found
     return found
+
+
+def broadcasts_labels(loss: Any, example: Example) -> bool:
+    """Return whether a custom loss takes labels of one number for several units by chance, in batches of some sizes.
+
+    NumPy's rules broadcast labels of shape (rows,) over outputs of shape (rows, units) where both numbers are equal.
+    """
+    units = example.output_shape[-1] if example.output_shape else 1
+    if example.label_shape or units == 1 or not _is_own(loss):
+        return False
+
+    def taken(rows: int) -> bool:
+        try:
+            value = _value_of(loss, example)
+            random = np.random.default_rng(0)
+            return any(np.isfinite(value(*pair)) for pair in example.pairs(rows, random))
+        except Exception:
+            return False
+
+    with quiet():
+        return taken(units) and not taken(units + 2)
 
 
 def _is_own(loss: Any) -> bool:
