@@ -61,11 +61,11 @@ def compiled_copy(
             copy = _with_policy(copy, dtype_policy)
         live, variables = numbered(walk(model)), counterparts(model, copy)
         _build_inner(copy)
+        if not may_lack_loss:
+            _check_loss(copy, loss)
         unchanged = dtype_policy is None and all(one is None for one in (optimizer, loss, metrics, loss_weights))
         if not unchanged or not copy.compiled:
             own = _copied_optimizer(optimizer, live, variables)
-            if not may_lack_loss:
-                _check_loss(copy, loss)
             _recompile(copy, own, loss, metrics, loss_weights, dtype_policy == "mixed_float16")
         return _built(copy)
 
