@@ -15,7 +15,7 @@ from spark_dl.ml.params import OptionParams
 from spark_dl.options import Option
 
 FOLDER = Path(__file__).resolve().parent.parent / "spark_dl" / "ml" / "params"
-MODULES = ("classifier", "estimator", "fitted")
+MODULES = ("classifier", "estimator", "fitted", "tagger")
 HEAD = '"""Written by scripts/stubs.py from the options: change those, and run it again."""\n'
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from spark_dl.ml.evaluation import evaluate
     from spark_dl.ml.model import KerasModel
     from spark_dl.ml.regressor import KerasRegressor, KerasRegressorModel
+    from spark_dl.ml.tagger import KerasTagger, KerasTaggerModel
+    from spark_dl.ml.token_evaluator import TokenEvaluator
 
 __version__ = "0.2.0"
 
@@ -35,6 +37,9 @@ _PUBLIC = {
     "KerasModel": "spark_dl.ml.model",
     "KerasRegressor": "spark_dl.ml.regressor",
     "KerasRegressorModel": "spark_dl.ml.regressor",
+    "KerasTagger": "spark_dl.ml.tagger",
+    "KerasTaggerModel": "spark_dl.ml.tagger",
+    "TokenEvaluator": "spark_dl.ml.token_evaluator",
     "autolog": "spark_dl.launcher",
     "convert": "spark_dl.fit.converted",
     "doctor": "spark_dl.diagnosis",
@@ -50,6 +55,9 @@ __all__ = [
     "KerasModel",
     "KerasRegressor",
     "KerasRegressorModel",
+    "KerasTagger",
+    "KerasTaggerModel",
+    "TokenEvaluator",
     "autolog",
     "convert",
     "doctor",

@@ -27,6 +27,8 @@ _OTHERS: dict[str, Any] = {
     "augment": keras.layers.Rescaling(2.0),
     "inputCols": ["a", "b"],
     "columnShapes": {"a": [2, 3]},
+    "labelShapes": {"y": [3]},
+    "tagLabels": ["a", "b"],
     "labelCols": {"price": "y"},
     "outputCols": ["p", "q"],
     "validationData": "rows",
@@ -69,6 +71,13 @@ def classifier(classes: int = 3, width: int = 4, seed: int = 1) -> keras.Model:
     return keras.Sequential(
         [keras.Input((width,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(classes, "softmax")]
     )
+
+
+def tagger(classes: int = 3, width: int = 4, seed: int = 1) -> keras.Model:
+    """A tagger of one position, whose label may be a number."""
+    keras.utils.set_random_seed(seed)
+    scores = [keras.layers.Dense(classes), keras.layers.Reshape((1, classes)), keras.layers.Softmax()]
+    return keras.Sequential([keras.Input((width,)), keras.layers.Dense(8, activation="relu"), *scores])
 
 
 def regressor(width: int = 4, seed: int = 1, dtype: str = "float32") -> keras.Model:

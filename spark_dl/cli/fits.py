@@ -106,6 +106,7 @@ class ConfiguredFit:
         from spark_dl.ml.classifier import KerasClassifier
         from spark_dl.ml.estimator import KerasEstimator
         from spark_dl.ml.regressor import KerasRegressor
+        from spark_dl.ml.tagger import KerasTagger
 
         keys, params = config.keys, {"verbose": _verbose(log_json), **config.options}
         rows = read_rows(spark, keys)
@@ -113,7 +114,11 @@ class ConfiguredFit:
             params["validationData"] = read_validation_rows(spark, keys, keys.validation_data)
         if "modelFn" not in params:
             params |= _saved_model(spark, required(keys, "model"))
-        kinds: dict[str, type[KerasEstimator]] = {"classifier": KerasClassifier, "regressor": KerasRegressor}
+        kinds: dict[str, type[KerasEstimator]] = {
+            "classifier": KerasClassifier,
+            "regressor": KerasRegressor,
+            "tagger": KerasTagger,
+        }
         return ConfiguredFit(kinds.get(keys.estimator, KerasEstimator)(**params), rows)
 
     def slots(self) -> str:

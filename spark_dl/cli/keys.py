@@ -12,6 +12,7 @@ from spark_dl.options import (
     FittedClassifierOptions,
     Option,
     Options,
+    TaggerOptions,
     checks,
     declared,
     option,
@@ -35,6 +36,7 @@ __all__ = [
 _ESTIMATOR_OPTIONS: dict[str, type[EstimatorOptions]] = {
     "classifier": ClassifierOptions,
     "regressor": EstimatorOptions,
+    "tagger": TaggerOptions,
     "estimator": EstimatorOptions,
 }
 # In a configuration, the key `model` stands for all three.
@@ -160,8 +162,8 @@ class _InitialModelKeys(Options):
     """The model to train."""
 
     estimator: str = option(
-        "What is trained: a 'classifier' (KerasClassifier), a 'regressor' (KerasRegressor), or any other model "
-        "('estimator', KerasEstimator).",
+        "What is trained: a 'classifier' (KerasClassifier), a 'regressor' (KerasRegressor), a 'tagger' "
+        "(KerasTagger), or any other model ('estimator', KerasEstimator).",
         checks.choice(*_ESTIMATOR_OPTIONS),
         "classifier",
         on_resume="any",

@@ -238,7 +238,7 @@ def _ready(tensors: Sequence[Tensor], batch_size: int) -> int:
     return max(1, min(_READY, POOL_BYTES // max(1, decoded * batch_size)))
 
 
-def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, ...]:
+def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> Any:
     """Build a Keras batch: x, y and, if the dataset has weights, sample_weight.
 
     Args:
@@ -246,7 +246,8 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, .
         parts: The stored rows of each tensor.
 
     Returns:
-        A tuple of tensors, decoded and cast for the model; dicts by name where the model has several inputs or outputs.
+        A tuple of tensors, decoded and cast for the model; dicts by name where the model has several inputs or
+        outputs. Without labels, x alone and not in a tuple, as Keras passes it to a train step.
     """
     roles: dict[str, Any] = {}
     for tensor, part in zip(tensors, parts, strict=True):
@@ -255,6 +256,8 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> tuple[Any, .
             roles.setdefault(tensor.role, {})[tensor.key] = fed
         else:
             roles[tensor.role] = fed
+    if LABEL not in roles:
+        return roles[FEATURES]
     return tuple(roles[role] for role in (FEATURES, LABEL, WEIGHT) if role in roles)
 
 
@@ -275,8 +278,9 @@ def _cutter(tensors: Sequence[Tensor], batch_size: int, class_weights: Sequence[
                 by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(made[1], tf.int32))
                 made = (*made[:2], *([by_class * weight for weight in made[2:]] or [by_class]))
             if stamped:
+                whole = made if isinstance(made, tuple) else (made,)
                 with tf.control_dependencies(tf.nest.flatten(made)):
-                    made = (*made, tf.timestamp())
+                    made = (*whole, tf.timestamp())
             return made
 
         return tf.data.Dataset.range(batches).map(batch)

@@ -22,12 +22,12 @@ from pyspark.sql import DataFrame
 from spark_dl.data.column import Column
 from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
 from spark_dl.data.label_rules import RULES
-from spark_dl.data.limits import beyond, inexact
 from spark_dl.data.projection import arrow_projection, decode_batch
 from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.row_errors import RowErrors, describe
 from spark_dl.data.sampler import RowSampler
 from spark_dl.data.specs import FeatureSpec, LabelSpec, weight_tensor
+from spark_dl.data.targets import label_rows, weight_rows
 from spark_dl.data.tensors import feature_rows
 from spark_dl.errors import DataError, explain
 from spark_dl.io.store import Store
@@ -57,6 +57,7 @@ class ConversionSpec:
         features: The specification of each model input.
         labels: The specification of each model output's label.
         weight: The column of sample weights, or None.
+        weight_shape: The shape of one row's weights: () for one number.
         validation_col: The boolean column that marks validation rows, or None.
         validation_fraction: The fraction of rows drawn for validation.
         stratified: Whether to draw that fraction from each class of the only label.
@@ -70,6 +71,7 @@ class ConversionSpec:
     features: tuple[FeatureSpec, ...]
     labels: tuple[LabelSpec, ...]
     weight: Column | None = None
+    weight_shape: tuple[int, ...] = ()
     validation_col: Column | None = None
     validation_fraction: float = 0.0
     stratified: bool = False
@@ -82,7 +84,7 @@ class ConversionSpec:
         """Tensors of a block: features, labels and, if there is a weight column, weights."""
         features = [spec.tensor(_numbered(FEATURES, index, self.features)) for index, spec in enumerate(self.features)]
         labels = [spec.tensor(_numbered(LABEL, index, self.labels)) for index, spec in enumerate(self.labels)]
-        return (*features, *labels, *([weight_tensor()] if self.weight else []))
+        return (*features, *labels, *([weight_tensor(self.weight_shape)] if self.weight else []))
 
     @property
     def columns(self) -> list[Column]:
@@ -140,7 +142,7 @@ def _convert_partition(conversion: ConversionSpec, batches: Iterable[pa.RecordBa
         arrays, validation = _convert_batch(conversion, batch, draw, faults)
         if faults.counts:
             continue  # the conversion fails, so that only the count of errors matters
-        places = draw.resample(arrays[len(conversion.features)], validation)
+        places = draw.resample(_first_label(conversion, arrays), validation)
         if places is not None:
             arrays, validation = [array[places] for array in arrays], validation[places]
         for part, writer in writers.items():
@@ -213,48 +215,20 @@ def _convert_batch(
     # Values are checked only in the rows that remain, which are known from here on.
     tensors = [
         *(feature_rows(spec, received, spec.tensor().stored, keep, faults) for spec in conversion.features),
-        *(_target(values[spec.column], spec, faults, keep) for spec in conversion.labels),
+        *(label_rows(values[spec.column], spec, faults, keep) for spec in conversion.labels),
     ]
     if conversion.weight:
-        weight = values[conversion.weight]
-        faults.add("negative", conversion.weight.name, int((weight[keep] < 0).sum()), "")
-        _check_range(weight, "float32", conversion.weight, faults, keep)
-        tensors.append(_cast(weight[:, 0], "float32"))
+        tensors.append(weight_rows(values[conversion.weight], conversion.weight, conversion.weight_shape, faults, keep))
     if not keep.all():
         tensors = [tensor[keep] for tensor in tensors]
     if conversion.validation_col:
         return tensors, values[conversion.validation_col][keep, 0].astype(bool)
-    return tensors, draw.validation(tensors[len(conversion.features)])
+    return tensors, draw.validation(_first_label(conversion, tensors))
 
 
-def _target(values: np.ndarray, spec: LabelSpec, faults: RowErrors, keep: np.ndarray) -> np.ndarray:
-    name = spec.column.name
-    if spec.classes is not None:
-        kept = values[keep, 0]
-        fractions = kept[kept != np.floor(kept)]
-        outside = kept[(kept == np.floor(kept)) & ((kept < 0) | (kept >= spec.classes)) & (kept != spec.ignored)]
-        for kind, wrong in (("fraction", fractions), ("class", outside)):
-            if len(wrong):
-                faults.add(kind, name, len(wrong), f"{wrong[0]:g}")
-        if len(fractions) or len(outside):
-            return np.zeros(len(values), spec.dtype)
-    _check_range(values, spec.dtype, spec.column, faults, keep)
-    faults.add_inexact(spec.column, values, inexact(values, spec.dtype) & keep, spec.dtype)
-    if spec.loss:
-        kept = values[keep]
-        _, wrong = RULES[spec.loss].breaches(kept, spec.shape[-1] if spec.shape else 1)
-        faults.add_labels(name, spec.loss, wrong)
-    return _cast(values[:, 0] if spec.shape == () else values, spec.dtype)
-
-
-def _cast(values: np.ndarray, dtype: str) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):  # such rows are dropped or counted as errors
-        return values.astype(dtype)
-
-
-def _check_range(values: np.ndarray, dtype: str, column: Column, faults: RowErrors, keep: np.ndarray) -> None:
-    """Count the rows with numbers outside a dtype's range."""
-    faults.add_out_of_range(column, values, beyond(values, dtype) & keep, dtype)
+def _first_label(conversion: ConversionSpec, tensors: list[np.ndarray]) -> np.ndarray:
+    """Return the first label; without labels, a tensor with as many rows."""
+    return tensors[len(conversion.features) if conversion.labels else 0]
 
 
 class _BlockWriter:
@@ -316,12 +290,13 @@ class _BlockWriter:
             "bytes": size,
             "validation": self._validation,
             "checksum": _checksum(written),
-            "class_rows": self._class_rows(written[len(self._conversion.features)]),
+            "class_rows": self._class_rows(_first_label(self._conversion, written)),
             "detail": _exclusive_values(self._conversion.labels, written[len(self._conversion.features) :]),
         }
 
     def _class_rows(self, labels: np.ndarray) -> list[int]:
-        classes = self._conversion.labels[0].classes if len(self._conversion.labels) == 1 else None
+        specs = self._conversion.labels
+        classes = specs[0].classes if len(specs) == 1 and not specs[0].shape else None
         if not classes:
             return []
         indices = labels.astype(np.int64)

@@ -126,9 +126,12 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
     """
     width, name = math.prod(output), spec.column.name
     scalar = kind_of(spec.column).is_scalar
-    if known_width not in (None, width) and not scalar:
-        raise _misfit(name, f"{width} numbers a row", f"{known_width} numbers a row", output)
-    if not loss or loss in _OF_OTHER_SHAPES or spec.classes is not None:
+    own_width = math.prod(spec.shape)
+    if known_width not in (None, own_width) and not scalar:
+        raise _misfit(name, f"{own_width} numbers a row", f"{known_width} numbers a row", output)
+    if spec.classes is not None:
+        return _class_label(spec, output, scalar)
+    if not loss or loss in _OF_OTHER_SHAPES:
         return spec
     if loss in OF_CLASS_INDICES:
         raise DataError(
@@ -141,9 +144,26 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
         )
     if scalar and width != 1:
         raise _misfit(name, f"an array or a Vector of {width} numbers in each row", "one number a row", output)
-    if scalar and len(output) > 1:
+    if own_width != width and not scalar:
+        raise _misfit(name, f"{width} numbers a row", f"labelShapes={{{name!r}: {list(spec.shape)}}}", output)
+    if len(output) > 1 or not scalar:
         spec = replace(spec, shape=output)  # Keras would broadcast a label of shape (rows,) over all rows
     return replace(spec, loss=loss if loss in RULES else "")
+
+
+def _class_label(spec: LabelSpec, output: tuple[int, ...], scalar: bool) -> LabelSpec:
+    """Match class indices with an output whose last axis holds the classes: one index for each position before it.
+
+    Raises:
+        DataError: The label's shape doesn't fit the output.
+    """
+    positions = output[:-1]
+    count = math.prod(positions)
+    if count != (1 if scalar else math.prod(spec.shape)):
+        expected = f"an array of {count} class indices in each row" if positions else "one class index a row"
+        received = "one number a row" if scalar else f"a label of shape {shape_text(spec.shape)}"
+        raise _misfit(spec.column.name, expected, received, output)
+    return replace(spec, shape=positions)
 
 
 def _misfit(name: str, expected: str, received: str, output: tuple[int, ...]) -> DataError:

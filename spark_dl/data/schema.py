@@ -153,7 +153,7 @@ def _check_dtype(model_input: ModelInput) -> None:
 def label_spec(
     schema: T.StructType,
     name: str,
-    output: tuple[int, ...],
+    shape: tuple[int, ...],
     classes: int | None,
     nulls: NullPolicy | None = None,
     param: str = "labelCol",
@@ -164,7 +164,7 @@ def label_spec(
     Args:
         schema: The DataFrame's schema.
         name: The label column's name.
-        output: The shape of one row of the model's output.
+        shape: The shape of one row of the label, if the column isn't one of numbers.
         classes: The number of classes where labels are class indices, else None.
         nulls: The policy for missing values, which are errors by default.
         param: The option that named the column, for messages.
@@ -182,7 +182,7 @@ def label_spec(
         whole = np.dtype(column.dtype).kind != "f"
         dtype = "int32" if classes is not None else column.dtype if whole else "float32"
         return LabelSpec(column, (), "int8" if dtype == "bool" else dtype, classes, key)
-    if classes is not None:
+    if classes is not None and not shape:
         raise DataError(
             explain(
                 f"The label column {name!r} can't hold class indices.",
@@ -191,20 +191,38 @@ def label_spec(
                 fix="Turn the labels into indices with StringIndexer, or use KerasEstimator with another loss.",
             )
         )
-    model_input = ModelInput(output, "float32", (column,), InputRules(sparse="never"))
-    return LabelSpec(kind.matched(column, math.prod(output), model_input), output, "float32", None, key)
+    dtype = "float32" if classes is None else "int32"
+    model_input = ModelInput(shape, dtype, (column,), InputRules(sparse="never"))
+    return LabelSpec(kind.matched(column, math.prod(shape), model_input), shape, dtype, classes, key)
 
 
-def weight_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:
+def weight_column(
+    schema: T.StructType, name: str, nulls: NullPolicy | None = None, positions: tuple[int, ...] = ()
+) -> tuple[Column, tuple[int, ...]]:
     """Look up the column of sample weights.
 
+    Args:
+        schema: The DataFrame's schema.
+        name: The column's name.
+        nulls: The policy for missing values, which are errors by default.
+        positions: The shape of one row of the loss before it is averaged: () for one number.
+
+    Returns:
+        The column, and the shape of one row's weights.
+
     Raises:
-        DataError: The column is missing, ambiguous or not a number.
+        DataError: The column is missing, ambiguous or not a number, nor an array with a number for each position.
     """
     column = _column(schema, name, "weightCol")
-    if not kind_of(column).is_scalar:
+    kind = kind_of(column)
+    if kind.is_scalar:
+        # Keras doesn't broadcast weights of shape (rows,) over positions.
+        return (nulls or NullPolicy()).column(column), (1,) * len(positions)
+    if not (positions and kind.is_label):
         raise DataError(_unsuited(schema, name, "weightCol", "a number in each row"))
-    return (nulls or NullPolicy()).column(column)
+    model_input = ModelInput(positions, "float32", (column,), InputRules(sparse="never"))
+    column = kind.matched((nulls or NullPolicy()).column(column), math.prod(positions), model_input)
+    return column, positions
 
 
 def boolean_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:

@@ -73,6 +73,10 @@ class LabelSpec:
         return Tensor(name, self.shape, self.dtype, self.dtype, key=self.key)
 
 
-def weight_tensor() -> Tensor:
-    """Return the stored tensor of sample weights."""
-    return Tensor(WEIGHT, (), "float32", "float32")
+def weight_tensor(shape: tuple[int, ...] = ()) -> Tensor:
+    """Return the stored tensor of sample weights.
+
+    Args:
+        shape: The shape of one row's weights.
+    """
+    return Tensor(WEIGHT, shape, "float32", "float32")

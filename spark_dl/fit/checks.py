@@ -105,7 +105,7 @@ def check_reductions(options: EstimatorOptions, losses: Sequence[LossFacts]) -> 
     Raises:
         ModelError: A loss has another reduction.
     """
-    means = ("sum_over_batch_size", "mean", *(() if options.weighted else ("mean_with_sample_weight",)))
+    means = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
     counts = {"numWorkers": options.num_workers, "gradientAccumulation": options.gradient_accumulation}
     several = [name for name, count in counts.items() if count > 1]
     for loss in losses:

@@ -11,7 +11,7 @@ from pyspark.sql.types import BooleanType, NumericType, StructType
 from spark_dl.data.column import Column
 from spark_dl.data.label_rules import apply_loss
 from spark_dl.data.null_policy import NullPolicy
-from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, known_width, label_spec, weight_column
+from spark_dl.data.schema import ColumnRules, feature_spec, known_width, label_spec
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.options import ColumnOptions, DataOptions, EstimatorOptions, ScoringOptions
@@ -24,7 +24,6 @@ __all__ = [
     "feature_specs",
     "input_columns",
     "label_specs",
-    "optional_columns",
     "output_columns",
     "refuse_lists",
     "shapes_of_columns",
@@ -281,34 +280,21 @@ def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[Ou
         OptionError: An output has no label column, or a column is assigned to an unknown output.
         DataError: A column is missing, or its type or shape doesn't fit the output or its loss.
     """
+    if options.label_col is None and not options.label_cols:
+        return ()
     named, param = _label_columns(options, [one.name for one in outputs])
-    nulls = NullPolicy.of(options.null_policy)
+    nulls, given = NullPolicy.of(options.null_policy), options.label_shapes or {}
+    _check_names("labelShapes", given, list(named.values()), "which is no label")
     specs = []
     for one in outputs:
-        key = one.name if len(outputs) > 1 else ""
-        spec = label_spec(schema, named[one.name], one.shape, one.classes, nulls, param, key)
+        name, key = named[one.name], one.name if len(outputs) > 1 else ""
+        shape = one.shape if one.classes is None else one.shape[:-1]
+        spec = label_spec(schema, name, tuple(given.get(name, shape)), one.classes, nulls, param, key)
+        if name in given and one.classes is None and spec.column.dtype.startswith(("int", "uint")):
+            spec = replace(spec, dtype=spec.column.dtype)
         spec = replace(spec, ignored=None if one.classes is None else one.ignored)
-        specs.append(apply_loss(spec, one.shape, one.loss, known_width(schema, spec.column.name)))
+        specs.append(apply_loss(spec, one.shape, one.loss, known_width(schema, name)))
     return tuple(specs)
-
-
-def optional_columns(schema: StructType, options: ColumnOptions) -> tuple[Column | None, Column | None]:
-    """Return the columns of weightCol and validationCol, each None if the option isn't set.
-
-    Args:
-        schema: The schema of the DataFrame.
-        options: The column options, or the data options, which have validationCol.
-
-    Raises:
-        DataError: A column is missing, or its type can't be used.
-    """
-    nulls = NullPolicy.of(options.null_policy)
-    weight = options.weight_col
-    validation = options.validation_col if isinstance(options, DataOptions) else None  # fitted models lack the option
-    return (
-        weight_column(schema, weight, nulls) if weight else None,
-        boolean_column(schema, validation, nulls) if validation else None,
-    )
 
 
 def check_null_policy(options: ColumnOptions, columns: Sequence[Column]) -> None:
@@ -322,14 +308,23 @@ def check_null_policy(options: ColumnOptions, columns: Sequence[Column]) -> None
         OptionError: nullPolicy names another column.
     """
     policy = options.null_policy
-    names = [column.name for column in columns]
-    for name in policy if isinstance(policy, dict) else ():
+    named = policy if isinstance(policy, dict) else {}
+    _check_names("nullPolicy", named, [column.name for column in columns], "which feeds nothing")
+
+
+def _check_names(param: str, given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
+    """Check that an option names only columns among `names`.
+
+    Raises:
+        OptionError: It names another column.
+    """
+    for name in given:
         if name not in names:
             raise OptionError(
                 explain(
-                    f"nullPolicy names {name!r}, which feeds nothing.",
+                    f"{param} names {name!r}, {why}.",
                     expected=f"columns among {', '.join(names)}",
-                    received=f"nullPolicy={policy}",
+                    received=f"{param}={dict(given)}",
                     fix=hint(name, names),
                 )
             )
@@ -352,7 +347,7 @@ def _label_columns(options: ColumnOptions, outputs: Sequence[str]) -> tuple[dict
                 fix=f"Set labelCols={{{outputs[0]!r}: ..., {outputs[1]!r}: ...}}.",
             )
         )
-    return {outputs[0]: options.label_col}, "labelCol"
+    return {outputs[0]: options.label_col or ""}, "labelCol"
 
 
 def _by_name(given: Any, names: Sequence[str], param: str, kind: str, partly: bool = False) -> dict[str, Any]:

@@ -88,10 +88,15 @@ def _columns(
     for spec, given in zip(conversion.features, inputs, strict=True):
         for column in spec.columns:
             yield fed(column, _feature(column, spec), f"input {given.name} {spec.shape}")
-    for label, output in zip(conversion.labels, outputs, strict=True):
+    for label, output in zip(conversion.labels, outputs, strict=False):  # there may be none
         yield fed(label.column, _label(label), f"label of output {output.name} {output.shape}")
     if conversion.weight:
-        yield fed(conversion.weight, "float32 ()", "weight of the row")
+        each = kind_of(conversion.weight).is_scalar
+        yield fed(
+            conversion.weight,
+            f"float32 {conversion.weight_shape}",
+            "weight of the row" if each else "weight of each position",
+        )
     if conversion.validation_col:
         yield fed(conversion.validation_col, "bool ()", "true for validation")
 

@@ -20,7 +20,6 @@ from spark_dl.fit.columns import (
     feature_specs,
     input_columns,
     label_specs,
-    optional_columns,
     output_columns,
     refuse_lists,
     shapes_of_columns,
@@ -28,7 +27,9 @@ from spark_dl.fit.columns import (
 )
 from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
+from spark_dl.fit.label_checks import check_broadcasts, check_labels
 from spark_dl.fit.monitor_check import check_monitor
+from spark_dl.fit.row_columns import validation_column, weight_and_shape
 from spark_dl.fit.worker_checks import Fitted, check_workers
 from spark_dl.io.store import Store
 from spark_dl.launch.pickling import Pickled, pickle_for_ranks
@@ -132,14 +133,25 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     from spark_dl.train.model.batch_size import check_any_batch
     from spark_dl.train.model.compiling import compiled_copy
     from spark_dl.train.model.losses import losses_of, without_partial
+    from spark_dl.train.model.step_trial import has_own_step
 
     given = initial_model(options, shapes_of_columns(columns, options))
     model, shape = _shaped_model(given, options)
     task._check_outputs(shape)
     loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
     metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
-    compiled = compiled_copy(model, options.optimizer, loss, metrics, options.loss_weights, options.dtype_policy)
+    brings_loss = not options.labelled or has_own_step(model)
+    compiled = compiled_copy(
+        model,
+        options.optimizer,
+        loss,
+        metrics,
+        options.loss_weights,
+        options.dtype_policy,
+        may_lack_loss=brings_loss,
+    )
     check_any_batch(compiled)
+    check_labels(compiled, options)
     losses = losses_of(compiled.loss, shape)
     check_options(options, losses)
     if options.jit_compile:
@@ -153,6 +165,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
     carried = _carry(compiled, options, given)
     fitted = _fitted(compiled, shape, conversion, carried)
+    check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
     return FitSpec(
@@ -234,14 +247,15 @@ def _conversion(
     columns: StructType, options: EstimatorOptions, inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
 ) -> ConversionSpec:
     """Describe how rows are converted to blocks; the store is set later."""
-    weight, validation = optional_columns(columns, options)
+    weight, weight_shape = weight_and_shape(columns, options, outputs)
     of_classes = options if isinstance(options, ClassifierOptions) else None
     conversion = ConversionSpec(
         store=Store(""),
         features=feature_specs(columns, options, inputs),
         labels=label_specs(columns, options, outputs),
         weight=weight,
-        validation_col=validation,
+        weight_shape=weight_shape,
+        validation_col=validation_column(columns, options),
         validation_fraction=options.validation_fraction,
         stratified=of_classes is not None and of_classes.stratified and options.validation_fraction > 0,
         balance=of_classes.balance if of_classes else "none",
@@ -274,7 +288,7 @@ def _fitted(compiled: keras.Model, shape: ModelShape, conversion: ConversionSpec
 
     return Fitted(
         compiled,
-        losses_by_output(compiled.loss, shape),
+        {} if compiled.loss is None else losses_by_output(compiled.loss, shape),
         {one.name: (one.shape, one.dtype) for one in shape.inputs},
         examples_of(shape.outputs, conversion.tensors),
         lambda: from_bytes(carried.content, cloudpickle.loads(carried.custom.content)),

@@ -63,14 +63,16 @@ def check_workers(fitted: Fitted, options: EstimatorOptions) -> WorkerFacts:
             a metric can't be joined.
     """
     from spark_dl.train.metrics.joins import metric_joins
+    from spark_dl.train.model.batch_dependence import divided_losses
 
     workers, together = options.num_workers, options.gradient_accumulation
     if workers == 1 and together == 1:
         return WorkerFacts()
     several = f"numWorkers={workers}" if workers > 1 else f"gradientAccumulation={together}"
     fix = "Set numWorkers=1 and gradientAccumulation=1, or change the {}."
-    notes = [*_losses(fitted, options.weighted, several, fix)]
-    _check_masks(fitted, several, fix)
+    divided = divided_losses(fitted.model, fitted.losses, fitted.inputs, options.weighted)
+    _check_divided(fitted, divided, options, several, fix)
+    notes = [*_losses(fitted, divided, options.weighted, several, fix)]
     notes += _added_losses(fitted, several, fix)
     notes += _step(fitted, options.weighted, several, fix)
     if workers == 1:
@@ -82,15 +84,16 @@ def check_workers(fitted: Fitted, options: EstimatorOptions) -> WorkerFacts:
     return WorkerFacts(tuple(notes), tuple((join.index, join.rule) for join in joins if join.rule))
 
 
-def _losses(fitted: Fitted, weighted: bool, several: str, fix: str) -> Iterator[str]:
+def _losses(fitted: Fitted, divided: Mapping[str, str], weighted: bool, several: str, fix: str) -> Iterator[str]:
     from spark_dl.train.model.batch_dependence import OTHER, SUM, UNTRIED, loss_kind
+    from spark_dl.train.model.parts import is_keras
 
     for example in fitted.examples:
         if (loss := fitted.losses.get(example.output)) is None:  # a train step that computes its own
             continue
         named = f"The loss {_name(loss)} of {example.output!r}"
-        if getattr(loss, "ignore_class", None) is not None:
-            raise _not_a_mean(f"{named} is a mean over the labels that aren't ignore_class.", several, fix, "loss")
+        if example.output in divided and is_keras(type(loss)):
+            continue
         kind = loss_kind(loss, example, weighted)
         if kind == SUM:
             raise _not_a_mean(f"{named} is a sum over rows.", several, fix, "loss")
@@ -106,17 +109,41 @@ def _losses(fitted: Fitted, weighted: bool, several: str, fix: str) -> Iterator[
             )
 
 
-def _check_masks(fitted: Fitted, several: str, fix: str) -> None:
-    from spark_dl.train.model.batch_dependence import masked_outputs, may_add_losses
+def _check_divided(
+    fitted: Fitted, divided: Mapping[str, str], options: EstimatorOptions, several: str, fix: str
+) -> None:
+    """Check that losses that aren't means over rows can be scaled to those of the joined batch.
 
-    if may_add_losses(fitted.model) and (masked := masked_outputs(fitted.model, fitted.inputs)):
-        names = list(fitted.losses)
-        outputs = ", ".join(repr(names[index]) if index < len(names) else str(index) for index in masked)
+    Args:
+        fitted: The compiled model.
+        divided: What the loss of an output is a mean over, as a sentence, by the output's name.
+        options: The estimator's options.
+        several: The options that make several batches one, for messages.
+        fix: The remedy, with a place for what to change.
+
+    Raises:
+        ModelError: A loss can't be scaled.
+    """
+    from spark_dl._compat.keras_losses import counts_as_keras
+    from spark_dl.train.model.batch_dependence import may_add_losses, model_loss_kinds
+    from spark_dl.train.model.step_trial import has_own_step
+
+    if not divided:
+        return
+    what = " ".join(divided.values())
+    if has_own_step(fitted.model):
         raise _not_a_mean(
-            f"The loss of the masked output {outputs} is a mean over the steps that aren't masked.",
-            several,
-            fix,
-            "model so that its output has no mask: weight the steps in the loss",
+            f"{what} It is computed by the model's own train_step or compute_loss.", several, fix, "model"
+        )
+    if not all(counts_as_keras(fitted.losses[name]) for name in divided):
+        raise _not_a_mean(f"{what} It has a __call__ of its own.", several, fix, "loss: override call, not __call__")
+    if options.jit_compile:
+        raise _not_a_mean(f"{what} XLA can't compile its sum over workers.", several, "Set jitCompile=False.", "")
+    added = may_add_losses(fitted.model) and model_loss_kinds(fitted.model, fitted.inputs)
+    if options.gradient_accumulation > 1 and (len(fitted.losses) > 1 or added):
+        several = f"gradientAccumulation={options.gradient_accumulation}, and other losses beside it"
+        raise _not_a_mean(
+            what, several, "Set gradientAccumulation=1, or change the {}.", "model so that it has one loss"
         )
 
 

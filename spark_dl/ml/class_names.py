@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["class_name", "current_name"]
 
 _PUBLIC = (
-    *("KerasEstimator", "KerasClassifier", "KerasRegressor"),
-    *("KerasModel", "KerasClassifierModel", "KerasRegressorModel"),
+    *("KerasEstimator", "KerasClassifier", "KerasRegressor", "KerasTagger"),
+    *("KerasModel", "KerasClassifierModel", "KerasRegressorModel", "KerasTaggerModel"),
 )
 # Version 0.1 wrote the classes' module paths.
 _OLD = re.compile(r"spark_dl\.estimators\.(base|model|classifier|regressor)\.(\w+)")

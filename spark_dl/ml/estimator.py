@@ -250,15 +250,15 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         """Return the meaning of the model's outputs."""
-        widths = [(output.name, math.prod(output.shape)) for output in shape.outputs]
-        if len(widths) > 1:
-            return SeveralOutputs(tuple(widths))
-        return Regression() if widths[0][1] == 1 else TensorOutput(widths[0][1])
+        if len(shape.outputs) > 1:
+            return SeveralOutputs.of({output.name: tuple(output.shape) for output in shape.outputs})
+        (output,) = shape.outputs
+        return Regression() if math.prod(output.shape) == 1 else TensorOutput.of(tuple(output.shape))
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         """Return the number of classes if an output's labels are class indices, else None."""
-        sparse = loss.name in OF_CLASS_INDICES and len(output.shape) == 1
-        return output.shape[-1] if sparse else None
+        certain = len(output.shape) == 1 or (len(output.shape) > 1 and loss.known and loss.last_axis)
+        return output.shape[-1] if certain and loss.name in OF_CLASS_INDICES else None
 
     def _class_factors(self, frame: DataFrame, conversion: ConversionSpec) -> tuple[float, ...]:
         """Return how often a training row of each class is written, by a Spark job; empty if each is written once."""

@@ -25,8 +25,9 @@ SPARK_CONTAINER_MODELS = (
     "pyspark.ml.tuning.CrossValidatorModel",
     "pyspark.ml.tuning.TrainValidationSplitModel",
 )
-_ESTIMATORS = ("spark_dl.KerasEstimator", "spark_dl.KerasClassifier", "spark_dl.KerasRegressor")  # saved in searches
-_OURS = ("spark_dl.KerasModel", "spark_dl.KerasClassifierModel", "spark_dl.KerasRegressorModel")
+# Saved in searches.
+_ESTIMATORS = tuple(f"spark_dl.Keras{task}" for task in ("Estimator", "Classifier", "Regressor", "Tagger"))
+_OURS = tuple(f"spark_dl.Keras{task}Model" for task in ("", "Classifier", "Regressor", "Tagger"))
 
 
 def fetched_model(uri: str, cache_dir: str | None = None) -> Any:

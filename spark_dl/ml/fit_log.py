@@ -132,7 +132,8 @@ class FitLog:
             The head; None without tracking, without validation rows, or for a head that can't be evaluated.
         """
         validated = converted.rows(validation=True) > 0
-        return self._spec.head if self.record.written and validated and can_assess(self._spec.head) else None
+        can = can_assess(self._spec.head) and bool(self._spec.conversion.labels)
+        return self._spec.head if self.record.written and validated and can else None
 
     def result(self, trained: Trained, fitted: KerasModel, workspace: Store) -> None:
         """Log the result of the training: curves, evaluation on the validation rows, profile, and model.

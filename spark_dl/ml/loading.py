@@ -18,6 +18,7 @@ from spark_dl.ml.fetched import fetched_model
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.regressor import KerasRegressorModel
 from spark_dl.ml.spark_files import first_line, has_files
+from spark_dl.ml.tagger import KerasTaggerModel
 
 __all__ = ["load_keras_file", "load_model"]
 
@@ -49,7 +50,8 @@ def load_model(spark: SparkSession, path: str) -> Any:
                 fix="Give the path to which the model was saved.",
             )
         ) from error
-    kinds: dict[str, Any] = {class_name(kind): kind for kind in (KerasModel, KerasClassifierModel, KerasRegressorModel)}
+    known = (KerasModel, KerasClassifierModel, KerasRegressorModel, KerasTaggerModel)
+    kinds: dict[str, Any] = {class_name(kind): kind for kind in known}
     kinds |= dict.fromkeys(_PIPELINES, PipelineModel)
     if name not in kinds:
         raise SavedModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -45,7 +46,7 @@ def logged_model(model: KerasModel) -> LoggedModel:
         scored=None if scored == content else scored,
         inputs=_types(model._columns or T.StructType([]), filled),
         outputs=[
-            (name, "double" if fields[field].kind == "double" else ("array", "double"))
+            (name, functools.reduce(lambda kind, _: ("array", kind), range(fields[field].axes), "double"))
             for field, name in serving.outputs.items()
         ],
         example=serving.example(),

@@ -14,15 +14,8 @@ from pyspark.sql.types import StructType
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.errors import ModelError, OptionError, SavedModelError, explain, hint
 from spark_dl.figures import history_figure
-from spark_dl.fit.columns import (
-    InputFacts,
-    OutputFacts,
-    check_outputs,
-    feature_specs,
-    label_specs,
-    optional_columns,
-    output_columns,
-)
+from spark_dl.fit.columns import InputFacts, OutputFacts, check_outputs, feature_specs, label_specs, output_columns
+from spark_dl.fit.row_columns import weight_and_shape
 from spark_dl.io.payload import Payload
 from spark_dl.io.store import Store
 from spark_dl.launch.pickling import pickle_for_ranks
@@ -186,12 +179,13 @@ class KerasModel(FittedParams, Model, Saved):
     def _evaluation(self, columns: StructType) -> Evaluation:
         """Return the specification of an evaluation on rows of a DataFrame with this schema."""
         options = self._options()
-        weight, _ = optional_columns(columns, options)
+        weight, weight_shape = weight_and_shape(columns, options, self._outputs)
         conversion = ConversionSpec(
             store=Store(""),
             features=feature_specs(columns, options, self._inputs),
             labels=label_specs(columns, options, self._outputs),
             weight=weight,
+            weight_shape=weight_shape,
         )
         refuse_missing(self._fitted_content(), self._named_objects())
         custom = self._carried_objects()
@@ -292,8 +286,8 @@ class KerasModel(FittedParams, Model, Saved):
             from spark_dl.train.model.shape import up_to_layer
 
             with apply_settings(settings_of(content)), keras.saving.custom_object_scope(self._named_objects()):
-                content, width = up_to_layer(from_bytes(content, compiled=False), layer)
-            head = TensorOutput(width)
+                content, shape = up_to_layer(from_bytes(content, compiled=False), layer)
+            head = TensorOutput.of(shape)
         if options.output_format == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):
             head = replace(head, vectors=True)
         return content, head

@@ -16,6 +16,7 @@ from spark_dl.ml.logged import digest_of
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.persistence import revived
 from spark_dl.ml.regressor import KerasRegressor
+from spark_dl.ml.tagger import KerasTagger
 from spark_dl.redaction import is_redacted
 
 __all__ = ["repeat"]
@@ -78,7 +79,8 @@ def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str 
 
 
 def _estimator(stage: bytes, content: bytes, run_id: str) -> KerasEstimator:
-    kinds: dict[str, Any] = {class_name(kind): kind for kind in (KerasEstimator, KerasClassifier, KerasRegressor)}
+    known = (KerasEstimator, KerasClassifier, KerasRegressor, KerasTagger)
+    kinds: dict[str, Any] = {class_name(kind): kind for kind in known}
     where = f"The estimator of run {run_id!r}"
     try:
         metadata = json.loads(stage)

@@ -40,9 +40,8 @@ def sql_function(model: ScoringModel, options: ColumnOptions, inputs: Sequence[I
     named, _ = input_columns(options, [one.name for one in inputs])
     names = list(dict.fromkeys(column for columns in named.values() for column in columns))
     field = model.head.fields()[output]
-    number = "float" if field.kind == "array<float>" else "double"
     score = _scorer(model, options.part(ColumnOptions), tuple(inputs), names, output)
-    return F.pandas_udf(score, "double" if field.kind == "double" else f"array<{number}>")  # type: ignore[attr-defined]
+    return F.pandas_udf(score, field.array_type)  # type: ignore[attr-defined]
 
 
 def _scorer(
@@ -76,7 +75,7 @@ def _scorer(
             }
             typed = replace(model, features=feature_specs(schema, options, inputs))
             result = typed.score_pandas([found[column.name] for column in typed.columns])[output]
-            yield output_series(result)
+            yield output_series(model.head.fields()[output].nested(result))
 
     return score_batches
 

@@ -14,8 +14,15 @@ from spark_dl.options.cluster import ClusterOptions, LaunchOptions
 from spark_dl.options.data import ColumnOptions, DataOptions
 from spark_dl.options.fields import Option, Options, option, options_of
 from spark_dl.options.model import ModelOptions
-from spark_dl.options.records import ClassifierOptions, EstimatorOptions, FittedClassifierOptions, FittedOptions
-from spark_dl.options.scoring import ClassScoringOptions, ScoringOptions
+from spark_dl.options.records import (
+    ClassifierOptions,
+    EstimatorOptions,
+    FittedClassifierOptions,
+    FittedOptions,
+    FittedTaggerOptions,
+    TaggerOptions,
+)
+from spark_dl.options.scoring import ClassScoringOptions, ScoringOptions, TagScoringOptions
 from spark_dl.options.tracking import TrackingOptions
 from spark_dl.options.training import TrainingOptions
 
@@ -28,11 +35,14 @@ __all__ = [
     "EstimatorOptions",
     "FittedClassifierOptions",
     "FittedOptions",
+    "FittedTaggerOptions",
     "LaunchOptions",
     "ModelOptions",
     "Option",
     "Options",
     "ScoringOptions",
+    "TagScoringOptions",
+    "TaggerOptions",
     "TrackingOptions",
     "TrainingOptions",
     "all_options",
@@ -44,7 +54,8 @@ __all__ = [
 
 def all_options() -> list[Option]:
     """Return all declared options, each once."""
-    return list(dict.fromkeys((*options_of(ClassifierOptions), *options_of(FittedClassifierOptions))))
+    records = (ClassifierOptions, FittedClassifierOptions, TaggerOptions, FittedTaggerOptions)
+    return list(dict.fromkeys(option for record in records for option in options_of(record)))
 
 
 def declared(name: str) -> Option:

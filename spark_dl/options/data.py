@@ -44,9 +44,10 @@ class ColumnOptions(Options):
         "auto",
         on_resume="same",
     )
-    label_col: str = option(
-        "The label column: a number, or an array or Vector of numbers.",
-        checks.text,
+    label_col: str | None = option(
+        "The label column: a number, or an array or Vector of numbers; None for a model that brings its own loss "
+        "(add_loss, or its own train_step or compute_loss) and takes no labels.",
+        checks.text_or_none,
         "label",
         on_resume="same",
     )
@@ -57,8 +58,16 @@ class ColumnOptions(Options):
         None,
         on_resume="same",
     )
+    label_shapes: dict[str, list[int]] | None = option(
+        "The shape of one row of label columns whose loss is your own and takes another shape than the output's, such "
+        "as {'tags': [40]} for an output of 40 positions with a score for each class; [] is one number.",
+        checks.shapes,
+        None,
+        on_resume="same",
+    )
     weight_col: str | None = option(
-        "The column of sample weights; every row weighs 1 without it.",
+        "The column of sample weights: a number, or for an output with several positions an array with a number for "
+        "each; every row weighs 1 without it.",
         checks.text,
         None,
         on_resume="same",

@@ -9,17 +9,29 @@ from spark_dl.options.cluster import ClusterOptions
 from spark_dl.options.data import ColumnOptions, DataOptions
 from spark_dl.options.fields import option
 from spark_dl.options.model import ModelOptions
-from spark_dl.options.scoring import ClassScoringOptions, ScoringOptions
+from spark_dl.options.scoring import ClassScoringOptions, ScoringOptions, TagScoringOptions
 from spark_dl.options.tracking import TrackingOptions
 from spark_dl.options.training import TrainingOptions
 
-__all__ = ["ClassifierOptions", "EstimatorOptions", "FittedClassifierOptions", "FittedOptions"]
+__all__ = [
+    "ClassifierOptions",
+    "EstimatorOptions",
+    "FittedClassifierOptions",
+    "FittedOptions",
+    "FittedTaggerOptions",
+    "TaggerOptions",
+]
 
 
 # Dataclasses list the fields of their last base first; signatures and documentation follow that order.
 @dataclass(frozen=True, kw_only=True)
 class EstimatorOptions(ScoringOptions, TrackingOptions, ClusterOptions, TrainingOptions, DataOptions, ModelOptions):
     """The options of `KerasEstimator` and `KerasRegressor`."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a label column."""
+        return self.label_col is not None or bool(self.label_cols)
 
     @property
     def weighted(self) -> bool:
@@ -82,3 +94,13 @@ class FittedOptions(ScoringOptions, ColumnOptions):
 @dataclass(frozen=True, kw_only=True)
 class FittedClassifierOptions(ClassScoringOptions, FittedOptions):
     """The options of `KerasClassifierModel`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggerOptions(TagScoringOptions, EstimatorOptions):
+    """The options of `KerasTagger`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedTaggerOptions(TagScoringOptions, FittedOptions):
+    """The options of `KerasTaggerModel`."""

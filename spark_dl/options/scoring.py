@@ -8,7 +8,7 @@ from typing import Any
 from spark_dl.options import checks
 from spark_dl.options.fields import Options, option
 
-__all__ = ["ClassScoringOptions", "ScoringOptions"]
+__all__ = ["ClassScoringOptions", "ScoringOptions", "TagScoringOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +49,27 @@ class ScoringOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassScoringOptions(ScoringOptions):
-    """Options of a classifier's scoring: output columns, thresholds and class labels."""
+class _ProbabilityOptions(ScoringOptions):
+    """The column of the probabilities."""
 
     probability_col: str = option(
-        "The column that the class probabilities are written to, as a Vector; '' for none.",
+        "The column that the class probabilities are written to: a Vector, or of a tagger an array for each position; "
+        "'' for none.",
         checks.text,
         "probability",
         on_resume="any",
     )
+
+    @property
+    def columns_by_output(self) -> dict[str, str]:
+        """The columns of the prediction and the probabilities; '' for a field that isn't written."""
+        return {**super().columns_by_output, "probability": self.probability_col}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScoringOptions(_ProbabilityOptions):
+    """Options of a classifier's scoring: output columns, thresholds and class labels."""
+
     raw_prediction_col: str = option(
         "The column that the logits are written to, as a Vector; '' for none.",
         checks.text,
@@ -93,8 +105,22 @@ class ClassScoringOptions(ScoringOptions):
     @property
     def columns_by_output(self) -> dict[str, str]:
         """The columns of the prediction, the probabilities and the logits; '' for a field that isn't written."""
-        return {
-            **super().columns_by_output,
-            "probability": self.probability_col,
-            "rawPrediction": self.raw_prediction_col,
-        }
+        return {**super().columns_by_output, "rawPrediction": self.raw_prediction_col}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagScoringOptions(_ProbabilityOptions):
+    """Options of a tagger's scoring: output columns and the tags' names."""
+
+    tag_labels: list[str] | None = option(
+        "The tags' names in the order of their indices: transform writes those of the predicted tags to tagsCol.",
+        checks.names,
+        None,
+        on_resume="any",
+    )
+    tags_col: str = option(
+        "The column of the predicted tags' names, an array of strings; written if tagLabels is set.",
+        checks.text,
+        "tags",
+        on_resume="any",
+    )

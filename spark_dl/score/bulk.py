@@ -194,7 +194,10 @@ def _check_target(source: Source, target: Store, overwrite: bool) -> None:
 def _spark_type(field: Field) -> T.DataType:
     if field.kind == "vector":
         return VectorUDT()
-    return T.DoubleType() if field.kind == "double" else T.ArrayType(T.FloatType(), True)
+    kind: T.DataType = T.DoubleType() if field.kind == "double" else T.ArrayType(T.FloatType(), True)
+    for _ in field.shape[1:]:
+        kind = T.ArrayType(kind, True)
+    return kind
 
 
 def _score_fragments(scoring: _Scoring, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -247,7 +250,10 @@ def _arrow(values: np.ndarray, field: Field) -> pa.Array:
         return pa.array(values)
     count, width = values.shape
     if field.kind == "array<float>":
-        return pa.ListArray.from_arrays(_offsets(count, width), pa.array(values.reshape(-1)))
+        lists = pa.array(values.reshape(-1))
+        for size in reversed(field.shape or (width,)):
+            lists = pa.ListArray.from_arrays(_offsets(len(lists) // size, size), lists)
+        return lists
     numbers = pa.ListArray.from_arrays(_offsets(count, width), pa.array(values.reshape(-1)))
     parts = [
         pa.array(np.ones(count, np.int8)),

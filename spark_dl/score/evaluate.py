@@ -84,17 +84,21 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
         ModelError: A metric's result depends on state outside its variables.
         DataError: Rows can't be fed to the model, counted by column in the message; or there are no rows.
     """
+    from spark_dl.train.metrics.divided_losses import DividedLosses
     from spark_dl.train.metrics.states import MetricStates, assign_states
 
     model = evaluation.model()
+    losses = DividedLosses(model)
     joins = _joins(model, evaluation.conversion)
     packed = frame.select(arrow_projection(evaluation.conversion.columns))
     if not all(join.joins for join in joins):
         packed = packed.coalesce(1)  # some states can't be merged, so that one task evaluates all rows
-    states = _states_of_tasks(packed, evaluation)
+    table = _states_of_tasks(packed, evaluation)
+    states, sums = np.split(table, [table.shape[1] - losses.size], axis=1)
     joined = MetricStates(model, joins)
     joined.begin()
     assign_states(model, joined.joined(states))
+    losses.correct(sums.sum(axis=0))
     logs = plain_logs(model.get_metrics_result())
     return {name: plain_value(value) for name, value in logs.items()}
 
@@ -133,7 +137,10 @@ def _warn(text: str) -> None:
 
 
 def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
-    """Evaluate in Spark tasks and return the metric states of each task with rows: float64, (tasks, numbers)."""
+    """Evaluate in Spark tasks and return what each task with rows has summed: float64, (tasks, numbers).
+
+    These are the metric states, then the sums of `DividedLosses`.
+    """
     told = replace(evaluation, content=evaluation.content.ship(packed.sparkSession))
     with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, told), _RESULT)) as job:
         rows = job.rows()
@@ -162,14 +169,17 @@ def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    from spark_dl.train.metrics.divided_losses import DividedLosses
+
     purge_zipimport_cache()
     prepare_worker()
     faults, arrays = convert_batches(evaluation.conversion, batches)
-    model, step, rows = None, None, 0
+    model, losses, step, rows = None, None, None, 0
     at_once = rows_at_once(evaluation.conversion.features, evaluation.batch_size)
     for whole in arrays:
         if model is None or step is None:
             model = evaluation.model()
+            losses = DividedLosses(model)
             step = model.test_step if model.run_eagerly else _in_a_graph(model.test_step)
         with evaluation.settings():
             for start in range(0, len(whole[0]), at_once):
@@ -177,6 +187,7 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
                 step(keras_batch(evaluation.conversion.tensors, part))
                 rows += len(part[0])
     states = [np.asarray(variable, np.float64).ravel() for variable in model.metrics_variables] if model else []
+    states += [losses.sums()] if losses else []
     told: list[dict[str, Any]] = [
         {"kind": "states", "rows": rows, "states": np.concatenate(states) if states else np.empty(0)}
     ]

@@ -7,7 +7,8 @@ To add a head, write a class and add its line to HEADS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -15,7 +16,17 @@ import numpy as np
 
 from spark_dl.errors import SavedModelError, explain, hint
 
-__all__ = ["HEADS", "Classification", "Field", "Head", "Regression", "SeveralOutputs", "TensorOutput", "head_from_dict"]
+__all__ = [
+    "HEADS",
+    "Classification",
+    "Field",
+    "Head",
+    "Regression",
+    "SeveralOutputs",
+    "Tagging",
+    "TensorOutput",
+    "head_from_dict",
+]
 
 
 # Keras's default epsilon, to which its losses clip smaller probabilities.
@@ -29,10 +40,27 @@ class Field:
     Attributes:
         kind: "double", "vector" (a Spark ML Vector) or "array<float>".
         width: The number of values in a row.
+        shape: The shape of one row where arrays are nested; () for others. Values are flat until the column is made.
     """
 
     kind: str
     width: int = 1
+    shape: tuple[int, ...] = ()
+
+    @property
+    def axes(self) -> int:
+        """Number of axes of a row's value: 0 for a number."""
+        return 0 if self.kind == "double" else max(1, len(self.shape))
+
+    @property
+    def array_type(self) -> str:
+        """The Spark type of the value as DDL, with an array of doubles in place of a Vector."""
+        number = "float" if self.kind == "array<float>" else "double"
+        return "array<" * self.axes + number + ">" * self.axes
+
+    def nested(self, values: np.ndarray) -> np.ndarray:
+        """Return the values in the shape of their rows."""
+        return values.reshape(len(values), *self.shape) if self.shape else values
 
 
 class Head(Protocol):
@@ -145,20 +173,24 @@ class Regression:
 
 @dataclass(frozen=True)
 class TensorOutput:
-    """Head that returns one output unchanged, flattened in C order.
+    """Head that returns one output unchanged: an array of floats, nested as the output is.
 
     Attributes:
         width: The number of values in a row.
-        vectors: Whether the column is a Vector instead of an array of floats.
+        vectors: Whether the column is a Vector, flattened in C order, instead of arrays of floats.
+        shape: The shape of one row if it has several axes; () for an array that isn't nested.
     """
 
     name: ClassVar[str] = "tensor"
     width: int
     vectors: bool = False
+    shape: tuple[int, ...] = ()
 
     def fields(self) -> dict[str, Field]:
         """Return an array of floats or a Vector for the prediction."""
-        return {"prediction": Field("vector" if self.vectors else "array<float>", self.width)}
+        if self.vectors:
+            return {"prediction": Field("vector", self.width)}
+        return {"prediction": Field("array<float>", self.width, self.shape)}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Return the flattened output as the prediction, shape (rows, width)."""
@@ -168,40 +200,100 @@ class TensorOutput:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the head's state as a JSON-serialisable dict, without `vectors`, which is an option of the model."""
-        return {"name": self.name, "width": self.width}
+        known = {"name": self.name, "width": self.width}
+        return {**known, "shape": list(self.shape)} if self.shape else known
+
+    @staticmethod
+    def of(shape: tuple[int, ...]) -> TensorOutput:
+        """Create the head of an output, from the shape of one row."""
+        return TensorOutput(math.prod(shape), shape=shape if len(shape) > 1 else ())
 
 
 @dataclass(frozen=True)
 class SeveralOutputs:
-    """Head of a model with several outputs, one field for each: a number for one unit, else flattened in C order.
+    """Head of a model with several outputs, one field for each: a number for one unit, else as TensorOutput has it.
 
     Attributes:
         widths: Pairs of an output's name and its number of values in a row, in the model's order.
         vectors: Whether columns of several numbers are Vectors instead of arrays of floats.
+        shapes: Pairs of an output's name and the shape of one row, for outputs with several axes.
     """
 
     name: ClassVar[str] = "several"
     widths: tuple[tuple[str, int], ...]
     vectors: bool = False
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def fields(self) -> dict[str, Field]:
         """Return a double, an array of floats or a Vector for each output."""
-        return {name: self._head(width).fields()["prediction"] for name, width in self.widths}
+        return {name: self._head(name, width).fields()["prediction"] for name, width in self.widths}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Return the values of each output by its name."""
         named = zip(self.widths, outputs, strict=True)
-        return {name: self._head(width).columns([output])["prediction"] for (name, width), output in named}
+        return {name: self._head(name, width).columns([output])["prediction"] for (name, width), output in named}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the head's state as a JSON-serialisable dict."""
-        return {"name": self.name, "widths": [list(pair) for pair in self.widths]}
+        known = {"name": self.name, "widths": [list(pair) for pair in self.widths]}
+        return {**known, "shapes": [[name, list(shape)] for name, shape in self.shapes]} if self.shapes else known
 
-    def _head(self, width: int) -> Head:
-        return Regression() if width == 1 else TensorOutput(width, self.vectors)
+    @staticmethod
+    def of(shapes: Mapping[str, tuple[int, ...]]) -> SeveralOutputs:
+        """Create the head of several outputs, from the shapes of one row by their names."""
+        widths = tuple((name, math.prod(shape)) for name, shape in shapes.items())
+        return SeveralOutputs(widths, shapes=tuple((name, shape) for name, shape in shapes.items() if len(shape) > 1))
+
+    def _head(self, name: str, width: int) -> Head:
+        return Regression() if width == 1 else TensorOutput(width, self.vectors, dict(self.shapes).get(name, ()))
 
 
-HEADS: dict[str, type] = {head.name: head for head in (Classification, Regression, TensorOutput, SeveralOutputs)}
+@dataclass(frozen=True)
+class Tagging:
+    """Head of a tagger: for each position the predicted class index and the probability of each class.
+
+    Attributes:
+        positions: The number of positions.
+        classes: The number of classes.
+        from_logits: Whether the model outputs logits instead of probabilities.
+        normalize: Whether the outputs of a position, each within [0, 1], are divided by their sum.
+        source: The reason for this interpretation of the output, as a line of the fit's plan.
+    """
+
+    name: ClassVar[str] = "tagging"
+    positions: int
+    classes: int
+    from_logits: bool
+    normalize: bool = False
+    source: str = field(default="", compare=False)
+
+    def fields(self) -> dict[str, Field]:
+        """Return an array of floats for the prediction, and one of arrays for the probability."""
+        shape = (self.positions, self.classes)
+        return {
+            "prediction": Field("array<float>", self.positions),
+            "probability": Field("array<float>", math.prod(shape), shape),
+        }
+
+    def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute both fields from one output of shape (rows, positions, classes)."""
+        (output,) = outputs
+        each = Classification(self.classes, self.classes, self.from_logits, normalize=self.normalize)
+        found = each.columns([output.reshape(-1, self.classes)])
+        return {
+            name: found[name].reshape(len(output), field.width).astype(np.float32)
+            for name, field in self.fields().items()
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the head's state as a JSON-serialisable dict."""
+        known = {"name": self.name, "positions": self.positions, "classes": self.classes}
+        return {**known, "from_logits": self.from_logits, "normalize": self.normalize}
+
+
+HEADS: dict[str, type] = {
+    head.name: head for head in (Classification, Regression, TensorOutput, SeveralOutputs, Tagging)
+}
 
 
 def head_from_dict(content: dict[str, Any]) -> Head:
@@ -221,6 +313,10 @@ def head_from_dict(content: dict[str, Any]) -> Head:
             rest["thresholds"] = tuple(map(float, rest["thresholds"]))
         if "widths" in rest:
             rest["widths"] = tuple((str(output), int(width)) for output, width in rest["widths"])
+        if "shape" in rest:
+            rest["shape"] = tuple(map(int, rest["shape"]))
+        if "shapes" in rest:
+            rest["shapes"] = tuple((str(output), tuple(map(int, shape))) for output, shape in rest["shapes"])
         head: Head = HEADS[name](**rest)
     except (TypeError, ValueError) as error:
         raise SavedModelError(

@@ -5,6 +5,7 @@ The other columns never leave the JVM.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -111,7 +112,17 @@ def _received(scored: str, place: int, field: Field) -> SparkColumn:
     """Build the expression of a field from its UDF columns."""
     parts = [F.col(f"{scored}.{column}") for column, _ in _sent(place, field)]
     value = F.array(*parts) if field.kind != "double" and field.width <= _WIDEST else parts[0]
-    return array_to_vector(value) if field.kind == "vector" else value
+    return array_to_vector(value) if field.kind == "vector" else _nested(value, field.shape)
+
+
+def _nested(flat: SparkColumn, shape: Sequence[int]) -> SparkColumn:
+    """Build the expression of nested arrays from a flat array of their numbers in C order."""
+    if len(shape) < 2:
+        return flat
+    inner = math.prod(shape[1:])
+    return F.transform(
+        F.sequence(F.lit(0), F.lit(shape[0] - 1)), lambda i: _nested(F.slice(flat, i * inner + 1, inner), shape[1:])
+    )
 
 
 def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:

@@ -13,8 +13,14 @@ def output_series(values: np.ndarray) -> pd.Series:
     """Create the Series that a pandas UDF returns.
 
     Args:
-        values: The values, of shape (rows,), or (rows, width) for an array in each row.
+        values: The values, of shape (rows,), or (rows, ...) for an array in each row, nested for several axes.
     """
+    if values.ndim > 2:
+        # One Arrow array of all rows: pandas has no nested arrays, and lists of floats would turn NaN into null.
+        lists = pa.array(values.reshape(-1))
+        for size in reversed(values.shape[1:]):
+            lists = pa.FixedSizeListArray.from_arrays(lists, size)
+        return pd.Series(pd.arrays.ArrowExtensionArray(_variable(lists)))
     if values.ndim == 1:
         return pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values)) if np.isnan(values).any() else values)
     rows: list[np.ndarray] = list(values)
@@ -23,3 +29,14 @@ def output_series(values: np.ndarray) -> pd.Series:
         row[np.isnan(values[index])] = np.float32("nan")  # Arrow reads NaN as a Python float as null
         rows[index] = row
     return pd.Series(rows, dtype=object)
+
+
+def _variable(lists: pa.Array) -> pa.Array:
+    """Convert nested lists of fixed sizes to those that Spark reads."""
+    kind = lists.type
+    levels = 0
+    while pa.types.is_fixed_size_list(kind):
+        kind, levels = kind.value_type, levels + 1
+    for _ in range(levels):
+        kind = pa.list_(kind)
+    return lists.cast(kind)

@@ -128,7 +128,8 @@ class Served:
             )
         columns = self._model.columns
         found = self._model.score_pandas([kind_of(one).from_served(frame[one.name], one) for one in columns])
-        content = {name: found[field] for field, name in self._outputs.items()}
+        fields = self._model.head.fields()
+        content = {name: fields[field].nested(found[field]) for field, name in self._outputs.items()}
         return pd.DataFrame(
             {name: values if values.ndim == 1 else list(values) for name, values in content.items()},
             index=frame.index,

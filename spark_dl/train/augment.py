@@ -24,6 +24,8 @@ def augment_features(model: keras.Model, layers: Any, rank: int) -> None:
     train_step = model.train_step
 
     def augmented(data: Any) -> Any:
+        if not isinstance(data, tuple):  # without labels
+            return train_step(_changed(data, layers))
         features, *rest = data
         return train_step((_changed(features, layers), *rest))
 

@@ -26,6 +26,7 @@ from spark_dl.train.callbacks.state import CallbackState
 from spark_dl.train.callbacks.sync import SyncEarlyStop, SyncMetrics, runs_on
 from spark_dl.train.callbacks.warm_up import WarmUp
 from spark_dl.train.feed import Feed
+from spark_dl.train.joined_losses import JoinedLosses
 from spark_dl.train.metrics.joins import metric_joins
 from spark_dl.train.model.examples import examples_of_model
 from spark_dl.train.model.keras_settings import apply_settings
@@ -168,7 +169,8 @@ def _prepare(
     )
     if plan.start is not None:
         reducer.skip(plan.start.step)
-    if world.size > 1 or plan.options.gradient_accumulation > 1:
+    several = world.size > 1 or plan.options.gradient_accumulation > 1
+    if several:
         distribute(model, reducer)
     if plan.options.jit_compile:
         compile_gradients(model)
@@ -178,7 +180,8 @@ def _prepare(
     empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
     if empty[0] or (plan.start is not None and plan.start.metrics):
         build_state(model, feed.example)
-    prepare_steps(model, reducer, clock, may_be_empty=feed.empty_steps > 0)
+    losses = JoinedLosses(model, collectives, reducer) if several else None
+    prepare_steps(model, reducer, clock, feed.empty_steps > 0, losses)
     quick_train_function(model, reducer)
     return reducer
 

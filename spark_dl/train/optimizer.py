@@ -34,12 +34,13 @@ class GradientReducer:
         fp16: Whether float32 gradients are sent as float16.
 
     Attributes:
-        rows: Graph tensor, float32 (): the rows of the step that is being traced.
+        rows: Graph tensor, float32 (): the weight of the step that is being traced, its rows in general.
         due: Graph tensor, bool (): whether gradients are applied in this step; None if they are in every step.
         wants_stop: float32 variable that a rank sets to 1 to vote for stopping.
         stop_votes: float32 variable: the number of stop votes at the last reduction.
         voted: The value of `stop_votes` after each step.
         step_rows: float32 variable: this rank's rows in its last training step.
+        validating: bool variable: whether a validation of all ranks runs.
         test_rows: float32 variable: this rank's rows in its last validation step, if the model has a custom test step
             or this rank has empty batches.
     """
@@ -60,6 +61,7 @@ class GradientReducer:
         self.voted: Any = self.stop_votes
         self.step_rows = tf.Variable(0.0, trainable=False)
         self.test_rows = tf.Variable(0.0, trainable=False)
+        self.validating = tf.Variable(False, trainable=False)
         self.accumulate = accumulate
         self._collectives = collectives
         self._clock = clock
@@ -229,7 +231,12 @@ class _Accumulated:
         self._dtypes = [None if g is None else g.dtype for g in gradients]
         if self._sums is None:
             with tf.init_scope():  # variables can't be created in a graph
-                self._sums = [None if g is None else tf.Variable(tf.zeros(g.shape, _summing(g))) for g in gradients]
+                # A gradient's own shape may be partly unknown in a graph.
+                shapes = [g if g is None else g.shape for g in trainable_variables or gradients]
+                self._sums = [
+                    None if g is None else tf.Variable(tf.zeros(tuple(shape), _summing(g)))
+                    for g, shape in zip(gradients, shapes, strict=True)
+                ]
                 self._rows = tf.Variable(0.0)
         rows = self._reducer.rows
         for held, gradient in zip(self._sums, gradients, strict=True):

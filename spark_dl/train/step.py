@@ -7,12 +7,14 @@ Seeds advance as on the other ranks.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from spark_dl._compat.keras import build_compiled_state, is_seed, set_train_function
+from spark_dl.train.joined_losses import JoinedLosses
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.speed import StepClock
 
@@ -29,7 +31,13 @@ def build_state(model: keras.Model, example: Any) -> None:
     build_compiled_state(model, tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
 
 
-def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock, may_be_empty: bool) -> None:
+def prepare_steps(
+    model: keras.Model,
+    reducer: GradientReducer,
+    clock: StepClock,
+    may_be_empty: bool,
+    losses: JoinedLosses | None = None,
+) -> None:
     """Wrap the model's steps so that they record rows and times, and accept empty batches if there are any.
 
     A training batch has one more element than the model gets: the time at which it was made.
@@ -39,16 +47,21 @@ def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock
         reducer: The reducer that gets the number of rows of each step.
         clock: The clock of this rank's steps.
         may_be_empty: Whether this rank has empty batches; the model's state must then be built.
+        losses: The model's losses, scaled to those of the joined batch; None where that isn't needed.
     """
     train_step, test_step = model.train_step, model.test_step
+
+    def within(phase: str, rows: Any) -> contextlib.AbstractContextManager[None]:
+        return losses.step(phase, rows) if losses else contextlib.nullcontext()
 
     def counted(data: Any) -> Any:
         *batch, made = data
         clock.begin(made)
         rows = _rows(batch)
         reducer.begin(rows)
-        taken = tuple(batch)
-        logs = _standing_empty(model, train_step, taken, rows) if may_be_empty else train_step(taken)
+        taken = tuple(batch) if len(batch) > 1 else batch[0]  # without labels, as Keras passes x
+        with within("training", rows):
+            logs = _standing_empty(model, train_step, taken, rows) if may_be_empty else train_step(taken)
         # The optimizer increments `iterations` last, so the clock waits for it.
         told = [log for log in tf.nest.flatten(logs) if tf.is_tensor(log)]
         clock.end([tf.identity(keras.ops.convert_to_tensor(model.optimizer.iterations)), *told])
@@ -57,10 +70,11 @@ def prepare_steps(model: keras.Model, reducer: GradientReducer, clock: StepClock
     def counted_test(data: Any) -> Any:
         rows = _rows(data)
         reducer.test_rows.assign(tf.cast(rows, tf.float32))
-        return _standing_empty(model, test_step, data, rows) if may_be_empty else test_step(data)
+        with within("validation", rows):
+            return _standing_empty(model, test_step, data, rows) if may_be_empty else test_step(data)
 
     model.train_step = counted
-    if may_be_empty or has_own_test_step(model):
+    if losses or may_be_empty or has_own_test_step(model):
         model.test_step = counted_test
 
 

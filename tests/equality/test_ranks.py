@@ -44,7 +44,10 @@ WIDTH, EPOCHS, CLASSES = 6, 2, 3
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: rows, batch of a rank, optimizer; with weights, an embedding, two inputs and outputs, or not."""
+    """What is trained: rows, batch of a rank, optimizer; with weights, an embedding, two inputs and outputs, or not.
+
+    `tags` are a class for each of WIDTH positions: "masked" by the tokens, "ignored" where they are 0.
+    """
 
     rows: int
     batch: int
@@ -53,6 +56,8 @@ class Case:
     class_weights: tuple[float, ...] = ()
     embedding: bool = False
     several: bool = False
+    tags: str = ""
+    accumulation: int = 1
 
 
 CASES = {
@@ -68,6 +73,12 @@ CASES = {
     "an embedding": Case(101, 8, "momentum", embedding=True),
     "two inputs and two outputs": Case(101, 8, "momentum", several=True),
     "two inputs and two outputs, weights of samples": Case(61, 8, "momentum", weighted=True, several=True),
+    "a masked LSTM": Case(101, 8, "momentum", tags="masked"),
+    "a masked LSTM, a rank empty at the end": Case(37, 9, "momentum", tags="masked"),
+    "a masked LSTM, weights of positions": Case(101, 8, "momentum", tags="masked", weighted=True),
+    "weights of positions": Case(61, 8, "momentum", tags="plain", weighted=True),
+    "ignore_class": Case(61, 8, "momentum", tags="ignored"),
+    "a masked LSTM, accumulated gradients": Case(101, 4, "momentum", tags="masked", accumulation=2),
 }
 
 
@@ -83,6 +94,8 @@ def network(case: Case) -> keras.Model:
     keras.utils.set_random_seed(5)
     if case.several:
         return two_by_two(case)
+    if case.tags:
+        return tagger(case)
     first = [keras.layers.Embedding(20, 4), keras.layers.Flatten()] if case.embedding else []
     dtype = "int32" if case.embedding else "float32"
     hidden = keras.layers.Dense(16, "tanh")
@@ -102,6 +115,17 @@ def two_by_two(case: Case) -> keras.Model:
     return model
 
 
+def tagger(case: Case) -> keras.Model:
+    masked = case.tags == "masked"
+    hidden = keras.layers.LSTM(8, return_sequences=True) if masked else keras.layers.Dense(8, "tanh")
+    layers = [keras.layers.Embedding(20, 4, mask_zero=masked), hidden, keras.layers.Dense(CLASSES)]
+    model = keras.Sequential([keras.Input((WIDTH,), dtype="int32"), *layers])
+    ignored = 0 if case.tags == "ignored" else None
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=ignored)
+    model.compile(optimizer(case.optimizer), loss, jit_compile=False)
+    return model
+
+
 def fed(case: Case, features: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
     """What the network takes as x and y."""
     if case.several:
@@ -114,14 +138,21 @@ def arrays(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     features = random.normal(size=(case.rows, WIDTH)).astype(np.float32)
     if case.embedding:
         features = random.integers(0, 20, (case.rows, WIDTH)).astype(np.int32)
-    weights = random.uniform(0.2, 3, case.rows).astype(np.float32)
-    return features, random.integers(0, CLASSES, case.rows).astype(np.int32), weights
+    if case.tags:
+        features = random.integers(1, 20, (case.rows, WIDTH)).astype(np.int32)
+        # Half of the sequences have one token.
+        lengths = np.where(np.arange(case.rows) * 2 < case.rows, 1, WIDTH)
+        features[np.arange(WIDTH) >= lengths[:, None]] = 0
+    each = (case.rows, WIDTH) if case.tags else case.rows
+    weights = random.uniform(0.2, 3, each).astype(np.float32)
+    return features, random.integers(0, CLASSES, each).astype(np.int32), weights
 
 
 def frame(spark: SparkSession, case: Case) -> DataFrame:
-    kind = "int" if case.embedding else "float"
-    rows = [(f.tolist(), int(y), float(w)) for f, y, w in zip(*arrays(case), strict=True)]
-    return spark.createDataFrame(rows, f"features array<{kind}>, label int, weight float").coalesce(1)
+    kind = "int" if case.embedding or case.tags else "float"
+    label, weight = ("array<int>", "array<float>") if case.tags else ("int", "float")
+    rows = [(f.tolist(), y.tolist(), w.tolist()) for f, y, w in zip(*arrays(case), strict=True)]
+    return spark.createDataFrame(rows, f"features array<{kind}>, label {label}, weight {weight}").coalesce(1)
 
 
 def parts(case: Case, size: int) -> Iterator[list[np.ndarray]]:
@@ -136,8 +167,9 @@ def joined_batches(case: Case, size: int) -> keras.Model:
     """A plain Keras process on the joined batches."""
     model, (features, labels, weights) = network(case), arrays(case)
     for _ in range(EPOCHS):
-        for step in parts(case, size):
-            rows = np.concatenate(step)
+        steps = [np.concatenate(step) for step in parts(case, size)]
+        for start in range(0, len(steps), case.accumulation):
+            rows = np.concatenate(steps[start : start + case.accumulation])
             model.train_on_batch(
                 *fed(case, features[rows], labels[rows]),
                 weights[rows] if case.weighted else None,
@@ -179,6 +211,7 @@ def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
     estimator = KerasEstimator(
         model=network(case), weightCol=weight, batchSize=case.batch, epochs=EPOCHS, shuffle=False, **several
     )
+    estimator.setNumWorkers(2).setGradientAccumulation(case.accumulation)
     options = estimator._options()
     workspace = Store.at(str(directory))
     rows = frame(spark, case)

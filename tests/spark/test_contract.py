@@ -32,7 +32,8 @@ def fitted_of(data: DataFrame) -> dict[type, Any]:
 
 def ready(cls: type, **options: Any) -> Any:
     """An estimator of this class that can be fitted on `data`."""
-    model = models.classifier() if "Classifier" in cls.__name__ else models.regressor()
+    makers = {"KerasClassifier": models.classifier, "KerasTagger": models.tagger}
+    model = makers.get(cls.__name__, models.regressor)()
     loss = None if cls is not spark_dl.KerasEstimator else "mse"
     return cls(model=model, loss=loss, tracking=None, verbose=0, **options)
 

@@ -31,11 +31,11 @@ from spark_dl.fit.columns import (
     feature_specs,
     input_columns,
     label_specs,
-    optional_columns,
     output_columns,
     shapes_of_inputs,
 )
 from spark_dl.fit.input_plan import input_plan
+from spark_dl.fit.row_columns import validation_column, weight_and_shape
 from spark_dl.io.store import Store
 from spark_dl.options import EstimatorOptions
 
@@ -182,10 +182,12 @@ def test_each_column_has_its_own_policy() -> None:
     told = {column.name: (column.drop, column.fill) for spec in specs for column in spec.columns}
     assert told == {"a": (False, 0.5), "b": (True, None), "flag": (False, 1), "text": (False, "?")}
     assert [spec.key for spec in specs] == ["x", "t"]
-    weight, validation = optional_columns(SCHEMA, values(weightCol="a", validationCol="flag", nullPolicy=given))
+    options = values(weightCol="a", validationCol="flag", nullPolicy=given)
+    (weight, _), validation = weight_and_shape(SCHEMA, options, []), validation_column(SCHEMA, options)
     assert weight == Column("a", "number", "float32", 1, fill=0.5)
     assert validation == Column("flag", "boolean", "bool", 1, fill=1)
-    assert optional_columns(SCHEMA, values()) == (None, None)
+    assert weight_and_shape(SCHEMA, values(), []) == (None, ())
+    assert validation_column(SCHEMA, values()) is None
 
 
 @pytest.mark.parametrize(
@@ -326,7 +328,8 @@ def test_the_plan_is_a_table_of_all_columns() -> None:
         Store(""),
         feature_specs(SCHEMA, options, inputs),
         label_specs(SCHEMA, options, told),
-        *optional_columns(SCHEMA, options),
+        *weight_and_shape(SCHEMA, options, told),
+        validation_column(SCHEMA, options),
     )
     lines = str(input_plan(SCHEMA, conversion, inputs, told)).splitlines()
     assert [" ".join(line.split()) for line in lines[2:]] == [

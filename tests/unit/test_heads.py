@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from spark_dl.errors import SavedModelError
-from spark_dl.score.heads import HEADS, Classification, Head, Regression, SeveralOutputs, TensorOutput, head_from_dict
+from spark_dl.score.heads import (
+    HEADS,
+    Classification,
+    Head,
+    Regression,
+    SeveralOutputs,
+    Tagging,
+    TensorOutput,
+    head_from_dict,
+)
 
 finite = st.integers(-50, 50)
 
@@ -136,11 +145,14 @@ ALL = [
     (Classification(2, 1, True), [(1,)]),
     (Classification(3, 3, False, normalize=True), [(3,)]),
     (Regression(), [(1,)]),
+    (Tagging(2, 3, from_logits=True), [(2, 3)]),
     (TensorOutput(6), [(2, 3)]),
+    (TensorOutput.of((2, 3)), [(2, 3)]),
     (SeveralOutputs((("price", 1), ("kind", 4))), [(1,), (4,)]),
+    (SeveralOutputs.of({"price": (1,), "kind": (2, 3)}), [(1,), (2, 3)]),
 ]
 # What an option makes of them isn't saved with them.
-AS_VECTORS = [(replace(head, vectors=True), shapes) for head, shapes in ALL[-2:]]
+AS_VECTORS = [(replace(head, vectors=True), shapes) for head, shapes in ALL if hasattr(head, "vectors")]
 
 
 @pytest.mark.parametrize(("head", "shapes"), [*ALL, *AS_VECTORS])
@@ -155,7 +167,27 @@ def test_every_head_gives_the_fields_that_it_promises(head: Head, shapes: list[t
 
 def test_several_numbers_may_be_a_vector() -> None:
     kinds = [{name: field.kind for name, field in head.fields().items()} for head, _ in AS_VECTORS]
-    assert kinds == [{"prediction": "vector"}, {"price": "double", "kind": "vector"}]
+    assert kinds == [{"prediction": "vector"}] * 2 + [{"price": "double", "kind": "vector"}] * 2
+
+
+def test_an_output_of_several_axes_is_an_array_of_arrays() -> None:
+    (field,) = TensorOutput.of((2, 3)).fields().values()
+    assert (field.array_type, field.width) == ("array<array<float>>", 6)
+    assert field.nested(np.arange(6).reshape(1, 6)).tolist() == [[[0, 1, 2], [3, 4, 5]]]
+    fields = SeveralOutputs.of({"price": (1,), "kind": (2, 3), "row": (4,)}).fields()
+    kinds = {name: field.array_type for name, field in fields.items()}
+    assert kinds == {"price": "double", "kind": "array<array<float>>", "row": "array<float>"}
+    # Models that were saved before have no shape, and go on as they were.
+    assert head_from_dict({"name": "tensor", "width": 6}).fields()["prediction"].array_type == "array<float>"
+
+
+def test_a_tagger_gives_the_class_and_the_probabilities_of_each_position() -> None:
+    logits = np.array([[[0.0, 2.0, 1.0], [np.nan, 0.0, 0.0]], [[3.0, 0.0, 0.0], [0.0, 0.0, 1.0]]], np.float32)
+    head = Tagging(2, 3, from_logits=True)
+    found = {name: head.fields()[name].nested(values) for name, values in head.columns([logits]).items()}
+    np.testing.assert_array_equal(found["prediction"], [[1, np.nan], [0, 2]])
+    expected = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(found["probability"], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("head", [head for head, _ in ALL])

@@ -20,8 +20,10 @@ from spark_dl.options import (
     EstimatorOptions,
     FittedClassifierOptions,
     FittedOptions,
+    FittedTaggerOptions,
     LaunchOptions,
     Option,
+    TaggerOptions,
     TrainingOptions,
     all_options,
     declared,
@@ -29,7 +31,14 @@ from spark_dl.options import (
 )
 
 PACKAGE = Path(spark_dl.__file__).parent
-RECORDS = [EstimatorOptions, ClassifierOptions, FittedOptions, FittedClassifierOptions]
+RECORDS = [
+    EstimatorOptions,
+    ClassifierOptions,
+    TaggerOptions,
+    FittedOptions,
+    FittedClassifierOptions,
+    FittedTaggerOptions,
+]
 
 
 @pytest.mark.parametrize("option", all_options(), ids=lambda option: option.name)

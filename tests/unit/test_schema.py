@@ -131,7 +131,9 @@ def test_an_array_label_is_as_wide_as_the_output() -> None:
 
 
 def test_weights_are_numbers_and_marks_are_booleans() -> None:
-    assert weight_column(SCHEMA, "double") == Column("double", "number", "float64", 1)
+    assert weight_column(SCHEMA, "double") == (Column("double", "number", "float64", 1), ())
+    assert weight_column(SCHEMA, "double", positions=(5,))[1] == (1,)
+    assert weight_column(SCHEMA, "pixels", positions=(5,)) == (Column("pixels", "array", "float32", 5), (5,))
     assert weight_tensor().stored == "float32"
     assert boolean_column(SCHEMA, "flag") == Column("flag", "boolean", "bool", 1)
 
@@ -168,7 +170,7 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
         (lambda: features("price", shape=(1,)), ["'price'", "price: decimal(10,2)", "Cast"]),
         (lambda: label_spec(SCHEMA, "name", (3,), 3), ["'name', which labelCol names, can't be fed", "string"]),
         (
-            lambda: label_spec(SCHEMA, "pixels", (3,), 3),
+            lambda: label_spec(SCHEMA, "pixels", (), 3),
             ["label column 'pixels' can't hold class indices", "from 0 to 2", "pixels: array<float>"],
         ),
         (lambda: weight_column(SCHEMA, "vector"), ["'vector', which weightCol names", "a number in each row"]),

@@ -122,7 +122,7 @@ def test_a_regressor_with_more_is_refused(shape: tuple[int, ...]) -> None:
 def test_the_general_estimator_takes_any_output() -> None:
     estimator = KerasEstimator()
     assert estimator._head(a_shape(1), [facts("mse")]) == Regression()
-    assert estimator._head(a_shape(2, 3), [facts("mse")]) == TensorOutput(6)
+    assert estimator._head(a_shape(2, 3), [facts("mse")]) == TensorOutput(6, shape=(2, 3))
     assert classes(estimator, a_shape(5), facts("sparse_categorical_crossentropy")) == 5
     assert classes(estimator, a_shape(2, 5), facts("sparse_categorical_crossentropy")) is None
     assert classes(estimator, a_shape(5), facts("mse")) is None
@@ -131,7 +131,7 @@ def test_the_general_estimator_takes_any_output() -> None:
 def test_the_general_estimator_takes_several_outputs_and_the_task_estimators_one() -> None:
     outputs = (ModelOutput("a", (1,), ""), ModelOutput("b", (2, 3), ""))
     shape = ModelShape((ModelInput("in", (4,), "float32"),), outputs)
-    assert KerasEstimator()._head(shape, [facts("mse")] * 2) == SeveralOutputs((("a", 1), ("b", 6)))
+    assert KerasEstimator()._head(shape, [facts("mse")] * 2) == SeveralOutputs.of({"a": (1,), "b": (2, 3)})
     for estimator in (KerasClassifier(), KerasRegressor()):
         with pytest.raises(ModelError, match=r"one output.*\(batch, 1\), \(batch, 2, 3\)"):
             estimator._check_outputs(shape)

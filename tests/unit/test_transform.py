@@ -199,8 +199,8 @@ def test_a_sequential_says_by_its_input_what_it_takes() -> None:
 
 def test_inner_layers_can_be_asked_for_by_their_names() -> None:
     joined = with_transform(sequential(), normalization(), {})
-    content, width = model_shape.up_to_layer(joined, "hidden")
-    assert width == 3
+    content, shape = model_shape.up_to_layer(joined, "hidden")
+    assert shape == (3,)
     hidden = sequential().get_layer("hidden")
     equal(model_bytes.from_bytes(content).predict(FEATURES, verbose=0), hidden(normalization()(FEATURES)))
 
@@ -210,8 +210,8 @@ def test_a_nested_model_is_an_inner_layer_like_others() -> None:
     start = keras.Input((4,))
     outer = keras.Model(start, keras.layers.Dense(1)(nested(keras.layers.Rescaling(2)(start))))
     for model in (outer, keras.Sequential([keras.Input((4,)), keras.layers.Rescaling(2), nested])):
-        content, width = model_shape.up_to_layer(model, "nested")
-        assert width == 2
+        content, shape = model_shape.up_to_layer(model, "nested")
+        assert shape == (2,)
         equal(model_bytes.from_bytes(content).predict(FEATURES, verbose=0), nested(2 * FEATURES))
 
 

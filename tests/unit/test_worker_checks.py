@@ -77,14 +77,30 @@ class Unreduced(keras.losses.Loss):
         return ops.sum(ops.square(y_true - y_pred))
 
 
+def of_positions(y_true: Any, y_pred: Any) -> Any:
+    return ops.mean(ops.square(y_true - y_pred), axis=-1)
+
+
+class ReducesItself(keras.losses.Loss):
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return ops.mean(ops.square(y_true - y_pred))
+
+
+def masked_step() -> keras.Model:
+    tokens = keras.Input((5,), dtype="int32")
+    model = OwnLoss(tokens, keras.layers.Dense(4)(keras.layers.Embedding(9, 3, mask_zero=True)(tokens)))
+    model.compile("sgd", "mse")
+    return model
+
+
+class OwnLoss(keras.Model):
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None) -> Any:
+        return 2 * super().compute_loss(x, y, y_pred, sample_weight)
+
+
 REFUSED: dict[str, tuple[Callable[[], keras.Model], dict[str, Any], str]] = {
     "a sum": (lambda: network(loss=keras.losses.Huber(reduction="sum")), {}, "huber with reduction 'sum'"),
     "no reduction": (lambda: network(loss=keras.losses.Huber(reduction=None)), {}, "huber with reduction 'None'"),
-    "a mean of weights": (
-        lambda: network(loss=keras.losses.Huber(reduction="mean_with_sample_weight")),
-        {"weightCol": "w"},
-        "'mean_with_sample_weight'",
-    ),
     "a function that sums": (lambda: network(loss=summed), {}, "The loss summed of 'dense.*' is a sum over rows"),
     "a loss that sums itself": (lambda: network(loss=Unreduced()), {}, "The loss Unreduced of .* is a sum over rows"),
     "add_loss of a sum": (lambda: network(AddsSum()), {}, "add_loss.* is a sum over rows"),
@@ -93,16 +109,16 @@ REFUSED: dict[str, tuple[Callable[[], keras.Model], dict[str, Any], str]] = {
         {},
         "add_loss.* is a sum over rows",
     ),
-    "a masked output": (lambda: sequences(keras.layers.Dense(4, "softmax")), IDS, "masked output 'dense.*'"),
-    "a masked output of a recurrent layer": (
-        lambda: sequences(keras.layers.GRU(4, return_sequences=True, activation="softmax")),
+    "a masked loss that reduces itself": (
+        lambda: sequences(keras.layers.Dense(4, "softmax"), loss=ReducesItself()),
         IDS,
-        "masked output 'gru.*'",
+        "masked output 'dense.*has a __call__ of its own",
     ),
-    "a class that is ignored": (
-        lambda: network(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)),
-        {"label": IntegerType()},
-        "that aren't ignore_class",
+    "a masked output of an own step": (lambda: masked_step(), IDS, "masked output .*the model's own train_step"),
+    "a masked output compiled by XLA": (
+        lambda: sequences(keras.layers.Dense(4, "softmax")),
+        {**IDS, "jitCompile": True},
+        "masked output 'dense.*XLA",
     ),
 }
 
@@ -128,11 +144,25 @@ def test_losses_that_are_no_means_over_rows_are_refused(what: str, several: dict
         (lambda: network(loss=keras.losses.CosineSimilarity(), metrics=["mae", keras.metrics.F1Score()]), {}),
         (lambda: network(metrics=[Greatest()]), {"weightCol": "w"}),
         (lambda: sequences(keras.layers.LSTM(3), keras.layers.Dense(2)), IDS),
+        (lambda: network(loss=keras.losses.Huber(reduction="mean_with_sample_weight")), {"weightCol": "w"}),
+        (lambda: sequences(keras.layers.Dense(4, "softmax", kernel_regularizer="l2")), IDS),
+        (lambda: sequences(keras.layers.Dense(4), loss=of_positions), IDS),
+        (
+            lambda: network(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)),
+            {"label": IntegerType()},
+        ),
     ],
 )
 @pytest.mark.parametrize("several", [{"numWorkers": 2}, {"gradientAccumulation": 3}], ids=["workers", "steps"])
 def test_what_is_exact_is_taken_without_a_word(make: Any, options: dict[str, Any], several: dict[str, int]) -> None:
     assert notes(make(), **options, **several) == ()
+
+
+def test_accumulated_steps_with_a_masked_loss_beside_others_are_refused() -> None:
+    regularized = keras.layers.Dense(4, activity_regularizer="l2")
+    with pytest.raises(ModelError, match=r"masked output(.|\n)*gradientAccumulation=3, and other losses beside it"):
+        notes(sequences(regularized), **IDS, gradientAccumulation=3)
+    assert notes(sequences(regularized), **IDS, numWorkers=2) == ()
 
 
 @pytest.mark.parametrize(

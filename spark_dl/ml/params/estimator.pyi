@@ -27,8 +27,9 @@ class EstimatorParams(OptionParams):
     inputCols: Param[list[str] | dict[str, Any] | None]
     binaryFormat: Param[str]
     sparseVectors: Param[str]
-    labelCol: Param[str]
+    labelCol: Param[str | None]
     labelCols: Param[list[str] | dict[str, Any] | None]
+    labelShapes: Param[dict[str, list[int]] | None]
     weightCol: Param[str | None]
     nullPolicy: Param[str | dict[str, Any]]
     columnShapes: Param[dict[str, list[int]] | None]
@@ -95,8 +96,9 @@ class EstimatorParams(OptionParams):
         inputCols: list[str] | dict[str, Any] | None = None,
         binaryFormat: str = "image",
         sparseVectors: str = "auto",
-        labelCol: str = "label",
+        labelCol: str | None = "label",
         labelCols: list[str] | dict[str, Any] | None = None,
+        labelShapes: dict[str, list[int]] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
         columnShapes: dict[str, list[int]] | None = None,
@@ -164,8 +166,9 @@ class EstimatorParams(OptionParams):
         inputCols: list[str] | dict[str, Any] | None = ...,
         binaryFormat: str = ...,
         sparseVectors: str = ...,
-        labelCol: str = ...,
+        labelCol: str | None = ...,
         labelCols: list[str] | dict[str, Any] | None = ...,
+        labelShapes: dict[str, list[int]] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
         columnShapes: dict[str, list[int]] | None = ...,
@@ -247,10 +250,12 @@ class EstimatorParams(OptionParams):
     def getBinaryFormat(self) -> str: ...
     def setSparseVectors(self, value: str) -> Self: ...
     def getSparseVectors(self) -> str: ...
-    def setLabelCol(self, value: str) -> Self: ...
-    def getLabelCol(self) -> str: ...
+    def setLabelCol(self, value: str | None) -> Self: ...
+    def getLabelCol(self) -> str | None: ...
     def setLabelCols(self, value: list[str] | dict[str, Any] | None) -> Self: ...
     def getLabelCols(self) -> list[str] | dict[str, Any] | None: ...
+    def setLabelShapes(self, value: dict[str, list[int]] | None) -> Self: ...
+    def getLabelShapes(self) -> dict[str, list[int]] | None: ...
     def setWeightCol(self, value: str | None) -> Self: ...
     def getWeightCol(self) -> str | None: ...
     def setNullPolicy(self, value: str | dict[str, Any]) -> Self: ...

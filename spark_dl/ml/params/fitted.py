@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from spark_dl.ml.params.option_params import OptionParams, with_options
-from spark_dl.options import FittedClassifierOptions, FittedOptions
+from spark_dl.options import FittedClassifierOptions, FittedOptions, FittedTaggerOptions
 
-__all__ = ["FittedClassifierParams", "FittedParams"]
+__all__ = ["FittedClassifierParams", "FittedParams", "FittedTaggerParams"]
 
 
 @with_options(FittedOptions)
@@ -16,3 +16,8 @@ class FittedParams(OptionParams):
 @with_options(FittedClassifierOptions)
 class FittedClassifierParams(FittedParams):
     """Params of `KerasClassifierModel`."""
+
+
+@with_options(FittedTaggerOptions)
+class FittedTaggerParams(FittedParams):
+    """Params of `KerasTaggerModel`."""

@@ -5,17 +5,18 @@ from typing import Any, Self
 from pyspark.ml.param import Param
 
 from spark_dl.ml.params.option_params import OptionParams
-from spark_dl.options import FittedClassifierOptions, FittedOptions
+from spark_dl.options import FittedClassifierOptions, FittedOptions, FittedTaggerOptions
 
-__all__ = ["FittedClassifierParams", "FittedParams"]
+__all__ = ["FittedClassifierParams", "FittedParams", "FittedTaggerParams"]
 
 class FittedParams(OptionParams):
     featuresCol: Param[str]
     inputCols: Param[list[str] | dict[str, Any] | None]
     binaryFormat: Param[str]
     sparseVectors: Param[str]
-    labelCol: Param[str]
+    labelCol: Param[str | None]
     labelCols: Param[list[str] | dict[str, Any] | None]
+    labelShapes: Param[dict[str, list[int]] | None]
     weightCol: Param[str | None]
     nullPolicy: Param[str | dict[str, Any]]
     predictionCol: Param[str]
@@ -30,8 +31,9 @@ class FittedParams(OptionParams):
         inputCols: list[str] | dict[str, Any] | None = None,
         binaryFormat: str = "image",
         sparseVectors: str = "auto",
-        labelCol: str = "label",
+        labelCol: str | None = "label",
         labelCols: list[str] | dict[str, Any] | None = None,
+        labelShapes: dict[str, list[int]] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
         predictionCol: str = "prediction",
@@ -47,8 +49,9 @@ class FittedParams(OptionParams):
         inputCols: list[str] | dict[str, Any] | None = ...,
         binaryFormat: str = ...,
         sparseVectors: str = ...,
-        labelCol: str = ...,
+        labelCol: str | None = ...,
         labelCols: list[str] | dict[str, Any] | None = ...,
+        labelShapes: dict[str, list[int]] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
         predictionCol: str = ...,
@@ -66,10 +69,12 @@ class FittedParams(OptionParams):
     def getBinaryFormat(self) -> str: ...
     def setSparseVectors(self, value: str) -> Self: ...
     def getSparseVectors(self) -> str: ...
-    def setLabelCol(self, value: str) -> Self: ...
-    def getLabelCol(self) -> str: ...
+    def setLabelCol(self, value: str | None) -> Self: ...
+    def getLabelCol(self) -> str | None: ...
     def setLabelCols(self, value: list[str] | dict[str, Any] | None) -> Self: ...
     def getLabelCols(self) -> list[str] | dict[str, Any] | None: ...
+    def setLabelShapes(self, value: dict[str, list[int]] | None) -> Self: ...
+    def getLabelShapes(self) -> dict[str, list[int]] | None: ...
     def setWeightCol(self, value: str | None) -> Self: ...
     def getWeightCol(self) -> str | None: ...
     def setNullPolicy(self, value: str | dict[str, Any]) -> Self: ...
@@ -99,8 +104,9 @@ class FittedClassifierParams(FittedParams):
         inputCols: list[str] | dict[str, Any] | None = None,
         binaryFormat: str = "image",
         sparseVectors: str = "auto",
-        labelCol: str = "label",
+        labelCol: str | None = "label",
         labelCols: list[str] | dict[str, Any] | None = None,
+        labelShapes: dict[str, list[int]] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
         predictionCol: str = "prediction",
@@ -122,8 +128,9 @@ class FittedClassifierParams(FittedParams):
         inputCols: list[str] | dict[str, Any] | None = ...,
         binaryFormat: str = ...,
         sparseVectors: str = ...,
-        labelCol: str = ...,
+        labelCol: str | None = ...,
         labelCols: list[str] | dict[str, Any] | None = ...,
+        labelShapes: dict[str, list[int]] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
         predictionCol: str = ...,
@@ -151,3 +158,57 @@ class FittedClassifierParams(FittedParams):
     def getTopKCol(self) -> str: ...
     def setClassLabels(self, value: list[str] | None) -> Self: ...
     def getClassLabels(self) -> list[str] | None: ...
+
+class FittedTaggerParams(FittedParams):
+    probabilityCol: Param[str]
+    tagLabels: Param[list[str] | None]
+    tagsCol: Param[str]
+    def __init__(
+        self,
+        *,
+        featuresCol: str = "features",
+        inputCols: list[str] | dict[str, Any] | None = None,
+        binaryFormat: str = "image",
+        sparseVectors: str = "auto",
+        labelCol: str | None = "label",
+        labelCols: list[str] | dict[str, Any] | None = None,
+        labelShapes: dict[str, list[int]] | None = None,
+        weightCol: str | None = None,
+        nullPolicy: str | dict[str, Any] = "error",
+        predictionCol: str = "prediction",
+        outputCols: list[str] | dict[str, Any] | None = None,
+        outputFormat: str = "array",
+        scoreBatchSize: int = 4096,
+        outputLayer: str | None = None,
+        probabilityCol: str = "probability",
+        tagLabels: list[str] | None = None,
+        tagsCol: str = "tags",
+    ) -> None: ...
+    def setParams(  # type: ignore[override]
+        self,
+        *,
+        featuresCol: str = ...,
+        inputCols: list[str] | dict[str, Any] | None = ...,
+        binaryFormat: str = ...,
+        sparseVectors: str = ...,
+        labelCol: str | None = ...,
+        labelCols: list[str] | dict[str, Any] | None = ...,
+        labelShapes: dict[str, list[int]] | None = ...,
+        weightCol: str | None = ...,
+        nullPolicy: str | dict[str, Any] = ...,
+        predictionCol: str = ...,
+        outputCols: list[str] | dict[str, Any] | None = ...,
+        outputFormat: str = ...,
+        scoreBatchSize: int = ...,
+        outputLayer: str | None = ...,
+        probabilityCol: str = ...,
+        tagLabels: list[str] | None = ...,
+        tagsCol: str = ...,
+    ) -> Self: ...
+    def _options(self) -> FittedTaggerOptions: ...
+    def setProbabilityCol(self, value: str) -> Self: ...
+    def getProbabilityCol(self) -> str: ...
+    def setTagLabels(self, value: list[str] | None) -> Self: ...
+    def getTagLabels(self) -> list[str] | None: ...
+    def setTagsCol(self, value: str) -> Self: ...
+    def getTagsCol(self) -> str: ...

@@ -113,6 +113,7 @@ class SyncMetrics(keras.callbacks.Callback):
         self._training_logs = self._end_training()
         self._step_logs = {}
         self._begun = False
+        self._set_validating(True)
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Record the initial metric states before the first validation batch, after Keras has reset them."""
@@ -122,6 +123,7 @@ class SyncMetrics(keras.callbacks.Callback):
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Join the validation logs and store them for the epoch's end, where Keras passes on this rank's own."""
+        self._set_validating(False)
         joined = self._joined(validation=True)
         self._validation_logs = {f"val_{name}": value for name, value in joined.items()}
         if logs is not None:
@@ -153,6 +155,10 @@ class SyncMetrics(keras.callbacks.Callback):
         self._moving.join(self.model)
         states = self._metric_states.over_ranks(self._collectives, "spark_dl.metrics_within")
         return [state.ravel().tolist() for state in states]
+
+    def _set_validating(self, validating: bool) -> None:
+        if self._reducer is not None:
+            self._reducer.validating.assign(validating)
 
     @property
     def _metric_states(self) -> MetricStates:

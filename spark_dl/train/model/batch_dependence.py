@@ -26,6 +26,8 @@ __all__ = [
     "SUM",
     "UNTRIED",
     "Forward",
+    "broadcasts_labels",
+    "divided_losses",
     "forward",
     "joined_features",
     "loss_kind",
@@ -75,6 +77,27 @@ def loss_kind(loss: Any, example: Example, weighted: bool) -> str:
     return found
 
 
+def broadcasts_labels(loss: Any, example: Example) -> bool:
+    """Return whether a custom loss takes labels of one number for several units by chance, in batches of some sizes.
+
+    NumPy's rules broadcast labels of shape (rows,) over outputs of shape (rows, units) where both numbers are equal.
+    """
+    units = example.output_shape[-1] if example.output_shape else 1
+    if example.label_shape or units == 1 or not _is_own(loss):
+        return False
+
+    def taken(rows: int) -> bool:
+        try:
+            value = _value_of(loss, example)
+            random = np.random.default_rng(0)
+            return any(np.isfinite(value(*pair)) for pair in example.pairs(rows, random))
+        except Exception:
+            return False
+
+    with quiet():
+        return taken(units) and not taken(units + 2)
+
+
 def _is_own(loss: Any) -> bool:
     function = getattr(loss, "fn", None)
     return not isinstance(loss, str) and not (is_keras(loss) and (function is None or is_keras(function)))
@@ -117,7 +140,7 @@ def _batches(
     yield from zip(first, second, strict=True)
     if weighted:
         for a, b in zip(first, second, strict=True):
-            yield tuple((*pair, random.uniform(0.2, 3.0, len(pair[0])).astype(np.float32)) for pair in (a, b))
+            yield tuple((*pair, example.weights(len(pair[0]), random)) for pair in (a, b))
     for pad in pads:
         labels, outputs = first[0]
         padded = labels.copy()
@@ -187,6 +210,32 @@ def masked_outputs(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...
             outputs = getattr(model, "outputs", None) or []
         flat = keras.tree.flatten(outputs)
         return [index for index, output in enumerate(flat) if mask_of(output) is not None]
+
+
+def divided_losses(
+    model: keras.Model,
+    losses: Mapping[str, Any],
+    inputs: Mapping[str, tuple[tuple[int, ...], str]],
+    weighted: bool,
+) -> dict[str, str]:
+    """Return the outputs whose loss Keras doesn't divide by rows, with what it is a mean over, for messages.
+
+    Args:
+        model: The built Keras model.
+        losses: The loss of each output, by the output's name, in the model's order.
+        inputs: The shape of one row and the dtype, by the input's name.
+        weighted: Whether rows have weights.
+    """
+    masked = masked_outputs(model, inputs) if may_add_losses(model) else []
+    found: dict[str, str] = {}
+    for index, (name, loss) in enumerate(losses.items()):
+        if index in masked:
+            found[name] = f"The loss of the masked output {name!r} is a mean over the steps that aren't masked."
+        elif getattr(loss, "ignore_class", None) is not None:
+            found[name] = f"The loss of {name!r} is a mean over the labels that aren't ignore_class."
+        elif weighted and getattr(loss, "reduction", "") == "mean_with_sample_weight":
+            found[name] = f"The loss of {name!r} with reduction 'mean_with_sample_weight' is divided by the weights."
+    return found
 
 
 def model_loss_kinds(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]]) -> list[str]:

@@ -34,6 +34,8 @@ def compiled_copy(
     metrics: Any,
     loss_weights: Any = None,
     dtype_policy: str | None = None,
+    *,
+    may_lack_loss: bool = False,
 ) -> keras.Model:
     """Copy the model and recompile it if an optimizer, a loss, its weights, metrics or a dtype policy is set.
 
@@ -46,6 +48,7 @@ def compiled_copy(
         metrics: The metrics as in `compile`, or None.
         loss_weights: The weights of the outputs' losses, as a list or a dict by output, or None.
         dtype_policy: The name of the dtype policy to train with, or None; "mixed_float16" adds loss scaling.
+        may_lack_loss: Whether the model brings its own loss.
 
     Raises:
         ModelError: There is no loss, or Keras doesn't save all of the model.
@@ -58,6 +61,8 @@ def compiled_copy(
             copy = _with_policy(copy, dtype_policy)
         live, variables = numbered(walk(model)), counterparts(model, copy)
         _build_inner(copy)
+        if not may_lack_loss:
+            _check_loss(copy, loss)
         unchanged = dtype_policy is None and all(one is None for one in (optimizer, loss, metrics, loss_weights))
         if not unchanged or not copy.compiled:
             own = _copied_optimizer(optimizer, live, variables)
@@ -117,12 +122,8 @@ def _with_policy(model: keras.Model, policy: str) -> keras.Model:
     return from_bytes(to_bytes(model))
 
 
-def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, scales: bool) -> None:
-    with naming():
-        config = copy.get_compile_config() or {}
-    own = keras.saving.deserialize_keras_object(config)
-    loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
-    if loss is None:
+def _check_loss(copy: keras.Model, loss: Any) -> None:
+    if loss is None and not (copy.compiled and getattr(copy, "loss", None) is not None):
         raise ModelError(
             explain(
                 f"The model {copy.name!r} has no loss.",
@@ -131,6 +132,13 @@ def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_
                 fix="Compile the model, or set `loss`, for example loss='mse'.",
             )
         )
+
+
+def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_weights: Any, scales: bool) -> None:
+    with naming():
+        config = copy.get_compile_config() or {}
+    own = keras.saving.deserialize_keras_object(config)
+    loss = loss if loss is not None else getattr(copy, "loss", None) if copy.compiled else None
     own_optimizer = copy.optimizer if copy.compiled else None
     if loss_weights is not None:
         # Keras matches weights and losses as flat lists if their structures differ.

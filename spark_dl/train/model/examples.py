@@ -60,6 +60,10 @@ class Example:
         # The sums aren't 1: a value that all rows share would reveal nothing.
         return random.uniform(0.05, 0.95, (rows, *self.output_shape)).astype(np.float32)
 
+    def weights(self, rows: int, random: np.random.Generator) -> np.ndarray:
+        """Draw sample weights, float32: one for each row, of a shape that Keras broadcasts over positions."""
+        return random.uniform(0.2, 3.0, (rows, *[1] * (len(self.output_shape) - 1))).astype(np.float32)
+
     def pairs(self, rows: int, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield labels and outputs for each kind of label."""
         for kind in ("classes", "numbers") if "float" in self.label_dtype else ("classes",):
@@ -139,5 +143,7 @@ def made_up_batch(
     random = np.random.default_rng(seed)
     labels: Any = {one.output: one.labels(rows, kind, random) for one in examples}
     labels = labels if len(labels) > 1 else next(iter(labels.values()), None)
-    weights = [random.uniform(0.2, 3.0, rows).astype(np.float32)] if weighted else []
+    if labels is None:
+        return (features_of(inputs, rows, seed),)
+    weights = [one.weights(rows, random) for one in examples[:1]] if weighted else []
     return (features_of(inputs, rows, seed), labels, *weights)

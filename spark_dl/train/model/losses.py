@@ -53,12 +53,15 @@ def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
     """Return the facts of the losses, in the order of the outputs.
 
     Args:
-        loss: One loss for all outputs, a list with one for each, or a dict by the outputs' names.
+        loss: One loss for all outputs, a list with one for each, or a dict by the outputs' names; None for a model
+            that brings its own.
         shape: The shape of the model.
 
     Raises:
         ModelError: An output has no loss, or a loss can't be used.
     """
+    if loss is None:  # the model brings its own
+        return tuple(LossFacts("", False, "sum_over_batch_size", known=False) for _ in shape.outputs)
     return tuple(loss_facts(one) for one in losses_by_output(loss, shape).values())
 
 

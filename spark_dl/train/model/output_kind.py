@@ -52,7 +52,7 @@ def output_kind(
 
     Args:
         model: The model to measure; None if it can't be measured.
-        shape: The shape of the model, with one output of one axis.
+        shape: The shape of the model, with one output whose last axis holds the classes.
         declared: The option outputKind.
         loss: The facts of the loss; None if it isn't chosen yet.
 
@@ -67,7 +67,7 @@ def output_kind(
         return OutputKind(LOGITS, "declared by outputKind")
     (output,) = shape.outputs
     takes = _takes(loss)
-    found = _certain(output.activation, output.shape[0])
+    found = _certain(output.activation, output.shape[-1])
     if found is None and model is not None:
         found = measure(model, shape)
     if declared == PROBABILITY:
@@ -180,7 +180,8 @@ def _outputs(model: keras.Model, shape: ModelShape, given: list[np.ndarray]) -> 
     takes: Any = named if shape.takes_dict else tensors if len(tensors) > 1 else tensors[0]
     try:
         (output,) = keras.tree.flatten(model(takes, training=False))
-        rows = np.asarray(keras.ops.cast(output, "float32"), np.float64).reshape(_ROWS, -1)
+        rows = np.asarray(keras.ops.cast(output, "float32"), np.float64)
+        rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim > 2 else rows.reshape(_ROWS, -1)
     except Exception:
         return None  # for example an index beyond an embedding, or a fixed batch size
     finite: np.ndarray = rows[np.isfinite(rows).all(axis=1)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -267,8 +266,8 @@ def _calls_its_graph(model: keras.Model) -> bool:
     return is_keras(type(model).call)
 
 
-def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
-    """Return the model that ends at a layer, as bytes, and the number of values in that layer's output per row.
+def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, tuple[int, ...]]:
+    """Return the model that ends at a layer, as bytes, and the shape of one row of that layer's output.
 
     Raises:
         ModelError: The layer doesn't exist, or its output has no fixed shape.
@@ -298,4 +297,4 @@ def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, int]:
                 fix="Name another layer, or add one that gives a tensor of fixed shape, such as Flatten.",
             )
         )
-    return to_bytes(keras.Model(inputs, output)), math.prod(output.shape[1:])
+    return to_bytes(keras.Model(inputs, output)), tuple(output.shape[1:])

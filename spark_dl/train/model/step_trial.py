@@ -253,7 +253,8 @@ class _Trial:
         if shift:
             shift_seeds(seed_states(self._model), shift)
         try:
-            self._model.train_step(_mapped(keras.ops.convert_to_tensor, batch))
+            given = _mapped(keras.ops.convert_to_tensor, batch)
+            self._model.train_step(given if len(given) > 1 else given[0])
         finally:
             for variable, value in self._state:
                 variable.assign(value)

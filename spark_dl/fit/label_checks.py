@@ -1,0 +1,81 @@
+"""Check that a model has the labels that its loss takes, before any Spark job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from spark_dl.data.specs import LabelSpec
+from spark_dl.errors import DataError, ModelError, OptionError, explain, shape_text
+from spark_dl.options import ClassifierOptions, EstimatorOptions
+
+if TYPE_CHECKING:
+    import keras
+
+    from spark_dl.train.model.examples import Example
+
+__all__ = ["check_broadcasts", "check_labels"]
+
+
+def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[LabelSpec]) -> None:
+    """Check that no custom loss broadcasts a label of one number over several units.
+
+    Args:
+        losses: The loss of each output, by the output's name.
+        examples: Shapes and dtypes of labels and outputs, in the order of the labels.
+        labels: The labels' specifications.
+
+    Raises:
+        DataError: A loss takes such labels only in batches of as many rows as the output has units.
+    """
+    from spark_dl.train.model.batch_dependence import broadcasts_labels
+
+    for example, label in zip(examples, labels, strict=False):
+        if broadcasts_labels(losses.get(example.output), example):
+            raise DataError(
+                explain(
+                    f"The label column {label.column.name!r} doesn't fit the model's output {example.output!r}.",
+                    expected=f"an array in each row, for the output of shape {shape_text(example.output_shape)}",
+                    received="one number a row, which the loss would compare with the units of other rows",
+                    fix="Give the label as many numbers as the output has units, or reshape it in the loss.",
+                )
+            )
+
+
+def check_labels(model: keras.Model, options: EstimatorOptions) -> None:
+    """Check a model that is trained without labels.
+
+    Args:
+        model: The compiled Keras model.
+        options: The estimator's options; nothing is checked if they name a label.
+
+    Raises:
+        OptionError: An option needs labels.
+        ModelError: The compiled loss needs labels, or there is no loss.
+    """
+    from spark_dl.train.model.batch_dependence import may_add_losses
+    from spark_dl.train.model.step_trial import has_own_step
+
+    if options.labelled:
+        return
+    if isinstance(options, ClassifierOptions) or options.weighted:
+        thing = "weightCol" if options.weighted else "a classifier"
+        raise OptionError(
+            explain(
+                f"There is no label, and {thing} needs one.",
+                expected="a label column",
+                received="labelCol=None",
+                fix="Set labelCol, or train with KerasEstimator and without weights.",
+            )
+        )
+    if has_own_step(model):
+        return
+    if model.loss is not None or not may_add_losses(model):
+        raise ModelError(
+            explain(
+                "The model has no loss that does without labels.",
+                expected="add_loss in a layer, or a train_step or compute_loss of its own",
+                received=f"labelCol=None and loss={model.loss!r}",
+                fix="Set labelCol, or leave the loss to the model and compile it without one.",
+            )
+        )

@@ -1,0 +1,161 @@
+"""The tagger: estimator and fitted model with a class for each position, such as the words of a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_dl.data.column import quoted
+from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.ml.classifier import check_for_each_class
+from spark_dl.ml.estimator import KerasEstimator
+from spark_dl.ml.model import KerasModel
+from spark_dl.ml.params import FittedTaggerParams, TaggerParams, with_options
+from spark_dl.options import FittedTaggerOptions, TaggerOptions
+from spark_dl.score.heads import Head, Tagging
+from spark_dl.score.predict import check_new
+
+if TYPE_CHECKING:
+    from spark_dl.train.model.losses import LossFacts
+    from spark_dl.train.model.output_kind import OutputKind
+    from spark_dl.train.model.shape import ModelOutput, ModelShape
+
+__all__ = ["KerasTagger", "KerasTaggerModel"]
+
+_LOSS = "sparse_categorical_crossentropy"
+
+
+@with_options(FittedTaggerOptions)
+class KerasTaggerModel(FittedTaggerParams, KerasModel):
+    """Trained tagger, a Transformer that adds prediction and probability, both with a value for each position.
+
+    `prediction` is an array of class indices, and `probability` an array of arrays with a probability for each class.
+    With `tagLabels`, `transform` also adds `tagsCol`: the names of the predicted classes.
+
+    Attributes:
+        summary: The training summary.
+    """
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        options, head = self._options(), self._fitted_head()
+        labels = options.tag_labels
+        if not labels or options.output_layer:
+            return super()._transform(dataset)
+        if isinstance(head, Tagging):
+            check_for_each_class("tagLabels", labels, head.classes)
+        if not options.prediction_col:
+            raise OptionError(
+                explain(
+                    "The names of tags follow from the prediction, which isn't written.",
+                    expected="a name for predictionCol",
+                    received="predictionCol=''",
+                    fix="Set predictionCol, or leave tagLabels out.",
+                )
+            )
+        written = [name for name in options.columns_by_output.values() if name]
+        check_new(dataset.sparkSession, dataset.columns, [options.tags_col, *written])
+        names = F.array(*map(F.lit, labels))
+        scored = super()._transform(dataset)
+        # NaN outputs have no tag.
+        tags = F.transform(
+            F.col(quoted(options.prediction_col)),
+            lambda index: F.when(~F.isnan(index), F.element_at(names, index.cast("int") + 1)),
+        )
+        return scored.withColumn(options.tags_col, tags)
+
+
+@with_options(TaggerOptions)
+class KerasTagger(TaggerParams, KerasEstimator):
+    """Estimator that trains a Keras model with a class for each position on Horovod ranks in Spark's executors.
+
+    The model's output has shape (batch, positions, classes), of logits or probabilities. Labels are arrays of class
+    indices, one for each position. If neither the model nor `loss` sets a loss, it is
+    sparse_categorical_crossentropy, with from_logits as the output requires. Masks of the model's output, `weightCol`
+    (an array) and the loss's `ignore_class` leave positions out.
+
+    Example:
+
+        >>> import keras
+        >>> from pyspark.sql import SparkSession
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> train = spark.range(60).selectExpr("array(id % 3, id % 2) AS words", "array(id % 3, id % 2) AS tags")
+        >>> words = keras.Input((2,), dtype="int32")
+        >>> outputs = keras.layers.Dense(3, "softmax")(keras.layers.Embedding(3, 4)(words))
+        >>> tagger = KerasTagger(
+        ...     model=keras.Model(words, outputs), optimizer=keras.optimizers.Adam(0.1), featuresCol="words",
+        ...     labelCol="tags", tagLabels=["O", "B", "I"], tagsCol="names", epochs=20, tracking=None, verbose=0,
+        ... )
+        >>> tagger.fit(train).transform(train).select("prediction", "names").first()
+        Row(prediction=[0.0, 0.0], names=['O', 'O'])
+        >>> spark.stop()
+    """
+
+    model_class: ClassVar[type[KerasModel]] = KerasTaggerModel
+
+    def _default_loss(self, shape: ModelShape, model: Any) -> Any:
+        if model.compiled and getattr(model, "loss", None) is not None:
+            return None
+        import keras
+
+        from spark_dl.train.model.output_kind import LOGITS
+
+        kind = _kind(model if model.built else None, shape, None)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=kind.kind == LOGITS)
+
+    def _check_outputs(self, shape: ModelShape) -> None:
+        shapes = [output.shape for output in shape.outputs]
+        if [len(found) for found in shapes] != [2]:
+            raise ModelError(
+                explain(
+                    "The model's output isn't one of a tagger.",
+                    expected="one output, of shape (batch, positions, classes)",
+                    received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
+                    fix="End the model with Dense(classes) on a sequence, or use KerasEstimator.",
+                )
+            )
+
+    def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
+        from spark_dl.train.model.output_kind import LOGITS, SCORES
+
+        (output,), (loss,) = shape.outputs, losses
+        if loss.known and loss.name != _LOSS:
+            raise ModelError(
+                explain(
+                    f"The loss {loss.name} doesn't take class indices.",
+                    expected=_LOSS,
+                    received=loss.name,
+                    fix=f"Set loss={_LOSS!r}, or use KerasEstimator.",
+                )
+            )
+        positions, classes = output.shape
+        if labels := self._options().tag_labels:
+            check_for_each_class("tagLabels", labels, classes)
+        kind = _kind(model, shape, loss)
+        return Tagging(
+            positions,
+            classes,
+            from_logits=kind.kind == LOGITS,
+            normalize=kind.kind == SCORES,
+            source=f"output {output.name}: {kind.kind} ({kind.source})",
+        )
+
+    def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
+        classes: int = output.shape[-1]
+        return classes
+
+
+def _kind(model: Any, shape: ModelShape, loss: LossFacts | None) -> OutputKind:
+    """Return whether the outputs are probabilities or logits.
+
+    Raises:
+        ModelError: It is unknown.
+    """
+    from spark_dl.train.model.output_kind import output_kind, undecided
+
+    found = output_kind(model, shape, None, loss)
+    if found is None:
+        raise undecided(getattr(model, "name", ""))
+    return found

@@ -1,0 +1,161 @@
+"""Evaluator of predictions with a class for each position, computed in Spark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyspark.ml.evaluation import Evaluator
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_dl.data.column import quoted
+from spark_dl.errors import DataError, OptionError, explain, hint
+
+__all__ = ["TokenEvaluator"]
+
+_METRICS = ("accuracy", "f1", "microF1")
+
+
+class TokenEvaluator(Evaluator):
+    """Evaluator that compares arrays of tags position by position, for CrossValidator and on its own.
+
+    Args:
+        labelCol: The column of true tags, an array for each row: class indices, or names.
+        predictionCol: The column of predicted tags, such as the predictionCol or the tagsCol of a KerasTaggerModel.
+        metricName: "accuracy"; "f1", the mean of the F1 of all tags that occur; or "microF1", the F1 of all tags
+            together.
+        ignored: True tags whose positions don't count, such as that of padding.
+        maskCol: A column of arrays of numbers or booleans: positions with 0 or false don't count. None for no mask.
+        outside: Predicted and true tags that aren't counted in F1, such as "O" of named entities. Positions with them
+            still count as errors of other tags.
+
+    Example:
+
+        >>> from pyspark.sql import SparkSession
+        >>> spark = SparkSession.builder.master("local[2]").getOrCreate()
+        >>> scored = spark.sql("SELECT array(0, 1, 1, -1) AS label, array(0D, 1D, 0D, 1D) AS prediction")
+        >>> round(TokenEvaluator(ignored=[-1]).evaluate(scored), 3)
+        0.667
+        >>> {tag: round(f1, 3) for tag, f1 in TokenEvaluator(ignored=[-1]).f1ByTag(scored).items()}
+        {0: 0.667, 1: 0.667}
+        >>> spark.stop()
+    """
+
+    def __init__(
+        self,
+        *,
+        labelCol: str = "label",
+        predictionCol: str = "prediction",
+        metricName: str = "accuracy",
+        ignored: Sequence[Any] = (),
+        maskCol: str | None = None,
+        outside: Sequence[Any] = (),
+    ) -> None:
+        super().__init__()
+        if metricName not in _METRICS:
+            raise OptionError(
+                explain(
+                    f"There is no metric {metricName!r}.",
+                    expected=f"one of {', '.join(_METRICS)}",
+                    received=f"metricName={metricName!r}",
+                    fix=hint(metricName, _METRICS),
+                )
+            )
+        self.labelCol = labelCol
+        self.predictionCol = predictionCol
+        self.metricName = metricName
+        self.ignored = list(ignored)
+        self.maskCol = maskCol
+        self.outside = list(outside)
+
+    def isLargerBetter(self) -> bool:
+        """Return True: all metrics are better when larger."""
+        return True
+
+    def f1ByTag(self, dataset: DataFrame) -> dict[Any, float]:
+        """Return the F1 of each tag that occurs among the true or the predicted ones, by the tag.
+
+        Args:
+            dataset: The DataFrame with both columns.
+
+        Raises:
+            DataError: A column is missing, arrays differ in length, or no position counts.
+        """
+        counts = self._counts(dataset)
+        tags = sorted(
+            {tag for pair in counts for tag in pair} - set(self.outside), key=lambda tag: (str(type(tag)), tag)
+        )
+        return {tag: _f1(counts, {tag}) for tag in tags}
+
+    def _evaluate(self, dataset: DataFrame) -> float:
+        if self.metricName == "f1":
+            each = self.f1ByTag(dataset)
+            return sum(each.values()) / len(each) if each else 0.0
+        counts = self._counts(dataset)
+        if self.metricName == "microF1":
+            return _f1(counts, {tag for pair in counts for tag in pair} - set(self.outside))
+        return sum(rows for (true, found), rows in counts.items() if true == found) / sum(counts.values())
+
+    def _counts(self, dataset: DataFrame) -> dict[tuple[Any, Any], int]:
+        """Count the positions by true and predicted tag."""
+        names = [self.labelCol, self.predictionCol, *([self.maskCol] if self.maskCol else [])]
+        for name in names:
+            if name not in dataset.columns:
+                raise DataError(
+                    explain(
+                        f"The DataFrame has no column {name!r}.",
+                        expected=", ".join(names),
+                        received=f"columns {', '.join(dataset.columns)}",
+                        fix=hint(name, dataset.columns),
+                    )
+                )
+        true, found, *mask = (F.col(quoted(name)) for name in names)
+        sizes = [F.size(column) for column in (true, found, *mask)]
+        alike = F.lit(True)
+        for size in sizes[1:]:
+            alike = alike & F.coalesce(size == sizes[0], F.lit(False))
+        kept = [F.transform(column, lambda value: value.cast("double") != 0) for column in mask]
+        parts = F.arrays_zip(true.alias("true"), found.alias("found"), *(column.alias("kept") for column in kept))
+        positions = dataset.select(F.when(alike, parts).alias("parts"), alike.alias("alike"))
+        each = positions.select("alike", F.explode_outer("parts").alias("at"))
+        each = each.select("alike", *(F.col(f"at.{field}") for field in ("true", "found", "kept")[: len(names)]))
+        if mask:
+            each = each.where("kept OR NOT alike")
+        rows = each.groupBy("alike", "true", "found").count().collect()
+        if wrong := sum(row["count"] for row in rows if not row["alike"]):
+            raise DataError(
+                explain(
+                    "True and predicted tags differ in number.",
+                    expected="arrays of one length in each row",
+                    received=f"{wrong} row{'s' * (wrong != 1)} with other lengths, or a null",
+                    fix=f"Look at the columns {', '.join(names)}.",
+                )
+            )
+        counts = {
+            (_tag(row["true"]), _tag(row["found"])): row["count"]
+            for row in rows
+            if row["true"] is not None and _tag(row["true"]) not in self.ignored
+        }
+        if not counts:
+            raise DataError(
+                explain(
+                    "No position counts.",
+                    expected="at least one true tag that is neither ignored nor masked",
+                    received=f"ignored={self.ignored}, maskCol={self.maskCol!r}",
+                    fix="Check the filter of the rows, ignored and maskCol.",
+                )
+            )
+        return counts
+
+
+def _tag(value: Any) -> Any:
+    """Return a class index as an integer, whatever type its column has; other tags as they are."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _f1(counts: Mapping[tuple[Any, Any], int], tags: set[Any]) -> float:
+    """Return the F1 of some tags together: 2 * right / (true + predicted)."""
+    right = sum(rows for (true, found), rows in counts.items() if true == found and true in tags)
+    both = sum(rows * ((true in tags) + (found in tags)) for (true, found), rows in counts.items())
+    return 2 * right / both if both else 0.0
