@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
     from spark_dl.train.model.shape import ModelOutput, ModelShape
 
-__all__ = ["FitSpec", "Task", "build_fit_spec"]
+__all__ = ["FitSpec", "Task", "build_fit_spec", "shaped_model"]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     from spark_dl.train.model.losses import losses_of, without_partial
 
     given = initial_model(options, shapes_of_columns(columns, options))
-    model, shape = _shaped_model(given, options)
+    model, shape = shaped_model(given, options)
     task._check_outputs(shape)
     loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
     metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
@@ -211,8 +211,17 @@ class _Carried:
     callbacks: Pickled
 
 
-def _shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
-    """Put the layers of transformFn in front of the model; return it, and its shape completed by columnShapes."""
+def shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
+    """Put the layers of transformFn in front of the model; return it, and its shape completed by columnShapes.
+
+    Args:
+        given: The user's Keras model.
+        options: The options of the columns and the model.
+
+    Raises:
+        OptionError: Options don't fit the model's inputs or outputs.
+        ModelError: The model's inputs or outputs can't be columns, or the transform doesn't fit.
+    """
     from spark_dl.train.model.batch_size import check_stateless
     from spark_dl.train.model.shape import fixed_shapes, shape_of
     from spark_dl.train.model.transform import with_transform
