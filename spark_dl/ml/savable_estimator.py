@@ -132,13 +132,18 @@ def _exclusions_to_json(optimizer: Any) -> list[str | None]:
 
 
 def _layers_to_text(layers: Any) -> Any:
-    """Encode Keras layers with their adapted state, such as vocabularies, as base64 of `.keras` archives."""
+    """Encode Keras layers with their adapted state, such as vocabularies, as base64 of `.keras` archives.
+
+    A function is a list with Keras's config of it.
+    """
     import keras
 
     if isinstance(layers, dict):
         return {name: _layers_to_text(layer) for name, layer in layers.items()}
     if layers is None:
         return None
+    if not isinstance(layers, keras.layers.Layer):
+        return [savable_config("transformFn", layers)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are saving a model that has not yet been built")
         content = savable_model("transformFn", keras.Sequential([layers]))
@@ -160,6 +165,10 @@ def _layers_from_text(text: Any) -> Any:
 
     if isinstance(text, dict):
         return {name: _layers_from_text(one) for name, one in text.items()}
+    if isinstance(text, list):
+        import keras
+
+        return keras.saving.deserialize_keras_object(text[0], safe_mode=True)
     try:
         content = base64.b64decode(text, validate=True)
     except ValueError as error:

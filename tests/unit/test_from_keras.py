@@ -143,7 +143,7 @@ class Forgets(keras.layers.Layer):
 
 
 def test_models_that_cannot_be_copied_or_take_one_batch_size_are_refused_as_in_a_fit() -> None:
-    with pytest.raises(ModelError, match="Forgets 'forgets' can't be copied.*leaves units out"):
+    with pytest.raises(ModelError, match=r"Forgets 'forgets' can't be copied.*leaves units out"):
         KerasModel.fromKeras(keras.Sequential([keras.Input((4,)), Forgets(5)]))
     stateful = keras.Sequential([keras.Input((5, 2), batch_size=4), keras.layers.LSTM(2, stateful=True)])
     with pytest.raises(ModelError, match="keeps a state from one batch to the next"):
