@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import warnings
 from typing import Any
 
@@ -90,6 +91,7 @@ class SavableEstimator(EstimatorParams, Saved):
 
         from spark_dl.train.model import serialization as model_bytes
 
+        model_bytes.import_own_layers(json.dumps(facts.get("objects", {})))
         objects = {
             name: keras.saving.deserialize_keras_object(value, safe_mode=True)
             for name, value in facts.get("objects", {}).items()

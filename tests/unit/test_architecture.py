@@ -53,6 +53,7 @@ ALLOWED = {
     "launcher": {"base", "launch", "track", "train"},
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
+    "layers": {"base"},
     "": {"base", "diagnosis", "fit", "ml", "launcher"},
 }
 # Library -> the only modules that import it.
