@@ -35,6 +35,7 @@ _OTHERS: dict[str, Any] = {
     "nullPolicy": {"a": "drop", "b": {"fill": 0.5}},
     "balance": "oversample",
     "monitorMode": "max",
+    "learningRate": 0.25,
     "learningRateScaling": "linear",
     "compression": "fp16",
     "cacheData": "disk",

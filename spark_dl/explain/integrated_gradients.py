@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +34,8 @@ class IntegratedGradients(Transformer):
 
     Args:
         model: The fitted model.
-        outputCol: The new column, an array of floats: the attributions of a row's input in C order. A model with
-            several inputs has a column for each, whose name is outputCol with _ and the input's name; an input of one
-            number has a double.
+        outputCol: The new column, an array of floats, nested as the model's input is. A model with several inputs has
+            a column for each, whose name is outputCol with _ and the input's name; an input of one number has a double.
         target: The index of the explained output unit; None for each row's largest, a classifier's predicted class.
         output: The name of the explained output of a model with several; "" for the first.
         baseline: The values that stand for the absence of an input: one number for all inputs, or a dict by input name;
@@ -69,7 +67,7 @@ class IntegratedGradients(Transformer):
                 )
         self._fitted, self._column, self._batch = model, outputCol, batchSize
         self._model = self._explained(target, output, baseline, steps)
-        self._widths = self._check()
+        self._shapes = self._check()
 
     def _explained(
         self, target: int | None, output: str, baseline: float | Mapping[str, float], steps: int
@@ -93,8 +91,8 @@ class IntegratedGradients(Transformer):
         index = outputs.index(output) if output else 0
         return AttributionModel(model, target=target, output=index, baselines=baselines, steps=steps)
 
-    def _check(self) -> dict[str, int]:
-        """Explain one row of zeros, which finds layers without a gradient; return the width of each attribution."""
+    def _check(self) -> dict[str, tuple[int, ...]]:
+        """Explain one row of zeros, which finds layers without a gradient; return the shape of each attribution."""
         import tensorflow as tf
 
         shape = self._model.shape_of_model
@@ -104,7 +102,7 @@ class IntegratedGradients(Transformer):
         ]
         names = [one.name for one in shape.inputs]
         found = self._model(dict(zip(names, given, strict=True)) if len(given) > 1 else given[0])
-        return {name: math.prod(np.shape(one)[1:]) for name, one in zip(names, found, strict=True)}
+        return {name: tuple(np.shape(one)[1:]) for name, one in zip(names, found, strict=True)}
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         from spark_dl.train.model.serialization import custom_objects, to_bytes
@@ -119,14 +117,14 @@ class IntegratedGradients(Transformer):
         return score(dataset, scoring, self._columns())
 
     def _head(self) -> Head:
-        if len(self._widths) == 1:
-            return TensorOutput(next(iter(self._widths.values())))
-        return SeveralOutputs(tuple(self._widths.items()))
+        if len(self._shapes) == 1:
+            return TensorOutput.of(next(iter(self._shapes.values())))
+        return SeveralOutputs.of(self._shapes)
 
     def _columns(self) -> dict[str, str]:
-        if len(self._widths) == 1:
+        if len(self._shapes) == 1:
             return {"prediction": self._column}
-        return {name: f"{self._column}_{name}" for name in self._widths}
+        return {name: f"{self._column}_{name}" for name in self._shapes}
 
     def copy(self, extra: Any = None) -> IntegratedGradients:
         """Return itself: it has no params that a copy could change."""

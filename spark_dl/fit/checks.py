@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
     from spark_dl.train.model.losses import LossFacts
 
-__all__ = ["check_compiles", "check_layers", "check_options", "check_reductions", "scaled_rate"]
+__all__ = [
+    "check_compiles",
+    "check_layers",
+    "check_options",
+    "check_reductions",
+    "scaled_rate",
+    "set_learning_rate",
+]
 
 
 def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> None:
@@ -59,13 +66,14 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
                 fix="Set one of them to None or 0.",
             )
         )
-    if options.warm_start is not None and options.learning_rate_scaling != "none" and options.optimizer is None:
+    rated = options.optimizer is not None or options.learning_rate is not None
+    if options.warm_start is not None and options.learning_rate_scaling != "none" and not rated:
         raise OptionError(
             explain(
                 "A fitted model's learning rate may have been scaled before.",
-                expected="the optimizer set, or learningRateScaling='none'",
+                expected="optimizer or learningRate set, or learningRateScaling='none'",
                 received=f"warmStart with learningRateScaling={options.learning_rate_scaling!r}",
-                fix="Set optimizer=..., or learningRateScaling='none'.",
+                fix="Set learningRate=... or optimizer=..., or learningRateScaling='none'.",
             )
         )
     check_reader(options.reader)
@@ -146,13 +154,14 @@ def check_compiles(model: keras.Model) -> None:
         )
 
 
-def check_layers(param: str, layers: Any, inputs: Sequence[str]) -> None:
+def check_layers(param: str, layers: Any, inputs: Sequence[str], functions: bool = False) -> None:
     """Check the preprocessing layers of an option.
 
     Args:
         param: The option's name, for error messages.
         layers: A Keras layer, a dict of Keras layers by input name (for several inputs), or None.
         inputs: The names of the model's inputs.
+        functions: Whether functions of tensors are taken as layers are.
 
     Raises:
         OptionError: The value is neither a Keras layer nor, for several inputs, a dict of Keras layers by input name.
@@ -164,7 +173,11 @@ def check_layers(param: str, layers: Any, inputs: Sequence[str]) -> None:
     named = dict(layers) if isinstance(layers, dict) else {}
     several = list(named.values()) if named else [layers]
     fits = len(inputs) > 1 and set(named) <= set(inputs) if named else len(inputs) == 1
-    if not fits or not all(isinstance(layer, keras.layers.Layer) for layer in several):
+    kinds = all(
+        isinstance(layer, keras.layers.Layer) or (functions and callable(layer) and not isinstance(layer, type))
+        for layer in several
+    )
+    if not fits or not kinds:
         raise OptionError(
             explain(
                 f"{param} can't change the model's features.",
@@ -200,8 +213,7 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
                 fix="Set learningRateScaling='none', or batchSize instead of globalBatchSize.",
             )
         )
-    # Mixed precision wraps the optimizer in a LossScaleOptimizer.
-    optimizer = getattr(compiled.optimizer, "inner_optimizer", compiled.optimizer)
+    optimizer = _innermost(compiled)
     base_rate = optimizer.get_config()["learning_rate"]
     if not isinstance(base_rate, (int, float)):
         raise OptionError(
@@ -215,3 +227,44 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
     rate = scaling(float(base_rate), rule, options.num_workers, warmup)
     optimizer.learning_rate = rate.target
     return rate if warmup else None
+
+
+def set_learning_rate(compiled: keras.Model, rate: float) -> None:
+    """Set the learning rate of the compiled copy's optimizer.
+
+    Args:
+        compiled: The compiled copy of the user's model; its optimizer is changed.
+        rate: The learning rate.
+
+    Raises:
+        OptionError: The optimizer's learning rate follows a schedule or a function, or there are several optimizers.
+    """
+    from spark_dl.train.model.optimizers import optimizers_of
+
+    optimizer = _innermost(compiled)
+    others = [one for one in optimizers_of(compiled) if one is not optimizer and one is not compiled.optimizer]
+    found = optimizer.get_config().get("learning_rate")
+    if others or not isinstance(found, (int, float)):
+        received = (
+            f"several optimizers: {', '.join(type(one).__name__ for one in (optimizer, *others))}"
+            if others
+            else f"{type(optimizer).__name__} with {_kind_of_rate(found)}"
+        )
+        raise OptionError(
+            explain(
+                "learningRate can't be set for this model.",
+                expected="one optimizer whose learning rate is a number",
+                received=f"learningRate={rate:g} and {received}",
+                fix="Unset learningRate, or give the optimizer a number in place of its schedule.",
+            )
+        )
+    optimizer.learning_rate = rate
+
+
+def _kind_of_rate(rate: Any) -> str:
+    return str(rate.get("class_name", rate)) if isinstance(rate, dict) else type(rate).__name__
+
+
+def _innermost(compiled: keras.Model) -> Any:
+    """Return the model's optimizer, which mixed precision wraps in a LossScaleOptimizer."""
+    return getattr(compiled.optimizer, "inner_optimizer", compiled.optimizer)

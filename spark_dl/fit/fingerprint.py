@@ -8,7 +8,6 @@ import inspect
 import io
 import itertools
 import json
-import re
 import types
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.fit.code_digest import code_digest, digest_of_text, is_own
 from spark_dl.options import EstimatorOptions, all_options
 from spark_dl.train.model.archive import config_text
+from spark_dl.train.model.config_names import renumbered
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +56,7 @@ def fingerprint(
         The digest of each part, by a description of the part for messages.
     """
     parts = {
-        "model": digest_of_text(_plain(config_text(content))),
+        "model": digest_of_text(renumbered(config_text(content))),
         "code of the model, its losses or metrics": code_digest(
             [dict(custom_objects or {}), *_own_objects([options.loss, options.metrics])]
         ),
@@ -85,35 +85,6 @@ def layout(dataset: ConvertedDataset) -> str:
 def _rows(dataset: ConvertedDataset, validation: bool) -> str:
     checksum = sum(block.checksum for block in dataset.part(validation)) % (1 << 63)
     return digest_of_text(repr((dataset.rows(validation), checksum)))
-
-
-def _plain(config: str) -> str:
-    """Renumber the names of layers and other objects in a config, as JSON: Keras counts them per process."""
-    parsed = json.loads(config)
-    numbered: dict[str, str] = {}
-    for name in _object_names(parsed):
-        numbered.setdefault(name, f"{re.sub(r'_[0-9]+$', '', name)}#{len(numbered)}")
-    return json.dumps(_renamed(parsed, numbered))
-
-
-def _object_names(config: Any) -> Iterator[str]:
-    if isinstance(config, dict):
-        if isinstance(config.get("name"), str):
-            yield config["name"]
-        for value in config.values():
-            yield from _object_names(value)
-    elif isinstance(config, list):
-        for part in config:
-            yield from _object_names(part)
-
-
-def _renamed(config: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(config, dict):
-        kept = (item for item in config.items() if item[0] != "shared_object_id")
-        return {names.get(key, key): _renamed(value, names) for key, value in kept}
-    if isinstance(config, list):
-        return [_renamed(part, names) for part in config]
-    return names.get(config, config) if isinstance(config, str) else config
 
 
 def _flags(content: bytes) -> str:

@@ -11,7 +11,7 @@ from pyspark.sql.types import StructField, StructType
 
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.fit.callback_checks import pickle_callbacks
-from spark_dl.fit.checks import check_compiles, check_layers, check_options, scaled_rate
+from spark_dl.fit.checks import check_compiles, check_layers, check_options, scaled_rate, set_learning_rate
 from spark_dl.fit.columns import (
     InputFacts,
     OutputFacts,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
     from spark_dl.train.model.shape import ModelOutput, ModelShape
 
-__all__ = ["FitSpec", "Task", "build_fit_spec"]
+__all__ = ["FitSpec", "Task", "build_fit_spec", "shaped_model"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     from spark_dl.train.model.step_trial import has_own_step
 
     given = initial_model(options, shapes_of_columns(columns, options))
-    model, shape = _shaped_model(given, options)
+    model, shape = shaped_model(given, options)
     task._check_outputs(shape)
     loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
     metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
@@ -150,6 +150,8 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         options.dtype_policy,
         may_lack_loss=brings_loss,
     )
+    if options.learning_rate is not None:
+        set_learning_rate(compiled, options.learning_rate)
     check_any_batch(compiled)
     check_labels(compiled, options)
     losses = losses_of(compiled.loss, shape)
@@ -224,23 +226,44 @@ class _Carried:
     callbacks: Pickled
 
 
-def _shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
-    """Put the layers of transformFn in front of the model; return it, and its shape completed by columnShapes."""
+def shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
+    """Put the layers of transformFn in front of the model; return it, and its shape completed by columnShapes.
+
+    Args:
+        given: The user's Keras model.
+        options: The options of the columns and the model.
+
+    Raises:
+        OptionError: Options don't fit the model's inputs or outputs.
+        ModelError: The model's inputs or outputs can't be columns, or the transform doesn't fit.
+    """
     from spark_dl.train.model.batch_size import check_stateless
     from spark_dl.train.model.shape import fixed_shapes, shape_of
-    from spark_dl.train.model.transform import with_transform
+    from spark_dl.train.model.transform import JOINT, with_joint_transform, with_transform
 
     check_stateless(given)
     shape = shape_of(given)
-    refuse_lists(options, shape.takes_dict, shape.gives_dict)
-    named, _ = input_columns(options, [one.name for one in shape.inputs])
+    transform = options.transform_fn
+    joint = _is_joint(options, len(shape.inputs))
+    refuse_lists(options, shape.takes_dict and not joint, shape.gives_dict)
+    named, _ = input_columns(options, [JOINT] if joint else [one.name for one in shape.inputs])
     shapes = shapes_of_inputs(options, named)
-    check_layers("transformFn", options.transform_fn, list(named))
+    check_layers("transformFn", transform, list(named), functions=True)
     check_layers("augment", options.augment, list(named))
-    if options.transform_fn is None:
+    if transform is None:
         return given, fixed_shapes(given, shape, shapes)
-    model = with_transform(given, options.transform_fn, shapes)
-    return model, fixed_shapes(model, shape_of(model), shapes)
+    model = (with_joint_transform if joint else with_transform)(given, transform, shapes)
+    taken = shape_of(model)
+    if joint:  # the new input may have another name
+        shapes = dict(zip([taken.inputs[0].name], shapes.values(), strict=False))
+    return model, fixed_shapes(model, taken, shapes)
+
+
+def _is_joint(options: EstimatorOptions, inputs: int) -> bool:
+    """Return whether transformFn makes several of the model's inputs of one."""
+    one_column = isinstance(options.input_cols, list) and len(options.input_cols) == 1
+    single = options.transform_fn is not None and not isinstance(options.transform_fn, dict)
+    return inputs > 1 and single and (not options.input_cols or one_column)
 
 
 def _conversion(

@@ -15,10 +15,11 @@ from spark_dl.data.columns import kind_of
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.fit.heads import check_classes, check_for_each_class, class_head
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import ClassifierParams, FittedClassifierParams, with_options
-from spark_dl.options import ClassifierOptions, FittedClassifierOptions
+from spark_dl.options import ClassifierOptions, EstimatorOptions, FittedClassifierOptions
 from spark_dl.score.heads import Classification, Head
 from spark_dl.score.predict import check_new
 from spark_dl.score.top_classes import top_classes
@@ -35,14 +36,6 @@ _SEVERAL_UNITS = ("sparse_categorical_crossentropy",)
 _ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", "hinge", "squared_hinge")
 
 
-# Descriptions of the output kinds, for the plan.
-_MEANINGS = {
-    "probability": "probabilities",
-    "scores": "a score within [0, 1] of each class, probabilities once divided by their sum",
-    "logits": "logits",
-}
-
-
 @with_options(FittedClassifierOptions)
 class KerasClassifierModel(FittedClassifierParams, KerasModel):
     """Trained classifier, a Transformer that adds prediction (double), probability and rawPrediction (Vectors).
@@ -54,11 +47,19 @@ class KerasClassifierModel(FittedClassifierParams, KerasModel):
         summary: The training summary.
     """
 
+    _fit_options: ClassVar[type[EstimatorOptions]] = ClassifierOptions
+    _only_fit: ClassVar[tuple[str, ...]] = (*KerasModel._only_fit, "outputKind")
+
     @property
     def numClasses(self) -> int:
         """The number of classes."""
         head = self._fitted_head()
         return head.classes if isinstance(head, Classification) else 0
+
+    @classmethod
+    def _made_head(cls, shape: ModelShape, loss: LossFacts | None, model: Any, options: Any) -> Head:
+        check_classes(shape)
+        return class_head(shape, loss, model, options)
 
     def _scored(self) -> tuple[bytes, Head]:
         content, head = super()._scored()
@@ -82,28 +83,6 @@ class KerasClassifierModel(FittedClassifierParams, KerasModel):
         passing = f"spark_dl_{uuid.uuid4().hex[:8]}"
         scored = self.copy({self.getParam("probabilityCol"): passing, self.getParam("topK"): None})._transform(dataset)
         return top_classes(scored, passing, into, count, labels).drop(passing)
-
-
-def check_for_each_class(param: str, given: Sequence[Any], classes: int) -> None:
-    """Check that an option has one value per class.
-
-    Args:
-        param: The option's name, for error messages.
-        given: The option's value.
-        classes: The number of classes.
-
-    Raises:
-        OptionError: The number of values differs from the number of classes.
-    """
-    if len(given) != classes:
-        raise OptionError(
-            explain(
-                f"{param} isn't as long as there are classes.",
-                expected=f"{classes} values",
-                received=f"{len(given)}: {given}",
-                fix=f"Give {param} one value for each class, in the order of the class indices.",
-            )
-        )
 
 
 @with_options(ClassifierOptions)
@@ -178,20 +157,9 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)]
 
     def _check_outputs(self, shape: ModelShape) -> None:
-        shapes = [output.shape for output in shape.outputs]
-        if [len(found) for found in shapes] != [1]:
-            raise ModelError(
-                explain(
-                    "The model's output isn't one of a classifier.",
-                    expected="one output, of shape (batch, classes), or (batch, 1) for two classes",
-                    received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
-                    fix="End the model with Dense(classes, activation='softmax').",
-                )
-            )
+        check_classes(shape)
 
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
-        from spark_dl.train.model.output_kind import LOGITS, SCORES, output_kind, undecided
-
         ((units,),), (loss,) = [output.shape for output in shape.outputs], losses
         if loss.known and loss.name not in (_ONE_UNIT if units == 1 else _SEVERAL_UNITS):
             expected = "binary_crossentropy" if units == 1 else "sparse_categorical_crossentropy"
@@ -203,20 +171,7 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
                     fix=f"Set loss={expected!r}.",
                 )
             )
-        options = self._options()
-        for param, given in (("thresholds", options.thresholds), ("classLabels", options.class_labels)):
-            if given:
-                check_for_each_class(param, given, max(units, 2))
-        kind = output_kind(model, shape, options.output_kind, loss)
-        if kind is None:
-            raise undecided(getattr(model, "name", ""))
-        return Classification(
-            classes=max(units, 2),
-            units=units,
-            from_logits=kind.kind == LOGITS,
-            normalize=kind.kind == SCORES,
-            source=f"output {shape.outputs[0].name}: {_MEANINGS[kind.kind]} ({kind.source})",
-        )
+        return class_head(shape, loss, model, self._options())
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         classes: int = max(output.shape[0], 2)

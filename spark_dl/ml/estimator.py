@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from spark_dl.fit.attempts import Trained, train_on_ranks
 from spark_dl.fit.callback_checks import pickle_callbacks
 from spark_dl.fit.conversion import check_rows, convert_rows
 from spark_dl.fit.converted import ConvertedData
+from spark_dl.fit.heads import general_head
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.fit.validation import marked, marked_schema, marking
@@ -37,7 +37,7 @@ from spark_dl.ml.savable_estimator import SavableEstimator
 from spark_dl.ml.summary import TrainingSummary
 from spark_dl.options import EstimatorOptions, TrainingOptions
 from spark_dl.redaction import redacted_errors, warn
-from spark_dl.score.heads import Head, Regression, SeveralOutputs, TensorOutput
+from spark_dl.score.heads import Head
 from spark_dl.spark.session import master_of
 from spark_dl.track import active_record
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
@@ -250,10 +250,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         """Return the meaning of the model's outputs."""
-        if len(shape.outputs) > 1:
-            return SeveralOutputs.of({output.name: tuple(output.shape) for output in shape.outputs})
-        (output,) = shape.outputs
-        return Regression() if math.prod(output.shape) == 1 else TensorOutput.of(tuple(output.shape))
+        return general_head(shape)
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         """Return the number of classes if an output's labels are class indices, else None."""

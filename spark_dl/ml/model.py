@@ -22,6 +22,7 @@ from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.log_values import scalar_history
 from spark_dl.ml.fetched import fetched_model
 from spark_dl.ml.fixed_batch import check_saved_batch
+from spark_dl.ml.from_keras import FromKeras, refuse_uncompiled
 from spark_dl.ml.html import model_html
 from spark_dl.ml.params import FittedParams, with_options
 from spark_dl.ml.persistence import Saved
@@ -48,8 +49,8 @@ _OF_MLFLOW = ("models:/", "runs:/")
 
 
 @with_options(FittedOptions)
-class KerasModel(FittedParams, Model, Saved):
-    """Trained Keras model, a Transformer made by `KerasEstimator.fit` or loaded by `KerasModel.load`.
+class KerasModel(FittedParams, FromKeras, Model, Saved):
+    """Keras model as a Transformer, made by `KerasEstimator.fit` or `fromKeras`, or loaded by `KerasModel.load`.
 
     Example:
 
@@ -159,8 +160,8 @@ class KerasModel(FittedParams, Model, Saved):
             is a list.
 
         Raises:
-            ModelError: The model was saved by a release that didn't save its outputs, or a metric has state outside its
-                variables.
+            ModelError: The model isn't compiled, was saved by a release that didn't save its outputs, or a metric has
+                state outside its variables.
             DataError: A column or a value can't be converted for the model, or there are no rows.
         """
         self._fitted_content()
@@ -173,6 +174,7 @@ class KerasModel(FittedParams, Model, Saved):
                     fix="Use its keras(), or an evaluator on the columns of transform.",
                 )
             )
+        refuse_uncompiled(self._fitted_content())
         use_driver_python(dataset.sparkSession)
         return evaluate(dataset, self._evaluation(dataset.schema))
 
@@ -262,10 +264,10 @@ class KerasModel(FittedParams, Model, Saved):
         if self._columns is None:
             raise ModelError(
                 explain(
-                    "It isn't known what columns this model was fitted on.",
-                    expected="a model that was fitted or saved by this release",
-                    received="one that was saved by an older release",
-                    fix="Use transform, or fit it anew.",
+                    "It isn't known what columns this model takes.",
+                    expected="a model that was fitted by this release, or made by fromKeras with its schema",
+                    received="one that was saved by an older release, or a model of images without a schema",
+                    fix="Call fromKeras with schema=..., or use transform.",
                 )
             )
         content, head = self._scored()
@@ -292,6 +294,11 @@ class KerasModel(FittedParams, Model, Saved):
             head = replace(head, vectors=True)
         return content, head
 
+    def _check_scoring(self) -> None:
+        self._output_columns()
+        if self._options().output_layer:
+            self._scored()
+
     def _output_columns(self) -> dict[str, str]:
         """Return the output columns by the fields of the head."""
         options, head = self._options(), self._fitted_head()
@@ -312,7 +319,7 @@ class KerasModel(FittedParams, Model, Saved):
         inputs: tuple[InputFacts, ...],
         outputs: tuple[OutputFacts, ...],
         head: Head,
-        columns: StructType,
+        columns: StructType | None,
         summary: TrainingSummary,
     ) -> KerasModel:
         """Set the content of a new instance.
@@ -323,7 +330,7 @@ class KerasModel(FittedParams, Model, Saved):
             inputs: The Keras model's inputs.
             outputs: The Keras model's outputs.
             head: The meaning of the output.
-            columns: The Spark types of the feature columns in the fit.
+            columns: The Spark types of the feature columns in the fit; None if they aren't known.
             summary: The training summary.
         """
         self._content = content

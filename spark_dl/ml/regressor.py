@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from spark_dl.errors import ModelError, explain
+from spark_dl.fit.heads import check_one_number
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import with_options
@@ -26,6 +26,11 @@ class KerasRegressorModel(KerasModel):
     Attributes:
         summary: The training summary.
     """
+
+    @classmethod
+    def _made_head(cls, shape: ModelShape, loss: LossFacts | None, model: Any, options: Any) -> Head:
+        check_one_number(shape)
+        return Regression()
 
 
 @with_options(EstimatorOptions)
@@ -58,16 +63,7 @@ class KerasRegressor(KerasEstimator):
         return None if model.compiled and getattr(model, "loss", None) is not None else "mean_squared_error"
 
     def _check_outputs(self, shape: ModelShape) -> None:
-        shapes = [output.shape for output in shape.outputs]
-        if shapes not in ([(1,)], [()]):
-            raise ModelError(
-                explain(
-                    "The model's output isn't one of a regressor.",
-                    expected="one output, of shape (batch, 1)",
-                    received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
-                    fix="End the model with Dense(1), or use KerasEstimator.",
-                )
-            )
+        check_one_number(shape)
 
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
         return Regression()

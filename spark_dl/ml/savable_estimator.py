@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import warnings
 from typing import Any
 
@@ -90,6 +91,7 @@ class SavableEstimator(EstimatorParams, Saved):
 
         from spark_dl.train.model import serialization as model_bytes
 
+        model_bytes.import_own_layers(json.dumps(facts.get("objects", {})))
         objects = {
             name: keras.saving.deserialize_keras_object(value, safe_mode=True)
             for name, value in facts.get("objects", {}).items()
@@ -132,13 +134,18 @@ def _exclusions_to_json(optimizer: Any) -> list[str | None]:
 
 
 def _layers_to_text(layers: Any) -> Any:
-    """Encode Keras layers with their adapted state, such as vocabularies, as base64 of `.keras` archives."""
+    """Encode Keras layers with their adapted state, such as vocabularies, as base64 of `.keras` archives.
+
+    A function is a list with Keras's config of it.
+    """
     import keras
 
     if isinstance(layers, dict):
         return {name: _layers_to_text(layer) for name, layer in layers.items()}
     if layers is None:
         return None
+    if not isinstance(layers, keras.layers.Layer):
+        return [savable_config("transformFn", layers)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are saving a model that has not yet been built")
         content = savable_model("transformFn", keras.Sequential([layers]))
@@ -160,6 +167,10 @@ def _layers_from_text(text: Any) -> Any:
 
     if isinstance(text, dict):
         return {name: _layers_from_text(one) for name, one in text.items()}
+    if isinstance(text, list):
+        import keras
+
+        return keras.saving.deserialize_keras_object(text[0], safe_mode=True)
     try:
         content = base64.b64decode(text, validate=True)
     except ValueError as error:

@@ -27,6 +27,7 @@ __all__ = [
     "null_policy",
     "number",
     "objects",
+    "positive",
     "shapes",
     "text",
     "text_or_none",
@@ -67,6 +68,14 @@ def number(at_least: float, below: float = math.inf) -> Callable[[Any], float]:
         return float(value)
 
     return convert
+
+
+def positive(value: Any) -> float:
+    """Accept a finite number above 0."""
+    found = number(0)(value)
+    if found == 0:
+        raise RefusedError("a number above 0")
+    return found
 
 
 def boolean(value: Any) -> bool:

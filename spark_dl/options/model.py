@@ -49,6 +49,13 @@ class ModelOptions(Options):
         None,
         on_resume="model",
     )
+    learning_rate: float | None = option(
+        "The optimizer's learning rate, in place of its own: one number that a grid can search, whichever optimizer "
+        "is set or compiled. An optimizer with a schedule is refused.",
+        checks.positive,
+        None,
+        on_resume="model",
+    )
     loss: Any = option(
         "A Keras loss or its name, in place of the compiled model's; of several outputs, a list or a dict by their "
         "names.",
@@ -76,8 +83,9 @@ class ModelOptions(Options):
     )
     transform_fn: Any = option(
         "Keras layers that change the features alike in training and in scoring, such as Normalization: one layer "
-        "(or a Sequential), or a dict by the inputs' names. They become the front of the fitted model, and aren't "
-        "trained.",
+        "(or a Sequential), a function of keras.ops such as keras.applications' preprocess_input, or a dict of them "
+        "by the inputs' names. They become the front of the fitted model, and aren't trained. A layer that gives a "
+        "dict by the inputs' names, such as a tokenizer, makes several inputs of one column.",
         checks.anything,
         None,
         on_resume="model",

@@ -55,6 +55,7 @@ ALLOWED = {
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
+    "layers": {"base"},
     "": {"base", "diagnosis", "fit", "ml", "launcher"},
 }
 # Library -> the only modules that import it.

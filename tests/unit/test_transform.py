@@ -215,6 +215,36 @@ def test_a_nested_model_is_an_inner_layer_like_others() -> None:
         equal(model_bytes.from_bytes(content).predict(FEATURES, verbose=0), nested(2 * FEATURES))
 
 
+def layers_to_cut(kind: str) -> keras.Model:
+    """Models whose layer "named" can't be cut out."""
+    start, other = keras.Input((4,)), keras.Input((4,))
+    named = keras.layers.Dense(2, name="named")
+    if kind == "called twice":
+        return keras.Model([start, other], keras.layers.Add()([named(start), named(other)]))
+    if kind == "of several outputs":
+        two = keras.Model(start, [keras.layers.Dense(2)(start), keras.layers.Dense(3)(start)], name="named")
+        return keras.Model(other, keras.layers.Concatenate()(two(other)))
+    if kind == "nested deeper":
+        return keras.Sequential([keras.Input((4,)), keras.Sequential([keras.Input((4,)), named], name="outer")])
+    model = Subclassed(name="own")
+    model.build((None, 4))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("called twice", r"can't be a column.*calls once.*\(None, 2\), \(None, 2\)"),
+        ("of several outputs", r"can't be a column.*\(None, 2\), \(None, 3\)"),
+        ("nested deeper", r"no layer 'named'.*It is within the layer 'outer'"),
+        ("of a call of its own", r"can't be cut out of the model 'own'.*a class with a call of its own"),
+    ],
+)
+def test_layers_without_one_output_are_refused_in_one_line(kind: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        model_shape.up_to_layer(layers_to_cut(kind), "named")
+
+
 def test_nothing_in_it_is_trained_and_nothing_differs_in_training() -> None:
     layers = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.BatchNormalization()])
     joined = with_transform(functional(), layers, {})

@@ -16,6 +16,7 @@ class EstimatorParams(OptionParams):
     modelParams: Param[dict[str, Any] | None]
     warmStart: Param[Any]
     optimizer: Param[Any]
+    learningRate: Param[float | None]
     loss: Param[Any]
     lossWeights: Param[list[float] | dict[str, float] | None]
     metrics: Param[Any]
@@ -85,6 +86,7 @@ class EstimatorParams(OptionParams):
         modelParams: dict[str, Any] | None = None,
         warmStart: Any = None,
         optimizer: Any = None,
+        learningRate: float | None = None,
         loss: Any = None,
         lossWeights: list[float] | dict[str, float] | None = None,
         metrics: Any = None,
@@ -155,6 +157,7 @@ class EstimatorParams(OptionParams):
         modelParams: dict[str, Any] | None = ...,
         warmStart: Any = ...,
         optimizer: Any = ...,
+        learningRate: float | None = ...,
         loss: Any = ...,
         lossWeights: list[float] | dict[str, float] | None = ...,
         metrics: Any = ...,
@@ -228,6 +231,8 @@ class EstimatorParams(OptionParams):
     def getWarmStart(self) -> Any: ...
     def setOptimizer(self, value: Any) -> Self: ...
     def getOptimizer(self) -> Any: ...
+    def setLearningRate(self, value: float | None) -> Self: ...
+    def getLearningRate(self) -> float | None: ...
     def setLoss(self, value: Any) -> Self: ...
     def getLoss(self) -> Any: ...
     def setLossWeights(self, value: list[float] | dict[str, float] | None) -> Self: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import tempfile
 import warnings
@@ -13,13 +14,16 @@ import keras
 
 from spark_dl._compat.keras import all_layers
 from spark_dl.errors import SavedModelError, explain
-from spark_dl.train.model.archive import add_record, read_record, refuse_hostile, split_record
+from spark_dl.train.model.archive import add_record, config_text, read_record, refuse_hostile, split_record
 from spark_dl.train.model.identity import config_of, found_objects, naming
 from spark_dl.train.model.keras_settings import apply_settings
 from spark_dl.train.model.live_state import LiveState, describe, restore_layers, restore_optimizer, restore_values
 from spark_dl.train.model.names import PACKAGE
 
-__all__ = ["custom_objects", "from_bytes", "register", "settings_of", "to_bytes"]
+__all__ = ["custom_objects", "from_bytes", "import_own_layers", "register", "settings_of", "to_bytes"]
+
+# Registered names of the package's own layers and losses, in a config as JSON.
+_OWN = '"spark_dl>'
 
 
 def custom_objects(model: Any, *others: Any) -> dict[str, Any]:
@@ -88,6 +92,7 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
             file.write(content)
         try:
             refuse_hostile(content)
+            import_own_layers(config_text(content))
             noted = split_record(path)
             with warnings.catch_warnings():
                 # An optimizer that was saved unbuilt starts without state.
@@ -105,6 +110,16 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
                     "keras.saving.register_keras_serializable, or save the model anew.",
                 )
             ) from error
+
+
+def import_own_layers(config: str) -> None:
+    """Register the layers of `spark_dl.layers` with Keras, if a config names one.
+
+    Args:
+        config: The config as JSON.
+    """
+    if _OWN in config:
+        importlib.import_module("spark_dl.layers")
 
 
 def settings_of(content: bytes) -> dict[str, Any]:

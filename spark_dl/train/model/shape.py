@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from spark_dl._compat.keras import operation_of, output_index, outputs_within
+from spark_dl._compat.keras import all_layers, operation_of, output_index, outputs_within
 from spark_dl.errors import ModelError, explain, hint
 from spark_dl.train.model.parts import is_keras
 from spark_dl.train.model.serialization import to_bytes
@@ -269,32 +269,45 @@ def _calls_its_graph(model: keras.Model) -> bool:
 def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, tuple[int, ...]]:
     """Return the model that ends at a layer, as bytes, and the shape of one row of that layer's output.
 
+    Args:
+        model: The model.
+        layer: The name of one of its layers, which may be a model.
+
     Raises:
-        ModelError: The layer doesn't exist, or its output has no fixed shape.
+        ModelError: The model isn't a graph of layers, the layer doesn't exist, or its output isn't one tensor of fixed
+            shape.
     """
+    if not getattr(model, "inputs", None) or not getattr(model, "outputs", None) or not _calls_its_graph(model):
+        raise ModelError(
+            explain(
+                f"outputLayer={layer!r} can't be cut out of the model {model.name!r}.",
+                expected="a functional or Sequential model",
+                received=f"{type(model).__name__}, a class with a call of its own",
+                fix="Have the model give that layer's output as one of several outputs.",
+            )
+        )
     names = [one.name for one in model.layers]
     if layer not in names:
+        around = [one.name for one in model.layers if layer in (inner.name for inner in all_layers(one, False))]
         raise ModelError(
             explain(
                 f"The model has no layer {layer!r}, which outputLayer names.",
                 expected="the name of one of its layers",
                 received=layer,
-                fix=hint(layer, names),
+                fix=f"It is within the layer {around[0]!r}, which can be named." if around else hint(layer, names),
             )
         )
     inputs, outputs = _structures(model)
-    named = model.get_layer(layer)
-    if isinstance(named, keras.Model):
-        (output, *_) = outputs_within(keras.Model(inputs, outputs), named)
-    else:
-        output = named.output
-    if not hasattr(output, "shape") or None in output.shape[1:]:
+    # A nested model's own `output` is that of its own graph, and a layer may be called several times.
+    found = outputs_within(keras.Model(inputs, outputs), model.get_layer(layer))
+    if len(found) != 1 or None in found[0].shape[1:]:
         raise ModelError(
             explain(
                 f"The output of the layer {layer!r} can't be a column.",
-                expected="one tensor of fixed shape",
-                received=getattr(output, "shape", type(output).__name__),
+                expected="one tensor of fixed shape, of a layer that the model calls once",
+                received=", ".join(str(tuple(tensor.shape)) for tensor in found) or "none",
                 fix="Name another layer, or add one that gives a tensor of fixed shape, such as Flatten.",
             )
         )
+    (output,) = found
     return to_bytes(keras.Model(inputs, output)), tuple(output.shape[1:])

@@ -15,12 +15,16 @@ import numpy as np
 from spark_dl._compat.keras import all_layers, is_seed, operation_of
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.train.model.compiling import FRONT
+from spark_dl.train.model.config_names import renumbered
 from spark_dl.train.model.identity import naming
 from spark_dl.train.model.parts import inner_layers, is_keras
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model.shape import ModelInput, shape_of
 
-__all__ = ["with_transform"]
+__all__ = ["JOINT", "with_joint_transform", "with_transform"]
+
+# The name of the one input in front of several, unless a layer of the model has it.
+JOINT = "features"
 
 
 def with_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tuple[int, ...]]) -> keras.Model:
@@ -31,8 +35,8 @@ def with_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tupl
 
     Args:
         model: A functional or Sequential model. Neither it nor its layers are changed.
-        transform: One Keras layer, or a dict of layers by input name; other inputs are unchanged. A layer takes the
-            shape and dtype of the model's input, or those of its own keras.Input.
+        transform: One Keras layer or function of keras.ops, or a dict of them by input name; other inputs are
+            unchanged. It takes the shape and dtype of the model's input, or those of its own keras.Input.
         shapes: The shape of one row before the transform by the input's name, if it differs.
 
     Raises:
@@ -47,7 +51,7 @@ def with_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tupl
     names = {name: FRONT if len(starts) == 1 else f"{FRONT}_{start}" for name, start in starts.items()}
     with keras.saving.custom_object_scope(custom_objects(model, transform)):
         fronts = {
-            one.name: _front(layers[one.name], one, shapes.get(one.name), names[one.name])
+            one.name: _front(layers[one.name], one.name, _taken_by(layers[one.name], one, shapes), names[one.name])
             for one in shape.inputs
             if one.name in layers
         }
@@ -58,7 +62,7 @@ def with_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tupl
             return model
         for one in shape.inputs:
             if one.name in fronts:
-                _refuse_misfit(fronts[one.name], one)
+                _refuse_misfit(fronts[one.name].output, fronts[one.name], one)
         joined = _joined(from_bytes(to_bytes(model)), fronts, starts)
     _refuse_trained(layer for layer in joined.layers if layer.name in names.values())
     return joined
@@ -88,32 +92,101 @@ def _refuse_graphless(model: keras.Model) -> None:
         )
 
 
-def _front(layer: Any, fed: ModelInput, given: tuple[int, ...] | None, name: str) -> keras.Model:
-    """Build the model of one input's transform.
+def with_joint_transform(model: keras.Model, transform: Any, shapes: Mapping[str, tuple[int, ...]]) -> keras.Model:
+    """Copy the model with one transform in front of all of its inputs, such as a tokenizer with its padding mask.
 
     Args:
-        layer: The user's layer.
-        fed: The model's input.
-        given: The shape of one row before the transform, or None.
+        model: A functional model with several inputs. Neither it nor its layers are changed.
+        transform: A Keras layer or function of keras.ops that gives a dict of tensors by the model's inputs, or a list
+            in their order. It takes texts, a string in each row, or what its own keras.Input says.
+        shapes: The shape of one row before the transform, by JOINT; empty if it isn't set.
+
+    Raises:
+        ModelError: The model isn't a graph of layers, or the transform's tensors don't fit the model's inputs.
+        OptionError: The transform draws random numbers or would be trained.
+    """
+    shape = shape_of(model)
+    _refuse_graphless(model)
+    taken = next(name for name in (JOINT, f"{JOINT}_in", f"{JOINT}_before") if name not in _layer_names(model))
+    text = ModelInput(JOINT, (), "string")
+    with keras.saving.custom_object_scope(custom_objects(model, transform)):
+        front = _front(
+            transform, ", ".join(one.name for one in shape.inputs), _taken_by(transform, text, shapes), FRONT
+        )
+        _refuse_random([front])
+        given = _by_input(front.output, shape.inputs)
+        if not given:
+            raise ModelError(
+                explain(
+                    "What transformFn gives doesn't fit the model's inputs.",
+                    expected=f"a dict of tensors with the keys {', '.join(one.name for one in shape.inputs)}",
+                    received=_told(front.output),
+                    fix="Give a dict by the inputs' names, or set inputCols and a dict of layers by input.",
+                )
+            )
+        for one in shape.inputs:
+            _refuse_misfit(given[one.name], front, one)
+        copy = from_bytes(to_bytes(model))
+        start = keras.Input(tuple(front.inputs[0].shape[1:]), dtype=front.inputs[0].dtype, name=taken)
+        made = _by_input(front(start), shape.inputs)
+        features = {
+            one.name: made[one.name] if made[one.name].dtype == one.dtype else keras.ops.cast(made[one.name], one.dtype)
+            for one in shape.inputs
+        }
+        joined = _rebuilt(copy, start, _as_built(features, copy, shape.takes_dict))
+    _refuse_trained(layer for layer in joined.layers if layer.name == FRONT)
+    return joined
+
+
+def _layer_names(model: keras.Model) -> set[str]:
+    return {layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)}
+
+
+def _by_input(given: Any, inputs: Sequence[ModelInput]) -> dict[str, Any]:
+    """Return a transform's tensors by the model's inputs, in their order; empty if they don't match."""
+    names = [one.name for one in inputs]
+    if isinstance(given, (list, tuple)) and len(given) == len(names):
+        return dict(zip(names, given, strict=True))
+    matches = isinstance(given, dict) and set(given) == set(names)
+    return {name: given[name] for name in names} if matches else {}
+
+
+def _taken_by(layer: Any, fed: ModelInput, shapes: Mapping[str, tuple[int, ...]]) -> tuple[tuple[Any, ...], str]:
+    """Return shape and dtype of one row that a transform takes: those of its own keras.Input, or of what it feeds."""
+    asked = getattr(layer, "inputs", None) or []
+    shape, dtype = (tuple(asked[0].shape[1:]), str(asked[0].dtype)) if asked else (fed.shape, fed.dtype)
+    return shapes.get(fed.name, shape), dtype
+
+
+def _front(layer: Any, feeds: str, takes: tuple[tuple[Any, ...], str], name: str) -> keras.Model:
+    """Build the model of a transform.
+
+    Args:
+        layer: The user's layer or function. A function becomes the operations that it calls.
+        feeds: The name of the model's input, for messages.
+        takes: The shape of one row before the transform, and its dtype.
         name: The name of the new model.
     """
-    asked = getattr(layer, "inputs", None) or []
-    shape, dtype = (tuple(asked[0].shape[1:]), asked[0].dtype) if asked else (fed.shape, fed.dtype)
-    shape = shape if given is None else given
+    shape, dtype = takes
     try:
-        with naming():  # Keras copies layers by saving and loading them
-            own = copy.deepcopy(layer)
-        own.trainable = False
         start = keras.Input(shape, dtype=dtype, name="before")
-        front = keras.Model(start, own(start), name=name)
-        _freeze(own)
+        if isinstance(layer, keras.layers.Layer):
+            with naming():  # Keras copies layers by saving and loading them
+                own = copy.deepcopy(layer)
+            own.trainable = False
+            front = keras.Model(start, own(start), name=name)
+            _freeze(own)
+        else:
+            front = keras.Model(start, layer(start), name=name)
+            _freeze(front)
         return from_bytes(to_bytes(front))
     except Exception as error:
+        told = getattr(layer, "name", None) or getattr(layer, "__name__", repr(layer))
         raise ModelError(
             explain(
-                f"transformFn can't be put in front of the model's input {fed.name!r}.",
-                expected=f"a layer that takes {dtype} of the shape {shape} a row and gives one tensor",
-                received=f"{layer.name}: {type(error).__name__}: {error}",
+                f"transformFn can't be put in front of the model's input {feeds!r}.",
+                expected=f"a layer, or a function of keras.ops, that takes {dtype} of the shape {shape} a row",
+                received=f"{told}: {type(error).__name__}: {error}",
                 fix="A Sequential that begins with keras.Input says what it takes; columnShapes the shape of a column.",
             )
         ) from error
@@ -127,33 +200,35 @@ def _freeze(layer: Any) -> None:
         variable.trainable = False
 
 
-def _refuse_misfit(front: keras.Model, fed: ModelInput) -> None:
-    if not isinstance(front.output, keras.KerasTensor) or not _fits(front.output, fed):
+def _refuse_misfit(given: Any, front: keras.Model, fed: ModelInput) -> None:
+    if not isinstance(given, keras.KerasTensor) or not _fits(given, fed):
         raise ModelError(
             explain(
                 f"What transformFn gives doesn't fit the model's input {fed.name!r}.",
                 expected=f"one tensor of {fed.dtype} and the shape {fed.shape} a row",
-                received=f"{_told(front.output)}, from {_told(front.inputs[0])}",
+                received=f"{_told(given)}, from {_told(front.inputs[0])}",
                 fix="Set columnShapes for the shape before the transform, or let it begin with keras.Input.",
             )
         )
 
 
 def _fits(given: Any, fed: ModelInput) -> bool:
-    """Return whether a tensor can feed an input: integers may become floats, other dtypes must match."""
+    """Return whether a tensor can feed an input: masks may become numbers, integers floats; others must match."""
     kinds = [
         next((kind for kind in ("string", "float", "int") if kind in dtype), dtype)
         for dtype in (given.dtype, fed.dtype)
     ]
     sizes = tuple(given.shape[1:])
     return (
-        (kinds[0] == kinds[1] or kinds == ["int", "float"])
+        (kinds[0] == kinds[1] or tuple(kinds) in (("int", "float"), ("bool", "int"), ("bool", "float")))
         and len(sizes) == len(fed.shape)
         and all(None in (a, b) or a == b for a, b in zip(sizes, fed.shape, strict=True))
     )
 
 
 def _told(tensor: Any) -> str:
+    if isinstance(tensor, dict):
+        return ", ".join(f"{name}: {_told(part)}" for name, part in tensor.items())
     return f"{tensor.dtype} {tuple(tensor.shape[1:])}" if hasattr(tensor, "shape") else repr(tensor)
 
 
@@ -209,11 +284,11 @@ def _refuse_others(there: Iterable[Any], fronts: Iterable[keras.Model]) -> None:
 def _content(front: Any) -> tuple[Any, ...]:
     """Return everything that distinguishes two transforms: layers, weights and vocabularies.
 
-    Both have been loaded from bytes, which normalizes their configs.
+    Both have been loaded from bytes, which normalizes their configs. Keras names operations by a counter.
     """
     content = to_bytes(front)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        config = json.loads(archive.read("config.json"))["config"]
+        config = renumbered(json.dumps(json.loads(archive.read("config.json"))["config"]))
         assets = {name: archive.read(name) for name in sorted(archive.namelist()) if name.startswith("assets/")}
     return config, assets, [np.asarray(weights).tolist() for weights in front.get_weights()]
 
@@ -228,9 +303,20 @@ def _joined(model: keras.Model, fronts: Mapping[str, keras.Model], starts: Mappi
         taken = front.inputs[0] if front else keras.KerasTensor((None, *one.shape), dtype=one.dtype)
         inputs[one.name] = keras.Input(tuple(taken.shape[1:]), dtype=taken.dtype, name=starts[one.name])
         features[one.name] = front(inputs[one.name]) if front else inputs[one.name]
+    given, changed = (_as_built(parts, model, shape.takes_dict) for parts in (inputs, features))
+    return _rebuilt(model, given, changed)
+
+
+def _rebuilt(model: keras.Model, given: Any, changed: Any) -> keras.Model:
+    """Build the model anew on other inputs.
+
+    Args:
+        model: A copy of the user's model; its layers are called again.
+        given: The new inputs.
+        changed: What is computed of them and feeds the model, in the structure that it was built on.
+    """
     kind = type(model)
     try:
-        given, changed = (_as_built(parts, model, shape.takes_dict) for parts in (inputs, features))
         outputs = model.call(changed)
         if is_keras(kind):
             joined = keras.Model(given, outputs, name=model.name)

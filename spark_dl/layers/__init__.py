@@ -1,0 +1,7 @@
+"""Keras layers for tasks that Keras has none for; they work in plain Keras, too."""
+
+from __future__ import annotations
+
+from spark_dl.layers.crf import CRF, CRFLoss
+
+__all__ = ["CRF", "CRFLoss"]
