@@ -189,6 +189,18 @@ EXAMPLES = {
         saved="bytes",
         dtype="string",
     ),
+    "text array": Example(
+        type=T.ArrayType(T.StringType()),
+        rows=[["", "zwölf"], ["a b", ""]],
+        shape=(2,),
+        parquet=pa.array([["", "zwölf"], ["a b", ""]]),
+        pandas=pd.Series([np.array([b"", "zwölf".encode()], object), np.array([b"a b", b""], object)]),
+        served=[["", "zwölf"], ["a b", ""]],
+        expected=[[b"", "zwölf".encode()], [b"a b", b""]],
+        bad=[12, 13],
+        saved="text array",
+        dtype="string",
+    ),
     "image": Example(
         type=T.BinaryType(),
         rows=[bytearray(row) for row in FILES],

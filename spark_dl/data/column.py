@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Column", "quoted"]
@@ -21,6 +22,8 @@ class Column:
         drop: Whether rows without a value are left out of training instead of being errors.
         fill: The replacement for a missing value; None for no replacement.
         sparse: For a Vector that stays sparse until the batch, the dtype of the model's input; else "".
+        pad: For an array, the value that follows the values of a row that is too short; None for no padding.
+        truncate: What a padded array's rows that are too long lose: "end" or "start"; "error" to refuse them.
     """
 
     name: str
@@ -32,6 +35,13 @@ class Column:
     drop: bool = False
     fill: float | str | None = None
     sparse: str = ""
+    pad: float | str | None = None
+    truncate: str = "error"
+
+    @property
+    def unit(self) -> int:
+        """Number of values in one element of the outermost array: 1, or those of its inner arrays."""
+        return math.prod(self.inner)
 
 
 def quoted(name: str) -> str:

@@ -52,8 +52,8 @@ def feature_rows(
         if found.beyond is not None:
             errors.add_out_of_range(column, found.values, found.beyond & keep, spec.dtype)
         prepared, undecodable = kind_of(column).prepare(found.values, spec.shape, keep)
-        for reason, rows in undecodable.items():
-            errors.add_undecodable(column, rows, reason)
+        for reason, rows in (*found.undecodable.items(), *undecodable.items()):
+            errors.add_undecodable(column, rows & keep, reason)
         return prepared
     parts = [extracted[column].values for column in spec.columns]
     for column, values in zip(spec.columns, parts, strict=True):

@@ -11,6 +11,7 @@ from pyspark.sql.types import BooleanType, NumericType, StructType
 from spark_dl.data.column import Column
 from spark_dl.data.label_rules import apply_loss
 from spark_dl.data.null_policy import NullPolicy
+from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.schema import ColumnRules, boolean_column, feature_spec, known_width, label_spec, weight_column
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import OptionError, explain, hint
@@ -255,6 +256,7 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
     """
     columns, param = input_columns(options, [one.name for one in inputs])
     nulls = NullPolicy.of(options.null_policy)
+    padding = PaddingPolicy(options.padding or {}, options.truncate)
     return tuple(
         feature_spec(
             schema,
@@ -262,7 +264,7 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
             param,
             one.shape,
             one.dtype,
-            ColumnRules(options.binary_format, options.sparse_vectors, nulls),
+            ColumnRules(options.binary_format, options.sparse_vectors, nulls, padding),
             one.name if len(inputs) > 1 else "",
         )
         for one in inputs

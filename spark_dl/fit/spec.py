@@ -29,6 +29,7 @@ from spark_dl.fit.columns import (
 from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
 from spark_dl.fit.monitor_check import check_monitor
+from spark_dl.fit.padding_check import check_padding
 from spark_dl.fit.worker_checks import Fitted, check_workers
 from spark_dl.io.store import Store
 from spark_dl.launch.pickling import Pickled, pickle_for_ranks
@@ -248,6 +249,7 @@ def _conversion(
         seed=options.seed,
     )
     check_null_policy(options, conversion.columns)
+    check_padding(options, conversion.features)
     return conversion
 
 

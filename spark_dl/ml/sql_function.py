@@ -107,6 +107,8 @@ def _type(name: str, first: Any) -> T.DataType:
     if isinstance(first, str):
         return T.StringType()
     array = np.asarray(first)
+    if array.ndim == 1 and array.size and all(isinstance(text, str) for text in array):
+        return T.ArrayType(T.StringType())
     if array.ndim == 1 and array.dtype == object and not any(isinstance(v, (list, np.ndarray)) for v in array):
         array = array.astype(np.float64)  # a null becomes NaN, which scoring reports
     if array.ndim > 1 or array.dtype.kind not in "biuf":
@@ -141,7 +143,8 @@ def _first(name: str, series: pd.Series, policy: Any) -> Any:
     if isinstance(series, pd.DataFrame):
         return series  # a struct, which `_type` refuses
     if len(values):
-        return values.iloc[0]
+        # An empty array has no type of its own.
+        return next((value for value in values if not isinstance(value, np.ndarray) or len(value)), values.iloc[0])
     raise DataError(
         explain(
             f"The column {name!r} can't be scored.",

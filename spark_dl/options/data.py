@@ -71,6 +71,20 @@ class ColumnOptions(Options):
         "error",
         on_resume="same",
     )
+    padding: dict[str, Any] | None = option(
+        "The padding of array columns whose rows vary in length, by column: {'ids': 0} puts zeros after the values of "
+        "a row that is shorter than the model's input (or columnShapes), in training and in scoring.",
+        checks.padding,
+        None,
+        on_resume="same",
+    )
+    truncate: str = option(
+        "What a row of a column in padding loses if it is longer than the model's input: 'end', 'start', or 'error' to "
+        "refuse such rows.",
+        checks.choice("error", "end", "start"),
+        "error",
+        on_resume="same",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,10 @@ import numpy as np
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted, unfit
+from spark_dl.data.lengths import lengths_text
 from spark_dl.data.limits import EXACT_FIX, greatest
 from spark_dl.data.specs import FeatureSpec
+from spark_dl.errors import DataError
 
 __all__ = ["ScoringRowErrors"]
 
@@ -32,13 +34,7 @@ class ScoringRowErrors:
         """
         missing, infinite = extracted.missing, extracted.infinite
         if extracted.lengths:
-            # Length 0 also stands for inner arrays of wrong lengths.
-            length = next(iter(extracted.lengths))
-            expected, received = f"{column.width} numbers a row", f"a row of {length}"
-            if column.inner:
-                expected += f", in arrays of {' x '.join(map(str, column.inner))}"
-                received = "arrays of another length" if length == 0 else received
-            raise unfit(column, expected, f"{received} {_rows(missing)}")
+            raise _wrong_length(column, extracted)
         if missing.any():
             received = f"{int(missing.sum())} null or NaN in a batch of {len(missing)} rows, the first in row "
             raise unfit(column, "no nulls and no NaN", f"{received}{np.argmax(missing)}")
@@ -68,14 +64,31 @@ class ScoringRowErrors:
             raise unfit(column, expected, f"{received}{greatest(values[rows])}", EXACT_FIX)
 
     def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
-        """Raise the error for images that can't be decoded.
+        """Raise the error for images or texts that can't be decoded.
 
         Raises:
             DataError: There are some.
         """
         if rows.any():
             received = f"{int(rows.sum())} rows that are none, {_rows(rows)}"
-            raise unfit(column, f"images that can be decoded ({reason})", received)
+            expected = reason if column.kind.startswith("text") else f"images that can be decoded ({reason})"
+            raise unfit(column, expected, received)
+
+
+def _wrong_length(column: Column, extracted: Extracted) -> DataError:
+    """Build the error for rows of wrong lengths."""
+    lengths, what = extracted.lengths, "strings" if column.kind == "text array" else "numbers"
+    if column.pad is not None:
+        expected = f"at most {column.width // column.unit} {'arrays' if column.inner else what} a row"
+        fix = "Set truncate='end' or 'start' (setTruncate), which cuts longer rows, or clean the column before."
+    else:
+        expected, fix = f"{column.width} {what} a row", ""
+    received = f"a row of {next(iter(lengths))}" if len(lengths) == 1 else f"rows {lengths_text(column, lengths)},"
+    if column.inner:
+        # Length 0 also stands for inner arrays of wrong lengths.
+        expected += f", in arrays of {' x '.join(map(str, column.inner))}"
+        received = "arrays of another length" if 0 in lengths else received
+    return unfit(column, expected, f"{received} {_rows(extracted.missing)}", fix)
 
 
 def _with_number(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "") -> str:

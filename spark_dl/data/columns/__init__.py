@@ -22,6 +22,7 @@ from spark_dl.data.columns.nested_array import NestedArrayKind
 from spark_dl.data.columns.number import NumberKind
 from spark_dl.data.columns.sparse_vector import SparseVectorKind
 from spark_dl.data.columns.text import TextKind
+from spark_dl.data.columns.text_array import TextArrayKind
 from spark_dl.data.columns.vector import VectorKind
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ KINDS: tuple[ColumnKind, ...] = (
     SparseVectorKind(),
     BinaryKind(),
     TextKind(),
+    TextArrayKind(),
     ImageKind(),
     ImageStructKind(),
 )

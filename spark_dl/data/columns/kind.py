@@ -110,6 +110,10 @@ class ColumnKind(ABC):
         """Return the option's replacement for missing values as it is kept; None if this column can't take it."""
         return None
 
+    def pad_value(self, column: Column, pad: Any) -> float | str | None:
+        """Return the option's padding as it is kept; None if the column's rows can't be padded, or not with it."""
+        return None
+
     # --- the projection in Spark
 
     def select(self, column: Column) -> SparkColumn:

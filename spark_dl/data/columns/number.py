@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column as SparkColumn
     from pyspark.sql.types import DataType
 
-__all__ = ["NumberKind", "as_numbers", "decode_together", "not_finite", "number_dtype"]
+__all__ = ["NumberKind", "as_numbers", "decode_together", "not_finite", "number_dtype", "number_of_dtype", "spark_name"]
 
 # NumPy's dtypes by Spark's names of its types.
 _DTYPES = (
@@ -36,6 +36,15 @@ def number_dtype(data_type: DataType) -> str | None:
     return dict(_DTYPES).get(data_type.typeName())
 
 
+def spark_name(dtype: str) -> str:
+    """Return the name in SQL of the Spark type of a NumPy dtype.
+
+    >>> spark_name("int64")
+    'long'
+    """
+    return next(name for name, known in _DTYPES if known == dtype)
+
+
 class NumberKind(ColumnKind):
     """A number in each row."""
 
@@ -51,16 +60,7 @@ class NumberKind(ColumnKind):
         return column
 
     def fill_value(self, column: Column, fill: Any) -> float | str | None:
-        if not isinstance(fill, (int, float)) or not math.isfinite(fill):
-            return None
-        kind = np.dtype(column.dtype)
-        if kind.kind == "f":
-            return float(fill)
-        low, high = self._limits(kind)
-        return int(fill) if float(fill).is_integer() and low <= fill <= high else None
-
-    def _limits(self, kind: np.dtype) -> tuple[int, int]:
-        return int(np.iinfo(kind).min), int(np.iinfo(kind).max)
+        return number_of_dtype(fill, column.dtype)
 
     def group(self, column: Column) -> object:
         """Group scalars by type, which become one array in Spark, for `decode_together`."""
@@ -98,6 +98,17 @@ class NumberKind(ColumnKind):
 
     def example(self, column: Column, shape: tuple[int, ...]) -> Any:
         return zero(column)
+
+
+def number_of_dtype(value: Any, dtype: str) -> float | None:
+    """Return an option's value as a number of a NumPy dtype; None if it isn't one that the dtype holds."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return float(value)
+    low, high = (0, 1) if kind.kind == "b" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+    return int(value) if float(value).is_integer() and low <= value <= high else None
 
 
 def zero(column: Column) -> float:

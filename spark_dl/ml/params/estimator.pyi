@@ -31,6 +31,8 @@ class EstimatorParams(OptionParams):
     labelCols: Param[list[str] | dict[str, Any] | None]
     weightCol: Param[str | None]
     nullPolicy: Param[str | dict[str, Any]]
+    padding: Param[dict[str, Any] | None]
+    truncate: Param[str]
     columnShapes: Param[dict[str, list[int]] | None]
     validationCol: Param[str | None]
     validationData: Param[Any]
@@ -99,6 +101,8 @@ class EstimatorParams(OptionParams):
         labelCols: list[str] | dict[str, Any] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
+        padding: dict[str, Any] | None = None,
+        truncate: str = "error",
         columnShapes: dict[str, list[int]] | None = None,
         validationCol: str | None = None,
         validationData: Any = None,
@@ -168,6 +172,8 @@ class EstimatorParams(OptionParams):
         labelCols: list[str] | dict[str, Any] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
+        padding: dict[str, Any] | None = ...,
+        truncate: str = ...,
         columnShapes: dict[str, list[int]] | None = ...,
         validationCol: str | None = ...,
         validationData: Any = ...,
@@ -255,6 +261,10 @@ class EstimatorParams(OptionParams):
     def getWeightCol(self) -> str | None: ...
     def setNullPolicy(self, value: str | dict[str, Any]) -> Self: ...
     def getNullPolicy(self) -> str | dict[str, Any]: ...
+    def setPadding(self, value: dict[str, Any] | None) -> Self: ...
+    def getPadding(self) -> dict[str, Any] | None: ...
+    def setTruncate(self, value: str) -> Self: ...
+    def getTruncate(self) -> str: ...
     def setColumnShapes(self, value: dict[str, list[int]] | None) -> Self: ...
     def getColumnShapes(self) -> dict[str, list[int]] | None: ...
     def setValidationCol(self, value: str | None) -> Self: ...

@@ -18,6 +18,8 @@ class FittedParams(OptionParams):
     labelCols: Param[list[str] | dict[str, Any] | None]
     weightCol: Param[str | None]
     nullPolicy: Param[str | dict[str, Any]]
+    padding: Param[dict[str, Any] | None]
+    truncate: Param[str]
     predictionCol: Param[str]
     outputCols: Param[list[str] | dict[str, Any] | None]
     outputFormat: Param[str]
@@ -34,6 +36,8 @@ class FittedParams(OptionParams):
         labelCols: list[str] | dict[str, Any] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
+        padding: dict[str, Any] | None = None,
+        truncate: str = "error",
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
@@ -51,6 +55,8 @@ class FittedParams(OptionParams):
         labelCols: list[str] | dict[str, Any] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
+        padding: dict[str, Any] | None = ...,
+        truncate: str = ...,
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
@@ -74,6 +80,10 @@ class FittedParams(OptionParams):
     def getWeightCol(self) -> str | None: ...
     def setNullPolicy(self, value: str | dict[str, Any]) -> Self: ...
     def getNullPolicy(self) -> str | dict[str, Any]: ...
+    def setPadding(self, value: dict[str, Any] | None) -> Self: ...
+    def getPadding(self) -> dict[str, Any] | None: ...
+    def setTruncate(self, value: str) -> Self: ...
+    def getTruncate(self) -> str: ...
     def setPredictionCol(self, value: str) -> Self: ...
     def getPredictionCol(self) -> str: ...
     def setOutputCols(self, value: list[str] | dict[str, Any] | None) -> Self: ...
@@ -103,6 +113,8 @@ class FittedClassifierParams(FittedParams):
         labelCols: list[str] | dict[str, Any] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
+        padding: dict[str, Any] | None = None,
+        truncate: str = "error",
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
@@ -126,6 +138,8 @@ class FittedClassifierParams(FittedParams):
         labelCols: list[str] | dict[str, Any] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
+        padding: dict[str, Any] | None = ...,
+        truncate: str = ...,
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
