@@ -13,7 +13,7 @@ from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted
 from spark_dl.data.label_rules import RULES
 from spark_dl.data.lengths import lengths_text
-from spark_dl.data.limits import EXACT_FIX, greatest
+from spark_dl.data.limits import EXACT_FIX, WHOLE_FIX, greatest
 from spark_dl.data.specs import LabelSpec
 from spark_dl.errors import explain
 
@@ -36,6 +36,7 @@ class RowErrors:
     - label (a label that the loss doesn't accept): the loss, and the label or its sum.
     - negative (a weight): no detail.
     - range: the dtype.
+    - whole (a feature that isn't a whole number): the dtype, and the first such number of a batch.
     - inexact: the dtype and the integer of the greatest magnitude.
     - image: the reason, or the supported formats.
     - text: the expected encoding.
@@ -78,6 +79,13 @@ class RowErrors:
         rows = count + sum(self.counts.pop(key) for key in held)
         numbers = [number, *(int(key[2].split()[1]) for key in held)]
         self.counts["inexact", column, f"{dtype} {max(numbers, key=abs)}"] = rows
+
+    def add_fractions(self, found: Sequence[tuple[Column, np.ndarray, np.ndarray]], dtype: str) -> None:
+        """Count the rows with numbers that aren't whole, and record one of them."""
+        for column, values, rows in found:
+            if rows.any():
+                numbers = values[rows]
+                self.add("whole", column.name, int(rows.sum()), f"{dtype} {numbers[numbers != np.floor(numbers)][0]:g}")
 
     def add_labels(self, column: str, loss: str, wrong: np.ndarray) -> None:
         """Count labels that their loss doesn't accept, by the invalid number or sum."""
@@ -166,12 +174,18 @@ def _inexact_line(name: str, dtype: str, found: Mapping[str, int]) -> str:
     return f"column {name!r}: {rows} with whole numbers that {dtype} can't hold exactly, the greatest {greatest}"
 
 
+def _whole_line(name: str, dtype: str, found: Mapping[str, int]) -> str:
+    """Describe the numbers that aren't whole, from the number of rows by each batch's first such number."""
+    rows = _rows(sum(found.values()))
+    return f"column {name!r}: {rows} with numbers that aren't whole, for an input of {dtype}, such as {min(found)}"
+
+
 def _rows(count: int) -> str:
     return f"{count} row{'s' * (count != 1)}"
 
 
 # For each kind whose detail is a subject and a number, the function that describes it.
-_BY_VALUE = {"label": _label_line, "inexact": _inexact_line}
+_BY_VALUE = {"label": _label_line, "inexact": _inexact_line, "whole": _whole_line}
 
 
 def _length_fixes(columns: Sequence[Column], specs: Mapping[str, LabelSpec]) -> list[str]:
@@ -202,6 +216,8 @@ def _fixes(
     fixes += _length_fixes([columns[name] for kind, name, _ in counts if kind == "length"], specs)
     if "range" in kinds:
         fixes.append("Scale the numbers, or leave these rows out.")
+    if "whole" in kinds:
+        fixes.append(WHOLE_FIX)
     if "inexact" in kinds:
         fixes.append(EXACT_FIX)
     if "image" in kinds:

@@ -97,7 +97,6 @@ def _fed_columns(schema: T.StructType, param: str, model_input: ModelInput, rule
             kind_of(column).check_input(model_input, param)
             return [kind_of(column).matched(column, 0, model_input)]
     width = _array_width(schema, param, model_input)
-    _check_dtype(model_input)
     return [kind_of(column).matched(column, width, model_input) for column in fed]
 
 
@@ -132,25 +131,6 @@ def _array_width(schema: T.StructType, param: str, model_input: ModelInput) -> i
             )
         )
     return width
-
-
-def _check_dtype(model_input: ModelInput) -> None:
-    """Check that columns of fractions don't feed an input of whole numbers.
-
-    Raises:
-        DataError: They do.
-    """
-    if np.dtype(model_input.dtype).kind in "iu" and any(
-        np.dtype(column.dtype).kind == "f" for column in model_input.columns
-    ):
-        raise DataError(
-            explain(
-                "Columns of fractions can't feed a model input of whole numbers.",
-                expected=f"integer columns, for the model's input of dtype {model_input.dtype}",
-                received=", ".join(f"{column.name} ({column.dtype})" for column in model_input.columns),
-                fix="Cast the columns to int, or give the model a float input.",
-            )
-        )
 
 
 def label_spec(

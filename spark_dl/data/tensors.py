@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted, kind_of
-from spark_dl.data.limits import beyond, inexact
+from spark_dl.data.limits import beyond, fractional, inexact
 from spark_dl.data.specs import FeatureSpec
 
 __all__ = ["RowErrorSink", "feature_rows"]
@@ -26,6 +26,9 @@ class RowErrorSink(Protocol):
 
     def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Report rows with integers that a dtype rounds."""
+
+    def add_fractions(self, found: Sequence[tuple[Column, np.ndarray, np.ndarray]], dtype: str) -> None:
+        """Report numbers that aren't whole: each column of an input, its values and a mask of its rows."""
 
     def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
         """Report rows whose bytes can't be decoded."""
@@ -59,7 +62,10 @@ def feature_rows(
     for column, values in zip(spec.columns, parts, strict=True):
         outside = beyond(values, spec.dtype) & keep
         errors.add_out_of_range(column, values, outside, spec.dtype)
-        errors.add_inexact(column, values, inexact(values, spec.dtype) & keep & ~outside, spec.dtype)
+        holder = str(values.dtype) if values.dtype.kind == "f" else spec.dtype
+        errors.add_inexact(column, values, inexact(values, spec.dtype) & keep & ~outside, holder)
+    pairs = zip(spec.columns, parts, strict=True)
+    errors.add_fractions([(c, values, fractional(values, spec.dtype) & keep) for c, values in pairs], spec.dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # such rows are dropped or reported
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1, dtype=dtype, casting="unsafe")
         return np.ascontiguousarray(joined, dtype=dtype)

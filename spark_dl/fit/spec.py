@@ -132,6 +132,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     """
     from spark_dl.train.model.batch_size import check_any_batch
     from spark_dl.train.model.compiling import compiled_copy
+    from spark_dl.train.model.exact_ids import check_exact_ids
     from spark_dl.train.model.losses import losses_of, without_partial
 
     given = initial_model(options, shapes_of_columns(columns, options))
@@ -141,6 +142,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
     compiled = compiled_copy(model, options.optimizer, loss, metrics, options.loss_weights, options.dtype_policy)
     check_any_batch(compiled)
+    check_exact_ids(compiled)
     losses = losses_of(compiled.loss, shape)
     check_options(options, losses)
     if options.jit_compile:

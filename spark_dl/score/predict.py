@@ -123,8 +123,8 @@ def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:
 
 
 def _in_float32(dtype: str) -> bool:
-    """Return whether float32 is precise enough for an input of this dtype."""
-    return dtype == "bfloat16" or (dtype != "string" and np.can_cast(dtype, np.float32))
+    """Return whether float32 is precise enough for an input of this dtype; integers must be seen to be whole."""
+    return dtype == "bfloat16" or (dtype != "string" and np.dtype(dtype).kind == "f" and np.can_cast(dtype, np.float32))
 
 
 def _scorer(

@@ -9,9 +9,9 @@ import numpy as np
 from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted, unfit
 from spark_dl.data.lengths import lengths_text
-from spark_dl.data.limits import EXACT_FIX, greatest
+from spark_dl.data.limits import EXACT_FIX, WHOLE_FIX, beyond, greatest
 from spark_dl.data.specs import FeatureSpec
-from spark_dl.errors import DataError
+from spark_dl.errors import DataError, explain
 
 __all__ = ["ScoringRowErrors"]
 
@@ -63,6 +63,27 @@ class ScoringRowErrors:
             expected = f"whole numbers that {dtype} can hold exactly"
             raise unfit(column, expected, f"{received}{greatest(values[rows])}", EXACT_FIX)
 
+    def add_fractions(self, found: Sequence[tuple[Column, np.ndarray, np.ndarray]], dtype: str) -> None:
+        """Check that numbers for an integer input are whole.
+
+        Raises:
+            DataError: Some aren't; the message names all such columns of the input.
+        """
+        wrong = [(column, values[rows], rows) for column, values, rows in found if rows.any()]
+        if wrong:
+            told = [f"{c.name} {v[v != np.floor(v)][0]:g} {_rows(rows)}" for c, v, rows in wrong]
+            names = ", ".join(repr(column.name) for column, _, _ in wrong)
+            raise DataError(
+                explain(
+                    f"The column {names} can't be scored."
+                    if len(wrong) == 1
+                    else f"The columns {names} can't be scored.",
+                    expected=f"whole numbers, for the model's input of {dtype}",
+                    received="; ".join(told),
+                    fix=WHOLE_FIX,
+                )
+            )
+
     def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
         """Raise the error for images or texts that can't be decoded.
 
@@ -106,8 +127,7 @@ def _with_number(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "
         return described
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = values[first]
-        limits = np.finfo(dtype) if dtype and np.dtype(dtype).kind == "f" else np.iinfo(dtype) if dtype else None
-        wrong = ~np.isfinite(numbers) if limits is None else (numbers < limits.min) | (numbers > limits.max)
+        wrong = beyond(numbers.reshape(-1, 1), dtype) if dtype else ~np.isfinite(numbers)
     return f"{numbers[wrong][0]}; {described}"
 
 
