@@ -16,6 +16,8 @@ from PIL import Image
 from pyspark.ml.linalg import DenseVector, SparseVector, VectorUDT
 from pyspark.sql import types as T
 
+from spark_dl.data.columns import OPEN
+from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.specs import FeatureSpec
 
@@ -141,6 +143,18 @@ EXAMPLES = {
         expected=NESTED,
         bad=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
         saved="array",
+    ),
+    "ragged array": Example(
+        type=T.ArrayType(T.ArrayType(T.FloatType())),
+        rows=[NESTED[0], []],
+        shape=(OPEN, 3),
+        parquet=pa.array([NESTED[0], []], pa.list_(pa.list_(pa.float32()))),
+        pandas=pd.Series([np.array(NESTED[0], np.float32).ravel(), np.full(3, 9.0, np.float32)]),
+        served=[NESTED[0], []],
+        expected=[[*NESTED[0], *[[9.0] * 3] * 6], [[9.0] * 3] * 8],
+        bad=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+        saved="ragged array",
+        rules=ColumnRules(padding=PaddingPolicy({"x": 9})),
     ),
     "vector": Example(
         type=VectorUDT(),

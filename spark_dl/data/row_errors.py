@@ -39,7 +39,7 @@ class RowErrors:
     - whole (a feature that isn't a whole number): the dtype, and the first such number of a batch.
     - inexact: the dtype and the integer of the greatest magnitude.
     - image: the reason, or the supported formats.
-    - text: the expected encoding.
+    - content (of texts and arrays that are kept as bytes): what is expected.
 
     Attributes:
         counts: The number of rows by (kind, column, detail).
@@ -66,8 +66,9 @@ class RowErrors:
         self.add("range", column.name, int(rows.sum()), dtype)
 
     def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
-        """Count the rows whose image or text can't be decoded."""
-        self.add("text" if column.kind.startswith("text") else "image", column.name, int(rows.sum()), reason)
+        """Count the rows whose image can't be decoded, or whose content isn't what the input takes."""
+        if not column.drop or column.kind == "ragged array":  # numbers of other kinds aren't dropped either
+            self.add("image" if column.kind.startswith("image") else "content", column.name, int(rows.sum()), reason)
 
     def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Count the rows with integers that a dtype rounds, and record the one of the greatest magnitude."""
@@ -144,14 +145,15 @@ def _line(key: tuple[str, str, str], count: int, specs: Mapping[str, LabelSpec])
         "negative": f"weight {name!r}: {rows} below 0",
         "range": f"column {name!r}: {rows} with values beyond {detail}",
         "image": f"column {name!r}: {rows} without an image that can be decoded ({detail})",
-        "text": f"column {name!r}: {rows} without {detail}",
+        "content": f"column {name!r}: {rows} without {detail}",
     }[kind]
 
 
 def _length_line(column: Column, found: Mapping[int, int], side: str) -> str:
     """Describe the rows of wrong lengths in one line, however many lengths there are."""
     rows, limit = _rows(sum(found.values())), column.width if column.pad is None else column.width // column.unit
-    return f"column {column.name!r}: {rows} {lengths_text(column, found)}, the model's {side} has {limit}"
+    told = f"column {column.name!r}: {rows} {lengths_text(column, found)}"
+    return f"{told}, the model's {side} has {limit}" if limit else told
 
 
 def _label_line(name: str, loss: str, found: Mapping[str, int]) -> str:

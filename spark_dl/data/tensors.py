@@ -43,7 +43,8 @@ def feature_rows(
         spec: The input's specification.
         extracted: The values by column.
         dtype: The dtype of the result, for numbers.
-        keep: The boolean mask of the rows that are used; the others aren't reported.
+        keep: The boolean mask of the rows that are used; the others aren't reported. Rows whose bytes can't be decoded
+            are taken out of it.
         errors: The receiver of wrong rows.
 
     Returns:
@@ -54,9 +55,17 @@ def feature_rows(
         found = extracted[column]
         if found.beyond is not None:
             errors.add_out_of_range(column, found.values, found.beyond & keep, spec.dtype)
-        prepared, undecodable = kind_of(column).prepare(found.values, spec.shape, keep)
-        for reason, rows in (*found.undecodable.items(), *undecodable.items()):
-            errors.add_undecodable(column, rows & keep, reason)
+        kind = kind_of(column)
+        prepared, undecodable = kind.prepare(found.values, spec.shape, keep)
+        undecodable = {**found.undecodable, **undecodable}
+        whole = keep & ~np.logical_or.reduce([np.zeros_like(keep), *undecodable.values()])
+        undecodable.update(kind.damaged(prepared, whole) if column.validate else {})
+        for reason, rows in undecodable.items():
+            if (filler := kind.filler(column)) is not None:
+                prepared[rows & keep] = filler
+            else:
+                errors.add_undecodable(column, rows & keep, reason)
+                np.logical_and(keep, ~rows, out=keep)
         return prepared
     parts = [extracted[column].values for column in spec.columns]
     for column, values in zip(spec.columns, parts, strict=True):

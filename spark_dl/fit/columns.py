@@ -257,6 +257,7 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
     columns, param = input_columns(options, [one.name for one in inputs])
     nulls = NullPolicy.of(options.null_policy)
     padding = PaddingPolicy(options.padding or {}, options.truncate)
+    validate = isinstance(options, DataOptions) and options.validate_images  # fitted models lack the option
     return tuple(
         feature_spec(
             schema,
@@ -264,7 +265,7 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
             param,
             one.shape,
             one.dtype,
-            ColumnRules(options.binary_format, options.sparse_vectors, nulls, padding),
+            ColumnRules(options.binary_format, options.sparse_vectors, validate, nulls, padding),
             one.name if len(inputs) > 1 else "",
         )
         for one in inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,7 @@ from spark_dl.fit.columns import (
 from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
 from spark_dl.fit.monitor_check import check_monitor
+from spark_dl.fit.open_inputs import check_masked, check_open_outputs, open_inputs, opened
 from spark_dl.fit.padding_check import check_padding
 from spark_dl.fit.worker_checks import Fitted, check_workers
 from spark_dl.io.store import Store
@@ -136,7 +137,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     from spark_dl.train.model.losses import losses_of, without_partial
 
     given = initial_model(options, shapes_of_columns(columns, options))
-    model, shape = _shaped_model(given, options)
+    model, shape, ragged = _shaped_model(given, columns, options)
     task._check_outputs(shape)
     loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
     metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
@@ -149,13 +150,16 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         check_compiles(compiled)
     rate = scaled_rate(compiled, options)
     head = task._head(shape, losses, compiled)
-    inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
+    inputs = tuple(
+        InputFacts(one.name, opened(one.shape) if one.name in ragged else one.shape, one.dtype) for one in shape.inputs
+    )
     outputs = _output_facts(task, shape, losses, isinstance(options, ClassifierOptions))
     conversion = _conversion(columns, options, inputs, outputs)
     written = _written(options, [one.name for one in shape.outputs])
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
     carried = _carry(compiled, options, given)
     fitted = _fitted(compiled, shape, conversion, carried)
+    check_masked(fitted, ragged, options)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
     return FitSpec(
@@ -214,9 +218,16 @@ class _Carried:
     callbacks: Pickled
 
 
-def _shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
-    """Put the layers of transformFn in front of the model; return it, and its shape completed by columnShapes."""
+def _shaped_model(
+    given: keras.Model, columns: StructType, options: EstimatorOptions
+) -> tuple[keras.Model, ModelShape, Mapping[str, str]]:
+    """Put the layers of transformFn in front of the model.
+
+    Returns:
+        The model; its shape, completed by columnShapes, and by TRIED_LENGTH for open inputs; and the columns of these.
+    """
     from spark_dl.train.model.batch_size import check_stateless
+    from spark_dl.train.model.examples import TRIED_LENGTH
     from spark_dl.train.model.shape import fixed_shapes, shape_of
     from spark_dl.train.model.transform import with_transform
 
@@ -227,10 +238,14 @@ def _shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.
     shapes = shapes_of_inputs(options, named)
     check_layers("transformFn", options.transform_fn, list(named))
     check_layers("augment", options.augment, list(named))
-    if options.transform_fn is None:
-        return given, fixed_shapes(given, shape, shapes)
-    model = with_transform(given, options.transform_fn, shapes)
-    return model, fixed_shapes(model, shape_of(model), shapes)
+    model = given if options.transform_fn is None else with_transform(given, options.transform_fn, shapes)
+    shape = shape_of(model)
+    ragged = open_inputs(shape.inputs, named, columns, options)
+    tried = {one.name: (TRIED_LENGTH, *one.shape[1:]) for one in shape.inputs if one.name in ragged}
+    fixed = fixed_shapes(model, shape, {**shapes, **tried})
+    if ragged:
+        check_open_outputs(model, shape, {**shapes, **tried}, fixed, ragged)
+    return model, fixed, ragged
 
 
 def _conversion(

@@ -65,6 +65,9 @@ def _scorer(
                 yield pd.Series([], dtype=float)
                 continue
             found = {name: _without_decimals(column) for name, column in zip(names, given, strict=True)}
+            if model.nulls != "error" and any(not len(_present(column)) for column in found.values()):
+                yield pd.Series([None] * len(given[0]), dtype=object)  # also for "drop": a function drops no rows
+                continue
             firsts = {name: _first(name, column, options.null_policy) for name, column in found.items()}
             schema = T.StructType([T.StructField(name, _type(name, first)) for name, first in firsts.items()])
             # Spark passes integer columns with nulls as floats.
@@ -75,10 +78,15 @@ def _scorer(
                 for name, column in found.items()
             }
             typed = replace(model, features=feature_specs(schema, options, inputs))
-            result = typed.score_pandas([found[column.name] for column in typed.columns])[output]
-            yield output_series(result)
+            scored = typed.score_pandas([found[column.name] for column in typed.columns])
+            yield output_series(scored.columns[output], scored.unscorable)
 
     return score_batches
+
+
+def _present(column: Any) -> Any:
+    """Return the values of a column without nulls; a struct as it is, which `_type` refuses."""
+    return column.dropna() if isinstance(column, pd.Series) else column
 
 
 def _without_decimals(column: Any) -> Any:
@@ -136,7 +144,7 @@ def _whole(name: str, column: pd.Series, policy: Any) -> bool:
 
 def _first(name: str, series: pd.Series, policy: Any) -> Any:
     """Return the first value of a column, or its fill value if it has nulls."""
-    values = series.dropna() if isinstance(series, pd.Series) else series
+    values = _present(series)
     given = policy.get(name) if isinstance(policy, dict) else None
     if isinstance(given, dict) and len(values) < len(series):
         return given["fill"]

@@ -222,7 +222,7 @@ def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
     ) as writer:
         for batch in fragment.to_batches(schema=scoring.source.arrow, batch_size=_READ_ROWS):
             waiting.append(_scored(scoring, batch))
-            rows += batch.num_rows
+            rows += waiting[-1].num_rows
             if sum(part.nbytes for part in waiting) >= _GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(waiting).replace_schema_metadata(schema.metadata))
                 waiting = []
@@ -236,18 +236,22 @@ def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Add the output columns to a batch."""
     model = scoring.model
     arrays = {c: kind_of(c).from_parquet(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.columns}
-    columns = model.outputs(model.inputs(arrays))
-    added = [_arrow(columns[name], field) for name, field in scoring.fields.values()]
+    found = model.score(arrays)
+    nulls = found.unscorable if found.unscorable is not None and found.unscorable.any() else None
+    added = [_arrow(found.columns[name], field, nulls) for name, field in scoring.fields.values()]
     kept = [_kept(array, scoring.source.schema[index].dataType) for index, array in enumerate(batch.columns)]
-    return pa.RecordBatch.from_arrays([*kept, *added], names=[*batch.schema.names, *scoring.fields])
+    scored = pa.RecordBatch.from_arrays([*kept, *added], names=[*batch.schema.names, *scoring.fields])
+    return scored if nulls is None or model.nulls != "drop" else scored.filter(pa.array(~nulls))
 
 
-def _arrow(values: np.ndarray, field: Field) -> pa.Array:
+def _arrow(values: np.ndarray, field: Field, nulls: np.ndarray | None = None) -> pa.Array:
+    """Convert a field's values to Arrow, null in the rows that `nulls` marks."""
     if field.kind == "double":
-        return pa.array(values)
+        return pa.array(values, mask=nulls)
     count, width = values.shape
+    mask = None if nulls is None else pa.array(nulls)
     if field.kind == "array<float>":
-        return pa.ListArray.from_arrays(_offsets(count, width), pa.array(values.reshape(-1)))
+        return pa.ListArray.from_arrays(_offsets(count, width), pa.array(values.reshape(-1)), mask=mask)
     numbers = pa.ListArray.from_arrays(_offsets(count, width), pa.array(values.reshape(-1)))
     parts = [
         pa.array(np.ones(count, np.int8)),
@@ -255,7 +259,7 @@ def _arrow(values: np.ndarray, field: Field) -> pa.Array:
         pa.nulls(count, _VECTOR.field("indices").type),
         numbers.cast(_VECTOR.field("values").type),
     ]
-    return pa.StructArray.from_arrays(parts, fields=list(_VECTOR))
+    return pa.StructArray.from_arrays(parts, fields=list(_VECTOR), mask=mask)
 
 
 def _offsets(rows: int, width: int) -> pa.Array:

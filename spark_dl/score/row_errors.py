@@ -13,7 +13,7 @@ from spark_dl.data.limits import EXACT_FIX, WHOLE_FIX, beyond, greatest
 from spark_dl.data.specs import FeatureSpec
 from spark_dl.errors import DataError, explain
 
-__all__ = ["ScoringRowErrors"]
+__all__ = ["ScoringRowErrors", "UnscorableRows"]
 
 
 class ScoringRowErrors:
@@ -92,15 +92,52 @@ class ScoringRowErrors:
         """
         if rows.any():
             received = f"{int(rows.sum())} rows that are none, {_rows(rows)}"
-            expected = reason if column.kind.startswith("text") else f"images that can be decoded ({reason})"
+            expected = f"images that can be decoded ({reason})" if column.kind.startswith("image") else reason
             raise unfit(column, expected, received)
+
+
+class UnscorableRows(ScoringRowErrors):
+    """Receiver that marks rows with missing values or undecodable bytes, and raises a `DataError` for other wrong rows.
+
+    Args:
+        features: The specification of each model input.
+        rows: The number of rows.
+
+    Attributes:
+        marked: Boolean, shape (rows,): the rows that can't be scored.
+    """
+
+    def __init__(self, features: Sequence[FeatureSpec], rows: int) -> None:
+        super().__init__(features)
+        self.marked = np.zeros(rows, bool)
+
+    def add_extracted(self, column: Column, extracted: Extracted) -> None:
+        """Mark rows with missing or infinite values.
+
+        Raises:
+            DataError: Rows have a wrong length.
+        """
+        if extracted.lengths:
+            super().add_extracted(column, extracted)
+        self.marked |= ~extracted.usable
+
+    def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
+        """Mark images and texts that can't be decoded.
+
+        Raises:
+            DataError: Arrays have numbers that the input can't hold.
+        """
+        if column.kind == "ragged array":
+            super().add_undecodable(column, rows, reason)
+        self.marked |= rows
 
 
 def _wrong_length(column: Column, extracted: Extracted) -> DataError:
     """Build the error for rows of wrong lengths."""
     lengths, what = extracted.lengths, "strings" if column.kind == "text array" else "numbers"
     if column.pad is not None:
-        expected = f"at most {column.width // column.unit} {'arrays' if column.inner else what} a row"
+        limit = f"at most {column.width // column.unit} " if column.width else ""
+        expected = f"{limit}{'arrays' if column.inner else what} a row"
         fix = "Set truncate='end' or 'start' (setTruncate), which cuts longer rows, or clean the column before."
     else:
         expected, fix = f"{column.width} {what} a row", ""

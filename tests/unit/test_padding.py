@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -18,14 +19,15 @@ from pyspark.sql import types as T
 from spark_dl import KerasEstimator
 from spark_dl.data.batches import keras_batch
 from spark_dl.data.column import Column
-from spark_dl.data.columns import decode, decode_tensor, kind_of
+from spark_dl.data.columns import OPEN, decode, decode_tensor, kind_of
 from spark_dl.data.convert import ConversionSpec, convert_batches
 from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.row_errors import describe
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.specs import FeatureSpec, LabelSpec
-from spark_dl.errors import DataError, OptionError
+from spark_dl.errors import DataError, ModelError, OptionError
 from spark_dl.fit.padding_check import check_padding
+from spark_dl.fit.spec import build_fit_spec
 from spark_dl.io.store import Store
 from spark_dl.score.heads import Regression
 from spark_dl.score.saved_specs import spec_from_dict, spec_to_dict
@@ -247,3 +249,88 @@ def test_padded_rows_are_written_and_cut_in_blocks(tmp_path: Path) -> None:
     )
     assert not faults
     assert sum(block.rows for block in dataset.blocks) == 3
+
+
+# --- rows that are padded to the longest of a batch
+
+
+def open_spec(name: str, pad: Any = None, dtype: str = "") -> FeatureSpec:
+    padding, shape, own, _ = KINDS[name]
+    rules = ColumnRules(padding=PaddingPolicy({name: padding if pad is None else pad}))
+    return feature_spec(SCHEMA, [name], "featuresCol", (OPEN, *shape[1:]), dtype or own, rules)
+
+
+@given(lists, st.sampled_from(["longs", "floats", "flags", "texts", "steps"]))
+def test_a_batch_is_as_long_as_its_longest_row_at_least(numbers: list[list[int]], name: str) -> None:
+    rows = [KINDS[name][3](row[:3]) for row in numbers]
+    for way, found in all_ways(name, rows, open_spec(name)).items():
+        assert found.shape[:2] == (len(rows), 8), way
+        np.testing.assert_array_equal(found[:, :3], reference(name, rows, "end"), err_msg=way)
+        padding = KINDS[name][0].encode() if name == "texts" else KINDS[name][0]
+        assert (found[:, 3:] == padding).all(), way
+
+
+@pytest.mark.parametrize(("longest", "length"), [(0, 8), (8, 8), (9, 16), (16, 16), (17, 32), (1025, 2048)])
+def test_batches_have_few_lengths(longest: int, length: int) -> None:
+    rows = [[1], [1] * longest]
+    assert {found.shape for found in all_ways("longs", rows, open_spec("longs")).values()} == {(2, length)}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "uint64", "int64", "float16", "float64"])
+def test_numbers_of_any_dtype_are_padded_in_the_batch(dtype: str) -> None:
+    for way, found in all_ways("longs", [[1, 2], [3]], open_spec("longs", 7, dtype)).items():
+        assert (found.dtype, found.tolist()) == (dtype, [[1, 2] + [7] * 6, [3] + [7] * 7]), way
+
+
+def test_a_batch_without_rows_has_a_length() -> None:
+    spec = open_spec("steps")
+    assert decode_tensor(np.empty(0, object), spec.coding, spec.shape, spec.dtype).shape == (0, 8, 2)
+
+
+def test_numbers_that_an_open_input_can_not_hold_are_counted() -> None:
+    rows = [[1.0, 2.5], [1e30], [2.0**25, 1.0], [3.0]]
+    text = told(open_spec("floats", 0, "int32"), rows, "floats")
+    for expected in (
+        "column 'floats': 1 row without whole numbers, for an input of int32",
+        "column 'floats': 1 row with values beyond int32",
+        "column 'floats': 1 row without numbers that int32 and float32 hold exactly",
+    ):
+        assert expected in text
+    with pytest.raises(DataError, match=r"'floats' can't be scored.*whole numbers"):
+        scored_input(open_spec("floats", 0, "int32"), pd.Series([np.array([1.5], np.float32)]))
+
+
+def test_an_open_input_takes_one_padded_column_nested_as_it_is() -> None:
+    for name, shape, pad in (("steps", (OPEN,), 0), ("longs", (OPEN, 2), 0), ("longs", (OPEN,), None)):
+        rules = ColumnRules(padding=PaddingPolicy({} if pad is None else {name: pad}))
+        with pytest.raises(DataError, match=f"'{name}' can't feed an input of open length"):
+            feature_spec(SCHEMA, [name], "featuresCol", shape, "float32", rules)
+
+
+def a_table(mask: bool) -> keras.Model:
+    ids = keras.Input((None,), name="longs", dtype="int32")
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(10, 4, mask_zero=mask)(ids))
+    model = keras.Model(ids, keras.layers.Dense(1)(pooled))
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_a_model_whose_outputs_depend_on_the_padding_is_refused() -> None:
+    schema = T.StructType().add("longs", LONGS).add("y", "double")
+
+    def built(model: keras.Model, **options: Any) -> Any:
+        estimator = KerasEstimator(
+            model=model, loss="mse", featuresCol="longs", labelCol="y", padding={"longs": 0}, **options
+        )
+        return build_fit_spec(estimator, schema, estimator._options())
+
+    spec = built(a_table(mask=True))
+    assert spec.inputs[0].shape == (OPEN,)
+    assert "int32 (None,), padded to the longest of a batch" in str(spec.plan)
+    with pytest.raises(ModelError, match=r"outputs depend on how far rows are padded.*columnShapes=\{'longs'"):
+        built(a_table(mask=False))
+    assert built(a_table(mask=False), columnShapes={"longs": [4]}).inputs[0].shape == (4,)
+    ids = keras.Input((None,), dtype="int32")
+    tagger = keras.Model(ids, keras.layers.Dense(2)(keras.layers.Embedding(10, 4, mask_zero=True)(ids)))
+    with pytest.raises(ModelError, match=r"The length of the output .* follows from that of the rows"):
+        built(tagger)

@@ -17,9 +17,10 @@ from spark_dl.data.columns.boolean import BooleanKind
 from spark_dl.data.columns.extracted import Extracted
 from spark_dl.data.columns.image import ImageKind
 from spark_dl.data.columns.image_struct import ImageStructKind
-from spark_dl.data.columns.kind import ColumnKind, InputRules, ModelInput, unfit
+from spark_dl.data.columns.kind import OPEN, ColumnKind, InputRules, ModelInput, unfit
 from spark_dl.data.columns.nested_array import NestedArrayKind
 from spark_dl.data.columns.number import NumberKind
+from spark_dl.data.columns.ragged_array import RaggedArrayKind
 from spark_dl.data.columns.sparse_vector import SparseVectorKind
 from spark_dl.data.columns.text import TextKind
 from spark_dl.data.columns.text_array import TextArrayKind
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "OPEN",
     "ColumnKind",
     "Extracted",
     "InputRules",
@@ -47,6 +49,7 @@ KINDS: tuple[ColumnKind, ...] = (
     BooleanKind(),
     ArrayKind(),
     NestedArrayKind(),
+    RaggedArrayKind(),
     VectorKind(),
     SparseVectorKind(),
     BinaryKind(),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns.extracted import Extracted, from_lists
-from spark_dl.data.columns.kind import ColumnKind, unfit
+from spark_dl.data.columns.kind import ColumnKind, ModelInput, unfit
 from spark_dl.data.columns.number import as_numbers, not_finite, number_dtype, number_of_dtype, number_type, zero
 from spark_dl.data.columns.padded import padded_numbers
 
@@ -33,6 +33,11 @@ class ArrayKind(ColumnKind):
         element = getattr(data_type, "elementType", None)
         dtype = None if element is None else number_dtype(element)
         return None if dtype is None else Column(name, self.name, dtype, 0)
+
+    def feeds(self, model_input: ModelInput) -> str | None:
+        if model_input.dtype == "string":
+            return None
+        return "ragged array" if model_input.is_open else self.name
 
     def pad_value(self, column: Column, pad: Any) -> float | str | None:
         return number_of_dtype(pad, column.dtype)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from spark_dl.data.column import Column
 from spark_dl.data.columns.extracted import Extracted, filled, from_numbers, mask, nulls_of, numbers_of
 from spark_dl.data.columns.kind import ColumnKind, ModelInput, array_of, unfit
+from spark_dl.data.limits import exact_up_to
 
 if TYPE_CHECKING:
     from pyspark.sql import Column as SparkColumn
@@ -34,6 +35,22 @@ _DTYPES = (
 def number_dtype(data_type: DataType) -> str | None:
     """Return the NumPy dtype of a Spark type of numbers or booleans; None for another type."""
     return dict(_DTYPES).get(data_type.typeName())
+
+
+def _integers(array: pa.Array, column: Column) -> pa.Array:
+    """Return floats with nulls as the integers that they were in an integer column.
+
+    Raises:
+        DataError: Integers beside a null may have been rounded.
+    """
+    if np.dtype(column.dtype).kind not in "iu":
+        return array
+    numbers = array.drop_null().to_numpy()
+    if (numbers != np.floor(numbers)).any():  # served fractions
+        return array
+    if (np.abs(numbers) >= exact_up_to(numbers.dtype)).any():
+        raise unfit(column, "integers below 2^53 beside nulls, as pandas makes floats of them", f"{numbers.max():g}")
+    return array.cast(pa.from_numpy_dtype(column.dtype))
 
 
 def spark_name(dtype: str) -> str:
@@ -91,7 +108,9 @@ class NumberKind(ColumnKind):
     def from_pandas(self, values: Any, column: Column) -> pa.Array:
         array = as_numbers(array_of(values, column, "a number in each row"), column, "a number in each row")
         # pandas converts integers with nulls to floats.
-        return array if column.fill is None else array.cast(pa.from_numpy_dtype(column.dtype), safe=False)
+        if column.fill is not None:
+            return array.cast(pa.from_numpy_dtype(column.dtype), safe=False)
+        return _integers(array, column) if array.null_count and pa.types.is_floating(array.type) else array
 
     def signature_type(self, column: Column) -> Any:
         return number_type(column)

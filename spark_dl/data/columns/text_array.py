@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns.extracted import Extracted
-from spark_dl.data.columns.kind import ColumnKind, ModelInput, array_of
+from spark_dl.data.columns.kind import OPEN, ColumnKind, ModelInput, array_of
 from spark_dl.data.columns.padded import cut
+from spark_dl.data.columns.ragged_array import check_open, padded_batch
 from spark_dl.data.ragged import BYTES
 from spark_dl.errors import DataError, explain, shape_text
 
@@ -56,6 +57,9 @@ class TextArrayKind(ColumnKind):
             )
 
     def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
+        if model_input.is_open:
+            check_open(column, model_input, depth=1)
+            return replace(column, width=0)
         return replace(column, width=math.prod(model_input.shape))
 
     def pad_value(self, column: Column, pad: Any) -> float | str | None:
@@ -82,9 +86,10 @@ class TextArrayKind(ColumnKind):
         foreign = np.fromiter((_END in text for text in texts), bool, len(texts))
         ends = np.cumsum(chosen.kept)
         padding = b"" if column.pad is None else str(column.pad).encode() + _END
+        before = b"" if column.width else padding  # for the batch, which pads
         values = np.empty(len(array), object)
         values[:] = [
-            b"".join(text + _END for text in texts[end - kept : end]) + padding * (column.width - kept)
+            before + b"".join(text + _END for text in texts[end - kept : end]) + padding * (column.width - kept)
             for end, kept in zip(ends.tolist(), chosen.kept.tolist(), strict=True)
         ]
         holes = chosen.holes(flat)
@@ -104,10 +109,12 @@ class TextArrayKind(ColumnKind):
         import tensorflow as tf
 
         texts = tf.strings.split(contents, _END)[:, :-1]  # what follows the last end is empty
-        return tf.reshape(texts.flat_values, (-1, *shape))
+        if shape != (OPEN,):
+            return tf.reshape(texts.flat_values, (-1, *shape))
+        return padded_batch(texts.flat_values, texts.row_lengths(), 1)
 
     def signature_type(self, column: Column) -> Any:
         return ("array", "string")
 
     def example(self, column: Column, shape: tuple[int, ...]) -> Any:
-        return [""] * column.width
+        return [""] * (column.width or 1)

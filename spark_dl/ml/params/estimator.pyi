@@ -34,6 +34,7 @@ class EstimatorParams(OptionParams):
     padding: Param[dict[str, Any] | None]
     truncate: Param[str]
     columnShapes: Param[dict[str, list[int]] | None]
+    validateImages: Param[bool]
     validationCol: Param[str | None]
     validationData: Param[Any]
     validationFraction: Param[float]
@@ -78,6 +79,7 @@ class EstimatorParams(OptionParams):
     outputCols: Param[list[str] | dict[str, Any] | None]
     outputFormat: Param[str]
     scoreBatchSize: Param[int]
+    scoreNullPolicy: Param[str]
     def __init__(
         self,
         *,
@@ -104,6 +106,7 @@ class EstimatorParams(OptionParams):
         padding: dict[str, Any] | None = None,
         truncate: str = "error",
         columnShapes: dict[str, list[int]] | None = None,
+        validateImages: bool = False,
         validationCol: str | None = None,
         validationData: Any = None,
         validationFraction: float = 0.0,
@@ -148,6 +151,7 @@ class EstimatorParams(OptionParams):
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
         scoreBatchSize: int = 4096,
+        scoreNullPolicy: str = "error",
     ) -> None: ...
     def setParams(  # type: ignore[override]
         self,
@@ -175,6 +179,7 @@ class EstimatorParams(OptionParams):
         padding: dict[str, Any] | None = ...,
         truncate: str = ...,
         columnShapes: dict[str, list[int]] | None = ...,
+        validateImages: bool = ...,
         validationCol: str | None = ...,
         validationData: Any = ...,
         validationFraction: float = ...,
@@ -219,6 +224,7 @@ class EstimatorParams(OptionParams):
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
         scoreBatchSize: int = ...,
+        scoreNullPolicy: str = ...,
     ) -> Self: ...
     def _options(self) -> EstimatorOptions: ...
     def setModel(self, value: Any) -> Self: ...
@@ -267,6 +273,8 @@ class EstimatorParams(OptionParams):
     def getTruncate(self) -> str: ...
     def setColumnShapes(self, value: dict[str, list[int]] | None) -> Self: ...
     def getColumnShapes(self) -> dict[str, list[int]] | None: ...
+    def setValidateImages(self, value: bool) -> Self: ...
+    def getValidateImages(self) -> bool: ...
     def setValidationCol(self, value: str | None) -> Self: ...
     def getValidationCol(self) -> str | None: ...
     def setValidationData(self, value: Any) -> Self: ...
@@ -355,3 +363,5 @@ class EstimatorParams(OptionParams):
     def getOutputFormat(self) -> str: ...
     def setScoreBatchSize(self, value: int) -> Self: ...
     def getScoreBatchSize(self) -> int: ...
+    def setScoreNullPolicy(self, value: str) -> Self: ...
+    def getScoreNullPolicy(self) -> str: ...

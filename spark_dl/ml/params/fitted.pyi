@@ -24,6 +24,7 @@ class FittedParams(OptionParams):
     outputCols: Param[list[str] | dict[str, Any] | None]
     outputFormat: Param[str]
     scoreBatchSize: Param[int]
+    scoreNullPolicy: Param[str]
     outputLayer: Param[str | None]
     def __init__(
         self,
@@ -42,6 +43,7 @@ class FittedParams(OptionParams):
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
         scoreBatchSize: int = 4096,
+        scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
     ) -> None: ...
     def setParams(  # type: ignore[override]
@@ -61,6 +63,7 @@ class FittedParams(OptionParams):
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
         scoreBatchSize: int = ...,
+        scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
     ) -> Self: ...
     def _options(self) -> FittedOptions: ...
@@ -92,6 +95,8 @@ class FittedParams(OptionParams):
     def getOutputFormat(self) -> str: ...
     def setScoreBatchSize(self, value: int) -> Self: ...
     def getScoreBatchSize(self) -> int: ...
+    def setScoreNullPolicy(self, value: str) -> Self: ...
+    def getScoreNullPolicy(self) -> str: ...
     def setOutputLayer(self, value: str | None) -> Self: ...
     def getOutputLayer(self) -> str | None: ...
 
@@ -119,6 +124,7 @@ class FittedClassifierParams(FittedParams):
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
         scoreBatchSize: int = 4096,
+        scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
@@ -144,6 +150,7 @@ class FittedClassifierParams(FittedParams):
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
         scoreBatchSize: int = ...,
+        scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
         probabilityCol: str = ...,
         rawPredictionCol: str = ...,
