@@ -209,7 +209,7 @@ def test_strings_that_are_not_utf8_are_counted() -> None:
     conversion = ConversionSpec(Store("memory://"), (a_spec("texts", "end"),), (LABEL,))
     errors, batches = convert_batches(conversion, [batch])
     assert not list(batches)
-    assert errors.counts == {("text", "texts", "strings that are UTF-8"): 1}
+    assert errors.counts == {("content", "texts", "strings that are UTF-8"): 1}
 
 
 @pytest.mark.parametrize(
