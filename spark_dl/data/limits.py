@@ -33,8 +33,9 @@ def beyond(values: np.ndarray, dtype: str) -> np.ndarray:
         return np.zeros(len(values), bool)
     limits = np.finfo(wanted) if wanted.kind == "f" else np.iinfo(wanted)
     if wanted.kind != "f" and values.dtype.kind == "f":  # limits.max may have no float of its own: 2**63 - 1
-        found: np.ndarray = ((values < limits.min) | (values >= float(limits.max) + 1)) & np.isfinite(values)
-        return found.any(axis=1)
+        outside: np.ndarray = (values < limits.min) | (values >= float(limits.max) + 1)
+        rows: np.ndarray = (outside & np.isfinite(values)).any(axis=1)
+        return rows
     if values.min() >= limits.min and values.max() <= limits.max:
         return np.zeros(len(values), bool)
     marks: np.ndarray = (((values < limits.min) | (values > limits.max)) & np.isfinite(values)).any(axis=1)

@@ -248,22 +248,28 @@ def _arrow(values: np.ndarray, field: Field, nulls: np.ndarray | None = None) ->
     """Convert a field's values to Arrow, null in the rows that `nulls` marks."""
     if field.kind == "double":
         return pa.array(values, mask=nulls)
-    count, width = values.shape
-    mask = None if nulls is None else pa.array(nulls)
+    count = len(values)
+    numbers = _lists(values, nulls)
     if field.kind == "array<float>":
-        return pa.ListArray.from_arrays(_offsets(count, width), pa.array(values.reshape(-1)), mask=mask)
-    numbers = pa.ListArray.from_arrays(_offsets(count, width), pa.array(values.reshape(-1)))
+        return numbers
     parts = [
         pa.array(np.ones(count, np.int8)),
         pa.nulls(count, pa.int32()),
         pa.nulls(count, _VECTOR.field("indices").type),
         numbers.cast(_VECTOR.field("values").type),
     ]
-    return pa.StructArray.from_arrays(parts, fields=list(_VECTOR), mask=mask)
+    return pa.StructArray.from_arrays(parts, fields=list(_VECTOR), mask=None if nulls is None else pa.array(nulls))
 
 
-def _offsets(rows: int, width: int) -> pa.Array:
-    return pa.array(np.arange(0, rows * width + 1, width, dtype=np.int32))
+def _lists(values: np.ndarray, nulls: np.ndarray | None) -> pa.Array:
+    """Convert values of shape (rows, width) to lists, null and without values in the rows that `nulls` marks."""
+    rows, width = values.shape
+    if nulls is None:
+        return pa.ListArray.from_arrays(
+            pa.array(np.arange(0, rows * width + 1, width, dtype=np.int32)), pa.array(values.reshape(-1))
+        )
+    ends = np.concatenate([[0], np.cumsum(~nulls * width)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(values[~nulls].reshape(-1)), mask=pa.array(nulls))
 
 
 def _kept(array: pa.Array, kind: T.DataType) -> pa.Array:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -32,7 +33,7 @@ ROWS = [
 SCHEMA = "id int, ids array<int>, words array<string>, steps array<array<float>>, y double"
 
 
-def padded(ids: int, words: int, steps: int) -> dict[str, np.ndarray]:
+def padded(ids: int, words: int, steps: int) -> dict[str, Any]:
     """The rows as NumPy pads and cuts them to these lengths."""
     made = {
         "ids": np.full((COUNT, ids), PADDING["ids"], np.int32),
@@ -44,7 +45,7 @@ def padded(ids: int, words: int, steps: int) -> dict[str, np.ndarray]:
             kept = row[name][: array.shape[1]]
             if kept:
                 array[index, : len(kept)] = kept
-    return made
+    return {**made, "words": tf.constant(made["words"])}
 
 
 def a_network(ids: int | None, words: int | None) -> keras.Model:
@@ -76,7 +77,7 @@ def fit(model: keras.Model, data: DataFrame, **options: Any) -> KerasRegressorMo
     return KerasRegressor(model=model, **options, **QUIET).fit(data)
 
 
-def trained(model: keras.Model, rows: dict[str, np.ndarray]) -> keras.Model:
+def trained(model: keras.Model, rows: dict[str, Any]) -> keras.Model:
     """Three steps of plain Keras with all rows."""
     model.fit(rows, np.array([row["y"] for row in ROWS]), batch_size=COUNT, epochs=3, shuffle=False, verbose=0)
     return model

@@ -40,7 +40,8 @@ class Cut:
     @property
     def places(self) -> np.ndarray:
         """Place in its row of each element that remains."""
-        return np.arange(int(self.kept.sum())) - np.repeat(np.cumsum(self.kept) - self.kept, self.kept)
+        places: np.ndarray = np.arange(int(self.kept.sum())) - np.repeat(np.cumsum(self.kept) - self.kept, self.kept)
+        return places
 
     def holes(self, flat: pa.Array) -> np.ndarray:
         """Mark the rows without a list, or with a null among the elements that remain."""
@@ -78,7 +79,9 @@ def padded_numbers(array: pa.Array, column: Column) -> Extracted:
     chosen, flat = cut(array, column), array.flatten()
     numbers = numbers_of(flat)
     values = np.full(
-        (len(array), column.width), column.pad, np.result_type(numbers.dtype, np.min_scalar_type(column.pad))
+        (len(array), column.width),
+        column.pad,
+        np.result_type(numbers.dtype, np.min_scalar_type(np.asarray(column.pad))),
     )
     values[chosen.rows, chosen.places] = numbers[chosen.source]
     return from_numbers(values, chosen.holes(flat), chosen.lengths, chosen.wrong)
