@@ -16,6 +16,8 @@ from PIL import Image
 from pyspark.ml.linalg import DenseVector, SparseVector, VectorUDT
 from pyspark.sql import types as T
 
+from spark_dl.data.columns import OPEN
+from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.specs import FeatureSpec
 
@@ -142,6 +144,18 @@ EXAMPLES = {
         bad=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
         saved="array",
     ),
+    "ragged array": Example(
+        type=T.ArrayType(T.ArrayType(T.FloatType())),
+        rows=[NESTED[0], []],
+        shape=(OPEN, 3),
+        parquet=pa.array([NESTED[0], []], pa.list_(pa.list_(pa.float32()))),
+        pandas=pd.Series([np.array(NESTED[0], np.float32).ravel(), np.full(3, 9.0, np.float32)]),
+        served=[NESTED[0], []],
+        expected=[[*NESTED[0], *[[9.0] * 3] * 6], [[9.0] * 3] * 8],
+        bad=[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+        saved="ragged array",
+        rules=ColumnRules(padding=PaddingPolicy({"x": 9})),
+    ),
     "vector": Example(
         type=VectorUDT(),
         rows=VECTORS,
@@ -187,6 +201,18 @@ EXAMPLES = {
         expected=[[b""], ["zwölf".encode()]],
         bad=12,
         saved="bytes",
+        dtype="string",
+    ),
+    "text array": Example(
+        type=T.ArrayType(T.StringType()),
+        rows=[["", "zwölf"], ["a b", ""]],
+        shape=(2,),
+        parquet=pa.array([["", "zwölf"], ["a b", ""]]),
+        pandas=pd.Series([np.array([b"", "zwölf".encode()], object), np.array([b"a b", b""], object)]),
+        served=[["", "zwölf"], ["a b", ""]],
+        expected=[[b"", "zwölf".encode()], [b"a b", b""]],
+        bad=[12, 13],
+        saved="text array",
         dtype="string",
     ),
     "image": Example(

@@ -234,7 +234,7 @@ def _skip_batches(made: Iterator[Pool], steps: int, batch_size: int) -> Iterator
 
 def _ready(tensors: Sequence[Tensor], batch_size: int) -> int:
     """Return the number of batches to prefetch: fewer for images and sparse Vectors, which decoding enlarges."""
-    decoded = sum(4 * math.prod(tensor.fed) for tensor in tensors if tensor.coding)
+    decoded = sum(4 * abs(math.prod(tensor.fed)) for tensor in tensors if tensor.coding)  # OPEN is -1
     return max(1, min(_READY, POOL_BYTES // max(1, decoded * batch_size)))
 
 

@@ -213,8 +213,11 @@ def _convert_batch(
         np.logical_and(keep, extracted.usable, out=keep)
     values = {column: extracted.values for column, extracted in received.items()}
     # Values are checked only in the rows that remain, which are known from here on.
+    # Bytes come first, as those that can't be decoded may take rows out of `keep`.
+    order = sorted(conversion.features, key=lambda spec: not spec.coding)
+    features = {spec: feature_rows(spec, received, spec.tensor().stored, keep, faults) for spec in order}
     tensors = [
-        *(feature_rows(spec, received, spec.tensor().stored, keep, faults) for spec in conversion.features),
+        *(features[spec] for spec in conversion.features),
         *(label_rows(values[spec.column], spec, faults, keep) for spec in conversion.labels),
     ]
     if conversion.weight:

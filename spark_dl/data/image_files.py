@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from spark_dl.data.media import is_spark_image
 
-__all__ = ["prepare_images"]
+__all__ = ["can_be_decoded", "plain_image", "prepare_images"]
 
 # Pillow's modes by number of channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -124,4 +125,50 @@ def _png(content: bytes, name: str, mode: str) -> bytes:
         warnings.simplefilter("ignore")  # Pillow warns of palettes with alpha, which convert() handles
         with Image.open(io.BytesIO(content), formats=[name.upper()]) as image:
             image.convert(mode).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+
+def can_be_decoded(content: bytes) -> bool:
+    """Return whether Pillow decodes a file to its end, or the bytes are a Spark image."""
+    from PIL import Image
+
+    if is_spark_image(content):
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                image.load()
+    except Exception:  # Pillow raises various exceptions for damaged files
+        return False
+    return not content.startswith(_FORMATS["PNG"][0]) or _png_is_whole(content)
+
+
+def _png_is_whole(content: bytes) -> bool:
+    """Return whether all chunks of a PNG are known or optional and have their checksums, as TensorFlow requires."""
+    place = len(_FORMATS["PNG"][0])
+    while place + 12 <= len(content):
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        kind = content[place + 4 : place + 8]
+        is_critical = not kind[0] & 0x20
+        if zlib.crc32(content[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            return False
+        if is_critical and kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            return False
+        if kind == b"IEND":
+            return True
+        place = end + 4
+    return False
+
+
+def plain_image(grey: int) -> bytes:
+    """Return a PNG file of one pixel, which fills an input when it is resized.
+
+    Args:
+        grey: Its red, green and blue, from 0 to 255.
+    """
+    from PIL import Image
+
+    with io.BytesIO() as file:
+        Image.new("RGB", (1, 1), (grey, grey, grey)).save(file, "PNG")
         return file.getvalue()

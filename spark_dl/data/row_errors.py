@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,8 @@ from pyspark.sql import Row
 from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted
 from spark_dl.data.label_rules import RULES
-from spark_dl.data.limits import EXACT_FIX, greatest
+from spark_dl.data.lengths import lengths_text
+from spark_dl.data.limits import EXACT_FIX, WHOLE_FIX, greatest
 from spark_dl.data.specs import LabelSpec
 from spark_dl.errors import explain
 
@@ -30,13 +31,15 @@ class RowErrors:
 
     The kinds of errors, and their details:
     - null, nan, infinite: no detail.
-    - length: the length.
+    - length: the length; of a padded array of arrays, its number of inner arrays.
     - fraction, class (a label that is no class index): the first such label of a batch.
     - label (a label that the loss doesn't accept): the loss, and the label or its sum.
     - negative (a weight): no detail.
     - range: the dtype.
+    - whole (a feature that isn't a whole number): the dtype, and the first such number of a batch.
     - inexact: the dtype and the integer of the greatest magnitude.
     - image: the reason, or the supported formats.
+    - content (of texts and arrays that are kept as bytes): what is expected.
 
     Attributes:
         counts: The number of rows by (kind, column, detail).
@@ -63,8 +66,9 @@ class RowErrors:
         self.add("range", column.name, int(rows.sum()), dtype)
 
     def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
-        """Count the rows whose image can't be decoded."""
-        self.add("image", column.name, int(rows.sum()), reason)
+        """Count the rows whose image can't be decoded, or whose content isn't what the input takes."""
+        if not column.drop or column.kind == "ragged array":  # numbers of other kinds aren't dropped either
+            self.add("image" if column.kind.startswith("image") else "content", column.name, int(rows.sum()), reason)
 
     def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Count the rows with integers that a dtype rounds, and record the one of the greatest magnitude."""
@@ -76,6 +80,13 @@ class RowErrors:
         rows = count + sum(self.counts.pop(key) for key in held)
         numbers = [number, *(int(key[2].split()[1]) for key in held)]
         self.counts["inexact", column, f"{dtype} {max(numbers, key=abs)}"] = rows
+
+    def add_fractions(self, found: Sequence[tuple[Column, np.ndarray, np.ndarray]], dtype: str) -> None:
+        """Count the rows with numbers that aren't whole, and record one of them."""
+        for column, values, rows in found:
+            if rows.any():
+                numbers = values[rows]
+                self.add("whole", column.name, int(rows.sum()), f"{dtype} {numbers[numbers != np.floor(numbers)][0]:g}")
 
     def add_labels(self, column: str, loss: str, wrong: np.ndarray) -> None:
         """Count labels that their loss doesn't accept, by the invalid number or sum."""
@@ -95,11 +106,18 @@ def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[
         labels: The labels' specifications; the message has their numbers of classes.
     """
     specs = {label.column.name: label for label in labels}
-    widths = {column.name: column.width for column in columns}
+    read = {column.name: column for column in columns}
     counts: Counter[tuple[str, str, str]] = Counter()
     for row in faults:
         counts[row["kind"], row["name"], row["detail"]] += row["rows"]
-    lines = [_line(key, counts[key], widths, specs) for key in sorted(counts) if key[0] not in _BY_VALUE]
+    lines = [_line(key, counts[key], specs) for key in sorted(counts) if key[0] not in ("length", *_BY_VALUE)]
+    lengths: dict[str, dict[int, int]] = {}
+    for (kind, name, detail), rows in sorted(counts.items()):
+        if kind == "length":
+            lengths.setdefault(name, {})[int(detail)] = rows
+    lines += [
+        _length_line(read[name], found, "output" if name in specs else "input") for name, found in lengths.items()
+    ]
     by_value: dict[tuple[str, str, str], dict[str, int]] = {}
     for (kind, name, detail), rows in counts.items():
         if kind in _BY_VALUE:
@@ -110,26 +128,32 @@ def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[
         "Rows can't be fed to the model.",
         expected="a value in every feature, label and weight, of the model's shape",
         received="; ".join(lines),
-        fix=" ".join(_fixes(counts, specs)),
+        fix=" ".join(_fixes(counts, specs, read)),
     )
 
 
-def _line(key: tuple[str, str, str], count: int, widths: Mapping[str, int], specs: Mapping[str, LabelSpec]) -> str:
+def _line(key: tuple[str, str, str], count: int, specs: Mapping[str, LabelSpec]) -> str:
     kind, name, detail = key
     rows = _rows(count)
     classes = specs[name].classes if name in specs else 0
-    side = "output" if name in specs else "input"
     return {
         "null": f"column {name!r}: {rows} with a null",
         "nan": f"column {name!r}: {rows} with NaN",
         "infinite": f"column {name!r}: {rows} with an infinite number",
-        "length": f"column {name!r}: {rows} of length {detail}, the model's {side} has {widths.get(name)}",
         "fraction": f"label {name!r}: {rows} with a value that is not whole, such as {detail}",
         "class": f"label {name!r}: {rows} outside the model's {classes} classes, such as {detail}",
         "negative": f"weight {name!r}: {rows} below 0",
         "range": f"column {name!r}: {rows} with values beyond {detail}",
         "image": f"column {name!r}: {rows} without an image that can be decoded ({detail})",
+        "content": f"column {name!r}: {rows} without {detail}",
     }[kind]
+
+
+def _length_line(column: Column, found: Mapping[int, int], side: str) -> str:
+    """Describe the rows of wrong lengths in one line, however many lengths there are."""
+    rows, limit = _rows(sum(found.values())), column.width if column.pad is None else column.width // column.unit
+    told = f"column {column.name!r}: {rows} {lengths_text(column, found)}"
+    return f"{told}, the model's {side} has {limit}" if limit else told
 
 
 def _label_line(name: str, loss: str, found: Mapping[str, int]) -> str:
@@ -152,15 +176,37 @@ def _inexact_line(name: str, dtype: str, found: Mapping[str, int]) -> str:
     return f"column {name!r}: {rows} with whole numbers that {dtype} can't hold exactly, the greatest {greatest}"
 
 
+def _whole_line(name: str, dtype: str, found: Mapping[str, int]) -> str:
+    """Describe the numbers that aren't whole, from the number of rows by each batch's first such number."""
+    rows = _rows(sum(found.values()))
+    return f"column {name!r}: {rows} with numbers that aren't whole, for an input of {dtype}, such as {min(found)}"
+
+
 def _rows(count: int) -> str:
     return f"{count} row{'s' * (count != 1)}"
 
 
 # For each kind whose detail is a subject and a number, the function that describes it.
-_BY_VALUE = {"label": _label_line, "inexact": _inexact_line}
+_BY_VALUE = {"label": _label_line, "inexact": _inexact_line, "whole": _whole_line}
 
 
-def _fixes(counts: Mapping[tuple[str, str, str], int], specs: Mapping[str, LabelSpec]) -> list[str]:
+def _length_fixes(columns: Sequence[Column], specs: Mapping[str, LabelSpec]) -> list[str]:
+    """Return the fixes for the columns with rows of wrong lengths."""
+    short = {column.name for column in columns if column.pad is None}
+    fixes = []
+    if padded := sorted(short - specs.keys() - {column.name for column in columns if column.kind.endswith("vector")}):
+        fixes.append(f"Set padding={{{padded[0]!r}: 0}} for short rows, with truncate='end' or 'start' for long ones.")
+    if short:
+        fixes.append("Or make" if padded else "Make")
+        fixes[-1] += " all rows as long as the model's input, and labels as long as its output."
+    if any(column.pad is not None for column in columns):
+        fixes.append("Set truncate='end' or 'start', or a greater length in columnShapes.")
+    return fixes
+
+
+def _fixes(
+    counts: Mapping[tuple[str, str, str], int], specs: Mapping[str, LabelSpec], columns: Mapping[str, Column]
+) -> list[str]:
     kinds, fixes = {kind for kind, _, _ in counts}, []
     if kinds & set(_MISSING):
         fixes.append("Set nullPolicy='drop', or a value for the column: nullPolicy={column: {'fill': 0}}.")
@@ -169,10 +215,11 @@ def _fixes(counts: Mapping[tuple[str, str, str], int], specs: Mapping[str, Label
         fixes.append(f"Labels are class indices, whole numbers from 0 to {last}: see StringIndexer.")
     named = (RULES[detail.split()[0]].fix for kind, _, detail in sorted(counts) if kind == "label")
     fixes += [fix for fix in dict.fromkeys(named) if fix]
-    if "length" in kinds:
-        fixes.append("Make all rows as long as the model's input, and labels as long as its output.")
+    fixes += _length_fixes([columns[name] for kind, name, _ in counts if kind == "length"], specs)
     if "range" in kinds:
         fixes.append("Scale the numbers, or leave these rows out.")
+    if "whole" in kinds:
+        fixes.append(WHOLE_FIX)
     if "inexact" in kinds:
         fixes.append(EXACT_FIX)
     if "image" in kinds:

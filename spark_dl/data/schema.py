@@ -13,6 +13,7 @@ from spark_dl.data.column import Column
 from spark_dl.data.columns import InputRules, ModelInput, column_of, kind_named, kind_of
 from spark_dl.data.columns.number import number_dtype
 from spark_dl.data.null_policy import NullPolicy
+from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, explain, hint, shape_text
 from spark_dl.spark.session import takes_case_apart
@@ -48,9 +49,11 @@ class ColumnRules(InputRules):
 
     Attributes:
         nulls: The policy for missing values, which are errors by default.
+        padding: The padding of rows of varying length; by default they aren't padded.
     """
 
     nulls: NullPolicy = field(default_factory=NullPolicy)
+    padding: PaddingPolicy = field(default_factory=PaddingPolicy)
 
 
 def feature_spec(
@@ -77,24 +80,23 @@ def feature_spec(
         DataError: A column is missing, ambiguous or of an unsuitable type, or the widths don't fit.
     """
     rules = rules or ColumnRules()
-    columns = tuple(rules.nulls.column(_column(schema, name, param)) for name in names)
+    columns = tuple(_column(schema, name, param) for name in names)
     model_input = ModelInput(shape, dtype, columns, rules)
-    return FeatureSpec(tuple(_fed_columns(schema, param, model_input)), shape, dtype, key)
+    return FeatureSpec(tuple(_fed_columns(schema, param, model_input, rules)), shape, dtype, key)
 
 
-def _fed_columns(schema: T.StructType, param: str, model_input: ModelInput) -> list[Column]:
+def _fed_columns(schema: T.StructType, param: str, model_input: ModelInput, rules: ColumnRules) -> list[Column]:
     fed: list[Column] = []
     for column in model_input.columns:
         kind = kind_of(column).feeds(model_input)
         if kind is None:
             raise DataError(_unsuited(schema, column.name, param, _TEXT if model_input.dtype == "string" else _NUMERIC))
-        fed.append(replace(column, kind=kind))
+        fed.append(rules.padding.column(rules.nulls.column(replace(column, kind=kind)), model_input.dtype))
     for column in fed:
         if kind_of(column).coding:  # bytes can't be joined with other columns
             kind_of(column).check_input(model_input, param)
             return [kind_of(column).matched(column, 0, model_input)]
     width = _array_width(schema, param, model_input)
-    _check_dtype(model_input)
     return [kind_of(column).matched(column, width, model_input) for column in fed]
 
 
@@ -129,25 +131,6 @@ def _array_width(schema: T.StructType, param: str, model_input: ModelInput) -> i
             )
         )
     return width
-
-
-def _check_dtype(model_input: ModelInput) -> None:
-    """Check that columns of fractions don't feed an input of whole numbers.
-
-    Raises:
-        DataError: They do.
-    """
-    if np.dtype(model_input.dtype).kind in "iu" and any(
-        np.dtype(column.dtype).kind == "f" for column in model_input.columns
-    ):
-        raise DataError(
-            explain(
-                "Columns of fractions can't feed a model input of whole numbers.",
-                expected=f"integer columns, for the model's input of dtype {model_input.dtype}",
-                received=", ".join(f"{column.name} ({column.dtype})" for column in model_input.columns),
-                fix="Cast the columns to int, or give the model a float input.",
-            )
-        )
 
 
 def label_spec(

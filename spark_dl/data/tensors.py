@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted, kind_of
-from spark_dl.data.limits import beyond, inexact
+from spark_dl.data.limits import beyond, fractional, inexact
 from spark_dl.data.specs import FeatureSpec
 
 __all__ = ["RowErrorSink", "feature_rows"]
@@ -27,6 +27,9 @@ class RowErrorSink(Protocol):
     def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Report rows with integers that a dtype rounds."""
 
+    def add_fractions(self, found: Sequence[tuple[Column, np.ndarray, np.ndarray]], dtype: str) -> None:
+        """Report numbers that aren't whole: each column of an input, its values and a mask of its rows."""
+
     def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
         """Report rows whose bytes can't be decoded."""
 
@@ -40,7 +43,8 @@ def feature_rows(
         spec: The input's specification.
         extracted: The values by column.
         dtype: The dtype of the result, for numbers.
-        keep: The boolean mask of the rows that are used; the others aren't reported.
+        keep: The boolean mask of the rows that are used; the others aren't reported. Rows whose bytes can't be decoded
+            are taken out of it.
         errors: The receiver of wrong rows.
 
     Returns:
@@ -51,15 +55,26 @@ def feature_rows(
         found = extracted[column]
         if found.beyond is not None:
             errors.add_out_of_range(column, found.values, found.beyond & keep, spec.dtype)
-        prepared, undecodable = kind_of(column).prepare(found.values, spec.shape, keep)
+        kind = kind_of(column)
+        prepared, undecodable = kind.prepare(found.values, spec.shape, keep)
+        undecodable = {**found.undecodable, **undecodable}
+        whole = keep & ~np.logical_or.reduce([np.zeros_like(keep), *undecodable.values()])
+        undecodable.update(kind.damaged(prepared, whole) if column.validate else {})
         for reason, rows in undecodable.items():
-            errors.add_undecodable(column, rows, reason)
+            if (filler := kind.filler(column)) is not None:
+                prepared[rows & keep] = filler
+            else:
+                errors.add_undecodable(column, rows & keep, reason)
+                np.logical_and(keep, ~rows, out=keep)
         return prepared
     parts = [extracted[column].values for column in spec.columns]
     for column, values in zip(spec.columns, parts, strict=True):
         outside = beyond(values, spec.dtype) & keep
         errors.add_out_of_range(column, values, outside, spec.dtype)
-        errors.add_inexact(column, values, inexact(values, spec.dtype) & keep & ~outside, spec.dtype)
+        holder = str(values.dtype) if values.dtype.kind == "f" else spec.dtype
+        errors.add_inexact(column, values, inexact(values, spec.dtype) & keep & ~outside, holder)
+    pairs = zip(spec.columns, parts, strict=True)
+    errors.add_fractions([(c, values, fractional(values, spec.dtype) & keep) for c, values in pairs], spec.dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # such rows are dropped or reported
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1, dtype=dtype, casting="unsafe")
         return np.ascontiguousarray(joined, dtype=dtype)

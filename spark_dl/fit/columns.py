@@ -11,6 +11,7 @@ from pyspark.sql.types import BooleanType, NumericType, StructType
 from spark_dl.data.column import Column
 from spark_dl.data.label_rules import apply_loss
 from spark_dl.data.null_policy import NullPolicy
+from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.schema import ColumnRules, feature_spec, known_width, label_spec
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import OptionError, explain, hint
@@ -254,6 +255,8 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
     """
     columns, param = input_columns(options, [one.name for one in inputs])
     nulls = NullPolicy.of(options.null_policy)
+    padding = PaddingPolicy(options.padding or {}, options.truncate)
+    validate = isinstance(options, DataOptions) and options.validate_images  # fitted models lack the option
     return tuple(
         feature_spec(
             schema,
@@ -261,7 +264,7 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
             param,
             one.shape,
             one.dtype,
-            ColumnRules(options.binary_format, options.sparse_vectors, nulls),
+            ColumnRules(options.binary_format, options.sparse_vectors, validate, nulls, padding),
             one.name if len(inputs) > 1 else "",
         )
         for one in inputs

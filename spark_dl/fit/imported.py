@@ -14,6 +14,7 @@ from spark_dl.data.label_rules import OF_CLASS_INDICES
 from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, ModelError
 from spark_dl.fit.columns import InputFacts, OutputFacts, feature_specs, input_columns
+from spark_dl.fit.open_inputs import opened
 from spark_dl.fit.spec import shaped_model
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.options import EstimatorOptions
@@ -73,7 +74,7 @@ def import_model(options: EstimatorOptions, make_head: MakeHead, schema: T.Struc
     from spark_dl.train.model.round_trip import refuse_forgotten
     from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 
-    model, shape = shaped_model(options.model, options)
+    model, shape, ragged = shaped_model(options.model, options, schema)
     objects = custom_objects(model)
     with keras.saving.custom_object_scope(objects):
         content = to_bytes(model)
@@ -82,7 +83,9 @@ def import_model(options: EstimatorOptions, make_head: MakeHead, schema: T.Struc
         check_any_batch(copy)
     losses = _losses(copy, shape)
     head = make_head(shape, losses[0], copy, options)
-    inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
+    inputs = tuple(
+        InputFacts(one.name, opened(one.shape) if one.name in ragged else one.shape, one.dtype) for one in shape.inputs
+    )
     return ImportedModel(
         content,
         pickle_for_ranks("A custom object of the model", objects, reduce=keras_reducer(options.model)).content,

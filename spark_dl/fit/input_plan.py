@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyspark.sql.types import StructType
 
 from spark_dl.data.column import Column
-from spark_dl.data.columns import kind_of
+from spark_dl.data.columns import OPEN, kind_of
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.fit.columns import InputFacts, OutputFacts
@@ -87,7 +87,7 @@ def _columns(
 
     for spec, given in zip(conversion.features, inputs, strict=True):
         for column in spec.columns:
-            yield fed(column, _feature(column, spec), f"input {given.name} {spec.shape}")
+            yield fed(column, _feature(column, spec), f"input {given.name} {_shown(spec.shape)}")
     for label, output in zip(conversion.labels, outputs, strict=False):  # there may be none
         yield fed(label.column, _label(label), f"label of output {output.name} {output.shape}")
     if conversion.weight:
@@ -101,11 +101,16 @@ def _columns(
         yield fed(conversion.validation_col, "bool ()", "true for validation")
 
 
+def _shown(shape: tuple[int, ...]) -> str:
+    """Return a shape with None, as in Keras, for a length that differs between batches."""
+    return str(tuple(None if size == OPEN else size for size in shape))
+
+
 def _feature(column: Column, spec: FeatureSpec) -> str:
     if note := kind_of(column).plan_note:
-        return f"{spec.dtype} {spec.shape}, {note}"
+        return f"{spec.dtype} {_shown(spec.shape)}, {note}"
     if len(spec.columns) == 1:
-        return f"{spec.dtype} {spec.shape}"
+        return f"{spec.dtype} {_shown(spec.shape)}"
     return f"{spec.dtype} ({column.width},), joined"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,8 @@ from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
 from spark_dl.fit.label_checks import check_broadcasts, check_labels
 from spark_dl.fit.monitor_check import check_monitor
+from spark_dl.fit.open_inputs import check_masked, check_open_outputs, open_inputs, opened
+from spark_dl.fit.padding_check import check_padding
 from spark_dl.fit.row_columns import validation_column, weight_and_shape
 from spark_dl.fit.worker_checks import Fitted, check_workers
 from spark_dl.io.store import Store
@@ -132,11 +134,12 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     """
     from spark_dl.train.model.batch_size import check_any_batch
     from spark_dl.train.model.compiling import compiled_copy
+    from spark_dl.train.model.exact_ids import check_exact_ids
     from spark_dl.train.model.losses import losses_of, without_partial
     from spark_dl.train.model.step_trial import has_own_step
 
     given = initial_model(options, shapes_of_columns(columns, options))
-    model, shape = shaped_model(given, options)
+    model, shape, ragged = shaped_model(given, options, columns)
     task._check_outputs(shape)
     loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
     metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
@@ -154,13 +157,16 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         set_learning_rate(compiled, options.learning_rate)
     check_any_batch(compiled)
     check_labels(compiled, options)
+    check_exact_ids(compiled)
     losses = losses_of(compiled.loss, shape)
     check_options(options, losses)
     if options.jit_compile:
         check_compiles(compiled)
     rate = scaled_rate(compiled, options)
     head = task._head(shape, losses, compiled)
-    inputs = tuple(InputFacts(one.name, one.shape, one.dtype) for one in shape.inputs)
+    inputs = tuple(
+        InputFacts(one.name, opened(one.shape) if one.name in ragged else one.shape, one.dtype) for one in shape.inputs
+    )
     outputs = _output_facts(task, shape, losses, isinstance(options, ClassifierOptions))
     conversion = _conversion(columns, options, inputs, outputs)
     written = _written(options, [one.name for one in shape.outputs])
@@ -168,6 +174,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     carried = _carry(compiled, options, given)
     fitted = _fitted(compiled, shape, conversion, carried)
     check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
+    check_masked(fitted, ragged, options)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
     return FitSpec(
@@ -226,18 +233,25 @@ class _Carried:
     callbacks: Pickled
 
 
-def shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.Model, ModelShape]:
-    """Put the layers of transformFn in front of the model; return it, and its shape completed by columnShapes.
+def shaped_model(
+    given: keras.Model, options: EstimatorOptions, columns: StructType | None
+) -> tuple[keras.Model, ModelShape, Mapping[str, str]]:
+    """Put the layers of transformFn in front of the model.
 
     Args:
         given: The user's Keras model.
         options: The options of the columns and the model.
+        columns: The schema of the DataFrame; None if it isn't known.
+
+    Returns:
+        The model; its shape, completed by columnShapes, and by TRIED_LENGTH for open inputs; and the columns of these.
 
     Raises:
         OptionError: Options don't fit the model's inputs or outputs.
         ModelError: The model's inputs or outputs can't be columns, or the transform doesn't fit.
     """
     from spark_dl.train.model.batch_size import check_stateless
+    from spark_dl.train.model.examples import TRIED_LENGTH
     from spark_dl.train.model.shape import fixed_shapes, shape_of
     from spark_dl.train.model.transform import JOINT, with_joint_transform, with_transform
 
@@ -250,13 +264,20 @@ def shaped_model(given: keras.Model, options: EstimatorOptions) -> tuple[keras.M
     shapes = shapes_of_inputs(options, named)
     check_layers("transformFn", transform, list(named), functions=True)
     check_layers("augment", options.augment, list(named))
-    if transform is None:
-        return given, fixed_shapes(given, shape, shapes)
-    model = (with_joint_transform if joint else with_transform)(given, transform, shapes)
-    taken = shape_of(model)
+    model = given
+    if transform is not None:
+        model = (with_joint_transform if joint else with_transform)(given, transform, shapes)
+        shape = shape_of(model)
     if joint:  # the new input may have another name
-        shapes = dict(zip([taken.inputs[0].name], shapes.values(), strict=False))
-    return model, fixed_shapes(model, taken, shapes)
+        names = [one.name for one in shape.inputs]
+        shapes = dict(zip(names, shapes.values(), strict=False))
+        named = dict(zip(names, named.values(), strict=True))
+    ragged = open_inputs(shape.inputs, named, columns, options)
+    tried = {one.name: (TRIED_LENGTH, *one.shape[1:]) for one in shape.inputs if one.name in ragged}
+    fixed = fixed_shapes(model, shape, {**shapes, **tried})
+    if ragged:
+        check_open_outputs(model, shape, {**shapes, **tried}, fixed, ragged)
+    return model, fixed, ragged
 
 
 def _is_joint(options: EstimatorOptions, inputs: int) -> bool:
@@ -285,6 +306,7 @@ def _conversion(
         seed=options.seed,
     )
     check_null_policy(options, conversion.columns)
+    check_padding(options, conversion.features)
     return conversion
 
 

@@ -221,7 +221,7 @@ class KerasModel(FittedParams, FromKeras, Model, Saved):
         use_driver_python(spark)
         options = self._options()
         custom = self._carried_objects()
-        model = ScoringModel.of(content, custom, (), head, options.score_batch_size)
+        model = ScoringModel.of(content, custom, (), head, options.score_batch_size, options.score_null_policy)
         spark.udf.register(name, sql_function(model.ship(spark), options, self._inputs, output))
 
     def scoreParquet(self, inputPath: str, outputPath: str, overwrite: bool = False) -> int:
@@ -257,7 +257,7 @@ class KerasModel(FittedParams, FromKeras, Model, Saved):
         options = self._options()
         features = feature_specs(columns, options, self._inputs)
         custom = self._carried_objects()
-        return ScoringModel.of(content, custom, features, head, options.score_batch_size)
+        return ScoringModel.of(content, custom, features, head, options.score_batch_size, options.score_null_policy)
 
     def _serving(self) -> tuple[Serving, bytes]:
         """Return the serving record, for the feature columns of the fit, and the `.keras` bytes of what is served."""
@@ -273,7 +273,8 @@ class KerasModel(FittedParams, FromKeras, Model, Saved):
         content, head = self._scored()
         options = self._options()
         features = feature_specs(self._columns, options, self._inputs)
-        serving = Serving(features, head, self._output_columns(), options.score_batch_size)
+        outputs, nulls = self._output_columns(), options.score_null_policy
+        serving = Serving(features, head, outputs, options.score_batch_size, nulls)
         return serving, savable(content, self._named_objects())
 
     def _scored(self) -> tuple[bytes, Head]:

@@ -64,6 +64,9 @@ def _scorer(
                 yield pd.Series([], dtype=float)
                 continue
             found = {name: _without_decimals(column) for name, column in zip(names, given, strict=True)}
+            if model.nulls != "error" and any(not len(_present(column)) for column in found.values()):
+                yield pd.Series([None] * len(given[0]), dtype=object)  # also for "drop": a function drops no rows
+                continue
             firsts = {name: _first(name, column, options.null_policy) for name, column in found.items()}
             schema = T.StructType([T.StructField(name, _type(name, first)) for name, first in firsts.items()])
             # Spark passes integer columns with nulls as floats.
@@ -74,10 +77,16 @@ def _scorer(
                 for name, column in found.items()
             }
             typed = replace(model, features=feature_specs(schema, options, inputs))
-            result = typed.score_pandas([found[column.name] for column in typed.columns])[output]
-            yield output_series(model.head.fields()[output].nested(result))
+            scored = typed.score_pandas([found[column.name] for column in typed.columns])
+            values = model.head.fields()[output].nested(scored.columns[output])
+            yield output_series(values, scored.unscorable)
 
     return score_batches
+
+
+def _present(column: Any) -> Any:
+    """Return the values of a column without nulls; a struct as it is, which `_type` refuses."""
+    return column.dropna() if isinstance(column, pd.Series) else column
 
 
 def _without_decimals(column: Any) -> Any:
@@ -106,6 +115,8 @@ def _type(name: str, first: Any) -> T.DataType:
     if isinstance(first, str):
         return T.StringType()
     array = np.asarray(first)
+    if array.ndim == 1 and array.size and all(isinstance(text, str) for text in array):
+        return T.ArrayType(T.StringType())
     if array.ndim == 1 and array.dtype == object and not any(isinstance(v, (list, np.ndarray)) for v in array):
         array = array.astype(np.float64)  # a null becomes NaN, which scoring reports
     if array.ndim > 1 or array.dtype.kind not in "biuf":
@@ -133,14 +144,15 @@ def _whole(name: str, column: pd.Series, policy: Any) -> bool:
 
 def _first(name: str, series: pd.Series, policy: Any) -> Any:
     """Return the first value of a column, or its fill value if it has nulls."""
-    values = series.dropna() if isinstance(series, pd.Series) else series
+    values = _present(series)
     given = policy.get(name) if isinstance(policy, dict) else None
     if isinstance(given, dict) and len(values) < len(series):
         return given["fill"]
     if isinstance(series, pd.DataFrame):
         return series  # a struct, which `_type` refuses
     if len(values):
-        return values.iloc[0]
+        # An empty array has no type of its own.
+        return next((value for value in values if not isinstance(value, np.ndarray) or len(value)), values.iloc[0])
     raise DataError(
         explain(
             f"The column {name!r} can't be scored.",

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from spark_dl.data.column import quoted
 from spark_dl.errors import ModelError, OptionError, explain
-from spark_dl.ml.classifier import check_for_each_class
+from spark_dl.fit.heads import check_for_each_class
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import FittedTaggerParams, TaggerParams, with_options

@@ -27,6 +27,7 @@ __all__ = [
     "null_policy",
     "number",
     "objects",
+    "padding",
     "positive",
     "shapes",
     "text",
@@ -158,6 +159,16 @@ def null_policy(value: Any) -> str | dict[str, Any]:
             raise RefusedError(f"'error', 'drop' or {{'fill': value}} for each column, {name!r} among them")
         checked[name] = dict(given) if filled else given
     return checked
+
+
+def padding(value: Any) -> dict[str, float | str]:
+    """Accept a dict of padding values, by column."""
+    if not isinstance(value, Mapping) or not value or not all(isinstance(name, str) for name in value):
+        raise RefusedError("a dict from column to the value that pads it, such as {'ids': 0}")
+    for name, pad in value.items():
+        if not isinstance(pad, (int, float, str, np.integer, np.floating)):
+            raise RefusedError(f"a number, or a string for an array of strings, for each column, {name!r} among them")
+    return {name: pad.item() if isinstance(pad, np.generic) else pad for name, pad in value.items()}
 
 
 def class_weights(value: Any) -> str | dict[int, float]:

@@ -73,10 +73,24 @@ class ColumnOptions(Options):
         on_resume="same",
     )
     null_policy: str | dict[str, Any] = option(
-        "What to do about a null, NaN or infinite number in a feature, a label or the weight: 'error', or 'drop' for "
-        "rows left out of training; or a dict by column of 'error', 'drop' or {'fill': value}, which fills them in "
-        "transform, too.",
+        "What to do about a null, NaN or infinite number in a feature, a label or the weight, or bytes that can't be "
+        "decoded: 'error', or 'drop' for rows left out of training; or a dict by column of 'error', 'drop' or "
+        "{'fill': value}, which fills them in transform, too (an image with one grey, from 0 to 255).",
         checks.null_policy,
+        "error",
+        on_resume="same",
+    )
+    padding: dict[str, Any] | None = option(
+        "The padding of array columns whose rows vary in length, by column: {'ids': 0} puts zeros after the values of "
+        "a row that is shorter than the model's input (or columnShapes), in training and in scoring.",
+        checks.padding,
+        None,
+        on_resume="same",
+    )
+    truncate: str = option(
+        "What a row of a column in padding loses if it is longer than the model's input: 'end', 'start', or 'error' to "
+        "refuse such rows.",
+        checks.choice("error", "end", "start"),
         "error",
         on_resume="same",
     )
@@ -92,6 +106,13 @@ class DataOptions(ColumnOptions):
         checks.shapes,
         None,
         on_resume="same",
+    )
+    validate_images: bool = option(
+        "Whether images are decoded once when rows are converted, so that files damaged beyond their first bytes fall "
+        "under nullPolicy, too, instead of failing training; it costs the time of decoding.",
+        checks.boolean,
+        False,
+        on_resume="rows",
     )
     validation_col: str | None = option(
         "A boolean column that is true in the rows for validation.",

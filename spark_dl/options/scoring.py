@@ -42,6 +42,14 @@ class ScoringOptions(Options):
         on_resume="any",
     )
 
+    score_null_policy: str = option(
+        "What transform does with a row that has a null, NaN or infinite number in a feature column, or bytes that "
+        "can't be decoded: 'error'; 'null' for null outputs; or 'drop' to leave it out of the result.",
+        checks.choice("error", "null", "drop"),
+        "error",
+        on_resume="any",
+    )
+
     @property
     def columns_by_output(self) -> dict[str, str]:
         """The columns by the fields of a model with a single output; '' for a field that isn't written."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -225,7 +225,7 @@ def _score_fragment(scoring: _Scoring, fragment: ds.Fragment, name: str) -> int:
     ) as writer:
         for batch in fragment.to_batches(schema=scoring.source.arrow, batch_size=_READ_ROWS):
             waiting.append(_scored(scoring, batch))
-            rows += batch.num_rows
+            rows += waiting[-1].num_rows
             if sum(part.nbytes for part in waiting) >= _GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(waiting).replace_schema_metadata(schema.metadata))
                 waiting = []
@@ -239,33 +239,49 @@ def _scored(scoring: _Scoring, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Add the output columns to a batch."""
     model = scoring.model
     arrays = {c: kind_of(c).from_parquet(batch.column(batch.schema.get_field_index(c.name)), c) for c in model.columns}
-    columns = model.outputs(model.inputs(arrays))
-    added = [_arrow(columns[name], field) for name, field in scoring.fields.values()]
+    found = model.score(arrays)
+    nulls = found.unscorable if found.unscorable is not None and found.unscorable.any() else None
+    added = [_arrow(found.columns[name], field, nulls) for name, field in scoring.fields.values()]
     kept = [_kept(array, scoring.source.schema[index].dataType) for index, array in enumerate(batch.columns)]
-    return pa.RecordBatch.from_arrays([*kept, *added], names=[*batch.schema.names, *scoring.fields])
+    scored = pa.RecordBatch.from_arrays([*kept, *added], names=[*batch.schema.names, *scoring.fields])
+    return scored if nulls is None or model.nulls != "drop" else scored.filter(pa.array(~nulls))
 
 
-def _arrow(values: np.ndarray, field: Field) -> pa.Array:
+def _arrow(values: np.ndarray, field: Field, nulls: np.ndarray | None = None) -> pa.Array:
+    """Convert a field's values to Arrow, null in the rows that `nulls` marks."""
     if field.kind == "double":
-        return pa.array(values)
-    count, width = values.shape
+        return pa.array(values, mask=nulls)
+    count = len(values)
+    numbers = _lists(values, field.shape or values.shape[1:], nulls)
     if field.kind == "array<float>":
-        lists = pa.array(values.reshape(-1))
-        for size in reversed(field.shape or (width,)):
-            lists = pa.ListArray.from_arrays(_offsets(len(lists) // size, size), lists)
-        return lists
-    numbers = pa.ListArray.from_arrays(_offsets(count, width), pa.array(values.reshape(-1)))
+        return numbers
     parts = [
         pa.array(np.ones(count, np.int8)),
         pa.nulls(count, pa.int32()),
         pa.nulls(count, _VECTOR.field("indices").type),
         numbers.cast(_VECTOR.field("values").type),
     ]
-    return pa.StructArray.from_arrays(parts, fields=list(_VECTOR))
+    return pa.StructArray.from_arrays(parts, fields=list(_VECTOR), mask=None if nulls is None else pa.array(nulls))
 
 
-def _offsets(rows: int, width: int) -> pa.Array:
-    return pa.array(np.arange(0, rows * width + 1, width, dtype=np.int32))
+def _lists(values: np.ndarray, shape: Sequence[int], nulls: np.ndarray | None) -> pa.Array:
+    """Convert values to lists, null and without values in the rows that `nulls` marks.
+
+    Args:
+        values: The values of shape (rows, width).
+        shape: The shape of one row, for nested lists.
+        nulls: Boolean, shape (rows,); None for no nulls.
+    """
+    lists = pa.array((values if nulls is None else values[~nulls]).reshape(-1))
+    for size in reversed(shape[1:]):
+        lists = pa.ListArray.from_arrays(_offsets(np.full(len(lists) // size, size)), lists)
+    if nulls is None:
+        return pa.ListArray.from_arrays(_offsets(np.full(len(values), shape[0])), lists)
+    return pa.ListArray.from_arrays(_offsets(~nulls * shape[0]), lists, mask=pa.array(nulls))
+
+
+def _offsets(lengths: np.ndarray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
 
 def _kept(array: pa.Array, kind: T.DataType) -> pa.Array:

@@ -56,7 +56,10 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     # nondeterministic UDF would prevent, too. The price: a limit isn't pushed either and scores at least one Arrow
     # batch.
     result = result.select("*", F.explode(F.array(f"{scored}_once")).alias(scored)).drop(f"{scored}_once")
-    added = {outputs[name]: _received(scored, place, fields[name]) for place, name in enumerate(fields)}
+    if model.nulls == "drop":
+        result = result.where(_first_part(scored, 0, next(iter(fields.values()))).isNotNull())
+    nulls = model.nulls == "null"
+    added = {outputs[name]: _received(scored, place, fields[name], nulls) for place, name in enumerate(fields)}
     return result.withColumns(added).drop(scored)
 
 
@@ -108,11 +111,17 @@ def _sent(place: int, field: Field) -> list[tuple[str, str]]:
     return [(name, f"array<{number}>")]
 
 
-def _received(scored: str, place: int, field: Field) -> SparkColumn:
-    """Build the expression of a field from its UDF columns."""
+def _first_part(scored: str, place: int, field: Field) -> SparkColumn:
+    """Build the expression of a field's first UDF column, which is null for rows that couldn't be scored."""
+    return F.col(f"{scored}.{_sent(place, field)[0][0]}")
+
+
+def _received(scored: str, place: int, field: Field, nulls: bool) -> SparkColumn:
+    """Build the expression of a field from its UDF columns, which may be null if `nulls` is set."""
     parts = [F.col(f"{scored}.{column}") for column, _ in _sent(place, field)]
     value = F.array(*parts) if field.kind != "double" and field.width <= _WIDEST else parts[0]
-    return array_to_vector(value) if field.kind == "vector" else _nested(value, field.shape)
+    value = array_to_vector(value) if field.kind == "vector" else _nested(value, field.shape)
+    return F.when(parts[0].isNotNull(), value) if nulls else value
 
 
 def _nested(flat: SparkColumn, shape: Sequence[int]) -> SparkColumn:
@@ -125,17 +134,17 @@ def _nested(flat: SparkColumn, shape: Sequence[int]) -> SparkColumn:
     )
 
 
-def _split(place: int, field: Field, values: np.ndarray) -> dict[str, Any]:
-    """Split a field's values into its UDF columns."""
+def _split(place: int, field: Field, values: np.ndarray, nulls: np.ndarray | None = None) -> dict[str, Any]:
+    """Split a field's values into its UDF columns, null in the rows that `nulls` marks."""
     names = [column for column, _ in _sent(place, field)]
     if field.kind == "double" or field.width > _WIDEST:
-        return {names[0]: output_series(values)}
-    return {name: output_series(number) for name, number in zip(names, values.T, strict=True)}
+        return {names[0]: output_series(values, nulls)}
+    return {name: output_series(number, nulls) for name, number in zip(names, values.T, strict=True)}
 
 
 def _in_float32(dtype: str) -> bool:
-    """Return whether float32 is precise enough for an input of this dtype."""
-    return dtype == "bfloat16" or (dtype != "string" and np.can_cast(dtype, np.float32))
+    """Return whether float32 is precise enough for an input of this dtype; integers must be seen to be whole."""
+    return dtype == "bfloat16" or (dtype != "string" and np.dtype(dtype).kind == "f" and np.can_cast(dtype, np.float32))
 
 
 def _scorer(
@@ -147,10 +156,10 @@ def _scorer(
         purge_zipimport_cache()
         for series in batches:  # Spark passes a single column without a tuple
             given = series if isinstance(series, tuple) else (series,)
-            columns = model.score_pandas(given)
+            found = model.score_pandas(given)
             content: dict[str, Any] = {}
             for place, (name, kind) in enumerate(fields.items()):
-                content.update(_split(place, kind, columns[name]))
+                content.update(_split(place, kind, found.columns[name], found.unscorable))
             yield pd.DataFrame(content)
 
     return score_batches

@@ -8,10 +8,12 @@ import numpy as np
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted, unfit
-from spark_dl.data.limits import EXACT_FIX, greatest
+from spark_dl.data.lengths import lengths_text
+from spark_dl.data.limits import EXACT_FIX, WHOLE_FIX, beyond, greatest
 from spark_dl.data.specs import FeatureSpec
+from spark_dl.errors import DataError, explain
 
-__all__ = ["ScoringRowErrors"]
+__all__ = ["ScoringRowErrors", "UnscorableRows"]
 
 
 class ScoringRowErrors:
@@ -32,13 +34,7 @@ class ScoringRowErrors:
         """
         missing, infinite = extracted.missing, extracted.infinite
         if extracted.lengths:
-            # Length 0 also stands for inner arrays of wrong lengths.
-            length = next(iter(extracted.lengths))
-            expected, received = f"{column.width} numbers a row", f"a row of {length}"
-            if column.inner:
-                expected += f", in arrays of {' x '.join(map(str, column.inner))}"
-                received = "arrays of another length" if length == 0 else received
-            raise unfit(column, expected, f"{received} {_rows(missing)}")
+            raise _wrong_length(column, extracted)
         if missing.any():
             received = f"{int(missing.sum())} null or NaN in a batch of {len(missing)} rows, the first in row "
             raise unfit(column, "no nulls and no NaN", f"{received}{np.argmax(missing)}")
@@ -67,15 +63,90 @@ class ScoringRowErrors:
             expected = f"whole numbers that {dtype} can hold exactly"
             raise unfit(column, expected, f"{received}{greatest(values[rows])}", EXACT_FIX)
 
+    def add_fractions(self, found: Sequence[tuple[Column, np.ndarray, np.ndarray]], dtype: str) -> None:
+        """Check that numbers for an integer input are whole.
+
+        Raises:
+            DataError: Some aren't; the message names all such columns of the input.
+        """
+        wrong = [(column, values[rows], rows) for column, values, rows in found if rows.any()]
+        if wrong:
+            told = [f"{c.name} {v[v != np.floor(v)][0]:g} {_rows(rows)}" for c, v, rows in wrong]
+            names = ", ".join(repr(column.name) for column, _, _ in wrong)
+            raise DataError(
+                explain(
+                    f"The column {names} can't be scored."
+                    if len(wrong) == 1
+                    else f"The columns {names} can't be scored.",
+                    expected=f"whole numbers, for the model's input of {dtype}",
+                    received="; ".join(told),
+                    fix=WHOLE_FIX,
+                )
+            )
+
     def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
-        """Raise the error for images that can't be decoded.
+        """Raise the error for images or texts that can't be decoded.
 
         Raises:
             DataError: There are some.
         """
         if rows.any():
             received = f"{int(rows.sum())} rows that are none, {_rows(rows)}"
-            raise unfit(column, f"images that can be decoded ({reason})", received)
+            expected = f"images that can be decoded ({reason})" if column.kind.startswith("image") else reason
+            raise unfit(column, expected, received)
+
+
+class UnscorableRows(ScoringRowErrors):
+    """Receiver that marks rows with missing values or undecodable bytes, and raises a `DataError` for other wrong rows.
+
+    Args:
+        features: The specification of each model input.
+        rows: The number of rows.
+
+    Attributes:
+        marked: Boolean, shape (rows,): the rows that can't be scored.
+    """
+
+    def __init__(self, features: Sequence[FeatureSpec], rows: int) -> None:
+        super().__init__(features)
+        self.marked = np.zeros(rows, bool)
+
+    def add_extracted(self, column: Column, extracted: Extracted) -> None:
+        """Mark rows with missing or infinite values.
+
+        Raises:
+            DataError: Rows have a wrong length.
+        """
+        if extracted.lengths:
+            super().add_extracted(column, extracted)
+        self.marked |= ~extracted.usable
+
+    def add_undecodable(self, column: Column, rows: np.ndarray, reason: str) -> None:
+        """Mark images and texts that can't be decoded.
+
+        Raises:
+            DataError: Arrays have numbers that the input can't hold.
+        """
+        if column.kind == "ragged array":
+            super().add_undecodable(column, rows, reason)
+        self.marked |= rows
+
+
+def _wrong_length(column: Column, extracted: Extracted) -> DataError:
+    """Build the error for rows of wrong lengths."""
+    lengths, what = extracted.lengths, "strings" if column.kind == "text array" else "numbers"
+    if column.pad is not None:
+        limit = f"at most {column.width // column.unit} " if column.width else ""
+        expected = f"{limit}{'arrays' if column.inner else what} a row"
+        fix = "Set truncate='end' or 'start' (setTruncate), which cuts longer rows, or clean the column before."
+    else:
+        expected, fix = f"{column.width} {what} a row", ""
+    received = f"a row of {next(iter(lengths))}" if len(lengths) == 1 else f"rows {lengths_text(column, lengths)},"
+    if column.inner:
+        # Length 0 also stands for inner arrays of wrong lengths.
+        expected += f", in arrays of {' x '.join(map(str, column.inner))}"
+        received = "arrays of another length" if 0 in lengths else received
+    return unfit(column, expected, f"{received} {_rows(extracted.missing)}", fix)
 
 
 def _with_number(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "") -> str:
@@ -93,8 +164,7 @@ def _with_number(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "
         return described
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = values[first]
-        limits = np.finfo(dtype) if dtype and np.dtype(dtype).kind == "f" else np.iinfo(dtype) if dtype else None
-        wrong = ~np.isfinite(numbers) if limits is None else (numbers < limits.min) | (numbers > limits.max)
+        wrong = beyond(numbers.reshape(-1, 1), dtype) if dtype else ~np.isfinite(numbers)
     return f"{numbers[wrong][0]}; {described}"
 
 

@@ -37,7 +37,11 @@ def spec_from_dict(saved: Mapping[str, Any]) -> FeatureSpec:
 
 def _saved(column: Column) -> dict[str, Any]:
     kind = dict(_SAVED).get(column.kind, column.kind)
-    return {**asdict(column), "kind": kind, "image_struct": column.kind == "image struct"}
+    saved = {**asdict(column), "kind": kind, "image_struct": column.kind == "image struct"}
+    del saved["validate"]  # of conversions only
+    if column.pad is None:  # as in the first format, which earlier releases read
+        del saved["pad"], saved["truncate"]
+    return saved
 
 
 def _column(saved: Mapping[str, Any], dtype: str) -> Column:

@@ -19,14 +19,15 @@ import pandas as pd
 import pyarrow as pa
 
 from spark_dl.data.column import Column
-from spark_dl.data.columns import decode, decode_tensor, kind_of
+from spark_dl.data.columns import OPEN, decode, decode_tensor, kind_of
 from spark_dl.data.specs import FeatureSpec
 from spark_dl.data.tensors import feature_rows
 from spark_dl.errors import DataError, explain
 from spark_dl.gc_pause import gc_paused
 from spark_dl.io.payload import Payload
 from spark_dl.score.heads import Head
-from spark_dl.score.row_errors import ScoringRowErrors
+from spark_dl.score.row_errors import ScoringRowErrors, UnscorableRows
+from spark_dl.score.unscorable import Scored, known_rows
 from spark_dl.spark.python_worker import settle_imports
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ __all__ = ["ScoringModel", "import_keras", "loaded", "prepare_worker", "rows_at_
 
 # The maximum size in bytes of images and sparse rows that are decoded at once, as float32.
 _DECODED_BYTES = 64 << 20
+# The length at which rows of open length are counted then.
+_LONG = 1024
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class ScoringModel:
         head: The head, which converts outputs to columns.
         batch_size: The maximum number of rows in a batch.
         digest: The SHA-256 of `content` and `custom_objects`, in hex.
+        nulls: What becomes of rows with missing values or undecodable bytes, as in the option scoreNullPolicy: "error",
+            "null" or "drop".
     """
 
     content: Payload = field(repr=False, compare=False)
@@ -57,6 +62,7 @@ class ScoringModel:
     head: Head
     batch_size: int
     digest: str
+    nulls: str = "error"
 
     @property
     def columns(self) -> list[Column]:
@@ -80,19 +86,37 @@ class ScoringModel:
         Raises:
             DataError: Rows can't be scored.
         """
-        errors = ScoringRowErrors(self.features)
+        return self._inputs(arrays, ScoringRowErrors(self.features))
+
+    def _inputs(self, arrays: Mapping[Column, pa.Array], errors: ScoringRowErrors) -> list[np.ndarray]:
         extracted = {column: decode(array, column) for column, array in arrays.items()}
+        keep = np.ones(len(next(iter(arrays.values()))), bool)
         for column, found in extracted.items():
             errors.add_extracted(column, found)
+            np.logical_and(keep, found.usable, out=keep)
         inputs = []
-        for spec in self.features:
-            keep = np.ones(len(extracted[spec.columns[0]].values), bool)
+        for spec in sorted(self.features, key=lambda spec: not spec.coding):  # undecodable rows aren't looked at again
             rows = feature_rows(spec, extracted, spec.dtype, keep, errors)
-            inputs.append(rows if spec.coding else rows.reshape(-1, *spec.shape))
-        return inputs
+            inputs.append((spec, rows if spec.coding else rows.reshape(-1, *spec.shape)))
+        return [dict(inputs)[spec] for spec in self.features]
 
-    def score_pandas(self, columns: Sequence[pd.Series]) -> dict[str, np.ndarray]:
-        """Score rows in pandas and return the values of the head's fields.
+    def score(self, arrays: Mapping[Column, pa.Array]) -> Scored:
+        """Score one Arrow batch.
+
+        Args:
+            arrays: The projected columns of the batch.
+
+        Raises:
+            DataError: Rows can't be scored, other than those for which `nulls` has another rule.
+        """
+        if self.nulls == "error":
+            return Scored(self.outputs(self.inputs(arrays)))
+        errors = UnscorableRows(self.features, len(next(iter(arrays.values()))))
+        inputs = self._inputs(arrays, errors)
+        return Scored(self.outputs(inputs, errors.marked), errors.marked)
+
+    def score_pandas(self, columns: Sequence[pd.Series]) -> Scored:
+        """Score rows in pandas.
 
         Args:
             columns: A Series for each of `self.columns`; a sparse Vector may be a DataFrame of its struct fields.
@@ -102,10 +126,15 @@ class ScoringModel:
         """
         pairs = zip(self.columns, columns, strict=True)
         arrays = {column: kind_of(column).from_pandas(series, column) for column, series in pairs}
-        return self.outputs(self.inputs(arrays))
+        return self.score(arrays)
 
-    def outputs(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def outputs(self, inputs: Sequence[np.ndarray], unscorable: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Compute the values of the head's fields from the model's inputs, in batches.
+
+        Args:
+            inputs: An array for each input.
+            unscorable: Boolean, shape (rows,): rows to leave out, whose values mean nothing; rows with images that fail
+                to be decoded are marked. None to compute all rows.
 
         Raises:
             DataError: The model fails on some rows.
@@ -115,7 +144,10 @@ class ScoringModel:
         for start in range(0, max(1, len(inputs[0])), step):
             given = [one[start : start + step] for one in inputs]
             try:
-                parts.append(predict(*given))
+                if unscorable is None:
+                    parts.append(predict(*given))
+                else:
+                    parts.append(known_rows(predict, self.features, given, unscorable[start : start + step]))
             except Exception as error:
                 raise self._failed(predict, given, start, len(inputs[0]), error) from error
         return self.head.columns([np.concatenate(same) for same in zip(*parts, strict=True)])
@@ -159,7 +191,12 @@ class ScoringModel:
 
     @staticmethod
     def of(
-        content: bytes, custom_objects: bytes, features: Sequence[FeatureSpec], head: Head, batch_size: int
+        content: bytes,
+        custom_objects: bytes,
+        features: Sequence[FeatureSpec],
+        head: Head,
+        batch_size: int,
+        nulls: str = "error",
     ) -> ScoringModel:
         """Create a scoring model, with the digest of its bytes.
 
@@ -169,14 +206,17 @@ class ScoringModel:
             features: The specification of each model input.
             head: The head, which converts outputs to columns.
             batch_size: The maximum number of rows in a batch.
+            nulls: The value of scoreNullPolicy.
         """
         digest = hashlib.sha256(content + custom_objects).hexdigest()
-        return ScoringModel(Payload(content), custom_objects, tuple(features), head, batch_size, digest)
+        return ScoringModel(Payload(content), custom_objects, tuple(features), head, batch_size, digest, nulls)
 
 
 def rows_at_once(features: Sequence[FeatureSpec], batch_size: int) -> int:
     """Return the number of rows in a batch: `batch_size`, or fewer for inputs that are decoded and become large."""
-    decoded = 4 * sum(math.prod(spec.shape) for spec in features if spec.coding)
+    decoded = 4 * sum(
+        math.prod(_LONG if size == OPEN else size for size in spec.shape) for spec in features if spec.coding
+    )
     return min(batch_size, max(1, _DECODED_BYTES // decoded)) if decoded else batch_size
 
 

@@ -9,12 +9,19 @@ import pyarrow as pa
 __all__ = ["output_series"]
 
 
-def output_series(values: np.ndarray) -> pd.Series:
+def output_series(values: np.ndarray, nulls: np.ndarray | None = None) -> pd.Series:
     """Create the Series that a pandas UDF returns.
 
     Args:
         values: The values, of shape (rows,), or (rows, ...) for an array in each row, nested for several axes.
+        nulls: Boolean, shape (rows,): rows without a value; None for none.
     """
+    if nulls is not None and nulls.any():
+        if values.ndim == 1:
+            return pd.Series(pd.arrays.ArrowExtensionArray(pa.array(values, mask=nulls)))
+        rows_or_none = output_series(values)
+        rows_or_none[nulls] = None
+        return rows_or_none
     if values.ndim > 2:
         # One Arrow array of all rows: pandas has no nested arrays, and lists of floats would turn NaN into null.
         lists = pa.array(values.reshape(-1))

@@ -30,12 +30,14 @@ class Serving:
         head: The head, which converts outputs to columns.
         outputs: The name of the output column by field of the head.
         batch_size: The maximum number of rows in a batch.
+        nulls: The value of scoreNullPolicy.
     """
 
     features: tuple[FeatureSpec, ...]
     head: Head
     outputs: Mapping[str, str]
     batch_size: int
+    nulls: str = "error"
 
     def to_json(self) -> str:
         """Serialise the specification to JSON."""
@@ -44,6 +46,7 @@ class Serving:
             "head": {**self.head.as_dict(), **_more(self.head)},
             "outputs": dict(self.outputs),
             "batch_size": self.batch_size,
+            **({} if self.nulls == "error" else {"nulls": self.nulls}),
         }
         return json.dumps(content, indent=1)
 
@@ -71,6 +74,7 @@ class Serving:
                 head_from_dict(content["head"]),
                 {str(field): str(name) for field, name in content["outputs"].items()},
                 int(content["batch_size"]),
+                str(content.get("nulls", "error")),  # earlier releases didn't save it
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SavedModelError(
@@ -94,7 +98,7 @@ class Served:
     def __init__(self, serving: Serving, content: bytes) -> None:
         self._outputs = serving.outputs
         self._model = ScoringModel.of(
-            content, cloudpickle.dumps({}), serving.features, serving.head, serving.batch_size
+            content, cloudpickle.dumps({}), serving.features, serving.head, serving.batch_size, serving.nulls
         )
 
     @property
@@ -128,12 +132,14 @@ class Served:
             )
         columns = self._model.columns
         found = self._model.score_pandas([kind_of(one).from_served(frame[one.name], one) for one in columns])
-        fields = self._model.head.fields()
-        content = {name: fields[field].nested(found[field]) for field, name in self._outputs.items()}
-        return pd.DataFrame(
-            {name: values if values.ndim == 1 else list(values) for name, values in content.items()},
-            index=frame.index,
+        known, fields = found.known(), self._model.head.fields()
+        index = frame.index if found.unscorable is None else frame.index[~found.unscorable]
+        content = {name: fields[field].nested(known[field]) for field, name in self._outputs.items()}
+        result = pd.DataFrame(
+            {name: values if values.ndim == 1 else list(values) for name, values in content.items()}, index=index
         )
+        # Rows that couldn't be scored become NaN, also in columns of arrays.
+        return result if self._model.nulls == "drop" or len(result) == len(frame) else _with_nulls(result, frame)
 
     def _frame(self, rows: Any) -> pd.DataFrame:
         if isinstance(rows, pd.DataFrame):
@@ -168,6 +174,20 @@ class Served:
                 fix="Name the columns: send a DataFrame or a dict of columns.",
             )
         )
+
+
+def _with_nulls(result: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the rows of the frame that the result lacks, with NaN in each column."""
+    if frame.index.is_unique:
+        return result.reindex(frame.index)
+    raise DataError(
+        explain(
+            "Rows that can't be scored can't be told apart from others.",
+            expected="rows with an index of unique values",
+            received="an index with duplicates",
+            fix="Call reset_index before.",
+        )
+    )
 
 
 def _more(head: Head) -> dict[str, Any]:

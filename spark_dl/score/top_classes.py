@@ -23,8 +23,9 @@ def top_classes(frame: DataFrame, probability: str, into: str, count: int, label
         count: The maximum number of classes per row. Of equally probable classes, the lower index comes first.
         labels: The class names; empty or None for class indices (int).
     """
+    given = F.col(quoted(probability))
     each = F.transform(
-        vector_to_array(F.col(quoted(probability))),
+        F.when(given.isNotNull(), vector_to_array(given)),  # null for a row that couldn't be scored
         lambda value, index: F.struct((-value).alias("order"), index.alias("index"), value.alias("probability")),
     )
     # A row with NaN outputs gets an empty array.

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from spark_dl._compat.keras import build_compiled_state, is_seed, set_train_function
 from spark_dl.train.joined_losses import JoinedLosses
+from spark_dl.train.model.examples import TRIED_LENGTH
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.speed import StepClock
 
@@ -28,7 +29,12 @@ def build_state(model: keras.Model, example: Any) -> None:
         model: The compiled Keras model.
         example: The specs of a batch, (features, label[, weight]).
     """
-    build_compiled_state(model, tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]], s.dtype), example))
+    build_compiled_state(
+        model,
+        tf.nest.map_structure(
+            lambda s: tf.zeros([1, *(size or TRIED_LENGTH for size in s.shape[1:])], s.dtype), example
+        ),
+    )
 
 
 def prepare_steps(

@@ -71,7 +71,7 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         same,
         {"model": models.regressor(dtype="int32"), "cls": KerasRegressor},
         DataError,
-        ["whole numbers", "int32", "features (float32)"],
+        ["rows with numbers that aren't whole, for an input of int32", "StringIndexer"],
     ),
     "a weight of a class that isn't there": (same, {"classWeights": {3: 2.0}}, OptionError, ["0 to 2", "class 3"]),
     "GPUs of a cluster that has none": (

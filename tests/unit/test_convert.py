@@ -424,7 +424,7 @@ WEIGHT = Column("w", "number", "float64", 1)
             {"x": [[1.0, 2], [1.0], [1.0, 2, 3]]},
             LABEL,
             {("length", "x", "1"): 1, ("length", "x", "3"): 1},
-            "column 'x': 1 row of length 3, the model's input has 2",
+            r"column 'x': 2 rows of lengths 1 to 3, most often 1 \(in 1\), the model's input has 2",
         ),
         (ARRAY, {"x": [[1.0, None], None, [NAN, 1]]}, LABEL, {("null", "x", ""): 2, ("nan", "x", ""): 1}, "2 rows"),
         (X, {"y": [0.0, 1.5, 2.25]}, LABEL, {("fraction", "y", "1.5"): 2}, "label 'y': 2 rows .* not whole.* 1.5"),

@@ -53,6 +53,7 @@ def test_a_loss_that_is_nan_and_weights_that_are_not_finite_are_said(tmp_path: P
     assert len(texts) == 2
     assert texts[0].startswith("At the end of epoch 1: loss is ")
     assert "val_loss is " in texts[0]
+    assert f"The variable {first_not_finite(model)} is the first that isn't finite." in texts[0]
     assert texts[1].startswith("No epoch has finite weights and a finite loss")
     # It is said when it happens, and not at the end.
     kinds = [type(report) for report in reports]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -14,8 +16,9 @@ from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.limits import beyond, greatest, inexact
 from spark_dl.data.row_errors import describe
 from spark_dl.data.specs import FeatureSpec, LabelSpec
-from spark_dl.errors import DataError
+from spark_dl.errors import DataError, ModelError
 from spark_dl.io.store import Store
+from spark_dl.train.model.exact_ids import check_exact_ids
 
 from .rows import pack, scored_input
 
@@ -86,6 +89,23 @@ DOUBLE = Column("x", "number", "float64", 1)
         (DOUBLE, pa.array([0.0, INF, -INF]), "float32", ("infinite", "x", "")),
         (DOUBLE, pa.array([0.0, 1e300, -1e300]), "float32", ("range", "x", "float32")),
         (DOUBLE, pa.array([0.0, 7e4, -7e4]), "float16", ("range", "x", "float16")),
+        (DOUBLE, pa.array([3.0, 0.5, -2.25]), "int32", ("whole", "x", "int32 0.5")),
+        (DOUBLE, pa.array([3.0, 2.0**31, -1e300]), "int32", ("range", "x", "int32")),
+        (DOUBLE, pa.array([3.0, 2.0**53, -(2.0**60)]), "int64", ("inexact", "x", f"float64 {-(2**60)}")),
+        (DOUBLE, pa.array([3.0, 2.0**63, -(2.0**70)]), "int64", ("range", "x", "int64")),
+        (DOUBLE, pa.array([3.0, INF, -INF]), "int32", ("infinite", "x", "")),
+        (
+            Column("x", "number", "float32", 1),
+            pa.array([3.0, 2.0**24, 2.0**25], pa.float32()),
+            "int32",
+            ("inexact", "x", "float32 33554432"),
+        ),
+        (
+            Column("x", "array", "float64", 2),
+            pa.array([[1.0, 2.0], [1.0, 2.5], [0.1, 2.0]]),
+            "int64",
+            ("whole", "x", "int64 2.5"),
+        ),
     ],
 )
 def test_numbers_that_the_input_would_change_are_counted(
@@ -109,13 +129,18 @@ def test_the_greatest_of_all_batches_is_told(tmp_path: Path) -> None:
     assert "integer input" in message
 
 
-@pytest.mark.parametrize(("y", "kind"), [([0.0, INF], "infinite"), ([0.0, 1e300], "range"), ([NAN, 0.0], "nan")])
+@pytest.mark.parametrize(
+    ("y", "kind"), [([0.0, INF], "infinite"), ([0.0, -INF], "infinite"), ([0.0, 1e300], "range"), ([NAN, 0.0], "nan")]
+)
 def test_labels_that_float32_can_not_hold(tmp_path: Path, y: list[float], kind: str) -> None:
     faults = packed(tmp_path, pa.array([1.0, 2.0]), y, DOUBLE)
     assert {(found, name): count for (found, name, _), count in faults.items()} == {(kind, "y"): 1}
 
 
-@pytest.mark.parametrize(("w", "kind"), [([1.0, INF], "infinite"), ([1.0, 1e39], "range"), ([1.0, -1.0], "negative")])
+@pytest.mark.parametrize(
+    ("w", "kind"),
+    [([1.0, INF], "infinite"), ([1.0, -INF], "infinite"), ([1.0, 1e39], "range"), ([1.0, -1.0], "negative")],
+)
 def test_weights_that_float32_can_not_hold(tmp_path: Path, w: list[float], kind: str) -> None:
     label = LabelSpec(Column("y", "number", "float64", 1), (), "float32", None)
     weight = Column("w", "number", "float64", 1)
@@ -147,3 +172,50 @@ def test_scoring_refuses_what_training_does() -> None:
     ):
         with pytest.raises(DataError, match=told):
             scored_input(spec, *(pd.Series([part]) for part in parts))
+
+
+def test_whole_numbers_of_any_type_feed_an_integer_input() -> None:
+    spec = FeatureSpec((DOUBLE, LONG, Column("z", "number", "float32", 1)), (3,), "int32")
+    found = scored_input(
+        spec, pd.Series([3.0, -1.0]), pd.Series([7, 2**24 + 1]), pd.Series([2.0, 0.0], dtype="float32")
+    )
+    assert (found.dtype, found.tolist()) == ("int32", [[3, 7, 2], [-1, 2**24 + 1, 0]])
+
+
+def test_all_columns_that_are_not_whole_are_one_error(tmp_path: Path) -> None:
+    columns = [Column(name, "number", "float64", 1) for name in ("a", "b", "c")]
+    spec = FeatureSpec(tuple(columns), (3,), "int32")
+    with pytest.raises(
+        DataError, match=r"The columns 'a', 'c' can't be scored.*a 0\.5 in 1 row of.*c 1\.5 in 2 rows of"
+    ):
+        scored_input(spec, pd.Series([0.5, 1.0]), pd.Series([1.0, 2.0]), pd.Series([1.5, 2.5]))
+    label = LabelSpec(Column("y", "number", "float64", 1), (), "float32", None)
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (spec,), (label,))
+    batches = [{"a": [x, 1.0], "b": [1.0, 2.0], "c": [x, x], "y": [0.0, 0.0]} for x in (0.5, 1.5)]
+    _, faults = pack(conversion, *map(pa.RecordBatch.from_pydict, batches))
+    rows = [{"kind": k, "name": n, "detail": d, "rows": count} for (k, n, d), count in faults.items()]
+    message = describe(rows, conversion.columns, conversion.labels)  # type: ignore[arg-type]
+    for name, count in (("a", 2), ("c", 4)):
+        assert (
+            f"column '{name}': {count} rows with numbers that aren't whole, for an input of int32, such as 0.5"
+            in message
+        )
+    assert "'b'" not in message
+    assert "StringIndexer" in message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "refused"),
+    [
+        ("float32", 2**24, False),
+        ("float32", 2**24 + 1, True),
+        ("int32", 2**24 + 1, False),
+        ("float16", 5000, True),
+        ("float64", 2**24 + 1, False),
+    ],
+)
+def test_an_embedding_whose_ids_its_input_would_round_is_refused(dtype: str, rows: int, refused: bool) -> None:
+    ids = keras.Input((3,), dtype=dtype)
+    model = keras.Sequential([ids, keras.layers.Embedding(rows, 1, embeddings_initializer="zeros")])
+    with pytest.raises(ModelError, match="Ids can't reach the layer") if refused else contextlib.nullcontext():
+        check_exact_ids(model)

@@ -143,7 +143,7 @@ def test_a_row_that_the_model_can_not_compute_is_told() -> None:
         to_bytes(model), cloudpickle.dumps({}), [FeatureSpec((index,), (2,), "int32")], TensorOutput(2), 4
     )
     rows = np.zeros((10, 2), np.int32)
-    assert scoring.score_pandas([pd.Series(list(rows))])["prediction"].shape == (10, 2)
+    assert scoring.score_pandas([pd.Series(list(rows))]).columns["prediction"].shape == (10, 2)
     rows[6] = 9
     with pytest.raises(DataError, match=r"can't compute a row of 'i'.*row 6 of a batch of 10 rows; "):
         scoring.score_pandas([pd.Series(list(rows))])

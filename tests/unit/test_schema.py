@@ -190,10 +190,6 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
             lambda: features("pixels", "int", "vector", shape=(9,)),
             ["Only one of the inputCols", "pixels (array), int (number), vector (vector)", "VectorAssembler"],
         ),
-        (
-            lambda: features("double", "int", shape=(2,), dtype="int32"),
-            ["Columns of fractions", "dtype int32", "double (float64), int (int32)"],
-        ),
     ],
 )
 def test_what_does_not_fit_is_told_with_both_sides(check: Any, texts: list[str]) -> None:

@@ -17,11 +17,13 @@ from spark_dl.data.columns.boolean import BooleanKind
 from spark_dl.data.columns.extracted import Extracted
 from spark_dl.data.columns.image import ImageKind
 from spark_dl.data.columns.image_struct import ImageStructKind
-from spark_dl.data.columns.kind import ColumnKind, InputRules, ModelInput, unfit
+from spark_dl.data.columns.kind import OPEN, ColumnKind, InputRules, ModelInput, unfit
 from spark_dl.data.columns.nested_array import NestedArrayKind
 from spark_dl.data.columns.number import NumberKind
+from spark_dl.data.columns.ragged_array import RaggedArrayKind
 from spark_dl.data.columns.sparse_vector import SparseVectorKind
 from spark_dl.data.columns.text import TextKind
+from spark_dl.data.columns.text_array import TextArrayKind
 from spark_dl.data.columns.vector import VectorKind
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "OPEN",
     "ColumnKind",
     "Extracted",
     "InputRules",
@@ -46,10 +49,12 @@ KINDS: tuple[ColumnKind, ...] = (
     BooleanKind(),
     ArrayKind(),
     NestedArrayKind(),
+    RaggedArrayKind(),
     VectorKind(),
     SparseVectorKind(),
     BinaryKind(),
     TextKind(),
+    TextArrayKind(),
     ImageKind(),
     ImageStructKind(),
 )

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns.extracted import Extracted, from_lists
-from spark_dl.data.columns.kind import ColumnKind, unfit
-from spark_dl.data.columns.number import as_numbers, not_finite, number_dtype, number_type, zero
+from spark_dl.data.columns.kind import ColumnKind, ModelInput, unfit
+from spark_dl.data.columns.number import as_numbers, not_finite, number_dtype, number_of_dtype, number_type, zero
+from spark_dl.data.columns.padded import padded_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,7 @@ _FIX = "Send the shape that the model was trained with."
 
 
 class ArrayKind(ColumnKind):
-    """An array of numbers or booleans in each row, all of one length."""
+    """An array of numbers or booleans in each row, all of one length unless they are padded."""
 
     name = "array"
 
@@ -32,6 +33,14 @@ class ArrayKind(ColumnKind):
         element = getattr(data_type, "elementType", None)
         dtype = None if element is None else number_dtype(element)
         return None if dtype is None else Column(name, self.name, dtype, 0)
+
+    def feeds(self, model_input: ModelInput) -> str | None:
+        if model_input.dtype == "string":
+            return None
+        return "ragged array" if model_input.is_open else self.name
+
+    def pad_value(self, column: Column, pad: Any) -> float | str | None:
+        return number_of_dtype(pad, column.dtype)
 
     def is_present(self, column: Column) -> SparkColumn:
         from pyspark.sql import functions as F
@@ -43,6 +52,8 @@ class ArrayKind(ColumnKind):
         )
 
     def decode(self, array: pa.Array, column: Column) -> Extracted:
+        if column.pad is not None:
+            return padded_numbers(array, column)
         return from_lists(array, column.width, column.dtype)
 
     def from_pandas(self, values: Any, column: Column) -> pa.Array:
@@ -108,6 +119,8 @@ def _flat(row: Any, column: Column, dtype: str, index: int) -> Any:
         array = np.asarray(row, dtype)
     except (ValueError, TypeError):
         array = np.asarray(None)
+    if column.nested and column.pad is not None and not len(row):
+        return np.full(column.unit, column.pad, dtype)  # as NestedArrayKind.select has a row without arrays
     if array.ndim != column.nested + 1 or (column.inner and array.shape[1:] != column.inner):
         wanted = " of arrays" * column.nested + (f" of {' x '.join(map(str, column.inner))}" if column.inner else "")
         raise unfit(column, f"an array{wanted} of numbers in each row", f"row {index}: {row!r}"[:200], _FIX)

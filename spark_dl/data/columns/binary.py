@@ -10,6 +10,8 @@ import pyarrow as pa
 from spark_dl.data.column import Column
 from spark_dl.data.columns.extracted import Extracted, from_lists
 from spark_dl.data.columns.kind import ColumnKind, ModelInput, array_of
+from spark_dl.data.columns.number import number_of_dtype
+from spark_dl.data.columns.padded import padded_numbers
 
 if TYPE_CHECKING:
     from pyspark.sql.types import DataType
@@ -31,7 +33,12 @@ class BinaryKind(ColumnKind):
             return "text"
         return "image" if model_input.rules.binary == "image" else self.name
 
+    def pad_value(self, column: Column, pad: Any) -> float | str | None:
+        return number_of_dtype(pad, column.dtype)
+
     def decode(self, array: pa.Array, column: Column) -> Extracted:
+        if column.pad is not None:
+            return padded_numbers(_as_lists(array), column)
         return from_lists(_as_lists(array), column.width, column.dtype)
 
     def from_pandas(self, values: Any, column: Column) -> pa.Array:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from spark_dl.data.column import Column
 from spark_dl.data.columns.number import NumberKind, number_dtype
 
@@ -22,9 +20,6 @@ class BooleanKind(NumberKind):
 
     def column(self, name: str, data_type: DataType) -> Column | None:
         return Column(name, self.name, "bool", 1) if number_dtype(data_type) == "bool" else None
-
-    def _limits(self, kind: np.dtype) -> tuple[int, int]:
-        return 0, 1
 
     def _fill_literal(self, column: Column) -> Any:
         return bool(column.fill)

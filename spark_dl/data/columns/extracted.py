@@ -28,6 +28,7 @@ class Extracted:
             later step checks this.
         infinite: Boolean, shape (rows,): rows with an infinite number that aren't missing; None where no infinite
             number was found.
+        undecodable: By reason a boolean mask, shape (rows,), of the rows whose bytes can't be decoded.
     """
 
     values: np.ndarray
@@ -37,6 +38,7 @@ class Extracted:
     lengths: dict[int, int] = field(default_factory=dict)
     beyond: np.ndarray | None = None
     infinite: np.ndarray | None = None
+    undecodable: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def usable(self) -> np.ndarray:

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from spark_dl.data.column import Column
-from spark_dl.data.columns.extracted import Extracted, from_bytes
+from spark_dl.data.columns.extracted import Extracted, filled, from_bytes
 from spark_dl.data.columns.kind import ColumnKind, ModelInput, array_of
-from spark_dl.data.image_files import prepare_images
+from spark_dl.data.columns.number import number_of_dtype
+from spark_dl.data.image_files import can_be_decoded, plain_image, prepare_images
 from spark_dl.data.media import pixels
 from spark_dl.data.ragged import BYTES
 from spark_dl.errors import DataError, explain, shape_text
@@ -49,10 +50,13 @@ class ImageKind(ColumnKind):
             )
 
     def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
-        return replace(column, dtype=BYTES)
+        return replace(column, dtype=BYTES, validate=model_input.rules.validate)
+
+    def fill_value(self, column: Column, fill: Any) -> float | str | None:
+        return number_of_dtype(fill, "uint8")
 
     def decode(self, array: pa.Array, column: Column) -> Extracted:
-        return from_bytes(array)
+        return filled(from_bytes(array), self.filler(column))
 
     def from_pandas(self, values: Any, column: Column) -> pa.Array:
         return array_of(values, column, "an image's bytes in each row", pa.large_binary())
@@ -68,6 +72,14 @@ class ImageKind(ColumnKind):
             for reason in prepare_images(contents[row : row + 1], shape[-1])[1]:
                 undecodable[reason][row] = True
         return images, undecodable
+
+    def damaged(self, contents: np.ndarray, keep: np.ndarray) -> dict[str, np.ndarray]:
+        rows = np.zeros(len(keep), bool)
+        rows[keep] = [not can_be_decoded(content) for content in contents[keep]]
+        return {"files that are whole": rows} if rows.any() else {}
+
+    def filler(self, column: Column) -> bytes | None:
+        return None if column.fill is None else plain_image(int(column.fill))
 
     def decode_tensor(self, contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
         return pixels(contents, shape, dtype)

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from pyspark.sql import Column as SparkColumn
     from pyspark.sql.types import DataType
 
-__all__ = ["ColumnKind", "InputRules", "ModelInput", "array_of", "unfit"]
+__all__ = ["OPEN", "ColumnKind", "InputRules", "ModelInput", "array_of", "unfit"]
 
+# In the shape of one row of a model input, the length that differs between batches: that of a batch's longest row.
+OPEN = -1
 # Vectors up to this width are mostly dense (pixels, embeddings); wider ones are mostly counts and hashes.
 _DENSE_WIDTH = 4096
 
@@ -35,10 +37,12 @@ class InputRules:
     Attributes:
         binary: The content of binary columns: "image" (encoded) or "raw" (uint8 numbers).
         sparse: The Vectors that stay sparse: "auto" (wide ones), "always" or "never".
+        validate: Whether a conversion decodes images to find damaged ones.
     """
 
     binary: str = "image"
     sparse: str = "auto"
+    validate: bool = False
 
     def stays_sparse(self, width: int) -> bool:
         """Return whether a Vector of this width stays sparse."""
@@ -50,7 +54,7 @@ class ModelInput:
     """Model input that columns are matched with.
 
     Attributes:
-        shape: The shape of one row.
+        shape: The shape of one row, with OPEN as the first length if it differs between batches.
         dtype: The NumPy dtype; "string" for text.
         columns: The columns that feed it.
         rules: The options for the columns' interpretation.
@@ -60,6 +64,11 @@ class ModelInput:
     dtype: str
     columns: tuple[Column, ...]
     rules: InputRules = field(default_factory=InputRules)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the length of a row differs between batches."""
+        return self.shape[:1] == (OPEN,)
 
 
 class ColumnKind(ABC):
@@ -108,6 +117,10 @@ class ColumnKind(ABC):
 
     def fill_value(self, column: Column, fill: Any) -> float | str | None:
         """Return the option's replacement for missing values as it is kept; None if this column can't take it."""
+        return None
+
+    def pad_value(self, column: Column, pad: Any) -> float | str | None:
+        """Return the option's padding as it is kept; None if the column's rows can't be padded, or not with it."""
         return None
 
     # --- the projection in Spark
@@ -190,6 +203,22 @@ class ColumnKind(ABC):
             The bytes objects; and by reason a boolean mask of the rows that can't be decoded.
         """
         return contents, {}
+
+    def damaged(self, contents: np.ndarray, keep: np.ndarray) -> dict[str, np.ndarray]:
+        """Decode bytes once to find those that `decode_tensor` would fail on, where the column asks for it.
+
+        Args:
+            contents: The bytes objects, shape (rows,).
+            keep: The boolean mask of the rows that are used.
+
+        Returns:
+            By reason a boolean mask of the rows that can't be decoded.
+        """
+        return {}
+
+    def filler(self, column: Column) -> bytes | None:
+        """Return the bytes that replace those that can't be decoded; None if nullPolicy doesn't fill the column."""
+        return None
 
     def decode_tensor(self, contents: Any, shape: tuple[int, ...], dtype: str) -> Any:
         """Decode bytes to the model's input, in a TensorFlow graph.

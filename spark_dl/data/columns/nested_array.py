@@ -13,7 +13,7 @@ import pyarrow as pa
 from spark_dl.data.column import Column
 from spark_dl.data.columns.array import ArrayKind
 from spark_dl.data.columns.kind import ModelInput
-from spark_dl.data.columns.number import number_dtype, zero
+from spark_dl.data.columns.number import number_dtype, spark_name, zero
 
 if TYPE_CHECKING:
     from pyspark.sql import Column as SparkColumn
@@ -51,9 +51,19 @@ class NestedArrayKind(ArrayKind):
         if not column.inner:
             return flat
         # Other inner lengths would silently regroup the numbers, so that such a row becomes an empty array.
-        return F.when(_of_lengths(value, column.inner), flat).otherwise(F.slice(flat, 1, 0))
+        selected = F.when(_of_lengths(value, column.inner), flat).otherwise(F.slice(flat, 1, 0))
+        if column.pad is None:
+            return selected
+        # A row without inner arrays is all padding, and begins with it here to differ from such a row.
+        padding = F.array_repeat(F.lit(column.pad), column.unit).cast(f"array<{spark_name(column.dtype)}>")
+        return F.when(F.size(value) == 0, padding).otherwise(selected)
 
     def from_parquet(self, array: pa.Array, column: Column) -> pa.Array:
+        if column.inner and column.pad is not None:
+            rows = array.to_pylist()
+            if any(row is not None and not row for row in rows):
+                padding = np.full((1, *column.inner), column.pad, column.dtype).tolist()
+                array = pa.array([padding if row is not None and not row else row for row in rows], array.type)
         return flattened(array, column.nested, column.inner)
 
     def example(self, column: Column, shape: tuple[int, ...]) -> Any:

@@ -12,12 +12,13 @@ import pyarrow as pa
 from spark_dl.data.column import Column
 from spark_dl.data.columns.extracted import Extracted, filled, from_numbers, mask, nulls_of, numbers_of
 from spark_dl.data.columns.kind import ColumnKind, ModelInput, array_of, unfit
+from spark_dl.data.limits import exact_up_to
 
 if TYPE_CHECKING:
     from pyspark.sql import Column as SparkColumn
     from pyspark.sql.types import DataType
 
-__all__ = ["NumberKind", "as_numbers", "decode_together", "not_finite", "number_dtype"]
+__all__ = ["NumberKind", "as_numbers", "decode_together", "not_finite", "number_dtype", "number_of_dtype", "spark_name"]
 
 # NumPy's dtypes by Spark's names of its types.
 _DTYPES = (
@@ -36,6 +37,31 @@ def number_dtype(data_type: DataType) -> str | None:
     return dict(_DTYPES).get(data_type.typeName())
 
 
+def _integers(array: pa.Array, column: Column) -> pa.Array:
+    """Return floats with nulls as the integers that they were in an integer column.
+
+    Raises:
+        DataError: Integers beside a null may have been rounded.
+    """
+    if np.dtype(column.dtype).kind not in "iu":
+        return array
+    numbers = array.drop_null().to_numpy()
+    if (numbers != np.floor(numbers)).any():  # served fractions
+        return array
+    if (np.abs(numbers) >= exact_up_to(numbers.dtype)).any():
+        raise unfit(column, "integers below 2^53 beside nulls, as pandas makes floats of them", f"{numbers.max():g}")
+    return array.cast(pa.from_numpy_dtype(column.dtype))
+
+
+def spark_name(dtype: str) -> str:
+    """Return the name in SQL of the Spark type of a NumPy dtype.
+
+    >>> spark_name("int64")
+    'long'
+    """
+    return next(name for name, known in _DTYPES if known == dtype)
+
+
 class NumberKind(ColumnKind):
     """A number in each row."""
 
@@ -51,16 +77,7 @@ class NumberKind(ColumnKind):
         return column
 
     def fill_value(self, column: Column, fill: Any) -> float | str | None:
-        if not isinstance(fill, (int, float)) or not math.isfinite(fill):
-            return None
-        kind = np.dtype(column.dtype)
-        if kind.kind == "f":
-            return float(fill)
-        low, high = self._limits(kind)
-        return int(fill) if float(fill).is_integer() and low <= fill <= high else None
-
-    def _limits(self, kind: np.dtype) -> tuple[int, int]:
-        return int(np.iinfo(kind).min), int(np.iinfo(kind).max)
+        return number_of_dtype(fill, column.dtype)
 
     def group(self, column: Column) -> object:
         """Group scalars by type, which become one array in Spark, for `decode_together`."""
@@ -91,13 +108,26 @@ class NumberKind(ColumnKind):
     def from_pandas(self, values: Any, column: Column) -> pa.Array:
         array = as_numbers(array_of(values, column, "a number in each row"), column, "a number in each row")
         # pandas converts integers with nulls to floats.
-        return array if column.fill is None else array.cast(pa.from_numpy_dtype(column.dtype), safe=False)
+        if column.fill is not None:
+            return array.cast(pa.from_numpy_dtype(column.dtype), safe=False)
+        return _integers(array, column) if array.null_count and pa.types.is_floating(array.type) else array
 
     def signature_type(self, column: Column) -> Any:
         return number_type(column)
 
     def example(self, column: Column, shape: tuple[int, ...]) -> Any:
         return zero(column)
+
+
+def number_of_dtype(value: Any, dtype: str) -> float | None:
+    """Return an option's value as a number of a NumPy dtype; None if it isn't one that the dtype holds."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return float(value)
+    low, high = (0, 1) if kind.kind == "b" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+    return int(value) if float(value).is_integer() and low <= value <= high else None
 
 
 def zero(column: Column) -> float:

@@ -37,7 +37,8 @@ class VectorKind(ColumnKind):
 
     def matched(self, column: Column, width: int, model_input: ModelInput) -> Column:
         sized = replace(column, width=width)
-        if len(model_input.columns) == 1 and model_input.rules.stays_sparse(width):
+        as_float = np.dtype(model_input.dtype).kind == "f"  # sparse rows are kept as floats, which may round ids
+        if as_float and len(model_input.columns) == 1 and model_input.rules.stays_sparse(width):
             return replace(sized, kind="sparse vector", sparse=model_input.dtype)
         return sized
 

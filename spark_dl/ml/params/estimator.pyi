@@ -33,7 +33,10 @@ class EstimatorParams(OptionParams):
     labelShapes: Param[dict[str, list[int]] | None]
     weightCol: Param[str | None]
     nullPolicy: Param[str | dict[str, Any]]
+    padding: Param[dict[str, Any] | None]
+    truncate: Param[str]
     columnShapes: Param[dict[str, list[int]] | None]
+    validateImages: Param[bool]
     validationCol: Param[str | None]
     validationData: Param[Any]
     validationFraction: Param[float]
@@ -78,6 +81,7 @@ class EstimatorParams(OptionParams):
     outputCols: Param[list[str] | dict[str, Any] | None]
     outputFormat: Param[str]
     scoreBatchSize: Param[int]
+    scoreNullPolicy: Param[str]
     def __init__(
         self,
         *,
@@ -103,7 +107,10 @@ class EstimatorParams(OptionParams):
         labelShapes: dict[str, list[int]] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
+        padding: dict[str, Any] | None = None,
+        truncate: str = "error",
         columnShapes: dict[str, list[int]] | None = None,
+        validateImages: bool = False,
         validationCol: str | None = None,
         validationData: Any = None,
         validationFraction: float = 0.0,
@@ -148,6 +155,7 @@ class EstimatorParams(OptionParams):
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
         scoreBatchSize: int = 4096,
+        scoreNullPolicy: str = "error",
     ) -> None: ...
     def setParams(  # type: ignore[override]
         self,
@@ -174,7 +182,10 @@ class EstimatorParams(OptionParams):
         labelShapes: dict[str, list[int]] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
+        padding: dict[str, Any] | None = ...,
+        truncate: str = ...,
         columnShapes: dict[str, list[int]] | None = ...,
+        validateImages: bool = ...,
         validationCol: str | None = ...,
         validationData: Any = ...,
         validationFraction: float = ...,
@@ -219,6 +230,7 @@ class EstimatorParams(OptionParams):
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
         scoreBatchSize: int = ...,
+        scoreNullPolicy: str = ...,
     ) -> Self: ...
     def _options(self) -> EstimatorOptions: ...
     def setModel(self, value: Any) -> Self: ...
@@ -265,8 +277,14 @@ class EstimatorParams(OptionParams):
     def getWeightCol(self) -> str | None: ...
     def setNullPolicy(self, value: str | dict[str, Any]) -> Self: ...
     def getNullPolicy(self) -> str | dict[str, Any]: ...
+    def setPadding(self, value: dict[str, Any] | None) -> Self: ...
+    def getPadding(self) -> dict[str, Any] | None: ...
+    def setTruncate(self, value: str) -> Self: ...
+    def getTruncate(self) -> str: ...
     def setColumnShapes(self, value: dict[str, list[int]] | None) -> Self: ...
     def getColumnShapes(self) -> dict[str, list[int]] | None: ...
+    def setValidateImages(self, value: bool) -> Self: ...
+    def getValidateImages(self) -> bool: ...
     def setValidationCol(self, value: str | None) -> Self: ...
     def getValidationCol(self) -> str | None: ...
     def setValidationData(self, value: Any) -> Self: ...
@@ -355,3 +373,5 @@ class EstimatorParams(OptionParams):
     def getOutputFormat(self) -> str: ...
     def setScoreBatchSize(self, value: int) -> Self: ...
     def getScoreBatchSize(self) -> int: ...
+    def setScoreNullPolicy(self, value: str) -> Self: ...
+    def getScoreNullPolicy(self) -> str: ...

@@ -19,10 +19,13 @@ class FittedParams(OptionParams):
     labelShapes: Param[dict[str, list[int]] | None]
     weightCol: Param[str | None]
     nullPolicy: Param[str | dict[str, Any]]
+    padding: Param[dict[str, Any] | None]
+    truncate: Param[str]
     predictionCol: Param[str]
     outputCols: Param[list[str] | dict[str, Any] | None]
     outputFormat: Param[str]
     scoreBatchSize: Param[int]
+    scoreNullPolicy: Param[str]
     outputLayer: Param[str | None]
     def __init__(
         self,
@@ -36,10 +39,13 @@ class FittedParams(OptionParams):
         labelShapes: dict[str, list[int]] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
+        padding: dict[str, Any] | None = None,
+        truncate: str = "error",
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
         scoreBatchSize: int = 4096,
+        scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
     ) -> None: ...
     def setParams(  # type: ignore[override]
@@ -54,10 +60,13 @@ class FittedParams(OptionParams):
         labelShapes: dict[str, list[int]] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
+        padding: dict[str, Any] | None = ...,
+        truncate: str = ...,
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
         scoreBatchSize: int = ...,
+        scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
     ) -> Self: ...
     def _options(self) -> FittedOptions: ...
@@ -79,6 +88,10 @@ class FittedParams(OptionParams):
     def getWeightCol(self) -> str | None: ...
     def setNullPolicy(self, value: str | dict[str, Any]) -> Self: ...
     def getNullPolicy(self) -> str | dict[str, Any]: ...
+    def setPadding(self, value: dict[str, Any] | None) -> Self: ...
+    def getPadding(self) -> dict[str, Any] | None: ...
+    def setTruncate(self, value: str) -> Self: ...
+    def getTruncate(self) -> str: ...
     def setPredictionCol(self, value: str) -> Self: ...
     def getPredictionCol(self) -> str: ...
     def setOutputCols(self, value: list[str] | dict[str, Any] | None) -> Self: ...
@@ -87,6 +100,8 @@ class FittedParams(OptionParams):
     def getOutputFormat(self) -> str: ...
     def setScoreBatchSize(self, value: int) -> Self: ...
     def getScoreBatchSize(self) -> int: ...
+    def setScoreNullPolicy(self, value: str) -> Self: ...
+    def getScoreNullPolicy(self) -> str: ...
     def setOutputLayer(self, value: str | None) -> Self: ...
     def getOutputLayer(self) -> str | None: ...
 
@@ -109,10 +124,13 @@ class FittedClassifierParams(FittedParams):
         labelShapes: dict[str, list[int]] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
+        padding: dict[str, Any] | None = None,
+        truncate: str = "error",
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
         scoreBatchSize: int = 4096,
+        scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
@@ -133,10 +151,13 @@ class FittedClassifierParams(FittedParams):
         labelShapes: dict[str, list[int]] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
+        padding: dict[str, Any] | None = ...,
+        truncate: str = ...,
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
         scoreBatchSize: int = ...,
+        scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
         probabilityCol: str = ...,
         rawPredictionCol: str = ...,
@@ -175,10 +196,13 @@ class FittedTaggerParams(FittedParams):
         labelShapes: dict[str, list[int]] | None = None,
         weightCol: str | None = None,
         nullPolicy: str | dict[str, Any] = "error",
+        padding: dict[str, Any] | None = None,
+        truncate: str = "error",
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
         scoreBatchSize: int = 4096,
+        scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
         probabilityCol: str = "probability",
         tagLabels: list[str] | None = None,
@@ -196,10 +220,13 @@ class FittedTaggerParams(FittedParams):
         labelShapes: dict[str, list[int]] | None = ...,
         weightCol: str | None = ...,
         nullPolicy: str | dict[str, Any] = ...,
+        padding: dict[str, Any] | None = ...,
+        truncate: str = ...,
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
         scoreBatchSize: int = ...,
+        scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
         probabilityCol: str = ...,
         tagLabels: list[str] | None = ...,

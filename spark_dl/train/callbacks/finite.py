@@ -35,9 +35,11 @@ class WatchFinite(keras.callbacks.Callback):
         if found:
             self._reported |= found.keys()
             values = ", ".join(f"{name} is {value}" for name, value in found.items())
+            variable = first_not_finite(self.model)
+            where = f" The variable {variable} is the first that isn't finite." if variable else ""
             text = (
-                f"At the end of epoch {epoch + 1}: {values}. Lower the learning rate, clip the gradients (clipnorm), "
-                "or look for values in the columns that are too large."
+                f"At the end of epoch {epoch + 1}: {values}.{where} Lower the learning rate, clip the gradients "
+                "(clipnorm), or look for values in the columns that are too large."
             )
             self._report(WarningReport(text))
 

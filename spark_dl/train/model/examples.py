@@ -9,10 +9,22 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl.data.columns import OPEN
 from spark_dl.data.dataset import FEATURES, LABEL, Tensor
 from spark_dl.train.model.shape import ModelOutput, fixed_shapes, shape_of
 
-__all__ = ["Example", "examples_of", "examples_of_model", "features_of", "made_up_batch"]
+__all__ = [
+    "TRIED_LENGTH",
+    "Example",
+    "examples_of",
+    "examples_of_model",
+    "features_of",
+    "made_up_batch",
+    "tried_shape",
+]
+
+# The length of made-up rows for an input of open length.
+TRIED_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -97,9 +109,18 @@ def examples_of_model(model: keras.Model, tensors: Sequence[Tensor]) -> list[Exa
         ModelError: The model's inputs or outputs are unknown.
     """
     shape = shape_of(model)
-    given = {tensor.key: tensor.fed or tensor.shape for tensor in tensors if tensor.role == FEATURES}
+    given = {tensor.key: tried_shape(tensor.fed or tensor.shape) for tensor in tensors if tensor.role == FEATURES}
     fed = {one.name: given.get(one.name, given.get("", ())) for one in shape.inputs}
     return examples_of(fixed_shapes(model, shape, fed).outputs, tensors)
+
+
+def tried_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of made-up rows for an input, with a length in place of an open one.
+
+    >>> tried_shape((-1, 3))
+    (8, 3)
+    """
+    return tuple(TRIED_LENGTH if size == OPEN else size for size in shape)
 
 
 def features_of(inputs: Mapping[str, tuple[tuple[int, ...], str]], rows: int, seed: int) -> Any:

@@ -1,0 +1,43 @@
+"""Check of the options padding and truncate against the columns that a fit reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spark_dl.data.specs import FeatureSpec
+from spark_dl.errors import OptionError, explain, hint
+from spark_dl.options import ColumnOptions
+
+__all__ = ["check_padding"]
+
+
+def check_padding(options: ColumnOptions, features: Sequence[FeatureSpec]) -> None:
+    """Check that padding names only feature columns, and that truncate isn't set without it.
+
+    Args:
+        options: The column options.
+        features: The specification of each model input.
+
+    Raises:
+        OptionError: padding names another column, or truncate has nothing to cut.
+    """
+    names = [column.name for spec in features for column in spec.columns]
+    for name in options.padding or {}:
+        if name not in names:
+            raise OptionError(
+                explain(
+                    f"padding names {name!r}, which feeds no input.",
+                    expected=f"columns among {', '.join(names)}",
+                    received=f"padding={options.padding}",
+                    fix=hint(name, names),
+                )
+            )
+    if options.truncate != "error" and not options.padding:
+        raise OptionError(
+            explain(
+                "truncate is set without padding.",
+                expected="padding, with a value for each column whose rows vary in length",
+                received=f"truncate={options.truncate!r}, padding={options.padding}",
+                fix=f"Set padding={{{names[0]!r}: 0}}.",
+            )
+        )
