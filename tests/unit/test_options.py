@@ -191,7 +191,7 @@ REFUSED = [
     (declared("inputCols"), [1, 2], "a list of names"),
     (declared("inputCols"), [], "at least one name"),
     (declared("batchSize"), None, "an integer"),
-    (declared("labelCol"), None, "a string"),
+    (declared("featuresCol"), None, "a string"),
     (declared("shuffle"), None, "True or False"),
 ]
 
