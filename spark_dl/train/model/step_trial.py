@@ -126,7 +126,9 @@ def _padded_kind(trial: _Trial, pair: tuple[_Batch, _Batch], pads: Sequence[floa
         return trial.compared(_padded(first, places, group), second)
 
     for group in _by_magnitude(pads):
-        places = (_LABELS,) if math.isnan(group[0]) else (_LABELS, _FEATURES)  # NaN in a feature is refused
+        places = [_LABELS] if len(first) > _LABELS else []
+        if not math.isnan(group[0]):  # NaN in a feature is refused
+            places.append(_FEATURES)
         kinds = [compared(places, group)]
         for place in places if not kinds[0] else ():
             kinds += _halved_kinds(sorted(group), functools.partial(compared, (place,)))
