@@ -90,7 +90,7 @@ REFUSED = {
     "no make": ({"make": "exit 127"}, {}, [], "make is missing (Debian package make)"),
     "no disk": ({"df": DISK}, {}, [], "too little disk space for .venv"),
     "a cache that can't be written": ({}, {"SPARK_DL_CACHE": "/proc/none"}, [], "set SPARK_DL_CACHE to a directory"),
-    "an unknown stack": ({}, {}, ["--stack", "oldest"], "no stack 'oldest': primary or newest is expected"),
+    "an unknown stack": ({}, {}, ["--stack", "oldest"], "no stack 'oldest': primary, newest or spark41 is expected"),
     "a stack without a name": ({}, {}, ["--stack"], "no stack ''"),
     "no disk for another stack": ({"df": DISK}, {}, ["--stack=newest"], "too little disk space for .venv-newest"),
     "no CUDA": ({"nvcc": "exit 1"}, {}, ["--gpu"], "--gpu: no CUDA toolkit"),
