@@ -82,3 +82,8 @@ def test_the_daemon_has_tensorflow_for_all_workers(spark: SparkSession) -> None:
 
     names = [row["name"] for row in spark.range(0, 1, 1, 1).mapInArrow(libraries, "name string").collect()]
     assert [name for name in names if name.startswith("libtensorflow_cc")]
+
+
+def test_spark_has_started_with_the_settings_of_conf(spark: SparkSession, cpu_defaults: dict[str, str]) -> None:
+    assert cpu_defaults["spark.python.daemon.module"] == "spark_dl.spark.python_daemon"
+    assert {name: spark.conf.get(name) for name in cpu_defaults} == cpu_defaults
