@@ -137,7 +137,7 @@ def pins(path: Path) -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-# What a release line of these is: as many parts of the version. Lines outside the pinned ones are refused by the metadata.
+# As many parts of the version make a release line. The metadata refuse lines outside the pinned ones.
 LINES = {
     "horovod": 3,
     "keras": 2,
