@@ -23,7 +23,7 @@ usage: scripts/setup.sh [--stack NAME] [--cpu | --gpu] [--help]
 
 Makes .venv with everything that spark_dl needs, development tools included.
 
-  --stack newest
+  --stack newest | spark41
            .venv-newest with the versions of conf/constraints-newest.txt; SPARK_DL_STACK=newest . scripts/env.sh uses it
 
   --gpu    TensorFlow with CUDA, and Horovod built with NCCL; wants the CUDA toolkit, NCCL and an NVIDIA driver
@@ -81,8 +81,8 @@ parse_arguments() {
 name_stack() {
   case $stack in
     primary) constraints=$root/conf/constraints.txt venv_name=.venv ;;
-    newest) constraints=$root/conf/constraints-$stack.txt venv_name=.venv-$stack ;;
-    *) die "no stack '$stack': primary or newest is expected" ;;
+    newest | spark41) constraints=$root/conf/constraints-$stack.txt venv_name=.venv-$stack ;;
+    *) die "no stack '$stack': primary, newest or spark41 is expected" ;;
   esac
   venv=$root/$venv_name
   log=$venv/setup.log
@@ -470,6 +470,7 @@ main() {
     check_disk
     install_all
   fi
+  echo "$wheels" >"$venv/.horovod-wheel" # for build_wheels.sh
   find_java
   archive_classes
   if [[ $stack == primary ]]; then

@@ -1,14 +1,17 @@
 """Reading converted rows into shuffled tf.data batches: `python scripts/bench/read.py`.
 
 4,000,000 rows of 64 floats, batches of 1024, one rank; TensorFlow takes the batches in one call, as an epoch does.
-Against Petastorm's own two ways to tf.data, with 400,000 rows of array<float>:
-`make_spark_converter(df).make_tf_dataset()`, and by hand over a Parquet file of the same (`make_petastorm_dataset`,
-unbatch, shuffle, batch); and against a bare pyarrow loop over our files that shuffles and slices as we do, without
-TensorFlow.
+The reader "petastorm" (where Petastorm can be imported), against the reader "arrow" and a bare pyarrow loop over our
+files that shuffles and slices as we do, without TensorFlow. On a stack with pyarrow 14 also against Petastorm's own two
+ways to tf.data, with 400,000 rows of array<float>: `make_spark_converter(df).make_tf_dataset()`, and by hand over a
+Parquet file of the same (`make_petastorm_dataset`, unbatch, shuffle, batch).
 """
 
+import functools
+import importlib.util
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +21,10 @@ import tensorflow as tf
 from blocks import make_blocks
 from compare import HEAD, compare
 from local import local_session
-from petastorm import make_batch_reader
-from petastorm.spark import SparkDatasetConverter, make_spark_converter
-from petastorm.tf_utils import make_petastorm_dataset
 
 from spark_dl.data.batches import tensorflow_batches
 from spark_dl.data.dataset import FEATURES, ConvertedDataset
-from spark_dl.data.readers.petastorm import read
+from spark_dl.data.readers import reader
 from spark_dl.data.shards import shards
 
 ROWS, WIDTH, BATCH, PEER_ROWS = 4_000_000, 64, 1024, 400_000
@@ -37,10 +37,10 @@ def taken(batches: tf.data.Dataset) -> int:
     )
 
 
-def ours(data: ConvertedDataset) -> float:
+def ours(name: str, data: ConvertedDataset) -> float:
     began = time.perf_counter()
     mine = [shards(data.blocks, 1, BATCH, 1)[0]]
-    rows = taken(tensorflow_batches(data, mine, read, seed=1, one_pass=True))
+    rows = taken(tensorflow_batches(data, mine, reader(name), seed=1, one_pass=True))
     return rows / (time.perf_counter() - began)
 
 
@@ -56,37 +56,44 @@ def bare(data: ConvertedDataset) -> float:
     return rows / (time.perf_counter() - began)
 
 
-def converted(converter: SparkDatasetConverter) -> float:
-    began = time.perf_counter()
-    with converter.make_tf_dataset(BATCH, num_epochs=1, shuffling_queue_capacity=10_000) as batches:
-        rows = taken(batches)
-    return rows / (time.perf_counter() - began)
+def petastorms(directory: str) -> dict[str, Callable[[], float]]:
+    """Petastorm's own ways, which need the API that pyarrow removed in version 15."""
+    if importlib.util.find_spec("petastorm") is None or not hasattr(pq, "ParquetDatasetPiece"):
+        return {}
+    from petastorm import make_batch_reader
+    from petastorm.spark import SparkDatasetConverter, make_spark_converter
+    from petastorm.tf_utils import make_petastorm_dataset
 
+    url = f"file://{directory}/rows"
+    numbers = np.random.default_rng(0).random((PEER_ROWS, WIDTH), np.float32)
+    (Path(directory) / "rows").mkdir()
+    pq.write_table(pa.table({"features": list(numbers)}), f"{directory}/rows/part.parquet", row_group_size=10_000)
+    spark = local_session()
+    spark.conf.set(SparkDatasetConverter.PARENT_CACHE_DIR_URL_CONF, f"file://{directory}/converted")
+    converter = make_spark_converter(spark.read.parquet(url).repartition(4))
 
-def stock(url: str) -> float:
-    began = time.perf_counter()
-    with make_batch_reader(url, num_epochs=1, workers_count=2) as reader:
-        rows = taken(make_petastorm_dataset(reader).unbatch().shuffle(10_000).batch(BATCH))
-    return rows / (time.perf_counter() - began)
+    def converted() -> float:
+        began = time.perf_counter()
+        with converter.make_tf_dataset(BATCH, num_epochs=1, shuffling_queue_capacity=10_000) as batches:
+            rows = taken(batches)
+        return rows / (time.perf_counter() - began)
+
+    def stock() -> float:
+        began = time.perf_counter()
+        with make_batch_reader(url, num_epochs=1, workers_count=2) as batch_reader:
+            rows = taken(make_petastorm_dataset(batch_reader).unbatch().shuffle(10_000).batch(BATCH))
+        return rows / (time.perf_counter() - began)
+
+    return {"Petastorm's make_tf_dataset": converted, "Petastorm's make_petastorm_dataset": stock}
 
 
 with tempfile.TemporaryDirectory() as made:
     (Path(made) / "blocks").mkdir()
     data = make_blocks(f"{made}/blocks", ROWS, WIDTH)
-    numbers = np.random.default_rng(0).random((PEER_ROWS, WIDTH), np.float32)
-    (Path(made) / "rows").mkdir()
-    pq.write_table(pa.table({"features": list(numbers)}), f"{made}/rows/part.parquet", row_group_size=10_000)
-    spark = local_session()
-    spark.conf.set(SparkDatasetConverter.PARENT_CACHE_DIR_URL_CONF, f"file://{made}/converted")
-    converter = make_spark_converter(spark.read.parquet(f"file://{made}/rows").repartition(4))
+    names = ["petastorm", "arrow"] if importlib.util.find_spec("petastorm") else ["arrow"]
+    readers = {f"reader {name!r}": functools.partial(ours, name, data) for name in names}
     print(HEAD)
     compare(
-        "read, shuffled, into tf.data",
-        {
-            "ours": lambda: ours(data),
-            "Petastorm's make_tf_dataset": lambda: converted(converter),
-            "Petastorm's make_petastorm_dataset": lambda: stock(f"file://{made}/rows"),
-            "a bare pyarrow loop": lambda: bare(data),
-        },
+        f"read with {names[0]!r}, shuffled, into tf.data",
+        {**readers, **petastorms(made), "a bare pyarrow loop": lambda: bare(data)},
     )
-    spark.stop()

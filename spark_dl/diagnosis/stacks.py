@@ -19,6 +19,15 @@ STACKS: Mapping[str, Mapping[str, str]] = {
         "keras": "3.15",
         "mlflow": "3.17",
     },
+    "spark41": {
+        "pyspark": "4.1",
+        "pyarrow": "19.0",
+        "numpy": "2.2",
+        "pandas": "2.3",
+        "tensorflow-cpu": "2.21",
+        "keras": "3.15",
+        "mlflow": "3.17",
+    },
     "newest": {
         "pyspark": "4.3",
         "pyarrow": "25.0",

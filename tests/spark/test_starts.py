@@ -97,3 +97,8 @@ def test_no_task_of_the_daemons_workers_scans_what_is_imported(spark: SparkSessi
 
     frozen, others = (row["objects"] for row in spark.range(0, 1, 1, 1).mapInArrow(scanned, "objects long").collect())
     assert frozen > 20 * others
+
+
+def test_spark_has_started_with_the_settings_of_conf(spark: SparkSession, cpu_defaults: dict[str, str]) -> None:
+    assert cpu_defaults["spark.python.daemon.module"] == "spark_dl.spark.python_daemon"
+    assert {name: spark.conf.get(name) for name in cpu_defaults} == cpu_defaults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from spark_dl.diagnosis import machine
 from spark_dl.launch.horovod_build import horovod_fault
 
 EXTENSION = f"mpi_lib{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -57,3 +59,22 @@ def test_a_horovod_is_told_by_its_files(tmp_path: Path, extension: str, metadata
     found = fault_of(tmp_path)
     assert found.startswith(expected)
     assert bool(found) == bool(expected)
+
+
+@pytest.mark.parametrize("missing", ["petastorm", "horovod"])
+def test_a_missing_package_is_a_fault_but_for_petastorm_which_pyarrow_replaces(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == missing:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    (finding,) = (finding for finding in machine.packages("driver") if finding.what == missing)
+    assert finding.found.startswith("missing")
+    assert ("reads with pyarrow" in finding.found, bool(finding.fix)) == (
+        (True, False) if missing == "petastorm" else (False, True)
+    )

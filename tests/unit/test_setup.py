@@ -90,7 +90,7 @@ REFUSED = {
     "no make": ({"make": "exit 127"}, {}, [], "make is missing (Debian package make)"),
     "no disk": ({"df": DISK}, {}, [], "too little disk space for .venv"),
     "a cache that can't be written": ({}, {"SPARK_DL_CACHE": "/proc/none"}, [], "set SPARK_DL_CACHE to a directory"),
-    "an unknown stack": ({}, {}, ["--stack", "oldest"], "no stack 'oldest': primary or newest is expected"),
+    "an unknown stack": ({}, {}, ["--stack", "oldest"], "no stack 'oldest': primary, newest or spark41 is expected"),
     "a stack without a name": ({}, {}, ["--stack"], "no stack ''"),
     "no disk for another stack": ({"df": DISK}, {}, ["--stack=newest"], "too little disk space for .venv-newest"),
     "no CUDA": ({"nvcc": "exit 1"}, {}, ["--gpu"], "--gpu: no CUDA toolkit"),
@@ -137,15 +137,32 @@ def pins(path: Path) -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def test_each_stack_pins_the_same_packages_within_the_ranges_of_the_metadata() -> None:
+# As many parts of the version make a release line. The metadata refuse lines outside the pinned ones.
+LINES = {
+    "horovod": 3,
+    "keras": 2,
+    "mlflow": 2,
+    "numpy": 2,
+    "pandas": 2,
+    "petastorm": 3,
+    "pyarrow": 1,
+    "pyspark": 2,
+    "tensorflow-cpu": 2,
+}
+
+
+def requirements() -> list[Requirement]:
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = metadata["optional-dependencies"]
-    requirements = [Requirement(text) for text in (*metadata["dependencies"], *extras["cpu"], *extras["connect"])]
+    return [Requirement(text) for text in (*metadata["dependencies"], *extras["cpu"], *extras["connect"])]
+
+
+def test_each_stack_pins_the_same_packages_within_the_ranges_of_the_metadata() -> None:
     primary = pins(ROOT / "conf/constraints.txt")
     for path in PINS:
         chosen = pins(path)
         assert chosen.keys() == primary.keys()
-        unfit = [f"{r}: {chosen[r.name]}" for r in requirements if not r.specifier.contains(chosen[r.name])]
+        unfit = [f"{r}: {chosen[r.name]}" for r in requirements() if not r.specifier.contains(chosen[r.name])]
         assert unfit == []
 
 
@@ -169,3 +186,14 @@ def shell(checkout: Path, program: str, **settings: str) -> subprocess.Completed
     command = ["bash", "-c", f". scripts/env.sh; {program}"]
     environment = {**os.environ, **settings}
     return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=True)
+
+
+def test_the_ranges_of_the_metadata_end_at_the_pins() -> None:
+    ranges = {requirement.name: requirement.specifier for requirement in requirements()}
+    for name, parts in LINES.items():
+        lines = sorted(tuple(map(int, pins(path)[name].split(".")[:parts])) for path in PINS)
+        (*start, last), (*end, final) = lines[0], lines[-1]
+        outside = [(*end, final + 1)]
+        if last:
+            outside.append((*start, last - 1, 999))
+        assert [line for line in outside if ranges[name].contains(".".join(map(str, line)))] == [], name

@@ -11,7 +11,11 @@ from spark_dl.diagnosis import machine
 from spark_dl.diagnosis.stacks import STACKS, stack_of
 
 ROOT = Path(__file__).parents[2]
-PINS = {"primary": "constraints.txt", "newest": "constraints-newest.txt"}
+PINS = {
+    "primary": "constraints.txt",
+    "spark41": "constraints-spark41.txt",
+    "newest": "constraints-newest.txt",
+}
 # Columns of the table in docs/compatibility.md.
 COLUMNS = {
     "Spark": "pyspark",
@@ -49,8 +53,8 @@ def test_the_table_of_the_documentation_has_the_pins(stack: str) -> None:
 
 
 def test_what_is_between_the_stacks_is_named_and_no_fault() -> None:
-    finding = stack_of("driver", {**pins("newest"), "pyspark": "4.1.4"})
-    assert finding.found == "none of the pinned ones, nearest to newest: pyspark 4.1.4 (pinned: 4.3)"
+    finding = stack_of("driver", {**pins("newest"), "pyspark": "4.2.1"})
+    assert finding.found == "none of the pinned ones, nearest to newest: pyspark 4.2.1 (pinned: 4.3)"
     assert finding.fix == ""
 
 
