@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from spark_dl.data.columns import OPEN
 from spark_dl.fit.initial_model import display_name
 from spark_dl.ml.params.option_params import OptionParams
 from spark_dl.ml.summary import TrainingSummary, summary_html
@@ -54,4 +55,4 @@ def _plain(value: Any) -> bool:
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:
-    return f"({', '.join(str(size) if size is not None else 'any' for size in shape)})"
+    return f"({', '.join('any' if size in (None, OPEN) else str(size) for size in shape)})"

@@ -37,7 +37,9 @@ def logged_model(model: KerasModel) -> LoggedModel:
     """
     serving, scored = model._serving()
     metadata, content = described(model)
-    filled = {column.name for spec in serving.features for column in spec.columns if column.fill is not None}
+    takes_nulls = serving.nulls != "error"
+    read = [column for spec in serving.features for column in spec.columns]
+    filled = {column.name for column in read if takes_nulls or column.fill is not None}
     fields = serving.head.fields()
     return LoggedModel(
         keras=content or b"",

@@ -112,5 +112,5 @@ def test_dirty_rows_have_null_outputs_or_are_dropped_in_every_way(
         assert served.index[served["prediction"].notna()].tolist() == GOOD
     model = fitted.copy().setScoreNullPolicy("null")
     model.registerUdf(spark, "dirty_rows")
-    rows = data.withColumn("found", F.expr("dirty_rows(image, age)")).collect()
+    rows = data.withColumn("found", F.expr("dirty_rows(age, image)")).collect()
     assert [row.id for row in rows if row.found is not None] == GOOD

@@ -106,7 +106,7 @@ def all_ways(fitted: KerasRegressorModel, data: DataFrame, path: Path) -> dict[s
         "transform": predictions(fitted.transform(data)),
         "a loaded model": predictions(KerasRegressorModel.load(str(path / "model")).transform(data)),
         "scoreParquet": predictions(spark.read.parquet(str(path / "scored"))),
-        "SQL": predictions(data.withColumn("prediction", F.expr("padded_rows(ids, words, flatten(steps))"))),
+        "SQL": predictions(data.withColumn("prediction", F.expr("padded_rows(ids, flatten(steps), words)"))),
         "serving": Served(*fitted._serving()).predict(ROWS)["prediction"].tolist(),
     }
 
@@ -138,7 +138,7 @@ def test_rows_that_are_too_long_are_one_line_by_column(both: Any, data: DataFram
 
 def test_rows_without_a_length_are_padded_to_the_longest_of_a_batch(data: DataFrame, tmp_path: Path) -> None:
     model = a_network(None, None)
-    fitted = fit(model, data)
+    fitted = fit(model, data, columnShapes={"steps": [3, 2]})
     rows = padded(7, 5, 3)
     plain = trained(model, rows)
     for one, other in zip(fitted.keras().get_weights(), plain.get_weights(), strict=True):
