@@ -115,10 +115,8 @@ def _facts(output: ModelOutput, loss: LossFacts | None, head: Head) -> OutputFac
     if loss is not None and len(output.shape) == 1 and (loss.name in OF_CLASS_INDICES or output.shape == (1,)):
         classes = head.classes if isinstance(head, Classification) else output.shape[0]
         classes = None if classes == 1 else classes
-    known = loss is not None and loss.known and loss.last_axis
-    return OutputFacts(
-        output.name, output.shape, classes, loss.name if known else "", None if loss is None else loss.ignored
-    )
+    name = loss.name if loss is not None and loss.known and loss.last_axis else ""
+    return OutputFacts(output.name, output.shape, classes, name, None if loss is None else loss.ignored)
 
 
 def _columns(schema: T.StructType, options: EstimatorOptions, inputs: Sequence[InputFacts]) -> T.StructType:

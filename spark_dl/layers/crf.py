@@ -106,8 +106,8 @@ class CRF(keras.layers.Layer):
         """Return the output, (batch, steps, tags), which carries the chain to `CRFLoss`."""
         scores = ops.cast(inputs, "float32")
         present = ops.ones(ops.shape(scores)[:2], "bool") if mask is None else ops.cast(mask, "bool")
-        weights = (ops.cast(one, "float32") for one in (self.transitions, self.start, self.end))
-        chain = Chain(scores, *weights, present)
+        transitions, start, end = (ops.cast(one, "float32") for one in (self.transitions, self.start, self.end))
+        chain = Chain(scores, transitions, start, end, present)
         if self.kind == "viterbi":
             result = ops.one_hot(viterbi(chain), scores.shape[-1], dtype="float32")
         else:

@@ -45,7 +45,7 @@ ALLOWED = {
     "data": {"base"},
     "launch": {"base"},
     "track": {"base"},
-    "train": {"base", "data"},
+    "train": {"base", "data", "layers"},
     "score": {"base", "data", "train"},
     "diagnosis": {"base", "launch"},
     "fit": {"base", "data", "launch", "track", "train", "score"},

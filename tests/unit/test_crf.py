@@ -154,7 +154,8 @@ def test_a_saved_model_is_loaded_in_another_process(tmp_path: Path) -> None:
     model.save(tmp_path / "tagger.keras")
     np.save(tmp_path / "words.npy", words)
     program = (
-        "import spark_dl.layers, keras, numpy as np, sys; model = keras.saving.load_model(sys.argv[1] + '/tagger.keras');"
+        "import sys, keras, numpy as np, spark_dl.layers;"
+        "model = keras.saving.load_model(sys.argv[1] + '/tagger.keras');"
         "np.save(sys.argv[1] + '/found.npy', model.predict(np.load(sys.argv[1] + '/words.npy'), verbose=0));"
         "assert type(model.loss).__name__ == 'CRFLoss'"
     )
