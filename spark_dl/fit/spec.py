@@ -132,32 +132,12 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         SavedModelError: The fitted model of warmStart can't be loaded as a Keras model.
         DataError: A column is missing, or its type or shape doesn't fit the model.
     """
-    from spark_dl.train.model.batch_size import check_any_batch
-    from spark_dl.train.model.compiling import compiled_copy
-    from spark_dl.train.model.exact_ids import check_exact_ids
-    from spark_dl.train.model.losses import losses_of, without_partial
-    from spark_dl.train.model.step_trial import has_own_step
+    from spark_dl.train.model.losses import losses_of
 
     given = initial_model(options, shapes_of_columns(columns, options))
     model, shape, ragged = shaped_model(given, options, columns)
     task._check_outputs(shape)
-    loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
-    metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
-    brings_loss = not options.labelled or has_own_step(model)
-    compiled = compiled_copy(
-        model,
-        options.optimizer,
-        loss,
-        metrics,
-        options.loss_weights,
-        options.dtype_policy,
-        may_lack_loss=brings_loss,
-    )
-    if options.learning_rate is not None:
-        set_learning_rate(compiled, options.learning_rate)
-    check_any_batch(compiled)
-    check_labels(compiled, options)
-    check_exact_ids(compiled)
+    compiled = _compiled(task, model, shape, options)
     losses = losses_of(compiled.loss, shape)
     check_options(options, losses)
     if options.jit_compile:
@@ -199,6 +179,34 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         notes=workers.notes,
         state_rules=workers.state_rules,
     )
+
+
+def _compiled(task: Task, model: keras.Model, shape: ModelShape, options: EstimatorOptions) -> keras.Model:
+    """Return a copy of the model, compiled with the options, whose loss fits the labels."""
+    from spark_dl.train.model.batch_size import check_any_batch
+    from spark_dl.train.model.compiling import compiled_copy
+    from spark_dl.train.model.exact_ids import check_exact_ids
+    from spark_dl.train.model.losses import without_partial
+    from spark_dl.train.model.step_trial import has_own_step
+
+    loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
+    metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
+    brings_loss = not options.labelled or has_own_step(model)
+    compiled = compiled_copy(
+        model,
+        options.optimizer,
+        loss,
+        metrics,
+        options.loss_weights,
+        options.dtype_policy,
+        may_lack_loss=brings_loss,
+    )
+    if options.learning_rate is not None:
+        set_learning_rate(compiled, options.learning_rate)
+    check_any_batch(compiled)
+    check_labels(compiled, options)
+    check_exact_ids(compiled)
+    return compiled
 
 
 def _output_facts(

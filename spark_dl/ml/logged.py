@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -47,12 +46,17 @@ def logged_model(model: KerasModel) -> LoggedModel:
         serving=serving.to_json(),
         scored=None if scored == content else scored,
         inputs=_types(model._columns or T.StructType([]), filled),
-        outputs=[
-            (name, functools.reduce(lambda kind, _: ("array", kind), range(fields[field].axes), "double"))
-            for field, name in serving.outputs.items()
-        ],
+        outputs=[(name, _array_type(fields[field].axes)) for field, name in serving.outputs.items()],
         example=serving.example(),
     )
+
+
+def _array_type(axes: int) -> Any:
+    """Return MLflow's type of numbers, or of arrays of them with one array for each axis."""
+    kind: Any = "double"
+    for _ in range(axes):
+        kind = ("array", kind)
+    return kind
 
 
 def logged(model: Any, cache_dir: str | None) -> LoggedModel | LoggedStage:

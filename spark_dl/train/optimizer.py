@@ -232,7 +232,7 @@ class _Accumulated:
         if self._sums is None:
             with tf.init_scope():  # variables can't be created in a graph
                 # A gradient's own shape may be partly unknown in a graph.
-                shapes = [g if g is None else g.shape for g in trainable_variables or gradients]
+                shapes: list[Any] = [g if g is None else g.shape for g in trainable_variables or gradients]
                 self._sums = [
                     None if g is None else tf.Variable(tf.zeros(tuple(shape), _summing(g)))
                     for g, shape in zip(gradients, shapes, strict=True)

@@ -165,8 +165,8 @@ def test_an_own_train_step_gets_the_features_alone() -> None:
         """Takes x and no labels, as a GAN does."""
 
         def train_step(self, data: Any) -> dict[str, Any]:
-            if isinstance(data, tuple):
-                raise TypeError("features alone")
+            if isinstance(data, tuple):  # the step fails on the made-up rows, which the notes would say
+                raise TypeError("x alone was expected")
             with tf.GradientTape() as tape:
                 loss = keras.ops.mean(keras.ops.square(self(data, training=True) - data))
             self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
@@ -177,7 +177,7 @@ def test_an_own_train_step_gets_the_features_alone() -> None:
     model.compile("sgd")
     estimator = KerasEstimator(model=model, featuresCol="numbers", labelCol=None, numWorkers=2)
     spec = build_fit_spec(estimator, TAGS, estimator._options())
-    assert spec.notes == ()  # a step was tried, and its gradients are means over rows
+    assert spec.notes == ()  # its gradients are means over rows
     (fed,) = [keras_batch(spec.conversion.tensors, [np.ones((2, 4), np.float32)])]
     assert fed.shape == (2, 4)
 
