@@ -63,6 +63,8 @@ _DEFAULT_PORTS = {
     "mongodb": 27017,
     "amqp": 5672,
 }
+# What urllib3 takes for a path may be the end of a password with a slash.
+_PATH = re.compile(r"(\bwith url: )/\S*@")
 _URL_PARAMETER = re.compile(rf"([?&;](?:{_KEYS})=)[^\s&;#'\"<>]+", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"(\b(?:{_NAMES})['\"]?\s*[=:]\s*)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|(?![\s'\"])[^\s,;&)\]}}'\"]+)",
@@ -89,6 +91,8 @@ def redact(text: str) -> str:
     if "://" in text:
         text = _SLASH_IN_PASSWORD.sub(rf"\1://{REDACTED}@", _USERINFO.sub(_without_userinfo, text))
         text = _DIGITS_AND_SLASH.sub(_without_password, text)
+    if "with url: " in text:
+        text = _PATH.sub(rf"\1/{REDACTED}@", text)
     if "=" in text:
         text = _URL_PARAMETER.sub(rf"\1{REDACTED}", text)
     text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)

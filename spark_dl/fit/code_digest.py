@@ -333,7 +333,11 @@ def _keras_state(thing: Any) -> dict[str, Any]:
         state["fixed"] = [np.asarray(v) for v in fixed if not is_seed(v)]
     elif _installed(type(thing)) is None:
         plain = {name: value for name, value in vars(thing).items() if isinstance(value, _PLAIN)}
-        state["attributes"] = {name: plain[name] for name in plain if name != "name" and not name.startswith("_")}
+        # Keras keeps private counters in its other objects.
+        private = any(kind.__name__ == "Loss" for kind in type(thing).__mro__)
+        state["attributes"] = {
+            name: plain[name] for name in plain if name != "name" and (private or not name.startswith("_"))
+        }
     return state
 
 

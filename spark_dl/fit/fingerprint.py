@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import functools
 import hashlib
 import inspect
 import io
@@ -112,7 +113,11 @@ def _own_objects(things: Any) -> Iterator[Any]:
     if isinstance(things, (list, tuple)):
         for thing in things:
             yield from _own_objects(thing)
-    elif inspect.isroutine(things) or (things is not None and is_own(type(things))):
+    elif (
+        inspect.isroutine(things)
+        or isinstance(things, functools.partial)
+        or (things is not None and is_own(type(things)))
+    ):
         yield things
 
 

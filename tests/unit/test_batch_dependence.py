@@ -217,6 +217,15 @@ class AddsVariance(keras.layers.Layer):
         return x
 
 
+class AddsMasked(keras.layers.Layer):
+    """Adds a mean over the steps that aren't padding."""
+
+    def call(self, x: Any) -> Any:
+        kept = ops.cast(ops.any(ops.not_equal(x, 0.0), axis=-1), x.dtype)
+        self.add_loss(ops.sum(kept * ops.sum(ops.square(x), axis=-1)) / (ops.sum(kept) + 1e-6))
+        return x
+
+
 class SumsInTraining(keras.layers.Layer):
     def call(self, x: Any, training: bool = False) -> Any:
         if training:
@@ -238,6 +247,7 @@ def network(*layers: keras.layers.Layer) -> keras.Model:
         (lambda: [AddsSum()], [SUM]),
         (lambda: [AddsMean()], [MEAN]),
         (lambda: [AddsVariance()], [OTHER]),
+        (lambda: [AddsMasked()], [OTHER]),
         (lambda: [keras.layers.Dropout(0.5), AddsSum()], [SUM]),
         (lambda: [keras.layers.Dropout(0.5), SumsInTraining()], [SUM]),
         (lambda: [keras.Sequential([AddsMean(), AddsSum()])], [MEAN, SUM]),

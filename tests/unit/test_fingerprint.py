@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from spark_dl.fit.code_digest import code_digest
-from spark_dl.fit.fingerprint import fingerprint, layout
+from spark_dl.fit.fingerprint import _own_objects, fingerprint, layout
 from spark_dl.options import ClassifierOptions, EstimatorOptions, Option, all_options, options_of
 from spark_dl.train.model.serialization import to_bytes
 
@@ -381,3 +381,15 @@ CALLBACKS: list[tuple[Any, Any, bool]] = [
 def test_callbacks_count_where_they_may_change_what_is_trained(one: Any, other: Any, counts: bool) -> None:
     before, after = ({"callbacks": [callback] if callback else None} for callback in (one, other))
     assert differing(after, before=before) == ({"callbacks"} if counts else set())
+
+
+class Weighing(keras.losses.Loss):
+    def __init__(self, weight: float) -> None:
+        super().__init__(name="weighing")
+        self._weight = weight
+
+
+def test_private_attributes_of_losses_and_arguments_of_partial_ones_count() -> None:
+    assert code_digest(Weighing(1.0)) == code_digest(Weighing(1.0)) != code_digest(Weighing(-1.0))
+    partial = [list(_own_objects([functools.partial(max, default=weight)])) for weight in (1.0, 1.0, -1.0)]
+    assert code_digest(partial[0]) == code_digest(partial[1]) != code_digest(partial[2])

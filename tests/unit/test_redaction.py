@@ -68,6 +68,7 @@ SECRET = "S3CRET"  # noqa: S105
         "sc://host:15002/;user_id=me;token=S3CRET",
         "jdbc:sqlserver://host;user=sa;password=S3CRET;database=x",
         "DefaultEndpointsProtocol=https;AccountName=me;AccountKey=S3CRET==;EndpointSuffix=core.windows.net",
+        "HTTPConnectionPool(host='alice', port=12): Max retries exceeded with url: /S3CRET@127.0.0.1:1/health",
         "Authorization: Basic S3CRET",
         "{'Authorization': 'Bearer S3CRET', 'Accept': '*/*'}",
         'the header "authorization": "S3CRET"',

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -23,10 +23,12 @@ from spark_dl.train.model.parts import is_keras
 __all__ = [
     "MEAN",
     "OTHER",
+    "SMALL",
     "SUM",
     "UNTRIED",
     "Forward",
     "broadcasts_labels",
+    "by_magnitude",
     "divided_losses",
     "forward",
     "joined_features",
@@ -36,10 +38,13 @@ __all__ = [
     "model_loss_kinds",
     "paddings",
     "quiet",
+    "with_pads",
 ]
 
 MEAN, SUM, OTHER, UNTRIED = "mean", "sum", "other", "untried"
 _ROWS = (3, 5)
+# Magnitude of the numbers that are tried in one batch.
+SMALL = 1e3
 # Values that custom losses use for "no label", and some beyond any threshold that they may compare labels with.
 _PADS = (0.0, -1.0, -100.0, np.nan, 1e2, 1e4, 1e6, -1e4, -1e6)
 # Repetitions of rows if random numbers in the model prevent an exact comparison.
@@ -245,21 +250,56 @@ def model_loss_kinds(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, .
         model: The built Keras model.
         inputs: The shape of one row and the dtype, by the input's name.
     """
+    own = [layer for layer in all_layers(model) if not is_keras(type(layer))]
+    pads = dict.fromkeys(pad for layer in own for pad in paddings(layer, "float32") if np.isfinite(pad))
     with quiet():
         try:
             exact, noisy = (_added(model, inputs, training) for training in (False, True))
-            return exact if len(exact) == len(noisy) else noisy
+            if len(exact) != len(noisy):
+                return noisy
         except Exception:
             return []
+        for group in by_magnitude(pads):
+            with contextlib.suppress(Exception):  # ids that the model doesn't know
+                masked = _added(model, inputs, False, group)
+                exact = [
+                    OTHER if plain == MEAN and padded != MEAN else plain
+                    for plain, padded in zip(exact, masked, strict=True)
+                ]
+        return exact
 
 
-def _added(model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]], training: bool) -> list[str]:
+def by_magnitude(pads: Iterable[float]) -> Iterator[list[float]]:
+    """Group numbers: small ones, large ones, NaN. In one batch, the gradients of large ones would hide the others."""
+    groups: dict[str, list[float]] = {}
+    for pad in pads:
+        groups.setdefault("nan" if np.isnan(pad) else "large" if abs(pad) > SMALL else "small", []).append(pad)
+    yield from groups.values()
+
+
+def with_pads(part: np.ndarray, pads: Sequence[float]) -> np.ndarray:
+    """Return an array with a row for each number, which has that value if the dtype holds it, and one row more."""
+    padded = np.resize(part, (len(pads) + 1, *part.shape[1:]))
+    for row, pad in enumerate(pads):
+        whole = part.dtype.kind in "iu" and float(pad).is_integer()
+        if part.dtype.kind == "f" or (whole and np.iinfo(part.dtype).min <= pad <= np.iinfo(part.dtype).max):
+            padded[row] = pad
+    return padded
+
+
+def _added(
+    model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]], training: bool, pads: Sequence[float] = ()
+) -> list[str]:
     first, second = (features_of(inputs, rows, seed) for seed, rows in enumerate(_ROWS))
+    if pads:
+        first = keras.tree.map_structure(lambda part: with_pads(part, pads), first)
     one = forward(model, first, training).losses
     if not one:
         return []
     other, both = (forward(model, given, training).losses for given in (second, joined_features(first, second)))
-    kinds = [_kind(*values, _ROWS) for values in zip(one, other, both, strict=True)]
+    rows = (len(pads) + 1 if pads else _ROWS[0], _ROWS[1])
+    values = list(zip(one, other, both, strict=True))
+    kinds = [_kind(*each, rows) if np.isfinite(each).all() or not pads else MEAN for each in values]
     if training:  # dropout draws new numbers for each batch
         repeated = forward(model, joined_features(*[first] * _REPEATS), training).losses
         kinds = [SUM if abs(many) > abs(few) * _REPEATS / 2 else MEAN for few, many in zip(one, repeated, strict=True)]

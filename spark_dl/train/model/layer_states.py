@@ -121,8 +121,8 @@ def _is_limited(model: keras.Model, index: int, known: Sequence[list[np.ndarray]
         later = _after(model, many, batches)
     finally:
         _assign(model, initial)
-    changes = [part.astype(np.float64) for part in (later[index] - many[index], second[index] - initial[index])]
-    return not np.allclose(*changes, rtol=0.1, atol=1e-6)
+    change, expected = later[index] - many[index], second[index] - initial[index]
+    return not np.allclose(change.astype(np.float64), expected.astype(np.float64), rtol=0.1, atol=1e-6)
 
 
 def _states(model: keras.Model) -> list[np.ndarray]:

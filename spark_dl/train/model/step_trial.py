@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +15,17 @@ import numpy as np
 import tensorflow as tf
 
 from spark_dl._compat.keras import all_layers
-from spark_dl.train.model.batch_dependence import MEAN, OTHER, SUM, UNTRIED, paddings, quiet
+from spark_dl.train.model.batch_dependence import (
+    MEAN,
+    OTHER,
+    SMALL,
+    SUM,
+    UNTRIED,
+    by_magnitude,
+    paddings,
+    quiet,
+    with_pads,
+)
 from spark_dl.train.model.examples import Example, made_up_batch
 from spark_dl.train.model.parts import is_keras, leaves, seed_states, shift_seeds
 
@@ -31,8 +41,6 @@ _REPEATS = 8
 _DRAWS = 5
 # Gradients of this size are above any threshold of clipping.
 _STEEP = 1e4
-# In a batch with labels that are much greater, the gradients of the others are lost.
-_SMALL = 1e3
 _MOST_PARTS = 12
 _FEATURES, _LABELS = 0, 1  # places in a batch
 # x, y and the weights of a batch, as NumPy arrays.
@@ -125,7 +133,7 @@ def _padded_kind(trial: _Trial, pair: tuple[_Batch, _Batch], pads: Sequence[floa
     def compared(places: Sequence[int], group: Sequence[float]) -> str:
         return trial.compared(_padded(first, places, group), second)
 
-    for group in _by_magnitude(pads):
+    for group in by_magnitude(pads):
         places = [_LABELS] if len(first) > _LABELS else []
         if not math.isnan(group[0]):  # NaN in a feature is refused
             places.append(_FEATURES)
@@ -141,7 +149,7 @@ def _padded_kind(trial: _Trial, pair: tuple[_Batch, _Batch], pads: Sequence[floa
 def _halved_kinds(group: list[float], compared: Callable[[list[float]], str]) -> Iterator[str]:
     """Yield the kinds of parts of a group: a class or an id that isn't one may fail, or be NaN, and hide the others."""
     waiting = [group]
-    for _ in range(_MOST_PARTS if abs(group[-1]) <= _SMALL else 1):
+    for _ in range(_MOST_PARTS if abs(group[-1]) <= SMALL else 1):
         if not waiting:
             return
         part = waiting.pop(0)
@@ -153,33 +161,11 @@ def _halved_kinds(group: list[float], compared: Callable[[list[float]], str]) ->
 
 def _padded(batch: _Batch, places: Sequence[int], group: Sequence[float]) -> _Batch:
     """Return a batch with a row for each value of the group, whose labels or features have that value, and one more."""
-
-    def padded(part: np.ndarray) -> np.ndarray:
-        for row, pad in enumerate(group):
-            if _holds(part, pad):
-                part[row] = pad
-        return part
-
     rows = len(group) + 1
-    enlarged = list(_mapped(lambda part: np.resize(part, (rows, *part.shape[1:])), batch))
+    enlarged = [_mapped(lambda part: np.resize(part, (rows, *part.shape[1:])), part) for part in batch]
     for place in places:
-        enlarged[place] = _mapped(padded, enlarged[place])
+        enlarged[place] = _mapped(lambda part: with_pads(part, group), batch[place])
     return tuple(enlarged)
-
-
-def _holds(part: Any, number: float) -> bool:
-    """Return whether an array may have a number as an element."""
-    if part is None or part.dtype.kind not in "iu":
-        return part is not None and part.dtype.kind == "f"
-    return float(number).is_integer() and bool(np.iinfo(part.dtype).min <= number <= np.iinfo(part.dtype).max)
-
-
-def _by_magnitude(pads: Iterable[float]) -> Iterator[list[float]]:
-    """Group numbers: small ones, great ones, NaN."""
-    groups: dict[str, list[float]] = {}
-    for pad in pads:
-        groups.setdefault("nan" if math.isnan(pad) else "great" if abs(pad) > _SMALL else "small", []).append(pad)
-    yield from groups.values()
 
 
 def _plain_pairs(
