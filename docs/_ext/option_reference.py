@@ -40,13 +40,16 @@ def takers(option: Option) -> str:
         "KerasClassifier": ClassifierOptions,
         "fitted models": options.FittedOptions,
         "KerasClassifierModel": FittedClassifierOptions,
+        "KerasTagger": options.TaggerOptions,
+        "KerasTaggerModel": options.FittedTaggerOptions,
     }
     having = [name for name, record in records.items() if option in options.options_of(record)]
-    if "estimators" in having:
-        having.remove("KerasClassifier")
-    if "fitted models" in having:
-        having.remove("KerasClassifierModel")
-    return ", ".join(having)
+    of_all = {
+        "estimators": ("KerasClassifier", "KerasTagger"),
+        "fitted models": ("KerasClassifierModel", "KerasTaggerModel"),
+    }
+    named = {name for all_of_them, names in of_all.items() if all_of_them in having for name in names}
+    return ", ".join(name for name in having if name not in named)
 
 
 class OptionList(Directive):

@@ -22,7 +22,7 @@ from spark_dl.options.records import (
     FittedTaggerOptions,
     TaggerOptions,
 )
-from spark_dl.options.scoring import ClassScoringOptions, ScoringOptions, TagScoringOptions
+from spark_dl.options.scoring import ClassScoringOptions, ProbabilityOptions, ScoringOptions, TagScoringOptions
 from spark_dl.options.tracking import TrackingOptions
 from spark_dl.options.training import TrainingOptions
 
@@ -40,6 +40,7 @@ __all__ = [
     "ModelOptions",
     "Option",
     "Options",
+    "ProbabilityOptions",
     "ScoringOptions",
     "TagScoringOptions",
     "TaggerOptions",

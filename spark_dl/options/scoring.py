@@ -8,7 +8,7 @@ from typing import Any
 from spark_dl.options import checks
 from spark_dl.options.fields import Options, option
 
-__all__ = ["ClassScoringOptions", "ScoringOptions", "TagScoringOptions"]
+__all__ = ["ClassScoringOptions", "ProbabilityOptions", "ScoringOptions", "TagScoringOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class ScoringOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ProbabilityOptions(ScoringOptions):
+class ProbabilityOptions(ScoringOptions):
     """The column of the probabilities."""
 
     probability_col: str = option(
@@ -75,7 +75,7 @@ class _ProbabilityOptions(ScoringOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassScoringOptions(_ProbabilityOptions):
+class ClassScoringOptions(ProbabilityOptions):
     """Options of a classifier's scoring: output columns, thresholds and class labels."""
 
     raw_prediction_col: str = option(
@@ -117,7 +117,7 @@ class ClassScoringOptions(_ProbabilityOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TagScoringOptions(_ProbabilityOptions):
+class TagScoringOptions(ProbabilityOptions):
     """Options of a tagger's scoring: output columns and the tags' names."""
 
     tag_labels: list[str] | None = option(

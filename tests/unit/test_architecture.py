@@ -74,7 +74,12 @@ INTERNAL = (
     "tensorflow.python",
 )
 # Private names that are documented: of Python, and of Spark ML for those who write stages.
-DOCUMENTED = {"_current_frames", "_exit", "_asdict", "_fields"} | {"_copyValues", "_resetUid", "_set", "_setDefault"}
+DOCUMENTED = {"_current_frames", "_exit", "_asdict", "_fields", "_replace"} | {
+    "_copyValues",
+    "_resetUid",
+    "_set",
+    "_setDefault",
+}
 
 
 def in_compat(module: str) -> bool:

@@ -118,11 +118,11 @@ def test_tensorflow_gets_every_row_once_in_as_many_batches_as_steps(
     rows: list[int] = []
     for shard in shards(dataset.blocks, size, batch, seed):
         made = tensorflow_batches(dataset, [shard], read, seed=seed, one_pass=True)
-        lengths = [len(ids) for (ids,) in made.as_numpy_iterator()]
+        lengths = [len(ids) for ids in made.as_numpy_iterator()]
         assert len(lengths) == shard.steps == made.cardinality().numpy()
         assert lengths == sorted(lengths, reverse=True)  # full, then short, then empty
         assert lengths[:-2] == [batch] * len(lengths[:-2])
-        rows += [row for (ids,) in made.as_numpy_iterator() for row in ids.tolist()]
+        rows += [row for ids in made.as_numpy_iterator() for row in ids.tolist()]
     assert Counter(rows) == Counter(range(sum(sizes)))
 
 
@@ -132,7 +132,7 @@ def test_training_batches_go_on_epoch_after_epoch() -> None:
     made = tensorflow_batches(dataset, [shard], read, seed=0, first_epoch=2)
     assert shard.steps == 3
     stream = made.as_numpy_iterator()
-    epochs = [[next(stream)[0].tolist() for _ in range(shard.steps)] for _ in range(3)]
+    epochs = [[next(stream).tolist() for _ in range(shard.steps)] for _ in range(3)]
     assert [[len(batch) for batch in epoch] for epoch in epochs] == [[4, 4, 3]] * 3
     assert [sorted(itertools.chain(*epoch)) for epoch in epochs] == [list(range(11))] * 3
     for number, epoch in enumerate(epochs, start=2):

@@ -233,7 +233,7 @@ def test_losses_of_class_indices_are_known(loss: object) -> None:
     facts = loss_facts(loss)
     assert facts.name in OF_CLASS_INDICES
     assert KerasEstimator()._classes(ModelOutput("o", (7,), "softmax"), facts) == 7
-    assert KerasEstimator()._classes(ModelOutput("o", (4, 7), "softmax"), facts) is None
+    assert KerasEstimator()._classes(ModelOutput("o", (4, 7), "softmax"), facts) == 7  # at each position
 
 
 class WithArguments(keras.losses.SparseCategoricalCrossentropy):

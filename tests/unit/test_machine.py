@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from spark_dl.diagnosis import machine
+from spark_dl.installed import version_of
 from spark_dl.launch.horovod_build import horovod_fault
 
 EXTENSION = f"mpi_lib{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -73,6 +74,7 @@ def test_a_missing_package_is_a_fault_but_for_petastorm_which_pyarrow_replaces(
         return installed(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
+    version_of.cache_clear()  # as in a new process
     (finding,) = (finding for finding in machine.packages("driver") if finding.what == missing)
     assert finding.found.startswith("missing")
     assert ("reads with pyarrow" in finding.found, bool(finding.fix)) == (
