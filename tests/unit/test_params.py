@@ -75,7 +75,7 @@ def test_a_bad_value_is_refused_where_it_is_set(how: str) -> None:
     assert estimator.getBatchSize() == 32
 
 
-@pytest.mark.parametrize("name", ["batchSize", "labelCol", "shuffle"])
+@pytest.mark.parametrize("name", ["batchSize", "featuresCol", "shuffle"])
 def test_none_is_refused_where_a_value_is_needed(name: str) -> None:
     with pytest.raises(OptionError, match=name):
         KerasClassifier(**{name: None})
