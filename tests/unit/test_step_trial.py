@@ -27,7 +27,7 @@ class OwnStep(keras.Model):
         return gradients
 
     def train_step(self, data: Any) -> Any:
-        x, y = data
+        x, y = data if isinstance(data, tuple) else (data, None)
         with tf.GradientTape() as tape:
             loss = self.error(y, self(x, training=True))
         gradients = self.change(tape.gradient(loss, self.trainable_variables))

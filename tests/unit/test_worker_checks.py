@@ -145,7 +145,6 @@ def test_losses_that_are_no_means_over_rows_are_refused(what: str, several: dict
         (lambda: network(metrics=[Greatest()]), {"weightCol": "w"}),
         (lambda: sequences(keras.layers.LSTM(3), keras.layers.Dense(2)), IDS),
         (lambda: network(loss=keras.losses.Huber(reduction="mean_with_sample_weight")), {"weightCol": "w"}),
-        (lambda: sequences(keras.layers.Dense(4, "softmax", kernel_regularizer="l2")), IDS),
         (lambda: sequences(keras.layers.Dense(4), loss=of_positions), IDS),
         (
             lambda: network(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)),
@@ -158,8 +157,9 @@ def test_what_is_exact_is_taken_without_a_word(make: Any, options: dict[str, Any
     assert notes(make(), **options, **several) == ()
 
 
-def test_accumulated_steps_with_a_masked_loss_beside_others_are_refused() -> None:
-    regularized = keras.layers.Dense(4, activity_regularizer="l2")
+@pytest.mark.parametrize("regularizer", ["activity_regularizer", "kernel_regularizer"])
+def test_accumulated_steps_with_a_masked_loss_beside_others_are_refused(regularizer: str) -> None:
+    regularized = keras.layers.Dense(4, **{regularizer: "l2"})
     with pytest.raises(ModelError, match=r"masked output(.|\n)*gradientAccumulation=3, and other losses beside it"):
         notes(sequences(regularized), **IDS, gradientAccumulation=3)
     assert notes(sequences(regularized), **IDS, numWorkers=2) == ()
