@@ -10,6 +10,7 @@ from spark_dl.options import (
     ClassifierOptions,
     EstimatorOptions,
     FittedClassifierOptions,
+    FittedTaggerOptions,
     Option,
     Options,
     TaggerOptions,
@@ -258,7 +259,7 @@ def train_options(estimator: Any = "classifier") -> tuple[Option, ...]:
 
 def score_options() -> tuple[Option, ...]:
     """Return the options of fitted models that a configuration has as keys."""
-    return options_of(FittedClassifierOptions)
+    return tuple(dict.fromkeys((*options_of(FittedClassifierOptions), *options_of(FittedTaggerOptions))))
 
 
 def required(values: Options, name: str) -> Any:

@@ -11,7 +11,15 @@ import yaml
 
 from spark_dl.cli.keys import ScoreKeys, TrainKeys, score_options, train_options
 from spark_dl.cli.references import OBJECT_KEYS
-from spark_dl.options import ClassifierOptions, FittedClassifierOptions, Option, Options, options_of
+from spark_dl.options import (
+    ClassifierOptions,
+    FittedClassifierOptions,
+    FittedTaggerOptions,
+    Option,
+    Options,
+    TaggerOptions,
+    options_of,
+)
 
 __all__ = ["TEMPLATES", "keys_of", "reference", "rendered"]
 
@@ -33,8 +41,14 @@ def keys_of(template: str) -> list[tuple[str, tuple[Option, ...]]]:
         template: "train" or "score".
     """
     if template == "train":
-        return [*_sections(TrainKeys, options_of(TrainKeys)), *_sections(ClassifierOptions, train_options())]
-    return [*_sections(ScoreKeys, options_of(ScoreKeys)), *_sections(FittedClassifierOptions, score_options())]
+        known = train_options()
+        taggers = [one for one in train_options("tagger") if one not in known]
+        own = _sections(TrainKeys, options_of(TrainKeys))
+        return [*own, *_sections(ClassifierOptions, known), *_sections(TaggerOptions, taggers)]
+    known = options_of(FittedClassifierOptions)
+    taggers = [one for one in score_options() if one not in known]
+    own = _sections(ScoreKeys, options_of(ScoreKeys))
+    return [*own, *_sections(FittedClassifierOptions, known), *_sections(FittedTaggerOptions, taggers)]
 
 
 def rendered(template: str, values: Mapping[str, Any] | None = None, head: str = "") -> str:

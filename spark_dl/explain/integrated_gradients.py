@@ -9,7 +9,8 @@ import numpy as np
 from pyspark.ml.base import Transformer
 from pyspark.sql import DataFrame
 
-from spark_dl.errors import OptionError, explain, hint
+from spark_dl.data.columns import OPEN
+from spark_dl.errors import ModelError, OptionError, explain, hint
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.ml.model import KerasModel
 from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput
@@ -95,12 +96,21 @@ class IntegratedGradients(Transformer):
         """Explain one row of zeros, which finds layers without a gradient; return the shape of each attribution."""
         import tensorflow as tf
 
-        shape = self._model.shape_of_model
-        given = [
-            tf.constant([""]) if one.dtype == "string" else tf.zeros((1, *(size or 1 for size in one.shape)), one.dtype)
-            for one in shape.inputs
-        ]
-        names = [one.name for one in shape.inputs]
+        given, names = [], []
+        for one in self._fitted._inputs:
+            if OPEN in one.shape:
+                raise ModelError(
+                    explain(
+                        f"The attributions of the input {one.name!r} have no fixed shape.",
+                        expected="rows of one length",
+                        received="padding without a length",
+                        fix="Set the length of a row in columnShapes of the fit.",
+                    )
+                )
+            given.append(
+                tf.fill((1, *one.shape), "") if one.dtype == "string" else tf.zeros((1, *one.shape), one.dtype)
+            )
+            names.append(one.name)
         found = self._model(dict(zip(names, given, strict=True)) if len(given) > 1 else given[0])
         return {name: tuple(np.shape(one)[1:]) for name, one in zip(names, found, strict=True)}
 
@@ -113,7 +123,8 @@ class IntegratedGradients(Transformer):
         objects = custom_objects(self._model)
         custom = pickle_for_ranks("A custom object of the model", objects, reduce=keras_reducer()).content
         features = self._fitted._scoring(dataset.schema).features
-        scoring = ScoringModel.of(to_bytes(self._model), custom, features, self._head(), self._batch)
+        nulls = self._fitted._options().score_null_policy
+        scoring = ScoringModel.of(to_bytes(self._model), custom, features, self._head(), self._batch, nulls)
         return score(dataset, scoring, self._columns())
 
     def _head(self) -> Head:

@@ -215,6 +215,15 @@ def scaled_rate(compiled: keras.Model, options: EstimatorOptions) -> LearningRat
         )
     optimizer = _innermost(compiled)
     base_rate = optimizer.get_config()["learning_rate"]
+    if others := _others(compiled, optimizer):
+        raise OptionError(
+            explain(
+                "The learning rates of several optimizers can't be scaled or warmed up.",
+                expected="one optimizer",
+                received=", ".join(type(one).__name__ for one in (optimizer, *others)),
+                fix="Set learningRateScaling='none' and warmupEpochs=0, and scale the rates yourself.",
+            )
+        )
     if not isinstance(base_rate, (int, float)):
         raise OptionError(
             explain(
@@ -239,10 +248,8 @@ def set_learning_rate(compiled: keras.Model, rate: float) -> None:
     Raises:
         OptionError: The optimizer's learning rate follows a schedule or a function, or there are several optimizers.
     """
-    from spark_dl.train.model.optimizers import optimizers_of
-
     optimizer = _innermost(compiled)
-    others = [one for one in optimizers_of(compiled) if one is not optimizer and one is not compiled.optimizer]
+    others = _others(compiled, optimizer)
     found = optimizer.get_config().get("learning_rate")
     if others or not isinstance(found, (int, float)):
         received = (
@@ -263,6 +270,13 @@ def set_learning_rate(compiled: keras.Model, rate: float) -> None:
 
 def _kind_of_rate(rate: Any) -> str:
     return str(rate.get("class_name", rate)) if isinstance(rate, dict) else type(rate).__name__
+
+
+def _others(compiled: keras.Model, optimizer: Any) -> list[Any]:
+    """Return the model's optimizers besides its own one."""
+    from spark_dl.train.model.optimizers import optimizers_of
+
+    return [one for one in optimizers_of(compiled) if one is not optimizer and one is not compiled.optimizer]
 
 
 def _innermost(compiled: keras.Model) -> Any:

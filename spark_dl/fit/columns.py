@@ -8,7 +8,6 @@ from typing import Any
 
 from pyspark.sql.types import BooleanType, NumericType, StructType
 
-from spark_dl.data.column import Column
 from spark_dl.data.label_rules import apply_loss
 from spark_dl.data.null_policy import NullPolicy
 from spark_dl.data.padding_policy import PaddingPolicy
@@ -300,7 +299,7 @@ def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[Ou
     return tuple(specs)
 
 
-def check_null_policy(options: ColumnOptions, columns: Sequence[Column]) -> None:
+def check_null_policy(options: ColumnOptions, columns: Sequence[str]) -> None:
     """Check that nullPolicy names only columns that are read.
 
     Args:
@@ -312,7 +311,7 @@ def check_null_policy(options: ColumnOptions, columns: Sequence[Column]) -> None
     """
     policy = options.null_policy
     named = policy if isinstance(policy, dict) else {}
-    _check_names("nullPolicy", named, [column.name for column in columns], "which feeds nothing")
+    _check_names("nullPolicy", named, columns, "which feeds nothing")
 
 
 def _check_names(param: str, given: Mapping[str, Any], names: Sequence[str], why: str) -> None:

@@ -1,4 +1,4 @@
-"""The meaning of a model's outputs for each task: general, classification and regression."""
+"""The meaning of a model's outputs for each task: general, classification, tagging and regression."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.options import ClassifierOptions
-from spark_dl.score.heads import Classification, Head, Regression, SeveralOutputs, TensorOutput
+from spark_dl.score.heads import Classification, Head, Regression, SeveralOutputs, Tagging, TensorOutput
 
 if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
     from spark_dl.train.model.shape import ModelShape
 
-__all__ = ["check_classes", "check_for_each_class", "check_one_number", "class_head", "general_head"]
+__all__ = [
+    "check_classes",
+    "check_for_each_class",
+    "check_one_number",
+    "check_positions",
+    "class_head",
+    "general_head",
+    "tag_head",
+]
 
 # Descriptions of the output kinds, for the plan.
 _MEANINGS = {
@@ -96,6 +104,55 @@ def class_head(shape: ModelShape, loss: LossFacts | None, model: Any, options: C
         from_logits=kind.kind == LOGITS,
         normalize=kind.kind == SCORES,
         source=f"output {shape.outputs[0].name}: {_MEANINGS[kind.kind]} ({kind.source})",
+    )
+
+
+def check_positions(shape: ModelShape) -> None:
+    """Check that a model has the output of a tagger.
+
+    Raises:
+        ModelError: The model doesn't have one output of two axes.
+    """
+    shapes = [output.shape for output in shape.outputs]
+    if [len(found) for found in shapes] != [2]:
+        raise ModelError(
+            explain(
+                "The model's output isn't one of a tagger.",
+                expected="one output, of shape (batch, positions, classes)",
+                received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
+                fix="End the model with Dense(classes) on a sequence, or use KerasEstimator.",
+            )
+        )
+
+
+def tag_head(shape: ModelShape, loss: LossFacts | None, model: Any, tag_labels: Sequence[str] | None) -> Tagging:
+    """Return the head of a tagger.
+
+    Args:
+        shape: The shape of the model, as `check_positions` checks it.
+        loss: The facts of the loss; None for a model without a loss.
+        model: The Keras model, to measure its output where nothing else decides; None if it can't be measured.
+        tag_labels: The names of the tags; None for none.
+
+    Raises:
+        OptionError: There isn't one name for each tag.
+        ModelError: It can't be decided whether the outputs are probabilities or logits.
+    """
+    from spark_dl.train.model.output_kind import LOGITS, SCORES, output_kind, undecided
+
+    (output,) = shape.outputs
+    positions, classes = output.shape
+    if tag_labels:
+        check_for_each_class("tagLabels", tag_labels, classes)
+    kind = output_kind(model, shape, None, loss)
+    if kind is None:
+        raise undecided(getattr(model, "name", ""))
+    return Tagging(
+        positions,
+        classes,
+        from_logits=kind.kind == LOGITS,
+        normalize=kind.kind == SCORES,
+        source=f"output {output.name}: {_MEANINGS[kind.kind]} ({kind.source})",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ from pyspark.sql import types as T
 from spark_dl.data.label_rules import OF_CLASS_INDICES
 from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, ModelError
-from spark_dl.fit.columns import InputFacts, OutputFacts, feature_specs, input_columns
+from spark_dl.fit.columns import InputFacts, OutputFacts, check_null_policy, feature_specs, input_columns
 from spark_dl.fit.open_inputs import opened
+from spark_dl.fit.padding_check import check_padding
 from spark_dl.fit.spec import shaped_model
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.options import EstimatorOptions
-from spark_dl.score.heads import Classification, Head
+from spark_dl.score.heads import Classification, Head, Tagging
 
 if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
@@ -81,6 +82,7 @@ def import_model(options: EstimatorOptions, make_head: MakeHead, schema: T.Struc
         copy = from_bytes(content)
         refuse_forgotten(model, copy)
         check_any_batch(copy)
+    _check_columns(copy, shape, ragged, options)
     losses = _losses(copy, shape)
     head = make_head(shape, losses[0], copy, options)
     inputs = tuple(
@@ -94,6 +96,19 @@ def import_model(options: EstimatorOptions, make_head: MakeHead, schema: T.Struc
         head,
         _usual_columns(options, inputs) if schema is None else _columns(schema, options, inputs),
     )
+
+
+def _check_columns(model: Any, shape: ModelShape, ragged: Mapping[str, str], options: EstimatorOptions) -> None:
+    """Check what a fit checks of options that name columns: that they feed inputs, and that padding is masked."""
+    named, _ = input_columns(options, [one.name for one in shape.inputs])
+    columns = list(dict.fromkeys(name for names in named.values() for name in names))
+    check_padding(options, columns)
+    check_null_policy(options, columns)
+    if ragged:
+        from spark_dl.train.model.open_lengths import check_padding_is_masked
+
+        pads = {name: (options.padding or {})[column] for name, column in ragged.items()}
+        check_padding_is_masked(model, {one.name: (one.shape, one.dtype) for one in shape.inputs}, pads, ragged)
 
 
 def _losses(model: Any, shape: ModelShape) -> Sequence[LossFacts | None]:
@@ -112,7 +127,9 @@ def _losses(model: Any, shape: ModelShape) -> Sequence[LossFacts | None]:
 def _facts(output: ModelOutput, loss: LossFacts | None, head: Head) -> OutputFacts:
     """Return an output, with what evaluate needs to know of its labels."""
     classes = None
-    if loss is not None and len(output.shape) == 1 and (loss.name in OF_CLASS_INDICES or output.shape == (1,)):
+    if isinstance(head, Tagging):
+        classes = head.classes
+    elif loss is not None and len(output.shape) == 1 and (loss.name in OF_CLASS_INDICES or output.shape == (1,)):
         classes = head.classes if isinstance(head, Classification) else output.shape[0]
         classes = None if classes == 1 else classes
     name = loss.name if loss is not None and loss.known and loss.last_axis else ""
@@ -145,7 +162,7 @@ def _usual_columns(options: EstimatorOptions, inputs: Sequence[InputFacts]) -> T
 def _usual_type(given: InputFacts, columns: int) -> T.DataType | None:
     """Return the Spark type of each of the columns of an input; None if it isn't certain."""
     if given.dtype == "string":
-        return T.StringType()
+        return T.StringType() if math.prod(given.shape) == 1 else T.ArrayType(T.StringType())
     number = spark_type(_signed(given.dtype))
     if columns > 1 or math.prod(given.shape) == 1:
         return number

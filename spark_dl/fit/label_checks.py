@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.specs import LabelSpec
 from spark_dl.errors import DataError, ModelError, OptionError, explain, shape_text
-from spark_dl.options import ClassifierOptions, EstimatorOptions
+from spark_dl.options import ClassifierOptions, EstimatorOptions, TaggerOptions
 
 if TYPE_CHECKING:
     import keras
 
     from spark_dl.train.model.examples import Example
 
-__all__ = ["check_broadcasts", "check_labels"]
+__all__ = ["check_broadcasts", "check_labels", "check_position_weights"]
 
 
 def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[LabelSpec]) -> None:
@@ -53,19 +55,32 @@ def check_labels(model: keras.Model, options: EstimatorOptions) -> None:
         OptionError: An option needs labels.
         ModelError: The compiled loss needs labels, or there is no loss.
     """
+    import keras
+
     from spark_dl.train.model.batch_dependence import may_add_losses
     from spark_dl.train.model.step_trial import has_own_step
 
     if options.labelled:
         return
-    if isinstance(options, ClassifierOptions) or options.weighted:
-        thing = "weightCol" if options.weighted else "a classifier"
+    if isinstance(options, (ClassifierOptions, TaggerOptions)) or options.weighted:
+        thing = (
+            "weightCol" if options.weighted else f"a {'tagger' if isinstance(options, TaggerOptions) else 'classifier'}"
+        )
         raise OptionError(
             explain(
                 f"There is no label, and {thing} needs one.",
                 expected="a label column",
                 received="labelCol=None",
                 fix="Set labelCol, or train with KerasEstimator and without weights.",
+            )
+        )
+    if type(model).train_step is keras.Model.train_step and (named := _metric_names(model)):
+        raise ModelError(
+            explain(
+                "There is no label, and the model's metrics need one.",
+                expected="a model without metrics",
+                received=f"labelCol=None and metrics {', '.join(named)}",
+                fix="Leave metrics out, or return values from a train_step of the model.",
             )
         )
     if has_own_step(model):
@@ -79,3 +94,37 @@ def check_labels(model: keras.Model, options: EstimatorOptions) -> None:
                 fix="Set labelCol, or leave the loss to the model and compile it without one.",
             )
         )
+
+
+def check_position_weights(losses: Mapping[str, Any], conversion: ConversionSpec) -> None:
+    """Check that no loss that is one number for a whole row gets a weight for each position.
+
+    Args:
+        losses: The loss of each output, by the output's name.
+        conversion: How rows are converted, with the weight column and its shape.
+
+    Raises:
+        DataError: One does.
+    """
+    weight = conversion.weight
+    if weight is None or math.prod(conversion.weight_shape) == 1:
+        return
+    for output, loss in losses.items():
+        if getattr(loss, "mean_over_rows", False):
+            raise DataError(
+                explain(
+                    f"The loss {type(loss).__name__} of {output!r} has no weights for positions.",
+                    expected="a weight column with one number a row",
+                    received=f"weightCol={weight.name!r}, an array in each row",
+                    fix="Weigh whole rows; a label that is no tag (-1) leaves a position out.",
+                )
+            )
+
+
+def _metric_names(model: keras.Model) -> list[str]:
+    """Return the names of the metrics that the model was compiled with."""
+    from spark_dl._compat.keras import compile_metrics
+    from spark_dl.train.model.parts import leaves
+
+    found = [one for one in leaves(compile_metrics(model)) if one is not None]
+    return [str(getattr(one, "name", getattr(one, "__name__", one))) for one in found]

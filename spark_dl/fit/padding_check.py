@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spark_dl.data.specs import FeatureSpec
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.options import ColumnOptions
 
 __all__ = ["check_padding"]
 
 
-def check_padding(options: ColumnOptions, features: Sequence[FeatureSpec]) -> None:
+def check_padding(options: ColumnOptions, names: Sequence[str]) -> None:
     """Check that padding names only feature columns, and that truncate isn't set without it.
 
     Args:
         options: The column options.
-        features: The specification of each model input.
+        names: The feature columns.
 
     Raises:
         OptionError: padding names another column, or truncate has nothing to cut.
     """
-    names = [column.name for spec in features for column in spec.columns]
     for name in options.padding or {}:
         if name not in names:
             raise OptionError(

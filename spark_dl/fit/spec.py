@@ -27,7 +27,7 @@ from spark_dl.fit.columns import (
 )
 from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
-from spark_dl.fit.label_checks import check_broadcasts, check_labels
+from spark_dl.fit.label_checks import check_broadcasts, check_labels, check_position_weights
 from spark_dl.fit.monitor_check import check_monitor
 from spark_dl.fit.open_inputs import check_masked, check_open_outputs, open_inputs, opened
 from spark_dl.fit.padding_check import check_padding
@@ -35,8 +35,8 @@ from spark_dl.fit.row_columns import validation_column, weight_and_shape
 from spark_dl.fit.worker_checks import Fitted, check_workers
 from spark_dl.io.store import Store
 from spark_dl.launch.pickling import Pickled, pickle_for_ranks
-from spark_dl.options import ClassifierOptions, EstimatorOptions
-from spark_dl.score.heads import Classification, Head
+from spark_dl.options import ClassifierOptions, EstimatorOptions, TaggerOptions
+from spark_dl.score.heads import Head
 from spark_dl.train.learning_rate import LearningRate
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     carried = _carry(compiled, options, given)
     fitted = _fitted(compiled, shape, conversion, carried)
     check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
+    check_position_weights(fitted.losses, conversion)
     check_masked(fitted, ragged, options)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
@@ -169,9 +170,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         head=head,
         conversion=conversion,
         columns=_types_of(columns, conversion),
-        plan=input_plan(
-            columns, conversion, inputs, outputs, [head.source] if isinstance(head, Classification) else []
-        ),
+        plan=input_plan(columns, conversion, inputs, outputs, list(filter(None, [getattr(head, "source", "")]))),
         learning_rate=rate,
         callbacks=carried.callbacks.content,
         augment=b"" if options.augment is None else carried.augment.content,
@@ -189,8 +188,13 @@ def _compiled(task: Task, model: keras.Model, shape: ModelShape, options: Estima
     from spark_dl.train.model.losses import without_partial
     from spark_dl.train.model.step_trial import has_own_step
 
-    loss = without_partial(options.loss) if options.loss is not None else task._default_loss(shape, model)
-    metrics = options.metrics if options.metrics is not None else task._default_metrics(shape, loss, model)
+    loss, metrics = options.loss, options.metrics
+    if loss is not None:
+        loss = without_partial(loss)
+    elif options.labelled:
+        loss = task._default_loss(shape, model)
+    if metrics is None and options.labelled:
+        metrics = task._default_metrics(shape, loss, model)
     brings_loss = not options.labelled or has_own_step(model)
     compiled = compiled_copy(
         model,
@@ -313,8 +317,8 @@ def _conversion(
         balance=of_classes.balance if of_classes else "none",
         seed=options.seed,
     )
-    check_null_policy(options, conversion.columns)
-    check_padding(options, conversion.features)
+    check_null_policy(options, [column.name for column in conversion.columns])
+    check_padding(options, [column.name for spec in conversion.features for column in spec.columns])
     return conversion
 
 
@@ -355,6 +359,8 @@ def _written(options: EstimatorOptions, outputs: Sequence[str]) -> dict[str, str
     names = options.columns_by_output
     if isinstance(options, ClassifierOptions) and options.top_k:
         names["topK"] = options.top_k_col
+    if isinstance(options, TaggerOptions) and options.tag_labels:
+        names["tags"] = options.tags_col
     return {field: name for field, name in names.items() if name}
 
 

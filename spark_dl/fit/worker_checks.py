@@ -92,7 +92,7 @@ def _losses(fitted: Fitted, divided: Mapping[str, str], weighted: bool, several:
         if (loss := fitted.losses.get(example.output)) is None:  # a train step that computes its own
             continue
         named = f"The loss {_name(loss)} of {example.output!r}"
-        if example.output in divided and is_keras(type(loss)):
+        if (example.output in divided and is_keras(type(loss))) or getattr(loss, "mean_over_rows", False):
             continue
         kind = loss_kind(loss, example, weighted)
         if kind == SUM:

@@ -142,6 +142,10 @@ class CRFLoss(keras.losses.Loss):
         others: Those of any loss.
     """
 
+    # The label for "no tag", and that a batch's loss is the mean over its rows, whatever their positions.
+    no_label = -1
+    mean_over_rows = True
+
     def __init__(self, name: str = "crf_loss", **others: Any) -> None:
         super().__init__(name=name, **others)
 

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from spark_dl.data.column import quoted
 from spark_dl.errors import ModelError, OptionError, explain
-from spark_dl.fit.heads import check_for_each_class
+from spark_dl.fit.heads import check_for_each_class, check_positions, tag_head
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import FittedTaggerParams, TaggerParams, with_options
@@ -20,7 +20,6 @@ from spark_dl.score.predict import check_new
 
 if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
-    from spark_dl.train.model.output_kind import OutputKind
     from spark_dl.train.model.shape import ModelOutput, ModelShape
 
 __all__ = ["KerasTagger", "KerasTaggerModel"]
@@ -38,6 +37,13 @@ class KerasTaggerModel(FittedTaggerParams, KerasModel):
     Attributes:
         summary: The training summary.
     """
+
+    _fit_options = TaggerOptions
+
+    @classmethod
+    def _made_head(cls, shape: ModelShape, loss: LossFacts | None, model: Any, options: Any) -> Head:
+        check_positions(shape)
+        return tag_head(shape, loss, model, options.tag_labels)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         options, head = self._options(), self._fitted_head()
@@ -100,27 +106,14 @@ class KerasTagger(TaggerParams, KerasEstimator):
             return None
         import keras
 
-        from spark_dl.train.model.output_kind import LOGITS
-
-        kind = _kind(model if model.built else None, shape, None)
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=kind.kind == LOGITS)
+        head = tag_head(shape, None, model if model.built else None, None)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=head.from_logits)
 
     def _check_outputs(self, shape: ModelShape) -> None:
-        shapes = [output.shape for output in shape.outputs]
-        if [len(found) for found in shapes] != [2]:
-            raise ModelError(
-                explain(
-                    "The model's output isn't one of a tagger.",
-                    expected="one output, of shape (batch, positions, classes)",
-                    received=", ".join(f"(batch, {', '.join(map(str, found))})" for found in shapes),
-                    fix="End the model with Dense(classes) on a sequence, or use KerasEstimator.",
-                )
-            )
+        check_positions(shape)
 
     def _head(self, shape: ModelShape, losses: Sequence[LossFacts], model: Any = None) -> Head:
-        from spark_dl.train.model.output_kind import LOGITS, SCORES
-
-        (output,), (loss,) = shape.outputs, losses
+        (loss,) = losses
         if loss.known and loss.name != _LOSS:
             raise ModelError(
                 explain(
@@ -130,32 +123,8 @@ class KerasTagger(TaggerParams, KerasEstimator):
                     fix=f"Set loss={_LOSS!r}, or use KerasEstimator.",
                 )
             )
-        positions, classes = output.shape
-        if labels := self._options().tag_labels:
-            check_for_each_class("tagLabels", labels, classes)
-        kind = _kind(model, shape, loss)
-        return Tagging(
-            positions,
-            classes,
-            from_logits=kind.kind == LOGITS,
-            normalize=kind.kind == SCORES,
-            source=f"output {output.name}: {kind.kind} ({kind.source})",
-        )
+        return tag_head(shape, loss, model, self._options().tag_labels)
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         classes: int = output.shape[-1]
         return classes
-
-
-def _kind(model: Any, shape: ModelShape, loss: LossFacts | None) -> OutputKind:
-    """Return whether the outputs are probabilities or logits.
-
-    Raises:
-        ModelError: It is unknown.
-    """
-    from spark_dl.train.model.output_kind import output_kind, undecided
-
-    found = output_kind(model, shape, None, loss)
-    if found is None:
-        raise undecided(getattr(model, "name", ""))
-    return found

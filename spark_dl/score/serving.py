@@ -145,7 +145,12 @@ class Served:
         if isinstance(rows, pd.DataFrame):
             return rows
         if isinstance(rows, Mapping):
-            return pd.DataFrame({name: pd.Series(list(np.atleast_1d(values))) for name, values in rows.items()})
+            return pd.DataFrame(
+                {
+                    name: pd.Series(list(values) if isinstance(values, (list, tuple)) else list(np.atleast_1d(values)))
+                    for name, values in rows.items()
+                }
+            )
         if isinstance(rows, np.ndarray) and rows.ndim:
             return self._columns_of(rows)
         if isinstance(rows, Sequence) and rows and all(isinstance(row, Mapping) for row in rows):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pyspark.sql import types as T
 
-from spark_dl import KerasClassifierModel, KerasModel, KerasRegressorModel
+from spark_dl import KerasClassifierModel, KerasModel, KerasRegressorModel, KerasTaggerModel
 from spark_dl.errors import DataError, ModelError, OptionError
 from spark_dl.ml.from_keras import refuse_uncompiled
 from spark_dl.ml.logged import logged_model
-from spark_dl.score.heads import Classification, Regression, SeveralOutputs, TensorOutput
+from spark_dl.score.heads import Classification, Regression, SeveralOutputs, Tagging, TensorOutput
 from spark_dl.score.serving import Served, Serving
 
 FLOATS = T.ArrayType(T.FloatType())
@@ -172,3 +172,47 @@ def test_weights_and_compile_options_are_kept_and_uncompiled_models_cannot_be_ev
     content = KerasModel.fromKeras(net(1))._fitted_content()
     with pytest.raises(ModelError, match="can't be evaluated: it isn't compiled"):
         refuse_uncompiled(content)
+
+
+def tags(kind: str = "softmax", masked: bool = True) -> keras.Model:
+    words = keras.Input((None,), dtype="int32", name="words")
+    found = keras.layers.Embedding(9, 3, mask_zero=masked)(words)
+    return keras.Model(words, keras.layers.Dense(2, kind)(found))
+
+
+def test_a_tagger_gives_a_class_for_each_position() -> None:
+    fitted = KerasTaggerModel.fromKeras(tags(), columnShapes={"features": [3]}, tagLabels=["O", "B"])
+    assert fitted._fitted_head() == Tagging(3, 2, from_logits=False)
+    (output,) = fitted._outputs
+    assert output.classes == 2
+    serving, content = fitted._serving()
+    found = Served(serving, content).predict({"features": [[1, 2, 3]]})
+    assert np.shape(found["probability"][0]) == (3, 2)
+    with pytest.raises(ModelError, match="isn't one of a tagger"):
+        KerasTaggerModel.fromKeras(net())
+    with pytest.raises(OptionError, match="tagLabels isn't as long"):
+        KerasTaggerModel.fromKeras(tags(), columnShapes={"features": [3]}, tagLabels=["O"])
+
+
+def test_columns_and_padding_are_checked_as_in_a_fit() -> None:
+    ids = keras.Input((None,), dtype="int32")
+    mean = keras.layers.GlobalAveragePooling1D()
+    unmasked = keras.Model(ids, mean(keras.layers.Embedding(9, 3)(ids)))
+    with pytest.raises(ModelError, match="depend on how far rows are padded"):
+        KerasModel.fromKeras(unmasked, featuresCol="words", padding={"words": 0})
+    masked = keras.Model(ids, mean(keras.layers.Embedding(9, 3, mask_zero=True)(ids)))
+    assert KerasModel.fromKeras(masked, featuresCol="words", padding={"words": 0})
+    for options, told in (
+        ({"padding": {"wordz": 0}}, "padding names 'wordz'"),
+        ({"truncate": "end"}, "truncate is set without padding"),
+        ({"nullPolicy": {"zz": "drop"}}, "nullPolicy names 'zz'"),
+    ):
+        with pytest.raises(OptionError, match=told):
+            KerasModel.fromKeras(masked, featuresCol="words", columnShapes={"words": [3]}, **options)
+
+
+def test_arrays_of_strings_are_the_columns_of_inputs_of_several_strings() -> None:
+    tokens = keras.Input((4,), dtype="string")
+    model = keras.Model(tokens, keras.layers.StringLookup(vocabulary=["a"], output_mode="count")(tokens))
+    columns = KerasModel.fromKeras(model)._columns
+    assert columns == T.StructType([T.StructField("features", T.ArrayType(T.StringType()))])

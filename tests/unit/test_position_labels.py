@@ -19,6 +19,7 @@ from spark_dl.errors import DataError, ModelError, OptionError
 from spark_dl.fit.columns import OutputFacts, label_specs
 from spark_dl.fit.row_columns import weight_and_shape
 from spark_dl.fit.spec import FitSpec, build_fit_spec
+from spark_dl.layers import CRF, CRFLoss
 from spark_dl.score.heads import Tagging
 from spark_dl.train.model.losses import loss_facts
 from spark_dl.train.model.shape import ModelOutput
@@ -158,6 +159,14 @@ def test_a_model_that_adds_its_loss_takes_no_labels() -> None:
         estimator = cls(model=model, featuresCol="numbers", labelCol=None, loss=None, **options)
         with pytest.raises(OptionError, match=told):
             build_fit_spec(estimator, TAGS, estimator._options())
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Encodes()])
+    model.compile("sgd", metrics=["mse"])
+    estimator = KerasEstimator(model=model, featuresCol="numbers", labelCol=None)
+    with pytest.raises(ModelError, match=r"the model's metrics need one(.|\n)*mse"):
+        build_fit_spec(estimator, TAGS, estimator._options())
+    tagger = KerasTagger(model=model, featuresCol="numbers", labelCol=None)
+    with pytest.raises((OptionError, ModelError), match=r"a tagger needs one|isn't one of a tagger"):
+        build_fit_spec(tagger, TAGS, tagger._options())
 
 
 def test_an_own_train_step_gets_the_features_alone() -> None:
@@ -199,3 +208,23 @@ def test_a_tagger_needs_a_class_for_each_position() -> None:
         spec(keras.layers.Dense(5), loss="mse")
     with pytest.raises(OptionError, match="tagLabels isn't as long as there are classes"):
         spec(keras.layers.Dense(5), tagLabels=["a", "b"])
+
+
+def crf(**options: Any) -> FitSpec:
+    words = keras.Input((4,), dtype="int32")
+    scores = keras.layers.Dense(3)(keras.layers.Embedding(9, 5, mask_zero=True)(words))
+    model = keras.Model(words, CRF()(scores))
+    model.compile("adam", CRFLoss())
+    estimator = KerasTagger(model=model, featuresCol="tags", labelCol="tags", numWorkers=2, **options)
+    return build_fit_spec(estimator, TAGS, estimator._options())
+
+
+def test_a_tagger_with_a_crf_leaves_out_what_is_no_tag_and_weighs_rows() -> None:
+    spec = crf()
+    assert spec.notes == ()  # a mean over rows: with several workers that of the joined batch
+    (label,) = spec.conversion.labels
+    assert (label.classes, label.ignored) == (3, -1)
+    assert "tags" in str(spec.plan)
+    assert crf(weightCol="one").conversion.weight_shape in ((), (1,))
+    with pytest.raises(DataError, match=r"CRFLoss .* has no weights for positions"):
+        crf(weightCol="numbers")

@@ -150,3 +150,37 @@ def test_an_example_has_the_shape_and_kind_of_each_column() -> None:
     assert example["paid"] is False
     image = FeatureSpec((Column("image", "image", "uint8", 0),), (8, 8, 3), "float32")
     assert Serving((image,), Regression(), {"prediction": "p"}, 2).example() is None
+
+
+def whole(nulls: str = "error") -> Served:
+    """A model of whole numbers, whose prediction is their sum."""
+    adds = keras.Sequential([keras.Input((4,), dtype="int32"), keras.layers.Dense(1, kernel_initializer="ones")])
+    spec = FeatureSpec((Column("features", "array", "int64", 4),), (4,), "int32")
+    return Served(Serving((spec,), Regression(), {"prediction": "sum"}, 8, nulls), to_bytes(adds))
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ([1.9, 2, 3, 4], "whole numbers"),
+        ([2**40, 2, 3, 4], "int32.*1099511627776"),
+        ([1, 2, None, 4], "no nulls|no NaN|null"),
+    ],
+)
+def test_served_whole_numbers_are_never_cut_or_wrapped(row: Any, told: str) -> None:
+    with pytest.raises(DataError, match=f"'features' can't be scored(.|\n)*({told})"):
+        whole().predict({"features": [row]})
+    assert whole().predict({"features": [[1.0, 2, 3, 4]]})["sum"].tolist() == [10.0]
+
+
+def test_served_nulls_within_arrays_fall_under_the_policy() -> None:
+    found = whole("null").predict({"features": [[1, 2, None, 4], [1, 2, 3, 4], None]})["sum"]
+    assert found.isna().tolist() == [True, False, True]
+    assert found[1] == 10
+
+
+def test_served_rows_of_varying_length_are_padded() -> None:
+    adds = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    spec = FeatureSpec((Column("n", "array", "float32", 3, pad=0.0),), (3,), "float32")
+    served = Served(Serving((spec,), Regression(), {"prediction": "sum"}, 8), to_bytes(adds))
+    assert served.predict({"n": [[1, 2, 3], [5]]})["sum"].tolist() == [6.0, 5.0]

@@ -116,7 +116,11 @@ def _flat(row: Any, column: Column, dtype: str, index: int) -> Any:
     if row is None or isinstance(row, float):
         return None
     try:
-        array = np.asarray(row, dtype)
+        array = np.asarray(row)
+        if array.dtype == object:  # nulls become NaN
+            array = array.astype(np.float64)
+        # Whole numbers keep their own type until they are checked against the input's.
+        array = array.astype(dtype) if np.dtype(dtype).kind == "f" else array
     except (ValueError, TypeError):
         array = np.asarray(None)
     if column.nested and column.pad is not None and not len(row):

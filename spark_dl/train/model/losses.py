@@ -149,7 +149,7 @@ def loss_facts(loss: Any) -> LossFacts:
         reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
         known=is_keras(kind),
         last_axis=getattr(found, "axis", -1) in (-1, None),
-        ignored=getattr(found, "ignore_class", None),
+        ignored=getattr(found, "ignore_class", getattr(found, "no_label", None)),
     )
 
 
