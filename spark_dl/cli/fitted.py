@@ -65,7 +65,10 @@ class ConfiguredModel:
 
         model = load_model(spark, required(config.keys, "model"))
         if config.options:
-            keras_stage(model).setParams(**config.options)
+            stage = keras_stage(model)
+            # A configuration with every key has those of other classes, too, at their defaults.
+            given = {name: one for name, one in config.options.items() if stage.hasParam(name) or one != _default(name)}
+            stage.setParams(**given)
         return ConfiguredModel(model, read_rows(spark, config.keys))
 
     def scored(self) -> DataFrame:
@@ -83,3 +86,7 @@ class ConfiguredModel:
         from spark_dl.ml.evaluation import evaluate
 
         return evaluate(self.model, self.rows)
+
+
+def _default(name: str) -> Any:
+    return next(one.default for one in score_options() if one.name == name)

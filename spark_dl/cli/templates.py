@@ -17,7 +17,6 @@ from spark_dl.options import (
     FittedTaggerOptions,
     Option,
     Options,
-    TaggerOptions,
     options_of,
 )
 
@@ -41,10 +40,7 @@ def keys_of(template: str) -> list[tuple[str, tuple[Option, ...]]]:
         template: "train" or "score".
     """
     if template == "train":
-        known = train_options()
-        taggers = [one for one in train_options("tagger") if one not in known]
-        own = _sections(TrainKeys, options_of(TrainKeys))
-        return [*own, *_sections(ClassifierOptions, known), *_sections(TaggerOptions, taggers)]
+        return [*_sections(TrainKeys, options_of(TrainKeys)), *_sections(ClassifierOptions, train_options())]
     known = options_of(FittedClassifierOptions)
     taggers = [one for one in score_options() if one not in known]
     own = _sections(ScoreKeys, options_of(ScoreKeys))
