@@ -10,7 +10,9 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
+from spark_dl import KerasModel
 from spark_dl.errors import ModelError
+from spark_dl.explain import IntegratedGradients
 from spark_dl.explain.attribution_model import AttributionModel
 from spark_dl.train.model.serialization import from_bytes, to_bytes
 
@@ -147,3 +149,12 @@ def test_what_has_no_attributions_is_refused(make: Any, options: dict[str, Any],
 def test_a_layer_without_gradient_is_named_by_its_input() -> None:
     with pytest.raises(ModelError, match=r"(?s)No gradient.*Discretization"):
         attributions(AttributionModel(steps_of_numbers()), np.ones((1, 2), "float32"))
+
+
+def test_inputs_of_open_length_have_the_length_of_their_columns() -> None:
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    model = keras.Model(ids, L.Dense(1)(L.GlobalAveragePooling1D()(L.Embedding(9, 3, mask_zero=True)(ids))))
+    fitted = KerasModel.fromKeras(model, featuresCol="w", columnShapes={"w": [5]})
+    assert IntegratedGradients(fitted)._shapes == {"ids": (5,)}
+    with pytest.raises(ModelError, match="attributions of the input 'ids' have no fixed shape"):
+        IntegratedGradients(KerasModel.fromKeras(model, featuresCol="w", padding={"w": 0}))

@@ -42,6 +42,13 @@ def test_a_schedule_is_refused_by_name(wrap: Any) -> None:
         scaled_rate(compiled(wrap(keras.optimizers.SGD(schedule))), OPTIONS)
 
 
+def test_rates_of_several_optimizers_are_refused() -> None:
+    model = compiled(keras.optimizers.SGD(0.1))
+    model.other = keras.optimizers.Adam(0.1)
+    with pytest.raises(OptionError, match=r"several optimizers can't be scaled(.|\n)*SGD, Adam"):
+        scaled_rate(model, OPTIONS)
+
+
 class OwnStep(keras.Model):
     def call(self, inputs: Any) -> Any:
         return inputs
