@@ -27,12 +27,17 @@ class PaddingPolicy:
     named: Mapping[str, float | str] = field(default_factory=dict)
     truncate: str = "error"
 
+    @staticmethod
+    def of(padding: Mapping[str, float | str] | None, truncate: str) -> PaddingPolicy:
+        """Create the policy from the values of the options padding and truncate."""
+        return PaddingPolicy(padding or {}, truncate)
+
     def column(self, column: Column, dtype: str) -> Column:
         """Return the column with its `pad` and `truncate` set, if the policy names it.
 
         Args:
             column: The column, of the kind as which it feeds the model.
-            dtype: The dtype of the model's input.
+            dtype: The dtype of the model's input, or of the label.
 
         Raises:
             DataError: Rows of this kind aren't padded, or the value fits neither the column nor the input.

@@ -45,7 +45,7 @@ _TEXT = "a string, for the model's input of strings"
 
 @dataclass(frozen=True)
 class ColumnRules(InputRules):
-    """Options for the interpretation of feature columns beyond their Spark type.
+    """Options for the interpretation of columns beyond their Spark type.
 
     Attributes:
         nulls: The policy for missing values, which are errors by default.
@@ -138,7 +138,7 @@ def label_spec(
     name: str,
     shape: tuple[int, ...],
     classes: int | None,
-    nulls: NullPolicy | None = None,
+    rules: ColumnRules | None = None,
     param: str = "labelCol",
     key: str = "",
 ) -> LabelSpec:
@@ -149,7 +149,7 @@ def label_spec(
         name: The label column's name.
         shape: The shape of one row of the label, if the column isn't one of numbers.
         classes: The number of classes where labels are class indices, else None.
-        nulls: The policy for missing values, which are errors by default.
+        rules: The options for the column's interpretation.
         param: The option that named the column, for messages.
         key: The output's name, where the model has several outputs.
 
@@ -160,7 +160,8 @@ def label_spec(
     kind = kind_of(column)
     if not kind.is_label:
         raise DataError(_unsuited(schema, name, param, _NUMERIC))
-    column = (nulls or NullPolicy()).column(column)
+    rules = rules or ColumnRules()
+    column = rules.nulls.column(column)
     if kind.is_scalar:
         whole = np.dtype(column.dtype).kind != "f"
         dtype = "int32" if classes is not None else column.dtype if whole else "float32"
@@ -175,19 +176,20 @@ def label_spec(
             )
         )
     dtype = "float32" if classes is None else "int32"
+    column = rules.padding.column(column, dtype)
     model_input = ModelInput(shape, dtype, (column,), InputRules(sparse="never"))
     return LabelSpec(kind.matched(column, math.prod(shape), model_input), shape, dtype, classes, key)
 
 
 def weight_column(
-    schema: T.StructType, name: str, nulls: NullPolicy | None = None, positions: tuple[int, ...] = ()
+    schema: T.StructType, name: str, rules: ColumnRules | None = None, positions: tuple[int, ...] = ()
 ) -> tuple[Column, tuple[int, ...]]:
     """Look up the column of sample weights.
 
     Args:
         schema: The DataFrame's schema.
         name: The column's name.
-        nulls: The policy for missing values, which are errors by default.
+        rules: The options for the column's interpretation.
         positions: The shape of one row of the loss before it is averaged: () for one number.
 
     Returns:
@@ -198,14 +200,16 @@ def weight_column(
     """
     column = _column(schema, name, "weightCol")
     kind = kind_of(column)
+    rules = rules or ColumnRules()
+    column = rules.nulls.column(column)
     if kind.is_scalar:
         # Keras doesn't broadcast weights of shape (rows,) over positions.
-        return (nulls or NullPolicy()).column(column), (1,) * len(positions)
+        return column, (1,) * len(positions)
     if not (positions and kind.is_label):
         raise DataError(_unsuited(schema, name, "weightCol", "a number in each row"))
+    column = rules.padding.column(column, "float32")
     model_input = ModelInput(positions, "float32", (column,), InputRules(sparse="never"))
-    column = kind.matched((nulls or NullPolicy()).column(column), math.prod(positions), model_input)
-    return column, positions
+    return kind.matched(column, math.prod(positions), model_input), positions
 
 
 def boolean_column(schema: T.StructType, name: str, nulls: NullPolicy | None = None) -> Column:

@@ -25,6 +25,7 @@ __all__ = [
     "input_columns",
     "label_specs",
     "output_columns",
+    "position_rules",
     "refuse_lists",
     "shapes_of_columns",
     "shapes_of_inputs",
@@ -254,7 +255,7 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
     """
     columns, param = input_columns(options, [one.name for one in inputs])
     nulls = NullPolicy.of(options.null_policy)
-    padding = PaddingPolicy(options.padding or {}, options.truncate)
+    padding = PaddingPolicy.of(options.padding, options.truncate)
     validate = isinstance(options, DataOptions) and options.validate_images  # fitted models lack the option
     return tuple(
         feature_spec(
@@ -285,18 +286,24 @@ def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[Ou
     if options.label_col is None and not options.label_cols:
         return ()
     named, param = _label_columns(options, [one.name for one in outputs])
-    nulls, given = NullPolicy.of(options.null_policy), options.label_shapes or {}
+    rules, given = position_rules(options), options.label_shapes or {}
     _check_names("labelShapes", given, list(named.values()), "which is no label")
     specs = []
     for one in outputs:
         name, key = named[one.name], one.name if len(outputs) > 1 else ""
         shape = one.shape if one.classes is None else one.shape[:-1]
-        spec = label_spec(schema, name, tuple(given.get(name, shape)), one.classes, nulls, param, key)
+        spec = label_spec(schema, name, tuple(given.get(name, shape)), one.classes, rules, param, key)
         if name in given and one.classes is None and spec.column.dtype.startswith(("int", "uint")):
             spec = replace(spec, dtype=spec.column.dtype)
         spec = replace(spec, ignored=None if one.classes is None else one.ignored)
         specs.append(apply_loss(spec, one.shape, one.loss, known_width(schema, name)))
     return tuple(specs)
+
+
+def position_rules(options: ColumnOptions) -> ColumnRules:
+    """Return how labels and weights are read: missing values, and the padding of arrays."""
+    padding = PaddingPolicy.of(options.padding, options.truncate)
+    return ColumnRules(nulls=NullPolicy.of(options.null_policy), padding=padding)
 
 
 def check_null_policy(options: ColumnOptions, columns: Sequence[str]) -> None:

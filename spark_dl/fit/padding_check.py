@@ -11,11 +11,11 @@ __all__ = ["check_padding"]
 
 
 def check_padding(options: ColumnOptions, names: Sequence[str]) -> None:
-    """Check that padding names only feature columns, and that truncate isn't set without it.
+    """Check that padding names only columns that are read, and that truncate isn't set without it.
 
     Args:
         options: The column options.
-        names: The feature columns.
+        names: The columns of features, labels and weights.
 
     Raises:
         OptionError: padding names another column, or truncate has nothing to cut.
@@ -24,7 +24,7 @@ def check_padding(options: ColumnOptions, names: Sequence[str]) -> None:
         if name not in names:
             raise OptionError(
                 explain(
-                    f"padding names {name!r}, which feeds no input.",
+                    f"padding names {name!r}, which feeds nothing.",
                     expected=f"columns among {', '.join(names)}",
                     received=f"padding={options.padding}",
                     fix=hint(name, names),

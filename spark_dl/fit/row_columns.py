@@ -10,7 +10,7 @@ from spark_dl.data.column import Column
 from spark_dl.data.null_policy import NullPolicy
 from spark_dl.data.schema import boolean_column, weight_column
 from spark_dl.errors import OptionError, explain
-from spark_dl.fit.columns import OutputFacts
+from spark_dl.fit.columns import OutputFacts, position_rules
 from spark_dl.options import ColumnOptions, DataOptions
 
 __all__ = ["validation_column", "weight_and_shape"]
@@ -42,8 +42,7 @@ def weight_and_shape(
                 fix="Leave weightCol out, and weigh in the losses.",
             )
         )
-    nulls = NullPolicy.of(options.null_policy)
-    return weight_column(schema, options.weight_col, nulls, next(iter(positions.values()), ()))
+    return weight_column(schema, options.weight_col, position_rules(options), next(iter(positions.values()), ()))
 
 
 def validation_column(schema: StructType, options: DataOptions) -> Column | None:

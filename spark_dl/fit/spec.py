@@ -318,7 +318,9 @@ def _conversion(
         seed=options.seed,
     )
     check_null_policy(options, [column.name for column in conversion.columns])
-    check_padding(options, [column.name for spec in conversion.features for column in spec.columns])
+    padded = [column for spec in conversion.features for column in spec.columns]
+    padded += [spec.column for spec in conversion.labels] + ([conversion.weight] if conversion.weight else [])
+    check_padding(options, [column.name for column in padded])
     return conversion
 
 

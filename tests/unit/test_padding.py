@@ -223,7 +223,7 @@ def test_padding_that_does_not_fit_is_refused(name: str, pad: Any) -> None:
 
 def test_padding_names_feature_columns() -> None:
     check_padding(KerasEstimator(padding={"longs": 0}, truncate="end")._options(), ["longs"])
-    with pytest.raises(OptionError, match=r"padding names 'long', which feeds no input.*Did you mean 'longs'"):
+    with pytest.raises(OptionError, match=r"padding names 'long', which feeds nothing.*Did you mean 'longs'"):
         check_padding(KerasEstimator(padding={"long": 0})._options(), ["longs"])
     with pytest.raises(OptionError, match="truncate is set without padding"):
         check_padding(KerasEstimator(truncate="end")._options(), ["longs"])

@@ -6,12 +6,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
 
 from spark_dl import KerasClassifier, KerasEstimator, KerasTagger
 from spark_dl.data.batches import keras_batch
+from spark_dl.data.convert import convert_batches
 from spark_dl.data.row_errors import RowErrors
 from spark_dl.data.specs import LabelSpec
 from spark_dl.data.targets import label_rows, weight_rows
@@ -23,6 +25,8 @@ from spark_dl.layers import CRF, CRFLoss
 from spark_dl.score.heads import Tagging
 from spark_dl.train.model.losses import loss_facts
 from spark_dl.train.model.shape import ModelOutput
+
+from .rows import sent
 
 TAGS = StructType(
     [
@@ -228,3 +232,36 @@ def test_a_tagger_with_a_crf_leaves_out_what_is_no_tag_and_weighs_rows() -> None
     assert crf(weightCol="one").conversion.weight_shape in ((), (1,))
     with pytest.raises(DataError, match=r"CRFLoss .* has no weights for positions"):
         crf(weightCol="numbers")
+
+
+def test_labels_and_weights_of_positions_are_padded_and_cut_as_words_are() -> None:
+    ids = keras.Input((3,), dtype="int32")
+    model = keras.Model(ids, keras.layers.Dense(5)(keras.layers.Embedding(9, 3, mask_zero=True)(ids)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    columns = {"words": "tags", "tags": "tags2", "weights": "numbers"}
+    schema = StructType([StructField(name, TAGS[kind.removesuffix("2")].dataType) for name, kind in columns.items()])
+    tagger = KerasTagger(
+        model=model,
+        loss=loss,
+        featuresCol="words",
+        labelCol="tags",
+        weightCol="weights",
+        padding={"words": 0, "tags": -1, "weights": 0},
+        truncate="end",
+    )
+    conversion = build_fit_spec(tagger, schema, tagger._options()).conversion
+    content = {
+        "words": pa.array([[1, 2], [3, 4, 5, 6]], pa.list_(pa.int32())),
+        "tags": pa.array([[0, 4], [1, 2, 3, 0]], pa.list_(pa.int32())),
+        "weights": pa.array([[1.0, 2], [1, 1, 1, 9]], pa.list_(pa.float32())),
+    }
+    errors, batches = convert_batches(conversion, [sent(pa.RecordBatch.from_pydict(content), conversion.columns)])
+    (words, tags, weights), *more = [list(batch) for batch in batches]
+    assert more == []
+    assert not errors.counts
+    assert words.tolist() == [[1, 2, 0], [3, 4, 5]]
+    assert tags.tolist() == [[0, 4, -1], [1, 2, 3]]
+    assert weights.tolist() == [[1, 2, 0], [1, 1, 1]]
+    assert conversion.labels[0].column.pad == -1
+    with pytest.raises(DataError, match="padding can't pad the column 'tags'"):
+        build_fit_spec(tagger, schema, tagger.copy().setPadding({"tags": 0.5})._options())
