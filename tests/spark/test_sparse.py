@@ -108,7 +108,7 @@ def test_rows_without_a_vector_are_told_and_dropped_where_that_is_asked_for(
     data: DataFrame, spark: SparkSession, fitted: KerasClassifierModel
 ) -> None:
     holes = data.union(spark.createDataFrame([(ROWS, None, 0.0), (ROWS + 1, Vectors.sparse(9, {}), 1.0)], SCHEMA))
-    with pytest.raises(DataError, match=r"'features': 1 row of length 9.*'features': 1 row with a null"):
+    with pytest.raises(DataError, match=r"'features': 1 row with a null.*'features': 1 row of length 9"):
         KerasClassifier(model=network(), **QUIET).fit(holes)
     right = holes.where(f"id <= {ROWS}")
     assert KerasClassifier(model=network(), nullPolicy="drop", **QUIET).fit(right).summary.rows == ROWS
