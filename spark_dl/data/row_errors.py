@@ -152,8 +152,8 @@ def _line(key: tuple[str, str, str], count: int, specs: Mapping[str, LabelSpec])
 def _length_line(column: Column, found: Mapping[int, int], side: str) -> str:
     """Describe the rows of wrong lengths in one line, however many lengths there are."""
     rows, limit = _rows(sum(found.values())), column.width if column.pad is None else column.width // column.unit
-    told = f"column {column.name!r}: {rows} {lengths_text(column, found)}"
-    return f"{told}, the model's {side} has {limit}" if limit else told
+    text = f"column {column.name!r}: {rows} {lengths_text(column, found)}"
+    return f"{text}, the model's {side} has {limit}" if limit else text
 
 
 def _label_line(name: str, loss: str, found: Mapping[str, int]) -> str:

@@ -119,9 +119,7 @@ def _train(
         epochs=plan.options.epochs,
         steps=feed.steps,
     )
-    began = time.monotonic()
-    _fit(model, plan, feed, callbacks)
-    seconds = time.monotonic() - began
+    seconds = _fit(model, plan, feed, callbacks)
     best = _write_model(plan, model, saving) if world.is_leader else None
     return TrainResult(
         history=_history(plan, model),
@@ -210,8 +208,9 @@ def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.M
     return model
 
 
-def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> None:
-    """Run Keras's `fit` from the plan's starting position."""
+def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> float:
+    """Run Keras's `fit` from the plan's starting position; return how many seconds it took."""
+    began = time.monotonic()
     done, taken = (plan.start.epoch, plan.start.step) if plan.start else (plan.options.initial_epoch, 0)
     if plan.start is not None and plan.start.stopped:
         done, taken = plan.options.epochs, 0
@@ -243,6 +242,7 @@ def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTrainin
         callbacks.on_train_begin()
         finalize(model.trainable_weights)
         callbacks.on_train_end()
+    return time.monotonic() - began
 
 
 class _OneTraining(keras.callbacks.CallbackList):

@@ -64,9 +64,9 @@ def cut(array: pa.Array, column: Column) -> Cut:
     if column.truncate == "start":
         first = first + lengths - kept
     found, times = np.unique(lengths[wrong] // column.unit, return_counts=True)
-    told = dict(zip(found.tolist(), times.tolist(), strict=True))
-    made = Cut(null, wrong, told, kept, np.empty(0, np.int64))
-    return Cut(null, wrong, told, kept, np.repeat(first, kept) + made.places)
+    counts = dict(zip(found.tolist(), times.tolist(), strict=True))
+    made = Cut(null, wrong, counts, kept, np.empty(0, np.int64))
+    return Cut(null, wrong, counts, kept, np.repeat(first, kept) + made.places)
 
 
 def padded_numbers(array: pa.Array, column: Column) -> Extracted:

@@ -77,11 +77,11 @@ class TextArrayKind(ColumnKind):
     def decode(self, array: pa.Array, column: Column) -> Extracted:
         fixed = column if column.pad is not None else replace(column, truncate="error")
         chosen, flat = cut(array, fixed), array.flatten()
-        wrong, told = chosen.wrong, chosen.lengths
+        wrong, counts = chosen.wrong, chosen.lengths
         if column.pad is None and (short := ~chosen.null & ~wrong & (chosen.kept != column.width)).any():
             wrong = wrong | short
             found, times = np.unique(chosen.kept[short], return_counts=True)
-            told = {**told, **dict(zip(found.tolist(), times.tolist(), strict=True))}
+            counts = {**counts, **dict(zip(found.tolist(), times.tolist(), strict=True))}
         texts = flat.cast(pa.large_binary()).fill_null(b"").to_numpy(zero_copy_only=False)[chosen.source]
         foreign = np.fromiter((_END in text for text in texts), bool, len(texts))
         ends = np.cumsum(chosen.kept)
@@ -98,7 +98,7 @@ class TextArrayKind(ColumnKind):
             values,
             holes | wrong,
             nulls=int(holes.sum()),
-            lengths=told,
+            lengths=counts,
             undecodable={_NOT_UTF8: marked} if marked.any() else {},
         )
 
