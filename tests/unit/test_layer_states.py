@@ -91,6 +91,13 @@ class Deviation(Keeps):
         return 0.9 * self.kept + 0.1 * ops.std(x)
 
 
+class Rounded(Keeps):
+    """A state with few values, of which a maximum or a mean is right now and then."""
+
+    def after(self, x: Any) -> Any:
+        return ops.round(3 * ops.std(x))
+
+
 class Scaled(Greatest):
     def call(self, x: Any, training: bool = False) -> Any:
         return super().call(x, training=training) / (1.0 + self.kept)
@@ -127,6 +134,7 @@ def model_of(*layers: keras.layers.Layer) -> keras.Model:
         (Steps, AVERAGE, False),
         (Moving, AVERAGE, False),
         (Deviation, "", False),
+        (Rounded, "", False),
         (Scaled, "max", True),
     ],
 )

@@ -24,6 +24,8 @@ __all__ = ["AVERAGE", "StateJoin", "may_keep_states", "state_joins"]
 
 AVERAGE = "mean"
 _ROWS = 3
+# First seeds of the made-up rows of each trial. A state with few values fits a rule by chance in some of them.
+_SEEDS = (0, 4)
 # Repetitions of a batch after which a sum is tried once more: it may have an upper limit, or start again.
 _MANY = 10_000
 
@@ -82,46 +84,80 @@ def state_joins(
     initial = _states(model)
     with quiet():
         try:
-            one, other = ([features_of(inputs, _ROWS, seed + step) for step in (0, 2)] for seed in (0, 1))
-            both = [joined_features(*pair) for pair in zip(one, other, strict=True)]
-            first, second, whole = (_after(model, initial, batches) for batches in (one, other, both))
-            used = not _alike(_outputs(model, first, one[0]), _outputs(model, initial, one[0]))
+            trials = [_tried(model, initial, inputs, seed) for seed in _SEEDS]
+            batch = trials[0].batches[0]
+            used = not _alike(_outputs(model, trials[0].first, batch), _outputs(model, initial, batch))
         except Exception:
             return (), False
     found = []
     for index, variable in kept:
-        parts = np.stack([states[index].astype(np.float64) for states in (first, second)])
-        if not all(_alike(states[index], initial[index]) for states in (first, second, whole)):
-            rule = _rule(initial[index], parts, whole[index])
-            if rule == "sum" and _is_limited(model, index, (initial, first, second), other):
+        if any(trial.changes(initial, index) for trial in trials):
+            rule = _rule(initial[index], [trial.of(index) for trial in trials])
+            if rule == "sum" and _is_limited(model, index, initial, trials[0]):
                 rule = ""
             found.append(StateJoin(indices[id(variable)], variable.path, rule, used))
     return tuple(found), True
 
 
-def _rule(initial: np.ndarray, parts: np.ndarray, whole: np.ndarray) -> str:
-    if _alike(parts.mean(axis=0), whole):
-        return AVERAGE
-    return next((name for name, rule in RULES.items() if _alike(rule(initial.astype(np.float64), parts), whole)), "")
+@dataclass(frozen=True)
+class _Trial:
+    """States after training steps on some batches, on others, and on both joined.
+
+    Attributes:
+        first: The states after the first batches.
+        second: The states after the second batches.
+        whole: The states after the joined batches.
+        batches: The second batches.
+    """
+
+    first: list[np.ndarray]
+    second: list[np.ndarray]
+    whole: list[np.ndarray]
+    batches: list[Any]
+
+    def of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the parts of a state, stacked, and the state of the joined batches."""
+        return np.stack([states[index].astype(np.float64) for states in (self.first, self.second)]), self.whole[index]
+
+    def changes(self, initial: list[np.ndarray], index: int) -> bool:
+        return not all(_alike(states[index], initial[index]) for states in (self.first, self.second, self.whole))
 
 
-def _is_limited(model: keras.Model, index: int, known: Sequence[list[np.ndarray]], batches: list[Any]) -> bool:
+def _tried(
+    model: keras.Model, initial: list[np.ndarray], inputs: Mapping[str, tuple[tuple[int, ...], str]], seed: int
+) -> _Trial:
+    one, other = ([features_of(inputs, _ROWS, seed + rank + step) for step in (0, 2)] for rank in (0, 1))
+    both = [joined_features(*pair) for pair in zip(one, other, strict=True)]
+    first, second, whole = (_after(model, initial, batches) for batches in (one, other, both))
+    return _Trial(first, second, whole, other)
+
+
+def _rule(initial: np.ndarray, trials: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
+    """Return the first rule that fits all trials: one alone may be fitted by chance."""
+    start = initial.astype(np.float64)
+    rules = {AVERAGE: lambda _, parts: parts.mean(axis=0), **RULES}
+    for name, rule in rules.items():
+        if all(_alike(rule(start, parts), whole) for parts, whole in trials):
+            return name
+    return ""
+
+
+def _is_limited(model: keras.Model, index: int, initial: list[np.ndarray], trial: _Trial) -> bool:
     """Return whether a sum changes otherwise after many rows than after few.
 
     Args:
         model: The model, whose states are the initial ones.
         index: The index of the state.
-        known: The initial states, and those after two lists of batches.
-        batches: The second list of batches.
+        initial: The initial states.
+        trial: The states after two lists of batches.
     """
-    initial, first, second = known
-    many = list(first)
-    many[index] = initial[index] + (first[index] - initial[index]) * _MANY
+    many = list(trial.first)
+    many[index] = initial[index] + (trial.first[index] - initial[index]) * _MANY
     try:
-        later = _after(model, many, batches)
+        later = _after(model, many, trial.batches)
     finally:
         _assign(model, initial)
-    change, expected = later[index] - many[index], second[index] - initial[index]
+    change, expected = later[index] - many[index], trial.second[index] - initial[index]
     return not np.allclose(change.astype(np.float64), expected.astype(np.float64), rtol=0.1, atol=1e-6)
 
 
