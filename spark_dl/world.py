@@ -47,11 +47,13 @@ class Rank:
         report: Sends a small JSON-serialisable dict to the driver at once.
         heartbeat: Records progress, as a short description of the current step. A function that sent a heartbeat once
             and then sends none for long counts as stuck.
+        reply: Waits for the driver's next reply to a report, which all ranks get.
     """
 
     world: World
     report: Callable[[dict[str, Any]], None]
     heartbeat: Callable[[str], None]
+    reply: Callable[[], dict[str, Any]]
 
 
 def solo(host: str = "localhost") -> World:

@@ -23,6 +23,7 @@ _OTHERS: dict[str, Any] = {
     "lossWeights": [0.5, 2.0],
     "metrics": ["mae"],
     "callbacks": [keras.callbacks.TerminateOnNaN()],
+    "onEpoch": bool,
     "transformFn": keras.layers.Rescaling(0.5),
     "augment": keras.layers.Rescaling(2.0),
     "inputCols": ["a", "b"],

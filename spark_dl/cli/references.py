@@ -25,6 +25,7 @@ OBJECT_KEYS = {
     "loss": "losses",
     "metrics": "metrics",
     "callbacks": "callbacks",
+    "onEpoch": "callbacks",
     "transformFn": "layers",
     "augment": "layers",
 }

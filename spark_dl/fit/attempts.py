@@ -6,11 +6,12 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+import numpy as np
 from pyspark.sql import SparkSession
 
 from spark_dl.data.readers import READERS
@@ -29,8 +30,17 @@ from spark_dl.score.heads import Head
 from spark_dl.track import Record
 from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.plan import TrainPlan, TrainResult
-from spark_dl.train.reports import TRAIN_REPORTS, EpochReport, ResultReport, Speed, StepReport, WarningReport
-from spark_dl.wire import decode
+from spark_dl.train.reports import (
+    TRAIN_REPORTS,
+    EpochEnd,
+    EpochReport,
+    ResultReport,
+    Speed,
+    StepReport,
+    Verdict,
+    WarningReport,
+)
+from spark_dl.wire import decode, encode
 
 if TYPE_CHECKING:
     from spark_dl.fit.spec import FitSpec
@@ -264,8 +274,14 @@ class _Training:
             fewer = min(fewer, cores // task_cpus)
         return fewer if fewer >= least else None
 
-    def _on_report(self, content: dict[str, Any]) -> None:
+    def _on_report(self, content: dict[str, Any]) -> dict[str, Any] | None:
+        """Handle a report of rank 0; return the reply to all ranks, or None."""
         match decode(content, TRAIN_REPORTS):
+            case EpochEnd(epoch, metrics):
+                stop = self.options.on_epoch is not None and _stops(self.options.on_epoch, epoch, metrics)
+                if stop:
+                    self._event(f"onEpoch ended training after epoch {epoch + 1}.")
+                return encode(Verdict(stop))
             case StepReport(epoch, step, loss):
                 self.epoch = epoch
                 self.progress.step(epoch, step, loss)
@@ -279,6 +295,7 @@ class _Training:
                 self.trained = result
             case WarningReport(text):
                 self._warning(text)
+        return None
 
     def _event(self, text: str, level: int = logging.INFO) -> None:
         """Show an event to the user and log it to the run."""
@@ -287,6 +304,25 @@ class _Training:
 
     def _warning(self, text: str) -> None:
         self._event(text, logging.WARNING)
+
+
+def _stops(on_epoch: Callable[..., Any], epoch: int, metrics: dict[str, Any]) -> bool:
+    """Ask onEpoch whether training ends with this epoch."""
+    try:
+        answer = on_epoch(epoch, metrics)
+    except Exception as error:
+        error.add_note(f"onEpoch failed after epoch {epoch + 1}.")
+        raise
+    if answer is not None and not isinstance(answer, (bool, np.bool_)):
+        raise OptionError(
+            explain(
+                f"onEpoch returned something else than an answer after epoch {epoch + 1}.",
+                expected="True to end training; False or None to go on",
+                received=f"{answer!r} ({type(answer).__name__})",
+                fix="Return bool(...) of the condition on which training ends.",
+            )
+        )
+    return bool(answer)
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from pyspark import BarrierTaskContext
 from spark_dl.errors import ClusterError
 from spark_dl.launch import failure, resources
 from spark_dl.launch.channel import Sender
-from spark_dl.launch.messages import Address, Arrived, Done, Failed, RankTask, Ready, Started
+from spark_dl.launch.messages import Address, Arrived, Done, Failed, Peers, RankTask, Ready, Reply, Started
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.spark.python_worker import keep_worker
@@ -112,13 +113,14 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: Sender) -> byte
         if not process.ready():
             return failure.crash(rank, hosts[rank], *process.exit())
         sender.send(Ready(rank, resources.gpu_names(gpus), rendezvous.address if rendezvous else None))
-        peers = sender.receive()
+        peers = sender.receive(Peers)
         resources.check_gpus(hosts, peers.gpus, job.share_gpus)
         address = peers.rendezvous
         interface = resources.interface_towards(address.host, address.port, job.reach_timeout, own)
         world = worlds(hosts)[rank]
         variables = resources.horovod_environment(world, address, interface, job.collective_timeout)
-        process.begin(RankTask(world, variables, job.payload, job.log_level))
+        process.send(RankTask(world, variables, job.payload, job.log_level))
+        threading.Thread(target=_forward_replies, args=(sender, process), daemon=True).start()
         for message in process.messages():
             match message:
                 case Done(value):
@@ -129,3 +131,10 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: Sender) -> byte
                     rendezvous.stop()
             sender.send(message)
         return failure.crash(rank, hosts[rank], *process.exit())
+
+
+def _forward_replies(sender: Sender, process: RankProcess) -> None:
+    """Forward the driver's replies to the rank, until one of the two has ended."""
+    with contextlib.suppress(ClusterError, OSError, ValueError):
+        while True:
+            process.send(sender.receive(Reply))

@@ -14,10 +14,10 @@ import socket
 import socketserver
 import struct
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from spark_dl.errors import ClusterError, explain
-from spark_dl.launch.messages import FROM_DRIVER, FROM_TASKS, Address, JobEnded, Peers, TaskMessage
+from spark_dl.launch.messages import FROM_TASKS, Address, DriverMessage, JobEnded, TaskMessage
 from spark_dl.spark.session import driver_address
 from spark_dl.wire import decode, encode
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Channel", "MessageQueue", "Sender"]
 
+M = TypeVar("M", bound=DriverMessage)
 MessageQueue = queue.Queue[TaskMessage | JobEnded]
 
 _LONGEST_LINE = 1 << 20
@@ -100,7 +101,7 @@ class Channel:
         """Make a channel on the address at which the session's executors know the driver."""
         return cls(*driver_address(spark), messages)
 
-    def broadcast(self, message: Peers) -> None:
+    def broadcast(self, message: DriverMessage) -> None:
         """Send a message to all connected ranks."""
         line = _line_of(message)
         for rank in self._connected():
@@ -124,7 +125,7 @@ class Channel:
         self._server.server_close()
 
 
-def _line_of(message: TaskMessage | Peers) -> bytes:
+def _line_of(message: TaskMessage | DriverMessage) -> bytes:
     return json.dumps(encode(message)).encode() + b"\n"
 
 
@@ -173,8 +174,11 @@ class Sender:
             except OSError:
                 return
 
-    def receive(self) -> Peers:
+    def receive(self, kind: type[M]) -> M:
         """Wait for the driver's next message.
+
+        Args:
+            kind: The class of the message.
 
         Raises:
             ClusterError: The connection has ended.
@@ -192,9 +196,11 @@ class Sender:
                     fix="See the driver's log: it ended, gave up, or its host can't be reached.",
                 )
             )
-        return decode(json.loads(line), FROM_DRIVER)
+        return decode(json.loads(line), (kind,))
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a thread that waits in `receive` gets its end."""
+        with contextlib.suppress(OSError):  # the driver has closed it
+            self._socket.shutdown(socket.SHUT_RD)
         self._lines.close()
         self._socket.close()

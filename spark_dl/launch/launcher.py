@@ -35,7 +35,7 @@ def run_ranks(
     function: Callable[[Rank], Any],
     size: int,
     settings: LaunchSettings,
-    on_report: Callable[[dict[str, Any]], None] = lambda content: None,
+    on_report: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda content: None,
     on_warning: Callable[[str], None] = lambda text: None,
     modules: Sequence[str] = (),
 ) -> list[Any]:
@@ -46,7 +46,7 @@ def run_ranks(
         function: The function that each rank calls with its `Rank`.
         size: The number of ranks.
         settings: The launch settings.
-        on_report: Called in this thread with the ranks' reports.
+        on_report: Called in this thread with the ranks' reports. What it returns, unless None, is sent to all ranks.
         on_warning: Called in this thread with warnings about waiting for slots and about stuck ranks.
         modules: The modules that the function imports besides TensorFlow and Horovod. An executor imports them once
             for all calls.

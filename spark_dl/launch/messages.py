@@ -1,7 +1,7 @@
 """Messages between the processes of a launch.
 
-The driver and the tasks exchange those in FROM_TASKS and FROM_DRIVER as JSON lines (`channel`). Processes of one user
-on one host, a task with its rank and its fork server, exchange pickles (`frames`).
+The driver and the tasks exchange those in FROM_TASKS, and each DriverMessage, as JSON lines (`channel`). Processes of
+one user on one host, a task with its rank and its fork server, exchange pickles (`frames`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from spark_dl.launch.failure import Failure
 from spark_dl.world import World
 
 __all__ = [
-    "FROM_DRIVER",
     "FROM_TASKS",
     "Address",
     "Arrived",
     "Done",
+    "DriverMessage",
     "Exited",
     "Failed",
     "Forked",
@@ -29,6 +29,7 @@ __all__ = [
     "RankRequest",
     "RankTask",
     "Ready",
+    "Reply",
     "Report",
     "Started",
     "TaskMessage",
@@ -156,7 +157,18 @@ class Peers:
     gpus: tuple[tuple[str, ...], ...]
 
 
-FROM_DRIVER = (Peers,)
+@dataclass(frozen=True)
+class Reply:
+    """Answer to a report, for the functions of all ranks.
+
+    Attributes:
+        content: The answer: a JSON-compatible dict.
+    """
+
+    content: dict[str, Any]
+
+
+DriverMessage = Peers | Reply
 
 
 # --- between a task and its rank's process, besides Started, Heartbeat, Report and Failed -----------------------------

@@ -14,7 +14,19 @@ from spark_dl.errors import ClusterError, RankError, explain
 from spark_dl.launch import slots
 from spark_dl.launch.channel import MessageQueue
 from spark_dl.launch.failure import Failure, first_cause
-from spark_dl.launch.messages import Arrived, Failed, Heartbeat, JobEnded, Peers, Ready, Report, Started, TaskMessage
+from spark_dl.launch.messages import (
+    Arrived,
+    DriverMessage,
+    Failed,
+    Heartbeat,
+    JobEnded,
+    Peers,
+    Ready,
+    Reply,
+    Report,
+    Started,
+    TaskMessage,
+)
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slot_queue import NOTICE_SECONDS, Claim
 
@@ -32,14 +44,14 @@ class RankEvents:
     """What the owner of a `RankMonitor` does when something happens.
 
     Attributes:
-        on_report: Called with each report of a rank.
+        on_report: Called with each report of a rank; returns the reply to all ranks, or None.
         on_warning: Called with each warning of the monitor.
-        on_ready: Called once, when all ranks are ready to start Horovod.
+        send: Sends a message to all ranks.
     """
 
-    on_report: Callable[[dict[str, Any]], None]
+    on_report: Callable[[dict[str, Any]], dict[str, Any] | None]
     on_warning: Callable[[str], None]
-    on_ready: Callable[[Peers], None]
+    send: Callable[[DriverMessage], None]
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,9 @@ class RankMonitor:
     def _on(self, message: TaskMessage | JobEnded) -> None:
         match message:
             case Report(content):
-                self._events.on_report(content)
+                reply = self._events.on_report(content)
+                if reply is not None:
+                    self._events.send(Reply(reply))
             case Heartbeat():
                 self._on_heartbeat(message)
             case Arrived():
@@ -153,7 +167,7 @@ class RankMonitor:
         if len(self._ready) == self._size:
             ranks = [self._ready[rank] for rank in range(self._size)]
             address = next(rank.rendezvous for rank in ranks if rank.rendezvous)
-            self._events.on_ready(Peers(address, tuple(rank.gpus for rank in ranks)))
+            self._events.send(Peers(address, tuple(rank.gpus for rank in ranks)))
 
     def _on_heartbeat(self, message: Heartbeat) -> None:
         before = self._progress.get(message.rank)

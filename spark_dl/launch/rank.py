@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import queue
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ import cloudpickle
 
 from spark_dl.launch.failure import of_exception
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.launch.messages import Done, Failed, Heartbeat, Idle, RankTask, Report, Started
+from spark_dl.launch.messages import Done, Failed, Heartbeat, Idle, RankTask, Reply, Report, Started
 from spark_dl.world import Rank
 
 __all__ = ["serve", "without_rank"]
@@ -96,8 +97,9 @@ def serve(answers: int) -> NoReturn:
         task = read_frame(sys.stdin.buffer)
         if task is None:
             os._exit(0)
-        threading.Thread(target=_end_with_input, daemon=True).start()
-        _run(task, answer)
+        replies: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=_take_replies, args=(replies,), daemon=True).start()
+        _run(task, answer, replies)
     # Skip finalizers: threads of TensorFlow and Horovod may still run, and a crash in them would hide the result.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -114,7 +116,7 @@ def _compute_undisturbed() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _run(task: RankTask, answer: Answer) -> None:
+def _run(task: RankTask, answer: Answer, replies: queue.SimpleQueue[dict[str, Any]]) -> None:
     from spark_dl.collectives import HorovodCollectives
 
     os.environ.update(task.environment)
@@ -128,7 +130,14 @@ def _run(task: RankTask, answer: Answer) -> None:
         function = pickle.loads(task.payload)
         heartbeats = _Heartbeats(world.rank, answer, threading.get_ident())
         heartbeats.start()
-        rank = Rank(world, lambda content: answer(Report(content)), heartbeats.heartbeat)
+
+        def reply() -> dict[str, Any]:
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    return replies.get(timeout=_HEARTBEAT_SECONDS)
+                heartbeats.heartbeat("waiting for the driver")
+
+        rank = Rank(world, lambda content: answer(Report(content)), heartbeats.heartbeat, reply)
         answer(Done(cloudpickle.dumps(function(rank))))
     except BaseException as error:
         sys.stdout.flush()
@@ -147,7 +156,8 @@ def _log_to_output(rank: int, level: int) -> None:
     logger.propagate = False  # the user's function may configure the root logger
 
 
-def _end_with_input() -> None:
-    while sys.stdin.buffer.read(1):
-        pass
+def _take_replies(replies: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Queue the driver's replies; end this process with its task."""
+    while isinstance(message := read_frame(sys.stdin.buffer), Reply):
+        replies.put(message.content)
     os._exit(1)

@@ -41,13 +41,13 @@ LEFT_OUT = "leftOut"
 def of_estimator(estimator: SavableEstimator) -> Files:
     """Make the artifacts of an estimator: its metadata, its Keras model, and the installed packages.
 
-    Callbacks, validationData, and objects that can't be saved are left out and listed in the metadata.
+    Callbacks, onEpoch, validationData, and objects that can't be saved are left out and listed in the metadata.
 
     Args:
         estimator: The estimator.
     """
     copy = estimator.copy()
-    code = ("callbacks", "validationData")
+    code = ("callbacks", "onEpoch", "validationData")
     left_out = {name: display_name(copy.getOrDefault(name)) for name in code if copy.getOrDefault(name)}
     left_out.update(copy._unsavable())
     for name in left_out:

@@ -235,6 +235,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             augment=spec.augment,
             reader=spec.options.reader,
             state_rules=spec.state_rules,
+            asks_driver=spec.options.on_epoch is not None,
         )
 
     def _check_outputs(self, shape: ModelShape) -> None:

@@ -36,7 +36,8 @@ def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str 
 
     Raises:
         TrackingError: There is no such run, or no fit has logged it.
-        SavedModelError: The estimator has callbacks, validationData or objects that can't be saved, or is damaged.
+        SavedModelError: The estimator is damaged, or has callbacks, onEpoch, validationData or objects that can't be
+            saved.
         DataError: The path of the rows is unknown or redacted, or the rows have changed.
     """
     from spark_dl.track.runs import logged_fit  # late import: loads MLflow

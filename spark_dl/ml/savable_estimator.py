@@ -22,15 +22,22 @@ OBJECTS = tuple(
     declared(name).name
     for name in (
         *("model", "modelFn", "warmStart", "optimizer", "loss", "metrics", "callbacks", "transformFn", "augment"),
+        "onEpoch",
         "validationData",
     )
 )
+# Options that can't be saved: what they are, and how an estimator without them is made.
+_UNSAVABLE = {
+    "callbacks": ("they are code, and nothing is pickled", "setCallbacks([])"),
+    "onEpoch": ("it is code, and nothing is pickled", "setOnEpoch(None)"),
+    "validationData": ("it is a DataFrame of this session", "setValidationData(None)"),
+}
 # The largest layers to embed in the metadata, which are one line of JSON.
 _LARGEST_LAYERS = 16 << 20
 
 
 class SavableEstimator(EstimatorParams, Saved):
-    """Base of estimators that save their model and params; callbacks and validationData can't be saved."""
+    """Base of estimators that save their model and params; callbacks, onEpoch and validationData can't be saved."""
 
     def _repr_html_(self) -> str:
         return estimator_html(self)
@@ -38,22 +45,16 @@ class SavableEstimator(EstimatorParams, Saved):
     def _to_saved(self) -> tuple[dict[str, Any], bytes | None, dict[str, Any]]:
         """Return what `Writer` saves: metadata, the model's `.keras` bytes, and the params that are JSON."""
         options = self._options()
-        if options.callbacks:
+        for name, (reason, without) in _UNSAVABLE.items():
+            value = self.getOrDefault(name)
+            if value is None or (isinstance(value, list) and not value):
+                continue
             raise SavedModelError(
                 explain(
-                    "An estimator with callbacks can't be saved.",
-                    expected="no callbacks: they are code, and nothing is pickled",
-                    received=display_name(options.callbacks),
-                    fix="Save it without them (setCallbacks([])), and set them again after loading.",
-                )
-            )
-        if options.validation_data is not None:
-            raise SavedModelError(
-                explain(
-                    "An estimator with validationData can't be saved.",
-                    expected="none: it is a DataFrame of this session",
-                    received="validationData",
-                    fix="Save it without (setValidationData(None)), and set it again after loading.",
+                    f"An estimator with {name} can't be saved.",
+                    expected=f"no {name}: {reason}",
+                    received=name if name == "validationData" else display_name(value),
+                    fix=f"Save it without ({without}), and set it again after loading.",
                 )
             )
         given = _serialized(options)

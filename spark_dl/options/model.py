@@ -81,6 +81,14 @@ class ModelOptions(Options):
         None,
         on_resume="same",
     )
+    on_epoch: Callable[..., Any] | None = option(
+        "A function of the driver that is called after each epoch as on_epoch(epoch, metrics), with the epoch from 0 "
+        "and a dict; the workers wait for it. If it returns True, training ends with that epoch on all of them, as "
+        "keras.callbacks.EarlyStopping ends it.",
+        checks.function,
+        None,
+        on_resume="any",
+    )
     transform_fn: Any = option(
         "Keras layers that change the features alike in training and in scoring, such as Normalization: one layer "
         "(or a Sequential), a function of keras.ops such as keras.applications' preprocess_input, or a dict of them "

@@ -16,6 +16,7 @@ from spark_dl.collectives import Collectives
 from spark_dl.data.dataset import WEIGHT
 from spark_dl.log_values import plain_value
 from spark_dl.train.augment import augment_features
+from spark_dl.train.callbacks.ask_driver import AskDriver
 from spark_dl.train.callbacks.checkpointing import SaveCheckpoint
 from spark_dl.train.callbacks.compare_ranks import CompareRanks
 from spark_dl.train.callbacks.finite import WatchFinite, first_not_finite
@@ -49,6 +50,7 @@ def train(
     collectives: Collectives,
     report: TrainReporter,
     heartbeat: Callable[[str], None] = lambda where: None,
+    reply: Callable[[], dict[str, Any]] | None = None,
 ) -> TrainResult:
     """Train the plan's model on this rank's shard.
 
@@ -57,6 +59,8 @@ def train(
         collectives: The collectives of this rank's World.
         report: The function that sends reports to the driver; called on rank 0.
         heartbeat: The function that takes the training position as text; called on every rank.
+        reply: The function that waits for the driver's verdict after each epoch, called on every rank; None if the
+            driver isn't asked.
 
     Returns:
         The training result. Rank 0 has written the final model to the workspace.
@@ -67,7 +71,7 @@ def train(
     content = plan.workspace.read(plan.initial_model)
     # Within this scope, models are saved under the object names that they were loaded with.
     with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
-        return _train(plan, content, collectives, report, heartbeat)
+        return _train(plan, content, collectives, report, heartbeat, reply)
 
 
 def _train(
@@ -76,6 +80,7 @@ def _train(
     collectives: Collectives,
     report: TrainReporter,
     heartbeat: Callable[[str], None],
+    reply: Callable[[], dict[str, Any]] | None,
 ) -> TrainResult:
     """Run `train` with the custom objects and Keras's settings in effect."""
     world = collectives.world
@@ -106,6 +111,7 @@ def _train(
             *own.values(),
             CompareRanks(collectives, agreement.moving_variables),
             measure,
+            *([AskDriver(report, reply)] if reply else ()),
             keeping,
             saving,
             *(_of_leader(plan, feed, measure, report) if world.is_leader else ()),

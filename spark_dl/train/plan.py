@@ -42,6 +42,7 @@ class TrainPlan:
         callback_state: The name of the file in the workspace with the callbacks' state at that checkpoint; empty for
             none.
         attempt: The number of this attempt, from 1.
+        asks_driver: Whether ranks ask the driver after each epoch if training goes on.
         state_rules: The join rules of the states of the user's layers, by their index in `non_trainable_variables`.
     """
 
@@ -60,6 +61,7 @@ class TrainPlan:
     start: Checkpoint | None = None
     callback_state: str = ""
     attempt: int = 1
+    asks_driver: bool = False
     state_rules: tuple[tuple[int, str], ...] = ()
 
 

@@ -10,6 +10,7 @@ from spark_dl.train.plan import TrainResult
 
 __all__ = [
     "TRAIN_REPORTS",
+    "EpochEnd",
     "EpochReport",
     "RankSpeed",
     "ResultReport",
@@ -17,6 +18,7 @@ __all__ = [
     "StepReport",
     "TrainReport",
     "TrainReporter",
+    "Verdict",
     "WarningReport",
 ]
 
@@ -95,6 +97,30 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
+class EpochEnd:
+    """The metrics of a finished epoch, before its checkpoint: all ranks wait for a `Verdict`.
+
+    Attributes:
+        epoch: The epoch, from 0.
+        metrics: The epoch's metrics: numbers, or lists of numbers.
+    """
+
+    epoch: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The driver's reply to an `EpochEnd`.
+
+    Attributes:
+        stop: Whether training ends with this epoch.
+    """
+
+    stop: bool
+
+
+@dataclass(frozen=True)
 class ResultReport:
     """The end of training, before the evaluation of the model.
 
@@ -116,7 +142,7 @@ class WarningReport:
     text: str
 
 
-TrainReport = StepReport | EpochReport | ResultReport | WarningReport
-TRAIN_REPORTS: tuple[type[TrainReport], ...] = (StepReport, EpochReport, ResultReport, WarningReport)
+TrainReport = StepReport | EpochEnd | EpochReport | ResultReport | WarningReport
+TRAIN_REPORTS: tuple[type[TrainReport], ...] = (StepReport, EpochEnd, EpochReport, ResultReport, WarningReport)
 # Sends a report to the driver.
 TrainReporter = Callable[[TrainReport], None]

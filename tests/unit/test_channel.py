@@ -47,8 +47,8 @@ def test_the_driver_tells_all_ranks_and_a_stranger_nothing() -> None:
         channel.broadcast(first)
         channel.broadcast(second)
         for sender in senders:
-            assert sender.receive() == first
-            assert sender.receive() == second
+            assert sender.receive(Peers) == first
+            assert sender.receive(Peers) == second
             sender.close()
         stranger.shutdown(socket.SHUT_WR)
         assert stranger.recv(1) == b""
@@ -63,7 +63,7 @@ def test_a_driver_that_goes_while_a_rank_waits_is_a_clear_error(words: bytes) ->
     with accepted:
         accepted.sendall(words)
     with pytest.raises(ClusterError, match="no longer speaks"):
-        sender.receive()
+        sender.receive(Peers)
     sender.close()
 
 
@@ -77,7 +77,7 @@ def test_a_rank_that_waits_is_let_go_when_the_driver_ends() -> None:
 
         def wait() -> None:
             try:
-                sender.receive()
+                sender.receive(Peers)
             except ClusterError as error:
                 told.put(error)
 

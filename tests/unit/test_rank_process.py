@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from spark_dl.errors import ClusterError
 from spark_dl.launch import fork_server
 from spark_dl.launch.failure import Failure
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.launch.messages import Done, Failed, Idle, RankTask, Report, Started
+from spark_dl.launch.messages import Done, Failed, Idle, RankTask, Reply, Report, Started
 from spark_dl.launch.rank_process import Exit, RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.launch.resources import horovod_environment, task_environment
@@ -54,7 +55,7 @@ def carry_out(function: Callable[[Rank], Any], log_level: int = logging.WARNING)
     """What a rank alone in its World says, and how its process ends."""
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
         assert process.ready()
-        process.begin(task_of(function, store, log_level))
+        process.send(task_of(function, store, log_level))
         messages = list(process.messages())
         return messages, process.exit(), process
 
@@ -69,6 +70,25 @@ def works(rank: Rank) -> dict[str, Any]:
     total = hvd.allreduce(tf.constant([2.0]), op=hvd.Sum, name="test").numpy().tolist()
     told = [os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "HOROVOD_HOSTNAME")]
     return {"world": rank.world, "hvd": (hvd.rank(), hvd.size()), "total": total, "told": told}
+
+
+def test_a_rank_waits_for_the_reply_to_its_report() -> None:
+    def asks(rank: Rank) -> list[Any]:
+        rank.report({"question": 1})
+        return [rank.reply(), rank.reply()]
+
+    with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
+        assert process.ready()
+        process.send(task_of(asks, store))
+        messages = []
+        for message in process.messages():
+            messages.append(message)
+            if isinstance(message, Report):
+                process.send(Reply({"answer": 1}))
+                process.send(Reply({"answer": 2}))
+    done = messages[-1]
+    assert isinstance(done, Done)
+    assert pickle.loads(done.value) == [{"answer": 1}, {"answer": 2}]
 
 
 def schedulers(rank: Rank) -> set[int]:
@@ -86,7 +106,7 @@ def test_all_threads_of_a_rank_wait_for_each_other_to_pause() -> None:
 def test_lines_in_the_executors_log_name_their_rank(capsys: pytest.CaptureFixture[str]) -> None:
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0), name="rank 3") as process:
         assert process.ready()
-        process.begin(task_of(prints, store))
+        process.send(task_of(prints, store))
         list(process.messages())
         assert process.exit() == Exit(0, "one line\nanother\n")
     assert capsys.readouterr().err == "[rank 3] one line\n[rank 3] another\n"
@@ -202,7 +222,7 @@ from spark_dl.launch.rank_process import RankProcess
 
 with RankProcess({}) as process:
     assert process.ready()
-    process.begin(read_frame(sys.stdin.buffer))
+    process.send(read_frame(sys.stdin.buffer))
     for message in process.messages():
         if isinstance(message, Report):
             print(message.content["pid"], flush=True)
@@ -229,7 +249,7 @@ def test_an_order_to_a_dead_process_ends_the_messages_at_once() -> None:
         process.kill()
         process._ended.wait()
         process.ready()  # it may have come so far
-        process.begin(RankTask(solo(HOST), {}, b"", logging.WARNING))
+        process.send(RankTask(solo(HOST), {}, b"", logging.WARNING))
         assert list(process.messages()) == []
         assert process.exit()[0] == -signal.SIGKILL
 
@@ -257,7 +277,7 @@ def told(environment: dict[str, str]) -> dict[str, Any]:
     """What a rank with these variables tells of itself."""
     with Rendezvous(HOST) as store, RankProcess({**task_environment(1, [], 0), **environment}) as process:
         assert process.ready()
-        process.begin(task_of(tells, store))
+        process.send(task_of(tells, store))
         value: dict[str, Any] = cloudpickle.loads(list(process.messages())[-1].value)
         return value
 
@@ -334,7 +354,7 @@ def forks_a_child(rank: Rank) -> int:
 def test_a_child_that_outlives_its_rank_holds_nobody_up() -> None:
     with Rendezvous(HOST) as store, RankProcess(task_environment(1, [], 0)) as process:
         assert process.ready()
-        process.begin(task_of(forks_a_child, store))
+        process.send(task_of(forks_a_child, store))
         done = next(message for message in process.messages() if isinstance(message, Done))
     assert ended(process)
     child = psutil.Process(cloudpickle.loads(done.value))

@@ -32,7 +32,8 @@ from spark_dl.train.loop import train
 from spark_dl.train.model.carrying import keras_reducer
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
-from spark_dl.train.reports import EpochReport, TrainReport, WarningReport
+from spark_dl.train.reports import EpochEnd, EpochReport, TrainReport, Verdict, WarningReport
+from spark_dl.wire import encode
 from spark_dl.world import solo
 
 from .own_metrics import OfEachClass
@@ -281,6 +282,24 @@ def test_several_ranks_are_one_process_with_their_batches_joined(tmp_path: Path,
     for result in results:
         same_history(result.history, expected.history)
         assert result.best_epoch == results[0].best_epoch
+
+
+def test_the_driver_ends_training_on_all_ranks(tmp_path: Path) -> None:
+    plan = a_plan(tmp_path, a_model(), epochs=5)
+    asked: list[TrainReport] = []
+
+    def training(rank: Together) -> TrainResult:
+        epochs = itertools.count()
+        report = asked.append if rank.world.is_leader else lambda content: None
+        return train(plan, rank, report, reply=lambda: encode(Verdict(stop=next(epochs) == 1)))
+
+    results = on_ranks(2, training)
+    assert [len(result.history["loss"]) for result in results] == [2, 2]
+    ends = [report for report in asked if isinstance(report, (EpochEnd, EpochReport))]
+    assert [(type(end), end.epoch) for end in ends] == [(kind, n) for n in (0, 1) for kind in (EpochEnd, EpochReport)]
+    last = latest(plan.checkpoints)
+    assert last is not None
+    assert (last[0].epoch, last[0].stopped) == (2, True)  # a resumed fit doesn't go on, either
 
 
 def test_a_rank_without_rows_in_a_step_spoils_no_statistics(tmp_path: Path) -> None:

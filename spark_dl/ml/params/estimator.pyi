@@ -21,6 +21,7 @@ class EstimatorParams(OptionParams):
     lossWeights: Param[list[float] | dict[str, float] | None]
     metrics: Param[Any]
     callbacks: Param[Any]
+    onEpoch: Param[Callable[..., Any] | None]
     transformFn: Param[Any]
     augment: Param[Any]
     dtypePolicy: Param[str | None]
@@ -95,6 +96,7 @@ class EstimatorParams(OptionParams):
         lossWeights: list[float] | dict[str, float] | None = None,
         metrics: Any = None,
         callbacks: Any = None,
+        onEpoch: Callable[..., Any] | None = None,
         transformFn: Any = None,
         augment: Any = None,
         dtypePolicy: str | None = None,
@@ -170,6 +172,7 @@ class EstimatorParams(OptionParams):
         lossWeights: list[float] | dict[str, float] | None = ...,
         metrics: Any = ...,
         callbacks: Any = ...,
+        onEpoch: Callable[..., Any] | None = ...,
         transformFn: Any = ...,
         augment: Any = ...,
         dtypePolicy: str | None = ...,
@@ -253,6 +256,8 @@ class EstimatorParams(OptionParams):
     def getMetrics(self) -> Any: ...
     def setCallbacks(self, value: Any) -> Self: ...
     def getCallbacks(self) -> Any: ...
+    def setOnEpoch(self, value: Callable[..., Any] | None) -> Self: ...
+    def getOnEpoch(self) -> Callable[..., Any] | None: ...
     def setTransformFn(self, value: Any) -> Self: ...
     def getTransformFn(self) -> Any: ...
     def setAugment(self, value: Any) -> Self: ...
