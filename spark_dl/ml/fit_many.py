@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from pyspark.sql import DataFrame
 
-from spark_dl.data.convert import ConversionSpec
-from spark_dl.fit.converted import ConvertedData, comparable
-from spark_dl.fit.spec import FitSpec
+from spark_dl.ml.shared_rows import SharedRows, StepwiseEstimator
 
-__all__ = ["FitMany", "StepwiseEstimator"]
+__all__ = ["FitMany"]
 
 M = TypeVar("M")
-M_co = TypeVar("M_co", covariant=True)
-
-
-class StepwiseEstimator(Protocol[M_co]):
-    """Estimator whose fits have the steps check, convert and train, which `FitMany` calls one by one."""
-
-    def _checked(self, dataset: DataFrame) -> tuple[FitSpec, DataFrame]:
-        """Build the specification of a fit; return it with the rows to convert."""
-
-    def _converted(self, spec: FitSpec, rows: DataFrame) -> ConvertedData:
-        """Convert the rows."""
-
-    def _fit_converted(self, spec: FitSpec, converted: ConvertedData, parent: str) -> M_co:
-        """Train on converted rows, with a parent record at the tracker."""
 
 
 class FitMany(Iterator[tuple[int, M]], Generic[M]):
@@ -57,8 +41,7 @@ class FitMany(Iterator[tuple[int, M]], Generic[M]):
         self._parent = parent
         self._slots = threading.Semaphore(at_once)
         self._lock = threading.Lock()
-        self._converting = threading.Lock()
-        self._converted: dict[tuple[ConversionSpec, int], ConvertedData] = {}
+        self._rows = SharedRows()
         self._next = self._running = 0
         self._closed = False
         self._failed: BaseException | None = None
@@ -74,7 +57,7 @@ class FitMany(Iterator[tuple[int, M]], Generic[M]):
             estimator = self._estimators[index]
             with self._slots:
                 spec, rows = estimator._checked(self._dataset)
-                return index, estimator._fit_converted(spec, self._data(estimator, spec, rows), self._parent)
+                return index, estimator._fit_converted(spec, self._rows.of(estimator, spec, rows), self._parent)
         except BaseException as error:
             self._failed = error
             raise
@@ -100,13 +83,4 @@ class FitMany(Iterator[tuple[int, M]], Generic[M]):
             none_follows = self._closed or self._failed is not None or self._next == len(self._estimators)
             ended = none_follows and not self._running
         if ended:
-            for converted in list(self._converted.values()):
-                converted.close()
-
-    def _data(self, estimator: StepwiseEstimator[M], spec: FitSpec, rows: DataFrame) -> ConvertedData:
-        # The id of a DataFrame is unique, as the estimators keep their DataFrames alive.
-        key = (comparable(spec.conversion), id(spec.options.validation_data))
-        with self._converting:
-            if key not in self._converted:
-                self._converted[key] = estimator._converted(spec, rows)
-            return self._converted[key]
+            self._rows.close()

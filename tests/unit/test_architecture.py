@@ -56,12 +56,14 @@ ALLOWED = {
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
     "layers": {"base"},
+    "tune": {"base", "data", "fit", "launch", "ml", "track", "train"},
     "": {"base", "diagnosis", "fit", "ml", "launcher"},
 }
 # Library -> the only modules that import it.
 OWNERS = {
     "horovod": {"collectives", "launch.fork_server"},
     "petastorm": {"_compat.petastorm"},
+    "optuna": {"tune", "tune.search", "tune.space", "tune.study", "tune.trials"},
     "mlflow": {
         *("_compat.mlflow", "mlflow", "track.flavor", "track.flavor_reading", "track.mlflow", "track.mlflow_writer"),
         "track.runs",

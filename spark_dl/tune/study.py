@@ -1,0 +1,78 @@
+"""The Optuna study of a search: opened by name, so that a search whose driver was killed goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import optuna
+from optuna.trial import TrialState
+
+from spark_dl.errors import OptionError, explain
+
+__all__ = ["DEFAULT_STORAGE", "finished", "open_study"]
+
+# In the working directory, as MLflow's own default store.
+DEFAULT_STORAGE = "sqlite:///spark_dl_studies.db"
+_SEARCH = "spark_dl.search"
+
+
+def open_study(study: optuna.Study | str | None, direction: str, search: Mapping[str, str], seed: int) -> optuna.Study:
+    """Open the study of a search.
+
+    Trials that a killed driver has left running are marked as failed, and their params are tried again.
+
+    Args:
+        study: A study, the name of one in DEFAULT_STORAGE, or None for a new one there.
+        direction: "minimize" or "maximize".
+        search: What the search varies and measures. A study that has trials of another search is refused.
+        seed: The seed of the sampler of a new study.
+
+    Raises:
+        OptionError: The study belongs to another search, or has another direction.
+    """
+    if not isinstance(study, optuna.Study):
+        study = optuna.create_study(
+            storage=DEFAULT_STORAGE,
+            study_name=study,
+            load_if_exists=study is not None,
+            direction=direction,  # type: ignore[arg-type]
+            sampler=optuna.samplers.TPESampler(seed=seed),
+        )
+    _check(study, direction, search)
+    study.set_user_attr(_SEARCH, json.dumps(search))
+    for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(left.number, state=TrialState.FAIL)
+        if left.params:
+            study.enqueue_trial(left.params, skip_if_exists=False)
+    return study
+
+
+def finished(study: optuna.Study) -> int:
+    """Return the number of trials that have ended, pruned ones included."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def _check(study: optuna.Study, direction: str, search: Mapping[str, str]) -> None:
+    known = json.loads(study.user_attrs.get(_SEARCH, "null"))
+    if known is None and not study.get_trials(deepcopy=False):
+        known = search
+    if known != search:
+        other = [name for name in search if not known or known.get(name) != search[name]]
+        raise OptionError(
+            explain(
+                f"The study {study.study_name!r} belongs to another search.",
+                expected="; ".join(f"{name} {search[name]}" for name in other),
+                received="; ".join(f"{name} {known[name]}" for name in other) if known else "trials of another program",
+                fix="Give the search a study of its own: another name.",
+            )
+        )
+    if study.direction.name.lower() != direction:
+        raise OptionError(
+            explain(
+                f"The study {study.study_name!r} has the other direction.",
+                expected=f"direction={direction!r}, as the metric has it",
+                received=study.direction.name.lower(),
+                fix=f"Make it by optuna.create_study(direction={direction!r}).",
+            )
+        )

@@ -1,0 +1,133 @@
+"""The space of a search and its study, without Spark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial, TrialState
+from pyspark.ml.evaluation import RegressionEvaluator
+
+from spark_dl import KerasClassifier
+from spark_dl.errors import OptionError
+from spark_dl.tune import OptunaSearch
+from spark_dl.tune.space import Space
+from spark_dl.tune.study import finished, open_study
+
+RATES = FloatDistribution(1e-4, 1e-1, log=True)
+
+
+def build(width: int, depth: int = 1) -> keras.Model:
+    hidden = [keras.layers.Dense(width, "relu") for _ in range(depth)]
+    return keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(3, "softmax")])
+
+
+def classifier(**options: Any) -> KerasClassifier:
+    return KerasClassifier(modelFn=build, modelParams={"width": 3, "depth": 2}, numWorkers=2, **options)
+
+
+def test_values_become_options() -> None:
+    adam, sgd = keras.optimizers.Adam(0.1), keras.optimizers.SGD(0.1)
+    space = Space(
+        {
+            "learningRate": RATES,
+            "batchSize": IntDistribution(8, 64, log=True),
+            "optimizer": [adam, sgd],
+            "modelParams": {"width": [4, 8]},
+        },
+        classifier(),
+    )
+    choice = next(name for name in space._choices["optimizer"] if name.startswith("1:"))
+    trial = FixedTrial({"learningRate": 0.01, "batchSize": 16, "optimizer": choice, "modelParams.width": 8})
+    values = space.suggest(trial)
+    assert values == {"learningRate": 0.01, "batchSize": 16, "optimizer": sgd, "modelParams": {"width": 8}}
+    options = space.estimator(values)._options()
+    assert (options.learning_rate, options.batch_size, options.optimizer) == (0.01, 16, sgd)
+    assert options.model_params == {"width": 8, "depth": 2}  # what the space leaves out stays
+
+
+def test_a_function_may_ask_for_one_value_by_another() -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        depth = trial.suggest_int("depth", 1, 3)
+        return {"modelParams": {"depth": depth, "width": trial.suggest_int("width", 1, 4 * depth)}}
+
+    found = Space(space, classifier()).suggest(FixedTrial({"depth": 2, "width": 5}))
+    assert found == {"modelParams": {"depth": 2, "width": 5}}
+    with pytest.raises(OptionError, match="no option of the KerasClassifier.*Did you mean 'batchSize'"):
+        Space(lambda trial: {"batchsize": 3}, classifier()).suggest(FixedTrial({}))
+    with pytest.raises(OptionError, match="no space to search.*NoneType"):
+        Space(lambda trial: None, classifier()).suggest(FixedTrial({}))
+
+
+@pytest.mark.parametrize(
+    ("space", "text"),
+    [
+        ({}, "no space to search"),
+        (7, "no space to search"),
+        ({"learning_rate": RATES}, "'learning_rate', which is no option of the KerasClassifier.*'learningRate'"),
+        ({"width": [1, 2]}, "'width', which is no option.*below modelParams"),
+        ({"batchSize": [8, 0]}, "batchSize can't have this value.*batchSize=0"),
+        ({"batchSize": IntDistribution(-1, 8)}, "batchSize can't have this value.*-1"),
+        ({"learningRate": FloatDistribution(0.0, 1.0)}, "learningRate can't have this value.*0.0"),
+        ({"compression": ["fp16", "fp8"]}, "compression can't have this value.*fp8"),
+        ({"batchSize": 8}, r"can't take these values of batchSize.*Write \[8\]"),
+        ({"modelParams": {"width": "wide"}}, "can't take these values of modelParams.width"),
+        ({"epochs": []}, "can't take these values of epochs"),
+    ],
+)
+def test_bad_spaces_are_refused(space: Any, text: str) -> None:
+    with pytest.raises(OptionError, match=text):
+        OptunaSearch(classifier(), space)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"estimator": RegressionEvaluator()}, "The estimator can't be searched.*RegressionEvaluator"),
+        ({"trials": 0}, "trials can't be used"),
+        ({"parallelism": 1.5}, "parallelism can't be used"),
+    ],
+)
+def test_bad_searches_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError, match=text):
+        OptunaSearch(**{"estimator": classifier(), "space": {"learningRate": RATES}, **options})
+
+
+@pytest.mark.parametrize(("workers", "fewest"), [([4, 2], 2), (IntDistribution(3, 5), 3)])
+def test_the_fewest_workers_of_a_trial_are_known(workers: Any, fewest: int) -> None:
+    assert Space({"numWorkers": workers}, classifier()).fewest_workers == fewest
+    assert Space({"learningRate": RATES}, classifier()).fewest_workers == 2
+
+
+def stored(path: Path, name: str, direction: str = "minimize") -> optuna.Study:
+    return optuna.create_study(
+        storage=f"sqlite:///{path}/s.db", study_name=name, direction=direction, load_if_exists=True
+    )
+
+
+def test_a_killed_drivers_trials_are_tried_again(tmp_path: Path) -> None:
+    search = {"space": "learningRate"}
+    study = open_study(stored(tmp_path, "one"), "minimize", search, seed=0)
+    done, left = study.ask({"learningRate": RATES}), study.ask({"learningRate": RATES})
+    study.tell(done, 1.0)
+    again = open_study(stored(tmp_path, "one"), "minimize", search, seed=0)
+    states = [trial.state for trial in again.get_trials()]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING]
+    assert again.ask({"learningRate": RATES}).params == left.params
+    assert finished(again) == 1
+
+
+def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
+    open_study(stored(tmp_path, "one"), "minimize", {"space": "a", "metric": "loss"}, seed=0)
+    with pytest.raises(OptionError, match="'one' belongs to another search. Expected: space b. Received: space a"):
+        open_study(stored(tmp_path, "one"), "minimize", {"space": "b", "metric": "loss"}, seed=0)
+    other = stored(tmp_path, "two")
+    other.tell(other.ask(), 1.0)
+    with pytest.raises(OptionError, match="Received: trials of another program"):
+        open_study(other, "minimize", {"space": "a"}, seed=0)
+    with pytest.raises(OptionError, match="has the other direction"):
+        open_study(stored(tmp_path, "three", "maximize"), "minimize", {"space": "a"}, seed=0)
