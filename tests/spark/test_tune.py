@@ -23,6 +23,7 @@ from spark_dl import KerasClassifier, KerasClassifierModel
 from spark_dl.errors import OptionError
 from spark_dl.tune import OptunaSearch
 
+EVALUATOR = MulticlassClassificationEvaluator(metricName="accuracy")
 RATES = FloatDistribution(1e-3, 1e-1, log=True)
 
 
@@ -57,13 +58,12 @@ def test_trials_are_nested_runs_and_the_best_model_is_returned(
     assert len(trials) == 3
     values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
     assert found.bestValue == min(values) == found.bestModel.summary.history["val_loss"][-1]
-    assert (
-        found.bestModel.getLearningRate() == found.bestParams["learningRate"] == found.study.best_params["learningRate"]
-    )
+    rate = found.study.best_params["learningRate"]
+    assert found.bestModel.getLearningRate() == found.bestParams["learningRate"] == rate
     assert found.transform(data).columns == found.bestModel.transform(data).columns
     assert spark_dl.evaluate(found, data) == found.bestModel.evaluate(data)
     found.save(f"{tmp_path}/best")
-    assert KerasClassifierModel.load(f"{tmp_path}/best").getLearningRate() == found.bestParams["learningRate"]
+    assert KerasClassifierModel.load(f"{tmp_path}/best").getLearningRate() == rate
     runs = mlflow.search_runs(experiment_names=[store], output_format="list")
     (parent,) = [run for run in runs if run.info.run_name == "the search"]
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -95,15 +95,14 @@ def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path) -> None:
 
 
 def test_an_evaluator_scores_the_validation_rows(data: DataFrame, tmp_path: Path) -> None:
-    accuracy = MulticlassClassificationEvaluator(metricName="accuracy")
     space = {"modelParams": {"width": [1, 4]}}
 
     def build(width: int) -> keras.Model:
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(width), keras.layers.Dense(3, "softmax")])
 
     estimator = classifier(model=None, modelFn=build)
-    found = OptunaSearch(estimator, space, accuracy, 2, study=study(tmp_path, direction="maximize")).fit(data)
-    assert found.bestValue == accuracy.evaluate(found.transform(data.where("held")))
+    found = OptunaSearch(estimator, space, EVALUATOR, 2, study=study(tmp_path, direction="maximize")).fit(data)
+    assert found.bestValue == EVALUATOR.evaluate(found.transform(data.where("held")))
     assert found.bestParams["modelParams"]["width"] in (1, 4)
 
 
@@ -123,7 +122,7 @@ def test_a_failing_trial_ends_the_search(data: DataFrame, tmp_path: Path) -> Non
         ({"validationCol": None}, "val_loss", "'val_loss' needs validation rows"),
         (
             {"validationCol": None, "validationFraction": 0.2},
-            MulticlassClassificationEvaluator(),
+            EVALUATOR,
             "no rows for the eval",
         ),
         ({"registeredModelName": "m", "tracking": "mlflow"}, "val_loss", "Each trial would register its model"),
@@ -134,13 +133,7 @@ def test_a_failing_trial_ends_the_search(data: DataFrame, tmp_path: Path) -> Non
 def test_what_can_not_be_searched_is_refused(
     data: DataFrame, tmp_path: Path, options: dict[str, Any], metric: Any, text: str
 ) -> None:
-    direction = "maximize" if "monitorMode" in options else "minimize"
-    search = OptunaSearch(
-        classifier(**options),
-        {"learningRate": RATES},
-        metric,
-        study=study(tmp_path, direction=direction),
-        parallelism=1,
-    )
+    kept = study(tmp_path, direction="maximize" if "monitorMode" in options else "minimize")
+    search = OptunaSearch(classifier(**options), {"learningRate": RATES}, metric, study=kept, parallelism=1)
     with pytest.raises(OptionError, match=text):
         search.fit(data)

@@ -57,9 +57,9 @@ def test_a_function_may_ask_for_one_value_by_another() -> None:
 
     found = Space(space, classifier()).suggest(FixedTrial({"depth": 2, "width": 5}))
     assert found == {"modelParams": {"depth": 2, "width": 5}}
-    with pytest.raises(OptionError, match="no option of the KerasClassifier.*Did you mean 'batchSize'"):
+    with pytest.raises(OptionError, match=r"no option of the KerasClassifier.*Did you mean 'batchSize'"):
         Space(lambda trial: {"batchsize": 3}, classifier()).suggest(FixedTrial({}))
-    with pytest.raises(OptionError, match="no space to search.*NoneType"):
+    with pytest.raises(OptionError, match=r"no space to search.*NoneType"):
         Space(lambda trial: None, classifier()).suggest(FixedTrial({}))
 
 
@@ -123,7 +123,7 @@ def test_a_killed_drivers_trials_are_tried_again(tmp_path: Path) -> None:
 
 def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
     open_study(stored(tmp_path, "one"), "minimize", {"space": "a", "metric": "loss"}, seed=0)
-    with pytest.raises(OptionError, match="'one' belongs to another search. Expected: space b. Received: space a"):
+    with pytest.raises(OptionError, match=r"'one' belongs to another search. Expected: space b. Received: space a"):
         open_study(stored(tmp_path, "one"), "minimize", {"space": "b", "metric": "loss"}, seed=0)
     other = stored(tmp_path, "two")
     other.tell(other.ask(), 1.0)
