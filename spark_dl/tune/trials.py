@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pyspark import inheritable_thread_target
 from pyspark.sql import DataFrame
 
 from spark_dl.fit.progress import Progress
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.shared_rows import SharedRows
+from spark_dl.spark.session import cancel, tag_jobs
 from spark_dl.track import Record
 from spark_dl.tune.objective import Objective
 from spark_dl.tune.space import Space
@@ -62,14 +65,23 @@ class Trials:
         """
         self.left = trials - finished(self.study)
         self.until = time.monotonic() + timeout if timeout is not None else math.inf
-        with ThreadPoolExecutor(max(1, min(at_once, self.left)), thread_name_prefix="spark-dl-trial") as pool:
-            futures = [pool.submit(self._work) for _ in range(max(0, min(at_once, self.left)))]
+        count = max(0, min(at_once, self.left))
+        spark, tag = self.dataset.sparkSession, f"spark-dl-search-{uuid.uuid4().hex}"
+
+        @inheritable_thread_target(spark)
+        def work() -> None:
+            tag_jobs(spark, tag)
+            self._work()
+
+        with ThreadPoolExecutor(max(1, count), thread_name_prefix="spark-dl-trial") as pool:
             try:
-                for future in futures:
-                    future.result()
-            except BaseException as error:
-                self.failed = self.failed or error  # the other trials end with their current epoch
-                raise
+                wait([pool.submit(work) for _ in range(count)], return_when=FIRST_EXCEPTION)
+            except BaseException as error:  # Ctrl-C
+                self.failed = error
+            if self.failed is not None:
+                cancel(spark, tag)
+        if self.failed is not None:
+            raise self.failed
 
     def model_of(self, trial: FrozenTrial, values: dict[str, Any]) -> KerasModel:
         """Return the model of the best trial; train it again if an earlier driver had it.
@@ -93,7 +105,7 @@ class Trials:
             try:
                 self._try(trial)
             except BaseException as error:
-                self.failed = self.failed or error
+                self.failed = self.failed or error  # the others are cancelled
                 self.study.tell(trial, state=TrialState.FAIL)
                 raise
 

@@ -23,7 +23,6 @@ from spark_dl import KerasClassifier, KerasClassifierModel
 from spark_dl.errors import OptionError
 from spark_dl.tune import OptunaSearch
 
-EVALUATOR = MulticlassClassificationEvaluator(metricName="accuracy")
 RATES = FloatDistribution(1e-3, 1e-1, log=True)
 
 
@@ -97,12 +96,14 @@ def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path) -> None:
 def test_an_evaluator_scores_the_validation_rows(data: DataFrame, tmp_path: Path) -> None:
     space = {"modelParams": {"width": [1, 4]}}
 
+    accuracy = MulticlassClassificationEvaluator(metricName="accuracy")
+
     def build(width: int) -> keras.Model:
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(width), keras.layers.Dense(3, "softmax")])
 
     estimator = classifier(model=None, modelFn=build)
-    found = OptunaSearch(estimator, space, EVALUATOR, 2, study=study(tmp_path, direction="maximize")).fit(data)
-    assert found.bestValue == EVALUATOR.evaluate(found.transform(data.where("held")))
+    found = OptunaSearch(estimator, space, accuracy, 2, study=study(tmp_path, direction="maximize")).fit(data)
+    assert found.bestValue == accuracy.evaluate(found.transform(data.where("held")))
     assert found.bestParams["modelParams"]["width"] in (1, 4)
 
 
@@ -120,11 +121,7 @@ def test_a_failing_trial_ends_the_search(data: DataFrame, tmp_path: Path) -> Non
     ("options", "metric", "text"),
     [
         ({"validationCol": None}, "val_loss", "'val_loss' needs validation rows"),
-        (
-            {"validationCol": None, "validationFraction": 0.2},
-            EVALUATOR,
-            "no rows for the eval",
-        ),
+        ({"validationCol": None, "validationFraction": 0.2}, None, "no rows for the eval"),
         ({"registeredModelName": "m", "tracking": "mlflow"}, "val_loss", "Each trial would register its model"),
         ({}, "val_acuracy", "unknown whether monitor='val_acuracy' is better"),
         ({"monitorMode": "max"}, "val_acuracy", "no metric 'val_acuracy'"),
@@ -134,6 +131,12 @@ def test_what_can_not_be_searched_is_refused(
     data: DataFrame, tmp_path: Path, options: dict[str, Any], metric: Any, text: str
 ) -> None:
     kept = study(tmp_path, direction="maximize" if "monitorMode" in options else "minimize")
-    search = OptunaSearch(classifier(**options), {"learningRate": RATES}, metric, study=kept, parallelism=1)
+    search = OptunaSearch(
+        classifier(**options),
+        {"learningRate": RATES},
+        metric or MulticlassClassificationEvaluator(),
+        study=kept,
+        parallelism=1,
+    )
     with pytest.raises(OptionError, match=text):
         search.fit(data)

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial, TrialState
-from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml import Pipeline
 
 from spark_dl import KerasClassifier
 from spark_dl.errors import OptionError
@@ -87,7 +87,7 @@ def test_bad_spaces_are_refused(space: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"estimator": RegressionEvaluator()}, "The estimator can't be searched.*RegressionEvaluator"),
+        ({"estimator": Pipeline(stages=[])}, "The estimator can't be searched.*Pipeline"),
         ({"trials": 0}, "trials can't be used"),
         ({"parallelism": 1.5}, "parallelism can't be used"),
     ],
