@@ -1,12 +1,12 @@
 # The parts of scripts/test.sh one by one, in the .venv that scripts/setup.sh makes. ARGS goes to pytest: make unit ARGS="-k name"
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help lint types unit spark distributed hosts docs notebooks stack coverage all
+.PHONY: help lint types unit spark distributed hosts docs docs-pictures notebooks stack coverage all
 
 pytest := . scripts/env.sh && python -m pytest --durations=20
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 lint: ## lint, format and declared dependencies
 	. scripts/env.sh && ruff check . && ruff format --check . && deptry .
@@ -28,6 +28,9 @@ hosts: ## tests on hosts made of network namespaces
 
 docs: ## the documentation site, in docs/_build
 	scripts/docs.sh $(ARGS)
+
+docs-pictures: ## screenshots of MLflow's page, in docs/images; needs Playwright and Chromium, which set-up doesn't install
+	. scripts/env.sh && python scripts/docs_pictures.py
 
 notebooks: ## notebooks, each executed in a kernel of its own; scripts/notebooks.py writes them with outputs
 	$(pytest) tests/notebooks -m "" $(ARGS)

@@ -28,6 +28,8 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+# `name` in a docstring is code, as in Markdown.
+default_role = "literal"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
@@ -35,11 +37,15 @@ napoleon_use_rtype = False
 html_theme = "pydata_sphinx_theme"
 html_title = f"spark_dl {version}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_sidebars = {page: [] for page in ("quickstart", "how_it_works", "compatibility")}  # they have no pages below them
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
     "show_version_warning_banner": False,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "comparison": []},  # its tables need the width
     "footer_start": ["copyright"],
     "footer_end": [],
 }

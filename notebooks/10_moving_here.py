@@ -11,6 +11,10 @@ ROWS = 1_797  # all of them
 WORKERS = 2
 
 # %%
+import spark_dl
+
+spark_dl.quiet_start()
+
 import keras
 import numpy as np
 from keras import layers

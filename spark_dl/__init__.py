@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spark_dl.ml.regressor import KerasRegressor, KerasRegressorModel
     from spark_dl.ml.tagger import KerasTagger, KerasTaggerModel
     from spark_dl.ml.token_evaluator import TokenEvaluator
+    from spark_dl.quiet import quiet_start
 
 __version__ = "0.2.0"
 
@@ -44,6 +45,7 @@ _PUBLIC = {
     "convert": "spark_dl.fit.converted",
     "doctor": "spark_dl.diagnosis",
     "evaluate": "spark_dl.ml.evaluation",
+    "quiet_start": "spark_dl.quiet",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "convert",
     "doctor",
     "evaluate",
+    "quiet_start",
 ]
 
 

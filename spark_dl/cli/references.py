@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 import cloudpickle
 
 from spark_dl.errors import OptionError, explain, hint
+from spark_dl.quiet import quiet_start
 
 __all__ = ["OBJECT_KEYS", "import_module", "import_object", "is_reference", "resolve_objects"]
 
@@ -85,6 +87,8 @@ def import_module(key: str, name: str) -> ModuleType:
     if folder not in sys.path and "" not in sys.path:
         sys.path.insert(0, folder)
     try:
+        if importlib.util.find_spec(name.partition(".")[0]) is not None:
+            quiet_start()  # such a module imports Keras, and an error is one line
         module = importlib.import_module(name)
     except Exception as error:
         raise OptionError(

@@ -25,6 +25,7 @@ from spark_dl.data.tensors import feature_rows
 from spark_dl.errors import DataError, explain
 from spark_dl.gc_pause import gc_paused
 from spark_dl.io.payload import Payload
+from spark_dl.quiet import quiet_imports
 from spark_dl.score.heads import Head
 from spark_dl.score.row_errors import ScoringRowErrors, UnscorableRows
 from spark_dl.score.unscorable import Scored, known_rows
@@ -242,9 +243,10 @@ def prepare_worker() -> None:
 
 def import_keras() -> None:
     """Import TensorFlow, Keras and what loads models. In a Spark task, later tasks of the worker gain by it."""
-    with gc_paused():
+    in_task = _task() is not None  # else other threads may write to the standard error
+    with quiet_imports() if in_task else gc_paused():
         importlib.import_module("spark_dl.train.model.serialization")
-    if _task() is not None:
+    if in_task:
         settle_imports()
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 
 from spark_dl._compat.spark import run_python_daemon
-from spark_dl.gc_pause import gc_paused
+from spark_dl.quiet import quiet_imports
 from spark_dl.spark.python_worker import settle_imports
 
 __all__ = ["main"]
@@ -25,7 +25,7 @@ def _import_all() -> None:
     protocol = os.dup(1)
     os.dup2(2, 1)
     try:
-        with gc_paused():
+        with quiet_imports():  # of the executor's standard error, which local mode shows in the notebook
             for name in _MODULES:
                 importlib.import_module(name)
         settle_imports()

@@ -14,6 +14,8 @@ from notebook_script import script
 from processes import ranks
 
 SETUP = """
+import spark_dl
+spark_dl.quiet_start()
 import keras
 from pyspark.sql import SparkSession
 from spark_dl import KerasRegressor
@@ -48,7 +50,7 @@ def test_a_fit_is_one_output_and_an_interrupt_ends_its_ranks(
     kernel: tuple[KernelManager, BlockingKernelClient],
 ) -> None:
     manager, client = kernel
-    outputs(client, SETUP)
+    assert "absl::" not in str(outputs(client, SETUP))
     fitted = outputs(client, "regressor(2).fit(rows).summary.rows")
     first, *updates, result = [one for one in fitted if one["msg_type"] != "stream"]
     assert first["msg_type"] == "display_data"

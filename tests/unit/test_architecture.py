@@ -34,6 +34,7 @@ BASE = {
         "log_values",
         "notebook",
         "options",
+        "quiet",
         "redaction",
         "spark",
         "wire",
