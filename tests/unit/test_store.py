@@ -178,10 +178,10 @@ def test_hdfs_without_hadoops_library_says_what_to_set(monkeypatch: pytest.Monke
             Store.at(url).make()
 
 
-def test_petastorm_is_refused_by_name_where_its_package_for_the_url_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"opens this cacheDir with the package ocifs.*reader='auto'"):
-        check_reader("petastorm", "oci://bucket@namespace/x")
+def test_petastorm_is_refused_by_name_for_a_url(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"Petastorm reads local directories only.*Set reader='auto'"):
+        check_reader("petastorm", "s3://bucket/x")
     check_reader("petastorm", str(tmp_path))
-    check_reader("auto", "oci://bucket@namespace/x")
-    assert reader("auto", "oci://bucket@namespace/x") is reader("arrow")
+    check_reader("auto", "s3://bucket/x")
+    assert reader("auto", "s3://bucket/x") is reader("arrow")
     assert reader("auto", f"file://{tmp_path}") is reader("auto")

@@ -11,7 +11,7 @@ import numpy as np
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.shards import Segment
 from spark_dl.errors import OptionError, explain, hint
-from spark_dl.io.paths import missing_package, normalized
+from spark_dl.io.paths import LOCAL, normalized
 
 __all__ = ["READERS", "Reader", "check_reader", "reader"]
 
@@ -29,8 +29,8 @@ def reader(name: str, url: str = "") -> Reader:
     """Import the reader of a name.
 
     Args:
-        name: The name. For "auto", pyarrow reads URLs whose package Petastorm lacks; it opens S3 and GCS itself.
-        url: The URL of the blocks' directory; "" if it is local.
+        name: The name. "auto" is pyarrow for a URL: Petastorm can't read an fsspec file system with pyarrow 14.
+        url: The URL of the blocks' directory.
 
     Raises:
         OptionError: No reader has this name.
@@ -41,21 +41,21 @@ def reader(name: str, url: str = "") -> Reader:
                 f"There is no reader {name!r}.", expected="the name of a reader", received=name, fix=hint(name, READERS)
             )
         )
-    if name == "auto" and url and missing_package(url):
+    if name == "auto" and url and not url.startswith(LOCAL):
         name = "arrow"
     read: Reader = importlib.import_module(READERS[name]).read
     return read
 
 
 def check_reader(name: str, cache_dir: str | None = None) -> None:
-    """Check that Petastorm and its package for a URL are installed where it is set by name; Petastorm isn't imported.
+    """Check that Petastorm is installed and can read the directory where it is set by name; nothing is imported.
 
     Args:
         name: The reader's name.
         cache_dir: The path or URL below which the blocks will be.
 
     Raises:
-        OptionError: One of them isn't.
+        OptionError: It isn't, or the directory isn't local.
         StoreError: The path can't be used (see `paths.normalized`).
     """
     if name != "petastorm":
@@ -69,12 +69,12 @@ def check_reader(name: str, cache_dir: str | None = None) -> None:
                 fix="pip install petastorm==0.13.1, or set reader='auto', which reads with pyarrow then.",
             )
         )
-    if cache_dir is not None and (package := missing_package(normalized(cache_dir))):
+    if cache_dir is not None and not normalized(cache_dir).startswith(LOCAL):
         raise OptionError(
             explain(
-                f"Petastorm opens this cacheDir with the package {package}, which isn't installed here.",
-                expected=f"{package}, on the driver and on every executor",
+                "Petastorm reads local directories only.",
+                expected="a cacheDir that all hosts mount, or reader='auto'",
                 received=f"reader='petastorm' with cacheDir={cache_dir!r}",
-                fix=f"pip install {package}, or set reader='auto', which reads with pyarrow where pyarrow can.",
+                fix="Set reader='auto', which reads the same rows from a URL with pyarrow.",
             )
         )
