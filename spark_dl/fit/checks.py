@@ -76,7 +76,7 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
                 fix="Set learningRate=... or optimizer=..., or learningRateScaling='none'.",
             )
         )
-    check_reader(options.reader)
+    check_reader(options.reader, options.cache_dir)
     _check_counts(options)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "holds_the_process",
     "is_name",
     "joined",
+    "missing_package",
     "normalized",
     "opened_as",
     "overlap",
@@ -106,6 +107,25 @@ def spark_pattern(path: str) -> str:
 def opened_as(scheme: str) -> str:
     """Return the name that a scheme has in pyarrow and fsspec."""
     return _ALIASES.get(scheme, scheme)
+
+
+def missing_package(url: str) -> str:
+    """Return the package that fsspec needs for a URL and that isn't installed; "" if nothing is missing.
+
+    Args:
+        url: The URL, from `normalized`.
+    """
+    if url.startswith(LOCAL):
+        return ""
+    from fsspec.registry import get_filesystem_class, known_implementations
+
+    scheme = opened_as(url.partition(":")[0])
+    try:
+        get_filesystem_class(scheme)
+    except ImportError:
+        package: str = known_implementations[scheme]["class"].partition(".")[0]
+        return package
+    return ""
 
 
 def is_name(name: object) -> bool:

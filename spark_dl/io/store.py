@@ -8,6 +8,7 @@ from a file can't lead out of the directory.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from dataclasses import dataclass
 
@@ -145,16 +146,28 @@ class Store:
             return arrow_fs.LocalFileSystem(), self.url.removeprefix(paths.LOCAL)
         scheme, _, rest = self.url.partition("://")
         opened = paths.opened_as(scheme)
-        if opened in ("hdfs", "viewfs") and rest.startswith("/"):  # the host is in Hadoop's configuration
-            return arrow_fs.HadoopFileSystem("default"), rest
+        if opened in ("hdfs", "viewfs"):
+            return _hadoop(opened, rest)
         try:
             filesystem, path = arrow_fs.FileSystem.from_uri(f"{opened}://{rest}")
         except pa.ArrowInvalid:
-            import fsspec
-
-            remote, path = fsspec.core.url_to_fs(f"{opened}://{rest}")
-            filesystem = arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(remote))
+            filesystem, path = self._with_fsspec(f"{opened}://{rest}")
         return filesystem, path.rstrip("/")
+
+    def _with_fsspec(self, url: str) -> tuple[arrow_fs.FileSystem, str]:
+        import fsspec
+
+        if package := paths.missing_package(self.url):
+            raise StoreError(
+                explain(
+                    f"The package {package} isn't installed here.",
+                    expected=f"{package}, which opens such URLs, on the driver and all executors",
+                    received=self.url,
+                    fix=f"pip install {package}, or give a directory on another storage.",
+                )
+            )
+        remote, path = fsspec.core.url_to_fs(url)
+        return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(remote)), path
 
     def _checked(self, name: str) -> str:
         if not paths.is_name(name):
@@ -170,6 +183,27 @@ class Store:
 
     def _errors(self, action: str) -> _Errors:
         return _Errors(self.url, action)
+
+
+def _hadoop(scheme: str, rest: str) -> tuple[arrow_fs.FileSystem, str]:
+    """Open a path of HDFS; without a host, that of Hadoop's configuration."""
+    try:
+        if rest.startswith("/"):
+            return arrow_fs.HadoopFileSystem("default"), rest
+        filesystem, path = arrow_fs.FileSystem.from_uri(f"{scheme}://{rest}")
+    except OSError as error:
+        if not re.search(r"libhdfs|libjvm", str(error)):
+            raise
+        raise StoreError(
+            explain(
+                "Hadoop's client library can't be loaded here.",
+                expected="libhdfs and a Java, on the driver and all executors",
+                received=str(error),
+                fix="Set JAVA_HOME, HADOOP_HOME and CLASSPATH (`hadoop classpath --glob`) for the driver and by "
+                "spark.executorEnv, or give a directory on another storage.",
+            )
+        ) from error
+    return filesystem, path.rstrip("/")
 
 
 @dataclass
@@ -196,6 +230,7 @@ class _Errors:
                     f"Can't {self.action} in {self.url}.",
                     expected="a directory that this process can read and write",
                     received=f"{type(error).__name__}: {error}",
-                    fix="Check the path, its permissions and the free space, or give another directory.",
+                    fix="Check the path, its permissions (of a URL, the credentials of each host) and the free space, "
+                    "or give another directory.",
                 )
             ) from error

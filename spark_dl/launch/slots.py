@@ -16,6 +16,7 @@ from spark_dl.spark.job import SparkJob
 
 __all__ = [
     "check_cluster",
+    "check_settings",
     "cores_now",
     "encryption",
     "no_slots",
@@ -114,19 +115,16 @@ def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -
         settings: The launch settings.
 
     Raises:
-        ClusterError: Dynamic allocation is enabled, there are fewer slots than workers, executors lack the resources,
-            or Spark is set to encrypt and allowPlaintext isn't set.
+        ClusterError: Dynamic allocation is enabled outside of local mode, there are fewer slots than workers, executors
+            lack the resources, or Spark is set to encrypt and allowPlaintext isn't set.
     """
-    setting = setting_of(spark)
-    if setting("spark.dynamicAllocation.enabled", "false").lower() == "true":
-        raise ClusterError(
-            explain(
-                "Barrier stages can't run with dynamic allocation (SPARK-24942).",
-                expected="spark.dynamicAllocation.enabled=false",
-                received="spark.dynamicAllocation.enabled=true",
-                fix="Start the application with a fixed number of executors (spark.executor.instances).",
-            )
-        )
+    check_settings(setting_of(spark), workers, settings)
+
+
+def check_settings(setting: Setting, workers: int, settings: LaunchSettings) -> None:
+    """Check the cluster's settings, as `check_cluster`, by their lookup alone."""
+    master = setting("spark.master", "")
+    _check_executors_are_fixed(master, setting)
     if (encrypting := encryption(setting)) and not settings.allow_plaintext:
         raise ClusterError(
             explain(
@@ -137,7 +135,6 @@ def check_cluster(spark: SparkSession, workers: int, settings: LaunchSettings) -
                 "and set allowPlaintext=True.",
             )
         )
-    master = setting("spark.master", "")
     _check_resources(master, setting, settings)
     slots = slots_of(master, setting, settings)
     if slots is not None and workers > slots:
@@ -172,6 +169,21 @@ def _has_profile(setting: Setting, settings: LaunchSettings) -> bool:
     cpus, gpus = settings.cpus_per_worker, settings.gpus_per_worker
     other_cpus = cpus is not None and cpus != int(setting("spark.task.cpus", "1"))
     return other_cpus or (gpus is not None and gpus != float(setting(_TASK_GPUS, "0")))
+
+
+def _check_executors_are_fixed(master: str, setting: Setting) -> None:
+    # Spark ignores the setting in local mode.
+    if _LOCAL.fullmatch(master) or setting("spark.dynamicAllocation.enabled", "false").lower() != "true":
+        return
+    raise ClusterError(
+        explain(
+            "Barrier stages can't run with dynamic allocation (SPARK-24942).",
+            expected="spark.dynamicAllocation.enabled=false",
+            received="spark.dynamicAllocation.enabled=true",
+            fix="Start the application with a fixed number of executors (spark.executor.instances). On Databricks, "
+            "give the cluster a number of workers in place of autoscaling (num_workers, not autoscale).",
+        )
+    )
 
 
 def _check_resources(master: str, setting: Setting, settings: LaunchSettings) -> None:

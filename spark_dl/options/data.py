@@ -134,7 +134,7 @@ class DataOptions(ColumnOptions):
     )
     reader: str = option(
         "How workers read the converted rows, the same rows in the same order: with 'petastorm', with 'arrow' (pyarrow "
-        "alone), or 'auto' (Petastorm, and pyarrow where Petastorm can't be imported).",
+        "alone), or 'auto' (Petastorm, and pyarrow for URLs or where Petastorm can't be imported).",
         checks.choice("auto", "petastorm", "arrow"),
         "auto",
         on_resume="any",

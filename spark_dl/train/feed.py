@@ -40,7 +40,7 @@ class Feed:
     def of(plan: TrainPlan, world: World) -> Feed:
         """Create the feed of one rank."""
         training, held_out = _shards(plan, world)
-        read = reader(plan.reader)
+        read = reader(plan.reader, plan.dataset.store.url)
         where = plan.options.cache_data
         caches = [_cache(plan, world, chosen) for chosen in (training, held_out) if chosen and where != "none"]
         if where != "auto":

@@ -226,7 +226,7 @@ def test_options_are_checked(spark: SparkSession) -> None:
 WITH_DYNAMIC_ALLOCATION = """
 from sessions import session
 from spark_dl import HorovodLauncher
-with session("local[1]", dynamicAllocation_enabled="true"):
+with session("local-cluster[1,1,1024]", dynamicAllocation_enabled="true"):
     try:
         HorovodLauncher(1).run(print)
     except Exception as error:

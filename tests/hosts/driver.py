@@ -76,6 +76,7 @@ def main(master: str, directory: str, faults: list[str]) -> None:
         "spark.driver.bindAddress": "10.9.0.1",
         "spark.executor.memory": "512m",
         "spark.executor.cores": "1",
+        "spark.executorEnv.PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # the hosts have none
         "spark.network.timeout": "30s",
         "spark.network.timeoutInterval": "5s",
         "spark.executor.heartbeatInterval": "5s",

@@ -18,6 +18,7 @@ import pytest
 # Alone in namespaces of its own, so that the machine's network and processes are out of reach.
 ALONE = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 RESUMED = ["rank killed", "worker killed", "executor killed", "rank frozen", "network partition", "host crashed"]
+MORE = ["one rank", "eight ranks", "another network", "tracked", "submitted"]
 ALL = ["none", "a stranger", *RESUMED, "no spare", "no spare, no fewer"]
 
 
@@ -91,7 +92,7 @@ def test_nothing_is_left_behind(outcome: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def more(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Four hosts with two slots each."""
-    return run(tmp_path_factory.mktemp("more-hosts"), 4, 2, ["one rank", "eight ranks", "another network", "tracked"])
+    return run(tmp_path_factory.mktemp("more-hosts"), 4, 2, MORE)
 
 
 def test_eight_ranks_on_four_hosts_do_what_one_does(more: dict[str, Any]) -> None:
@@ -109,3 +110,10 @@ def test_the_ranks_meet_on_the_network_that_they_are_told(more: dict[str, Any]) 
     assert set(more["faults"]["another network"]["interfaces"]) <= {f"back{number}x" for number in range(2, 6)}
     assert more["processes"] == []
     assert more["files"] == []
+
+
+def test_submit_train_brings_the_packages_to_hosts_that_have_none(more: dict[str, Any]) -> None:
+    found = more["faults"]["submitted"]
+    assert (found["code"], found["model"]) == (0, True), found["last"]
+    assert len({path.split("/")[0] for path in found["unpacked"]}) == 2, found["unpacked"]
+    assert found["python_alone"] != 0

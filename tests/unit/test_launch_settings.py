@@ -22,7 +22,7 @@ from spark_dl.launch.resources import (
     task_environment,
 )
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slots import slots_of
+from spark_dl.launch.slots import check_settings, slots_of, task_gpus
 from spark_dl.world import worlds
 
 
@@ -75,6 +75,59 @@ def test_slots_by_what_each_worker_is_given(settings: dict[str, str], wanted: La
     assert slots_of("local-cluster[2,8,1024]", setting_of(settings), wanted) == slots
     static = {"spark.executor.instances": "2", "spark.executor.cores": "8", **settings}
     assert slots_of("yarn", setting_of(static), wanted) == slots
+
+
+# What Databricks sets on its clusters besides.
+DATABRICKS = {
+    "spark.databricks.clusterUsageTags.clusterNodeType": "i3.xlarge",
+    "spark.databricks.clusterUsageTags.clusterScalingType": "fixed_size",
+    "spark.databricks.clusterUsageTags.clusterTargetWorkers": "2",
+    "spark.databricks.cluster.profile": "singleNode",
+    "spark.databricks.driver.dbfsLibraryInstallationAllowed": "true",
+}
+MANY, ONE = "spark://10.139.64.4:7077", "local[*, 4]"
+DYNAMIC = {"spark.dynamicAllocation.enabled": "true"}
+
+
+@pytest.mark.parametrize("extra", [{}, DATABRICKS])
+@pytest.mark.parametrize(
+    ("master", "settings", "slots"),
+    [
+        (ONE, {}, os.cpu_count()),
+        (ONE, DYNAMIC, os.cpu_count()),  # Spark ignores it in local mode
+        ("local[*,4]", {"spark.task.cpus": str(os.cpu_count())}, 1),
+        # The GPU settings that a GPU cluster has preset don't bound the slots of local mode.
+        (ONE, GPUS | {"spark.task.resource.gpu.amount": "1"}, os.cpu_count()),
+        (MANY, {}, None),
+        (MANY, {"spark.executor.instances": "2", "spark.executor.cores": "4"}, None),
+        (MANY, GPUS | {"spark.task.resource.gpu.amount": "1"}, None),
+        ("databricks://10.139.64.4:7077", {}, None),
+        ("", {}, None),
+    ],
+)
+def test_masters_of_databricks(master: str, settings: dict[str, str], extra: dict[str, str], slots: int | None) -> None:
+    known = {"spark.master": master, **settings, **extra}
+    assert slots_of(master, setting_of(known), LaunchSettings()) == slots
+    check_settings(setting_of(known), 1, LaunchSettings())
+    if slots is not None:
+        with pytest.raises(ClusterError, match=f"more than the cluster's {slots} slots"):
+            check_settings(setting_of(known), slots + 1, LaunchSettings())
+
+
+@pytest.mark.parametrize("gpus", [None, 1])
+def test_a_preset_amount_of_gpus_is_what_ranks_get(gpus: int | None) -> None:
+    preset = {"spark.executor.resource.gpu.amount": "1", "spark.task.resource.gpu.amount": "1"}
+    settings = LaunchSettings(gpus_per_worker=gpus)
+    for master in (MANY, ONE):
+        check_settings(setting_of({"spark.master": master, **preset, **DATABRICKS}), 1, settings)
+    assert task_gpus(setting_of(preset), settings) == 1
+
+
+@pytest.mark.parametrize("master", [MANY, "yarn", "k8s://https://host:443", "databricks://10.139.64.4:7077"])
+def test_autoscaling_is_refused_with_what_to_write_in_its_place(master: str) -> None:
+    known = {"spark.master": master, **DATABRICKS, **DYNAMIC}
+    with pytest.raises(ClusterError, match=r"SPARK-24942.*fixed number of executors.*num_workers, not autoscale"):
+        check_settings(setting_of(known), 1, LaunchSettings())
 
 
 @pytest.mark.parametrize(("cpus", "threads", "count"), [(1, 0, "1"), (4, 0, "4"), (4, 2, "2")])

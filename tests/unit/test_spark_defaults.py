@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,14 @@ def test_gpus_need_all_that_cpus_do() -> None:
     assert cpu.keys() < gpu.keys()
     differs = {key for key, (value, _) in cpu.items() if gpu[key][0] != value}
     assert differs == {"spark.executor.memoryOverhead"}
+
+
+@pytest.mark.parametrize(("listed", "addresses"), [("0\n1\n", ["0", "1"]), ("", [])])
+def test_the_discovery_script_prints_what_spark_reads(tmp_path: Path, listed: str, addresses: list[str]) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ran = subprocess.run([CONF / "get_gpus.sh"], capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(ran.stdout) == {"name": "gpu", "addresses": addresses}
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert subprocess.run([CONF / "get_gpus.sh"], capture_output=True, check=False, env=environment).returncode == 9

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from spark_dl.errors import SparkDLError, StoreError
+from spark_dl.data.readers import check_reader, reader
+from spark_dl.errors import OptionError, SparkDLError, StoreError
+from spark_dl.io.paths import missing_package
 from spark_dl.io.store import Store
 
 
@@ -156,3 +158,30 @@ def test_a_directory_without_permission_is_an_error(store: Store, tmp_path: Path
 def test_an_unknown_scheme_is_an_error_that_names_the_url() -> None:
     with pytest.raises(SparkDLError, match="nowhere://x"):
         Store.at("nowhere://x").write("a", b"")
+
+
+@pytest.mark.parametrize("url", ["oci://bucket@namespace/x", "dropbox://host/x"])
+def test_a_scheme_whose_package_is_missing_names_it(url: str) -> None:
+    store = Store.at(url)
+    package = missing_package(store.url)
+    assert package in ("ocifs", "dropboxdrivefs")
+    for action in (store.make, store.names, store.open, lambda: store.write("a", b"")):
+        with pytest.raises(StoreError, match=rf"The package {package} isn't installed here.*pip install {package}"):
+            action()
+
+
+def test_hdfs_without_hadoops_library_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HADOOP_HOME", "ARROW_LIBHDFS_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    for url in ("hdfs://host:8020/x", "hdfs:///x", "viewfs://cluster/x"):
+        with pytest.raises(StoreError, match=r"Hadoop's client library can't be loaded.*Set JAVA_HOME, HADOOP_HOME"):
+            Store.at(url).make()
+
+
+def test_petastorm_is_refused_by_name_for_a_url(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"Petastorm reads local directories only.*Set reader='auto'"):
+        check_reader("petastorm", "s3://bucket/x")
+    check_reader("petastorm", str(tmp_path))
+    check_reader("auto", "s3://bucket/x")
+    assert reader("auto", "s3://bucket/x") is reader("arrow")
+    assert reader("auto", f"file://{tmp_path}") is reader("auto")

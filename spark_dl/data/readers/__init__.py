@@ -11,6 +11,7 @@ import numpy as np
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.shards import Segment
 from spark_dl.errors import OptionError, explain, hint
+from spark_dl.io.paths import LOCAL, normalized
 
 __all__ = ["READERS", "Reader", "check_reader", "reader"]
 
@@ -24,8 +25,12 @@ READERS = {
 }
 
 
-def reader(name: str) -> Reader:
+def reader(name: str, url: str = "") -> Reader:
     """Import the reader of a name.
+
+    Args:
+        name: The name. "auto" is pyarrow for a URL: Petastorm can't read an fsspec file system with pyarrow 14.
+        url: The URL of the blocks' directory.
 
     Raises:
         OptionError: No reader has this name.
@@ -36,22 +41,40 @@ def reader(name: str) -> Reader:
                 f"There is no reader {name!r}.", expected="the name of a reader", received=name, fix=hint(name, READERS)
             )
         )
+    if name == "auto" and url and not url.startswith(LOCAL):
+        name = "arrow"
     read: Reader = importlib.import_module(READERS[name]).read
     return read
 
 
-def check_reader(name: str) -> None:
-    """Check that Petastorm is installed where it is set by name; nothing is imported.
+def check_reader(name: str, cache_dir: str | None = None) -> None:
+    """Check that Petastorm is installed and can read the directory where it is set by name; nothing is imported.
+
+    Args:
+        name: The reader's name.
+        cache_dir: The path or URL below which the blocks will be.
 
     Raises:
-        OptionError: It isn't.
+        OptionError: It isn't, or the directory isn't local.
+        StoreError: The path can't be used (see `paths.normalized`).
     """
-    if name == "petastorm" and importlib.util.find_spec("petastorm") is None:
+    if name != "petastorm":
+        return
+    if importlib.util.find_spec("petastorm") is None:
         raise OptionError(
             explain(
                 "Petastorm isn't installed here.",
                 expected="the package petastorm, on the driver and on every executor",
                 received="reader='petastorm'",
                 fix="pip install petastorm==0.13.1, or set reader='auto', which reads with pyarrow then.",
+            )
+        )
+    if cache_dir is not None and not normalized(cache_dir).startswith(LOCAL):
+        raise OptionError(
+            explain(
+                "Petastorm reads local directories only.",
+                expected="a cacheDir that all hosts mount, or reader='auto'",
+                received=f"reader='petastorm' with cacheDir={cache_dir!r}",
+                fix="Set reader='auto', which reads the same rows from a URL with pyarrow.",
             )
         )
