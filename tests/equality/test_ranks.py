@@ -14,7 +14,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,14 +240,20 @@ def train_all(plans: dict[str, TrainPlan], rank: Rank) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def plans(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainPlan]:
+    """The plan of each case, the same for any number of ranks."""
+    directory = tmp_path_factory.mktemp("equal")
+    return {name: plan_of(spark, case, directory / name.replace(" ", "-")) for name, case in CASES.items()}
+
+
 @pytest.fixture(scope="module", params=[1, 2, 3, 4])
 def trained(
-    request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, spark: SparkSession, plans: dict[str, TrainPlan]
 ) -> tuple[int, dict[str, list[np.ndarray]]]:
     """The number of ranks, and the weights to which they train each case."""
-    directory = tmp_path_factory.mktemp("equal")
-    plans = {name: plan_of(spark, case, directory / name.replace(" ", "-")) for name, case in CASES.items()}
     size: int = request.param
+    plans = {n: replace(plan, checkpoints=plan.checkpoints.child(f"{size}-ranks")) for n, plan in plans.items()}
     files = run_ranks(spark, functools.partial(train_all, plans), size, LaunchSettings(threads_per_worker=1))[0]
     return size, {name: from_bytes(plans[name].workspace.read(file)).get_weights() for name, file in files.items()}
 

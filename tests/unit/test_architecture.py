@@ -296,32 +296,39 @@ def test_modules_hold_no_mutable_state(module: str) -> None:
 HEAVY = ("tensorflow", "keras", "horovod", "petastorm", "mlflow", "pyspark", "numpy", "pandas", "pyarrow")
 
 
-@pytest.mark.parametrize(
-    ("statement", "may_load"),
-    [
+# Statements that one process runs in turn, each with what may be loaded by then: starting a process takes seconds.
+IMPORTS: dict[str, list[tuple[str, set[str]]]] = {
+    "ranks and scoring": [
         ("import spark_dl", set()),
         ("import spark_dl.cli", set()),
         ("import spark_dl.launch.rank", set()),
-        (
-            "from spark_dl import KerasClassifier, HorovodLauncher, doctor; KerasClassifier(epochs=2)",
-            {"pyspark", "numpy", "pandas", "pyarrow"},
-        ),
         ("import spark_dl._compat.horovod", set()),
-        ("import spark_dl._compat.keras_saving", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
-        ("import spark_dl._compat.petastorm", {"petastorm", "numpy", "pandas", "pyarrow"}),
-        ("import spark_dl._compat.spark", {"pyspark", "numpy"}),
-        ("import spark_dl._compat.spark_ml", {"pyspark", "numpy", "pandas", "pyarrow"}),
         ("import spark_dl.score.scoring_model", {"numpy", "pandas", "pyarrow"}),
+        ("import spark_dl._compat.keras_saving", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
         ("import spark_dl.train.loop", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
         ("import spark_dl.train.entry", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
         ("import spark_dl.score.assess", {"tensorflow", "keras", "numpy", "pandas", "pyarrow"}),
     ],
-)
-def test_an_import_loads_no_library_that_it_does_not_need(statement: str, may_load: set[str]) -> None:
-    program = f"{statement}\nimport sys\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+    "the driver": [
+        ("import spark_dl._compat.spark", {"pyspark", "numpy"}),
+        ("import spark_dl._compat.spark_ml", {"pyspark", "numpy", "pandas", "pyarrow"}),
+        (
+            "from spark_dl import KerasClassifier, HorovodLauncher, doctor; KerasClassifier(epochs=2)",
+            {"pyspark", "numpy", "pandas", "pyarrow"},
+        ),
+    ],
+    "Petastorm": [("import spark_dl._compat.petastorm", {"petastorm", "numpy", "pandas", "pyarrow"})],
+}
+
+
+@pytest.mark.parametrize("process", IMPORTS)
+def test_an_import_loads_no_library_that_it_does_not_need(process: str) -> None:
+    loaded = f"import sys; print(*(name for name in {HEAVY} if name in sys.modules))"
+    program = "\n".join(f"{statement}\n{loaded}" for statement, _ in IMPORTS[process])
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert set(ran.stdout.split()) <= may_load
+    for (statement, may_load), line in zip(IMPORTS[process], ran.stdout.splitlines(), strict=True):
+        assert set(line.split()) <= may_load, statement
 
 
 def test_every_public_name_resolves_and_is_listed() -> None:

@@ -145,6 +145,28 @@ def test_lengths_may_stay_open() -> None:
         np.testing.assert_array_equal(found.sum(axis=-1), 1)
 
 
+# Two processes that import TensorFlow once: neither loads the model with what the other has imported.
+LOADED = """
+import os, sys
+from pathlib import Path
+import keras
+import numpy as np
+from spark_dl.train.model.serialization import from_bytes
+
+folder = Path(sys.argv[1])
+assert "spark_dl.layers" not in sys.modules
+if not os.fork():
+    assert type(from_bytes((folder / "bytes").read_bytes()).loss).__name__ == "CRFLoss"
+    os._exit(0)
+assert os.wait()[1] == 0
+assert "spark_dl.layers" not in sys.modules
+import spark_dl.layers
+model = keras.saving.load_model(folder / "tagger.keras")
+np.save(folder / "found.npy", model.predict(np.load(folder / "words.npy"), verbose=0))
+assert type(model.loss).__name__ == "CRFLoss"
+"""
+
+
 def test_a_saved_model_is_loaded_in_another_process(tmp_path: Path) -> None:
     model, (words, tags) = tagger("posterior"), rows()
     model.compile(keras.optimizers.Adam(0.05), CRFLoss())
@@ -153,20 +175,9 @@ def test_a_saved_model_is_loaded_in_another_process(tmp_path: Path) -> None:
     np.testing.assert_allclose(copy.predict(words, verbose=0), model.predict(words, verbose=0), atol=1e-6)
     model.save(tmp_path / "tagger.keras")
     np.save(tmp_path / "words.npy", words)
-    program = (
-        "import sys, keras, numpy as np, spark_dl.layers;"
-        "model = keras.saving.load_model(sys.argv[1] + '/tagger.keras');"
-        "np.save(sys.argv[1] + '/found.npy', model.predict(np.load(sys.argv[1] + '/words.npy'), verbose=0));"
-        "assert type(model.loss).__name__ == 'CRFLoss'"
-    )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), model.predict(words, verbose=0), atol=1e-6)
     (tmp_path / "bytes").write_bytes(to_bytes(model))
-    program = (
-        "import sys; from pathlib import Path; from spark_dl.train.model.serialization import from_bytes;"
-        "assert 'spark_dl.layers' not in sys.modules; print(from_bytes(Path(sys.argv[1], 'bytes').read_bytes()).loss)"
-    )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-c", LOADED, str(tmp_path)], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), model.predict(words, verbose=0), atol=1e-6)
 
 
 def test_what_it_cannot_take_is_refused_in_one_line() -> None:

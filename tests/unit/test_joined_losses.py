@@ -143,8 +143,9 @@ def joined(case: Case, places: np.ndarray, size: int, steps: int = 1) -> list[tu
 def in_one_process(
     case: Case, training: Sequence[Any], validation: Sequence[Any]
 ) -> tuple[list[np.ndarray], dict[str, list[float]]]:
-    """The weights and the history of plain Keras on the joined batches."""
+    """The weights and the history of plain Keras on the joined batches; without graphs, which would take longer."""
     model = network(case)
+    model.run_eagerly = True
     history: dict[str, list[float]] = {}
 
     def batches(parts: Sequence[Any]) -> Any:
