@@ -256,6 +256,10 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> Any:
             roles.setdefault(tensor.role, {})[tensor.key] = fed
         else:
             roles[tensor.role] = fed
+        if tensor.target:
+            roles.setdefault(LABEL, {})[tensor.target] = fed
+        elif tensor.target is not None:
+            roles[LABEL] = fed
     if LABEL not in roles:
         return roles[FEATURES]
     return tuple(roles[role] for role in (FEATURES, LABEL, WEIGHT) if role in roles)
@@ -275,7 +279,9 @@ def _cutter(tensors: Sequence[Tensor], batch_size: int, class_weights: Sequence[
             parts = [array[start : start + batch_size] for array in arrays]
             made = keras_batch(tensors, parts)
             if class_weights:
-                by_class = tf.gather(tf.constant(class_weights, tf.float32), tf.cast(made[1], tf.int32))
+                # A label that the loss ignores may be beyond the classes; its loss is 0 whatever its weight is.
+                index = tf.clip_by_value(tf.cast(made[1], tf.int32), 0, len(class_weights) - 1)
+                by_class = tf.gather(tf.constant(class_weights, tf.float32), index)
                 made = (*made[:2], *([by_class * weight for weight in made[2:]] or [by_class]))
             if stamped:
                 whole = made if isinstance(made, tuple) else (made,)

@@ -10,7 +10,7 @@ import functools
 import math
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,7 @@ class ConversionSpec:
         factors: How often a training row is written on average, by class index, which follows from `balance`; empty
             where each row is written once.
         seed: The seed of the random draws.
+        counts_positions: Whether the classes of labels with several positions are counted, too.
     """
 
     store: Store
@@ -78,6 +79,7 @@ class ConversionSpec:
     balance: str = "none"
     factors: tuple[float, ...] = ()
     seed: int = 0
+    counts_positions: bool = False
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -90,7 +92,7 @@ class ConversionSpec:
     def columns(self) -> list[Column]:
         """Columns that the conversion reads, without duplicates."""
         fed = [column for spec in self.features for column in spec.columns]
-        named = [*fed, *(spec.column for spec in self.labels), self.weight, self.validation_col]
+        named = [*fed, *(one for spec in self.labels for one in spec.columns), self.weight, self.validation_col]
         return list(dict.fromkeys(column for column in named if column))
 
 
@@ -218,7 +220,7 @@ def _convert_batch(
     features = {spec: feature_rows(spec, received, spec.tensor().stored, keep, faults) for spec in order}
     tensors = [
         *(features[spec] for spec in conversion.features),
-        *(label_rows(values[spec.column], spec, faults, keep) for spec in conversion.labels),
+        *(label_rows(_label_values(spec, values), spec, faults, keep) for spec in conversion.labels),
     ]
     if conversion.weight:
         tensors.append(weight_rows(values[conversion.weight], conversion.weight, conversion.weight_shape, faults, keep))
@@ -227,6 +229,12 @@ def _convert_batch(
     if conversion.validation_col:
         return tensors, values[conversion.validation_col][keep, 0].astype(bool)
     return tensors, draw.validation(_first_label(conversion, tensors))
+
+
+def _label_values(spec: LabelSpec, values: Mapping[Column, np.ndarray]) -> np.ndarray:
+    """Return the values of a label's columns, joined, shape (rows, width)."""
+    parts = [values[column] for column in spec.columns]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def _first_label(conversion: ConversionSpec, tensors: list[np.ndarray]) -> np.ndarray:
@@ -299,10 +307,11 @@ class _BlockWriter:
 
     def _class_rows(self, labels: np.ndarray) -> list[int]:
         specs = self._conversion.labels
-        classes = specs[0].classes if len(specs) == 1 and not specs[0].shape else None
+        counted = len(specs) == 1 and (not specs[0].shape or self._conversion.counts_positions)
+        classes = specs[0].classes if counted else None
         if not classes:
             return []
-        indices = labels.astype(np.int64)
+        indices = labels.astype(np.int64).ravel()
         # Without the index that the loss ignores.
         rows: list[int] = np.bincount(indices[(indices >= 0) & (indices < classes)], minlength=classes).tolist()
         return rows
@@ -329,7 +338,7 @@ def _check_exclusive(labels: Sequence[LabelSpec], found: Iterable[str]) -> None:
         if rule and rule.exclusive and {f"{position} {value:g}" for value in rule.exclusive} <= held:
             raise DataError(
                 explain(
-                    f"The label {spec.column.name!r} mixes values that the loss {spec.loss} takes for the same class.",
+                    f"The label {spec.name!r} mixes values that the loss {spec.loss} takes for the same class.",
                     expected=rule.text,
                     received=" and ".join(f"{value:g}" for value in rule.exclusive),
                     fix=rule.fix,

@@ -43,6 +43,7 @@ class Tensor:
         fed: The shape of one row of the model's input, where it is decoded from bytes; else ().
         key: The name of the model's input or output, where it has several; else "".
         coding: The coding of bytes, "text", "image" or "sparse"; "" for numbers.
+        target: The key of the model output whose label the features also are; None for none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Tensor:
     fed: tuple[int, ...] = ()
     key: str = ""
     coding: str = ""
+    target: str | None = None
 
     @property
     def role(self) -> str:
@@ -74,7 +76,7 @@ class Block:
         rows: The number of rows.
         validation: Whether the rows are for validation.
         checksum: The checksum of the values, which doesn't depend on the order of rows.
-        class_rows: The number of rows of each class, where the only label is a class index; else empty.
+        class_rows: The number of rows or positions of each class, where they are counted; else empty.
     """
 
     block_id: int
@@ -111,7 +113,7 @@ class ConvertedDataset:
         return sum(block.checksum for block in self.blocks) % (1 << 63)
 
     def class_rows(self, validation: bool) -> list[int]:
-        """Return the number of rows of each class, where the only label is a class index; else an empty list."""
+        """Return the number of rows of each class where the only label is a class index, or of positions if counted."""
         return [sum(same) for same in zip(*(block.class_rows for block in self.part(validation)), strict=True)]
 
     def for_reading(self) -> ConvertedDataset:

@@ -124,8 +124,8 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
     Raises:
         DataError: The label's shape doesn't fit the output.
     """
-    width, name = math.prod(output), spec.column.name
-    scalar = kind_of(spec.column).is_scalar
+    width, name = math.prod(output), spec.name
+    scalar = kind_of(spec.column).is_scalar and not spec.joined
     own_width = math.prod(spec.shape)
     if known_width not in (None, own_width) and not scalar:
         raise _misfit(name, f"{own_width} numbers a row", f"{known_width} numbers a row", output)
@@ -162,7 +162,7 @@ def _class_label(spec: LabelSpec, output: tuple[int, ...], scalar: bool) -> Labe
     if count != (1 if scalar else math.prod(spec.shape)):
         expected = f"an array of {count} class indices in each row" if positions else "one class index a row"
         received = "one number a row" if scalar else f"a label of shape {shape_text(spec.shape)}"
-        raise _misfit(spec.column.name, expected, received, output)
+        raise _misfit(spec.name, expected, received, output)
     return replace(spec, shape=positions)
 
 

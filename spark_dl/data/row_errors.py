@@ -105,7 +105,7 @@ def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[
         columns: All columns that are read; the message has their widths.
         labels: The labels' specifications; the message has their numbers of classes.
     """
-    specs = {label.column.name: label for label in labels}
+    specs = {label.name: label for label in labels}
     read = {column.name: column for column in columns}
     counts: Counter[tuple[str, str, str]] = Counter()
     for row in faults:

@@ -23,12 +23,15 @@ class FeatureSpec:
         shape: The shape of one row of the model's input.
         dtype: The dtype of the model's input; "string" for text.
         key: The input's name, where the model has several inputs; else "".
+        target: The key of the output whose label the input's rows also are, "" for the only output; None for none. They
+            are stored once.
     """
 
     columns: tuple[Column, ...]
     shape: tuple[int, ...]
     dtype: str
     key: str = ""
+    target: str | None = None
 
     @property
     def coding(self) -> str:
@@ -38,12 +41,12 @@ class FeatureSpec:
     def tensor(self, name: str = FEATURES) -> Tensor:
         """Return the stored tensor, in the columns' common dtype if it is smaller than the input's and casts safely."""
         if self.coding:
-            return Tensor(name, (), BYTES, self.dtype, self.shape, self.key, self.coding)
+            return Tensor(name, (), BYTES, self.dtype, self.shape, self.key, self.coding, self.target)
         kinds = {column.dtype for column in self.columns}
         own = kinds.pop() if len(kinds) == 1 else self.dtype
         own = "int8" if own == "bool" else own
         smaller = np.dtype(own).itemsize < np.dtype(self.dtype).itemsize and np.can_cast(own, self.dtype)
-        return Tensor(name, self.shape, own if smaller else self.dtype, self.dtype, key=self.key)
+        return Tensor(name, self.shape, own if smaller else self.dtype, self.dtype, key=self.key, target=self.target)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class LabelSpec:
         key: The output's name, where the model has several outputs; else "".
         loss: The name of the Keras loss whose rule in `label_rules.RULES` the labels must obey; "" for none.
         ignored: The class index outside of `classes` that the loss ignores; None for none.
+        joined: Further columns whose values follow those of `column`, of a label that is a model input's columns.
     """
 
     column: Column
@@ -67,6 +71,17 @@ class LabelSpec:
     key: str = ""
     loss: str = ""
     ignored: int | None = None
+    joined: tuple[Column, ...] = ()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All columns of the label, in their order."""
+        return (self.column, *self.joined)
+
+    @property
+    def name(self) -> str:
+        """The columns' names, for messages."""
+        return ", ".join(column.name for column in self.columns)
 
     def tensor(self, name: str = LABEL) -> Tensor:
         """Return the stored tensor."""

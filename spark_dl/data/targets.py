@@ -25,7 +25,7 @@ def label_rows(values: np.ndarray, spec: LabelSpec, errors: RowErrors, keep: np.
     Returns:
         An array of shape (rows,) for a label of one number, else (rows, width).
     """
-    name = spec.column.name
+    name = spec.name
     if spec.classes is not None:
         kept = values[keep]
         broken = kept != np.floor(kept)
@@ -35,8 +35,9 @@ def label_rows(values: np.ndarray, spec: LabelSpec, errors: RowErrors, keep: np.
                 errors.add(kind, name, int(wrong.any(axis=1).sum()), f"{kept[wrong][0]:g}")
         if broken.any() or outside.any():
             return np.zeros(values.shape if spec.shape else len(values), spec.dtype)
-    _check_range(values, spec.dtype, spec.column, errors, keep)
-    errors.add_inexact(spec.column, values, inexact(values, spec.dtype) & keep, spec.dtype)
+    if not spec.joined:  # joined columns are a model input's, which are checked as such
+        _check_range(values, spec.dtype, spec.column, errors, keep)
+        errors.add_inexact(spec.column, values, inexact(values, spec.dtype) & keep, spec.dtype)
     if spec.loss:
         kept = values[keep]
         _, refused = RULES[spec.loss].breaches(kept, spec.shape[-1] if spec.shape else 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_outputs",
     "feature_specs",
     "input_columns",
+    "label_columns",
     "label_specs",
     "output_columns",
     "position_rules",
@@ -271,13 +272,16 @@ def feature_specs(schema: StructType, options: ColumnOptions, inputs: Sequence[I
     )
 
 
-def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[OutputFacts]) -> tuple[LabelSpec, ...]:
+def label_specs(
+    schema: StructType, options: ColumnOptions, outputs: Sequence[OutputFacts], fed: Collection[str] = ()
+) -> tuple[LabelSpec, ...]:
     """Describe how columns are converted to the labels of each of the model's outputs.
 
     Args:
         schema: The schema of the DataFrame.
         options: The column options.
         outputs: The model's outputs.
+        fed: The names of the outputs whose labels are features, which have no label of their own here.
 
     Raises:
         OptionError: An output has no label column, or a column is assigned to an unknown output.
@@ -285,11 +289,13 @@ def label_specs(schema: StructType, options: ColumnOptions, outputs: Sequence[Ou
     """
     if options.label_col is None and not options.label_cols:
         return ()
-    named, param = _label_columns(options, [one.name for one in outputs])
+    named, param = label_columns(options, [one.name for one in outputs])
     rules, given = position_rules(options), options.label_shapes or {}
     _check_names("labelShapes", given, list(named.values()), "which is no label")
     specs = []
     for one in outputs:
+        if one.name in fed:
+            continue
         name, key = named[one.name], one.name if len(outputs) > 1 else ""
         shape = one.shape if one.classes is None else one.shape[:-1]
         spec = label_spec(schema, name, tuple(given.get(name, shape)), one.classes, rules, param, key)
@@ -339,7 +345,7 @@ def _check_names(param: str, given: Mapping[str, Any], names: Sequence[str], why
             )
 
 
-def _label_columns(options: ColumnOptions, outputs: Sequence[str]) -> tuple[dict[str, str], str]:
+def label_columns(options: ColumnOptions, outputs: Sequence[str]) -> tuple[dict[str, str], str]:
     """Assign label columns to the model's outputs, by their names; also return the name of the option that sets them.
 
     Raises:

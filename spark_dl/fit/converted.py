@@ -117,8 +117,8 @@ class ConvertedData:
                 )
             )
         # Names of inputs and outputs may differ: modelFn generates new ones at each call.
-        keys = [tensor.key for tensor in conversion.tensors]
-        tensors = tuple(replace(t, key=key) for t, key in zip(self._dataset.tensors, keys, strict=True))
+        pairs_of = zip(self._dataset.tensors, conversion.tensors, strict=True)
+        tensors = tuple(replace(one, key=now.key, target=now.target) for one, now in pairs_of)
         return replace(self._dataset, tensors=tensors)
 
     def close(self) -> None:
@@ -174,4 +174,5 @@ def comparable(conversion: ConversionSpec) -> ConversionSpec:
     """Remove from a conversion what doesn't affect the rows: the store, and the names of inputs and outputs."""
     features = tuple(replace(spec, key="") for spec in conversion.features)
     labels = tuple(replace(spec, key="") for spec in conversion.labels)
+    features = tuple(spec if spec.target is None else replace(spec, target="") for spec in features)
     return replace(conversion, store=Store(""), features=features, labels=labels)

@@ -68,7 +68,9 @@ def fingerprint(
         "validation rows": _rows(dataset, validation=True),
     }
     if options.warm_start is not None and model is not None:
-        held = [*model.variables, *model.optimizer.variables]
+        grown = options.model is not None or options.model_fn is not None
+        # New classes begin with random weights, which differ between processes.
+        held = options.warm_start.keras().weights if grown else [*model.variables, *model.optimizer.variables]
         parts["weights of the warm start"] = code_digest(_values(held))
     callbacks = [callback for callback in options.callbacks or [] if _may_change_training(callback)] or None
     values = replace(options, callbacks=callbacks).by_name()

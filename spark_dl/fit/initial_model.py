@@ -1,4 +1,4 @@
-"""The Keras model that a fit starts from, by `model`, `modelFn` or `warmStart`."""
+"""The Keras model that a fit starts from, by `model`, `modelFn` and `warmStart`."""
 
 from __future__ import annotations
 
@@ -39,22 +39,24 @@ def initial_model(options: ModelOptions, shapes: Mapping[str, tuple[int, ...] | 
         The Keras model; None if none of the three is set.
 
     Raises:
-        OptionError: More than one of them is set, modelParams is set without modelFn, or warmStart is no fitted model.
-        ModelError: modelFn raises an exception, or takes `column_shapes` and there is no DataFrame.
+        OptionError: model and modelFn are both set, modelParams without modelFn, or warmStart is no fitted model.
+        ModelError: modelFn raises an exception, or takes `column_shapes` and there is no DataFrame; or the fitted model
+            of warmStart has other layers than the model.
     """
     ways = {"model": options.model, "modelFn": options.model_fn, "warmStart": options.warm_start}
     chosen = [name for name, value in ways.items() if value is not None]
-    if len(chosen) > 1 or (options.model_params and chosen != ["modelFn"]):
+    if {"model", "modelFn"} <= set(chosen) or (options.model_params and "modelFn" not in chosen):
         raise OptionError(
             explain(
-                "Set exactly one of model, modelFn and warmStart.",
-                expected="one of model, modelFn (with modelParams) and warmStart",
+                "Set one of model and modelFn.",
+                expected="model, or modelFn (with modelParams); warmStart alone, or with one of them for more classes",
                 received=", ".join([*chosen, *(["modelParams"] if options.model_params else [])]),
                 fix="Unset the others: set them to None.",
             )
         )
+    model = options.model
     if options.model_fn is not None:
-        return _made_by_function(options.model_fn, options.model_params or {}, shapes)
+        model = _made_by_function(options.model_fn, options.model_params or {}, shapes)
     if options.warm_start is not None:
         if not hasattr(options.warm_start, "keras"):
             raise OptionError(
@@ -65,8 +67,13 @@ def initial_model(options: ModelOptions, shapes: Mapping[str, tuple[int, ...] | 
                     fix="Give what fit or load returned, or None.",
                 )
             )
-        return options.warm_start.keras()
-    return options.model
+        fitted = options.warm_start.keras()
+        if model is None:
+            return fitted
+        from spark_dl.train.model.grown import grown_model
+
+        return grown_model(model, fitted, copied=options.model_fn is None)
+    return model
 
 
 def _made_by_function(

@@ -87,9 +87,12 @@ def _columns(
 
     for spec, given in zip(conversion.features, inputs, strict=True):
         for column in spec.columns:
-            yield fed(column, _feature(column, spec), f"input {given.name} {_shown(spec.shape)}")
-    for label, output in zip(conversion.labels, outputs, strict=False):  # there may be none
-        yield fed(label.column, _label(label), f"label of output {output.name} {output.shape}")
+            also = "" if spec.target is None else f", label of output {spec.target or outputs[0].name}"
+            yield fed(column, _feature(column, spec), f"input {given.name} {_shown(spec.shape)}{also}")
+    for label in conversion.labels:
+        output = next((one for one in outputs if one.name == label.key), outputs[0])
+        for column in label.columns:
+            yield fed(column, _label(label), f"label of output {output.name} {output.shape}")
     if conversion.weight:
         each = kind_of(conversion.weight).is_scalar
         yield fed(

@@ -32,11 +32,13 @@ def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], lab
     """
     from spark_dl.train.model.batch_dependence import broadcasts_labels
 
-    for example, label in zip(examples, labels, strict=False):
-        if broadcasts_labels(losses.get(example.output), example):
+    named = {label.key: label for label in labels}
+    for example in examples:
+        label = named.get(example.output) or named.get("")
+        if label is not None and broadcasts_labels(losses.get(example.output), example):
             raise DataError(
                 explain(
-                    f"The label column {label.column.name!r} doesn't fit the model's output {example.output!r}.",
+                    f"The label column {label.name!r} doesn't fit the model's output {example.output!r}.",
                     expected=f"an array in each row, for the output of shape {shape_text(example.output_shape)}",
                     received="one number a row, which the loss would compare with the units of other rows",
                     fix="Give the label as many numbers as the output has units, or reshape it in the loss.",
@@ -96,26 +98,29 @@ def check_labels(model: keras.Model, options: EstimatorOptions) -> None:
         )
 
 
-def check_position_weights(losses: Mapping[str, Any], conversion: ConversionSpec) -> None:
+def check_position_weights(losses: Mapping[str, Any], conversion: ConversionSpec, options: EstimatorOptions) -> None:
     """Check that no loss that is one number for a whole row gets a weight for each position.
 
     Args:
         losses: The loss of each output, by the output's name.
         conversion: How rows are converted, with the weight column and its shape.
+        options: The estimator's options, of which a tagger's classWeights weigh positions.
 
     Raises:
         DataError: One does.
     """
-    weight = conversion.weight
-    if weight is None or math.prod(conversion.weight_shape) == 1:
-        return
+    weight, given = conversion.weight, []
+    if weight is not None and math.prod(conversion.weight_shape) != 1:
+        given.append(f"weightCol={weight.name!r}, an array in each row")
+    if isinstance(options, TaggerOptions) and options.class_weights:
+        given.append(f"classWeights={options.class_weights!r}")
     for output, loss in losses.items():
-        if getattr(loss, "mean_over_rows", False):
+        if given and getattr(loss, "mean_over_rows", False):
             raise DataError(
                 explain(
                     f"The loss {type(loss).__name__} of {output!r} has no weights for positions.",
-                    expected="a weight column with one number a row",
-                    received=f"weightCol={weight.name!r}, an array in each row",
+                    expected="a weight column with one number a row, and no classWeights",
+                    received="; ".join(given),
                     fix="Weigh whole rows; a label that is no tag (-1) leaves a position out.",
                 )
             )

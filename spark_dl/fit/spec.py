@@ -17,9 +17,7 @@ from spark_dl.fit.columns import (
     OutputFacts,
     check_null_policy,
     check_outputs,
-    feature_specs,
     input_columns,
-    label_specs,
     output_columns,
     refuse_lists,
     shapes_of_columns,
@@ -31,6 +29,7 @@ from spark_dl.fit.label_checks import check_broadcasts, check_labels, check_posi
 from spark_dl.fit.monitor_check import check_monitor
 from spark_dl.fit.open_inputs import check_masked, check_open_outputs, open_inputs, opened
 from spark_dl.fit.padding_check import check_padding
+from spark_dl.fit.reconstruction import check_error_col, features_and_labels
 from spark_dl.fit.row_columns import validation_column, weight_and_shape
 from spark_dl.fit.worker_checks import Fitted, check_workers
 from spark_dl.io.store import Store
@@ -148,13 +147,15 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         InputFacts(one.name, opened(one.shape) if one.name in ragged else one.shape, one.dtype) for one in shape.inputs
     )
     outputs = _output_facts(task, shape, losses, isinstance(options, ClassifierOptions))
+    if options.error_col:
+        check_error_col(inputs, outputs, head)
     conversion = _conversion(columns, options, inputs, outputs)
     written = _written(options, [one.name for one in shape.outputs])
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
     carried = _carry(compiled, options, given)
     fitted = _fitted(compiled, shape, conversion, carried)
     check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
-    check_position_weights(fitted.losses, conversion)
+    check_position_weights(fitted.losses, conversion, options)
     check_masked(fitted, ragged, options)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
@@ -304,11 +305,12 @@ def _conversion(
 ) -> ConversionSpec:
     """Describe how rows are converted to blocks; the store is set later."""
     weight, weight_shape = weight_and_shape(columns, options, outputs)
+    features, labels = features_and_labels(columns, options, inputs, outputs)
     of_classes = options if isinstance(options, ClassifierOptions) else None
     conversion = ConversionSpec(
         store=Store(""),
-        features=feature_specs(columns, options, inputs),
-        labels=label_specs(columns, options, outputs),
+        features=features,
+        labels=labels,
         weight=weight,
         weight_shape=weight_shape,
         validation_col=validation_column(columns, options),
@@ -316,10 +318,12 @@ def _conversion(
         stratified=of_classes is not None and of_classes.stratified and options.validation_fraction > 0,
         balance=of_classes.balance if of_classes else "none",
         seed=options.seed,
+        counts_positions=isinstance(options, TaggerOptions) and options.class_weights == "balanced",
     )
     check_null_policy(options, [column.name for column in conversion.columns])
     padded = [column for spec in conversion.features for column in spec.columns]
-    padded += [spec.column for spec in conversion.labels] + ([conversion.weight] if conversion.weight else [])
+    padded += [one for spec in conversion.labels for one in spec.columns]
+    padded += [conversion.weight] if conversion.weight else []
     check_padding(options, [column.name for column in padded])
     return conversion
 
@@ -358,7 +362,7 @@ def _written(options: EstimatorOptions, outputs: Sequence[str]) -> dict[str, str
     """Return the columns that the fitted model writes, by the field of the output."""
     if len(outputs) > 1:
         return output_columns(options, outputs)
-    names = options.columns_by_output
+    names = {**options.columns_by_output, "error": options.error_col or ""}
     if isinstance(options, ClassifierOptions) and options.top_k:
         names["topK"] = options.top_k_col
     if isinstance(options, TaggerOptions) and options.tag_labels:

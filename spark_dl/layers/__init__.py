@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from spark_dl.layers.crf import CRF, CRFLoss
+from spark_dl.layers.reconstruction import ReconstructionError
 
-__all__ = ["CRF", "CRFLoss"]
+__all__ = ["CRF", "CRFLoss", "ReconstructionError"]

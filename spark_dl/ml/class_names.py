@@ -10,6 +10,7 @@ __all__ = ["class_name", "current_name"]
 _PUBLIC = (
     *("KerasEstimator", "KerasClassifier", "KerasRegressor", "KerasTagger"),
     *("KerasModel", "KerasClassifierModel", "KerasRegressorModel", "KerasTaggerModel"),
+    "TokenEvaluator",
 )
 # Version 0.1 wrote the classes' module paths.
 _OLD = re.compile(r"spark_dl\.estimators\.(base|model|classifier|regressor)\.(\w+)")

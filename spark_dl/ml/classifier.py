@@ -14,8 +14,10 @@ from spark_dl.data.column import quoted
 from spark_dl.data.columns import kind_of
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.errors import ModelError, explain
+from spark_dl.fit.class_weights import check_class_weights, class_weights
 from spark_dl.fit.heads import check_classes, check_for_each_class, class_head
+from spark_dl.fit.spec import FitSpec
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import ClassifierParams, FittedClassifierParams, with_options
@@ -175,16 +177,7 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         classes: int = max(output.shape[0], 2)
-        weights = self._options().class_weights
-        if isinstance(weights, dict) and max(weights) >= classes:
-            raise OptionError(
-                explain(
-                    "classWeights names a class that the model doesn't have.",
-                    expected=f"class indices from 0 to {classes - 1}",
-                    received=f"class {max(weights)}",
-                    fix="Leave that class out, or give the model's last layer more units.",
-                )
-            )
+        check_class_weights(self._options().class_weights, classes)
         return classes
 
     def _class_factors(self, frame: DataFrame, conversion: ConversionSpec) -> tuple[float, ...]:
@@ -209,9 +202,6 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         wanted = max(present) if conversion.balance == "oversample" else min(present)
         return tuple(wanted / count if count else 1.0 for count in counts)
 
-    def _class_weights(self, converted: ConvertedDataset) -> tuple[float, ...]:
-        weights, rows = self._options().class_weights, converted.class_rows(validation=False)
-        if isinstance(weights, str):  # "balanced"
-            present = sum(count > 0 for count in rows)
-            return tuple(sum(rows) / (present * count) if count else 1.0 for count in rows)
-        return tuple(weights.get(index, 1.0) for index in range(len(rows))) if weights else ()
+    def _class_weights(self, spec: FitSpec, converted: ConvertedDataset) -> tuple[float, ...]:
+        (label,) = spec.conversion.labels
+        return class_weights(self._options().class_weights, label.classes or 0, converted.class_rows(validation=False))

@@ -230,7 +230,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             checkpoints=checkpoints,
             custom_objects=spec.custom_objects,
             callbacks=spec.callbacks,
-            class_weights=self._class_weights(converted),
+            class_weights=self._class_weights(spec, converted),
             learning_rate=spec.learning_rate,
             augment=spec.augment,
             reader=spec.options.reader,
@@ -262,7 +262,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """Return how often a training row of each class is written, by a Spark job; empty if each is written once."""
         return ()
 
-    def _class_weights(self, converted: ConvertedDataset) -> tuple[float, ...]:
+    def _class_weights(self, spec: FitSpec, converted: ConvertedDataset) -> tuple[float, ...]:
         """Return the weight of each class in training; empty if all weigh 1."""
         return ()
 

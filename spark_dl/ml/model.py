@@ -12,7 +12,8 @@ from pyspark.sql.types import StructType
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.errors import ModelError, OptionError, SavedModelError, explain, hint
 from spark_dl.figures import history_figure
-from spark_dl.fit.columns import check_outputs, feature_specs, label_specs, output_columns
+from spark_dl.fit.columns import check_outputs, feature_specs, output_columns
+from spark_dl.fit.reconstruction import check_error_col, features_and_labels
 from spark_dl.fit.row_columns import weight_and_shape
 from spark_dl.io.payload import Payload
 from spark_dl.io.store import Store
@@ -28,7 +29,7 @@ from spark_dl.ml.sql_function import sql_function
 from spark_dl.options import FittedOptions
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
-from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput
+from spark_dl.score.heads import Head, Reconstruction, SeveralOutputs, TensorOutput
 from spark_dl.score.predict import check_new, score
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.serving import Serving
@@ -168,10 +169,11 @@ class KerasModel(FittedContent, FromKeras, Model):
         """Return the specification of an evaluation on rows of a DataFrame with this schema."""
         options = self._options()
         weight, weight_shape = weight_and_shape(columns, options, self._outputs)
+        features, labels = features_and_labels(columns, options, self._inputs, self._outputs)
         conversion = ConversionSpec(
             store=Store(""),
-            features=feature_specs(columns, options, self._inputs),
-            labels=label_specs(columns, options, self._outputs),
+            features=features,
+            labels=labels,
             weight=weight,
             weight_shape=weight_shape,
         )
@@ -189,7 +191,8 @@ class KerasModel(FittedContent, FromKeras, Model):
             spark: The Spark session.
             name: The name of the function.
             output: The field of `transform`'s result to return, such as "prediction" (a double, or an array of
-                numbers), "probability" (an array of doubles), or the name of one of several outputs.
+                numbers), "probability" (an array of doubles), "error" (a double, with errorCol), or the name of one of
+                several outputs.
 
         Raises:
             OptionError: The model has no such field.
@@ -279,11 +282,26 @@ class KerasModel(FittedContent, FromKeras, Model):
             head = TensorOutput.of(shape)
         if options.output_format == "vector" and isinstance(head, (TensorOutput, SeveralOutputs)):
             head = replace(head, vectors=True)
+        if options.error_col and not options.output_layer:
+            check_error_col(self._inputs, self._outputs, head)
+            content, head = self._with_error(), Reconstruction(head)
         return content, head
+
+    def _with_error(self) -> bytes:
+        """Return the `.keras` bytes of the model with the error of each row as its last output."""
+        import keras
+
+        from spark_dl.train.model.keras_settings import apply_settings
+        from spark_dl.train.model.reconstruction import with_error
+        from spark_dl.train.model.serialization import settings_of
+
+        content, objects = self._fitted_content(), self._named_objects()
+        with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
+            return with_error(content, self._inputs[0].shape)
 
     def _check_scoring(self) -> None:
         self._output_columns()
-        if self._options().output_layer:
+        if self._options().output_layer or self._options().error_col:
             self._scored()
 
     def _output_columns(self) -> dict[str, str]:
@@ -294,7 +312,7 @@ class KerasModel(FittedContent, FromKeras, Model):
         elif isinstance(head, SeveralOutputs):
             names = output_columns(options, list(head.fields()))
         else:
-            names = options.columns_by_output
+            names = {**options.columns_by_output, "error": options.error_col or ""}
         written = {field: name for field, name in names.items() if name}
         check_outputs(written, [])
         return written

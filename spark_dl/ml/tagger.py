@@ -9,8 +9,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_dl.data.column import quoted
+from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.fit.class_weights import check_class_weights, class_weights
 from spark_dl.fit.heads import check_for_each_class, check_positions, tag_head
+from spark_dl.fit.spec import FitSpec
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import FittedTaggerParams, TaggerParams, with_options
@@ -127,4 +130,9 @@ class KerasTagger(TaggerParams, KerasEstimator):
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         classes: int = output.shape[-1]
+        check_class_weights(self._options().class_weights, classes)
         return classes
+
+    def _class_weights(self, spec: FitSpec, converted: ConvertedDataset) -> tuple[float, ...]:
+        (label,) = spec.conversion.labels
+        return class_weights(self._options().class_weights, label.classes or 0, converted.class_rows(validation=False))

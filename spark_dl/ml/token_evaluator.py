@@ -6,19 +6,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.ml.evaluation import Evaluator
+from pyspark.ml.param import TypeConverters
+from pyspark.ml.param.shared import HasLabelCol, HasPredictionCol
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_dl._compat.spark_ml import class_param
 from spark_dl.data.column import quoted
 from spark_dl.errors import DataError, OptionError, explain, hint
+from spark_dl.ml.persistence import Saved
 
 __all__ = ["TokenEvaluator"]
 
 _METRICS = ("accuracy", "f1", "microF1")
 
 
-class TokenEvaluator(Evaluator):
+def _metric(value: Any) -> str:
+    """Return the name of a metric.
+
+    Raises:
+        OptionError: There is no such metric.
+    """
+    if value not in _METRICS:
+        raise OptionError(
+            explain(
+                f"There is no metric {value!r}.",
+                expected=f"one of {', '.join(_METRICS)}",
+                received=f"metricName={value!r}",
+                fix=hint(str(value), _METRICS),
+            )
+        )
+    return str(value)
+
+
+class TokenEvaluator(HasLabelCol, HasPredictionCol, Saved, Evaluator):
     """Evaluator that compares arrays of tags position by position, for CrossValidator and on its own.
+
+    It is saved and loaded as Spark's evaluators are, also within a CrossValidator.
 
     Args:
         labelCol: The column of true tags, an array for each row: class indices, or names.
@@ -42,6 +66,11 @@ class TokenEvaluator(Evaluator):
         >>> spark.stop()
     """
 
+    metricName = class_param("metricName", f"The metric: {', '.join(_METRICS)}.", _metric)
+    ignored = class_param("ignored", "True tags whose positions don't count.", TypeConverters.toList)
+    maskCol = class_param("maskCol", "The column of masks: positions with 0 or false don't count.", str)
+    outside = class_param("outside", "Tags that aren't counted in F1.", TypeConverters.toList)
+
     def __init__(
         self,
         *,
@@ -53,21 +82,43 @@ class TokenEvaluator(Evaluator):
         outside: Sequence[Any] = (),
     ) -> None:
         super().__init__()
-        if metricName not in _METRICS:
-            raise OptionError(
-                explain(
-                    f"There is no metric {metricName!r}.",
-                    expected=f"one of {', '.join(_METRICS)}",
-                    received=f"metricName={metricName!r}",
-                    fix=hint(metricName, _METRICS),
+        self._setDefault(labelCol="label", predictionCol="prediction", metricName="accuracy", ignored=[], outside=[])
+        masked = {} if maskCol is None else {"maskCol": maskCol}
+        given = {"metricName": metricName, "ignored": list(ignored), "outside": list(outside), **masked}
+        self.setParams(labelCol=labelCol, predictionCol=predictionCol, **given)
+
+    def setParams(self, **values: Any) -> TokenEvaluator:
+        """Set several params, by the names of the constructor's arguments.
+
+        Raises:
+            OptionError: There is no param of a name, or a value can't be used.
+        """
+        names = [param.name for param in self.params]
+        for name in values:
+            if name not in names:
+                raise OptionError(
+                    explain(
+                        f"TokenEvaluator has no param {name!r}.",
+                        expected=f"one of {', '.join(names)}",
+                        received=name,
+                        fix=hint(name, names),
+                    )
                 )
-            )
-        self.labelCol = labelCol
-        self.predictionCol = predictionCol
-        self.metricName = metricName
-        self.ignored = list(ignored)
-        self.maskCol = maskCol
-        self.outside = list(outside)
+        self._set(**values)
+        return self
+
+    def getMetricName(self) -> str:
+        """Return the name of the metric."""
+        return str(self.getOrDefault(self.metricName))
+
+    def _to_saved(self) -> tuple[dict[str, Any], None, dict[str, Any]]:
+        """Return what `Writer` saves: no metadata of its own, no model, and the params."""
+        return {}, None, {param.name: self.getOrDefault(param) for param in self.params if self.isSet(param)}
+
+    @classmethod
+    def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> TokenEvaluator:
+        """Make an evaluator; `Reader` sets its params."""
+        return cls()
 
     def isLargerBetter(self) -> bool:
         """Return True: all metrics are better when larger."""
@@ -83,23 +134,24 @@ class TokenEvaluator(Evaluator):
             DataError: A column is missing, arrays differ in length, or no position counts.
         """
         counts = self._counts(dataset)
-        tags = sorted(
-            {tag for pair in counts for tag in pair} - set(self.outside), key=lambda tag: (str(type(tag)), tag)
-        )
+        outside = self.getOrDefault(self.outside)
+        tags = sorted({tag for pair in counts for tag in pair} - set(outside), key=lambda tag: (str(type(tag)), tag))
         return {tag: _f1(counts, {tag}) for tag in tags}
 
     def _evaluate(self, dataset: DataFrame) -> float:
-        if self.metricName == "f1":
+        if self.getMetricName() == "f1":
             each = self.f1ByTag(dataset)
             return sum(each.values()) / len(each) if each else 0.0
         counts = self._counts(dataset)
-        if self.metricName == "microF1":
-            return _f1(counts, {tag for pair in counts for tag in pair} - set(self.outside))
+        if self.getMetricName() == "microF1":
+            return _f1(counts, {tag for pair in counts for tag in pair} - set(self.getOrDefault(self.outside)))
         return sum(rows for (true, found), rows in counts.items() if true == found) / sum(counts.values())
 
     def _counts(self, dataset: DataFrame) -> dict[tuple[Any, Any], int]:
         """Count the positions by true and predicted tag."""
-        names = [self.labelCol, self.predictionCol, *([self.maskCol] if self.maskCol else [])]
+        ignored = self.getOrDefault(self.ignored)
+        mask_col = self.getOrDefault(self.maskCol) if self.isDefined(self.maskCol) else None
+        names = [self.getLabelCol(), self.getPredictionCol(), *([mask_col] if mask_col else [])]
         for name in names:
             if name not in dataset.columns:
                 raise DataError(
@@ -135,14 +187,14 @@ class TokenEvaluator(Evaluator):
         counts = {
             (_tag(row["true"]), _tag(row["found"])): row["count"]
             for row in rows
-            if row["true"] is not None and _tag(row["true"]) not in self.ignored
+            if row["true"] is not None and _tag(row["true"]) not in ignored
         }
         if not counts:
             raise DataError(
                 explain(
                     "No position counts.",
                     expected="at least one true tag that is neither ignored nor masked",
-                    received=f"ignored={self.ignored}, maskCol={self.maskCol!r}",
+                    received=f"ignored={ignored}, maskCol={mask_col!r}",
                     fix="Check the filter of the rows, ignored and maskCol.",
                 )
             )

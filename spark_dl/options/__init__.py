@@ -16,6 +16,7 @@ from spark_dl.options.fields import Option, Options, option, options_of
 from spark_dl.options.model import ModelOptions
 from spark_dl.options.records import (
     ClassifierOptions,
+    ClassWeightOptions,
     EstimatorOptions,
     FittedClassifierOptions,
     FittedOptions,
@@ -28,6 +29,7 @@ from spark_dl.options.training import TrainingOptions
 
 __all__ = [
     "ClassScoringOptions",
+    "ClassWeightOptions",
     "ClassifierOptions",
     "ClusterOptions",
     "ColumnOptions",

@@ -45,7 +45,8 @@ class ColumnOptions(Options):
         on_resume="same",
     )
     label_col: str | None = option(
-        "The label column: a number, or an array or Vector of numbers; None for a model that brings its own loss "
+        "The label column: a number, or an array or Vector of numbers; 'features' for the feature columns themselves "
+        "(an autoencoder), which may also be images; None for a model that brings its own loss "
         "(add_loss, or its own train_step or compute_loss) and takes no labels.",
         checks.text_or_none,
         "label",

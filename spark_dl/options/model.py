@@ -38,7 +38,8 @@ class ModelOptions(Options):
     )
     warm_start: Any = option(
         "A fitted KerasModel whose Keras model training begins with, in place of `model`: its weights, and what it "
-        "was compiled with where nothing else is given.",
+        "was compiled with where nothing else is given. With model or modelFn, these may have more classes: weights "
+        "of the old ones are kept.",
         checks.anything,
         None,
         on_resume="model",

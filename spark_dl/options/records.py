@@ -14,6 +14,7 @@ from spark_dl.options.tracking import TrackingOptions
 from spark_dl.options.training import TrainingOptions
 
 __all__ = [
+    "ClassWeightOptions",
     "ClassifierOptions",
     "EstimatorOptions",
     "FittedClassifierOptions",
@@ -40,7 +41,26 @@ class EstimatorOptions(ScoringOptions, TrackingOptions, ClusterOptions, Training
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierOptions(ClassScoringOptions, EstimatorOptions):
+class ClassWeightOptions(EstimatorOptions):
+    """The option of classifiers and taggers that weighs classes."""
+
+    class_weights: str | dict[int, float] | None = option(
+        "Weights of the classes in training, by class index ({1: 5.0}; others weigh 1), or 'balanced': rows / "
+        "(classes x rows of the class), of a tagger positions. They multiply the rows' own weights, and validation "
+        "goes without them, as in Keras.",
+        checks.class_weights,
+        None,
+        on_resume="same",
+    )
+
+    @property
+    def weighted(self) -> bool:
+        """Whether training rows have sample weights or class weights."""
+        return bool(super().weighted or self.class_weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions(ClassScoringOptions, ClassWeightOptions):
     """The options of `KerasClassifier`."""
 
     output_kind: str | None = option(
@@ -49,14 +69,6 @@ class ClassifierOptions(ClassScoringOptions, EstimatorOptions):
         checks.choice("logits", "probability"),
         None,
         on_resume="model",
-    )
-    class_weights: str | dict[int, float] | None = option(
-        "Weights of the classes in training, by class index ({1: 5.0}; others weigh 1), or 'balanced': rows / "
-        "(classes x rows of the class). They multiply the rows' own weights, and validation goes without them, as in "
-        "Keras.",
-        checks.class_weights,
-        None,
-        on_resume="same",
     )
     stratified: bool = option(
         "Whether validationFraction is drawn from each class, so that it is the same part of each.",
@@ -71,11 +83,6 @@ class ClassifierOptions(ClassScoringOptions, EstimatorOptions):
         "none",
         on_resume="same",
     )
-
-    @property
-    def weighted(self) -> bool:
-        """Whether training rows have sample weights or class weights."""
-        return bool(super().weighted or self.class_weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +104,7 @@ class FittedClassifierOptions(ClassScoringOptions, FittedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaggerOptions(TagScoringOptions, EstimatorOptions):
+class TaggerOptions(TagScoringOptions, ClassWeightOptions):
     """The options of `KerasTagger`."""
 
 

@@ -35,6 +35,13 @@ class ScoringOptions(Options):
         "array",
         on_resume="any",
     )
+    error_col: str | None = option(
+        "The column of each row's reconstruction error, a double, of a model that reconstructs its input: the model's "
+        "loss between input and output if that is one of Keras's, else the mean squared error; not set, none.",
+        checks.text,
+        None,
+        on_resume="any",
+    )
     score_batch_size: int = option(
         "Rows that the model scores at once in transform.",
         checks.integer(1),

@@ -21,6 +21,7 @@ __all__ = [
     "Classification",
     "Field",
     "Head",
+    "Reconstruction",
     "Regression",
     "SeveralOutputs",
     "Tagging",
@@ -291,8 +292,33 @@ class Tagging:
         return {**known, "from_logits": self.from_logits, "normalize": self.normalize}
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """Head of a model whose last output is the error of its reconstruction of the row.
+
+    Attributes:
+        head: The head of the other outputs.
+    """
+
+    name: ClassVar[str] = "reconstruction"
+    head: Head
+
+    def fields(self) -> dict[str, Field]:
+        """Return the other head's fields, and a double for the error."""
+        return {**self.head.fields(), "error": Field("double")}
+
+    def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute the other head's fields, and return the last output as the error, shape (rows,)."""
+        *others, error = outputs
+        return {**self.head.columns(others), "error": error.reshape(len(error)).astype(np.float64)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the head's state as a JSON-serialisable dict."""
+        return {"name": self.name, "head": self.head.as_dict()}
+
+
 HEADS: dict[str, type] = {
-    head.name: head for head in (Classification, Regression, TensorOutput, SeveralOutputs, Tagging)
+    head.name: head for head in (Classification, Regression, TensorOutput, SeveralOutputs, Tagging, Reconstruction)
 }
 
 
@@ -309,6 +335,8 @@ def head_from_dict(content: dict[str, Any]) -> Head:
             explain(f"There is no head {name!r}.", expected="the name of a head", received=name, fix=hint(name, HEADS))
         )
     try:
+        if "head" in rest:
+            rest["head"] = head_from_dict(rest["head"])
         if "thresholds" in rest:
             rest["thresholds"] = tuple(map(float, rest["thresholds"]))
         if "widths" in rest:

@@ -25,7 +25,9 @@ _SAVED = (
 
 def spec_to_dict(spec: FeatureSpec) -> dict[str, Any]:
     """Return an input's specification as it is saved."""
-    return {**asdict(spec), "columns": [_saved(column) for column in spec.columns]}
+    saved = {**asdict(spec), "columns": [_saved(column) for column in spec.columns]}
+    del saved["target"]  # of conversions only
+    return saved
 
 
 def spec_from_dict(saved: Mapping[str, Any]) -> FeatureSpec:

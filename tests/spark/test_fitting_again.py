@@ -264,11 +264,11 @@ def fails(**others: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
-        ({"model": models.regressor(), "modelFn": built}, OptionError, "exactly one of model, modelFn.*model, modelFn"),
+        ({"model": models.regressor(), "modelFn": built}, OptionError, "one of model and modelFn.*model, modelFn"),
         (
             {"model": models.regressor(), "modelParams": {"units": 2}},
             OptionError,
-            "exactly one of model.*model, modelParams",
+            "one of model and modelFn.*model, modelParams",
         ),
         ({"modelFn": fails}, ModelError, r"modelFn failed: LookupError: no such layer.*fails\(\*\*\{\}\)"),
         ({"modelFn": built, "modelParams": {"unit": 2}}, ModelError, "unexpected keyword argument 'unit'"),

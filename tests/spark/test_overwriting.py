@@ -42,7 +42,7 @@ def saved(spark: SparkSession, tmp_path: Path) -> Path:
     ("make", "told"),
     [
         (lambda: estimator(callbacks=[keras.callbacks.TerminateOnNaN()]), "callbacks can't be saved"),
-        (lambda: estimator(modelParams={"units": 1}), "exactly one of model"),
+        (lambda: estimator(modelParams={"units": 1}), "one of model and modelFn"),
         (lambda: with_value(object()), "epochs isn't JSON"),
         (lambda: with_value(object(), default=True), "can't be written.*not JSON serializable"),
     ],

@@ -10,6 +10,7 @@ import cloudpickle
 import keras
 import numpy as np
 import pytest
+from pyspark.ml.tuning import CrossValidator
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -146,3 +147,42 @@ def test_a_model_with_its_own_loss_needs_no_label(spark: SparkSession) -> None:
     rows = scored.collect()
     found, given = (np.array([row[name] for row in rows]) for name in ("prediction", "steps"))
     assert fitted.evaluate(data)["loss"] == pytest.approx(float(np.mean((found - given) ** 2)), rel=1e-4)
+
+
+def test_classes_of_positions_are_weighed_as_keras_does_by_sample_weights(sentences: DataFrame) -> None:
+    model = tagger()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    options = {"model": model, "loss": loss, "featuresCol": "words", "labelCol": "tags", "weightCol": "weights"}
+    estimator = KerasTagger(
+        **options, optimizer=keras.optimizers.SGD(0.5), classWeights="balanced", numWorkers=2, batchSize=25, **QUIET
+    )
+    fitted = estimator.fit(sentences)
+    rows = sentences.collect()
+    words, tags = np.array([row.words for row in rows]), np.array([row.tags for row in rows])
+    counts = np.bincount(tags.ravel(), minlength=3)
+    weights = (tags.size / (3 * counts))[tags] * np.array([row.weights for row in rows])
+    model.compile(keras.optimizers.SGD(0.5), loss)
+    model.fit(words, tags, sample_weight=weights, batch_size=50, verbose=0)
+    for one, other in zip(fitted.keras().get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_an_evaluator_is_saved_also_within_a_cross_validator(spark: SparkSession, tmp_path: Path) -> None:
+    evaluator = TokenEvaluator(labelCol="tags", metricName="microF1", ignored=[-1], outside=["O"], maskCol="mask")
+    evaluator.save(f"{tmp_path}/evaluator")
+    search = CrossValidator(
+        estimator=KerasTagger(model=tagger(), featuresCol="words", labelCol="tags", optimizer="sgd", **QUIET),
+        estimatorParamMaps=[{}],
+        evaluator=evaluator,
+    )
+    search.save(f"{tmp_path}/search")
+    for loaded in (
+        TokenEvaluator.load(f"{tmp_path}/evaluator"),
+        CrossValidator.load(f"{tmp_path}/search").getEvaluator(),
+        evaluator.copy(),
+    ):
+        assert loaded.uid == evaluator.uid
+        assert loaded.extractParamMap() == evaluator.extractParamMap()
+    scored = spark.sql("SELECT array(1, 0, -1) AS tags, array(1, 1, 1) AS prediction, array(1, 1, 1) AS mask")
+    assert loaded.evaluate(scored) == 0.5
+    assert loaded.evaluate(scored, {loaded.metricName: "f1"}) == pytest.approx(1 / 3)

@@ -23,14 +23,21 @@ from .test_train import HELD_OUT, a_model, a_plan, run
 class Spoil(keras.callbacks.Callback):
     """Puts a value into a weight at the end of some epochs, and another into the logs."""
 
-    def __init__(self, value: float, epochs: tuple[int, ...], score: tuple[float, ...] = (3.0, 2.0, 1.0)) -> None:
+    def __init__(
+        self,
+        value: float,
+        epochs: tuple[int, ...],
+        score: tuple[float, ...] = (3.0, 2.0, 1.0),
+        loss: tuple[float, ...] = (1.0, 1.0, 1.0),
+    ) -> None:
         super().__init__()
+        self.loss = loss
         self.value = value
         self.epochs = epochs
         self.score = score
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        logs["score"] = self.score[epoch]
+        logs["score"], logs["loss"] = self.score[epoch], self.loss[epoch]
         if epoch in self.epochs:
             kernel = self.model.layers[-1].kernel
             kernel.assign(np.full(kernel.shape, self.value))
@@ -54,7 +61,7 @@ def test_a_loss_that_is_nan_and_weights_that_are_not_finite_are_said(tmp_path: P
     assert texts[0].startswith("At the end of epoch 1: loss is ")
     assert "val_loss is " in texts[0]
     assert f"The variable {first_not_finite(model)} is the first that isn't finite." in texts[0]
-    assert texts[1].startswith("No epoch has finite weights and a finite loss")
+    assert texts[1].startswith("No epoch has finite weights, finite losses and a finite loss")
     # It is said when it happens, and not at the end.
     kinds = [type(report) for report in reports]
     assert kinds.index(WarningReport) < kinds.index(EpochReport)
@@ -69,6 +76,8 @@ def test_a_loss_that_is_nan_and_weights_that_are_not_finite_are_said(tmp_path: P
         (Spoil(0.0, (), (math.nan, 2.0, math.nan)), 1),
         (Spoil(0.0, (), (3.0, -math.inf, 2.0)), 2),
         (Spoil(0.0, (), (math.inf, math.inf, 2.0)), 2),
+        (Spoil(0.0, (), loss=(1.0, 1.0, math.nan)), 1),
+        (Spoil(0.0, (), loss=(1.0, math.inf, math.nan)), 0),
     ],
 )
 def test_the_best_epoch_has_finite_weights_and_a_finite_value(tmp_path: Path, callback: Spoil, best: int) -> None:

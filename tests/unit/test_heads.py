@@ -17,6 +17,7 @@ from spark_dl.score.heads import (
     HEADS,
     Classification,
     Head,
+    Reconstruction,
     Regression,
     SeveralOutputs,
     Tagging,
@@ -150,6 +151,7 @@ ALL = [
     (TensorOutput.of((2, 3)), [(2, 3)]),
     (SeveralOutputs((("price", 1), ("kind", 4))), [(1,), (4,)]),
     (SeveralOutputs.of({"price": (1,), "kind": (2, 3)}), [(1,), (2, 3)]),
+    (Reconstruction(TensorOutput(4)), [(4,), ()]),
 ]
 # What an option makes of them isn't saved with them.
 AS_VECTORS = [(replace(head, vectors=True), shapes) for head, shapes in ALL if hasattr(head, "vectors")]

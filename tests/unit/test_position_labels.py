@@ -265,3 +265,18 @@ def test_labels_and_weights_of_positions_are_padded_and_cut_as_words_are() -> No
     assert conversion.labels[0].column.pad == -1
     with pytest.raises(DataError, match="padding can't pad the column 'tags'"):
         build_fit_spec(tagger, schema, tagger.copy().setPadding({"tags": 0.5})._options())
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "told"),
+    [({3: 2.0}, OptionError, "a class that the model doesn't have"), ({1: 2.0}, DataError, "no weights for positions")],
+)
+def test_class_weights_of_positions_that_cant_be_are_refused(weights: Any, error: Any, told: str) -> None:
+    words = keras.Input((4,), dtype="int32")
+    crf = keras.Model(words, CRF()(keras.layers.Dense(3)(keras.layers.Embedding(9, 4)(words))))
+    columns = StructType(
+        [StructField("features", ArrayType(IntegerType())), StructField("label", ArrayType(IntegerType()))]
+    )
+    estimator = KerasTagger(model=crf, optimizer="sgd", loss=CRFLoss(), classWeights=weights)
+    with pytest.raises(error, match=told):
+        build_fit_spec(estimator, columns, estimator._options())

@@ -11,6 +11,7 @@ from spark_dl.options import ClassifierOptions
 __all__ = ["ClassifierParams"]
 
 class ClassifierParams(EstimatorParams):
+    classWeights: Param[str | dict[int, float] | None]
     probabilityCol: Param[str]
     rawPredictionCol: Param[str]
     thresholds: Param[list[float] | None]
@@ -18,7 +19,6 @@ class ClassifierParams(EstimatorParams):
     topKCol: Param[str]
     classLabels: Param[list[str] | None]
     outputKind: Param[str | None]
-    classWeights: Param[str | dict[int, float] | None]
     stratified: Param[bool]
     balance: Param[str]
     def __init__(
@@ -94,8 +94,10 @@ class ClassifierParams(EstimatorParams):
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
+        errorCol: str | None = None,
         scoreBatchSize: int = 4096,
         scoreNullPolicy: str = "error",
+        classWeights: str | dict[int, float] | None = None,
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
         thresholds: list[float] | None = None,
@@ -103,7 +105,6 @@ class ClassifierParams(EstimatorParams):
         topKCol: str = "topK",
         classLabels: list[str] | None = None,
         outputKind: str | None = None,
-        classWeights: str | dict[int, float] | None = None,
         stratified: bool = False,
         balance: str = "none",
     ) -> None: ...
@@ -180,8 +181,10 @@ class ClassifierParams(EstimatorParams):
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
+        errorCol: str | None = ...,
         scoreBatchSize: int = ...,
         scoreNullPolicy: str = ...,
+        classWeights: str | dict[int, float] | None = ...,
         probabilityCol: str = ...,
         rawPredictionCol: str = ...,
         thresholds: list[float] | None = ...,
@@ -189,11 +192,12 @@ class ClassifierParams(EstimatorParams):
         topKCol: str = ...,
         classLabels: list[str] | None = ...,
         outputKind: str | None = ...,
-        classWeights: str | dict[int, float] | None = ...,
         stratified: bool = ...,
         balance: str = ...,
     ) -> Self: ...
     def _options(self) -> ClassifierOptions: ...
+    def setClassWeights(self, value: str | dict[int, float] | None) -> Self: ...
+    def getClassWeights(self) -> str | dict[int, float] | None: ...
     def setProbabilityCol(self, value: str) -> Self: ...
     def getProbabilityCol(self) -> str: ...
     def setRawPredictionCol(self, value: str) -> Self: ...
@@ -208,8 +212,6 @@ class ClassifierParams(EstimatorParams):
     def getClassLabels(self) -> list[str] | None: ...
     def setOutputKind(self, value: str | None) -> Self: ...
     def getOutputKind(self) -> str | None: ...
-    def setClassWeights(self, value: str | dict[int, float] | None) -> Self: ...
-    def getClassWeights(self) -> str | dict[int, float] | None: ...
     def setStratified(self, value: bool) -> Self: ...
     def getStratified(self) -> bool: ...
     def setBalance(self, value: str) -> Self: ...

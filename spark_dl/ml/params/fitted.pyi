@@ -24,6 +24,7 @@ class FittedParams(OptionParams):
     predictionCol: Param[str]
     outputCols: Param[list[str] | dict[str, Any] | None]
     outputFormat: Param[str]
+    errorCol: Param[str | None]
     scoreBatchSize: Param[int]
     scoreNullPolicy: Param[str]
     outputLayer: Param[str | None]
@@ -44,6 +45,7 @@ class FittedParams(OptionParams):
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
+        errorCol: str | None = None,
         scoreBatchSize: int = 4096,
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
@@ -65,6 +67,7 @@ class FittedParams(OptionParams):
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
+        errorCol: str | None = ...,
         scoreBatchSize: int = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
@@ -98,6 +101,8 @@ class FittedParams(OptionParams):
     def getOutputCols(self) -> list[str] | dict[str, Any] | None: ...
     def setOutputFormat(self, value: str) -> Self: ...
     def getOutputFormat(self) -> str: ...
+    def setErrorCol(self, value: str | None) -> Self: ...
+    def getErrorCol(self) -> str | None: ...
     def setScoreBatchSize(self, value: int) -> Self: ...
     def getScoreBatchSize(self) -> int: ...
     def setScoreNullPolicy(self, value: str) -> Self: ...
@@ -129,6 +134,7 @@ class FittedClassifierParams(FittedParams):
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
+        errorCol: str | None = None,
         scoreBatchSize: int = 4096,
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
@@ -156,6 +162,7 @@ class FittedClassifierParams(FittedParams):
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
+        errorCol: str | None = ...,
         scoreBatchSize: int = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
@@ -201,6 +208,7 @@ class FittedTaggerParams(FittedParams):
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
+        errorCol: str | None = None,
         scoreBatchSize: int = 4096,
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
@@ -225,6 +233,7 @@ class FittedTaggerParams(FittedParams):
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
+        errorCol: str | None = ...,
         scoreBatchSize: int = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,

@@ -11,6 +11,7 @@ from spark_dl.options import TaggerOptions
 __all__ = ["TaggerParams"]
 
 class TaggerParams(EstimatorParams):
+    classWeights: Param[str | dict[int, float] | None]
     probabilityCol: Param[str]
     tagLabels: Param[list[str] | None]
     tagsCol: Param[str]
@@ -87,8 +88,10 @@ class TaggerParams(EstimatorParams):
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
+        errorCol: str | None = None,
         scoreBatchSize: int = 4096,
         scoreNullPolicy: str = "error",
+        classWeights: str | dict[int, float] | None = None,
         probabilityCol: str = "probability",
         tagLabels: list[str] | None = None,
         tagsCol: str = "tags",
@@ -166,13 +169,17 @@ class TaggerParams(EstimatorParams):
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
+        errorCol: str | None = ...,
         scoreBatchSize: int = ...,
         scoreNullPolicy: str = ...,
+        classWeights: str | dict[int, float] | None = ...,
         probabilityCol: str = ...,
         tagLabels: list[str] | None = ...,
         tagsCol: str = ...,
     ) -> Self: ...
     def _options(self) -> TaggerOptions: ...
+    def setClassWeights(self, value: str | dict[int, float] | None) -> Self: ...
+    def getClassWeights(self) -> str | dict[int, float] | None: ...
     def setProbabilityCol(self, value: str) -> Self: ...
     def getProbabilityCol(self) -> str: ...
     def setTagLabels(self, value: list[str] | None) -> Self: ...

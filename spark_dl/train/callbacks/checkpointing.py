@@ -11,7 +11,7 @@ import numpy as np
 
 from spark_dl.errors import OptionError, StoreError
 from spark_dl.log_values import plain_value
-from spark_dl.train.callbacks.finite import first_not_finite
+from spark_dl.train.callbacks.finite import first_not_finite, losses_not_finite
 from spark_dl.train.callbacks.progress import Counting
 from spark_dl.train.callbacks.state import CallbackState
 from spark_dl.train.callbacks.sync import SyncMetrics
@@ -102,7 +102,7 @@ class SaveCheckpoint(Counting):
         now = replace(self._last, epoch=epoch + 1, step=0, history=history, metrics=[], attempt=self._plan.attempt)
         now = replace(now, stopped=bool(getattr(self.model, "stop_training", False)))
         better = math.isfinite(value) and is_better(value, self._last.best_value, self._mode())
-        if better and not first_not_finite(self.model):
+        if better and not losses_not_finite(values) and not first_not_finite(self.model):
             now = replace(now, best_epoch=epoch, best_value=value, best_file=now.model_file)
         self._save(now)
 
@@ -123,8 +123,8 @@ class SaveCheckpoint(Counting):
         """
         if not self._last.best_file:
             if self._last.history:
-                text = f"No epoch has finite weights and a finite {self._plan.monitor}, so that none is the best one."
-                self._warn(f"{text} The last weights are returned.")
+                text = f"No epoch has finite weights, finite losses and a finite {self._plan.monitor}"
+                self._warn(f"{text}, so that none is the best one. The last weights are returned.")
             return None
         try:
             return self._plan.checkpoints.read(self._last.best_file)

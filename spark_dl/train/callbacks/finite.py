@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,7 +11,7 @@ import numpy as np
 
 from spark_dl.train.reports import TrainReporter, WarningReport
 
-__all__ = ["WatchFinite", "first_not_finite"]
+__all__ = ["WatchFinite", "first_not_finite", "losses_not_finite"]
 
 
 class WatchFinite(keras.callbacks.Callback):
@@ -27,11 +28,7 @@ class WatchFinite(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Report each loss that isn't finite, once."""
-        found = {
-            name: float(value)
-            for name, value in (logs or {}).items()
-            if name.endswith("loss") and np.ndim(value) == 0 and not math.isfinite(value) and name not in self._reported
-        }
+        found = {name: value for name, value in losses_not_finite(logs or {}).items() if name not in self._reported}
         if found:
             self._reported |= found.keys()
             values = ", ".join(f"{name} is {value}" for name, value in found.items())
@@ -42,6 +39,16 @@ class WatchFinite(keras.callbacks.Callback):
                 "(clipnorm), or look for values in the columns that are too large."
             )
             self._report(WarningReport(text))
+
+
+def losses_not_finite(logs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the losses of an epoch, for training and validation, that are NaN or infinite, by their names in the logs.
+
+    Args:
+        logs: The logs of the epoch; other values than losses aren't looked at.
+    """
+    losses = {name: float(value) for name, value in logs.items() if name.endswith("loss") and np.ndim(value) == 0}
+    return {name: value for name, value in losses.items() if not math.isfinite(value)}
 
 
 def first_not_finite(model: keras.Model) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -90,6 +90,9 @@ def examples_of(outputs: Sequence[ModelOutput], tensors: Sequence[Tensor]) -> li
         tensors: The tensors of a batch.
     """
     labels = {tensor.key: tensor for tensor in tensors if tensor.role == LABEL}
+    # Features that are also labels, in the shape in which they are fed.
+    fed = [replace(tensor, shape=tensor.fed or tensor.shape) for tensor in tensors]
+    labels.update({tensor.target: tensor for tensor in fed if tensor.target is not None})
     found = []
     for output in outputs:
         label = labels.get(output.name, labels.get(""))
