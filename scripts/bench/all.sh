@@ -8,7 +8,7 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
-for bench in read canonical_shards convert score score_peers train half fit tracking memory scaling links plan project; do
+for bench in read canonical_shards convert score score_peers train half fit timeline tracking memory scaling links plan project; do
   echo "== $bench"
   python "scripts/bench/$bench.py" 2>/dev/null
 done

@@ -302,6 +302,7 @@ def tensorflow_batches(  # noqa: PLR0913
     seed: int | None,
     pool_bytes: int = POOL_BYTES,
     first_epoch: int = 0,
+    epochs: int | None = None,
     skip_steps: int = 0,
     one_pass: bool = False,
     class_weights: Sequence[float] = (),
@@ -318,8 +319,9 @@ def tensorflow_batches(  # noqa: PLR0913
         seed: The seed of the shuffle; None preserves the order.
         pool_bytes: The size of a shard's pool in memory.
         first_epoch: The number of the first epoch.
+        epochs: The number after the last epoch, beyond which nothing is read ahead; None to repeat forever.
         skip_steps: The number of batches to skip in the first epoch.
-        one_pass: Whether to end after one epoch, for validation, instead of repeating forever.
+        one_pass: Whether to end after one epoch, for validation.
         class_weights: The weight of each class, which multiplies the sample weights or replaces absent ones.
         stamped: Whether each batch ends with its creation time: a float64 scalar from `tf.timestamp`.
     """
@@ -328,7 +330,8 @@ def tensorflow_batches(  # noqa: PLR0913
     batch_size = sum(shard.batch_size for shard in shards)
 
     def generate() -> Iterator[tuple[Any, ...]]:
-        for epoch in [0] if one_pass else itertools.count(first_epoch):
+        numbers = itertools.count(first_epoch) if epochs is None else range(first_epoch, epochs)
+        for epoch in [0] if one_pass else numbers:
             made = pools(dataset, shards, read, epoch=epoch, seed=seed, pool_bytes=pool_bytes)
             for arrays, batches in _skip_batches(made, skip_steps if epoch == first_epoch else 0, batch_size):
                 yield (*arrays, np.int64(batches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import queue
 import socket
 import sys
@@ -32,6 +33,8 @@ from spark_dl.spark.session import master_of, use_driver_python
 from spark_dl.wire import decode
 
 __all__ = ["doctor", "preflight"]
+
+_log = logging.getLogger(__name__)
 
 # For the full check: slots, an import of TensorFlow on each executor, and connections that may time out.
 _LONGEST_SECONDS = 180.0
@@ -85,6 +88,7 @@ def preflight(
                 raise ClusterError(facts.driver)
         for store in stores:
             _check_shared(store, token, probed)
+    _log.info("Preflight has passed in %d slots.", workers)
 
 
 def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:

@@ -52,8 +52,9 @@ class Channel:
     def __init__(self, host: str, bind: str, messages: MessageQueue) -> None:
         token = secrets.token_hex(16)
         self._ranks: list[socket.socket] = []
-        self._lock = threading.Lock()
-        ranks, lock = self._ranks, self._lock
+        self._connections = 0
+        self._changed = threading.Condition()
+        channel, ranks, changed = self, self._ranks, self._changed
 
         class Handler(socketserver.StreamRequestHandler):
             timeout = _TOKEN_SECONDS
@@ -63,15 +64,17 @@ class Channel:
                     return
                 self.connection.settimeout(None)
                 _limit_sending(self.connection)
-                with lock:
+                with changed:
                     ranks.append(self.connection)
+                    channel._connections += 1
                 try:
                     while line := self._line():
                         with contextlib.suppress(ValueError):  # a line that is too long, or no message, is skipped
                             messages.put(decode(json.loads(line), FROM_TASKS))
                 finally:
-                    with lock:
+                    with changed:
                         ranks.remove(self.connection)
+                        changed.notify_all()
 
             def _line(self) -> bytes:
                 try:
@@ -109,8 +112,21 @@ class Channel:
                 rank.sendall(line)
 
     def _connected(self) -> list[socket.socket]:
-        with self._lock:
+        with self._changed:
             return list(self._ranks)
+
+    def wait_for_end(self, connections: int, seconds: float) -> bool:
+        """Wait until so many tasks have connected and all have closed: then all of their messages are in the queue.
+
+        Args:
+            connections: The number of tasks.
+            seconds: The timeout in seconds.
+
+        Returns:
+            Whether they have; False for a task that never connected, or whose host is gone.
+        """
+        with self._changed:
+            return self._changed.wait_for(lambda: self._connections >= connections and not self._ranks, seconds)
 
     def __enter__(self) -> Channel:
         self._thread.start()

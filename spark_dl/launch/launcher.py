@@ -29,6 +29,9 @@ __all__ = ["run_ranks"]
 
 _log = logging.getLogger(__name__)
 
+# The tasks close their connections before Spark reports the job's end.
+_LATE_SECONDS = 0.5
+
 
 def run_ranks(
     spark: SparkSession,
@@ -85,7 +88,8 @@ def run_ranks(
             monitor = RankMonitor(size, settings, RankEvents(on_report, on_warning, channel.broadcast), claim)
             while not monitor.ended:
                 monitor.take(messages)
-            monitor.take_late(messages)
+            channel.wait_for_end(size, _LATE_SECONDS)
+            monitor.take_rest(messages)
             return _values(spark_job.rows, monitor)
 
 

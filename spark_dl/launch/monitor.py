@@ -36,7 +36,6 @@ _log = logging.getLogger(__name__)
 
 # After a failure, the other ranks get this long to report theirs before the stage is cancelled.
 _FAILURE_GRACE_SECONDS = 5.0
-_LATE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,11 @@ class RankMonitor:
         if isinstance(message, Heartbeat) and messages.empty():
             self._check_progress()
 
-    def take_late(self, messages: MessageQueue) -> None:
-        """Handle the messages that arrive after the job's end, which takes another path than they do."""
+    def take_rest(self, messages: MessageQueue) -> None:
+        """Handle the messages that are still queued at the job's end, which takes another path than they do."""
         with contextlib.suppress(queue.Empty):
             while True:
-                self._on(messages.get(timeout=_LATE_SECONDS))
+                self._on(messages.get_nowait())
 
     def _on(self, message: TaskMessage | JobEnded) -> None:
         match message:

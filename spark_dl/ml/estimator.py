@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from spark_dl.train.model.shape import ModelOutput, ModelShape
 
 __all__ = ["KerasEstimator"]
+
+_log = logging.getLogger(__name__)
 
 
 @with_options(EstimatorOptions)
@@ -201,6 +204,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         for note in spec.notes:
             warn(note, 2)
         check_cluster(spark, options.num_workers, settings)
+        _log.info("Checked the options, the columns and the model.")
         with Workspace(options.cache_dir, master_of(spark)) as workspace, FitLog(self, spec, spark, parent) as log:
             checkpoints = Store.at(options.checkpoint_dir) if options.checkpoint_dir else workspace.child("checkpoints")
             checkpoints.make()

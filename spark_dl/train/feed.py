@@ -77,11 +77,12 @@ class Feed:
             cache.turn_on()
         return True
 
-    def training(self, first_epoch: int = 0, skip_steps: int = 0) -> Any:
-        """Return an endless dataset of training batches, each with its creation time, starting at an epoch and step.
+    def training(self, first_epoch: int = 0, epochs: int | None = None, skip_steps: int = 0) -> Any:
+        """Return a dataset of training batches, each with its creation time, starting at an epoch and step.
 
         Args:
             first_epoch: The epoch to start with, from 0.
+            epochs: The number after the last epoch; None repeats forever.
             skip_steps: The number of that epoch's steps to skip.
         """
         plan, pool_bytes = self._plan, POOL_BYTES
@@ -95,6 +96,7 @@ class Feed:
             seed=_seed(plan),
             pool_bytes=pool_bytes,
             first_epoch=first_epoch,
+            epochs=epochs,
             skip_steps=skip_steps,
             class_weights=plan.class_weights,
             stamped=True,

@@ -235,7 +235,7 @@ def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTrainin
         if first < last and not model.stop_training:
             callbacks.ends = last >= plan.options.epochs
             model.fit(
-                feed.training(first_epoch=first, skip_steps=skipped),
+                feed.training(first_epoch=first, epochs=last, skip_steps=skipped),
                 initial_epoch=first,
                 epochs=last,
                 steps_per_epoch=feed.steps - skipped,

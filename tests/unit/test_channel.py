@@ -32,6 +32,21 @@ def test_messages_arrive_whole_and_in_order() -> None:
         sender.close()
 
 
+def test_once_all_tasks_have_closed_all_messages_are_queued() -> None:
+    messages: MessageQueue = queue.Queue()
+    with Channel(HOST, HOST, messages) as channel:
+        first, second = Sender(channel.address), Sender(channel.address)
+        first.send(Started(0))
+        first.close()
+        assert not channel.wait_for_end(2, 0.2)  # one of them is still connected, or hasn't been heard of
+        for _ in range(100):
+            second.send(Started(1))
+        second.close()
+        assert channel.wait_for_end(2, 30)
+        assert messages.qsize() == 101
+        assert not channel.wait_for_end(3, 0)
+
+
 def test_the_driver_tells_all_ranks_and_a_stranger_nothing() -> None:
     messages: MessageQueue = queue.Queue()
     with Channel(HOST, HOST, messages) as channel:
