@@ -300,21 +300,26 @@ def test_the_history_is_plotted_and_a_model_without_one_says_so(fitted: KerasCla
         KerasClassifierModel().plotHistory()
 
 
-def test_scoring_leaves_no_files_behind(tmp_path: Path) -> None:
+WITHOUT_TRACKING = """
+import sys
+import models
+from sessions import session
+from spark_dl import KerasRegressor
+with session("local[1]") as spark:
+    data = models.frame(spark, rows=20)
+    fitted = KerasRegressor(model=models.regressor(), loss="mse", tracking=None, verbose=0).fit(data)
+    print("LOADED", sorted({"mlflow", "petastorm", "horovod"} & set(sys.modules)))
+    fitted.transform(data).count()
+    fitted.transform(data).collect()
+    fitted.evaluate(data)
+"""
+
+
+def test_without_tracking_mlflow_is_not_imported_and_scoring_leaves_no_files_behind(tmp_path: Path) -> None:
     """TensorFlow writes files as it traces, and Spark's workers are killed at their end."""
-    program = (
-        "import models\n"
-        "from sessions import session\n"
-        "from spark_dl import KerasRegressor\n"
-        "with session('local[2]') as spark:\n"
-        "    data = models.frame(spark, rows=20)\n"
-        "    fitted = KerasRegressor(model=models.regressor(), loss='mse', tracking=None, verbose=0).fit(data)\n"
-        "    fitted.transform(data).count()\n"
-        "    fitted.transform(data).collect()\n"
-        "    fitted.evaluate(data)\n"
-    )
     variables = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", WITHOUT_TRACKING]
     ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "LOADED []" in ran.stdout
     assert [path.name for path in tmp_path.iterdir() if "hsperf" not in path.name] == []

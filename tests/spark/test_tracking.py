@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -225,26 +223,3 @@ def test_a_failed_fit_ends_its_run_as_failed_with_the_cause(data: DataFrame, sto
     assert (logged.info.status, logged.info.run_name) == ("FAILED", "bad")
     assert "ZeroDivisionError: boom" in logged.data.tags["spark_dl.failure"]
     assert mlflow.active_run() is None
-
-
-WITHOUT_TRACKING = """
-import sys
-import models
-from sessions import session
-from spark_dl import KerasRegressor
-with session("local[1]") as spark:
-    KerasRegressor(model=models.regressor(), tracking=None, verbose=0).fit(models.frame(spark, rows=8))
-print("LOADED", sorted({"mlflow", "petastorm", "horovod"} & set(sys.modules)))
-"""
-
-
-def test_without_tracking_mlflow_is_not_imported() -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TRACKING],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "LOADED []" in ran.stdout

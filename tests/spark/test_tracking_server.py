@@ -33,10 +33,18 @@ def data(spark: SparkSession) -> DataFrame:
     return models.frame(spark, rows=60)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with tracking_server(tmp_path) as started:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with tracking_server(tmp_path_factory.mktemp("server")) as started:
         yield started
+
+
+@pytest.fixture
+def server(shared: Server) -> Iterator[Server]:
+    """The server that the tests share. A test may stop it for a while and change the tracking URI, and not end it."""
+    yield shared
+    os.killpg(shared.group, signal.SIGCONT)
+    mlflow.set_tracking_uri(shared.url)
 
 
 class Signals(keras.callbacks.Callback):
@@ -80,10 +88,11 @@ def test_a_server_that_stands_still_for_a_while_costs_nothing(data: DataFrame, s
 
 
 def test_a_server_that_goes_costs_what_it_would_have_logged_and_it_is_kept(
-    data: DataFrame, server: Server, monkeypatch: pytest.MonkeyPatch
+    data: DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queued, "_CLOSING_SECONDS", 2.0)
-    with pytest.warns(RuntimeWarning, match=r"Not logged.*summary\.unlogged"):
+    warned = pytest.warns(RuntimeWarning, match=r"Not logged.*summary\.unlogged")
+    with tracking_server(tmp_path) as server, warned:
         fitted = fit(data, experimentName="gone", callbacks=[Signals(server.group, {1: signal.SIGKILL})])
     assert fitted.transform(data).where("prediction is not null").count() == 60
     kept = {entry["epoch"]: entry["metrics"]["loss"] for entry in fitted.summary.unlogged if "epoch" in entry}
@@ -126,7 +135,7 @@ def test_fits_at_once_may_make_the_same_experiment(data: DataFrame, server: Serv
 
 
 def test_a_password_in_the_servers_url_is_used_and_not_shown(
-    data: DataFrame, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    data: DataFrame, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     password = os.environ["MLFLOW_TRACKING_PASSWORD"]
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
@@ -137,7 +146,7 @@ def test_a_password_in_the_servers_url_is_used_and_not_shown(
     assert (run.info.status, fitted.summary.unlogged) == ("FINISHED", [])
     output = capfd.readouterr()
     assert password not in output.out + output.err
-    kept = [tmp_path / "store.db", *(path for path in (tmp_path / "artifacts").rglob("*") if path.is_file())]
+    kept = [server.folder / "store.db", *(path for path in (server.folder / "artifacts").rglob("*") if path.is_file())]
     assert len(kept) > 10
     assert [path for path in kept if password.encode() in path.read_bytes()] == []
     with pytest.raises(SavedModelError) as missing:
