@@ -182,6 +182,8 @@ def is_compile_metrics(metric: Any) -> bool:
 def wrapped_function(metric: Any) -> tuple[Any, dict[str, Any]]:
     """Return the function that a `MeanMetricWrapper` takes the mean of, and its arguments (`_fn`, `_fn_kwargs`).
 
+    A loss of Keras's own has its arguments under the same name, and another name for its function.
+
     Returns:
         (None, {}) for other metrics.
     """

@@ -218,10 +218,17 @@ def _fixes(
     fixes += _length_fixes([columns[name] for kind, name, _ in counts if kind == "length"], specs)
     if "range" in kinds:
         fixes.append("Scale the numbers, or leave these rows out.")
+    if "negative" in kinds:
+        fixes.append("Weights are at least 0: leave the other rows out.")
     if "whole" in kinds:
         fixes.append(WHOLE_FIX)
     if "inexact" in kinds:
         fixes.append(EXACT_FIX)
     if "image" in kinds:
         fixes.append("Set binaryFormat='raw' where the bytes are the numbers themselves.")
+    kept = [columns[name].kind == "ragged array" for kind, name, _ in counts if kind in ("image", "content")]
+    if not all(kept):
+        fixes.append("Set nullPolicy='drop' to leave rows out that can't be decoded.")
+    if any(kept):
+        fixes.append("Change the numbers of these rows, or leave them out.")
     return fixes

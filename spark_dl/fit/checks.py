@@ -113,11 +113,12 @@ def check_reductions(options: EstimatorOptions, losses: Sequence[LossFacts]) -> 
     Raises:
         ModelError: A loss has another reduction.
     """
-    means = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+    from spark_dl.train.model.losses import MEANS
+
     counts = {"numWorkers": options.num_workers, "gradientAccumulation": options.gradient_accumulation}
     several = [name for name, count in counts.items() if count > 1]
     for loss in losses:
-        if several and loss.reduction not in means:
+        if several and loss.reduction not in MEANS:
             raise ModelError(
                 explain(
                     "Gradients of several workers or steps are joined as means over rows.",

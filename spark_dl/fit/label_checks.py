@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from spark_dl.train.model.examples import Example
 
-__all__ = ["check_broadcasts", "check_labels", "check_position_weights"]
+__all__ = ["broadcast_notes", "check_broadcasts", "check_labels", "check_position_weights"]
 
 
 def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[LabelSpec]) -> None:
@@ -44,6 +44,24 @@ def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], lab
                     fix="Give the label as many numbers as the output has units, or reshape it in the loss.",
                 )
             )
+
+
+def broadcast_notes(losses: Mapping[str, Any], examples: Sequence[Example]) -> list[str]:
+    """Return warnings about custom losses that compare the label of each row with the outputs of all rows.
+
+    Args:
+        losses: The loss of each output, by the output's name.
+        examples: Shapes and dtypes of labels and outputs.
+    """
+    from spark_dl.train.model.batch_dependence import compares_rows
+
+    return [
+        f"The loss {getattr(loss, '__name__', type(loss).__name__)} of {example.output!r} compares the label of each "
+        "row with the outputs of all rows of its batch, as labels have the shape (batch,) and outputs (batch, 1). "
+        "Reshape one of them in the loss, or make the label an array of one number."
+        for example in examples
+        if compares_rows(loss := losses.get(example.output), example)
+    ]
 
 
 def check_labels(model: keras.Model, options: EstimatorOptions) -> None:

@@ -25,7 +25,7 @@ from spark_dl.fit.columns import (
 )
 from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
-from spark_dl.fit.label_checks import check_broadcasts, check_labels, check_position_weights
+from spark_dl.fit.label_checks import broadcast_notes, check_broadcasts, check_labels, check_position_weights
 from spark_dl.fit.monitor_check import check_monitor
 from spark_dl.fit.open_inputs import check_masked, check_open_outputs, open_inputs, opened
 from spark_dl.fit.padding_check import check_padding
@@ -176,7 +176,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         callbacks=carried.callbacks.content,
         augment=b"" if options.augment is None else carried.augment.content,
         modules=tuple(sorted({*carried.callbacks.modules, *carried.custom.modules, *carried.augment.modules})),
-        notes=workers.notes,
+        notes=(*broadcast_notes(fitted.losses, fitted.examples), *workers.notes),
         state_rules=workers.state_rules,
     )
 

@@ -90,6 +90,7 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
     model = evaluation.model()
     losses = DividedLosses(model)
     joins = _joins(model, evaluation.conversion)
+    _warn_of_losses(model, evaluation.conversion)
     packed = frame.select(arrow_projection(evaluation.conversion.columns))
     if not all(join.joins for join in joins):
         packed = packed.coalesce(1)  # some states can't be merged, so that one task evaluates all rows
@@ -130,6 +131,29 @@ def _joins(model: Any, conversion: ConversionSpec) -> Sequence[MetricJoin]:
         elif join.per_batch:
             _warn(f"The metric {join.metric} depends on which rows share a batch: the tasks make batches of their own.")
     return joins
+
+
+def _warn_of_losses(model: Any, conversion: ConversionSpec) -> None:
+    """Warn of losses whose value depends on which rows share a batch."""
+    from spark_dl.train.model.batch_dependence import OTHER, SUM, loss_kind
+    from spark_dl.train.model.examples import examples_of_model
+    from spark_dl.train.model.losses import MEANS, loss_facts, losses_by_output
+    from spark_dl.train.model.shape import shape_of
+    from spark_dl.train.model.step_trial import has_own_step
+
+    if model.loss is None or has_own_step(model):
+        return
+    losses = losses_by_output(model.loss, shape_of(model))
+    facts = {name: loss_facts(loss) for name, loss in losses.items()}
+    if all(one.known and one.reduction in MEANS for one in facts.values()):
+        return
+    for example in examples_of_model(model, conversion.tensors):
+        loss = losses[example.output]
+        if loss_kind(loss, example, conversion.weight is not None) in (OTHER, SUM):
+            _warn(
+                f"The loss {facts[example.output].name} of {example.output!r} depends on which rows share a batch: the "
+                "tasks make batches of their own."
+            )
 
 
 def _warn(text: str) -> None:

@@ -15,6 +15,8 @@ from spark_dl.errors import DataError, explain
 
 __all__ = ["ScoringRowErrors", "UnscorableRows"]
 
+_SCALE = "Scale the numbers before transform, or leave these rows out."
+
 
 class ScoringRowErrors:
     """Receiver of wrong rows that raises a `DataError` with the column and the first of them.
@@ -40,7 +42,7 @@ class ScoringRowErrors:
             raise unfit(column, "no nulls and no NaN", f"{received}{np.argmax(missing)}")
         if infinite is not None and infinite.any():
             expected = f"finite numbers that the model's input can hold ({self._dtypes[column]})"
-            raise unfit(column, expected, _with_number(extracted.values, infinite, "with an infinite number"))
+            raise unfit(column, expected, _with_number(extracted.values, infinite, "with an infinite number"), _SCALE)
 
     def add_out_of_range(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Check that no row has a number outside the dtype's range.
@@ -50,7 +52,7 @@ class ScoringRowErrors:
         """
         if rows.any():
             expected = f"finite numbers that the model's input can hold ({dtype})"
-            raise unfit(column, expected, _with_number(values, rows, "beyond it", dtype))
+            raise unfit(column, expected, _with_number(values, rows, "beyond it", dtype), _SCALE)
 
     def add_inexact(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Check that the dtype rounds no integer.
@@ -140,7 +142,8 @@ def _wrong_length(column: Column, extracted: Extracted) -> DataError:
         expected = f"{limit}{'arrays' if column.inner else what} a row"
         fix = "Set truncate='end' or 'start' (setTruncate), which cuts longer rows, or clean the column before."
     else:
-        expected, fix = f"{column.width} {what} a row", ""
+        expected = f"{column.width} {what} a row"
+        fix = "Give each row as many as the model was trained with, for example by the same stages of a Pipeline."
     received = f"a row of {next(iter(lengths))}" if len(lengths) == 1 else f"rows {lengths_text(column, lengths)},"
     if column.inner:
         # Length 0 also stands for inner arrays of wrong lengths.

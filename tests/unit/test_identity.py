@@ -500,6 +500,12 @@ class Holding(keras.layers.Layer):
         return inputs
 
 
+def set_to(thing: Any, **attributes: Any) -> Any:
+    for name, value in attributes.items():
+        setattr(thing, name, value)
+    return thing
+
+
 def loss_with_variables() -> keras.Model:
     made: list[Any] = []
 
@@ -524,13 +530,26 @@ def loss_with_variables() -> keras.Model:
         (loss_with_variables, "can't be carried with variables.*the tf.function 'varying'"),
         (loss_with_a_lock, "guarded.*its variable 'lock', of type lock"),
         (lambda: a_model(keras.layers.Lambda(lambda x: x, mask=lambda x, m: m, name="m")), "Lambda 'm'.*mask"),
+        (lambda: a_model(loss=set_to(keras.losses.Tversky(), alpha=0.1)), "alpha=0.1 in its config, 0.5 in its comp"),
+        (lambda: a_model(metrics=[set_to(keras.metrics.BinaryAccuracy(), threshold=0.1)]), "binary_acc.*threshold=0.1"),
     ],
-    ids=["metric", "metric that Keras can't load", "layer", "argument", "weights", "variables", "lock", "mask"],
+    ids=[
+        *("metric", "metric that Keras can't load", "layer", "argument", "weights", "variables", "lock", "mask"),
+        *("attribute of Keras's loss", "attribute of Keras's metric"),
+    ],
 )
 def test_what_can_not_be_carried_is_refused_by_name(make: Callable[[], keras.Model], told: str) -> None:
     model = make()
     with pytest.raises((ModelError, OptionError), match=told):
         elsewhere(model)
+
+
+def test_arguments_that_keras_forgets_to_save_are_kept() -> None:
+    value = float(keras.losses.Huber(delta=0.1)(Y, Y + 3))
+    loaded = elsewhere(a_model(loss=keras.losses.Huber(delta=0.1)))[0]
+    assert float(loaded.compute_loss(None, Y, Y + 3)) == pytest.approx(value, rel=1e-6)
+    compiled = compiled_copy(a_model(), None, keras.losses.Huber(delta=0.1), None)
+    assert float(compiled.compute_loss(None, Y, Y + 3)) == pytest.approx(value, rel=1e-6)
 
 
 def test_what_its_config_leaves_out_at_the_default_is_no_fault() -> None:

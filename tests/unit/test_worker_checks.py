@@ -14,6 +14,7 @@ from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, St
 from spark_dl import KerasEstimator
 from spark_dl.errors import ModelError, OptionError
 from spark_dl.fit.spec import FitSpec, build_fit_spec
+from spark_dl.score import evaluate
 
 from .own_metrics import Capped, Greatest, InPython, RunningMean, TakesOtherThings, rooted
 from .test_batch_dependence import AddsMean, AddsSum, AddsVariance, contrastive, drawn, summed
@@ -187,6 +188,32 @@ def test_what_depends_on_the_batch_is_said(make: Callable[[], keras.Model], text
     (note,) = notes(make(), numWorkers=2)
     assert re.search(text, note)
     assert notes(make()) == ()
+
+
+class Distance(keras.losses.Loss):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return ops.mean(ops.abs(y_true - y_pred), axis=-1)
+
+
+def test_a_loss_that_compares_a_label_with_all_outputs_is_said() -> None:
+    one = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    one.compile("sgd", Distance())
+    (note,) = notes(one, label=FloatType())
+    assert re.search("loss Distance of 'dense.*compares the label of each row with the outputs of all rows", note)
+    assert notes(one) == ()  # an array of one number, as the note advises
+    one.compile("sgd", lambda y, p: ops.abs(y - p))  # Keras gives functions one shape
+    assert notes(one, label=FloatType()) == ()
+
+
+def test_evaluation_says_which_loss_depends_on_the_batch(recwarn: pytest.WarningsRecorder) -> None:
+    for loss in ("mse", keras.losses.Huber(delta=0.1), Distance()):
+        fit = spec(network(loss=loss))
+        evaluate._warn_of_losses(fit.model, fit.conversion)
+    assert not [one for one in recwarn if "depends on which rows" in str(one.message)]
+    for loss in (contrastive, keras.losses.MeanSquaredError(reduction="sum")):
+        fit = spec(network(loss=loss))
+        with pytest.warns(RuntimeWarning, match="The loss .* of 'dense.*' depends on which rows share a batch"):
+            evaluate._warn_of_losses(fit.model, fit.conversion)
 
 
 def test_ranks_get_the_rules_of_states() -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "Forward",
     "broadcasts_labels",
     "by_magnitude",
+    "compares_rows",
     "divided_losses",
     "forward",
     "joined_features",
@@ -101,6 +102,24 @@ def broadcasts_labels(loss: Any, example: Example) -> bool:
 
     with quiet():
         return taken(units) and not taken(units + 2)
+
+
+def compares_rows(loss: Any, example: Example) -> bool:
+    """Return whether a custom loss compares the label of each row with the outputs of all rows.
+
+    NumPy's rules make (rows, rows) of labels of shape (rows,) and outputs of shape (rows, 1). Keras gives a loss
+    function both in one shape, but not the `call` of a class.
+    """
+    if example.label_shape or example.output_shape != (1,) or not _is_own(loss):
+        return False
+    with quiet():
+        try:
+            value = _value_of(loss, example)
+            labels, outputs = next(iter(example.pairs(_ROWS[1], np.random.default_rng(0))))
+            one, again, reshaped = value(labels, outputs), value(labels, outputs), value(labels[:, None], outputs)
+        except Exception:
+            return False
+    return bool(one == again and np.isfinite([one, reshaped]).all() and not np.isclose(one, reshaped, rtol=1e-4))
 
 
 def _is_own(loss: Any) -> bool:

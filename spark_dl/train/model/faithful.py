@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from spark_dl._compat.keras import TRACKING_ATTRIBUTES
+from spark_dl._compat.keras import TRACKING_ATTRIBUTES, wrapped_function
 from spark_dl.train.model.parts import is_keras
 
-__all__ = ["fault", "is_same"]
+__all__ = ["changed_arguments", "fault", "is_same", "with_arguments"]
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 # Depth to which nested objects are compared.
@@ -50,6 +50,46 @@ def fault(thing: Any, config: Mapping[str, Any]) -> str:
     else:
         lost = [name for name, key in held.items() if not is_same(vars(thing)[key], copy.get(key))]
     return f"one that leaves {', '.join(lost)} out" if lost else ""
+
+
+def with_arguments(thing: Any, config: Any) -> Any:
+    """Return the config of one of Keras's losses or metrics with the arguments that its `get_config` forgets.
+
+    Keras's Huber leaves its delta out, for one.
+
+    Args:
+        thing: Any object; the config of others is returned as it is.
+        config: The config as Keras serializes it.
+    """
+    if not isinstance(thing, (keras.losses.Loss, keras.metrics.Metric)) or not is_keras(type(thing)):
+        return config
+    if not isinstance(config, dict) or not isinstance(written := config.get("config"), dict):
+        return config
+    taken = inspect.signature(type(thing).__init__).parameters
+    held = wrapped_function(thing)[1].items()
+    lost = {name: value for name, value in held if isinstance(value, _PLAIN) and name in taken and name not in written}
+    return {**config, "config": {**written, **lost}} if lost else config
+
+
+def changed_arguments(thing: Any, config: Mapping[str, Any]) -> str:
+    """Describe the arguments of one of Keras's losses or metrics whose value in its config isn't the one in use.
+
+    Keras holds them twice: an attribute that is set after the object was made changes one of them only.
+
+    Args:
+        thing: The loss or metric.
+        config: The config as Keras serializes it.
+
+    Returns:
+        The description; empty if all are equal.
+    """
+    written = config["config"]
+    held = {name: value for name, value in wrapped_function(thing)[1].items() if name in written}
+    return ", ".join(
+        f"{name}={written[name]!r} in its config, {value!r} in its computation"
+        for name, value in held.items()
+        if isinstance(value, _PLAIN) and not is_same(value, written[name])
+    )
 
 
 def _writes_itself(kind: type) -> bool:

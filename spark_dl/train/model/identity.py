@@ -29,7 +29,7 @@ from spark_dl._compat.keras_saving import (
     serializing,
 )
 from spark_dl.errors import ModelError, explain
-from spark_dl.train.model.faithful import fault, is_same
+from spark_dl.train.model.faithful import changed_arguments, fault, is_same, with_arguments
 from spark_dl.train.model.names import PACKAGE
 from spark_dl.train.model.parts import leaves
 
@@ -106,7 +106,7 @@ def naming() -> Iterator[None]:
 
     def write(obj: Any, by_keras: Callable[[Any], Any]) -> Any:
         name = names.get(_key(obj)) if _may_be_named(obj) else None
-        return by_keras(obj) if name is None else function_reference(name)
+        return with_arguments(obj, by_keras(obj)) if name is None else function_reference(name)
 
     def name_of(obj: Any, by_keras: Callable[[Any], str]) -> str:
         return names.get(_key(obj)) or by_keras(obj)
@@ -139,7 +139,11 @@ class _Finder:
             raise _not_copied(obj, "a Lambda layer with mask=, which Keras doesn't load", "Write a layer of your own.")
         if _may_be_named(obj) and not self._comparing:
             return function_reference(self._note(obj)) if _is_reference(obj) else self._instance(obj, by_keras)
-        return by_keras(obj)
+        config = with_arguments(obj, by_keras(obj))
+        if isinstance(obj, (keras.losses.Loss, keras.metrics.Metric)) and (changed := changed_arguments(obj, config)):
+            fix = "Make it with its arguments, in place of setting attributes."
+            raise _not_copied(obj, changed, fix, "one value of each argument")
+        return config
 
     def name_of(self, obj: Any, by_keras: Callable[[Any], str]) -> str:
         """Return the name that Keras writes for a class or function."""
@@ -193,12 +197,17 @@ class _Finder:
             return False
 
 
-def _not_copied(obj: Any, received: str, fix: str = "Write get_config in the class.") -> ModelError:
+def _not_copied(
+    obj: Any,
+    received: str,
+    fix: str = "Write get_config in the class.",
+    expected: str = "a get_config that gives all arguments of its __init__",
+) -> ModelError:
     name = getattr(obj, "name", None)
     return ModelError(
         explain(
             f"{type(obj).__name__}{f' {name!r}' if name else ''} can't be copied, and training needs copies of it.",
-            expected="a get_config that gives all arguments of its __init__",
+            expected=expected,
             received=received,
             fix=fix,
         )

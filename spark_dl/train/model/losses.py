@@ -16,6 +16,7 @@ from spark_dl.train.model.shape import ModelShape
 
 __all__ = [
     "MARGIN_LOSSES",
+    "MEANS",
     "LossFacts",
     "by_output",
     "loss_facts",
@@ -26,6 +27,8 @@ __all__ = [
 
 # They take the distance from a decision boundary at 0: neither a logit nor a probability.
 MARGIN_LOSSES = ("hinge", "squared_hinge")
+# The reductions of Keras that give the mean over rows.
+MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
 @dataclass(frozen=True)
