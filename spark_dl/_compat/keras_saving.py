@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import io
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -130,10 +129,7 @@ def serializing(
             if isinstance(obj, type) and issubclass(obj, (keras.losses.Loss, keras.metrics.Metric)):
                 obj = obj()  # as compile does
                 made.append(obj)
-            return write(obj, whole)
-
-        def whole(obj: Any) -> Any:
-            return _with_lost_arguments(obj, keras_write(obj))
+            return write(obj, keras_write)
 
         def named(obj: Any) -> str:
             return name_of(obj, keras_name) if threading.get_ident() == thread else keras_name(obj)
@@ -149,24 +145,6 @@ def serializing(
         patches.enter_context(_patched(object_registration, "get_registered_name", named))
         patches.enter_context(_patched(keras.layers.Lambda, "_serialize_function_to_config", written_lambda))
         yield
-
-
-def _with_lost_arguments(thing: Any, config: Any) -> Any:
-    """Add to the config of Keras's own losses and metrics the arguments that their get_config leaves out.
-
-    These are Huber's delta, and the axis of CosineSimilarity and SparseCategoricalCrossentropy, which are in the
-    `_fn_kwargs` of `LossFunctionWrapper` and `MeanMetricWrapper`: Keras would load them with its defaults.
-    """
-    kind = type(thing)
-    if (
-        not isinstance(thing, (keras.losses.Loss, keras.metrics.Metric))
-        or not is_exported(kind)
-        or not isinstance(config, dict)
-    ):
-        return config
-    held, given = getattr(thing, "_fn_kwargs", {}), config.get("config", {})
-    lost = {name: held[name] for name in inspect.signature(kind).parameters if name in held and name not in given}
-    return {**config, "config": {**given, **lost}} if lost else config
 
 
 @contextlib.contextmanager

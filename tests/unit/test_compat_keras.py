@@ -295,19 +295,3 @@ def test_the_serializer_is_replaced_wherever_keras_calls_it_and_put_back() -> No
     assert {type(thing) for thing in written} >= {keras.Sequential, keras.layers.Lambda, keras.layers.Dense}
     assert keras.activations.relu in named
     assert keras.saving.serialize_keras_object is keras.utils.serialize_keras_object is before
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        keras.losses.Huber(delta=0.1),
-        keras.losses.CosineSimilarity(axis=1),
-        keras.losses.SparseCategoricalCrossentropy(axis=1, ignore_class=0),
-        keras.losses.MeanSquaredError(),
-        keras.metrics.CosineSimilarity(axis=1),
-    ],
-)
-def test_losses_and_metrics_keep_the_arguments_that_their_config_leaves_out(loss: Any) -> None:
-    with keras_saving.serializing(lambda obj, by_keras: by_keras(obj), lambda obj, by_keras: by_keras(obj)):
-        config = keras.saving.serialize_keras_object(loss)
-    assert keras.saving.deserialize_keras_object(config)._fn_kwargs == loss._fn_kwargs

@@ -19,6 +19,7 @@ from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.ml.savable_objects import refuse_missing, savable
 from spark_dl.train.model.carrying import keras_reducer
 from spark_dl.train.model.compiling import compiled_copy
+from spark_dl.train.model.faithful import with_arguments
 from spark_dl.train.model.names import PACKAGE
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 
@@ -620,3 +621,18 @@ def test_given_names_may_be_registered() -> None:
         for name in (f"{PACKAGE}act", f"{PACKAGE}act_2"):
             registered.pop(name, None)
     assert [layer.activation for layer in loaded.layers[:2]] == functions
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.Huber(delta=0.1),
+        keras.losses.CosineSimilarity(axis=1),
+        keras.losses.SparseCategoricalCrossentropy(axis=1, ignore_class=0),
+        keras.losses.MeanSquaredError(),
+        keras.metrics.CosineSimilarity(axis=1),
+    ],
+)
+def test_losses_and_metrics_keep_the_arguments_that_their_config_leaves_out(loss: Any) -> None:
+    config = with_arguments(loss, keras.saving.serialize_keras_object(loss))
+    assert keras.saving.deserialize_keras_object(config)._fn_kwargs == loss._fn_kwargs
