@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.trainers.compile_utils import CompileMetrics
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "child_layers",
     "compile_metrics",
     "compiled_optimizer",
+    "copied_value",
     "decay_exclusions",
     "decay_pattern",
     "is_compile_metrics",
@@ -69,6 +71,14 @@ def all_layers(layer: Any, include_self: bool = True) -> list[Any]:
 def child_layers(layer: Any) -> list[Any]:
     """Return the layers that a layer or a model holds itself (`Layer._layers`)."""
     return list(layer._layers)
+
+
+def copied_value(variable: Any) -> np.ndarray:
+    """Return a copy of a variable's value, of its shape and dtype (`Variable.__array__`).
+
+    `np.array` asks for a copy in a way that Keras's variables don't know, which NumPy 2 deprecates.
+    """
+    return np.asarray(variable).copy()
 
 
 def own_variables(layer: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import queue
 import socket
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
@@ -22,10 +22,11 @@ from spark_dl.diagnosis.stacks import stack_of
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace
-from spark_dl.launch.channel import Channel
+from spark_dl.launch.channel import Channel, MessageQueue
 from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
+from spark_dl.launch.messages import Arrived
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slot_queue import NOTICE_SECONDS, SlotQueue
+from spark_dl.launch.slot_queue import NOTICE_SECONDS, Claim, SlotQueue
 from spark_dl.launch.slots import check_cluster, cores_now, encryption, no_slots, resource_profile, setting_of, slots_of
 from spark_dl.redaction import warn
 from spark_dl.spark.job import SparkJob
@@ -179,9 +180,10 @@ def _probe_slots(
         The facts of each task, in the order of the tasks.
 
     Raises:
-        ClusterError: There are no slots in time, or the job failed.
+        ClusterError: There are no slots in time, the tasks don't end in time, or the job failed.
     """
-    with Channel.of(spark, queue.Queue()) as channel:
+    messages: MessageQueue = queue.Queue()
+    with Channel.of(spark, messages) as channel:
         request = ProbeRequest(
             tuple(store.url for store in stores), token, channel.address, tuple(modules or ()), modules is None
         )
@@ -190,15 +192,50 @@ def _probe_slots(
             functools.partial(probe_executor, request), "facts string", barrier=True, profile=profile
         )
         with SlotQueue.of(spark).claim(tasks, _warn) as claim, SparkJob(frame) as job:
-            left = min(settings.slot_timeout, NOTICE_SECONDS)
-            while not job.wait(left):
-                left = claim.left(settings.slot_timeout)
-                if left <= 0:
-                    raise no_slots(tasks, settings.slot_timeout)
+            _wait(job.wait, messages, claim, tasks, settings)
             try:
                 return [decode(json.loads(row["facts"]), (ExecutorFacts,)) for row in job.rows()]
             except Exception as error:
                 raise _unable(error) from error
+
+
+def _wait(
+    ended: Callable[[float], bool], messages: MessageQueue, claim: Claim, tasks: int, settings: LaunchSettings
+) -> None:
+    """Wait for the probe's end: slotTimeout for slots, then as long as ranks may take to start.
+
+    Args:
+        ended: Waits for the end of the job, at most the given seconds, and returns whether it has ended.
+        messages: The arrivals of the tasks.
+        claim: The claim of the slots.
+        tasks: The number of tasks.
+        settings: The launch settings, which hold the timeouts.
+
+    Raises:
+        SlotsError: No task had its slot in time.
+        ClusterError: The tasks had their slots and didn't end in time.
+    """
+    left = min(settings.slot_timeout, NOTICE_SECONDS)
+    while not ended(left):
+        if not messages.empty():  # Spark starts all tasks of a barrier stage at once
+            if not ended(settings.start_timeout):
+                raise _slow(messages, tasks, settings.start_timeout)
+            return
+        left = claim.left(settings.slot_timeout)
+        if left <= 0:
+            raise no_slots(tasks, settings.slot_timeout)
+
+
+def _slow(messages: MessageQueue, tasks: int, seconds: float) -> ClusterError:
+    hosts = {message.rank: message.host for message in messages.queue if isinstance(message, Arrived)}
+    return ClusterError(
+        explain(
+            f"The executors' checks did not end within {seconds:g} s.",
+            expected=f"{tasks} tasks that start Python, use the directories and end",
+            received=f"{len(hosts)} tasks that have started Python, on {', '.join(sorted(set(hosts.values())))}",
+            fix="Look at the executors' logs: check that their hosts reach cacheDir, and how soon Python starts.",
+        )
+    )
 
 
 def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:

@@ -17,7 +17,7 @@ from spark_dl.errors import SparkDLError, StoreError
 from spark_dl.io.store import Store
 from spark_dl.launch.channel import Sender
 from spark_dl.launch.horovod_build import horovod_fault
-from spark_dl.launch.messages import Address
+from spark_dl.launch.messages import Address, Arrived
 from spark_dl.spark.python_worker import keep_worker
 from spark_dl.wire import encode
 
@@ -84,13 +84,14 @@ def probe_executor(request: ProbeRequest, batches: Iterable[pa.RecordBatch]) -> 
     task = context.partitionId()
     executors = [info.address for info in context.getTaskInfos()]
     own = executors[task]
+    way = _report_arrival(request.driver, task, own)
     facts = ExecutorFacts(
         executor=own,
         versions=machine.versions(),
         horovod=horovod_fault(),
         absent=tuple(machine.absent(request.modules)),
         directories={url: _use(Store(url), request.token, task) for url in request.urls},
-        driver=_way_to_driver(request.driver),
+        driver=way,
         findings=(),
     )
     if request.thorough:
@@ -112,9 +113,11 @@ def _use(store: Store, token: str, task: int) -> str:
     return ""
 
 
-def _way_to_driver(driver: Address) -> str:
+def _report_arrival(driver: Address, task: int, own: str) -> str:
+    """Report to the driver that this task has its slot; return the fault of the way there, or ""."""
     try:
-        Sender(driver, _REACH_SECONDS).close()
+        with contextlib.closing(Sender(driver, _REACH_SECONDS)) as sender:
+            sender.send(Arrived(task, own.rpartition(":")[0]))
     except SparkDLError as error:
         return str(error)
     return ""

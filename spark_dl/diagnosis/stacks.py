@@ -26,7 +26,7 @@ STACKS: Mapping[str, Mapping[str, str]] = {
         "pandas": "2.3",
         "tensorflow-cpu": "2.21",
         "keras": "3.15",
-        "mlflow": "3.17",
+        "mlflow": "3.8",
     },
     "newest": {
         "pyspark": "4.3",

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import copied_value
 from spark_dl.collectives import Collectives
 from spark_dl.train.metrics.joins import RULES
 
@@ -45,7 +46,7 @@ class MovingStates:
 
     def begin_changes(self) -> None:
         """Record the states that sums of changes start from; callbacks may have set them since the last join."""
-        self._before = {index: np.array(variable, np.float64) for index, variable in self._ruled.items()}
+        self._before = {index: copied_value(variable).astype(np.float64) for index, variable in self._ruled.items()}
 
     def join(self, model: keras.Model) -> None:
         """Replace the states that changed on any rank by the joined ones."""

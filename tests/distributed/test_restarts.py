@@ -131,8 +131,7 @@ def test_a_worker_that_is_lost_in_the_look_at_validation_costs_that_look_alone(
     assert (run.info.status, looked_at) == ("FINISHED", [])
 
 
-@pytest.mark.stack
-@pytest.mark.parametrize("what", ["kill", "kill task"])
+@pytest.mark.parametrize("what", [pytest.param("kill", marks=pytest.mark.stack), "kill task"])
 def test_a_lost_worker_costs_the_work_since_the_last_checkpoint(
     what: str, data: DataFrame, undisturbed: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

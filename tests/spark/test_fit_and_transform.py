@@ -67,7 +67,6 @@ def test_the_summary_tells_how_training_went(fitted, data: DataFrame) -> None:
     assert fitted.summary.rows_per_second > models.ROWS / fitted.summary.seconds
 
 
-@pytest.mark.stack
 def test_two_classes_with_one_output_unit_serve_sparks_binary_evaluator(spark: SparkSession) -> None:
     frame = models.frame(spark, classes=2)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
@@ -105,9 +104,16 @@ def as_columns(data: DataFrame, kind: str) -> tuple[DataFrame, dict]:
     return data.withColumn("v", numbers.cast(f"array<{element}>")), {"featuresCol": "v"}
 
 
-@pytest.mark.stack
 @pytest.mark.parametrize(
-    "kind", ["scalars", "dense vector", "dense and sparse vectors", "array and scalar", "array<float>", "array<double>"]
+    "kind",
+    [
+        pytest.param("scalars", marks=pytest.mark.stack),
+        "dense vector",
+        pytest.param("dense and sparse vectors", marks=pytest.mark.stack),
+        "array and scalar",
+        pytest.param("array<float>", marks=pytest.mark.stack),
+        "array<double>",
+    ],
 )
 def test_every_kind_of_column_trains_and_scores_alike(kind: str, data: DataFrame) -> None:
     frame, columns = as_columns(data, kind)

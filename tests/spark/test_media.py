@@ -48,8 +48,10 @@ def accuracy(scored: DataFrame) -> float:
     return float(np.mean([row.label == row.prediction for row in scored.collect()]))
 
 
-@pytest.mark.stack
-@pytest.mark.parametrize("kind", ["image", "raw", "struct"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("image", marks=pytest.mark.stack), "raw", pytest.param("struct", marks=pytest.mark.stack)],
+)
 def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Path, kind: str) -> None:
     frame = bright_or_dark(spark, kind)
     estimator = KerasClassifier(
@@ -79,8 +81,7 @@ def test_a_binary_column_of_images_or_numbers(spark: SparkSession, tmp_path: Pat
         np.testing.assert_allclose(by_id[row.id].toArray(), row.probability.toArray(), atol=1e-6)
 
 
-@pytest.mark.stack
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.stack), 4])
 def test_what_sparks_image_source_reads_is_what_tensorflow_decodes(
     spark: SparkSession, tmp_path: Path, channels: int
 ) -> None:

@@ -215,7 +215,6 @@ def test_a_lambda_layer_in_a_saved_model_is_not_run(saved: Path, spark: SparkSes
     assert not os.path.exists(mark)
 
 
-@pytest.mark.stack
 def test_an_estimator_with_callbacks_is_not_saved(spark: SparkSession, tmp_path: Path) -> None:
     estimator = KerasRegressor(model=models.regressor(), callbacks=[keras.callbacks.TerminateOnNaN()])
     with pytest.raises(SavedModelError, match=r"callbacks can't be saved.*TerminateOnNaN"):

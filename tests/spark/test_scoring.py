@@ -91,7 +91,6 @@ def test_equally_probable_classes_come_in_their_order(data: DataFrame) -> None:
     assert [item.label for item in row.topK] == [0, 1, 2]
 
 
-@pytest.mark.stack
 def test_thresholds_are_spark_mls(fitted: KerasClassifierModel, data: DataFrame) -> None:
     thresholds = [0.1, 0.5, 3.0]
     rows = fitted.copy({fitted.thresholds: thresholds}).transform(data).collect()

@@ -47,6 +47,15 @@ def test_all_layers_are_found_within_layers() -> None:
     assert inside.all_layers(block, include_self=False) == [block.inner]
 
 
+@pytest.mark.stack
+@pytest.mark.parametrize("initial", [[1.0, 2.0], 3.0])
+def test_the_copied_value_of_a_variable_stays_as_it_was(initial: Any) -> None:
+    variable = keras.Variable(initial, dtype="float32")
+    copied = inside.copied_value(variable)
+    variable.assign(variable + 1)
+    assert (copied.dtype, copied.tolist()) == ("float32", initial)
+
+
 def test_child_layers_are_those_of_the_layer_itself() -> None:
     model = network()
     assert inside.child_layers(model) == model.layers

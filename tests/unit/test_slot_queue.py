@@ -5,10 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from spark_dl.errors import SlotsError
+from spark_dl.diagnosis import checks
+from spark_dl.errors import ClusterError, SlotsError
 from spark_dl.launch import slot_queue
 from spark_dl.launch.channel import MessageQueue
 from spark_dl.launch.messages import Arrived
@@ -164,6 +166,22 @@ def test_a_watch_waits_as_long_as_other_fits_hold_slots_and_then_gives_up(begin:
         watch._deadline = 0.0  # as if the time had passed that was set while the other fit held its slots
         with pytest.raises(SlotsError, match="did not give 2 slots"):
             watch.take(queue.Queue())
+
+
+def test_preflight_waits_for_tasks_that_have_their_slots_and_start_slowly() -> None:
+    ended = threading.Event()
+    messages: MessageQueue = queue.Queue()
+    late = threading.Timer(0.05, ended.set)
+    limits = LaunchSettings(slot_timeout=0.0)
+    with SlotQueue().claim(2, lambda text: None) as claim:
+        with pytest.raises(SlotsError, match="did not give 2 slots"):
+            checks._wait(ended.wait, messages, claim, 2, limits)
+        messages.put(Arrived(1, "b"))
+        with pytest.raises(ClusterError, match=r"checks did not end within 0 s[\s\S]*1 tasks that .* on b"):
+            checks._wait(ended.wait, messages, claim, 2, replace(limits, start_timeout=0.0))
+        late.start()
+        checks._wait(ended.wait, messages, claim, 2, limits)
+    assert ended.is_set()
 
 
 def test_a_watch_gives_the_turn_to_the_next_when_all_ranks_are_there() -> None:

@@ -27,6 +27,7 @@ def run(directory: Path, *arguments: str) -> list[str]:
         path.chmod(0o755)
     ran = subprocess.run(
         [scripts / "test.sh", *arguments],
+        cwd=directory,
         env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -63,10 +64,20 @@ def test_arguments_go_to_pytest(tmp_path: Path, arguments: list[str], shared: bo
     assert last == f"python -m pytest --durations=20 {SHARED if shared else ''}{' '.join(arguments)}"
 
 
-def test_a_stack_is_set_up_and_runs_the_tests_that_are_marked_for_it(tmp_path: Path) -> None:
-    assert run(tmp_path, "--stack", "newest", "-k", "a name") == [
+@pytest.mark.parametrize("named", [False, True])
+def test_a_stack_is_set_up_and_runs_the_tests_that_are_marked_for_it(named: bool, tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    for name, mark in {
+        "marked": "@pytest.mark.stack\n",
+        "param": 'marks=pytest.mark.stack, id="a"',
+        "other": "",
+    }.items():
+        (tmp_path / f"tests/test_{name}.py").write_text(f"import pytest\n{mark}")
+    path = "tests/test_other.py::test_name" if named else ""
+    files = "" if named else "tests/test_marked.py tests/test_param.py "
+    assert run(tmp_path, "--stack", "newest", "-k", "a name", *path.split()) == [
         "setup.sh --stack newest",
-        f"python -m pytest --durations=20 {SHARED}-m stack -k a name",
+        f"python -m pytest --durations=20 {SHARED}-m stack {files}-k a name {path}".rstrip(),
     ]
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import copied_value
 from spark_dl.collectives import Collectives
 from spark_dl.log_values import plain_logs
 from spark_dl.train.metrics.joins import MetricJoin
@@ -182,7 +183,7 @@ class SyncMetrics(keras.callbacks.Callback):
     def _join_step(self, logs: dict[str, Any], validation: bool) -> None:
         """Join the logs of a step; each rank's metric states are unchanged."""
         variables = self.model.metrics_variables
-        states = [np.array(variable) for variable in variables]
+        states = [copied_value(variable) for variable in variables]
         joined = self._joined(validation)
         for variable, state in zip(variables, states, strict=True):
             variable.assign(state)

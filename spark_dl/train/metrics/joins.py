@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spark_dl._compat.keras import compile_metrics, is_compile_metrics, wrapped_function
+from spark_dl._compat.keras import compile_metrics, copied_value, is_compile_metrics, wrapped_function
 from spark_dl.train.model.constants import rows_near
 from spark_dl.train.model.examples import Example
 from spark_dl.train.model.parts import is_keras, leaves
@@ -211,7 +211,7 @@ class _Trial:
         self._metric = copy_of(metric)
         self._other = copy_of(metric)
         self._trials = trials
-        built = {id(variable): np.array(variable) for variable in self._metric.variables}
+        built = {id(variable): copied_value(variable) for variable in self._metric.variables}
         first, second = trials[0]
         self._metric.update_state(*first)  # some create their variables on first use
         self._other.update_state(*second)

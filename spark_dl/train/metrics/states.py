@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spark_dl._compat.keras import copied_value
 from spark_dl.collectives import Collectives
 from spark_dl.train.metrics.joins import MERGE, RULES, MetricJoin, copy_of, leaf_metrics, user_metrics
 
@@ -31,7 +32,7 @@ class MetricStates:
         """Record the states before any row, which needn't be 0."""
         made = [thing for thing in user_metrics(self._model) if isinstance(thing, keras.Metric)]
         variables = [variable for metric in (*made, *leaf_metrics(self._model)) for variable in metric.variables]
-        self._initial = {id(variable): np.array(variable) for variable in variables}
+        self._initial = {id(variable): copied_value(variable) for variable in variables}
 
     def over_ranks(self, collectives: Collectives, name: str) -> list[np.ndarray]:
         """Return the states of all ranks' rows, in the order of `metrics_variables`; the metrics are unchanged."""

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spark_dl._compat.keras import all_layers, is_seed, own_variables
+from spark_dl._compat.keras import all_layers, copied_value, is_seed, own_variables
 from spark_dl.train.metrics.joins import RULES
 from spark_dl.train.model.batch_dependence import forward, joined_features, quiet
 from spark_dl.train.model.examples import features_of
@@ -162,7 +162,7 @@ def _is_limited(model: keras.Model, index: int, initial: list[np.ndarray], trial
 
 
 def _states(model: keras.Model) -> list[np.ndarray]:
-    return [np.array(variable) for variable in model.non_trainable_variables]
+    return [copied_value(variable) for variable in model.non_trainable_variables]
 
 
 def _assign(model: keras.Model, states: list[np.ndarray]) -> None:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from spark_dl._compat.keras import all_layers
+from spark_dl._compat.keras import all_layers, copied_value
 from spark_dl.train.model.batch_dependence import (
     MEAN,
     OTHER,
@@ -193,7 +193,7 @@ class _Trial:
         self._taken: list[np.ndarray] = []
         # By the batch and the steepness; the batches are kept, so that no other one has their identity.
         self._known: dict[tuple[int, float], tuple[_Batch, np.ndarray]] = {}
-        self._state = [(variable, np.array(variable)) for variable in model.non_trainable_variables]
+        self._state = [(variable, copied_value(variable)) for variable in model.non_trainable_variables]
         held = leaves([model.optimizer, *vars(model).values()])
         for optimizer in {id(o): o for o in held if isinstance(o, keras.optimizers.Optimizer)}.values():
             optimizer.apply = self._note
