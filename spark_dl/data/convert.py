@@ -208,9 +208,9 @@ def _convert_batch(
     rows = batch.num_rows
     keep = np.ones(rows, bool)
     received = decode_batch(batch, conversion.columns)
-    told = {column.name: column for column in received}  # a Vector may be read in two forms
+    by_name = {column.name: column for column in received}  # a Vector may be read in two forms
     for column, extracted in received.items():
-        if told[column.name] is column:
+        if by_name[column.name] is column:
             faults.add_extracted(column, extracted)
         np.logical_and(keep, extracted.usable, out=keep)
     values = {column: extracted.values for column, extracted in received.items()}

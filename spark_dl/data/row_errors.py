@@ -92,9 +92,9 @@ class RowErrors:
         """Count labels that their loss doesn't accept, by the invalid number or sum."""
         values, counts = np.unique(wrong, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            told = ("label", column, f"{loss} {value:g}")
-            known = sum(key[:2] == told[:2] for key in self.counts)
-            self.add(*told[:2], count, told[2] if told in self.counts or known < _MOST_VALUES else f"{loss} {_OTHERS}")
+            key = ("label", column, f"{loss} {value:g}")
+            known = sum(one[:2] == key[:2] for one in self.counts)
+            self.add(*key[:2], count, key[2] if key in self.counts or known < _MOST_VALUES else f"{loss} {_OTHERS}")
 
 
 def describe(faults: Iterable[Row], columns: Iterable[Column], labels: Iterable[LabelSpec]) -> str:
@@ -159,8 +159,8 @@ def _length_line(column: Column, found: Mapping[int, int], side: str) -> str:
 def _label_line(name: str, loss: str, found: Mapping[str, int]) -> str:
     """Describe the labels that a loss doesn't accept, from the number of rows by label."""
     values = sorted((pair for pair in found.items() if pair[0] != _OTHERS), key=lambda pair: (-pair[1], pair[0]))
-    told, rest = values[:_MOST_VALUES], sum(rows for _, rows in values[_MOST_VALUES:]) + found.get(_OTHERS, 0)
-    by_value = [f"{value} in {rows}" for value, rows in [*told, *([("others", rest)] if rest else [])]]
+    shown, rest = values[:_MOST_VALUES], sum(rows for _, rows in values[_MOST_VALUES:]) + found.get(_OTHERS, 0)
+    by_value = [f"{value} in {rows}" for value, rows in [*shown, *([("others", rest)] if rest else [])]]
     rule = RULES[loss]
     what = "numbers, or sums of a row" if rule.sums else "numbers"
     return (

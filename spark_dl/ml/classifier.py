@@ -188,11 +188,11 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         training = frame.where(~F.col(quoted(held.name))) if held else frame
         for column in conversion.columns:
             training = training.where(kind_of(column).is_present(column)) if column.drop else training
-        told = F.col(quoted(label.column.name))
+        value = F.col(quoted(label.column.name))
         if label.column.fill is not None:
             missing = ~kind_of(label.column).is_present(label.column)
-            told = F.when(missing, F.lit(label.column.fill)).otherwise(told)
-        counted = training.groupBy(told.alias("label")).count()
+            value = F.when(missing, F.lit(label.column.fill)).otherwise(value)
+        counted = training.groupBy(value.alias("label")).count()
         with SparkJob(counted) as spec:
             rows = {row["label"]: row["count"] for row in spec.rows()}
         counts = [rows.get(index, 0) for index in range(label.classes or 0)]

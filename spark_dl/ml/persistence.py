@@ -367,5 +367,5 @@ def _content(spark: SparkSession, path: str, facts: dict[str, Any]) -> bytes:
     return content
 
 
-def _damaged(path: str, expected: str, received: str, fix: str = "Save it anew.") -> SavedModelError:
+def _damaged(path: str, expected: str, received: str, fix: str = "Save it again.") -> SavedModelError:
     return SavedModelError(explain(f"{path} can't be loaded.", expected=expected, received=received, fix=fix))

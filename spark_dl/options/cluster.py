@@ -40,7 +40,7 @@ class LaunchOptions(Options):
         on_resume="any",
     )
     allow_plaintext: bool = option(
-        "Train although Spark is told to encrypt: workers speak plain TCP, on a network that you trust.",
+        "Train although Spark is set to encrypt: workers speak plain TCP, on a network that you trust.",
         checks.boolean,
         False,
         on_resume="any",

@@ -102,7 +102,7 @@ class ModelOptions(Options):
     augment: Any = option(
         "Keras layers that change the features in training only, such as RandomFlip: one layer (or a Sequential), or "
         "a dict by the inputs' names. They see the features before transformFn does. After lost workers their random "
-        "draws begin anew.",
+        "draws start again.",
         checks.anything,
         None,
         on_resume="same",

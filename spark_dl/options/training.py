@@ -73,7 +73,7 @@ class TrainingOptions(Options):
         on_resume="any",
     )
     shuffle: bool = option(
-        "Whether rows are shuffled anew in each epoch.",
+        "Whether rows are shuffled again in each epoch.",
         checks.boolean,
         True,
         on_resume="same",
@@ -104,7 +104,7 @@ class TrainingOptions(Options):
     )
     cache_data: str = option(
         "Where a worker keeps the rows that it has read, for the epochs that follow: 'memory', 'disk' (of its host), "
-        "or 'none' to read them anew; 'auto' does so until a worker waits for rows more than a fifth of an epoch, "
+        "or 'none' to read them again; 'auto' does so until a worker waits for rows more than a fifth of an epoch, "
         "and then keeps them on disk where there is room.",
         checks.choice("auto", "none", "memory", "disk"),
         "auto",

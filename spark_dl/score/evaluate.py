@@ -165,8 +165,8 @@ def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
 
     These are the metric states, then the sums of `DividedLosses`.
     """
-    told = replace(evaluation, content=evaluation.content.ship(packed.sparkSession))
-    with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, told), _RESULT)) as job:
+    shipped = replace(evaluation, content=evaluation.content.ship(packed.sparkSession))
+    with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, shipped), _RESULT)) as job:
         rows = job.rows()
     faults = [row for row in rows if row["kind"] != "states"]
     if faults:
@@ -212,10 +212,10 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
                 rows += len(part[0])
     states = [np.asarray(variable, np.float64).ravel() for variable in model.metrics_variables] if model else []
     states += [losses.sums()] if losses else []
-    told: list[dict[str, Any]] = [
+    records: list[dict[str, Any]] = [
         {"kind": "states", "rows": rows, "states": np.concatenate(states) if states else np.empty(0)}
     ]
-    told += [{"kind": kind, "name": n, "detail": d, "rows": count} for (kind, n, d), count in faults.counts.items()]
+    records += [{"kind": kind, "name": n, "detail": d, "rows": count} for (kind, n, d), count in faults.counts.items()]
     schema = pa.schema(
         [
             ("kind", pa.string()),
@@ -225,4 +225,4 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
             ("states", pa.list_(pa.float64())),
         ]
     )
-    yield pa.RecordBatch.from_pylist(told, schema=schema)
+    yield pa.RecordBatch.from_pylist(records, schema=schema)

@@ -73,7 +73,7 @@ class ScoringRowErrors:
         """
         wrong = [(column, values[rows], rows) for column, values, rows in found if rows.any()]
         if wrong:
-            told = [f"{c.name} {v[v != np.floor(v)][0]:g} {_rows(rows)}" for c, v, rows in wrong]
+            texts = [f"{c.name} {v[v != np.floor(v)][0]:g} {_rows(rows)}" for c, v, rows in wrong]
             names = ", ".join(repr(column.name) for column, _, _ in wrong)
             raise DataError(
                 explain(
@@ -81,7 +81,7 @@ class ScoringRowErrors:
                     if len(wrong) == 1
                     else f"The columns {names} can't be scored.",
                     expected=f"whole numbers, for the model's input of {dtype}",
-                    received="; ".join(told),
+                    received="; ".join(texts),
                     fix=WHOLE_FIX,
                 )
             )

@@ -92,7 +92,7 @@ def pinned(uri: str) -> str:
     except (MlflowException, requests.RequestException, ValueError) as error:
         raise SavedModelError(
             explain(
-                f"It can't be told which version {uri!r} is.",
+                f"It is unknown which version {uri!r} is.",
                 expected="'models:/name@alias' or 'models:/name/latest'",
                 received=f"{type(error).__name__}: {error}",
                 fix="Check the name, the alias and the registry (MLFLOW_REGISTRY_URI).",

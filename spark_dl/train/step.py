@@ -69,8 +69,8 @@ def prepare_steps(
         with within("training", rows):
             logs = _standing_empty(model, train_step, taken, rows) if may_be_empty else train_step(taken)
         # The optimizer increments `iterations` last, so the clock waits for it.
-        told = [log for log in tf.nest.flatten(logs) if tf.is_tensor(log)]
-        clock.end([tf.identity(keras.ops.convert_to_tensor(model.optimizer.iterations)), *told])
+        numbers = [log for log in tf.nest.flatten(logs) if tf.is_tensor(log)]
+        clock.end([tf.identity(keras.ops.convert_to_tensor(model.optimizer.iterations)), *numbers])
         return logs
 
     def counted_test(data: Any) -> Any:

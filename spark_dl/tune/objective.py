@@ -64,14 +64,18 @@ class Objective:
         name = metric.getOrDefault("metricName") if metric.hasParam("metricName") else type(metric).__name__
         return Objective(name, direction, metric, rows)
 
-    def value(self, model: KerasModel) -> float:
-        """Measure a fitted model: by its validation rows, or in the epoch whose weights it has."""
+    def value(self, model: KerasModel, best_epoch: bool) -> float:
+        """Measure a fitted model: by its validation rows, or in the epoch whose weights it has.
+
+        Args:
+            model: The fitted model.
+            best_epoch: Whether it has the weights of its best epoch (restoreBestWeights), and not of the last.
+        """
         if self.evaluator is not None and self.rows is not None:
             return float(self.evaluator.evaluate(model.transform(self.rows)))
         summary = model.summary
-        values = summary.history[self.name]
-        best = model.getOrDefault("restoreBestWeights") if model.hasParam("restoreBestWeights") else False
-        return float(values[summary.best_epoch - summary.first_epoch] if best else values[-1])
+        known = best_epoch and summary.best_epoch >= 0
+        return float(summary.history[self.name][summary.best_epoch - summary.first_epoch if known else -1])
 
     def of_epoch(self, metrics: dict[str, Any]) -> float:
         """Return the metric of an epoch.

@@ -126,7 +126,11 @@ class Trials:
         if self.failed is not None:
             self.study.tell(trial, state=TrialState.FAIL)
             return
-        value = math.nan if pruned.is_set() else self.objective.value(model)
+        value = (
+            math.nan
+            if pruned.is_set()
+            else self.objective.value(model, self.space.estimator(values).getOrDefault("restoreBestWeights"))
+        )
         with self.lock:
             self._tell(trial, model, value, pruned.is_set())
 

@@ -425,7 +425,7 @@ def test_a_stream_takes_up_a_new_champion_with_its_next_batch(
 def test_a_registry_that_is_away_leaves_the_model_that_is_there(
     data: DataFrame, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SavedModelError, match="can't be told which version"):
+    with pytest.raises(SavedModelError, match="unknown which version"):
         spark_dl.mlflow.follow("models:/nobody@champion")
     with mlflow.start_run():
         fitted = KerasRegressor(model=models.regressor(), loss="mse", verbose=0, registeredModelName="kept").fit(data)

@@ -38,8 +38,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def classifier(**options: Any) -> KerasClassifier:
-    settings = {"optimizer": "adam", "epochs": 2, "verbose": 0, "tracking": None, "validationCol": "held"}
-    return KerasClassifier(model=models.classifier(), **{**settings, **options})
+    settings = {
+        "model": models.classifier(),
+        "optimizer": "adam",
+        "epochs": 2,
+        "verbose": 0,
+        "tracking": None,
+        "validationCol": "held",
+    }
+    return KerasClassifier(**{**settings, **options})
 
 
 def study(path: Path, **options: Any) -> optuna.Study:
@@ -56,19 +63,28 @@ def test_trials_are_nested_runs_and_the_best_model_is_returned(
     trials = found.study.get_trials()
     assert len(trials) == 3
     values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE]
-    assert found.bestValue == min(values) == found.bestModel.summary.history["val_loss"][-1]
-    rate = found.study.best_params["learningRate"]
-    assert found.bestModel.getLearningRate() == found.bestParams["learningRate"] == rate
+    summary = found.bestModel.summary
+    assert found.bestValue == min(values) == summary.history["val_loss"][-1]
+    assert found.bestParams == found.study.best_params
     assert found.transform(data).columns == found.bestModel.transform(data).columns
     assert spark_dl.evaluate(found, data) == found.bestModel.evaluate(data)
     found.save(f"{tmp_path}/best")
-    assert KerasClassifierModel.load(f"{tmp_path}/best").getLearningRate() == rate
+    assert KerasClassifierModel.load(f"{tmp_path}/best").summary.history == summary.history
     runs = mlflow.search_runs(experiment_names=[store], output_format="list")
     (parent,) = [run for run in runs if run.info.run_name == "the search"]
     nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert sorted(run.info.run_name for run in nested) == ["trial 0", "trial 1", "trial 2"]
     assert parent.data.params["metric"] == "val_loss"
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_the_value_is_that_of_the_epoch_whose_weights_are_kept(data: DataFrame, tmp_path: Path) -> None:
+    # With this rate the loss rises after the first epochs.
+    estimator = classifier(optimizer="sgd", epochs=4, restoreBestWeights=True)
+    found = OptunaSearch(estimator, {"learningRate": [20.0]}, trials=1, study=study(tmp_path)).fit(data)
+    losses = found.bestModel.summary.history["val_loss"]
+    assert found.bestValue == min(losses) < losses[-1]
+    assert found.bestModel.evaluate(data.where("held"))["loss"] == pytest.approx(found.bestValue, rel=1e-5)
 
 
 class PrunesAll(optuna.pruners.BasePruner):

@@ -273,7 +273,7 @@ class Doubled(L.Layer):
 def test_what_can_not_be_measured_must_be_declared() -> None:
     model = sequential(Doubled())
     shape = shape_of(model)
-    with pytest.raises(ModelError, match=r"can't be told whether the model.*outputKind"):
+    with pytest.raises(ModelError, match=r"is unknown whether the model.*outputKind"):
         KerasClassifier()._default_loss(shape, model)
     assert KerasClassifier(outputKind="logits")._default_loss(shape, model).from_logits
 

@@ -172,7 +172,7 @@ def _built(model: keras.Model) -> keras.Model:
     if optimizer.built and not all(id(variable) in known for variable in model.trainable_variables):
         if int(np.asarray(optimizer.iterations)):
             warn(
-                "The model has trainable variables that its optimizer wasn't built for: the optimizer begins anew.",
+                "The model has trainable variables that its optimizer wasn't built for: it starts without state.",
                 3,
             )
         variables = numbered(walk(model))

@@ -130,14 +130,14 @@ def restore_optimizers(model: keras.Model, noted: list[dict[str, Any]], variable
     numbers = noted[0]["built_for"]
     known = numbers is not None and all(number in variables for number in numbers)
     wanted = [variables[number] for number in numbers] if known else model.trainable_variables
-    anew = _is_another(model.optimizer, noted[0], wanted)
-    if anew:
+    is_new = _is_another(model.optimizer, noted[0], wanted)
+    if is_new:
         _replace_optimizer(model, noted[0])
         model.optimizer.build(wanted)
     for optimizer, recorded in zip(inner_optimizers(model.optimizer), noted, strict=False):
         if type(optimizer).__name__ == recorded["class"]:
             _restore(optimizer, recorded, variables)
-    return anew
+    return is_new
 
 
 def _is_another(optimizer: Any, recorded: Mapping[str, Any], wanted: list[Any]) -> bool:

@@ -192,7 +192,7 @@ def undecided(model: str) -> ModelError:
     """Return the error for a model whose output kind can't be determined."""
     return ModelError(
         explain(
-            f"It can't be told whether the model {model!r} gives probabilities or logits.",
+            f"It is unknown whether the model {model!r} gives probabilities or logits.",
             expected="a last layer with softmax, sigmoid or no activation; one of Keras's losses; or outputKind",
             received="an output that can't be measured without rows",
             fix=_FIX,

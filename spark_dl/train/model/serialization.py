@@ -107,7 +107,7 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
                     expected="a .keras archive without Lambda layers, whose custom objects are registered",
                     received=f"{len(content)} bytes; {type(error).__name__}: {error}",
                     fix="Import the module that registers the custom objects with "
-                    "keras.saving.register_keras_serializable, or save the model anew.",
+                    "keras.saving.register_keras_serializable, or save the model again.",
                 )
             ) from error
 

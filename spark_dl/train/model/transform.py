@@ -181,12 +181,12 @@ def _front(layer: Any, feeds: str, takes: tuple[tuple[Any, ...], str], name: str
             _freeze(front)
         return from_bytes(to_bytes(front))
     except Exception as error:
-        told = getattr(layer, "name", None) or getattr(layer, "__name__", repr(layer))
+        shown = getattr(layer, "name", None) or getattr(layer, "__name__", repr(layer))
         raise ModelError(
             explain(
                 f"transformFn can't be put in front of the model's input {feeds!r}.",
                 expected=f"a layer, or a function of keras.ops, that takes {dtype} of the shape {shape} a row",
-                received=f"{told}: {type(error).__name__}: {error}",
+                received=f"{shown}: {type(error).__name__}: {error}",
                 fix="A Sequential that begins with keras.Input says what it takes; columnShapes the shape of a column.",
             )
         ) from error
@@ -308,7 +308,7 @@ def _joined(model: keras.Model, fronts: Mapping[str, keras.Model], starts: Mappi
 
 
 def _rebuilt(model: keras.Model, given: Any, changed: Any) -> keras.Model:
-    """Build the model anew on other inputs.
+    """Rebuild the model on other inputs.
 
     Args:
         model: A copy of the user's model; its layers are called again.
@@ -329,7 +329,7 @@ def _rebuilt(model: keras.Model, given: Any, changed: Any) -> keras.Model:
         raise ModelError(
             explain(
                 f"transformFn can't be put in front of the model {model.name!r}.",
-                expected="a model that can be built anew on what its layers give",
+                expected="a model that can be rebuilt on what its layers give",
                 received=f"{type(error).__name__}: {error}",
                 fix="Call the layers of the transform in the model itself.",
             )
