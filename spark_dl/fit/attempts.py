@@ -45,7 +45,7 @@ from spark_dl.wire import decode, encode
 if TYPE_CHECKING:
     from spark_dl.fit.spec import FitSpec
 
-__all__ = ["Trained", "train_on_ranks"]
+__all__ = ["Trained", "ends_training", "train_on_ranks"]
 
 # The modules that a rank runs: imported once for all ranks of an executor.
 _MODULES = ("spark_dl.train.entry", "spark_dl.score.assess")
@@ -173,6 +173,7 @@ class _Training:
         epochs: The reports of the finished epochs.
         restarts: The number of restarts.
         trained: The training result, set when the last epoch is finished.
+        own_error: The error that onEpoch raised.
     """
 
     spark: SparkSession
@@ -187,6 +188,7 @@ class _Training:
     epochs: list[EpochReport] = field(default_factory=list)
     restarts: int = 0
     trained: TrainResult | None = None
+    own_error: Exception | None = None
 
     def run(self) -> Trained:
         """Train; restart from the last checkpoint after workers are lost."""
@@ -201,13 +203,15 @@ class _Training:
                 return Trained(*self._attempt(plan, workers), self.epochs)
             except SlotsError as error:
                 fewer = self._fewer(workers)
-                if not begun or fewer is None:
+                if error is self.own_error or not begun or fewer is None:
                     raise
                 workers = fewer
                 if self.options.learning_rate_scaling != "none":
                     self._event(f"The learning rate stays scaled for {self.options.num_workers} workers.")
                 cause, how = error, f"with {fewer} of {self.options.num_workers} workers"
             except (RankError, ClusterError) as error:
+                if error is self.own_error:
+                    raise
                 if self.trained is not None:  # only the evaluation on the validation rows is lost
                     self._warning(f"Trained; then: {_first_line(error)}")
                     return Trained(self.trained, None, self.epochs)
@@ -278,7 +282,7 @@ class _Training:
         """Handle a report of rank 0; return the reply to all ranks, or None."""
         match decode(content, TRAIN_REPORTS):
             case EpochEnd(epoch, metrics):
-                stop = self.options.on_epoch is not None and _stops(self.options.on_epoch, epoch, metrics)
+                stop = self._ask(epoch, metrics)
                 if stop:
                     self._event(f"onEpoch ended training after epoch {epoch + 1}.")
                 return encode(Verdict(stop))
@@ -297,6 +301,17 @@ class _Training:
                 self._warning(text)
         return None
 
+    def _ask(self, epoch: int, metrics: dict[str, Any]) -> bool:
+        """Ask onEpoch whether training ends; remember its error, which is no fault of the cluster."""
+        if self.options.on_epoch is None:
+            return False
+        try:
+            return ends_training(self.options.on_epoch, epoch, metrics)
+        except Exception as error:
+            error.add_note(f"onEpoch failed after epoch {epoch + 1}.")
+            self.own_error = error
+            raise
+
     def _event(self, text: str, level: int = logging.INFO) -> None:
         """Show an event to the user and log it to the run."""
         self.progress.show(text, level)
@@ -306,23 +321,28 @@ class _Training:
         self._event(text, logging.WARNING)
 
 
-def _stops(on_epoch: Callable[..., Any], epoch: int, metrics: dict[str, Any]) -> bool:
-    """Ask onEpoch whether training ends with this epoch."""
-    try:
-        answer = on_epoch(epoch, metrics)
-    except Exception as error:
-        error.add_note(f"onEpoch failed after epoch {epoch + 1}.")
-        raise
-    if answer is not None and not isinstance(answer, (bool, np.bool_)):
-        raise OptionError(
-            explain(
-                f"onEpoch returned something else than an answer after epoch {epoch + 1}.",
-                expected="True to end training; False or None to go on",
-                received=f"{answer!r} ({type(answer).__name__})",
-                fix="Return bool(...) of the condition on which training ends.",
-            )
+def ends_training(on_epoch: Callable[..., Any], epoch: int, metrics: dict[str, Any]) -> bool:
+    """Ask onEpoch whether training ends with this epoch.
+
+    Args:
+        on_epoch: The value of the option.
+        epoch: The epoch, from 0.
+        metrics: The epoch's metrics.
+
+    Raises:
+        OptionError: The answer is neither a boolean nor None.
+    """
+    answer = on_epoch(epoch, metrics)
+    if answer is None or isinstance(answer, (bool, np.bool_)):
+        return bool(answer)
+    raise OptionError(
+        explain(
+            f"onEpoch returned something else than an answer after epoch {epoch + 1}.",
+            expected="True to end training; False or None to go on",
+            received=f"{answer!r} ({type(answer).__name__})",
+            fix="Return bool(...) of the condition on which training ends.",
         )
-    return bool(answer)
+    )
 
 
 def _first_line(error: Exception) -> str:

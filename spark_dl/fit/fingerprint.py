@@ -63,7 +63,8 @@ def fingerprint(
         ),
         "flags of layers, variables or the optimizer": digest_of_text(_flags(content)),
         "state of layers that aren't trained": _fixed_state(content, model),
-        "data schema": digest_of_text(repr(dataset.tensors)),
+        # As before tensors had a target.
+        "data schema": digest_of_text(repr(dataset.tensors).replace(", target=None", "")),
         "training rows": _rows(dataset, validation=False),
         "validation rows": _rows(dataset, validation=True),
     }

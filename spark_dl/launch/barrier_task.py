@@ -14,7 +14,18 @@ from pyspark import BarrierTaskContext
 from spark_dl.errors import ClusterError
 from spark_dl.launch import failure, resources
 from spark_dl.launch.channel import Sender
-from spark_dl.launch.messages import Address, Arrived, Done, Failed, Peers, RankTask, Ready, Reply, Started
+from spark_dl.launch.messages import (
+    Address,
+    Arrived,
+    Done,
+    Failed,
+    NoMoreReplies,
+    Peers,
+    RankTask,
+    Ready,
+    Reply,
+    Started,
+)
 from spark_dl.launch.rank_process import RankProcess
 from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.spark.python_worker import keep_worker
@@ -134,7 +145,9 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: Sender) -> byte
 
 
 def _forward_replies(sender: Sender, process: RankProcess) -> None:
-    """Forward the driver's replies to the rank, until one of the two has ended."""
+    """Forward the driver's replies to the rank; tell it when they end, so that it doesn't wait for more."""
     with contextlib.suppress(ClusterError, OSError, ValueError):
         while True:
             process.send(sender.receive(Reply))
+    with contextlib.suppress(OSError, ValueError):  # the process has ended, too
+        process.send(NoMoreReplies())

@@ -108,8 +108,11 @@ class Channel:
         """Send a message to all connected ranks."""
         line = _line_of(message)
         for rank in self._connected():
-            with contextlib.suppress(OSError):  # the rank's task is gone: Spark reports it to the driver
+            try:
                 rank.sendall(line)
+            except OSError:  # the rank's task is gone, or has half a line
+                with contextlib.suppress(OSError):
+                    rank.shutdown(socket.SHUT_RDWR)
 
     def _connected(self) -> list[socket.socket]:
         with self._changed:

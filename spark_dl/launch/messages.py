@@ -24,6 +24,7 @@ __all__ = [
     "Heartbeat",
     "Idle",
     "JobEnded",
+    "NoMoreReplies",
     "NotForked",
     "Peers",
     "RankRequest",
@@ -171,7 +172,7 @@ class Reply:
 DriverMessage = Peers | Reply
 
 
-# --- between a task and its rank's process, besides Started, Heartbeat, Report and Failed -----------------------------
+# --- between a task and its rank's process, besides Reply, Started, Heartbeat, Report and Failed ----------------------
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,11 @@ class RankTask:
     environment: dict[str, str]
     payload: bytes
     log_level: int
+
+
+@dataclass(frozen=True)
+class NoMoreReplies:
+    """The driver's replies no longer arrive."""
 
 
 @dataclass(frozen=True)

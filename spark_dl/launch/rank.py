@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -16,9 +17,10 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
+from spark_dl.errors import ClusterError, explain
 from spark_dl.launch.failure import of_exception
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.launch.messages import Done, Failed, Heartbeat, Idle, RankTask, Reply, Report, Started
+from spark_dl.launch.messages import Done, Failed, Heartbeat, Idle, NoMoreReplies, RankTask, Reply, Report, Started
 from spark_dl.world import Rank
 
 __all__ = ["serve", "without_rank"]
@@ -97,7 +99,7 @@ def serve(answers: int) -> NoReturn:
         task = read_frame(sys.stdin.buffer)
         if task is None:
             os._exit(0)
-        replies: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        replies: queue.SimpleQueue[Reply | NoMoreReplies] = queue.SimpleQueue()
         threading.Thread(target=_take_replies, args=(replies,), daemon=True).start()
         _run(task, answer, replies)
     # Skip finalizers: threads of TensorFlow and Horovod may still run, and a crash in them would hide the result.
@@ -116,7 +118,7 @@ def _compute_undisturbed() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _run(task: RankTask, answer: Answer, replies: queue.SimpleQueue[dict[str, Any]]) -> None:
+def _run(task: RankTask, answer: Answer, replies: queue.SimpleQueue[Reply | NoMoreReplies]) -> None:
     from spark_dl.collectives import HorovodCollectives
 
     os.environ.update(task.environment)
@@ -131,13 +133,12 @@ def _run(task: RankTask, answer: Answer, replies: queue.SimpleQueue[dict[str, An
         heartbeats = _Heartbeats(world.rank, answer, threading.get_ident())
         heartbeats.start()
 
-        def reply() -> dict[str, Any]:
-            while True:
-                with contextlib.suppress(queue.Empty):
-                    return replies.get(timeout=_HEARTBEAT_SECONDS)
-                heartbeats.heartbeat("waiting for the driver")
-
-        rank = Rank(world, lambda content: answer(Report(content)), heartbeats.heartbeat, reply)
+        rank = Rank(
+            world,
+            lambda content: answer(Report(content)),
+            heartbeats.heartbeat,
+            functools.partial(_wait_for_reply, replies, heartbeats),
+        )
         answer(Done(cloudpickle.dumps(function(rank))))
     except BaseException as error:
         sys.stdout.flush()
@@ -156,8 +157,30 @@ def _log_to_output(rank: int, level: int) -> None:
     logger.propagate = False  # the user's function may configure the root logger
 
 
-def _take_replies(replies: queue.SimpleQueue[dict[str, Any]]) -> None:
+def _wait_for_reply(replies: queue.SimpleQueue[Reply | NoMoreReplies], heartbeats: _Heartbeats) -> dict[str, Any]:
+    """Wait for the driver's next reply, as long as it may arrive.
+
+    Raises:
+        ClusterError: The driver is gone.
+    """
+    while True:
+        with contextlib.suppress(queue.Empty):
+            message = replies.get(timeout=_HEARTBEAT_SECONDS)
+            if isinstance(message, Reply):
+                return message.content
+            raise ClusterError(
+                explain(
+                    "The driver no longer answers this rank.",
+                    expected="a reply to the report",
+                    received="the end of the connection",
+                    fix="See the driver's log: it ended, or the network to it was interrupted.",
+                )
+            )
+        heartbeats.heartbeat("waiting for the driver")
+
+
+def _take_replies(replies: queue.SimpleQueue[Reply | NoMoreReplies]) -> None:
     """Queue the driver's replies; end this process with its task."""
-    while isinstance(message := read_frame(sys.stdin.buffer), Reply):
-        replies.put(message.content)
+    while isinstance(message := read_frame(sys.stdin.buffer), (Reply, NoMoreReplies)):
+        replies.put(message)
     os._exit(1)

@@ -19,7 +19,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 from spark_dl.launch import fork_server
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.launch.messages import DriverMessage, Exited, Forked, Idle, NotForked, RankRequest, RankTask
+from spark_dl.launch.messages import (
+    DriverMessage,
+    Exited,
+    Forked,
+    Idle,
+    NoMoreReplies,
+    NotForked,
+    RankRequest,
+    RankTask,
+)
 from spark_dl.redaction import redact
 
 __all__ = ["Exit", "RankProcess"]
@@ -114,7 +123,7 @@ class RankProcess:
         """Wait until the process can take a task; False if it has ended before."""
         return isinstance(read_frame(self._answers), Idle)
 
-    def send(self, message: RankTask | DriverMessage) -> None:
+    def send(self, message: RankTask | DriverMessage | NoMoreReplies) -> None:
         """Send the process its `RankTask`, or a reply. If it has died meanwhile, `messages` ends at once."""
         with contextlib.suppress(BrokenPipeError):
             write_frame(self._task, message)

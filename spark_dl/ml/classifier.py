@@ -203,5 +203,8 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         return tuple(wanted / count if count else 1.0 for count in counts)
 
     def _class_weights(self, spec: FitSpec, converted: ConvertedDataset) -> tuple[float, ...]:
+        given = self._options().class_weights
+        if not given:
+            return ()
         (label,) = spec.conversion.labels
-        return class_weights(self._options().class_weights, label.classes or 0, converted.class_rows(validation=False))
+        return class_weights(given, label.classes or 0, converted.class_rows(validation=False))

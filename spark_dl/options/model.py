@@ -84,8 +84,8 @@ class ModelOptions(Options):
     )
     on_epoch: Callable[..., Any] | None = option(
         "A function of the driver that is called after each epoch as on_epoch(epoch, metrics), with the epoch from 0 "
-        "and a dict; the workers wait for it. If it returns True, training ends with that epoch on all of them, as "
-        "keras.callbacks.EarlyStopping ends it.",
+        "and a dict, without metrics of more than 1,000 values. The workers wait for it and keep their slots, so it "
+        "must not start Spark jobs. If it returns True, training ends with that epoch on all of them.",
         checks.function,
         None,
         on_resume="any",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from pyspark.ml.evaluation import Evaluator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -13,6 +14,7 @@ from spark_dl.data.column import quoted
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
+from spark_dl.tune.space import Space
 
 if TYPE_CHECKING:
     from spark_dl.options import EstimatorOptions
@@ -37,8 +39,14 @@ class Objective:
     rows: DataFrame | None = None
 
     @staticmethod
-    def of(estimator: KerasEstimator, metric: str | Evaluator, dataset: DataFrame) -> Objective:
+    def of(estimator: KerasEstimator, metric: str | Evaluator, dataset: DataFrame, space: Space) -> Objective:
         """Find the direction of a metric, or the rows of an evaluator, by an estimator's options.
+
+        Args:
+            estimator: The estimator.
+            metric: The name of a metric, or an evaluator.
+            dataset: The rows.
+            space: The space, a point of which has a model whose metrics say their direction.
 
         Raises:
             OptionError: The direction is unknown, or there are no validation rows for an evaluator.
@@ -46,8 +54,7 @@ class Objective:
         options = estimator._options()
         if isinstance(metric, str):
             _check_validated(options, metric)
-            mode = options.monitor_mode if options.monitor_mode != "auto" else _mode(estimator, metric, dataset)
-            return Objective(metric, "maximize" if mode == "max" else "minimize")
+            return Objective(metric, "maximize" if _mode(estimator, metric, dataset, space) == "max" else "minimize")
         if options.validation_data is None and options.validation_col is None:
             raise OptionError(
                 explain(
@@ -110,11 +117,25 @@ def _check_validated(options: EstimatorOptions, metric: str) -> None:
         )
 
 
-def _mode(estimator: KerasEstimator, metric: str, dataset: DataFrame) -> str:
-    from spark_dl.train.metrics.best import mode_of, no_direction  # late import: loads Keras
+def _mode(estimator: KerasEstimator, metric: str, dataset: DataFrame, space: Space) -> str:
+    if metric.endswith("loss"):
+        return "min"
+    options = estimator._options()
+    if metric == options.monitor and options.monitor_mode != "auto":
+        return options.monitor_mode
+    from spark_dl.train.metrics.best import mode_of  # late import: loads Keras
 
-    spec, _ = estimator._checked(dataset)
+    point = space.suggest(optuna.create_study().ask())
+    spec, _ = space.estimator(point)._checked(dataset)
     mode = mode_of(spec.model, metric)
     if not mode:
-        raise OptionError(no_direction(metric))
+        raise OptionError(
+            explain(
+                f"It is unknown whether {metric!r} is better when lower or higher.",
+                expected="a metric of the model that says so",
+                received=metric,
+                fix=f"Set monitor={metric!r} and monitorMode='min' or 'max' on the estimator; or check the name: "
+                "metrics of validation rows begin with val_.",
+            )
+        )
     return mode

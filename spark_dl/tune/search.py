@@ -8,15 +8,18 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from pyspark.ml.base import Estimator, Model
 from pyspark.ml.evaluation import Evaluator
+from pyspark.ml.util import MLWritable
 from pyspark.sql import DataFrame
 
 from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.fit.initial_model import display_name
 from spark_dl.fit.progress import Progress
 from spark_dl.launch.settings import LaunchSettings
-from spark_dl.launch.slots import setting_of, slots_of
+from spark_dl.launch.slots import cores_now, setting_of, slots_of
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.shared_rows import SharedRows
+from spark_dl.options import options_of
 from spark_dl.redaction import redacted_errors
 from spark_dl.spark.session import master_of
 from spark_dl.track import Record, tracker
@@ -26,12 +29,19 @@ from spark_dl.tune.study import open_study
 from spark_dl.tune.trials import Trials
 
 if TYPE_CHECKING:
+    from pyspark.ml._typing import ParamMap
+
     from spark_dl.options import EstimatorOptions
 
 __all__ = ["OptunaSearch", "OptunaSearchModel"]
 
+# Models have other names in each call, and can't be compared by them.
+_MODELS = ("model", "warmStart")
+# Values whose repr tells where they are in memory are described by their names.
+_PLAIN = (str, int, float, dict, type(None))
 
-class OptunaSearchModel(Model):
+
+class OptunaSearchModel(Model, MLWritable):
     """Result of a search: the model of the best trial, which it scores and saves.
 
     Attributes:
@@ -45,7 +55,12 @@ class OptunaSearchModel(Model):
         self, bestModel: KerasModel, bestParams: dict[str, Any], bestValue: float, study: optuna.Study
     ) -> None:
         super().__init__()
+        self._resetUid(bestModel.uid)  # a Pipeline saves the best model in its place
         self.bestModel, self.bestParams, self.bestValue, self.study = bestModel, bestParams, bestValue, study
+
+    def copy(self, extra: ParamMap | None = None) -> OptunaSearchModel:
+        """Return a copy whose best model has these params, too."""
+        return OptunaSearchModel(self.bestModel.copy(extra), self.bestParams, self.bestValue, self.study)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         return self.bestModel.transform(dataset)
@@ -53,10 +68,6 @@ class OptunaSearchModel(Model):
     def write(self) -> Any:
         """Return the writer of the best model; `load` of the best model's class reads what it saves."""
         return self.bestModel.write()
-
-    def save(self, path: str) -> None:
-        """Save the best model."""
-        self.write().save(path)
 
 
 class OptunaSearch(Estimator[OptunaSearchModel]):
@@ -111,17 +122,29 @@ class OptunaSearch(Estimator[OptunaSearchModel]):
             )
         for name, number in {"trials": trials, "parallelism": parallelism}.items():
             if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-                raise OptionError(
-                    explain(f"{name} can't be used.", expected="an integer >= 1", received=number, fix=f"Set {name}.")
-                )
+                raise _unusable(name, "an integer >= 1", number)
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
+            raise _unusable("timeout", "a number of seconds, or None", timeout)
+        if not isinstance(metric, (str, Evaluator)):
+            raise _unusable("metric", "the name of a metric, or an evaluator", metric)
+        if not (study is None or isinstance(study, optuna.Study)) and (not isinstance(study, str) or "://" in study):
+            expected = "the name of a study, or optuna.create_study(study_name=..., storage=URL, load_if_exists=True)"
+            raise _unusable("study", expected, study)
         self._estimator, self._space, self._metric = estimator, Space(space, estimator), metric
         self._trials, self._timeout, self._study, self._parallelism = trials, timeout, study, parallelism
+
+    def copy(self, extra: ParamMap | None = None) -> OptunaSearch:
+        """Return a copy whose estimator has these params, too."""
+        that = super().copy(extra)
+        that._estimator = self._estimator.copy(extra)
+        that._space = self._space.of(that._estimator)
+        return that
 
     @redacted_errors()
     def _fit(self, dataset: DataFrame) -> OptunaSearchModel:
         options = self._estimator._options()
         _check_unregistered(options)
-        objective = Objective.of(self._estimator, self._metric, dataset)
+        objective = Objective.of(self._estimator, self._metric, dataset, self._space)
         study = open_study(self._study, objective.direction, self._described(dataset), options.seed)
         record = Record(self._tracker(options), {"space": str(self._space), "metric": objective.name}, {})
         with Progress(options.verbose, options.epochs, steps=0) as progress, record, SharedRows() as shared:
@@ -133,12 +156,26 @@ class OptunaSearch(Estimator[OptunaSearchModel]):
             return OptunaSearchModel(trials.model_of(best, values), values, float(best.value or 0.0), study)
 
     def _described(self, dataset: DataFrame) -> dict[str, str]:
-        metric = self._metric if isinstance(self._metric, str) else type(self._metric).__name__
+        """Describe what values of one study must have in common."""
+        options = self._estimator._options()
+        varied = (*_MODELS, *self._space.names)
+        fixed = {
+            option.name: repr(value) if isinstance(value, _PLAIN) else display_name(value)
+            for option in options_of(type(options))
+            if option.name not in varied and (option.on_resume != "any" or option.name == "epochs")
+            for value in [getattr(options, option.field)]
+            if value != option.default
+        }
+        metric = self._metric
+        if isinstance(metric, Evaluator):
+            params = {param.name: value for param, value in metric.extractParamMap().items()}
+            metric = f"{type(metric).__name__} {sorted(params.items())}"
         return {
             "estimator": type(self._estimator).__name__,
             "space": str(self._space),
             "metric": metric,
             "columns": dataset.schema.simpleString(),
+            "options": str(fixed),
         }
 
     def _tracker(self, options: EstimatorOptions) -> Any:
@@ -151,7 +188,11 @@ class OptunaSearch(Estimator[OptunaSearchModel]):
 
     def _at_once(self, dataset: DataFrame, options: EstimatorOptions) -> int:
         spark = dataset.sparkSession
-        slots = slots_of(master_of(spark), setting_of(spark), LaunchSettings.of(options)) or 0
+        slots = slots_of(master_of(spark), setting_of(spark), LaunchSettings.of(options))
+        if slots is None:  # the settings don't say how many executors there are
+            slots = (cores_now(spark) or 0) // (
+                options.cpus_per_worker or int(setting_of(spark)("spark.task.cpus", "1"))
+            )
         return min(max(1, slots // self._space.fewest_workers), self._parallelism or self._trials)
 
 
@@ -183,3 +224,14 @@ def _check_unregistered(options: EstimatorOptions) -> None:
                 fix="Register the best one: spark_dl.mlflow.log_model(found.bestModel, registered_model_name=...).",
             )
         )
+
+
+def _unusable(name: str, expected: str, received: Any) -> OptionError:
+    return OptionError(
+        explain(
+            f"{name} can't be used.",
+            expected=expected,
+            received=f"{received!r} ({type(received).__name__})",
+            fix=f"Set another {name}.",
+        )
+    )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from spark_dl.errors import OptionError, explain, hint
+from spark_dl.fit.code_digest import code_digest
+from spark_dl.fit.initial_model import display_name
 from spark_dl.options import declared
 
 if TYPE_CHECKING:
@@ -22,6 +24,16 @@ __all__ = ["Space", "SpaceLike"]
 SpaceLike = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
 
 _MODEL_PARAMS = "modelParams"
+# Options that the search itself sets or uses.
+_OF_THE_SEARCH = (
+    "onEpoch",
+    "registeredModelName",
+    "runName",
+    "tracking",
+    "experimentName",
+    "verbose",
+    "validationData",
+)
 _PLAIN = (type(None), bool, int, float, str)
 
 
@@ -39,7 +51,7 @@ class Space:
     """
 
     def __init__(self, space: SpaceLike, estimator: KerasEstimator) -> None:
-        self._estimator = estimator
+        self._space, self._estimator = space, estimator
         self._function = space if callable(space) else None
         self._distributions: dict[str, BaseDistribution] = {}
         self._choices: dict[str, dict[str, Any]] = {}
@@ -54,8 +66,17 @@ class Space:
     def __str__(self) -> str:
         """Describe the space; equal spaces have equal descriptions."""
         if self._function is not None:
-            return getattr(self._function, "__qualname__", type(self._function).__name__)
+            return f"{display_name(self._function)} {code_digest(self._function)[:12]}"
         return ", ".join(f"{name}: {distribution}" for name, distribution in sorted(self._distributions.items()))
+
+    def of(self, estimator: KerasEstimator) -> Space:
+        """Return the same space over another estimator."""
+        return Space(self._space, estimator)
+
+    @property
+    def names(self) -> set[str]:
+        """The options that vary; empty for a function."""
+        return {name.partition(".")[0] for name in self._distributions}
 
     @property
     def fewest_workers(self) -> int:
@@ -124,7 +145,7 @@ class Space:
             if all(isinstance(value, _PLAIN) for value in values):
                 return CategoricalDistribution(tuple(values))
             # A storage holds plain values only.
-            self._choices[name] = {f"{place}: {value!r}": value for place, value in enumerate(values)}
+            self._choices[name] = {f"{place}: {display_name(value)}": value for place, value in enumerate(values)}
             return CategoricalDistribution(tuple(self._choices[name]))
         raise OptionError(
             explain(
@@ -138,6 +159,15 @@ class Space:
 
     def _check_value(self, name: str, value: Any) -> None:
         names = [param.name for param in self._estimator.params]
+        if name in _OF_THE_SEARCH:
+            raise OptionError(
+                explain(
+                    f"{name} belongs to the search, not to its trials.",
+                    expected="options that change the model or its training",
+                    received=name,
+                    fix=f"Set {name} on the estimator, or leave it out.",
+                )
+            )
         if name not in names:
             raise OptionError(
                 explain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 
 import optuna
@@ -10,11 +11,12 @@ from optuna.trial import TrialState
 
 from spark_dl.errors import OptionError, explain
 
-__all__ = ["DEFAULT_STORAGE", "finished", "open_study"]
+__all__ = ["DEFAULT_STORAGE", "finished", "open_study", "tell"]
 
 # In the working directory, as MLflow's own default store.
 DEFAULT_STORAGE = "sqlite:///spark_dl_studies.db"
 _SEARCH = "spark_dl.search"
+_NOT_FINITE = "spark_dl.not_finite"
 
 
 def open_study(study: optuna.Study | str | None, direction: str, search: Mapping[str, str], seed: int) -> optuna.Study:
@@ -37,7 +39,10 @@ def open_study(study: optuna.Study | str | None, direction: str, search: Mapping
             study_name=study,
             load_if_exists=study is not None,
             direction=direction,  # type: ignore[arg-type]
-            sampler=optuna.samplers.TPESampler(seed=seed),
+        )
+        # Each call draws points of its own; those of running trials count as bad ones, so that others are tried.
+        study.sampler = optuna.samplers.TPESampler(
+            seed=seed + len(study.get_trials(deepcopy=False)), constant_liar=True
         )
     _check(study, direction, search)
     study.set_user_attr(_SEARCH, json.dumps(search))
@@ -49,13 +54,40 @@ def open_study(study: optuna.Study | str | None, direction: str, search: Mapping
 
 
 def finished(study: optuna.Study) -> int:
-    """Return the number of trials that have ended, pruned ones included."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    """Return the number of trials that have ended by themselves: pruned ones, and those without a finite value, too."""
+    trials = study.get_trials(deepcopy=False)
+    ended = [one for one in trials if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    return len(ended) + sum(_NOT_FINITE in one.user_attrs for one in trials)
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, value: float | None, state: TrialState | None = None) -> bool:
+    """Report the end of a trial.
+
+    Args:
+        study: The study.
+        trial: The trial.
+        value: Its value; None for none. One that isn't finite fails the trial.
+        state: PRUNED or FAIL; None for a trial with a value.
+
+    Returns:
+        Whether the sampler has further points.
+    """
+    if value is not None and not math.isfinite(value):
+        trial.set_user_attr(_NOT_FINITE, True)
+        value, state = None, TrialState.FAIL
+    try:
+        study.tell(trial, value, state=state)
+    except RuntimeError as error:
+        # Samplers of a grid end a study so at their last point; the trial is stored.
+        if "Study.stop" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _check(study: optuna.Study, direction: str, search: Mapping[str, str]) -> None:
     known = json.loads(study.user_attrs.get(_SEARCH, "null"))
-    if known is None and not study.get_trials(deepcopy=False):
+    if known is None and all(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
         known = search
     if known != search:
         other = [name for name in search if not known or known.get(name) != search[name]]
@@ -67,12 +99,12 @@ def _check(study: optuna.Study, direction: str, search: Mapping[str, str]) -> No
                 fix="Give the search a study of its own: another name.",
             )
         )
-    if study.direction.name.lower() != direction:
+    if [one.name.lower() for one in study.directions] != [direction]:
         raise OptionError(
             explain(
-                f"The study {study.study_name!r} has the other direction.",
+                f"The study {study.study_name!r} has another direction.",
                 expected=f"direction={direction!r}, as the metric has it",
-                received=study.direction.name.lower(),
+                received=", ".join(one.name.lower() for one in study.directions),
                 fix=f"Make it by optuna.create_study(direction={direction!r}).",
             )
         )

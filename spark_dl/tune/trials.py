@@ -7,15 +7,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pyspark import inheritable_thread_target
+from pyspark import InheritableThread
 from pyspark.sql import DataFrame
 
+from spark_dl.fit.attempts import ends_training
 from spark_dl.fit.progress import Progress
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.shared_rows import SharedRows
@@ -23,7 +23,7 @@ from spark_dl.spark.session import cancel, tag_jobs
 from spark_dl.track import Record
 from spark_dl.tune.objective import Objective
 from spark_dl.tune.space import Space
-from spark_dl.tune.study import finished
+from spark_dl.tune.study import finished, tell
 
 __all__ = ["Trials"]
 
@@ -65,21 +65,20 @@ class Trials:
         """
         self.left = trials - finished(self.study)
         self.until = time.monotonic() + timeout if timeout is not None else math.inf
-        count = max(0, min(at_once, self.left))
         spark, tag = self.dataset.sparkSession, f"spark-dl-search-{uuid.uuid4().hex}"
-
-        @inheritable_thread_target(spark)
-        def work() -> None:
-            tag_jobs(spark, tag)
-            self._work()
-
-        with ThreadPoolExecutor(max(1, count), thread_name_prefix="spark-dl-trial") as pool:
-            try:
-                wait([pool.submit(work) for _ in range(count)], return_when=FIRST_EXCEPTION)
-            except BaseException as error:  # Ctrl-C
-                self.failed = error
-            if self.failed is not None:
-                cancel(spark, tag)
+        threads = [
+            InheritableThread(target=self._work, args=(tag,), session=spark, name=f"spark-dl-trial-{number}")
+            for number in range(min(at_once, self.left))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as error:  # Ctrl-C
+            self._fail(error, tag)
+            for thread in threads:
+                thread.join()
         if self.failed is not None:
             raise self.failed
 
@@ -95,27 +94,34 @@ class Trials:
             self.best = trial.number, self._fitted(values, trial.number, lambda epoch, metrics: False)
         return self.best[1]
 
-    def _work(self) -> None:
-        while self.failed is None:
-            with self.lock:
-                if self.left <= 0 or time.monotonic() >= self.until:
-                    return
-                self.left -= 1
-                trial = self.study.ask()
-            try:
+    def _fail(self, error: BaseException, tag: str) -> None:
+        """End the search with an error: cancel the jobs of all trials."""
+        self.failed = self.failed or error
+        cancel(self.dataset.sparkSession, tag)
+
+    def _work(self, tag: str) -> None:
+        trial = None
+        try:
+            tag_jobs(self.dataset.sparkSession, tag)
+            while (trial := self._next()) is not None:
                 self._try(trial)
-            except BaseException as error:
-                self.failed = self.failed or error  # the others are cancelled
-                self.study.tell(trial, state=TrialState.FAIL)
-                raise
+        except BaseException as error:
+            self._fail(error, tag)
+            if trial is not None:
+                tell(self.study, trial, None, TrialState.FAIL)
+
+    def _next(self) -> optuna.Trial | None:
+        with self.lock:
+            if self.failed is not None or self.left <= 0 or time.monotonic() >= self.until:
+                return None
+            self.left -= 1
+            return self.study.ask()
 
     def _try(self, trial: optuna.Trial) -> None:
         values = self.space.suggest(trial)
         pruned = threading.Event()
 
         def on_epoch(epoch: int, metrics: dict[str, Any]) -> bool:
-            if self.failed is not None:
-                return True
             if self.objective.evaluator is None:
                 trial.report(self.objective.of_epoch(metrics), epoch)
                 if trial.should_prune():
@@ -123,30 +129,16 @@ class Trials:
             return pruned.is_set()
 
         model = self._fitted(values, trial.number, on_epoch)
-        if self.failed is not None:
-            self.study.tell(trial, state=TrialState.FAIL)
-            return
-        value = (
-            math.nan
-            if pruned.is_set()
-            else self.objective.value(model, self.space.estimator(values).getOrDefault("restoreBestWeights"))
-        )
+        best_epoch = self.space.estimator(values).getOrDefault("restoreBestWeights")
+        value = None if pruned.is_set() else self.objective.value(model, best_epoch)
         with self.lock:
-            self._tell(trial, model, value, pruned.is_set())
-
-    def _tell(self, trial: optuna.Trial, model: KerasModel, value: float, pruned: bool) -> None:
-        if pruned:
-            ended: FrozenTrial = self.study.tell(trial, state=TrialState.PRUNED)
-            text = f"pruned after {len(ended.intermediate_values)} epochs"
-        elif not math.isfinite(value):
-            self.study.tell(trial, state=TrialState.FAIL)
-            text = f"failed: {self.objective.name} is {value}"
-        else:
-            self.study.tell(trial, value)
-            self.record.tracker.log_metrics(trial.number, {self.objective.name: value}, time.time())
-            if self.study.best_trial.number == trial.number:
-                self.best = trial.number, model
-            text = f"{self.objective.name}={value:.6g}"
+            goes_on = tell(self.study, trial, value, TrialState.PRUNED if value is None else None)
+            self.left = self.left if goes_on else 0
+            if value is not None and math.isfinite(value):
+                self.record.tracker.log_metrics(trial.number, {self.objective.name: value}, time.time())
+                if self.study.best_trial.number == trial.number:
+                    self.best = trial.number, model
+        text = "pruned" if value is None else f"{self.objective.name}={value:.6g}"
         self.progress.show(f"Trial {trial.number}: {text}  {trial.params}")
 
     def _fitted(
@@ -156,10 +148,10 @@ class Trials:
         own = estimator.getOrDefault("onEpoch")
 
         def both(epoch: int, metrics: dict[str, Any]) -> bool:
-            asked = own(epoch, metrics) if own is not None else None
-            return on_epoch(epoch, metrics) or bool(asked)
+            stops = own is not None and ends_training(own, epoch, metrics)
+            return on_epoch(epoch, metrics) or stops
 
-        settings = {"onEpoch": both, "verbose": 0, "runName": f"trial {number}"}
-        estimator = estimator.copy({estimator.getParam(name): value for name, value in settings.items()})
         spec, rows = estimator._checked(self.dataset)
+        # Not as params, so that the run has the estimator as it is without a search.
+        spec = replace(spec, options=replace(spec.options, on_epoch=both, verbose=0, run_name=f"trial {number}"))
         return estimator._fit_converted(spec, self.shared.of(estimator, spec, rows), self.record.open())

@@ -15,6 +15,7 @@ import pytest
 from mlflow_stores import sqlite_store
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
+from pyspark.ml import PipelineModel
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator
 from pyspark.sql import DataFrame, SparkSession
 
@@ -68,6 +69,9 @@ def test_trials_are_nested_runs_and_the_best_model_is_returned(
     assert found.bestParams == found.study.best_params
     assert found.transform(data).columns == found.bestModel.transform(data).columns
     assert spark_dl.evaluate(found, data) == found.bestModel.evaluate(data)
+    PipelineModel([found]).save(f"{tmp_path}/stages")
+    (stage,) = PipelineModel.load(f"{tmp_path}/stages").stages
+    assert stage.transform(data).collect() == found.transform(data).collect()
     found.save(f"{tmp_path}/best")
     assert KerasClassifierModel.load(f"{tmp_path}/best").summary.history == summary.history
     runs = mlflow.search_runs(experiment_names=[store], output_format="list")
@@ -118,7 +122,9 @@ def test_an_evaluator_scores_the_validation_rows(data: DataFrame, tmp_path: Path
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(width), keras.layers.Dense(3, "softmax")])
 
     estimator = classifier(model=None, modelFn=build)
-    found = OptunaSearch(estimator, space, accuracy, 2, study=study(tmp_path, direction="maximize")).fit(data)
+    kept = study(tmp_path, direction="maximize", sampler=optuna.samplers.GridSampler({"modelParams.width": [1, 4]}))
+    found = OptunaSearch(estimator, space, accuracy, 9, study=kept, parallelism=1).fit(data)
+    assert sorted(trial.params["modelParams.width"] for trial in found.study.trials) == [1, 4]  # the grid's points
     assert found.bestValue == accuracy.evaluate(found.transform(data.where("held")))
     assert found.bestParams["modelParams"]["width"] in (1, 4)
 
@@ -139,8 +145,8 @@ def test_a_failing_trial_ends_the_search(data: DataFrame, tmp_path: Path) -> Non
         ({"validationCol": None}, "val_loss", "'val_loss' needs validation rows"),
         ({"validationCol": None, "validationFraction": 0.2}, None, "no rows for the eval"),
         ({"registeredModelName": "m", "tracking": "mlflow"}, "val_loss", "Each trial would register its model"),
-        ({}, "val_acuracy", "unknown whether monitor='val_acuracy' is better"),
-        ({"monitorMode": "max"}, "val_acuracy", "no metric 'val_acuracy'"),
+        ({}, "val_acuracy", "unknown whether 'val_acuracy' is better"),
+        ({"monitor": "val_acuracy", "monitorMode": "max"}, "val_acuracy", "no metric 'val_acuracy'"),
     ],
 )
 def test_what_can_not_be_searched_is_refused(

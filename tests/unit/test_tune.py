@@ -15,8 +15,9 @@ from pyspark.ml import Pipeline
 from spark_dl import KerasClassifier
 from spark_dl.errors import OptionError
 from spark_dl.tune import OptunaSearch
+from spark_dl.tune.objective import Objective
 from spark_dl.tune.space import Space
-from spark_dl.tune.study import finished, open_study
+from spark_dl.tune.study import finished, open_study, tell
 
 RATES = FloatDistribution(1e-4, 1e-1, log=True)
 
@@ -44,6 +45,7 @@ def test_values_become_options() -> None:
     choice = next(name for name in space._choices["optimizer"] if name.startswith("1:"))
     trial = FixedTrial({"learningRate": 0.01, "batchSize": 16, "optimizer": choice, "modelParams.width": 8})
     values = space.suggest(trial)
+    assert (space.names, "0x" in str(space)) == ({"learningRate", "batchSize", "optimizer", "modelParams"}, False)
     assert values == {"learningRate": 0.01, "batchSize": 16, "optimizer": sgd, "modelParams": {"width": 8}}
     options = space.estimator(values)._options()
     assert (options.learning_rate, options.batch_size, options.optimizer) == (0.01, 16, sgd)
@@ -89,6 +91,10 @@ def test_bad_spaces_are_refused(space: Any, text: str) -> None:
     [
         ({"estimator": Pipeline(stages=[])}, "The estimator can't be searched.*Pipeline"),
         ({"trials": 0}, "trials can't be used"),
+        ({"timeout": "60"}, "timeout can't be used"),
+        ({"metric": None}, "metric can't be used"),
+        ({"study": "sqlite:///s.db"}, r"study can't be used.*optuna.create_study\(.*storage=URL"),
+        ({"space": {"registeredModelName": ["a", "b"]}}, "registeredModelName belongs to the search"),
         ({"parallelism": 1.5}, "parallelism can't be used"),
     ],
 )
@@ -121,6 +127,49 @@ def test_a_killed_drivers_trials_are_tried_again(tmp_path: Path) -> None:
     assert finished(again) == 1
 
 
+def test_each_call_draws_points_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    points = []
+    for _ in range(2):
+        study = open_study("one", "minimize", {}, seed=0)
+        for _ in range(2):
+            trial = study.ask({"learningRate": RATES})
+            points.append(trial.params["learningRate"])
+            assert tell(study, trial, 1.0)
+    assert len(set(points)) == 4
+
+
+def test_ends_of_trials(tmp_path: Path) -> None:
+    study = stored(tmp_path, "one")
+    study.enqueue_trial({"width": 4})
+    study = open_study(study, "minimize", {}, seed=0)  # what the user has planned is no other program's
+    study.sampler = optuna.samplers.GridSampler({"width": [4, 8]})
+    widths = {"width": IntDistribution(1, 8)}
+    assert tell(study, study.ask(widths), float("nan"))
+    assert tell(study, study.ask(widths), 1.0)
+    assert not tell(study, study.ask(widths), None, TrialState.PRUNED)  # the grid's last point
+    assert finished(study) == 3
+    several = optuna.create_study(directions=["minimize", "maximize"])
+    with pytest.raises(OptionError, match=r"has another direction.*Received: minimize, maximize"):
+        open_study(several, "minimize", {}, seed=0)
+
+
+def test_a_search_is_copied_with_the_params_of_its_estimator() -> None:
+    estimator = classifier()
+    search = OptunaSearch(estimator, {"learningRate": RATES})
+    copied = search.copy({estimator.epochs: 7})
+    assert copied._space.estimator({"learningRate": 0.5})._options().epochs == 7
+    assert search._space.estimator({"learningRate": 0.5})._options().epochs == 1
+
+
+def test_the_direction_is_the_metrics_own() -> None:
+    estimator = classifier(validationFraction=0.2, monitor="val_accuracy", monitorMode="max")
+    space = Space({"learningRate": RATES}, estimator)
+    rows: Any = None  # not needed for these
+    assert Objective.of(estimator, "val_loss", rows, space).direction == "minimize"
+    assert Objective.of(estimator, "val_accuracy", rows, space).direction == "maximize"
+
+
 def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
     open_study(stored(tmp_path, "one"), "minimize", {"space": "a", "metric": "loss"}, seed=0)
     with pytest.raises(OptionError, match=r"'one' belongs to another search. Expected: space b. Received: space a"):
@@ -129,5 +178,5 @@ def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
     other.tell(other.ask(), 1.0)
     with pytest.raises(OptionError, match="Received: trials of another program"):
         open_study(other, "minimize", {"space": "a"}, seed=0)
-    with pytest.raises(OptionError, match="has the other direction"):
+    with pytest.raises(OptionError, match="has another direction"):
         open_study(stored(tmp_path, "three", "maximize"), "minimize", {"space": "a"}, seed=0)

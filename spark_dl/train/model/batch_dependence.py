@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ _ROWS = (3, 5)
 SMALL = 1e3
 # Values that custom losses use for "no label", and some beyond any threshold that they may compare labels with.
 _PADS = (0.0, -1.0, -100.0, np.nan, 1e2, 1e4, 1e6, -1e4, -1e6)
+_WARNINGS = threading.RLock()
 # Repetitions of rows if random numbers in the model prevent an exact comparison.
 _REPEATS = 8
 
@@ -332,7 +334,7 @@ def joined_features(*features: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the warnings of trials."""
-    with warnings.catch_warnings():
+    """Suppress the warnings of trials. Other threads wait, since the filters of warnings belong to the process."""
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
