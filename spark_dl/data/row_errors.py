@@ -226,7 +226,8 @@ def _fixes(
         fixes.append(EXACT_FIX)
     if "image" in kinds:
         fixes.append("Set binaryFormat='raw' where the bytes are the numbers themselves.")
-    kept = [columns[name].kind == "ragged array" for kind, name, _ in counts if kind in ("image", "content")]
+    ragged = {name for name, column in columns.items() if column.kind == "ragged array"}
+    kept = [name in ragged for kind, name, _ in counts if kind in ("image", "content")]
     if not all(kept):
         fixes.append("Set nullPolicy='drop' to leave rows out that can't be decoded.")
     if any(kept):
