@@ -1,7 +1,7 @@
 # The parts of scripts/test.sh one by one, in the .venv that scripts/setup.sh makes. ARGS goes to pytest: make unit ARGS="-k name"
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help lint types unit spark distributed hosts docs docs-pictures notebooks stack coverage all
+.PHONY: help lint types unit training tooling spark distributed hosts docs docs-pictures notebooks stack coverage all
 
 pytest := . scripts/env.sh && python -m pytest --durations=20
 
@@ -14,8 +14,16 @@ lint: ## lint, format and declared dependencies
 types: ## types of the package
 	. scripts/env.sh && mypy spark_dl
 
-unit: ## tests without Spark
-	$(pytest) --numprocesses 2 --dist loadgroup --no-loadscope-reorder tests/unit $(ARGS)
+two := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+unit: ## functions and classes, without Spark and without training
+	$(pytest) $(two) tests/unit $(ARGS)
+
+training: ## Keras trainings without Spark, with ranks as threads, and a rank's own process
+	$(pytest) $(two) tests/training $(ARGS)
+
+tooling: ## scripts, site, stubs, release, wheels
+	$(pytest) $(two) tests/tooling $(ARGS)
 
 spark: ## tests and docstrings with Spark in this process
 	$(pytest) tests/spark spark_dl $(ARGS)
@@ -33,7 +41,7 @@ docs-pictures: ## screenshots of MLflow's page, in docs/images; needs Playwright
 	. scripts/env.sh && python scripts/docs_pictures.py
 
 notebooks: ## notebooks, each executed in a kernel of its own; scripts/notebooks.py writes them with outputs
-	$(pytest) tests/notebooks -m "" $(ARGS)
+	$(pytest) tests/notebooks $(ARGS)
 
 stack: ## tests marked `stack`, on the newest stack
 	scripts/test.sh --stack newest $(ARGS)

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Ranks that are threads, in the unit tests, wait for each other inside TensorFlow's own.
+# Ranks that are threads, in tests/training, wait for each other inside TensorFlow's own.
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "8")
 os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
 # Inherited by all that these tests start, so that `processes.ranks` tells them from those of a run beside this one.
@@ -19,6 +20,9 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 from jvm import short_lived
 
+# Hypothesis without a clock.
+settings.register_profile("steady", deadline=None, max_examples=60, database=None)
+settings.load_profile("steady")
 # For the sessions that docstrings, pages of the docs and programs make for themselves.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", short_lived())
 
@@ -42,7 +46,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
     Two processes share the tests where xdist runs them: one takes those with a session in their own process, one those
     with a cluster, for each of which a process has only one; notebooks, whose sessions are in their kernels, and files
-    of unit tests fill up what time is left.
+    of the other tests fill up what time is left.
     """
     folder = item.path.parent.name
     if folder in FOLDERS and item.path.is_relative_to(ROOT / "tests"):

@@ -96,7 +96,7 @@ def cpu_seconds() -> dict[str, float]:
     """Of the processes of this program, with those of them that have ended, by kind."""
     own, found = os.getpid(), {"driver's Python": 0.0, "JVM": 0.0, "Python workers": 0.0, "ranks": 0.0}
     for process in psutil.process_iter(["cmdline", "cpu_times"]):
-        command, times = process.info["cmdline"] or [], process.info["cpu_times"]
+        command, times = process.info["cmdline"] or [""], process.info["cpu_times"]
         server = "spark_dl.launch.fork_server" in command
         # A fork server is a process of its own, but names the daemon of its executor.
         try:

@@ -13,12 +13,9 @@ from notebook_script import script
 LARGEST_PICTURE, LARGEST_NOTEBOOK = 100_000, 600_000
 SOURCES = script.sources()
 NAMES = [path.stem for path in SOURCES]
-# The slowest, whose kinds of fits others have too: the whole suite has an hour for two cores.
-SLOWEST = ("07_recommendation", "08_mlflow_to_production", "10_moving_here")
-EXECUTED = [pytest.param(path, marks=[pytest.mark.thorough] if path.stem in SLOWEST else []) for path in SOURCES]
 
 
-@pytest.mark.parametrize("source", EXECUTED, ids=NAMES)
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 def test_a_notebook_runs_and_what_it_claims_holds(source: Path) -> None:
     """A cell that raises, also by an assert, fails the test."""
     ran = script.execute(source)

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import blocks_of, numbered
 
 from spark_dl.data.batches import pools, tensorflow_batches
 from spark_dl.data.dataset import ConvertedDataset, Tensor
 from spark_dl.data.shards import Shard, canonical_shards, shards
 from spark_dl.io.store import Store
-
-from .rows import blocks_of, numbered
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=8)
 RANKS = st.integers(1, 4)

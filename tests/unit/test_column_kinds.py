@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from column_examples import EXAMPLES, Example
+from rows import scored_input, sent
 
 from spark_dl.data.batches import keras_batch
 from spark_dl.data.column import Column
@@ -23,8 +24,6 @@ from spark_dl.io.store import Store
 from spark_dl.score.heads import Regression
 from spark_dl.score.saved_specs import spec_from_dict, spec_to_dict
 from spark_dl.score.scoring_model import ScoringModel
-
-from .rows import scored_input, sent
 
 LABEL = LabelSpec(Column("y", "number", "int32", 1), (), "int32", None)
 by_kind = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
+from rows import pack, scored_input
 
 from spark_dl import KerasEstimator, KerasModel
 from spark_dl.data.batches import keras_batch
@@ -38,8 +39,6 @@ from spark_dl.fit.input_plan import input_plan
 from spark_dl.fit.row_columns import validation_column, weight_and_shape
 from spark_dl.io.store import Store
 from spark_dl.options import EstimatorOptions
-
-from .rows import pack, scored_input
 
 SCHEMA = (
     T.StructType()

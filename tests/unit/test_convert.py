@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import pack
 
 from spark_dl.data import convert
 from spark_dl.data.column import Column
@@ -28,8 +29,6 @@ from spark_dl.data.shards import Segment, shards
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import OptionError
 from spark_dl.io.store import Store
-
-from .rows import pack
 
 NAN = float("nan")
 VECTOR = pa.struct(

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pyspark.sql import types as T
+from rows import sent
 
 from spark_dl.data.batches import keras_batch
 from spark_dl.data.column import Column
@@ -32,8 +33,6 @@ from spark_dl.score.saved_specs import spec_from_dict, spec_to_dict
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.serving import Served, Serving
 from spark_dl.train.model.serialization import to_bytes
-
-from .rows import sent
 
 LABEL = LabelSpec(Column("y", "number", "int32", 1), (), "int32", None)
 SCHEMA = T.StructType().add("image", "binary").add("n", "long")

@@ -15,13 +15,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from rows import numbered
 
 from spark_dl.fit.code_digest import code_digest
 from spark_dl.fit.fingerprint import _own_objects, fingerprint, layout
 from spark_dl.options import ClassifierOptions, EstimatorOptions, Option, all_options, options_of
 from spark_dl.train.model.serialization import to_bytes
-
-from .rows import numbered
 
 # --- code ------------------------------------------------------------------------------------------------------------
 

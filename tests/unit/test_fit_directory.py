@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import pytest
+from rows import numbered
 
 from spark_dl.fit.directory import FitDirectory
 from spark_dl.fit.fingerprint import fingerprint
@@ -20,8 +21,6 @@ from spark_dl.io.store import Store
 from spark_dl.options import EstimatorOptions
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints
 from spark_dl.train.model.serialization import to_bytes
-
-from .rows import numbered
 
 KIND = {"model": "a", "options": "b"}
 

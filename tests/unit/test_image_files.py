@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 from PIL import Image
+from rows import pack, scored_input, sent
 
 from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec, convert_batches
@@ -23,8 +24,6 @@ from spark_dl.data.media import pixels
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
-
-from .rows import pack, scored_input, sent
 
 RANDOM = np.random.default_rng(0)
 HEIGHT, WIDTH = 9, 7

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
+from rows import pack, sent
 
 from spark_dl import KerasEstimator
 from spark_dl.data import convert
@@ -30,8 +31,6 @@ from spark_dl.fit.input_plan import InputPlan
 from spark_dl.io.store import Store
 from spark_dl.train.model.losses import loss_facts
 from spark_dl.train.model.shape import ModelOutput
-
-from .rows import pack, sent
 
 SCALAR = LabelSpec(Column("y", "number", "float64", 1), (), "float32", None)
 

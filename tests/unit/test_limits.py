@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from rows import pack, scored_input
 
 from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
@@ -19,8 +20,6 @@ from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, ModelError
 from spark_dl.io.store import Store
 from spark_dl.train.model.exact_ids import check_exact_ids
-
-from .rows import pack, scored_input
 
 NAN, INF = float("nan"), float("inf")
 

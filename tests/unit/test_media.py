@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 from pyspark.sql import types as T
+from rows import pack, scored_input
 
 from spark_dl.data import convert
 from spark_dl.data.batches import tensorflow_batches
@@ -28,8 +29,6 @@ from spark_dl.data.shards import Segment, shards
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
-
-from .rows import pack, scored_input
 
 TEXT = FeatureSpec((Column("x", "text", "object", 0),), (1,), "string")
 IMAGE = FeatureSpec((Column("x", "image", "object", 0),), (4, 6, 3), "uint8")

@@ -6,13 +6,12 @@ from typing import Any
 
 import keras
 import pytest
+from own_metrics import Greatest
 from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
 from spark_dl import KerasEstimator
 from spark_dl.errors import OptionError
 from spark_dl.fit.spec import build_fit_spec
-
-from .own_metrics import Greatest
 
 COLUMNS = StructType(
     [StructField("features", ArrayType(FloatType())), *(StructField(name, FloatType()) for name in ("label", "a", "b"))]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Row
 from pyspark.sql import types as T
+from rows import pack, scored_input, sent
 
 from spark_dl import KerasEstimator
 from spark_dl.data.batches import keras_batch
@@ -32,8 +33,6 @@ from spark_dl.io.store import Store
 from spark_dl.score.heads import Regression
 from spark_dl.score.saved_specs import spec_from_dict, spec_to_dict
 from spark_dl.score.scoring_model import ScoringModel
-
-from .rows import pack, scored_input, sent
 
 LABEL = LabelSpec(Column("y", "number", "int32", 1), (), "int32", None)
 LONGS, FLOATS = T.ArrayType(T.LongType()), T.ArrayType(T.FloatType())

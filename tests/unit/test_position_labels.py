@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
+from rows import sent
 
 from spark_dl import KerasClassifier, KerasEstimator, KerasTagger
 from spark_dl.data.batches import keras_batch
@@ -25,8 +26,6 @@ from spark_dl.layers import CRF, CRFLoss
 from spark_dl.score.heads import Tagging
 from spark_dl.train.model.losses import loss_facts
 from spark_dl.train.model.shape import ModelOutput
-
-from .rows import sent
 
 TAGS = StructType(
     [

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyspark.sql.pandas.serializers import ArrowStreamPandasUDFSerializer
+from rows import scored_input
 
 from spark_dl.data.column import Column
 from spark_dl.data.specs import FeatureSpec
@@ -21,8 +22,6 @@ from spark_dl.score.predict import _scorer
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.series import output_series
 from spark_dl.train.model.serialization import to_bytes
-
-from .rows import scored_input
 
 ARRAY = Column("x", "array", "float32", 3)
 SCALAR = Column("s", "number", "float64", 1)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
+from rows import pack
 
 from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
@@ -19,8 +20,6 @@ from spark_dl.errors import StoreError
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace, clean
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints, latest
-
-from .rows import pack
 
 SECRET = "S3" + "CRET"
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import blocks_of
 
 from spark_dl.data.shards import Segment, Shard, epoch_order, shards
-
-from .rows import blocks_of
 
 SIZES = st.lists(st.integers(1, 40), max_size=12)
 RANKS = st.integers(1, 9)

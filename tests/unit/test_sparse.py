@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
+from rows import pack, scored_input
 
 from spark_dl.data.batches import _ready, tensorflow_batches
 from spark_dl.data.column import Column
@@ -28,7 +29,6 @@ from spark_dl.errors import DataError
 from spark_dl.io.store import Store
 from spark_dl.score.scoring_model import rows_at_once
 
-from .rows import pack, scored_input
 from .test_arrow import VECTOR, WIDTH, cut, cuts, vectors, walked
 
 

@@ -11,13 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-
-from spark_dl.log_values import plain_history, scalar_history, scalars
-from spark_dl.train.callbacks.sync import SyncMetrics
-from spark_dl.train.metrics.joins import MetricJoin, is_summed, metric_joins, user_metrics
-from spark_dl.train.model.examples import Example
-
-from .own_metrics import (
+from own_metrics import (
     Capped,
     Ever,
     FullBatches,
@@ -38,7 +32,12 @@ from .own_metrics import (
     of_rows,
     rooted,
 )
-from .rows import Together, on_ranks
+from rows import Together, on_ranks
+
+from spark_dl.log_values import plain_history, scalar_history, scalars
+from spark_dl.train.callbacks.sync import SyncMetrics
+from spark_dl.train.metrics.joins import MetricJoin, is_summed, metric_joins, user_metrics
+from spark_dl.train.model.examples import Example
 
 LIKE = [Example("output", (3,), "float32", (3,))]
 

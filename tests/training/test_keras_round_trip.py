@@ -17,6 +17,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from rows import changed, packed_arrays
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.data.dataset import ConvertedDataset
@@ -28,8 +29,6 @@ from spark_dl.train.model.compiling import compiled_copy
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
 from spark_dl.world import solo
-
-from .rows import changed, packed_arrays
 
 L, OP = keras.layers, keras.optimizers
 WIDTH, BATCH, STEPS = 16, 4, 3

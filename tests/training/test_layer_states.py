@@ -9,13 +9,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from rows import Together, on_ranks
 
 from spark_dl.errors import ModelError
 from spark_dl.train.callbacks.compare_ranks import CompareRanks
 from spark_dl.train.callbacks.sync import SyncMetrics
 from spark_dl.train.model.layer_states import AVERAGE, may_keep_states, state_joins
-
-from .rows import Together, on_ranks
 
 INPUTS = {"features": ((3,), "float32")}
 

@@ -8,13 +8,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rows import Together, on_ranks
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.speed import StepClock
 from spark_dl.world import solo
-
-from .rows import Together, on_ranks
 
 
 def reduced(ranks_gradients: list[list[Any]], rows: list[int], fp16: bool = False) -> list[list[Any]]:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rows import changed, on_ranks
 
 from spark_dl.data.shards import shards
 from spark_dl.errors import ModelError, OptionError
@@ -20,7 +21,6 @@ from spark_dl.train.loop import train
 from spark_dl.train.metrics.step_logs import TEST_HOOKS, TRAIN_HOOKS, read_logs
 from spark_dl.train.plan import TrainPlan, TrainResult
 
-from .rows import changed, on_ranks
 from .test_train import HELD_OUT, ROWS, WIDTH, X, Y, a_plan
 
 TARGETS = Y.astype("float32")

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rows import Together, changed, on_ranks
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.io.store import Store
@@ -34,8 +35,6 @@ from spark_dl.train.reports import TRAIN_REPORTS, EpochReport, StepReport, Train
 from spark_dl.train.speed import StepClock
 from spark_dl.wire import decode, encode
 from spark_dl.world import solo
-
-from .rows import Together, changed, on_ranks
 
 NAN = math.nan
 

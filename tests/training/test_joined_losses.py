@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from rows import on_ranks, pack
 
 from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
@@ -23,8 +24,6 @@ from spark_dl.options import TrainingOptions
 from spark_dl.train.loop import train
 from spark_dl.train.model.serialization import from_bytes, to_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
-
-from .rows import on_ranks, pack
 
 STEPS, CLASSES, EPOCHS = 6, 3, 2
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import pytest
 from keras import ops
+from own_metrics import Capped, Greatest, InPython, RunningMean, TakesOtherThings, rooted
 from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
 
 from spark_dl import KerasEstimator
@@ -16,7 +17,6 @@ from spark_dl.errors import ModelError, OptionError
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.score import evaluate
 
-from .own_metrics import Capped, Greatest, InPython, RunningMean, TakesOtherThings, rooted
 from .test_batch_dependence import AddsMean, AddsSum, AddsVariance, contrastive, drawn, summed
 from .test_layer_states import Deviation, Fails, Rows, Scaled, Steps
 from .test_step_trial import Noise, OwnStep, by_norm, halved

@@ -16,6 +16,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from own_metrics import OfEachClass
+from rows import Together, changed, on_ranks, packed_arrays
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.data.dataset import ConvertedDataset
@@ -35,9 +37,6 @@ from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.train.reports import EpochEnd, EpochReport, TrainReport, Verdict, WarningReport
 from spark_dl.wire import encode
 from spark_dl.world import solo
-
-from .own_metrics import OfEachClass
-from .rows import Together, changed, on_ranks, packed_arrays
 
 ROWS, WIDTH, CLASSES = 50, 5, 3
 RANDOM = np.random.default_rng(11)

@@ -11,6 +11,7 @@ import cloudpickle
 import keras
 import numpy as np
 import pytest
+from rows import on_ranks
 
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.loop import _start_alike, train
@@ -19,7 +20,6 @@ from spark_dl.train.model.parts import seed_states
 from spark_dl.train.model.serialization import from_bytes, to_bytes
 from spark_dl.train.plan import TrainPlan
 
-from .rows import on_ranks
 from .test_train import CLASSES, HELD_OUT, WIDTH, Crash, a_plan, run, same_history
 
 O = keras.optimizers  # noqa: E741
