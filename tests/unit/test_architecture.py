@@ -64,7 +64,7 @@ ALLOWED = {
 OWNERS = {
     "horovod": {"collectives", "launch.fork_server"},
     "petastorm": {"_compat.petastorm"},
-    "optuna": {"tune", "tune.search", "tune.space", "tune.study", "tune.trials"},
+    "optuna": {"tune", "tune.objective", "tune.search", "tune.space", "tune.study", "tune.trials"},
     "mlflow": {
         *("_compat.mlflow", "mlflow", "track.flavor", "track.flavor_reading", "track.mlflow", "track.mlflow_writer"),
         "track.runs",
