@@ -30,6 +30,7 @@ def run_page(page: str, spark: SparkSession) -> None:
         spark: The session, which the page's `getOrCreate` gets.
     """
     text = (DOCS / page).read_text()
+    assert "spark.stop()" not in text, "the session is that of all tests of the process"
     namespace = {"spark": spark, "__name__": "__main__"}
     for block in _FENCE.finditer(text):
         line = text.count("\n", 0, block.start(1))
