@@ -37,7 +37,7 @@ __all__ = ["OptunaSearch", "OptunaSearchModel"]
 
 # Models have other names in each call, and can't be compared by them.
 _MODELS = ("model", "warmStart")
-# Values whose repr tells where they are in memory are described by their names.
+# Values that their repr describes; others are described by their names.
 _PLAIN = (str, int, float, dict, type(None))
 
 
