@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -143,9 +143,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         check_compiles(compiled)
     rate = scaled_rate(compiled, options)
     head = task._head(shape, losses, compiled)
-    inputs = tuple(
-        InputFacts(one.name, opened(one.shape) if one.name in ragged else one.shape, one.dtype) for one in shape.inputs
-    )
+    inputs = _input_facts(shape, ragged)
     outputs = _output_facts(task, shape, losses, isinstance(options, ClassifierOptions))
     if options.error_col:
         check_error_col(inputs, outputs, head)
@@ -212,6 +210,12 @@ def _compiled(task: Task, model: keras.Model, shape: ModelShape, options: Estima
     check_labels(compiled, options)
     check_exact_ids(compiled)
     return compiled
+
+
+def _input_facts(shape: ModelShape, ragged: Collection[str]) -> tuple[InputFacts, ...]:
+    return tuple(
+        InputFacts(one.name, opened(one.shape) if one.name in ragged else one.shape, one.dtype) for one in shape.inputs
+    )
 
 
 def _output_facts(

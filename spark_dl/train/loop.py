@@ -28,7 +28,7 @@ from spark_dl.train.callbacks.sync import SyncEarlyStop, SyncMetrics, runs_on
 from spark_dl.train.callbacks.warm_up import WarmUp
 from spark_dl.train.feed import Feed
 from spark_dl.train.joined_losses import JoinedLosses
-from spark_dl.train.metrics.joins import metric_joins
+from spark_dl.train.metrics.joins import MetricJoin, metric_joins
 from spark_dl.train.model.examples import examples_of_model
 from spark_dl.train.model.keras_settings import apply_settings
 from spark_dl.train.model.optimizers import restore_unsaved
@@ -90,9 +90,7 @@ def _train(
     clock = StepClock()
     reducer = _prepare(model, plan, feed, collectives, clock)
     user_callbacks = dict(enumerate(cloudpickle.loads(plan.callbacks)))
-    tensors = plan.dataset.tensors
-    weighted = any(tensor.role == WEIGHT for tensor in tensors) or bool(plan.class_weights)
-    joins = metric_joins(model, lambda: examples_of_model(model, tensors), weighted) if world.size > 1 else ()
+    joins = _metric_joins(plan, model) if world.size > 1 else ()
     followers = list(user_callbacks.values())
     agreement = SyncMetrics(collectives, reducer, followers, has_own_test_step(model), joins, plan.state_rules)
     measure = MeasureSpeed(
@@ -136,6 +134,12 @@ def _train(
         model_file=_FINAL_MODEL,
         non_finite="" if best else first_not_finite(model),
     )
+
+
+def _metric_joins(plan: TrainPlan, model: keras.Model) -> list[MetricJoin]:
+    tensors = plan.dataset.tensors
+    weighted = any(tensor.role == WEIGHT for tensor in tensors) or bool(plan.class_weights)
+    return metric_joins(model, lambda: examples_of_model(model, tensors), weighted)
 
 
 def _write_model(plan: TrainPlan, model: keras.Model, saving: SaveCheckpoint) -> bytes | None:
