@@ -18,8 +18,12 @@ WORKERS = 2
 # `quiet_start` imports TensorFlow without the lines that it prints then.
 
 # %%
+import os
+import sys
+
 import spark_dl
 
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark's workers run this kernel's Python
 spark_dl.quiet_start()
 
 import keras

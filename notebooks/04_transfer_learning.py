@@ -15,8 +15,12 @@ LABELLED = 20  # images with a label, of 200: at least 4
 WORKERS = 2
 
 # %%
+import os
+import sys
+
 import spark_dl
 
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark's workers run this kernel's Python
 spark_dl.quiet_start()
 
 from importlib.metadata import distribution

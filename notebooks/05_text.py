@@ -12,8 +12,12 @@ ROWS = 1_200  # of 2,225 articles
 WORKERS = 2
 
 # %%
+import os
+import sys
+
 import spark_dl
 
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark's workers run this kernel's Python
 spark_dl.quiet_start()
 
 import importlib.resources

@@ -13,8 +13,12 @@ DAYS = 2_500  # the last ones of 5,698
 WORKERS = 2
 
 # %%
+import os
+import sys
+
 import spark_dl
 
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark's workers run this kernel's Python
 spark_dl.quiet_start()
 
 import keras

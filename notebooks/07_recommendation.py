@@ -12,8 +12,12 @@ FILMS = 600  # the most rated ones of 9,066
 WORKERS = 2
 
 # %%
+import os
+import sys
+
 import spark_dl
 
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark's workers run this kernel's Python
 spark_dl.quiet_start()
 
 import keras

@@ -11,15 +11,17 @@ ROWS = 4_000  # of 53,940 diamonds
 WORKERS = 2
 
 # %%
+import os
+import sys
+
 import spark_dl
 
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark's workers run this kernel's Python
 spark_dl.quiet_start()
 
 import json
-import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 

@@ -64,7 +64,8 @@ def first_line(error: BaseException) -> str:
 
 
 def _listed(spark: SparkSession, path: str) -> DataFrame:
-    return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load(spark_pattern(path))
+    # Twice: of one path alone, Spark looks for a streaming query's metadata, and logs a stack trace if it's missing.
+    return spark.read.format("binaryFile").option("recursiveFileLookup", "true").load([spark_pattern(path)] * 2)
 
 
 def _unopened(path: str, error: Exception) -> SavedModelError:

@@ -36,8 +36,19 @@ def _import_all() -> None:
 
 
 def main() -> None:
-    """Import what scoring needs, then fork workers as Spark's own daemon does."""
-    _import_all()
+    """Import what scoring needs, then fork workers as Spark's own daemon does.
+
+    Where something can't be imported, one line says so and workers start without it: queries that don't score work,
+    and scoring names what is missing.
+    """
+    try:
+        _import_all()
+    except ImportError as error:
+        sys.stderr.write(
+            f"spark_dl.spark.python_daemon: {sys.executable} can't import what scoring needs ({error}). Python workers "
+            "start without it. If the driver's Python is another, set PYSPARK_PYTHON to it before the session starts.\n"
+        )
+        sys.stderr.flush()
     run_python_daemon()
 
 

@@ -12,6 +12,7 @@ from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 from notebook_script import script
 from processes import ranks
+from sessions import short_lived
 
 SETUP = """
 import spark_dl
@@ -30,7 +31,9 @@ def regressor(epochs):
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
-    manager, client = start_new_kernel(env=script.environment(), cwd=str(tmp_path))
+    # Spark logs warnings, as it does by default.
+    environment = {**script.environment(), "SPARK_SUBMIT_OPTS": short_lived()}
+    manager, client = start_new_kernel(env=environment, cwd=str(tmp_path))
     try:
         yield manager, client
     finally:
@@ -51,13 +54,14 @@ def test_a_fit_is_one_output_and_an_interrupt_ends_its_ranks(
 ) -> None:
     manager, client = kernel
     assert "absl::" not in str(outputs(client, SETUP))
-    fitted = outputs(client, "regressor(2).fit(rows).summary.rows")
+    fitted = outputs(client, "fitted = regressor(2).fit(rows); fitted.summary.rows")
     first, *updates, result = [one for one in fitted if one["msg_type"] != "stream"]
     assert first["msg_type"] == "display_data"
     assert {one["msg_type"] for one in updates} == {"update_display_data"}
     lines = updates[-1]["content"]["data"]["text/plain"].splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["Epoch 1/2", "Epoch 2/2"]
     assert result["content"]["data"]["text/plain"] == "200"
+    assert outputs(client, "fitted.save('saved')") == []
 
     message = client.execute("regressor(10**6).fit(rows)")
     while "Epoch 1/" not in client.get_iopub_msg(timeout=120)["content"].get("data", {}).get("text/plain", ""):
