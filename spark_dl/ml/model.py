@@ -22,7 +22,7 @@ from spark_dl.ml.fetched import fetched_model
 from spark_dl.ml.fitted_content import FittedContent
 from spark_dl.ml.fixed_batch import check_saved_batch
 from spark_dl.ml.from_keras import FromKeras, refuse_uncompiled
-from spark_dl.ml.html import model_html
+from spark_dl.ml.html import model_html, model_text
 from spark_dl.ml.params import with_options
 from spark_dl.ml.savable_objects import refuse_missing, savable
 from spark_dl.ml.sql_function import sql_function
@@ -73,6 +73,9 @@ class KerasModel(FittedContent, FromKeras, Model):
     Attributes:
         summary: The training summary.
     """
+
+    def __repr__(self) -> str:
+        return model_text(self, self._inputs, self._outputs)
 
     def _repr_html_(self) -> str:
         return model_html(self, self._inputs, self._outputs, self.summary)

@@ -9,7 +9,7 @@ from typing import Any
 
 from spark_dl.errors import ModelError, SavedModelError, explain
 from spark_dl.fit.initial_model import display_name, initial_model
-from spark_dl.ml.html import estimator_html
+from spark_dl.ml.html import as_text, estimator_html
 from spark_dl.ml.params import EstimatorParams
 from spark_dl.ml.persistence import Saved
 from spark_dl.ml.savable_objects import savable_config, savable_model
@@ -38,6 +38,9 @@ _LARGEST_LAYERS = 16 << 20
 
 class SavableEstimator(EstimatorParams, Saved):
     """Base of estimators that save their model and params; callbacks, onEpoch and validationData can't be saved."""
+
+    def __repr__(self) -> str:
+        return as_text(self)
 
     def _repr_html_(self) -> str:
         return estimator_html(self)

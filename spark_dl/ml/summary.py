@@ -40,6 +40,12 @@ class TrainingSummary:
     unlogged: list[dict[str, Any]] = field(default_factory=list)
     run_id: str = ""
 
+    def __str__(self) -> str:
+        """Show the numbers and the last values of the metrics, a line each; all values are in `history`."""
+        shown = {**_facts(self), **_last_values(self)}
+        width = max(map(len, shown), default=0)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
+
     def _repr_html_(self) -> str:
         return summary_html(self)
 
@@ -49,9 +55,15 @@ def summary_html(summary: TrainingSummary) -> str:
     history = scalar_history(summary.history)
     if not history:
         return ""
-    epochs = summary.first_epoch + max(map(len, history.values()))
+    losses: dict[str, list[float]] = {name: history[name] for name in ("loss", "val_loss") if name in history}
+    shown = table(_facts(summary), "Training") + table(_last_values(summary), "Last epoch")
+    return shown + curve(losses, "loss over the epochs")
+
+
+def _facts(summary: TrainingSummary) -> dict[str, object]:
+    history = scalar_history(summary.history)
     facts: dict[str, object] = {
-        "epochs": epochs,
+        "epochs": summary.first_epoch + max(map(len, history.values()), default=0),
         "best epoch": summary.best_epoch + 1 if summary.best_epoch >= 0 else "",
         "rows": f"{summary.rows:,}",
         "validation rows": f"{summary.validation_rows:,}",
@@ -61,7 +73,8 @@ def summary_html(summary: TrainingSummary) -> str:
         "MLflow run": summary.run_id,
         "entries not logged": len(summary.unlogged) or "",
     }
-    last = {name: f"{values[-1]:.4f}" for name, values in history.items() if values}
-    losses: dict[str, list[float]] = {name: history[name] for name in ("loss", "val_loss") if name in history}
-    shown = table({name: fact for name, fact in facts.items() if fact != ""}, "Training")
-    return shown + table(last, "Last epoch") + curve(losses, "loss over the epochs")
+    return {name: fact for name, fact in facts.items() if fact != ""}
+
+
+def _last_values(summary: TrainingSummary) -> dict[str, str]:
+    return {name: f"{values[-1]:.4f}" for name, values in scalar_history(summary.history).items() if values}

@@ -40,6 +40,15 @@ def test_an_estimator_shows_the_params_that_differ_from_their_defaults(model: ke
     assert cells(html) == {"model": "small", "epochs": "3", "optimizer": "plain"}
 
 
+def test_as_text_an_estimator_is_a_line_with_its_uid_and_such_params(model: keras.Model) -> None:
+    estimator = KerasClassifier(model=model, epochs=3, cacheDir="s3://key:secret@bucket/rows", columnShapes={"x": [2]})
+    assert str(estimator) == repr(estimator)
+    start = f"KerasClassifier: uid={estimator.uid}, model=small, columnShapes={{'x': [2]}}, epochs=3, cacheDir="
+    assert repr(estimator).startswith(start)
+    assert "secret" not in repr(estimator)
+    assert repr(KerasClassifierModel(topK=2)).endswith(", topK=2")
+
+
 def test_an_estimator_without_params_shows_its_name() -> None:
     html = KerasEstimator()._repr_html_()
     assert "KerasEstimator" in html
@@ -72,6 +81,16 @@ def test_a_summary_shows_its_last_epoch_and_a_curve_of_the_loss() -> None:
     assert shown["best epoch"] == "2"
     assert shown["val_loss"] == "0.6000"
     assert html.count("<polyline") == 2
+
+
+def test_a_printed_summary_has_a_line_for_each_number() -> None:
+    history = {"loss": [0.9, 0.512345], "auc": [0.7, 0.8]}
+    lines = str(TrainingSummary(history=history, rows=1200, run_id="abc", seconds=2.04)).splitlines()
+    shown = {line[:15].strip(): line[15:].strip() for line in lines}
+    assert shown["rows"] == "1,200"
+    assert shown["loss"] == "0.5123"
+    assert shown["MLflow run"] == "abc"
+    assert shown["seconds"] == "2.0"
 
 
 def test_a_summary_without_epochs_shows_nothing() -> None:

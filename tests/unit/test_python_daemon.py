@@ -16,7 +16,9 @@ def test_without_tensorflow_workers_start_all_the_same_and_a_line_says_what_is_m
     command = [sys.executable, "-m", "spark_dl.spark.python_daemon", "pyspark.worker"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as daemon:
-        assert daemon.stdin and daemon.stdout and daemon.stderr
+        assert daemon.stdin
+        assert daemon.stdout
+        assert daemon.stderr
         port = int.from_bytes(daemon.stdout.read(4), "big")
         daemon.stdin.close()  # Spark ends its daemons so
         daemon.terminate()

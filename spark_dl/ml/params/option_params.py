@@ -16,6 +16,7 @@ from spark_dl.options import Option, Options, options_of
 __all__ = ["OptionParams", "with_options"]
 
 _INDENT = "    "
+_WIDTH = 110  # of a docstring's lines; `help` puts some characters before them
 
 C = TypeVar("C", bound="type[OptionParams]")
 
@@ -127,7 +128,7 @@ def _getter(option: Option, name: str) -> Callable[..., Any]:
         return self.getOrDefault(option.name)
 
     getter.__name__ = name
-    getter.__doc__ = f"{option.name}, set or default. {option.doc}"
+    getter.__doc__ = f"Return the value of {option.name}, set or default."
     return getter
 
 
@@ -139,5 +140,9 @@ def _describe(cls: type[OptionParams]) -> None:
     )
     cls.__signature__ = signature  # type: ignore[attr-defined]
     head = (cls.__doc__ or "").split("\n\n    Args:\n")[0].rstrip()
-    lines = [f"        {option.name}: {option.doc} Default: {option.default!r}." for option in cls.options]
+    texts = (f"{option.name}: {option.doc} Default: {option.default!r}." for option in cls.options)
+    lines = [
+        textwrap.fill(text, _WIDTH, initial_indent=2 * _INDENT, subsequent_indent=3 * _INDENT, break_on_hyphens=False)
+        for text in texts
+    ]
     cls.__doc__ = head + "\n\n    Args:\n" + "\n".join(lines) + "\n"
