@@ -26,6 +26,7 @@ from spark_dl.fit.heads import general_head
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.fit.validation import marked, marked_schema, marking
+from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace
 from spark_dl.launch.settings import LaunchSettings
@@ -119,8 +120,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         spark, options = rows.sparkSession, spec.options
         settings = LaunchSettings.of(options)
         check_cluster(spark, options.num_workers, settings)
-        with contextlib.ExitStack() as owned:
-            workspace = owned.enter_context(Workspace(options.cache_dir, master_of(spark)))
+        storage = StorageOptions.of(options.storage_options)
+        with redacted_errors(storage.secrets), contextlib.ExitStack() as owned:
+            workspace = owned.enter_context(Workspace(options.cache_dir, master_of(spark), storage))
             diagnosis.preflight(spark, options.num_workers, [workspace], settings, spec.modules)
             converted = self._convert(rows, spec, workspace)
             return ConvertedData.of(rows, converted, spec.conversion, spec.plan, owned.pop_all())
@@ -205,8 +207,14 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             warn(note, 2)
         check_cluster(spark, options.num_workers, settings)
         _log.info("Checked the options, the columns and the model.")
-        with Workspace(options.cache_dir, master_of(spark)) as workspace, FitLog(self, spec, spark, parent) as log:
-            checkpoints = Store.at(options.checkpoint_dir) if options.checkpoint_dir else workspace.child("checkpoints")
+        storage = StorageOptions.of(options.storage_options)
+        with (
+            Workspace(options.cache_dir, master_of(spark), storage) as workspace,
+            FitLog(self, spec, spark, parent) as log,
+            redacted_errors(storage.secrets),
+        ):
+            own = Store.at(options.checkpoint_dir, storage) if options.checkpoint_dir else None
+            checkpoints = own or workspace.child("checkpoints")
             checkpoints.make()
             log.open(resumable=bool(options.checkpoint_dir))
             diagnosis.preflight(spark, options.num_workers, [workspace, checkpoints], settings, spec.modules)
