@@ -40,6 +40,7 @@ from spark_dl.ml.summary import TrainingSummary
 from spark_dl.options import EstimatorOptions, TrainingOptions
 from spark_dl.redaction import redacted_errors, warn
 from spark_dl.score.heads import Head
+from spark_dl.spark.row_source import RowSource
 from spark_dl.spark.session import master_of
 from spark_dl.track import active_record
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
@@ -144,7 +145,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _fit_converted(self, spec: FitSpec, converted: ConvertedData, parent: str = "") -> KerasModel:
         dataset = converted.dataset_for(spec.conversion)
-        return self._train(converted.spark, spec, lambda workspace: dataset, lambda: converted.files, parent)
+        return self._train(converted.spark, spec, lambda workspace: dataset, lambda: converted.source, parent)
 
     def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Mapping[Param[Any], Any]]) -> FitMany[KerasModel]:
         """Fit one model per param map; fits that need the same conversion share the converted rows.
@@ -172,7 +173,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
         spec, rows = self._checked(dataset)
-        return self._train(dataset.sparkSession, spec, functools.partial(self._convert, rows, spec), dataset.inputFiles)
+        source = functools.partial(RowSource.of, dataset)
+        return self._train(dataset.sparkSession, spec, functools.partial(self._convert, rows, spec), source)
 
     def _convert(self, rows: DataFrame, spec: FitSpec, workspace: Store) -> ConvertedDataset:
         factors = self._class_factors(rows, spec.conversion)
@@ -190,7 +192,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         spark: SparkSession,
         spec: FitSpec,
         rows: Callable[[Store], ConvertedDataset],
-        files: Callable[[], Sequence[str]],
+        source: Callable[[], RowSource],
         parent: str = "",
     ) -> KerasModel:
         """Train a model by a checked specification.
@@ -199,7 +201,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             spark: The Spark session.
             spec: The specification of the fit.
             rows: Takes the workspace and returns the converted dataset.
-            files: Returns the files that the DataFrame was read from.
+            source: Returns the files and tables that the DataFrame was read from.
             parent: The id of the parent record at the tracker; empty for none.
         """
         options, settings = spec.options, LaunchSettings.of(spec.options)
@@ -221,7 +223,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             log.fit()
             converted = rows(workspace)
             check_rows(converted, spec.conversion, options)
-            log.rows(converted, files)
+            log.rows(converted, source)
             plan = self._train_plan(spec, converted, workspace, checkpoints)
             trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted))
             fitted = self._fitted(workspace.read(trained.result.model_file), spec, trained, log.record.open())
