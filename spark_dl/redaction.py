@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -157,8 +157,27 @@ def _names_secret(name: object) -> bool:
     return isinstance(name, str) and _NAMED.fullmatch(name) is not None
 
 
-def redact_error(error: BaseException | None) -> None:
-    """Replace the credentials in an exception, its causes and contexts, and exceptions that it holds, in place."""
+def _without(value: Any, secrets: Collection[str]) -> Any:
+    """Replace certain texts in a text, or in the texts of nested lists, tuples and dicts."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, REDACTED)
+        return value
+    if isinstance(value, dict):
+        return {name: _without(one, secrets) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        found = [_without(one, secrets) for one in value]
+        return found if isinstance(value, list) else tuple(found)
+    return value
+
+
+def redact_error(error: BaseException | None, secrets: Collection[str] = ()) -> None:
+    """Replace the credentials in an exception, its causes and contexts, and exceptions that it holds, in place.
+
+    Args:
+        error: The exception; None for none.
+        secrets: Texts to replace wherever they occur, the longest first.
+    """
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -166,32 +185,39 @@ def redact_error(error: BaseException | None) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        _redact_fields(one)
+        _redact_fields(one, secrets)
         waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
         # The errors of requests hold those of urllib3, and their text comes from them.
         held = (*one.args, *getattr(one, "__dict__", {}).values())
         waiting += [part for part in held if isinstance(part, BaseException)]
 
 
-def _redact_fields(error: BaseException) -> None:
-    args = tuple(redact_value(part) if type(part) in (str, list, tuple, dict) else part for part in error.args)
+def _redact_fields(error: BaseException, secrets: Collection[str]) -> None:
+    def redacted(value: Any) -> Any:
+        return redact_value(_without(value, secrets))
+
+    args = tuple(redacted(part) if type(part) in (str, list, tuple, dict) else part for part in error.args)
     if any(new is not old and new != old for new, old in zip(args, error.args, strict=True)):
         error.args = args
     # Besides args, an OSError has file names, MLflow's errors have a message, and RankError has the rank's log.
     fields = {name: getattr(error, name, None) for name in ("strerror", "filename", "filename2")}
     for name, value in {**fields, **getattr(error, "__dict__", {})}.items():
-        if isinstance(value, (str, list)) and (redacted := redact_value(value)) != value:
+        if isinstance(value, (str, list)) and (clean := redacted(value)) != value:
             with contextlib.suppress(AttributeError, TypeError):  # a read-only attribute is computed from others
-                setattr(error, name, redacted)
+                setattr(error, name, clean)
 
 
 @contextmanager
-def redacted_errors() -> Iterator[None]:
-    """Redact the exceptions that leave the `with`, and their causes."""
+def redacted_errors(secrets: Collection[str] = ()) -> Iterator[None]:
+    """Redact the exceptions that leave the `with`, and their causes.
+
+    Args:
+        secrets: Texts to replace wherever they occur, the longest first.
+    """
     try:
         yield
     except BaseException as error:
-        redact_error(error)
+        redact_error(error, secrets)
         raise
 
 

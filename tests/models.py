@@ -61,6 +61,7 @@ _OTHERS: dict[str, Any] = {
     "cpusPerWorker": 2,
     "gpusPerWorker": 1,
     "classWeights": {0: 2.0, 2: 0.5},
+    "storageOptions": {"region": "eu-west-1", "request_timeout": 5},
 }
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from pyspark.sql import SparkSession
-from pyspark.sql.pandas.types import to_arrow_type
-from pyspark.sql.types import DataType
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_type
+from pyspark.sql.types import DataType, StructType
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["arrow_type", "is_connect", "run_python_daemon", "server_host", "set_worker_python"]
+__all__ = ["arrow_type", "is_connect", "run_python_daemon", "server_host", "set_worker_python", "spark_schema"]
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -43,6 +43,11 @@ def set_worker_python(spark: SparkSession, executable: str) -> None:
 def arrow_type(kind: DataType) -> pa.DataType:
     """Return the Arrow type of a Spark type (`pyspark.sql.pandas.types.to_arrow_type`)."""
     return to_arrow_type(kind)
+
+
+def spark_schema(schema: pa.Schema) -> StructType:
+    """Return the Spark schema of an Arrow schema (`pyspark.sql.pandas.types.from_arrow_schema`)."""
+    return from_arrow_schema(schema)
 
 
 def run_python_daemon() -> None:

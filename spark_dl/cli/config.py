@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from spark_dl.errors import OptionError, explain, hint
-from spark_dl.options import Option, Options, options_of
+from spark_dl.options import Option, Options, all_options, options_of
 
 __all__ = ["Config", "checked_keys", "flag_of", "flag_value", "given_values", "read_config"]
 
@@ -57,10 +57,11 @@ def given_values(given: argparse.Namespace) -> dict[str, Any]:
     for assignment in getattr(given, "assignments", ()):
         name, sign, text = assignment.partition("=")
         if not sign or not name.strip():
+            received = next((one.name for one in all_options() if one.secret and one.name in assignment), assignment)
             raise OptionError(
-                explain("--set can't be read.", expected="--set key=value", received=assignment, fix="Write key=value.")
+                explain("--set can't be read.", expected="--set key=value", received=received, fix="Write key=value.")
             )
-        values[name.strip()] = _yaml_value(text)
+        values[name.strip()] = _parsed(text, f"The value of {name.strip()}")  # by its name, as it may be a secret
     return values
 
 

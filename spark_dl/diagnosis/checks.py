@@ -20,6 +20,7 @@ from spark_dl.diagnosis.probe import ExecutorFacts, ProbeRequest, probe_executor
 from spark_dl.diagnosis.report import Finding, Report
 from spark_dl.diagnosis.stacks import stack_of
 from spark_dl.errors import ClusterError, OptionError, StoreError, explain
+from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace
 from spark_dl.launch.channel import Channel, MessageQueue
@@ -119,7 +120,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
     counted = slots or max(1, cores // task_cpus)
     findings.append(Finding("cluster", "slots", f"{counted}{'' if slots else ' or more'} on {master}"))
     try:
-        with Workspace(cacheDir, master) as store:
+        with Workspace(cacheDir, master, StorageOptions.of(None)) as store:
             findings += [machine.space("driver", store), *_executors(spark, store, counted)]
     except (OptionError, StoreError) as error:
         findings.append(Finding("driver", "cache directory", cacheDir or "none", str(error)))
@@ -184,9 +185,7 @@ def _probe_slots(
     """
     messages: MessageQueue = queue.Queue()
     with Channel.of(spark, messages) as channel:
-        request = ProbeRequest(
-            tuple(store.url for store in stores), token, channel.address, tuple(modules or ()), modules is None
-        )
+        request = ProbeRequest(tuple(stores), token, channel.address, tuple(modules or ()), modules is None)
         profile = resource_profile(spark, settings)
         frame = spark.range(0, tasks, 1, tasks).mapInArrow(
             functools.partial(probe_executor, request), "facts string", barrier=True, profile=profile

@@ -31,7 +31,7 @@ class ProbeRequest:
     """Request of the driver to the tasks.
 
     Attributes:
-        urls: The directories that all hosts should share.
+        stores: The directories that all hosts should share.
         token: The name of the driver's file in each directory.
         driver: The address of the driver's channel.
         modules: The modules that the executor must be able to import.
@@ -39,7 +39,7 @@ class ProbeRequest:
             to the other executors.
     """
 
-    urls: tuple[str, ...]
+    stores: tuple[Store, ...]
     token: str
     driver: Address
     modules: tuple[str, ...]
@@ -90,7 +90,7 @@ def probe_executor(request: ProbeRequest, batches: Iterable[pa.RecordBatch]) -> 
         versions=machine.versions(),
         horovod=horovod_fault(),
         absent=tuple(machine.absent(request.modules)),
-        directories={url: _use(Store(url), request.token, task) for url in request.urls},
+        directories={store.url: _use(store, request.token, task) for store in request.stores},
         driver=way,
         findings=(),
     )
@@ -98,7 +98,7 @@ def probe_executor(request: ProbeRequest, batches: Iterable[pa.RecordBatch]) -> 
         first = executors.index(own) == task  # one task per executor runs the thorough checks
         ways = _ways_to_executors(context, own, first)
         if first:
-            space = (machine.space(own, Store(url)) for url in request.urls)
+            space = (machine.space(own, store) for store in request.stores)
             facts = replace(facts, findings=(ways, *machine.horovod_and_gpus(own), *space))
     yield pa.RecordBatch.from_pydict({"facts": [json.dumps(encode(facts))]})
 

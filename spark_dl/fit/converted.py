@@ -16,6 +16,7 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import DataError, StoreError, explain
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.io.store import Store
+from spark_dl.spark.row_source import RowSource
 
 __all__ = ["ConvertedData", "comparable", "convert"]
 
@@ -32,7 +33,7 @@ class ConvertedData:
         bytes: The size of the converted rows, in bytes.
         schema: The schema of the DataFrame.
         plan: The mapping of columns to the model's inputs and outputs; `print` shows a table.
-        files: The files that the DataFrame was read from; empty if Spark doesn't know them.
+        source: The files and tables that the DataFrame was read from.
         spark: The Spark session.
     """
 
@@ -41,7 +42,7 @@ class ConvertedData:
     bytes: int
     schema: StructType
     plan: InputPlan
-    files: tuple[str, ...]
+    source: RowSource
     spark: SparkSession = field(repr=False)
     _dataset: ConvertedDataset = field(repr=False)
     _conversion: ConversionSpec = field(repr=False)
@@ -51,6 +52,11 @@ class ConvertedData:
     def __post_init__(self) -> None:
         # Callers may forget close(): in a notebook, a `with` can't span cells.
         self._remove = weakref.finalize(self, _close_in_process, os.getpid(), self._owned)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that the DataFrame was read from; empty if Spark doesn't know them."""
+        return self.source.files
 
     @staticmethod
     def of(
@@ -76,7 +82,7 @@ class ConvertedData:
                 bytes=dataset.bytes,
                 schema=frame.schema,
                 plan=plan,
-                files=tuple(frame.inputFiles()),
+                source=RowSource.of(frame),
                 spark=frame.sparkSession,
                 _dataset=dataset,
                 _conversion=comparable(conversion),

@@ -1,6 +1,6 @@
 """Directories by URL, which the driver and the ranks read and write without Spark.
 
-A path without a scheme is a local path. URLs are opened by pyarrow (file, hdfs, s3, gs) or else by fsspec. Files are
+A path without a scheme is a local path. URLs are opened as `filesystems.py` says. Files are
 written atomically: under a temporary name, then renamed. Methods that take a name refuse paths, so that a name read
 from a file can't lead out of the directory.
 """
@@ -8,16 +8,17 @@ from a file can't lead out of the directory.
 from __future__ import annotations
 
 import os
-import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
 from spark_dl.errors import StoreError, explain
 from spark_dl.io import paths
-from spark_dl.redaction import is_redacted, redact
+from spark_dl.io.filesystems import opened
+from spark_dl.io.storage_options import StorageOptions
+from spark_dl.redaction import is_redacted, redact, redact_error
 
 __all__ = ["Store"]
 
@@ -28,9 +29,11 @@ class Store:
 
     Args:
         url: The URL, from `paths.normalized`.
+        options: The options of the URL's file system. They stay in memory and in messages between processes.
     """
 
     url: str
+    options: StorageOptions = field(default=StorageOptions(), repr=False)
 
     def __repr__(self) -> str:
         return f"Store({self.shown!r})"
@@ -41,11 +44,12 @@ class Store:
         return redact(self.url)
 
     @staticmethod
-    def at(path: str | os.PathLike[str]) -> Store:
+    def at(path: str | os.PathLike[str], options: StorageOptions | None = None) -> Store:
         """Make the store of a path or URL, normalized so that it means the same in every process.
 
         Args:
             path: The path or URL.
+            options: The options of the URL's file system, which local paths don't need.
 
         Raises:
             StoreError: The path can't be used (see `paths.normalized`), or its credentials were left out when it was
@@ -60,7 +64,7 @@ class Store:
                     fix="Set it again (setCacheDir, setCheckpointDir), or give the credentials by the environment.",
                 )
             )
-        return Store(paths.normalized(path))
+        return Store(paths.normalized(path), options or StorageOptions())
 
     def child(self, name: str) -> Store:
         """Make the store of a subdirectory.
@@ -71,7 +75,7 @@ class Store:
         Raises:
             StoreError: The name is a path.
         """
-        return Store(paths.joined(self.url, self._checked(name)))
+        return replace(self, url=paths.joined(self.url, self._checked(name)))
 
     @property
     def is_local(self) -> bool:
@@ -142,32 +146,7 @@ class Store:
             return self._open()
 
     def _open(self) -> tuple[arrow_fs.FileSystem, str]:
-        if self.is_local:  # unescaped, since blanks and percent signs are part of a local name
-            return arrow_fs.LocalFileSystem(), self.url.removeprefix(paths.LOCAL)
-        scheme, _, rest = self.url.partition("://")
-        opened = paths.opened_as(scheme)
-        if opened in ("hdfs", "viewfs"):
-            return _hadoop(opened, rest)
-        try:
-            filesystem, path = arrow_fs.FileSystem.from_uri(f"{opened}://{rest}")
-        except pa.ArrowInvalid:
-            filesystem, path = self._with_fsspec(f"{opened}://{rest}")
-        return filesystem, path.rstrip("/")
-
-    def _with_fsspec(self, url: str) -> tuple[arrow_fs.FileSystem, str]:
-        import fsspec
-
-        if package := paths.missing_package(self.url):
-            raise StoreError(
-                explain(
-                    f"The package {package} isn't installed here.",
-                    expected=f"{package}, which opens such URLs, on the driver and all executors",
-                    received=self.url,
-                    fix=f"pip install {package}, or give a directory on another storage.",
-                )
-            )
-        remote, path = fsspec.core.url_to_fs(url)
-        return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(remote)), path
+        return opened(self.url, self.options)
 
     def _checked(self, name: str) -> str:
         if not paths.is_name(name):
@@ -182,28 +161,7 @@ class Store:
         return name
 
     def _errors(self, action: str) -> _Errors:
-        return _Errors(self.url, action)
-
-
-def _hadoop(scheme: str, rest: str) -> tuple[arrow_fs.FileSystem, str]:
-    """Open a path of HDFS; without a host, that of Hadoop's configuration."""
-    try:
-        if rest.startswith("/"):
-            return arrow_fs.HadoopFileSystem("default"), rest
-        filesystem, path = arrow_fs.FileSystem.from_uri(f"{scheme}://{rest}")
-    except OSError as error:
-        if not re.search(r"libhdfs|libjvm", str(error)):
-            raise
-        raise StoreError(
-            explain(
-                "Hadoop's client library can't be loaded here.",
-                expected="libhdfs and a Java, on the driver and all executors",
-                received=str(error),
-                fix="Set JAVA_HOME, HADOOP_HOME and CLASSPATH (`hadoop classpath --glob`) for the driver and by "
-                "spark.executorEnv, or give a directory on another storage.",
-            )
-        ) from error
-    return filesystem, path.rstrip("/")
+        return _Errors(self, action)
 
 
 @dataclass
@@ -211,26 +169,27 @@ class _Errors:
     """Context manager that turns errors of a file system into a StoreError with the directory's URL.
 
     Attributes:
-        url: The directory's URL.
+        store: The directory.
         action: The attempted action, for the message.
     """
 
-    url: str
+    store: Store
     action: str
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        redact_error(error, self.store.options.secrets)
         if isinstance(error, (OSError, pa.ArrowException, ImportError, ValueError)) and not isinstance(
             error, StoreError
         ):
             raise StoreError(
                 explain(
-                    f"Can't {self.action} in {self.url}.",
+                    f"Can't {self.action} in {self.store.url}.",
                     expected="a directory that this process can read and write",
                     received=f"{type(error).__name__}: {error}",
-                    fix="Check the path, its permissions (of a URL, the credentials of each host) and the free space, "
-                    "or give another directory.",
+                    fix="Check the path, its permissions (of a URL, storageOptions or the credentials of each host) "
+                    "and the free space, or give another directory.",
                 )
             ) from error

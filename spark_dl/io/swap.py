@@ -14,6 +14,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -75,7 +76,7 @@ def written_beside(target: Store) -> Iterator[Store]:
     path, mark, query = (url, "", "") if target.is_local else url.partition("?")
     parent, _, name = path.rpartition("/")
     # Readers of the parent directory skip names that begin with a dot.
-    aside = Store(f"{parent}/.{name}-{uuid.uuid4().hex[:12]}" + mark + query)
+    aside = replace(target, url=f"{parent}/.{name}-{uuid.uuid4().hex[:12]}" + mark + query)
     above = Path(parent.removeprefix(paths.LOCAL) or "/")
     missing = [place for place in (above, *above.parents) if target.is_local and not place.exists()]
     try:

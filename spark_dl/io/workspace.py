@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 import uuid
 
 from spark_dl.errors import OptionError, StoreError, explain
+from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.redaction import warn
 
@@ -26,6 +28,7 @@ class Workspace:
     Args:
         cache_dir: The directory or URL that driver and executors share; None for a local temporary directory.
         master: Spark's master URL. Only a local master can do without `cache_dir`.
+        options: The options of the file system of `cache_dir`; None for none.
 
     Attributes:
         store: The directory, once the `with` has begun.
@@ -35,7 +38,7 @@ class Workspace:
         StoreError: The directory can't be made.
     """
 
-    def __init__(self, cache_dir: str | None, master: str) -> None:
+    def __init__(self, cache_dir: str | None, master: str, options: StorageOptions | None = None) -> None:
         if cache_dir is None and not master.startswith("local"):
             raise OptionError(
                 explain(
@@ -54,20 +57,21 @@ class Workspace:
                     fix="Give another directory.",
                 )
             )
-        self._parent = cache_dir
+        self._parent, self._options = cache_dir, options
         self.store = Store("")
 
     def __enter__(self) -> Store:
         if self._parent is None:
             self.store = Store.at(tempfile.mkdtemp(prefix=_PREFIX))
         else:
-            self.store = Store.at(self._parent).child(f"{_PREFIX}{uuid.uuid4().hex[:12]}")
+            self.store = Store.at(self._parent, self._options).child(f"{_PREFIX}{uuid.uuid4().hex[:12]}")
         try:
             self.store.make()
             owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
             self.store.write(_OWNER, json.dumps(owner).encode())
         except BaseException:
-            self.store.delete()
+            with contextlib.suppress(StoreError):  # where the directory can't be made, it can't be removed either
+                self.store.delete()
             raise
         return self.store
 
@@ -89,9 +93,10 @@ def clean(cache_dir: str) -> list[str]:
 
     Raises:
         StoreError: There is no such directory, or it can't be read or written.
+        OptionError: The variable SPARK_DL_STORAGE_OPTIONS can't be used.
     """
     removed = []
-    parent = Store.at(cache_dir)
+    parent = Store.at(cache_dir, StorageOptions.of(None))
     if parent.is_local and not os.path.exists(parent.path):
         raise StoreError(
             explain(

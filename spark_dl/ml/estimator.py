@@ -26,6 +26,7 @@ from spark_dl.fit.heads import general_head
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.fit.validation import marked, marked_schema, marking
+from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace
 from spark_dl.launch.settings import LaunchSettings
@@ -39,6 +40,7 @@ from spark_dl.ml.summary import TrainingSummary
 from spark_dl.options import EstimatorOptions, TrainingOptions
 from spark_dl.redaction import redacted_errors, warn
 from spark_dl.score.heads import Head
+from spark_dl.spark.row_source import RowSource
 from spark_dl.spark.session import master_of
 from spark_dl.track import active_record
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
@@ -119,8 +121,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         spark, options = rows.sparkSession, spec.options
         settings = LaunchSettings.of(options)
         check_cluster(spark, options.num_workers, settings)
-        with contextlib.ExitStack() as owned:
-            workspace = owned.enter_context(Workspace(options.cache_dir, master_of(spark)))
+        storage = StorageOptions.of(options.storage_options)
+        with redacted_errors(storage.secrets), contextlib.ExitStack() as owned:
+            workspace = owned.enter_context(Workspace(options.cache_dir, master_of(spark), storage))
             diagnosis.preflight(spark, options.num_workers, [workspace], settings, spec.modules)
             converted = self._convert(rows, spec, workspace)
             return ConvertedData.of(rows, converted, spec.conversion, spec.plan, owned.pop_all())
@@ -142,7 +145,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _fit_converted(self, spec: FitSpec, converted: ConvertedData, parent: str = "") -> KerasModel:
         dataset = converted.dataset_for(spec.conversion)
-        return self._train(converted.spark, spec, lambda workspace: dataset, lambda: converted.files, parent)
+        return self._train(converted.spark, spec, lambda workspace: dataset, lambda: converted.source, parent)
 
     def fitMultiple(self, dataset: DataFrame, paramMaps: Sequence[Mapping[Param[Any], Any]]) -> FitMany[KerasModel]:
         """Fit one model per param map; fits that need the same conversion share the converted rows.
@@ -170,7 +173,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _fit(self, dataset: DataFrame) -> KerasModel:
         spec, rows = self._checked(dataset)
-        return self._train(dataset.sparkSession, spec, functools.partial(self._convert, rows, spec), dataset.inputFiles)
+        source = functools.partial(RowSource.of, dataset)
+        return self._train(dataset.sparkSession, spec, functools.partial(self._convert, rows, spec), source)
 
     def _convert(self, rows: DataFrame, spec: FitSpec, workspace: Store) -> ConvertedDataset:
         factors = self._class_factors(rows, spec.conversion)
@@ -188,7 +192,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         spark: SparkSession,
         spec: FitSpec,
         rows: Callable[[Store], ConvertedDataset],
-        files: Callable[[], Sequence[str]],
+        source: Callable[[], RowSource],
         parent: str = "",
     ) -> KerasModel:
         """Train a model by a checked specification.
@@ -197,7 +201,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             spark: The Spark session.
             spec: The specification of the fit.
             rows: Takes the workspace and returns the converted dataset.
-            files: Returns the files that the DataFrame was read from.
+            source: Returns the files and tables that the DataFrame was read from.
             parent: The id of the parent record at the tracker; empty for none.
         """
         options, settings = spec.options, LaunchSettings.of(spec.options)
@@ -205,15 +209,21 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             warn(note, 2)
         check_cluster(spark, options.num_workers, settings)
         _log.info("Checked the options, the columns and the model.")
-        with Workspace(options.cache_dir, master_of(spark)) as workspace, FitLog(self, spec, spark, parent) as log:
-            checkpoints = Store.at(options.checkpoint_dir) if options.checkpoint_dir else workspace.child("checkpoints")
+        storage = StorageOptions.of(options.storage_options)
+        with (
+            Workspace(options.cache_dir, master_of(spark), storage) as workspace,
+            FitLog(self, spec, spark, parent) as log,
+            redacted_errors(storage.secrets),
+        ):
+            own = Store.at(options.checkpoint_dir, storage) if options.checkpoint_dir else None
+            checkpoints = own or workspace.child("checkpoints")
             checkpoints.make()
             log.open(resumable=bool(options.checkpoint_dir))
             diagnosis.preflight(spark, options.num_workers, [workspace, checkpoints], settings, spec.modules)
             log.fit()
             converted = rows(workspace)
             check_rows(converted, spec.conversion, options)
-            log.rows(converted, files)
+            log.rows(converted, source)
             plan = self._train_plan(spec, converted, workspace, checkpoints)
             trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted))
             fitted = self._fitted(workspace.read(trained.result.model_file), spec, trained, log.record.open())

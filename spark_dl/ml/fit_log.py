@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from spark_dl.options import ClassifierOptions
 from spark_dl.redaction import warn
 from spark_dl.score.assess import can_assess
 from spark_dl.score.heads import Head
+from spark_dl.spark.row_source import RowSource
 from spark_dl.spark.session import master_of
 from spark_dl.track import Record, tracker, try_to_log
 from spark_dl.train.plan import PROFILE
@@ -102,22 +103,22 @@ class FitLog:
         copy.setParams(model=self._spec.given)
         return copy
 
-    def rows(self, converted: ConvertedDataset, files: Callable[[], Sequence[str]]) -> None:
+    def rows(self, converted: ConvertedDataset, source: Callable[[], RowSource]) -> None:
         """Name the record by the number of training rows, and log training and validation rows as datasets.
 
         Args:
             converted: The converted dataset.
-            files: Returns the files that the DataFrame was read from.
+            source: Returns the files and tables that the DataFrame was read from.
         """
         if not self.record.written:
             return
         self._title = run_title(type(self._estimator).__name__, converted.rows(validation=False))
         self._tracker.describe(self._title, "", "")
-        read: list[str] = []
-        self.record.attempt("the files that the rows were read from", lambda: read.extend(files()))
+        found: list[RowSource] = []
+        self.record.attempt("the files that the rows were read from", lambda: found.append(source()))
 
         def log() -> None:
-            for part in logged_data(converted, self._spec.columns, lambda: read):
+            for part in logged_data(converted, self._spec.columns, found[0] if found else RowSource()):
                 self._tracker.log_dataset(part)
 
         self.record.attempt("the dataset of the rows", log)

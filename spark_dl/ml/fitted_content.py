@@ -120,7 +120,9 @@ class FittedContent(FittedParams, Saved):
             "summary": asdict(self.summary),
         }
         content = savable(self._fitted_content(), self._named_objects())
-        return facts, content, {param.name: self.getOrDefault(param) for param in self.params if self.isSet(param)}
+        hidden = [option.name for option in self.options if option.secret]
+        saved = [param for param in self.params if self.isSet(param) and param.name not in hidden]
+        return facts, content, {param.name: self.getOrDefault(param) for param in saved}
 
     @classmethod
     def _from_saved(cls, facts: dict[str, Any], content: bytes | None) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from pyarrow import fs as arrow_fs
@@ -12,10 +12,12 @@ from pyspark.sql import types as T
 from spark_dl.data.columns import column_of, kind_of
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, explain
+from spark_dl.io.delta import delta_table
 from spark_dl.io.workspace import Workspace
 from spark_dl.ml.fetched import SPARK_CONTAINER_MODELS
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.persistence import described
+from spark_dl.spark.row_source import RowSource
 from spark_dl.spark.session import master_of, running_session
 from spark_dl.track import LoggedData, LoggedModel, LoggedStage
 
@@ -97,17 +99,15 @@ def logged(model: Any, cache_dir: str | None) -> LoggedModel | LoggedStage:
     return LoggedStage(kind, contents)
 
 
-def logged_data(
-    dataset: ConvertedDataset, columns: T.StructType, files: Callable[[], Sequence[str]]
-) -> list[LoggedData]:
+def logged_data(dataset: ConvertedDataset, columns: T.StructType, source: RowSource) -> list[LoggedData]:
     """Convert training and validation rows to the records that a tracker logs; no record for no rows.
 
     Args:
         dataset: The converted dataset.
         columns: The Spark types of the columns that were read.
-        files: Returns the files that the DataFrame was read from.
+        source: The files and tables that the DataFrame was read from.
     """
-    read = files()
+    delta = delta_table(source.files)
     parts = {"training": dataset.part(validation=False), "validation": dataset.part(validation=True)}
     return [
         LoggedData(
@@ -115,7 +115,10 @@ def logged_data(
             rows=sum(block.rows for block in blocks),
             digest=digest_of(dataset, validation=context == "validation"),
             columns=_types(columns),
-            files=read,
+            files=[delta.path] if delta else source.files,
+            tables=source.tables,
+            is_delta=delta is not None,
+            version=delta.version if delta else None,
         )
         for context, blocks in parts.items()
         if blocks

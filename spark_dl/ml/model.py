@@ -16,6 +16,7 @@ from spark_dl.fit.columns import check_outputs, feature_specs, output_columns
 from spark_dl.fit.reconstruction import check_error_col, features_and_labels
 from spark_dl.fit.row_columns import weight_and_shape
 from spark_dl.io.payload import Payload
+from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.log_values import scalar_history
 from spark_dl.ml.fetched import fetched_model
@@ -27,6 +28,7 @@ from spark_dl.ml.params import with_options
 from spark_dl.ml.savable_objects import refuse_missing, savable
 from spark_dl.ml.sql_function import sql_function
 from spark_dl.options import FittedOptions
+from spark_dl.redaction import redacted_errors
 from spark_dl.score.bulk import Source, score_parquet
 from spark_dl.score.evaluate import Evaluation, evaluate
 from spark_dl.score.heads import Head, Reconstruction, SeveralOutputs, TensorOutput
@@ -234,10 +236,12 @@ class KerasModel(FittedContent, FromKeras, Model):
         """
         spark = SparkSession.active()
         use_driver_python(spark)
-        source = Source.at(spark, inputPath)
-        outputs = self._output_columns()
-        check_new(spark, source.schema.names, outputs.values())
-        return score_parquet(spark, source, outputPath, self._scoring(source.schema), outputs, overwrite)
+        storage = StorageOptions.of(self._options().storage_options)
+        with redacted_errors(storage.secrets):
+            source = Source.at(spark, inputPath, storage)
+            outputs = self._output_columns()
+            check_new(spark, source.schema.names, outputs.values())
+            return score_parquet(spark, source, outputPath, self._scoring(source.schema), outputs, overwrite)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
         use_driver_python(dataset.sparkSession)

@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -261,7 +262,9 @@ class Reader(MLReader[Any]):
         try:
             metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(spark_pattern(path), spark)
         except Exception as error:
-            raise _damaged(path, f"a directory saved by {name}", first_line(error)) from error
+            unknown = re.search(r"ClassNotFoundException|No FileSystem for scheme", str(error))
+            fix = "Check the URL, and that Spark has the file system's jar." if unknown else "Save it again."
+            raise _damaged(path, f"a directory saved by {name}", first_line(error), fix) from error
         _check(metadata, name, path)
         return metadata
 

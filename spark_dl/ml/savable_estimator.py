@@ -68,7 +68,7 @@ class SavableEstimator(EstimatorParams, Saved):
         facts["transformFn"] = _layers_to_text(options.transform_fn)
         model = initial_model(options)
         # modelFn is code, so that the model it builds is saved instead.
-        left_out = (*OBJECTS, "modelParams")
+        left_out = (*OBJECTS, "modelParams", *(one.name for one in self.options if one.secret))
         params = {p.name: self.getOrDefault(p) for p in self.params if self.isSet(p) and p.name not in left_out}
         return facts, None if model is None else savable_model("model", model), params
 

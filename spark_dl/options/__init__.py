@@ -24,6 +24,7 @@ from spark_dl.options.records import (
     TaggerOptions,
 )
 from spark_dl.options.scoring import ClassScoringOptions, ProbabilityOptions, ScoringOptions, TagScoringOptions
+from spark_dl.options.storage import FileSystemOptions
 from spark_dl.options.tracking import TrackingOptions
 from spark_dl.options.training import TrainingOptions
 
@@ -35,6 +36,7 @@ __all__ = [
     "ColumnOptions",
     "DataOptions",
     "EstimatorOptions",
+    "FileSystemOptions",
     "FittedClassifierOptions",
     "FittedOptions",
     "FittedTaggerOptions",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spark_dl.errors import hint
+from spark_dl.io.storage_options import StorageOptions, is_storage_options
 
 __all__ = [
     "RefusedError",
@@ -30,6 +31,7 @@ __all__ = [
     "padding",
     "positive",
     "shapes",
+    "storage_options",
     "text",
     "text_or_none",
     "thresholds",
@@ -145,6 +147,13 @@ def shapes(value: Any) -> dict[str, list[int]]:
         if isinstance(shape, str) or not isinstance(shape, Sequence):
             raise RefusedError("a dict from column to the shape of one row, such as {'steps': [20, 8]}")
     return {name: [integer(1)(size) for size in shape] for name, shape in value.items()}
+
+
+def storage_options(value: Any) -> Any:
+    """Accept a dict from names to strings, numbers and booleans; convert it to StorageOptions, which hide them."""
+    if not isinstance(value, StorageOptions) and not is_storage_options(value):
+        raise RefusedError("a dict from the names of options to strings, numbers, True or False")
+    return StorageOptions(value)
 
 
 def null_policy(value: Any) -> str | dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from spark_dl.options import checks
 from spark_dl.options.fields import Options, option
+from spark_dl.options.storage import FileSystemOptions
 
 __all__ = ["ClusterOptions", "LaunchOptions"]
 
@@ -66,7 +67,7 @@ class LaunchOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterOptions(LaunchOptions):
+class ClusterOptions(FileSystemOptions, LaunchOptions):
     """Options of the cluster: the number of workers, restarts, launching, and the shared directories."""
 
     num_workers: int = option(

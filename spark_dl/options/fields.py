@@ -20,7 +20,7 @@ R = TypeVar("R", bound="Options")
 Resume = Literal["same", "model", "rows", "any"]
 
 
-def option(doc: str, check: Callable[[Any], T], default: D, *, on_resume: Resume) -> T | D:
+def option(doc: str, check: Callable[[Any], T], default: D, *, on_resume: Resume, secret: bool = False) -> T | D:
     """Declare an option as a field of an options record.
 
     Args:
@@ -28,8 +28,9 @@ def option(doc: str, check: Callable[[Any], T], default: D, *, on_resume: Resume
         check: Returns a value converted to the option's type, or raises `RefusedError`.
         default: The default value; None for "not set".
         on_resume: The rule for the value in a resumed fit.
+        secret: Whether values are left out of what is shown, logged, saved and raised.
     """
-    metadata = {"doc": doc, "check": check, "on_resume": on_resume}
+    metadata = {"doc": doc, "check": check, "on_resume": on_resume, "secret": secret}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -44,6 +45,7 @@ class Option:
         default: The default value.
         on_resume: The rule for the value in a resumed fit.
         type: The annotation of the field.
+        secret: Whether values are left out of what is shown, logged, saved and raised.
     """
 
     field: str
@@ -52,6 +54,7 @@ class Option:
     default: Any
     on_resume: Resume
     type: str
+    secret: bool = False
 
     @property
     def name(self) -> str:
@@ -80,7 +83,7 @@ class Option:
                 explain(
                     f"{self.name} can't have this value.",
                     expected=refused,
-                    received=f"{self.name}={value!r} ({type(value).__name__})",
+                    received=f"{self.name}={'***' if self.secret else repr(value)} ({type(value).__name__})",
                     fix=f"{self.name}: {self.doc}",
                 )
             ) from None
@@ -122,6 +125,7 @@ def options_of(record: type[Options]) -> tuple[Option, ...]:
             default=field.default,
             on_resume=field.metadata["on_resume"],
             type=str(field.type),
+            secret=field.metadata["secret"],
         )
         for field in dataclasses.fields(record)
         if field.metadata

@@ -10,6 +10,7 @@ from spark_dl.options.data import ColumnOptions, DataOptions
 from spark_dl.options.fields import option
 from spark_dl.options.model import ModelOptions
 from spark_dl.options.scoring import ClassScoringOptions, ScoringOptions, TagScoringOptions
+from spark_dl.options.storage import FileSystemOptions
 from spark_dl.options.tracking import TrackingOptions
 from spark_dl.options.training import TrainingOptions
 
@@ -86,7 +87,7 @@ class ClassifierOptions(ClassScoringOptions, ClassWeightOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedOptions(ScoringOptions, ColumnOptions):
+class FittedOptions(ScoringOptions, FileSystemOptions, ColumnOptions):
     """The options of `KerasModel` and `KerasRegressorModel`."""
 
     output_layer: str | None = option(

@@ -6,6 +6,7 @@ Each task writes into a temporary directory and returns the list of its files; o
 from __future__ import annotations
 
 import functools
+import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,12 +22,14 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 
-from spark_dl._compat.spark import arrow_type
+from spark_dl._compat.spark import arrow_type, spark_schema
 from spark_dl.data.columns import kind_of
 from spark_dl.errors import StoreError, explain
 from spark_dl.io.paths import LOCAL, holds, overlap, spark_pattern
+from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.io.swap import check_replaceable, replacing
+from spark_dl.redaction import redact_error
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.spark.job import SparkJob
@@ -56,30 +59,38 @@ class Source:
     """Parquet files to score.
 
     Attributes:
-        url: The directory of the files.
+        store: The directory of the files.
         fragments: The files, or their row groups if there are few files.
         arrow: The Arrow schema of the columns, including partition columns.
         schema: The Spark schema of the same columns.
     """
 
-    url: str
+    store: Store
     fragments: list[ds.Fragment]
     arrow: pa.Schema
     schema: T.StructType
 
     @staticmethod
-    def at(spark: SparkSession, url: str) -> Source:
+    def at(spark: SparkSession, url: str, options: StorageOptions) -> Source:
         """Open the Parquet files in a directory.
+
+        Args:
+            spark: The session, which reads the schema; with options, which Spark doesn't have, pyarrow does.
+            url: The directory or its URL.
+            options: The options of the URL's file system.
 
         Raises:
             StoreError: The directory has no Parquet files, or they can't be read.
         """
-        store = Store.at(url)
+        store = Store.at(url, options)
         filesystem, path = store.open()
         # Spark writes timestamps as int96, which Arrow reads as nanoseconds by default, with a narrow range.
         kind = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(coerce_int96_timestamp_unit="us"))
         try:
-            schema = spark.read.parquet(spark_pattern(store.url)).schema
+            if store.is_local or not len(options):
+                schema = spark.read.parquet(spark_pattern(store.url)).schema
+            else:
+                schema = _schema(ds.dataset(path, filesystem=filesystem, format=kind, partitioning="hive").schema)
             files = ds.dataset(path, filesystem=filesystem, format=kind)
             # Partition columns exist only in directory names; they get the types that Spark infers.
             names = [name for name in schema.names if name not in files.schema.names]
@@ -92,6 +103,7 @@ class Source:
                 split = [part for fragment in fragments for part in fragment.split_by_row_group()]
                 fragments = split or fragments
         except (OSError, pa.ArrowException, PySparkException) as error:
+            redact_error(error, options.secrets)
             raise StoreError(
                 explain(
                     "The Parquet files can't be read.",
@@ -101,7 +113,7 @@ class Source:
                 )
             ) from error
         arrow = pa.schema([dataset.schema.field(name) for name in schema.names])
-        return Source(url, fragments, arrow, schema)
+        return Source(store, fragments, arrow, schema)
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,7 @@ def score_parquet(
         StoreError: The target exists, can't be written or replaced, or contains the input or lies in it.
         DataError: Rows can't be scored.
     """
-    store = Store.at(target)
+    store = Store.at(target, source.store.options)
     _check_target(source, store, overwrite)
     fields = {outputs[name]: (name, field) for name, field in model.head.fields().items() if name in outputs}
     added = [T.StructField(column, _spark_type(field), True) for column, (_, field) in fields.items()]
@@ -176,7 +188,7 @@ def _check_target(source: Source, target: Store, overwrite: bool) -> None:
                 fix="Choose another path, or set overwrite=True.",
             )
         )
-    read = Store.at(source.url)
+    read = source.store
     files = [os.path.realpath(fragment.path) for fragment in source.fragments if read.is_local]  # some may be links
     linked = {LOCAL + os.path.dirname(file) for file in files}
     if overlap(read.url, target.url) or any(holds(target.url, place) for place in linked):
@@ -184,11 +196,19 @@ def _check_target(source: Source, target: Store, overwrite: bool) -> None:
             explain(
                 "The input lies in the output directory, or the output in the input.",
                 expected="directories apart from each other",
-                received=f"{source.url}, {target.url}",
+                received=f"{read.url}, {target.url}",
                 fix="Give another output directory.",
             )
         )
     check_replaceable(target)
+
+
+def _schema(arrow: pa.Schema) -> T.StructType:
+    """Return the schema that Spark has written into the files, with the partition columns; else Arrow's in Spark."""
+    text = (arrow.metadata or {}).get(_SPARK_SCHEMA)
+    found = spark_schema(arrow)
+    written = T.StructType.fromJson(json.loads(text)) if text else found
+    return T.StructType([written[name] if name in written.names else found[name] for name in arrow.names])
 
 
 def _spark_type(field: Field) -> T.DataType:

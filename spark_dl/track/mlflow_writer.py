@@ -74,10 +74,10 @@ class RunWriter:
         source = redact(_source(data.files))
         columns = None if data.columns is None else {"mlflow_colspec": flavor.schema_of(data.columns).to_dict()}
         dataset = Dataset(
-            name=_cut(source.rstrip("/").rpartition("/")[2] or "rows", _LONGEST_NAME),
+            name=_cut(", ".join(data.tables) or source.rstrip("/").rpartition("/")[2] or "rows", _LONGEST_NAME),
             digest=data.digest,
-            source_type="spark" if source else "code",
-            source=json.dumps({"path": source} if source else {"tags": redact_value(context_tags())}),
+            source_type="delta_table" if data.is_delta else "spark" if source or data.tables else "code",
+            source=json.dumps(_source_fields(data, source)),
             schema=json.dumps(columns),
             profile=json.dumps({"num_rows": data.rows}),
         )
@@ -194,6 +194,13 @@ def _source(files: Sequence[str]) -> str:
     folders = {name.rpartition("/")[0] for name in files}
     parts = zip(*(folder.split("/") for folder in folders), strict=False)
     return unquote("/".join(same[0] for same in itertools.takewhile(lambda some: len(set(some)) == 1, parts)))
+
+
+def _source_fields(data: LoggedData, source: str) -> dict[str, Any]:
+    """Return the source as MLflow's SparkDatasetSource, DeltaDatasetSource or CodeDatasetSource read it."""
+    if source:
+        return {"path": source} | ({} if data.version is None else {"delta_table_version": data.version})
+    return {"table_name": data.tables[0]} if data.tables else {"tags": redact_value(context_tags())}
 
 
 def _cut(text: str, longest: int) -> str:

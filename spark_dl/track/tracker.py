@@ -18,7 +18,11 @@ class LoggedData:
         rows: The number of rows.
         digest: The digest of the rows' numbers, independent of their order.
         columns: The columns with their types, named as in `LoggedModel.inputs`; None if a type has no such name.
-        files: The files that the DataFrame was read from; empty if Spark doesn't know them.
+        files: The files that the DataFrame was read from; of a Delta table its directory. Empty if Spark doesn't know
+            them.
+        tables: The full names of the tables that it was read from.
+        is_delta: Whether `files` is the directory of a Delta table.
+        version: The version of the Delta table; None if it isn't known.
     """
 
     context: str
@@ -26,6 +30,9 @@ class LoggedData:
     digest: str
     columns: Sequence[tuple[str, Any]] | None
     files: Sequence[str]
+    tables: Sequence[str] = ()
+    is_delta: bool = False
+    version: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Credentials in URLs are in nothing that a fit writes, prints, raises or saves, whether it ends well or not."""
+"""Credentials in URLs and storageOptions are in nothing that a fit writes, prints, raises or saves, however it ends."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ import cloudpickle
 import keras
 import mlflow
 import models
+import pyarrow.parquet as pq
 import pytest
+from guarded_s3 import KEY, guarded_bucket
 from mlflow_stores import sqlite_store
+from pyarrow.fs import FileSelector
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasRegressor, KerasRegressorModel
-from spark_dl.errors import RankError, StoreError, TrackingError
+from spark_dl.errors import OptionError, RankError, StoreError, TrackingError
+from spark_dl.io.storage_options import StorageOptions
+from spark_dl.io.store import Store
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -123,3 +128,51 @@ def test_what_was_saved_without_its_credentials_is_not_used_so(data: DataFrame, 
     with pytest.raises(StoreError, match=r"lacks its credentials.*setCheckpointDir"):
         loaded.fit(data)
     assert isinstance(loaded.setCheckpointDir(None).fit(data), KerasRegressorModel)
+
+
+def test_storage_options_open_a_bucket_and_are_nowhere_afterwards(
+    data: DataFrame, store: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with guarded_bucket(SECRET) as (bucket, options):
+        going_on = estimator(cacheDir=f"{bucket}/cache", checkpointDir=f"{bucket}/checkpoints", storageOptions=options)
+        with pytest.raises(RankError) as failed:
+            going_on.copy({going_on.getParam("callbacks"): [Fails()]}).fit(data)
+        fitted = going_on.fit(data)
+        wrong = {**options, "access_key": "AKIA" + SECRET}
+        with pytest.raises(
+            StoreError, match=r"Can't create the directory in s3://bucket/cache.*storageOptions"
+        ) as refused:
+            going_on.copy({going_on.getParam("storageOptions"): wrong}).fit(data)
+        going_on.save(f"{tmp_path}/estimator")
+        fitted.save(f"{tmp_path}/model")
+        opened = StorageOptions(options)
+        _write_parquet(data, Store.at(f"{bucket}/rows", opened))
+        assert fitted.scoreParquet(f"{bucket}/rows", f"{bucket}/scored") == 40
+        assert "_SUCCESS" in Store.at(f"{bucket}/scored", opened).names()
+        loaded = KerasRegressorModel.load(f"{tmp_path}/model")
+        assert loaded.getStorageOptions() is None
+        assert loaded.setStorageOptions(options).scoreParquet(f"{bucket}/rows", f"{bucket}/again") == 40
+        assert Store.at(f"{bucket}/cache", opened).names() == []
+        filesystem, path = Store.at(bucket, opened).open()
+        written = filesystem.get_file_info(FileSelector(path, recursive=True))
+        held = [filesystem.open_input_stream(one.path).read() for one in written if one.is_file]
+
+    output = capfd.readouterr()
+    shown = [going_on.explainParams(), going_on._repr_html_(), fitted._repr_html_(), repr(vars(going_on)), caplog.text]
+    assert "Going on with the unfinished fit" in output.out + output.err
+    assert "storageOptions" in shown[0]
+    told = "".join([output.out, output.err, *shown, *(raised_text(one.value) for one in (failed, refused))])
+    assert len(held) > 5
+    for secret in (SECRET, KEY):
+        assert secret not in told
+        assert files_with(tmp_path, secret) == []
+        assert not [content for content in held if secret.encode() in content]
+    with pytest.raises(OptionError, match=r"storageOptions=\*\*\* \(dict\)"):
+        estimator(storageOptions={"secret_key": [SECRET]})
+
+
+def _write_parquet(data: DataFrame, target: Store) -> None:
+    """Write rows with pyarrow, as Spark has no file system for S3 here."""
+    target.make()
+    filesystem, path = target.open()
+    pq.write_table(data.select("id", "features").toArrow(), f"{path}/rows.parquet", filesystem=filesystem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from mlflow.entities import Run
 from mlflow_stores import sqlite_store
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_dl import KerasClassifier, KerasClassifierModel
+from spark_dl import KerasClassifier, KerasClassifierModel, KerasRegressor
 from spark_dl.errors import RankError
+from spark_dl.spark.row_source import RowSource
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,27 @@ def test_the_rows_are_datasets_with_source_schema_and_digest(data: DataFrame, st
         ("label", "double"),
         ("held", "boolean"),
     ]
+
+
+@pytest.mark.stack
+def test_a_table_is_the_dataset_by_its_name_and_a_delta_table_with_its_version(
+    spark: SparkSession, store: str, tmp_path: Path
+) -> None:
+    # Without Delta's jar, Spark reads the files that the third version of the table consists of, and no others.
+    table = Path(shutil.copytree(Path(__file__).parents[1] / "unit" / "delta_table", tmp_path / "table"))
+    (newer,) = table.glob("part=*/part-00000-0a80*")
+    newer.unlink()
+    spark.sql(f"CREATE TABLE prices USING parquet LOCATION '{table}'")
+    try:
+        spark.sql("MSCK REPAIR TABLE prices")
+        rows = spark.table("prices").alias("p").where("label > 0")
+        assert RowSource.of(rows.crossJoin(spark.range(2).alias("q"))).tables == ("spark_catalog.default.prices",)
+        KerasRegressor(model=models.regressor(1), loss="mse", verbose=0, experimentName=store).fit(rows)
+    finally:
+        spark.sql("DROP TABLE prices")
+    (logged,) = [one.dataset for one in newest(store).inputs.dataset_inputs]
+    assert (logged.name, logged.source_type) == ("spark_catalog.default.prices", "delta_table")
+    assert mlflow.data.get_source(logged).to_dict() == {"path": str(table), "delta_table_version": 2}
 
 
 @pytest.mark.stack

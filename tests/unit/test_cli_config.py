@@ -72,7 +72,7 @@ WRONG = {
     "a wrong estimator": (["--estimator", "clasifier"], "", ["Did you mean 'classifier'"]),
     "a wrong own type": (["--set", "readOptions=header"], "", ["readOptions can't have this value."]),
     "no assignment": (["--set", "epochs"], "", ["--set can't be read. Expected: --set key=value."]),
-    "an assignment without YAML": (["--set", "epochs=[1"], "", ["The value '[1' isn't YAML."]),
+    "an assignment without YAML": (["--set", "epochs=[1"], "", ["The value of epochs isn't YAML."]),
     "no rows": (["--model", "cli_objects:build"], "", ["The rows need one source."]),
     "two sources": (["--data", "x", "--table", "t"], "", ["The rows need one source.", "Received: data, table."]),
     "no model": (["--data", "x"], "", ["model isn't set.", "module:function"]),

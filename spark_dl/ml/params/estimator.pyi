@@ -68,6 +68,7 @@ class EstimatorParams(OptionParams):
     slotTimeout: Param[float]
     collectiveTimeout: Param[int]
     stallTimeout: Param[float]
+    storageOptions: Param[dict[str, Any] | None]
     numWorkers: Param[int]
     minWorkers: Param[int | None]
     maxRestarts: Param[int]
@@ -144,6 +145,7 @@ class EstimatorParams(OptionParams):
         slotTimeout: float = 60.0,
         collectiveTimeout: int = 30,
         stallTimeout: float = 600.0,
+        storageOptions: dict[str, Any] | None = None,
         numWorkers: int = 1,
         minWorkers: int | None = None,
         maxRestarts: int = 3,
@@ -221,6 +223,7 @@ class EstimatorParams(OptionParams):
         slotTimeout: float = ...,
         collectiveTimeout: int = ...,
         stallTimeout: float = ...,
+        storageOptions: dict[str, Any] | None = ...,
         numWorkers: int = ...,
         minWorkers: int | None = ...,
         maxRestarts: int = ...,
@@ -353,6 +356,8 @@ class EstimatorParams(OptionParams):
     def getCollectiveTimeout(self) -> int: ...
     def setStallTimeout(self, value: float) -> Self: ...
     def getStallTimeout(self) -> float: ...
+    def setStorageOptions(self, value: dict[str, Any] | None) -> Self: ...
+    def getStorageOptions(self) -> dict[str, Any] | None: ...
     def setNumWorkers(self, value: int) -> Self: ...
     def getNumWorkers(self) -> int: ...
     def setMinWorkers(self, value: int | None) -> Self: ...

@@ -21,6 +21,7 @@ class FittedParams(OptionParams):
     nullPolicy: Param[str | dict[str, Any]]
     padding: Param[dict[str, Any] | None]
     truncate: Param[str]
+    storageOptions: Param[dict[str, Any] | None]
     predictionCol: Param[str]
     outputCols: Param[list[str] | dict[str, Any] | None]
     outputFormat: Param[str]
@@ -42,6 +43,7 @@ class FittedParams(OptionParams):
         nullPolicy: str | dict[str, Any] = "error",
         padding: dict[str, Any] | None = None,
         truncate: str = "error",
+        storageOptions: dict[str, Any] | None = None,
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
@@ -64,6 +66,7 @@ class FittedParams(OptionParams):
         nullPolicy: str | dict[str, Any] = ...,
         padding: dict[str, Any] | None = ...,
         truncate: str = ...,
+        storageOptions: dict[str, Any] | None = ...,
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
@@ -95,6 +98,8 @@ class FittedParams(OptionParams):
     def getPadding(self) -> dict[str, Any] | None: ...
     def setTruncate(self, value: str) -> Self: ...
     def getTruncate(self) -> str: ...
+    def setStorageOptions(self, value: dict[str, Any] | None) -> Self: ...
+    def getStorageOptions(self) -> dict[str, Any] | None: ...
     def setPredictionCol(self, value: str) -> Self: ...
     def getPredictionCol(self) -> str: ...
     def setOutputCols(self, value: list[str] | dict[str, Any] | None) -> Self: ...
@@ -131,6 +136,7 @@ class FittedClassifierParams(FittedParams):
         nullPolicy: str | dict[str, Any] = "error",
         padding: dict[str, Any] | None = None,
         truncate: str = "error",
+        storageOptions: dict[str, Any] | None = None,
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
@@ -159,6 +165,7 @@ class FittedClassifierParams(FittedParams):
         nullPolicy: str | dict[str, Any] = ...,
         padding: dict[str, Any] | None = ...,
         truncate: str = ...,
+        storageOptions: dict[str, Any] | None = ...,
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,
@@ -205,6 +212,7 @@ class FittedTaggerParams(FittedParams):
         nullPolicy: str | dict[str, Any] = "error",
         padding: dict[str, Any] | None = None,
         truncate: str = "error",
+        storageOptions: dict[str, Any] | None = None,
         predictionCol: str = "prediction",
         outputCols: list[str] | dict[str, Any] | None = None,
         outputFormat: str = "array",
@@ -230,6 +238,7 @@ class FittedTaggerParams(FittedParams):
         nullPolicy: str | dict[str, Any] = ...,
         padding: dict[str, Any] | None = ...,
         truncate: str = ...,
+        storageOptions: dict[str, Any] | None = ...,
         predictionCol: str = ...,
         outputCols: list[str] | dict[str, Any] | None = ...,
         outputFormat: str = ...,

@@ -1,0 +1,58 @@
+"""The version of a Delta table, from the files that were read.
+
+delta-rs 1.6.6 wrote the table `delta_table`: three commits that append, and one that deletes a row; a checkpoint after
+the second.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from spark_dl.io.delta import DeltaTable, delta_table
+
+TABLE = Path(__file__).parent / "delta_table"
+# The files of each version, by their names up to the first random digits.
+FIRST = {"part-00000-37a9", "part-00000-964a"}
+SECOND = FIRST | {"part-00000-7e5a", "part-00000-bd02"}
+THIRD = SECOND | {"part-00000-39bd", "part-00000-c965"}
+FOURTH = THIRD - {"part-00000-964a"} | {"part-00000-0a80"}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TABLE, tmp_path / "a table"))
+
+
+def urls(table: Path, names: Collection[str]) -> list[str]:
+    """The URLs of files as Spark spells them."""
+    files = [path for path in sorted(table.glob("part=*/*")) if path.name[:15] in names]
+    assert len(files) == len(names)
+    return [f"file://{quote(str(path))}" for path in files]
+
+
+def test_the_version_is_that_whose_files_were_read(table: Path) -> None:
+    for version, names in enumerate((FIRST, SECOND, THIRD, FOURTH)):
+        assert delta_table(urls(table, names)) == DeltaTable(str(table), version)
+    assert delta_table(urls(table, FIRST | {"part-00000-0a80"})) == DeltaTable(str(table), None)
+
+
+def test_a_log_without_its_first_commits_begins_at_the_checkpoint(table: Path) -> None:
+    for version in (0, 1):
+        (table / "_delta_log" / f"{version:020d}.json").unlink()
+    found = [delta_table(urls(table, names)) for names in (FIRST, SECOND, THIRD, FOURTH)]
+    assert found == [DeltaTable(str(table), version) for version in (None, 1, 2, 3)]
+
+
+def test_other_files_are_of_no_table(table: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    other.touch()
+    ours = urls(table, FIRST)
+    for files in ([], [other.as_uri()], [*ours, other.as_uri()], ["s3://bucket/table/part.parquet"], ["nowhere:/x"]):
+        assert delta_table(files) is None
+    (table / "_delta_log" / f"{1:020d}.json").write_text("no JSON")
+    assert delta_table(ours) is None
