@@ -134,13 +134,13 @@ class HorovodLauncher:
         with Record(tracker, *self._facts(spark, fn)) as record:
             record.open()
             for note in tracker.notes:
-                warn(note, 2)
+                warn(note)
             function = functools.partial(reporting_fits, fn, args)
             on_report = functools.partial(_log_epoch, tracker)
             on_warning = functools.partial(_log_warning, tracker)
             values = run_ranks(spark, function, self.numWorkers, self.settings, on_report, on_warning, _MODULES)
         if tracker.unlogged:
-            warn(f"Not logged: {tracker.unlogged}", 2)
+            warn(f"Not logged: {tracker.unlogged}")
         return values
 
     def _facts(self, spark: SparkSession, fn: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -162,7 +162,7 @@ class HorovodLauncher:
 
 def _warn(text: str) -> None:
     """Show a warning of the launch to the user."""
-    warn(text, 2)
+    warn(text)
 
 
 def _log_warning(tracker: Tracker, text: str) -> None:

@@ -153,7 +153,7 @@ class _Current:
         except SavedModelError as error:
             if self._model is None:
                 raise
-            warn(f"Going on with {self._pinned}. {error}", 2)
+            warn(f"Going on with {self._pinned}. {error}")
         return self._model
 
 

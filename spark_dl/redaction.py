@@ -7,6 +7,7 @@ A URL may contain a password (`ftp://user:password@host`), a token (`https://tok
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -16,6 +17,9 @@ from typing import Any
 __all__ = ["REDACTED", "is_redacted", "redact", "redact_error", "redact_value", "redacted_errors", "warn"]
 
 REDACTED = "***"
+
+# Packages whose frames are between the user's code and a warning of this package.
+_BETWEEN = ("spark_dl", "pyspark", "contextlib")
 
 # Schemes where a container or an account precedes the @, as part of the address; only a password has a colon.
 _ADDRESSES = ("abfs", "abfss", "wasb", "wasbs", "hdfs", "webhdfs", "swebhdfs", "viewfs", "sftp", "ssh", "scp")
@@ -221,11 +225,13 @@ def redacted_errors(secrets: Collection[str] = ()) -> Iterator[None]:
         raise
 
 
-def warn(text: str, stacklevel: int = 1) -> None:
-    """Issue a RuntimeWarning without credentials.
+def warn(text: str) -> None:
+    """Issue a RuntimeWarning without credentials, at the line of the user's code that has called this package.
 
     Args:
         text: The warning.
-        stacklevel: The stack level, counted from the caller as in `warnings.warn`.
     """
-    warnings.warn(redact(text), RuntimeWarning, stacklevel=stacklevel + 1)
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(redact(text), RuntimeWarning, stacklevel=level)

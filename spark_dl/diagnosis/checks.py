@@ -250,7 +250,7 @@ def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:
 
 
 def _warn(text: str) -> None:
-    warn(text, 2)
+    warn(text)
 
 
 def _unable(error: Exception) -> ClusterError:

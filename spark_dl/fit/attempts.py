@@ -151,7 +151,7 @@ def _warn_of_weights(variable: str, progress: Progress, record: Record) -> None:
     )
     progress.show(text, logging.WARNING)
     record.tracker.event(text)
-    warn(text, 2)
+    warn(text)
 
 
 @dataclass

@@ -79,7 +79,7 @@ class Workspace:
         try:
             self.store.delete()
         except StoreError as left:  # must cost neither the fitted model nor the original error
-            warn(f"{left} `spark-dl clean` removes it later.", 2)
+            warn(f"{left} `spark-dl clean` removes it later.")
 
 
 def clean(cache_dir: str) -> list[str]:

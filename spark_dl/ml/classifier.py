@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KerasClassifier", "KerasClassifierModel"]
 
+_FOR_PROBABILITIES = (
+    "For labels that are probabilities, such as a teacher's, train with KerasEstimator, and score with "
+    "KerasClassifierModel.fromKeras(model.keras())."
+)
 # Keras losses that take class indices as labels, by the number of output units.
 _SEVERAL_UNITS = ("sparse_categorical_crossentropy",)
 _ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", "hinge", "squared_hinge")
@@ -170,7 +174,7 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
                     f"The loss {loss.name} doesn't take class indices for {units} output unit{'s' * (units > 1)}.",
                     expected=expected,
                     received=loss.name,
-                    fix=f"Set loss={expected!r}.",
+                    fix=f"Set loss={expected!r}." if units == 1 else f"Set loss={expected!r}. {_FOR_PROBABILITIES}",
                 )
             )
         return class_head(shape, loss, model, self._options())

@@ -206,7 +206,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         """
         options, settings = spec.options, LaunchSettings.of(spec.options)
         for note in spec.notes:
-            warn(note, 2)
+            warn(note)
         check_cluster(spark, options.num_workers, settings)
         _log.info("Checked the options, the columns and the model.")
         storage = StorageOptions.of(options.storage_options)

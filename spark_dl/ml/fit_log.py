@@ -166,7 +166,7 @@ class FitLog:
         unlogged = self._tracker.unlogged
         if unlogged:
             fitted.summary = replace(fitted.summary, unlogged=unlogged)
-            warn(f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged.", 2)
+            warn(f"Not logged: {len(unlogged)} entries; they are in the fitted model's summary.unlogged.")
         return fitted
 
 

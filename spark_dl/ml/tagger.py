@@ -35,7 +35,8 @@ class KerasTaggerModel(FittedTaggerParams, KerasModel):
     """Trained tagger, a Transformer that adds prediction and probability, both with a value for each position.
 
     `prediction` is an array of class indices, and `probability` an array of arrays with a probability for each class.
-    With `tagLabels`, `transform` also adds `tagsCol`: the names of the predicted classes.
+    With `tagLabels`, `transform` also adds `tagsCol`: the names of the predicted classes, without those of padding
+    where featuresCol is padded.
 
     Attributes:
         summary: The training summary.
@@ -73,7 +74,15 @@ class KerasTaggerModel(FittedTaggerParams, KerasModel):
             F.col(quoted(options.prediction_col)),
             lambda index: F.when(~F.isnan(index), F.element_at(names, index.cast("int") + 1)),
         )
+        if self._pads_positions(head):
+            tags = F.slice(tags, 1, F.size(F.col(quoted(options.features_col))))
         return scored.withColumn(options.tags_col, tags)
+
+    def _pads_positions(self, head: Head) -> bool:
+        """Return whether the positions are those of featuresCol, whose rows are padded to their number."""
+        options = self._options()
+        padded = not options.input_cols and options.features_col in (options.padding or {})
+        return padded and isinstance(head, Tagging) and self._inputs[0].shape[:1] == (head.positions,)
 
 
 @with_options(TaggerOptions)

@@ -42,6 +42,9 @@ def _metric(value: Any) -> str:
 class TokenEvaluator(HasLabelCol, HasPredictionCol, Saved, Evaluator):
     """Evaluator that compares arrays of tags position by position, for CrossValidator and on its own.
 
+    A row counts as many positions as it has true tags: predictions beyond them are those of padding, and true tags
+    beyond the predictions, of words that were cut, count as not found.
+
     It is saved and loaded as Spark's evaluators are, also within a CrossValidator.
 
     Args:
@@ -131,11 +134,10 @@ class TokenEvaluator(HasLabelCol, HasPredictionCol, Saved, Evaluator):
             dataset: The DataFrame with both columns.
 
         Raises:
-            DataError: A column is missing, arrays differ in length, or no position counts.
+            DataError: A column is missing, an array is null or a mask of another length, or no position counts.
         """
         counts = self._counts(dataset)
-        outside = self.getOrDefault(self.outside)
-        tags = sorted({tag for pair in counts for tag in pair} - set(outside), key=lambda tag: (str(type(tag)), tag))
+        tags = sorted(self._tags(counts), key=lambda tag: (str(type(tag)), tag))
         return {tag: _f1(counts, {tag}) for tag in tags}
 
     def _evaluate(self, dataset: DataFrame) -> float:
@@ -144,11 +146,15 @@ class TokenEvaluator(HasLabelCol, HasPredictionCol, Saved, Evaluator):
             return sum(each.values()) / len(each) if each else 0.0
         counts = self._counts(dataset)
         if self.getMetricName() == "microF1":
-            return _f1(counts, {tag for pair in counts for tag in pair} - set(self.getOrDefault(self.outside)))
+            return _f1(counts, self._tags(counts))
         return sum(rows for (true, found), rows in counts.items() if true == found) / sum(counts.values())
 
+    def _tags(self, counts: Mapping[tuple[Any, Any], int]) -> set[Any]:
+        """Return the tags that count in F1."""
+        return {tag for pair in counts for tag in pair if tag is not None} - set(self.getOrDefault(self.outside))
+
     def _counts(self, dataset: DataFrame) -> dict[tuple[Any, Any], int]:
-        """Count the positions by true and predicted tag."""
+        """Count the positions by true and predicted tag, which is None beyond the predictions."""
         ignored = self.getOrDefault(self.ignored)
         mask_col = self.getOrDefault(self.maskCol) if self.isDefined(self.maskCol) else None
         names = [self.getLabelCol(), self.getPredictionCol(), *([mask_col] if mask_col else [])]
@@ -163,11 +169,11 @@ class TokenEvaluator(HasLabelCol, HasPredictionCol, Saved, Evaluator):
                     )
                 )
         true, found, *mask = (F.col(quoted(name)) for name in names)
-        sizes = [F.size(column) for column in (true, found, *mask)]
-        alike = F.lit(True)
-        for size in sizes[1:]:
-            alike = alike & F.coalesce(size == sizes[0], F.lit(False))
+        alike = true.isNotNull() & found.isNotNull()
+        for column in mask:
+            alike = alike & F.coalesce(F.size(column) == F.size(true), F.lit(False))
         kept = [F.transform(column, lambda value: value.cast("double") != 0) for column in mask]
+        found = F.slice(found, 1, F.size(true))
         parts = F.arrays_zip(true.alias("true"), found.alias("found"), *(column.alias("kept") for column in kept))
         positions = dataset.select(F.when(alike, parts).alias("parts"), alike.alias("alike"))
         each = positions.select("alike", F.explode_outer("parts").alias("at"))
@@ -178,9 +184,9 @@ class TokenEvaluator(HasLabelCol, HasPredictionCol, Saved, Evaluator):
         if wrong := sum(row["count"] for row in rows if not row["alike"]):
             raise DataError(
                 explain(
-                    "True and predicted tags differ in number.",
-                    expected="arrays of one length in each row",
-                    received=f"{wrong} row{'s' * (wrong != 1)} with other lengths, or a null",
+                    "Rows have no true or predicted tags, or a mask of another length.",
+                    expected="two arrays in each row, and in maskCol one as long as the true tags",
+                    received=f"{wrong} row{'s' * (wrong != 1)} with a null or another length",
                     fix=f"Look at the columns {', '.join(names)}.",
                 )
             )

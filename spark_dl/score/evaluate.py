@@ -157,7 +157,7 @@ def _warn_of_losses(model: Any, conversion: ConversionSpec) -> None:
 
 
 def _warn(text: str) -> None:
-    warn(text, 5)
+    warn(text)
 
 
 def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:

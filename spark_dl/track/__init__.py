@@ -47,7 +47,7 @@ def tracker(name: str | None, **settings: Any) -> Tracker:
     except TrackingError as error:
         if name != _OPTIONAL:
             raise
-        warn(not_tracked(error), 2)
+        warn(not_tracked(error))
         return NoTracker()
 
 

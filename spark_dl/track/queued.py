@@ -89,7 +89,7 @@ class QueuedTracker:
             if self._required:
                 self._gone = True  # nothing will be written, so nothing is waited for
                 raise
-            warn(not_tracked(error), 2)
+            warn(not_tracked(error))
             self._tracker = NoTracker()
             opened = ""
         self._thread.start()

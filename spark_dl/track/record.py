@@ -95,7 +95,7 @@ def try_to_log(write: Callable[[], object]) -> bool:
     try:
         write()
     except Exception as error:
-        warn(f"Not logged: {type(error).__name__}: {error}", 2)
+        warn(f"Not logged: {type(error).__name__}: {error}")
         return False
     return True
 

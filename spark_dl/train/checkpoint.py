@@ -173,7 +173,7 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
             if digests == (checkpoint.sha256, checkpoint.callbacks_sha256, checkpoint.optimizers_sha256):
                 return checkpoint, model
             problem = "its content isn't what was written"
-        warn(f"The checkpoint {store.url}/{checkpoint.model_file} can't be used: {problem}. An earlier one serves.", 2)
+        warn(f"The checkpoint {store.url}/{checkpoint.model_file} can't be used: {problem}. An earlier one serves.")
     return None
 
 
@@ -204,7 +204,7 @@ def _read_all(store: Store) -> Iterator[Checkpoint]:
                 yield checkpoint
             else:
                 text = f"The record {store.url}/{name} isn't one of a checkpoint: it is passed over."
-                warn(text, 2)
+                warn(text)
 
 
 def _names_own_files(checkpoint: Checkpoint) -> bool:

@@ -10,12 +10,14 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from pyspark.sql import DataFrame, SparkSession
+from videos import grey_video
 
-from spark_dl import KerasClassifier, KerasClassifierModel
+from spark_dl import KerasClassifier, KerasClassifierModel, KerasModel
 from spark_dl.data.columns import kind_of
 from spark_dl.data.media import is_spark_image, pixels
 from spark_dl.data.schema import feature_spec
 from spark_dl.errors import DataError
+from spark_dl.media import read_frames
 
 QUIET = {"tracking": None, "verbose": 0, "batchSize": 16}
 WORDS = ["good nice fine", "bad ugly awful", "nice good", "awful bad bad"]
@@ -107,6 +109,27 @@ def test_what_is_no_image_is_told_by_fit_and_by_transform(spark: SparkSession) -
         KerasClassifier(model=a_network(), featuresCol="content", **QUIET).fit(broken)
     with pytest.raises(Exception, match=r"(?s)column 'content' can't be scored.*1 rows that are none"):
         fitted.transform(broken).collect()
+
+
+def test_frames_of_videos_are_rows_with_an_image(spark: SparkSession) -> None:
+    videos = [("a.mp4", grey_video(6, rate=3), 1), ("b.mp4", b"no video", 0), ("c.mp4", grey_video(2, rate=3), 2)]
+    frame = spark.createDataFrame(videos, "path string, `the.video` binary, `a.kind` int").coalesce(1)
+    scenes = read_frames(frame, contentCol="the.video", fps=1, size=(4, 8), invalid="null")
+    seen = keras.Sequential([keras.Input((4, 8, 3)), layers.GlobalAveragePooling2D()])
+    featurizer = KerasModel.fromKeras(seen, scenes, featuresCol="image", scoreNullPolicy="null")
+    rows = featurizer.transform(scenes).collect()
+    assert [(row.path, row["a.kind"], row.frame) for row in rows] == [
+        *(("a.mp4", 1, 0), ("a.mp4", 1, 3), ("b.mp4", 0, None), ("c.mp4", 2, 0))
+    ]
+    assert (rows[0].image.height, rows[0].image.width, rows[0].image.origin) == (4, 8, "a.mp4")
+    assert [row.prediction and round(row.prediction[0] / 20) for row in rows] == [0, 3, None, 0]
+    with pytest.raises(Exception, match=r"A video can't be decoded\..*in b\.mp4"):
+        read_frames(frame, contentCol="the.video").collect()
+    for content, message in (("video", "no column 'video'"), ("path", "isn't binary")):
+        with pytest.raises(DataError, match=message):
+            read_frames(frame, contentCol=content)
+    with pytest.raises(DataError, match="a column 'image' already"):
+        read_frames(frame.toDF("path", "content", "image"))
 
 
 @pytest.mark.stack

@@ -108,10 +108,34 @@ def test_tokens_are_evaluated_in_spark(tagging: KerasTaggerModel, sentences: Dat
     )
     entities = TokenEvaluator(labelCol="tags", predictionCol="names", metricName="f1", maskCol="mask", outside=["O"])
     assert entities.evaluate(names) == pytest.approx((by_tag[1] + by_tag[2]) / 2)
-    with pytest.raises(DataError, match="True and predicted tags differ in number"):
-        masked.evaluate(scored.withColumn("prediction", F.slice("prediction", 1, 2)))
+    # Rows that were padded have predictions beyond their tags, and rows that were cut have tags beyond them.
+    lengths = scored.select(
+        F.slice("tags", 1, 3).alias("tags"), F.slice("prediction", 1, 4 - F.col("id") % 2 * 2).alias("prediction")
+    )
+    beyond = [(row.tags, [*map(int, row.prediction), *[None] * 3][:3]) for row in lengths.collect()]
+    hits = [tag == one for tags, found in beyond for tag, one in zip(tags, found, strict=True)]
+    assert TokenEvaluator(labelCol="tags").evaluate(lengths) == pytest.approx(sum(hits) / len(hits))
+    assert None not in TokenEvaluator(labelCol="tags").f1ByTag(lengths)
+    with pytest.raises(DataError, match="Rows have no true or predicted tags, or a mask of another length"):
+        masked.evaluate(scored.withColumn("mask", F.slice("mask", 1, 2)))
     with pytest.raises(DataError, match="No position counts"):
         TokenEvaluator(labelCol="tags", ignored=[0, 1, 2]).evaluate(scored)
+
+
+def test_rows_that_are_padded_have_a_name_for_each_word(tagging: KerasTaggerModel, sentences: DataFrame) -> None:
+    """All ways of scoring pad the prediction; names and the evaluator are about the words that a row has."""
+    whole = tagging.transform(sentences)
+    short = sentences.select(
+        "id", *(F.slice(name, 1, 1 + F.col("id") % 2 * 3).alias(name) for name in ("words", "tags"))
+    )
+    scored = tagging.copy().setPadding({"words": 0}).transform(short)
+    assert {len(row.prediction) for row in scored.collect()} == {LENGTH}
+    assert [row.names for row in scored.orderBy("id").collect()] == [
+        row.names[: 1 + row.id % 2 * 3] for row in whole.orderBy("id").collect()
+    ]
+    masked = TokenEvaluator(labelCol="tags", maskCol="mask")
+    words = whole.withColumn("mask", F.transform("words", lambda word: word != 0))
+    assert TokenEvaluator(labelCol="tags").evaluate(scored) == pytest.approx(masked.evaluate(words))
 
 
 def test_a_masked_loss_is_evaluated_over_all_positions(tagging: KerasTaggerModel, sentences: DataFrame) -> None:

@@ -53,6 +53,7 @@ ALLOWED = {
     "ml": {"base", "data", "launch", "track", "train", "score", "diagnosis", "fit"},
     "mlflow": {"base", "ml", "score", "track"},
     "launcher": {"base", "launch", "track", "train"},
+    "media": {"base", "data"},
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
@@ -62,6 +63,7 @@ ALLOWED = {
 }
 # Library -> the only modules that import it.
 OWNERS = {
+    "av": {"data.video"},
     "horovod": {"collectives", "launch.fork_server"},
     "petastorm": {"_compat.petastorm"},
     "optuna": {"tune", "tune.objective", "tune.search", "tune.space", "tune.study", "tune.trials"},

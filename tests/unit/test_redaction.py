@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import re
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,3 +256,15 @@ def test_what_one_of_our_errors_follows_from_has_none_either() -> None:
         fail()
     assert SECRET not in "".join(traceback.format_exception(raised.value))
     assert "ftp://***@host/ck" in str(raised.value.__cause__)
+
+
+def test_a_warning_is_at_the_users_line(tmp_path: Path) -> None:
+    """Not at a line of this package, of Spark ML's `fit`, or of the decorator that redacts errors."""
+    file = tmp_path / "example.py"
+    file.write_text("from spark_dl.redaction import *\n@redacted_errors()\ndef fit():\n    warn('slow')\n")
+    spec = importlib.util.spec_from_file_location("spark_dl.example", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.warns(RuntimeWarning, match="slow") as found:
+        module.fit()
+    assert [warning.filename for warning in found] == [__file__]

@@ -171,10 +171,7 @@ def _built(model: keras.Model) -> keras.Model:
     known = {id(variable) for variable in built_variables(optimizer)}
     if optimizer.built and not all(id(variable) in known for variable in model.trainable_variables):
         if int(np.asarray(optimizer.iterations)):
-            warn(
-                "The model has trainable variables that its optimizer wasn't built for: it starts without state.",
-                3,
-            )
+            warn("The model has trainable variables that its optimizer wasn't built for: it starts without state.")
         variables = numbered(walk(model))
         fresh = _copied(optimizer, keras.optimizers)
         transfer(optimizer, fresh, variables, variables, with_state=False)

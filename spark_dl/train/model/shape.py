@@ -28,7 +28,7 @@ class ModelInput:
     Attributes:
         name: The key if the model takes a dict, else the name of its layer.
         shape: The shape of one row; sizes that the model leaves open are None.
-        dtype: The NumPy name of the dtype, or "string".
+        dtype: The NumPy name of the dtype that it is fed with, or "string".
     """
 
     name: str
@@ -131,7 +131,8 @@ def fixed_shapes(model: keras.Model, shape: ModelShape, given: Mapping[str, tupl
                     else f"The model's input {one.name!r} doesn't take the shape in columnShapes.",
                     expected=f"a shape like {one.shape} of one row, without None",
                     received=chosen,
-                    fix="Set columnShapes={column: shape of one row}, or give keras.Input a fixed shape.",
+                    fix="Set columnShapes={column: shape of one row}, or padding={column: value} for rows of varying "
+                    "length, or give keras.Input a fixed shape.",
                 )
             )
         inputs.append(replace(one, shape=chosen))
@@ -168,7 +169,7 @@ def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], boo
         return _called_ports(model)
     taken, given = _structures(model)
     inputs = [
-        ModelInput(_key(path) or operation_of(tensor).name, tuple(tensor.shape[1:]), str(tensor.dtype))
+        ModelInput(_key(path) or operation_of(tensor).name, tuple(tensor.shape[1:]), _fed_dtype(tensor))
         for path, tensor in _flat(taken, model)
     ]
     outputs = [
@@ -180,6 +181,11 @@ def _ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], boo
         for path, tensor in _flat(given, model)
     ]
     return inputs, outputs, isinstance(taken, dict), isinstance(given, dict)
+
+
+def _fed_dtype(tensor: keras.KerasTensor) -> str:
+    """Return the dtype of the numbers that feed an input: Keras casts them to booleans for one of these."""
+    return "int8" if tensor.dtype == "bool" else str(tensor.dtype)
 
 
 def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutput], bool, bool]:
