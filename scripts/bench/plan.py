@@ -1,4 +1,4 @@
-"""What grows with files and ranks before the first step: `python scripts/bench/plan.py`, about two minutes.
+"""What grows with files and ranks before the first step: `python scripts/bench/plan.py`, about three minutes.
 
 Time and peak memory of what every rank plans: its shards, out of all files, and the place of each rank. Then the plan's
 pickle, which goes to each rank; what the driver does for each file; and a rank's first block, since Petastorm looks at
@@ -33,6 +33,8 @@ from spark_dl.train.plan import TrainPlan
 from spark_dl.world import worlds
 
 FILES, RANKS, CLASSES, ROWS, TURNS = (100, 1_000, 10_000), (8, 64, 512), 10, 8192, 3
+# 1 TB in blocks of 7 MB.
+LARGE = 150_000
 
 
 def best(call: Callable[[], Any]) -> float:
@@ -42,6 +44,16 @@ def best(call: Callable[[], Any]) -> float:
         began = time.perf_counter()
         call()
         taken.append(time.perf_counter() - began)
+    return 1000 * min(taken)
+
+
+def cpu(call: Callable[[], Any]) -> float:
+    """Milliseconds of processor time of the fastest of several calls."""
+    taken = []
+    for _ in range(TURNS):
+        began = time.process_time()
+        call()
+        taken.append(time.process_time() - began)
     return 1000 * min(taken)
 
 
@@ -118,7 +130,7 @@ def driver() -> None:
     print(
         "\n| files | result rows to the driver, ms | to the record, ms | the directory removed, ms |\n|---|---|---|---|"
     )
-    for files in FILES:
+    for files in (*FILES, LARGE):
 
         def rows(files: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
@@ -156,6 +168,35 @@ def driver() -> None:
     session.stop()
 
 
+def large() -> None:
+    """The plan of 1 TB: what the driver holds, what each rank gets and makes of it."""
+    tracemalloc.start()
+    data = dataset(LARGE, Store("file:///nowhere"))
+    held = tracemalloc.get_traced_memory()[0] / 1e6
+    tracemalloc.stop()
+    plan = plan_of(data.for_reading())
+    whole = cloudpickle.dumps(plan)
+    dumps, loads = functools.partial(cloudpickle.dumps, plan), functools.partial(pickle.loads, whole)
+    print(
+        "\n| files | the record, MB | plan, MB | to pickle, CPU ms | MB at most | to unpickle, CPU ms | MB |"
+        "\n|---|---|---|---|---|---|---|"
+    )
+    print(
+        f"| {LARGE:,} | {held:.0f} | {len(whole) / 1e6:.1f} | {cpu(dumps):.0f} | {peak(dumps):.0f} "
+        f"| {cpu(loads):.0f} | {peak(loads):.0f} |"
+    )
+    print("\n| files | ranks | shards of all ranks, CPU ms | MB | files of a rank | MB that it reads |")
+    print("|---|---|---|---|---|---|")
+    for ranks in (64, 512, 4096):
+        deal = functools.partial(shards, data.blocks, ranks, 256, 1)
+        of_rank = len(deal()[0].segments)
+        read_mb = of_rank * 1e6 / LARGE
+        print(
+            f"| {LARGE:,} | {ranks:,} | {cpu(deal):.0f} | {peak(deal):.0f} | {of_rank:,} | {read_mb:,.0f} |",
+            flush=True,
+        )
+
+
 def first_block() -> None:
     print("\n| files of one rank | first block after, ms | all blocks, ms | by file, ms |\n|---|---|---|---|")
     for files in (10, 100, 1000):
@@ -183,6 +224,6 @@ def first_block() -> None:
 
 if __name__ == "__main__":
     chosen = sys.argv[1:]
-    for part in (ranks_plan, pickles, driver, first_block):
+    for part in (ranks_plan, pickles, large, driver, first_block):
         if not chosen or part.__name__ in chosen:
             part()

@@ -22,22 +22,25 @@ __all__ = ["can_be_decoded", "plain_image", "prepare_images"]
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # In a PNG header: the bytes of bit depth 16 and colour type gray, and the colour type of palettes.
 _PNG_GRAY_16, _PNG_PALETTE = b"\x10\x00", 3
+# In a JPEG: the number of components, counted from the frame header's marker.
+_JPEG_COMPONENTS = 9
 
 
 def _jpeg_is_direct(content: bytes, channels: int) -> bool:
     """Return whether TensorFlow can decode this JPEG: it adds no alpha, and reads one or three components."""
-    return channels != 4 and _jpeg_components(content) in (1, 3)
+    frame = _jpeg_frame(content)
+    return channels != 4 and frame > 0 and content[frame + _JPEG_COMPONENTS] in (1, 3)
 
 
-def _jpeg_components(content: bytes) -> int:
-    """Return the number of components in the frame header; 0 for a file without one."""
+def _jpeg_frame(content: bytes) -> int:
+    """Return the place of the frame header's marker; 0 for a file without one."""
     place = 2
-    while place + 10 <= len(content) and content[place] == 0xFF:
+    while place + _JPEG_COMPONENTS < len(content) and content[place] == 0xFF:
         marker = content[place + 1]
         if marker == 0xFF:  # fill bytes may precede a marker
             place += 1
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return content[place + 9]
+            return place
         elif marker == 0xD9 or marker == 0xDA:
             return 0
         else:
@@ -103,7 +106,11 @@ def prepare_images(contents: np.ndarray, channels: int) -> tuple[np.ndarray, dic
     """
     prepared = contents.copy()
     faults: Counter[str] = Counter()
+    # Files of one encoder begin alike up to the frame header, which needs to be looked for once in a row of them.
+    frame, before, components = 0, b"", slice(0)
     for row, content in enumerate(contents):
+        if frame and content.startswith(before) and content[components] in (b"\x01", b"\x03"):
+            continue
         name = next((name for name, (begin, _) in _FORMATS.items() if content.startswith(begin)), "")
         if not name:
             faults[", ".join(_FORMATS)] += not is_spark_image(content)
@@ -114,6 +121,10 @@ def prepare_images(contents: np.ndarray, channels: int) -> tuple[np.ndarray, dic
                 prepared[row] = _png(content, name, _MODES[channels])
             except Exception as error:  # Pillow raises various exceptions for damaged files
                 faults[f"{name} that Pillow can't read: {type(error).__name__}"] += 1
+        elif name == "JPEG":
+            frame = _jpeg_frame(content)
+            before = content[: frame + 2]
+            components = slice(frame + _JPEG_COMPONENTS, frame + _JPEG_COMPONENTS + 1)
     return prepared, {reason: rows for reason, rows in faults.items() if rows}
 
 

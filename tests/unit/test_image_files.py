@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,21 @@ def test_what_can_not_be_decoded_is_counted_by_what_it_is(channels: int) -> None
 
 
 IMAGE = FeatureSpec((Column("x", "image", "object", 0),), (HEIGHT, WIDTH, 3), "float32")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_jpeg_is_judged_by_itself_after_others_that_begin_alike(channels: int) -> None:
+    color, gray = saved(SMOOTH, "JPEG"), saved(SMOOTH.convert("L"), "JPEG")
+    frame = color.index(b"\xff\xc0")
+    contents = [color, color[: frame + 9], gray, color, gray[:frame], saved(SMOOTH.convert("CMYK"), "JPEG"), gray]
+    # Files of two or four components that begin as those of three, which no decoder reads.
+    contents += [color[: frame + 9] + bytes([count]) + color[frame + 10 :] for count in (2, 3, 4)] + [color]
+    rows = np.array([*contents, None], object)[:-1]
+    alone = [prepare_images(rows[row : row + 1], channels) for row in range(len(rows))]
+    together, faults = prepare_images(rows, channels)
+    assert together.tolist() == [prepared[0] for prepared, _ in alone]
+    assert faults == sum((Counter(one) for _, one in alone), Counter())
+    assert faults
 
 
 def test_a_16_bit_gray_png_is_refused_by_its_name_in_training_and_in_scoring(tmp_path: Path) -> None:
