@@ -53,6 +53,7 @@ ALLOWED = {
     "ml": {"base", "data", "launch", "track", "train", "score", "diagnosis", "fit"},
     "mlflow": {"base", "ml", "score", "track"},
     "launcher": {"base", "launch", "track", "train"},
+    "callbacks": {"base"},
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
@@ -63,6 +64,8 @@ ALLOWED = {
 # Library -> the only modules that import it.
 OWNERS = {
     "horovod": {"collectives", "launch.fork_server"},
+    "ai_edge_litert": {"score.engines"},
+    "onnxruntime": {"score.engines"},
     "petastorm": {"_compat.petastorm"},
     "optuna": {"tune", "tune.objective", "tune.search", "tune.space", "tune.study", "tune.trials"},
     "mlflow": {

@@ -26,6 +26,7 @@ class FittedParams(OptionParams):
     outputFormat: Param[str]
     errorCol: Param[str | None]
     scoreBatchSize: Param[int]
+    scoreEngine: Param[str]
     scoreNullPolicy: Param[str]
     outputLayer: Param[str | None]
     def __init__(
@@ -47,6 +48,7 @@ class FittedParams(OptionParams):
         outputFormat: str = "array",
         errorCol: str | None = None,
         scoreBatchSize: int = 4096,
+        scoreEngine: str = "keras",
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
     ) -> None: ...
@@ -69,6 +71,7 @@ class FittedParams(OptionParams):
         outputFormat: str = ...,
         errorCol: str | None = ...,
         scoreBatchSize: int = ...,
+        scoreEngine: str = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
     ) -> Self: ...
@@ -105,6 +108,8 @@ class FittedParams(OptionParams):
     def getErrorCol(self) -> str | None: ...
     def setScoreBatchSize(self, value: int) -> Self: ...
     def getScoreBatchSize(self) -> int: ...
+    def setScoreEngine(self, value: str) -> Self: ...
+    def getScoreEngine(self) -> str: ...
     def setScoreNullPolicy(self, value: str) -> Self: ...
     def getScoreNullPolicy(self) -> str: ...
     def setOutputLayer(self, value: str | None) -> Self: ...
@@ -136,6 +141,7 @@ class FittedClassifierParams(FittedParams):
         outputFormat: str = "array",
         errorCol: str | None = None,
         scoreBatchSize: int = 4096,
+        scoreEngine: str = "keras",
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
         probabilityCol: str = "probability",
@@ -164,6 +170,7 @@ class FittedClassifierParams(FittedParams):
         outputFormat: str = ...,
         errorCol: str | None = ...,
         scoreBatchSize: int = ...,
+        scoreEngine: str = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
         probabilityCol: str = ...,
@@ -210,6 +217,7 @@ class FittedTaggerParams(FittedParams):
         outputFormat: str = "array",
         errorCol: str | None = None,
         scoreBatchSize: int = 4096,
+        scoreEngine: str = "keras",
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
         probabilityCol: str = "probability",
@@ -235,6 +243,7 @@ class FittedTaggerParams(FittedParams):
         outputFormat: str = ...,
         errorCol: str | None = ...,
         scoreBatchSize: int = ...,
+        scoreEngine: str = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
         probabilityCol: str = ...,
