@@ -31,6 +31,7 @@ _OTHERS: dict[str, Any] = {
     "padding": {"a": 0},
     "truncate": "end",
     "scoreNullPolicy": "null",
+    "scoreEngine": "onnx",
     "labelShapes": {"y": [3]},
     "tagLabels": ["a", "b"],
     "labelCols": {"price": "y"},

@@ -17,6 +17,7 @@ from spark_dl.io.workspace import Workspace
 from spark_dl.ml.fetched import SPARK_CONTAINER_MODELS
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.persistence import described
+from spark_dl.score.engines import extension, requirements
 from spark_dl.spark.row_source import RowSource
 from spark_dl.spark.session import master_of, running_session
 from spark_dl.track import LoggedData, LoggedModel, LoggedStage
@@ -50,6 +51,8 @@ def logged_model(model: KerasModel) -> LoggedModel:
         inputs=_types(model._columns or T.StructType([]), filled),
         outputs=[(name, _array_type(fields[field].axes)) for field, name in serving.outputs.items()],
         example=serving.example(),
+        scored_extension=extension(serving.engine),
+        needs=requirements(serving.engine),
     )
 
 

@@ -25,7 +25,8 @@ from spark_dl.ml.fixed_batch import check_saved_batch
 from spark_dl.ml.from_keras import FromKeras, refuse_uncompiled
 from spark_dl.ml.html import model_html, model_text
 from spark_dl.ml.params import with_options
-from spark_dl.ml.savable_objects import refuse_missing, savable
+from spark_dl.ml.savable_objects import refuse_missing
+from spark_dl.ml.shrinking import Shrinking
 from spark_dl.ml.sql_function import sql_function
 from spark_dl.options import FittedOptions
 from spark_dl.redaction import redacted_errors
@@ -47,7 +48,7 @@ _OF_MLFLOW = ("models:/", "runs:/")
 
 
 @with_options(FittedOptions)
-class KerasModel(FittedContent, FromKeras, Model):
+class KerasModel(Shrinking, FittedContent, FromKeras, Model):
     """Keras model as a Transformer, made by `KerasEstimator.fit` or `fromKeras`, or loaded by `KerasModel.load`.
 
     Example:
@@ -214,8 +215,7 @@ class KerasModel(FittedContent, FromKeras, Model):
             )
         use_driver_python(spark)
         options = self._options()
-        custom = self._carried_objects()
-        model = ScoringModel.of(content, custom, (), head, options.score_batch_size, options.score_null_policy)
+        model = self._scoring_model(content, head, ())
         spark.udf.register(name, sql_function(model.ship(spark), options, self._inputs, output))
 
     def scoreParquet(self, inputPath: str, outputPath: str, overwrite: bool = False) -> int:
@@ -250,13 +250,10 @@ class KerasModel(FittedContent, FromKeras, Model):
     def _scoring(self, columns: StructType) -> ScoringModel:
         """Return the model that scores rows of a DataFrame with this schema."""
         content, head = self._scored()
-        options = self._options()
-        features = feature_specs(columns, options, self._inputs)
-        custom = self._carried_objects()
-        return ScoringModel.of(content, custom, features, head, options.score_batch_size, options.score_null_policy)
+        return self._scoring_model(content, head, feature_specs(columns, self._options(), self._inputs))
 
     def _serving(self) -> tuple[Serving, bytes]:
-        """Return the serving record, for the feature columns of the fit, and the `.keras` bytes of what is served."""
+        """Return the serving record, for the feature columns of the fit, and the file of what is served, as bytes."""
         if self._columns is None:
             raise ModelError(
                 explain(
@@ -270,8 +267,8 @@ class KerasModel(FittedContent, FromKeras, Model):
         options = self._options()
         features = feature_specs(self._columns, options, self._inputs)
         outputs, nulls = self._output_columns(), options.score_null_policy
-        serving = Serving(features, head, outputs, options.score_batch_size, nulls)
-        return serving, savable(content, self._named_objects())
+        serving = Serving(features, head, outputs, options.score_batch_size, nulls, options.score_engine)
+        return serving, self._served_file(content, features)
 
     def _scored(self) -> tuple[bytes, Head]:
         """Return the `.keras` bytes of the model that transform calls, cut at outputLayer, and its output's meaning."""

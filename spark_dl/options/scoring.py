@@ -49,6 +49,15 @@ class ScoringOptions(Options):
         on_resume="any",
     )
 
+    score_engine: str = option(
+        "What computes the model's outputs in transform, scoreParquet, streams, SQL functions and the served model: "
+        "'keras', 'onnx' (ONNX Runtime, extra `onnx`) or 'litert' (LiteRT, extra `litert`). The latter two don't "
+        "import TensorFlow, and take columns of numbers only.",
+        checks.choice("keras", "onnx", "litert"),
+        "keras",
+        on_resume="any",
+    )
+
     score_null_policy: str = option(
         "What transform does with a row that has a null, NaN or infinite number in a feature column, or bytes that "
         "can't be decoded: 'error'; 'null' for null outputs; or 'drop' to leave it out of the result.",

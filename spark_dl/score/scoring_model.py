@@ -26,6 +26,7 @@ from spark_dl.errors import DataError, explain
 from spark_dl.gc_pause import gc_paused
 from spark_dl.io.payload import Payload
 from spark_dl.quiet import quiet_imports
+from spark_dl.score.engines import KERAS, check_columns, opened
 from spark_dl.score.heads import Head
 from spark_dl.score.row_errors import ScoringRowErrors, UnscorableRows
 from spark_dl.score.unscorable import Scored, known_rows
@@ -47,7 +48,7 @@ class ScoringModel:
     """Model and specifications that a Python worker needs to score; comparison uses a digest of the model's bytes.
 
     Attributes:
-        content: The `.keras` file as bytes.
+        content: The `.keras` file as bytes, or the file of another engine.
         custom_objects: The cloudpickled dict of Keras custom objects by name.
         features: The specification of each model input.
         head: The head, which converts outputs to columns.
@@ -55,6 +56,7 @@ class ScoringModel:
         digest: The SHA-256 of `content` and `custom_objects`, in hex.
         nulls: What becomes of rows with missing values or undecodable bytes, as in the option scoreNullPolicy: "error",
             "null" or "drop".
+        engine: The engine that reads `content`, as in the option scoreEngine.
     """
 
     content: Payload = field(repr=False, compare=False)
@@ -64,6 +66,7 @@ class ScoringModel:
     batch_size: int
     digest: str
     nulls: str = "error"
+    engine: str = KERAS
 
     @property
     def columns(self) -> list[Column]:
@@ -198,19 +201,25 @@ class ScoringModel:
         head: Head,
         batch_size: int,
         nulls: str = "error",
+        engine: str = KERAS,
     ) -> ScoringModel:
         """Create a scoring model, with the digest of its bytes.
 
         Args:
-            content: The `.keras` file as bytes.
+            content: The `.keras` file as bytes, or the file of another engine.
             custom_objects: The cloudpickled dict of Keras custom objects by name.
             features: The specification of each model input.
             head: The head, which converts outputs to columns.
             batch_size: The maximum number of rows in a batch.
             nulls: The value of scoreNullPolicy.
+            engine: The value of scoreEngine.
+
+        Raises:
+            OptionError: The engine can't read a feature column.
         """
+        check_columns(engine, features)
         digest = hashlib.sha256(content + custom_objects).hexdigest()
-        return ScoringModel(Payload(content), custom_objects, tuple(features), head, batch_size, digest, nulls)
+        return ScoringModel(Payload(content), custom_objects, tuple(features), head, batch_size, digest, nulls, engine)
 
 
 def rows_at_once(features: Sequence[FeatureSpec], batch_size: int) -> int:
@@ -261,6 +270,11 @@ def _task() -> Any:
 def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
     """Load a model, cached in the process, as a function from its inputs to its outputs, both in the model's order."""
     prepare_worker()
+    if model.engine != KERAS:
+        check_columns(model.engine, model.features)  # an SQL function knows its arguments only here
+        context = _task()
+        threads = context.cpus() if context else 0
+        return opened(model.engine, model.content.load(), [spec.dtype for spec in model.features], threads)
     import_keras()
     import keras
     import tensorflow as tf

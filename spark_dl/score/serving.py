@@ -14,6 +14,7 @@ import pandas as pd
 from spark_dl.data.columns import kind_of
 from spark_dl.data.specs import FeatureSpec
 from spark_dl.errors import DataError, SavedModelError, explain, hint
+from spark_dl.score.engines import KERAS
 from spark_dl.score.heads import Head, head_from_dict
 from spark_dl.score.saved_specs import spec_from_dict, spec_to_dict
 from spark_dl.score.scoring_model import ScoringModel
@@ -31,6 +32,7 @@ class Serving:
         outputs: The name of the output column by field of the head.
         batch_size: The maximum number of rows in a batch.
         nulls: The value of scoreNullPolicy.
+        engine: The value of scoreEngine.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -38,6 +40,7 @@ class Serving:
     outputs: Mapping[str, str]
     batch_size: int
     nulls: str = "error"
+    engine: str = KERAS
 
     def to_json(self) -> str:
         """Serialise the specification to JSON."""
@@ -47,6 +50,7 @@ class Serving:
             "outputs": dict(self.outputs),
             "batch_size": self.batch_size,
             **({} if self.nulls == "error" else {"nulls": self.nulls}),
+            **({} if self.engine == KERAS else {"engine": self.engine}),
         }
         return json.dumps(content, indent=1)
 
@@ -74,7 +78,8 @@ class Serving:
                 head_from_dict(content["head"]),
                 {str(field): str(name) for field, name in content["outputs"].items()},
                 int(content["batch_size"]),
-                str(content.get("nulls", "error")),  # earlier releases didn't save it
+                str(content.get("nulls", "error")),  # earlier releases saved neither this
+                str(content.get("engine", KERAS)),  # nor this
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SavedModelError(
@@ -92,13 +97,14 @@ class Served:
 
     Args:
         serving: The serving specification.
-        content: The `.keras` file as bytes.
+        content: The `.keras` file as bytes, or the file of the serving's engine.
     """
 
     def __init__(self, serving: Serving, content: bytes) -> None:
         self._outputs = serving.outputs
+        nothing = cloudpickle.dumps({})
         self._model = ScoringModel.of(
-            content, cloudpickle.dumps({}), serving.features, serving.head, serving.batch_size, serving.nulls
+            content, nothing, serving.features, serving.head, serving.batch_size, serving.nulls, serving.engine
         )
 
     @property

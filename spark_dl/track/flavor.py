@@ -4,7 +4,7 @@
     data/model.keras          the whole Keras model, as mlflow.keras loads it
     spark_dl/stage.json       the Spark ML stage without the Keras model
     spark_dl/serving.json     the conversion of rows to inputs, and of outputs to columns
-    spark_dl/scored.keras     the Keras model that is served, if it isn't the whole model
+    spark_dl/scored.*         the model that is served, if it isn't the whole Keras model
     code/spark_dl.zip         this package, for processes that don't have it installed
     code/spark_dl_model.py    MLflow's loader module, which imports the package from the archive
 
@@ -61,8 +61,10 @@ if "spark_dl" not in sys.modules:
 from spark_dl.mlflow import _load_pyfunc
 """
 _KERAS_MODULE = "data/keras_module.txt"
-# The requirements of serving a model, each with the distributions that may provide it.
-_NEEDED = (("cloudpickle",), ("keras",), ("numpy",), ("pandas",), ("pyarrow",), ("tensorflow", "tensorflow-cpu"))
+# The requirements of serving a model besides what computes it, and the distributions that may provide one.
+_NEEDED = ("cloudpickle", "numpy", "pandas", "pyarrow")
+_OF_STAGES = ("keras", "tensorflow")
+_OTHER_NAMES = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
 
 
 def log(  # noqa: PLR0913
@@ -186,7 +188,10 @@ def _write_directory(
     elif input_example is not None:
         save_input_example(mlflow_model, input_example, str(root))
     mlflow_model.save(str(root / MLMODEL_FILE_NAME))
-    write_environment(root, list(map(_pinned, _NEEDED)) if pip_requirements is None else pip_requirements)
+    if pip_requirements is None:
+        needs = model.needs if isinstance(model, LoggedModel) else _OF_STAGES
+        pip_requirements = [_pinned(_OTHER_NAMES.get(name, (name,))) for name in sorted({*_NEEDED, *needs})]
+    write_environment(root, pip_requirements)
 
 
 def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[str, str]:
@@ -200,7 +205,7 @@ def _write_model(root: Path, model: LoggedModel, mlflow_model: Model) -> dict[st
         _KERAS_MODULE: b"keras",
         STAGE: model.stage.encode(),
         SERVING: model.serving.encode(),
-        **({} if model.scored is None else {SCORED: model.scored}),
+        **({} if model.scored is None else {f"{SCORED}.{model.scored_extension}": model.scored}),
     }
     _write_files(root, contents)
     if model.inputs is not None:

@@ -196,6 +196,6 @@ def stage_content(root: Path) -> tuple[str, bytes]:
 
 
 def served_content(root: Path) -> tuple[str, bytes]:
-    """Read the description of serving, as JSON, and the bytes of the Keras model that is served."""
-    scored = root / SCORED
-    return (root / SERVING).read_text(), (scored if scored.exists() else root / KERAS).read_bytes()
+    """Read the description of serving, as JSON, and the bytes of the model that is served."""
+    scored = next((root / SCORED).parent.glob(f"{Path(SCORED).name}.*"), root / KERAS)
+    return (root / SERVING).read_text(), scored.read_bytes()

@@ -43,11 +43,13 @@ class LoggedModel:
         keras: The whole Keras model, as the bytes of a `.keras` file.
         stage: The Spark ML stage without its Keras model, as JSON.
         serving: The description of serving without Spark, as JSON.
-        scored: The Keras model that is served, as the bytes of a `.keras` file; None if it is the whole model.
+        scored: The model that is served, as the bytes of a file; None if it is the whole Keras model.
         inputs: The feature columns with their types: "double", "long", "boolean", "string", "binary", "any" (numbers
             that may be missing), or ("array", the type of its elements); None if a type has no such name.
         outputs: The output columns with their types.
         example: An input example, one row of the feature columns; None if none can be generated.
+        scored_extension: The file name extension of `scored`.
+        needs: The distributions that compute the served model.
     """
 
     keras: bytes
@@ -57,6 +59,8 @@ class LoggedModel:
     inputs: Sequence[tuple[str, Any]] | None
     outputs: Sequence[tuple[str, Any]]
     example: Mapping[str, Any] | None = None
+    scored_extension: str = "keras"
+    needs: Sequence[str] = ("keras", "tensorflow")
 
 
 @dataclass(frozen=True)

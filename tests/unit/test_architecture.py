@@ -54,6 +54,7 @@ ALLOWED = {
     "mlflow": {"base", "ml", "score", "track"},
     "launcher": {"base", "launch", "track", "train"},
     "media": {"base", "data"},
+    "callbacks": {"base"},
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
@@ -65,6 +66,8 @@ ALLOWED = {
 OWNERS = {
     "av": {"data.video"},
     "horovod": {"collectives", "launch.fork_server"},
+    "ai_edge_litert": {"score.engines"},
+    "onnxruntime": {"score.engines"},
     "petastorm": {"_compat.petastorm"},
     "optuna": {"tune", "tune.objective", "tune.search", "tune.space", "tune.study", "tune.trials"},
     "mlflow": {

@@ -27,6 +27,7 @@ class FittedParams(OptionParams):
     outputFormat: Param[str]
     errorCol: Param[str | None]
     scoreBatchSize: Param[int]
+    scoreEngine: Param[str]
     scoreNullPolicy: Param[str]
     outputLayer: Param[str | None]
     def __init__(
@@ -49,6 +50,7 @@ class FittedParams(OptionParams):
         outputFormat: str = "array",
         errorCol: str | None = None,
         scoreBatchSize: int = 4096,
+        scoreEngine: str = "keras",
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
     ) -> None: ...
@@ -72,6 +74,7 @@ class FittedParams(OptionParams):
         outputFormat: str = ...,
         errorCol: str | None = ...,
         scoreBatchSize: int = ...,
+        scoreEngine: str = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
     ) -> Self: ...
@@ -110,6 +113,8 @@ class FittedParams(OptionParams):
     def getErrorCol(self) -> str | None: ...
     def setScoreBatchSize(self, value: int) -> Self: ...
     def getScoreBatchSize(self) -> int: ...
+    def setScoreEngine(self, value: str) -> Self: ...
+    def getScoreEngine(self) -> str: ...
     def setScoreNullPolicy(self, value: str) -> Self: ...
     def getScoreNullPolicy(self) -> str: ...
     def setOutputLayer(self, value: str | None) -> Self: ...
@@ -142,6 +147,7 @@ class FittedClassifierParams(FittedParams):
         outputFormat: str = "array",
         errorCol: str | None = None,
         scoreBatchSize: int = 4096,
+        scoreEngine: str = "keras",
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
         probabilityCol: str = "probability",
@@ -171,6 +177,7 @@ class FittedClassifierParams(FittedParams):
         outputFormat: str = ...,
         errorCol: str | None = ...,
         scoreBatchSize: int = ...,
+        scoreEngine: str = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
         probabilityCol: str = ...,
@@ -218,6 +225,7 @@ class FittedTaggerParams(FittedParams):
         outputFormat: str = "array",
         errorCol: str | None = None,
         scoreBatchSize: int = 4096,
+        scoreEngine: str = "keras",
         scoreNullPolicy: str = "error",
         outputLayer: str | None = None,
         probabilityCol: str = "probability",
@@ -244,6 +252,7 @@ class FittedTaggerParams(FittedParams):
         outputFormat: str = ...,
         errorCol: str | None = ...,
         scoreBatchSize: int = ...,
+        scoreEngine: str = ...,
         scoreNullPolicy: str = ...,
         outputLayer: str | None = ...,
         probabilityCol: str = ...,
