@@ -11,7 +11,8 @@ import math
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,7 @@ from spark_dl.io.store import Store
 from spark_dl.spark.job import SparkJob
 from spark_dl.spark.python_worker import purge_zipimport_cache
 
-__all__ = ["ConversionSpec", "convert", "convert_batches"]
+__all__ = ["ConversionSpec", "append_rows", "convert", "convert_batches"]
 
 # The range of block ids of a partition; the upper half is for validation blocks.
 _PARTITION_STRIDE = 1 << 24
@@ -122,12 +123,22 @@ def convert(frame: DataFrame, conversion: ConversionSpec) -> ConvertedDataset:
     return ConvertedDataset(
         store=conversion.store,
         tensors=conversion.tensors,
-        blocks=tuple(
-            Block(r["block_id"], r["name"], r["rows"], r["validation"], r["checksum"], tuple(r["class_rows"]))
-            for r in blocks
-        ),
+        blocks=tuple(map(_block, blocks)),
         bytes=sum(row["bytes"] for row in blocks),
     )
+
+
+def append_rows(dataset: ConvertedDataset, conversion: ConversionSpec, arrays: list[np.ndarray]) -> ConvertedDataset:
+    """Write rows that are tensors already as further training blocks of a dataset, and return it with them."""
+    partition = 1 + max((block.block_id // _PARTITION_STRIDE for block in dataset.blocks), default=-1)
+    writer = _BlockWriter(replace(conversion, store=dataset.store), partition, validation=False)
+    records: list[Any] = [*writer.add(arrays), *writer.finish()]
+    size = dataset.bytes + sum(record["bytes"] for record in records)
+    return replace(dataset, blocks=(*dataset.blocks, *map(_block, records)), bytes=size)
+
+
+def _block(r: Any) -> Block:
+    return Block(r["block_id"], r["name"], r["rows"], r["validation"], r["checksum"], tuple(r["class_rows"]))
 
 
 def _convert_partition(conversion: ConversionSpec, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

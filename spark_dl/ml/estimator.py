@@ -293,6 +293,10 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             non_finite=result.non_finite,
             run_id=run_id,
         )
+        return self._model_of(content, spec, summary)
+
+    def _model_of(self, content: bytes, spec: FitSpec, summary: TrainingSummary) -> KerasModel:
+        """Return the fitted model of a fit with this specification, with this estimator's params."""
         model = self.model_class()._with_content(
             content, spec.custom_objects, spec.inputs, spec.outputs, spec.head, spec.feature_columns, summary
         )

@@ -59,6 +59,7 @@ ALLOWED = {
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
     "layers": {"base"},
+    "streaming": {"base", "data", "fit", "ml", "score", "track", "train"},
     "tune": {"base", "data", "fit", "launch", "ml", "track", "train"},
     "": {"base", "diagnosis", "fit", "ml", "launcher"},
 }
@@ -72,7 +73,7 @@ OWNERS = {
     "optuna": {"tune", "tune.objective", "tune.search", "tune.space", "tune.study", "tune.trials"},
     "mlflow": {
         *("_compat.mlflow", "mlflow", "track.flavor", "track.flavor_reading", "track.mlflow", "track.mlflow_writer"),
-        "track.runs",
+        *("track.registry", "track.runs"),
     },
 }
 # Modules of the libraries that aren't part of their documented API.

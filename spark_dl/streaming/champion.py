@@ -1,0 +1,88 @@
+"""The contest between the model that learns and the champion, which a registry alias names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spark_dl.errors import OptionError, explain, hint
+from spark_dl.streaming.checks import check_integer
+
+__all__ = ["Champion", "beats", "check_metric"]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """Settings of the champion: the registered version that scoring streams take, by its alias.
+
+    Both models predict each micro-batch before the model trains on it. When the metric of the learning model over the
+    last `window` batches is better than the champion's, the model is registered as a new version, and the alias names
+    it from then on. Without such an alias, the model of the first batch is registered.
+
+    Attributes:
+        registeredModelName: The name of the registered model.
+        alias: The alias.
+        window: The number of batches, counted anew after each new champion.
+        metric: The metric that is compared, by its name in the model's metrics.
+
+    Raises:
+        OptionError: A value can't be used.
+    """
+
+    registeredModelName: str
+    alias: str = "champion"
+    window: int = 10
+    metric: str = "loss"
+
+    def __post_init__(self) -> None:
+        check_integer("window", self.window, 1)
+        for name in ("registeredModelName", "alias", "metric"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise OptionError(
+                    explain(f"{name} can't be used.", expected="a name", received=repr(value), fix=f"Set {name}.")
+                )
+
+
+def beats(contest: Sequence[Sequence[float]], larger_is_better: bool) -> bool:
+    """Tell whether the learning model is better than the champion over a window.
+
+    Args:
+        contest: For each batch its rows, the metric of the learning model, and that of the champion.
+        larger_is_better: Whether larger values of the metric are better.
+    """
+    rows = sum(one[0] for one in contest)
+    challenger, champion = (sum(one[0] * one[index] for one in contest) / rows for index in (1, 2))
+    if math.isnan(challenger):
+        return False
+    return math.isnan(champion) or (challenger > champion if larger_is_better else challenger < champion)
+
+
+def check_metric(metric: str, metrics: Mapping[str, Any], larger_is_better: bool | None) -> bool:
+    """Check that two models can be compared by a metric; return whether larger values are better.
+
+    Raises:
+        OptionError: There is no such metric with one value, or it doesn't say which values are better.
+    """
+    numbers = [name for name, value in metrics.items() if isinstance(value, float)]
+    if metric not in numbers:
+        raise OptionError(
+            explain(
+                f"The model has no metric {metric!r} with one value.",
+                expected=f"one of {', '.join(numbers)}",
+                received=f"Champion(metric={metric!r})",
+                fix=hint(metric, numbers),
+            )
+        )
+    if larger_is_better is None:
+        raise OptionError(
+            explain(
+                f"It isn't known whether larger values of {metric!r} are better.",
+                expected="a metric that says so, such as loss or accuracy",
+                received=f"Champion(metric={metric!r})",
+                fix="Set another metric.",
+            )
+        )
+    return larger_is_better

@@ -1,0 +1,166 @@
+"""Stream training without Spark: the drift detector's guarantees, the balanced buffer, the committed state, options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import models
+import numpy as np
+import pytest
+
+from spark_dl import KerasClassifier
+from spark_dl.errors import DataError, OptionError, StoreError
+from spark_dl.io.store import Store
+from spark_dl.streaming import Adwin, Champion, ReplayBuffer, StreamTrainer
+from spark_dl.streaming.champion import beats, check_metric
+from spark_dl.streaming.replay import Sample
+from spark_dl.streaming.rows import check_columns
+from spark_dl.streaming.state import StreamState, commit, read_file, read_state
+
+
+def bernoulli(rate: float, values: int, seed: int) -> list[float]:
+    return (np.random.default_rng(seed).random(values) < rate).astype(float).tolist()
+
+
+def test_adwin_rarely_finds_a_change_where_there_is_none() -> None:
+    """At most a share delta of the comparisons, as theorem 3.1 of the paper bounds it."""
+    seeds, values, delta = 12, 2048, 0.01
+    cuts = 0
+    for seed in range(seeds):
+        window = Adwin(delta=delta)
+        cuts += sum(window.update(part) for part in np.split(np.array(bernoulli(0.3, values, seed)), values // 32))
+    assert cuts <= delta * seeds * values / 32
+
+
+def test_adwin_finds_a_change_and_forgets_what_was_before_it() -> None:
+    window = Adwin()
+    assert not window.update(bernoulli(0.2, 1000, 1))
+    assert window.width == 1000
+    restored = window.restored(json.loads(json.dumps(window.state())))
+    for one in (window, restored):
+        assert one.update(bernoulli(0.8, 500, 2))
+        assert one.width < 700
+        assert abs(one.mean - 0.8) < 0.1
+    assert restored.state() == window.state()
+
+
+def test_the_window_of_adwin_is_small_and_exact() -> None:
+    window = Adwin(delta=1e-9)
+    values = np.random.default_rng(3).random(5000)
+    window.update(values)
+    assert window.width == 5000
+    assert window.mean == pytest.approx(values.mean())
+    assert sum(map(len, window.state()["rows"])) <= 5 * 14
+
+
+def test_a_full_buffer_is_balanced_and_each_row_of_a_class_is_as_likely() -> None:
+    random = np.random.default_rng(0)
+    classes = (random.random(6000) < 0.05).astype(np.int64)
+    kept = np.zeros(6000)
+    for seed in range(20):
+        sample, random = Sample(200), np.random.default_rng(seed)
+        for start in range(0, 6000, 1000):
+            part = slice(start, start + 1000)
+            sample.add([np.arange(6000)[part]], classes[part], random)
+        assert np.bincount(sample.classes).tolist() == [100, 100]
+        assert np.array_equal(classes[sample.arrays[0]], sample.classes)
+        assert len(set(sample.arrays[0])) == 200
+        kept[sample.arrays[0]] += 1
+    thirds = [kept[start : start + 2000][classes[start : start + 2000] == 0].sum() for start in (0, 2000, 4000)]
+    assert sum(thirds) == 2000
+    assert all(abs(one - 2000 / 3) < 100 for one in thirds)  # four standard deviations
+
+
+def test_a_buffer_survives_as_bytes() -> None:
+    texts = np.array([b"one", b"", b"three"], object)
+    sample = Sample(10)
+    sample.add([np.arange(6.0).reshape(3, 2), texts], np.array([0, 1, 1]), np.random.default_rng(0))
+    loaded = Sample.of_bytes(10, sample.to_bytes())
+    assert [part.tolist() for part in loaded.arrays] == [part.tolist() for part in sample.arrays]
+    assert (loaded.seen, loaded.full, loaded.classes.tolist()) == (sample.seen, sample.full, [0, 1, 1])
+    assert len(Sample.of_bytes(2, sample.to_bytes())) == 2
+
+
+def test_a_commit_replaces_the_state_as_a_whole(tmp_path: Path) -> None:
+    store = Store.at(str(tmp_path / "state"))
+    store.make()
+    state = read_state(store)
+    assert (state.batch, read_file(store, state, "model")) == (-1, None)
+    state.batch = 0
+    commit(store, state, {"model": b"one", "champion": b"first"})
+    store.write("model-1-crashed", b"a crash before the commit")
+    assert read_file(store, read_state(store), "model") == b"one"
+    state = read_state(store)
+    state.batch = 1
+    commit(store, state, {"model": b"two"})
+    found = read_state(store)
+    assert (found.batch, read_file(store, found, "model"), read_file(store, found, "champion")) == (1, b"two", b"first")
+    assert len(store.names()) == 3
+    store.write("state.json", b'{"format": 9}')
+    with pytest.raises(StoreError, match=r"state in .* can't be read"):
+        read_state(store)
+
+
+def test_the_champion_is_beaten_by_the_better_mean_over_rows() -> None:
+    contest = [[100.0, 0.5, 0.4], [300.0, 0.3, 0.4]]
+    assert beats(contest, larger_is_better=False)
+    assert not beats(contest, larger_is_better=True)
+    assert not beats([[1.0, 0.4, 0.4]], larger_is_better=False)
+    assert not beats([[1.0, float("nan"), 0.4]], larger_is_better=False)
+    with pytest.raises(OptionError, match="Did you mean 'accuracy'"):
+        check_metric("acuracy", {"accuracy": 0.5, "loss": 1.0}, True)
+
+
+def test_columns_that_have_changed_are_named() -> None:
+    from pyspark.sql.types import DoubleType, LongType, StructType
+
+    before = StructType().add("a", LongType()).add("b", DoubleType()).jsonValue()
+    check_columns(StructType().add("b", DoubleType()).add("a", LongType()).add("c", LongType()), before, "there")
+    with pytest.raises(DataError, match=r"have changed.*'a' was bigint and is double; 'b' was double and is missing"):
+        check_columns(StructType().add("a", DoubleType()), before, "there")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"buffer": 100}, r"buffer can't be used.*ReplayBuffer"),
+        ({"driverRows": 0}, "driverRows can't be used"),
+        ({"champion": Champion("fraud")}, r"registered from the query's MLflow run.*tracking"),
+        ({"epochs": 2, "validationFraction": 0.1}, r"can't have validationFraction: each batch is tested"),
+        ({"balance": "oversample"}, "can't have balance: the replay buffer balances"),
+    ],
+)
+def test_what_a_stream_cannot_have_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    own = {name: value for name, value in settings.items() if name in ("buffer", "driverRows", "champion")}
+    others = {name: value for name, value in settings.items() if name not in own}
+    with pytest.raises(OptionError, match=message):
+        StreamTrainer(KerasClassifier(model=models.classifier(), tracking=None, **others), str(tmp_path), **own)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReplayBuffer(rows=0),
+        lambda: ReplayBuffer(ratio=-1),
+        lambda: Adwin(delta=0),
+        lambda: Champion("name", window=0),
+        lambda: Champion(""),
+        lambda: StreamTrainer("a model", "/tmp"),
+    ],
+)
+def test_bad_settings_are_refused(make: Any) -> None:
+    with pytest.raises(OptionError, match="can't be"):
+        make()
+
+
+def test_a_trainer_stays_in_its_driver(tmp_path: Path) -> None:
+    trainer = StreamTrainer(KerasClassifier(model=models.classifier(), tracking=None), str(tmp_path))
+    with pytest.raises(OptionError, match="Spark Connect"):
+        cloudpickle.dumps(trainer)
+
+
+def test_a_new_state_is_empty() -> None:
+    assert StreamState().files == {}
