@@ -117,7 +117,7 @@ class Publisher:
         try:
             state.version = publish(logged_model(model), *names, state.run, f"batch {state.unpublished}")
         except Exception as error:  # training goes on without the registry
-            warn(f"The champion of batch {state.unpublished} isn't registered yet: {error}", 2)
+            warn(f"The champion of batch {state.unpublished} isn't registered yet: {error}")
             return
         self._tracker.event(f"Batch {state.batch}: version {state.version} of {names[0]} is {names[1]}.")
         state.unpublished = -1
@@ -144,4 +144,4 @@ class Publisher:
         except SparkDLError:
             raise
         except Exception as error:  # the registry doesn't answer
-            warn(f"Going on with the champion {state.version or 'so far'}: {error}", 2)
+            warn(f"Going on with the champion {state.version or 'so far'}: {error}")

@@ -22,6 +22,7 @@ from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.summary import TrainingSummary
 from spark_dl.redaction import redacted_errors
+from spark_dl.spark.row_source import RowSource
 from spark_dl.streaming.champion import Champion
 from spark_dl.streaming.checks import check_integer
 from spark_dl.streaming.drift import Adwin
@@ -248,7 +249,7 @@ class StreamTrainer:
             dataset = self._estimator._convert(rows, spec, workspace)
             return append_rows(dataset, spec.conversion, replayed) if len(replayed[0]) else dataset
 
-        fitted = self._estimator._train(rows.sparkSession, spec, converted, list)
+        fitted = self._estimator._train(rows.sparkSession, spec, converted, RowSource)
         session.replace_learner(fitted._fitted_content())
 
 
