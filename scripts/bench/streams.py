@@ -37,10 +37,14 @@ def network() -> keras.Model:
 
 def in_keras(windows: list[pd.DataFrame], anew: bool) -> list[dict[str, float]]:
     """Metrics of a model that is trained on the first window only, or anew on each one."""
-    found, model = [], None
+    found, model = [], network()
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    fresh = [np.asarray(variable) for variable in variables]
     for before, window in itertools.pairwise(windows):
-        if model is None or anew:
-            model = network()
+        if anew or not found:
+            for variable, value in zip(variables, fresh, strict=True):
+                variable.assign(value)
             model.fit(before[COLUMNS].to_numpy(), before["class"].to_numpy(), epochs=EPOCHS_ANEW, verbose=0)
         found.append(
             model.evaluate(window[COLUMNS].to_numpy(), window["class"].to_numpy(), verbose=0, return_dict=True)

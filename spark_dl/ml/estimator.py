@@ -43,7 +43,7 @@ from spark_dl.score.heads import Head
 from spark_dl.spark.row_source import RowSource
 from spark_dl.spark.session import master_of
 from spark_dl.track import active_record
-from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
+from spark_dl.train.plan import INITIAL_MODEL, PrivateSteps, TrainPlan
 
 if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
@@ -87,6 +87,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
     """
 
     model_class: ClassVar[type[KerasModel]] = KerasModel
+    # Set by `spark_dl.privacy.DPSGD`: the settings of private steps for a number of training rows.
+    _private_steps: Callable[[int, EstimatorOptions], PrivateSteps] | None = None
 
     def plan(self, dataset: DataFrame) -> InputPlan:
         """Return the mapping of columns to the model's inputs and outputs, without a Spark job.
@@ -250,6 +252,9 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             reader=spec.options.reader,
             state_rules=spec.state_rules,
             asks_driver=spec.options.on_epoch is not None,
+            privacy=self._private_steps(converted.rows(validation=False), spec.options)
+            if self._private_steps
+            else None,
         )
 
     def _check_outputs(self, shape: ModelShape) -> None:

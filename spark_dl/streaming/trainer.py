@@ -29,7 +29,7 @@ from spark_dl.streaming.drift import Adwin
 from spark_dl.streaming.estimator import stream_estimator
 from spark_dl.streaming.publishing import Publisher
 from spark_dl.streaming.replay import ReplayBuffer
-from spark_dl.streaming.rows import collected
+from spark_dl.streaming.rows import check_columns, collected
 from spark_dl.streaming.session import Session
 
 __all__ = ["StreamTrainer"]
@@ -148,7 +148,7 @@ class StreamTrainer:
         if is_connect(stream.sparkSession):
             self.__reduce__()
         with self._lock:
-            self._session = self._session or self._open(stream)
+            self._session = self._opened(stream)
         writer = stream.writeStream.foreachBatch(self).option("checkpointLocation", checkpointLocation)
         if trigger:
             writer = writer.trigger(**trigger)
@@ -171,7 +171,7 @@ class StreamTrainer:
         """
         with self._lock:
             # Taken out, so that after an error the next batch begins with what is committed.
-            session, self._session = self._session or self._open(rows), None
+            session, self._session = self._opened(rows), None
             query = str(rows.sparkSession.sparkContext.getLocalProperty(_QUERY) or "")
             if query != session.state.query:
                 session.state.query, session.state.batch, session.state.run = query, -1, ""
@@ -205,34 +205,61 @@ class StreamTrainer:
         with self._lock:
             self._publisher.close()
 
-    def _open(self, rows: DataFrame) -> Session:
+    def _opened(self, rows: DataFrame) -> Session:
+        """Return the session, for rows with the columns that it has been opened for."""
+        if self._session is not None:
+            check_columns(rows.schema, self._session.state.columns, self._store.shown)
+            return self._session
         return Session.open(self._estimator, self._store, rows.schema, self._buffer, self._drift)
 
     def _learn(self, session: Session, rows: DataFrame, batch: int) -> None:
-        began, state, spec = time.monotonic(), session.state, session.spec
-        arrays = collected(rows.limit(self._driver_rows + 1), spec.conversion)
+        began = time.monotonic()
+        arrays = collected(rows.limit(self._driver_rows + 1), session.spec.conversion)
         if not len(arrays[0]):
             return
         self._publisher.open(session)
-        large = len(arrays[0]) > self._driver_rows
-        if large:
-            rows = rows.persist()
+        if len(arrays[0]) <= self._driver_rows:
+            self._learn_rows(session, batch, arrays, float(len(arrays[0])), began)
+            return
+        rows = rows.persist()
+        try:
             count = rows.count()
-            share = min(1.0, self._driver_rows / count)
-            arrays = collected(rows.sample(share, seed=batch).limit(self._driver_rows), spec.conversion)
+            some = rows.sample(min(1.0, self._driver_rows / count), seed=batch).limit(self._driver_rows)
+            self._learn_rows(session, batch, collected(some, session.spec.conversion), float(count), began, rows)
+        finally:
+            rows.unpersist()
+
+    def _learn_rows(
+        self,
+        session: Session,
+        batch: int,
+        arrays: list[np.ndarray],
+        count: float,
+        began: float,
+        large: DataFrame | None = None,
+    ) -> None:
+        """Test, train and commit.
+
+        Args:
+            session: The session.
+            batch: The number of the batch.
+            arrays: The rows of each tensor; of a large batch, a random part of them.
+            count: The number of rows of the batch.
+            began: When it began.
+            large: The rows of a large batch; None if `arrays` has all rows.
+        """
+        state = session.state
         metrics = session.learner.test(arrays)
         self._publisher.compare(session, arrays, metrics)
         metrics["drift"] = float(session.detect(arrays))
-        seed = (spec.options.seed, batch)
+        seed = (session.spec.options.seed, batch)
         replayed = session.replayed(arrays, self._buffer.ratio if self._buffer else 0.0, seed)
-        if large:
-            metrics["rows"] = float(count)
-            self._train_on_ranks(session, rows, replayed)
-            rows.unpersist()
+        if large is not None:
+            self._train_on_ranks(session, large, replayed)
         else:
-            metrics["rows"] = float(len(arrays[0]))
             session.learner.train([np.concatenate(pair) for pair in zip(arrays, replayed, strict=True)], seed)
         _check_finite(session, batch)
+        metrics["rows"] = count
         metrics["buffer_rows"] = float(len(session.sample) if session.sample is not None else 0)
         state.batch = batch
         self._publisher.decide(session)

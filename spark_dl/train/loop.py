@@ -36,6 +36,7 @@ from spark_dl.train.model.parts import seed_states, shift_seeds
 from spark_dl.train.model.serialization import from_bytes, register, settings_of, to_bytes
 from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.private import PoissonFeed, ReportEpsilon, private_steps
 from spark_dl.train.reports import TrainReporter
 from spark_dl.train.speed import StepClock
 from spark_dl.train.step import build_state, compile_gradients, has_own_test_step, prepare_steps, quick_train_function
@@ -85,6 +86,8 @@ def _train(
     """Run `train` with the custom objects and Keras's settings in effect."""
     world = collectives.world
     feed = Feed.of(plan, world)
+    if plan.privacy:
+        feed = PoissonFeed.over(feed, plan.privacy)
     keras.utils.set_random_seed((plan.options.seed * 1_000_003 + world.rank) % 2**32)
     model = _model(plan, content, collectives)
     clock = StepClock()
@@ -105,6 +108,7 @@ def _train(
         [
             SendHeartbeats(heartbeat, plan.start),
             agreement,
+            *([ReportEpsilon(plan.privacy.epsilons)] if plan.privacy else ()),
             *_warm_up(plan, feed),
             *own.values(),
             CompareRanks(collectives, agreement.moving_variables),
@@ -177,9 +181,12 @@ def _prepare(
     )
     if plan.start is not None:
         reducer.skip(plan.start.step)
-    several = world.size > 1 or plan.options.gradient_accumulation > 1
+    several = (world.size > 1 or plan.options.gradient_accumulation > 1) and plan.privacy is None
     if several:
         distribute(model, reducer)
+    if plan.privacy:
+        build_state(model, feed.example)
+        private_steps(model, plan.privacy, reducer, world.size)
     if plan.options.jit_compile:
         compile_gradients(model)
     if plan.augment:

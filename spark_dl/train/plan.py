@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from spark_dl.data.dataset import ConvertedDataset
@@ -11,12 +11,35 @@ from spark_dl.options import TrainingOptions
 from spark_dl.train.checkpoint import Checkpoint
 from spark_dl.train.learning_rate import LearningRate
 
-__all__ = ["INITIAL_MODEL", "PROFILE", "TrainPlan", "TrainResult"]
+__all__ = ["INITIAL_MODEL", "PROFILE", "PrivateSteps", "TrainPlan", "TrainResult"]
 
 # Name of the compiled model that every rank starts from, in the plan's workspace.
 INITIAL_MODEL = "initial.keras"
 # Name of rank 0's profiler trace in the plan's workspace; written if profiling is on.
 PROFILE = "rank0.xplane.pb"
+
+
+@dataclass(frozen=True)
+class PrivateSteps:
+    """Settings of training steps with differential privacy, for `train/private.py`.
+
+    Attributes:
+        clip: The norm to which the gradient of each row is clipped.
+        noise: The standard deviation of the noise, divided by `clip`.
+        batch: The expected number of rows in a step, by which the noisy sum of gradients is divided.
+        chance: The probability with which a step takes a row.
+        steps: The number of steps in an epoch.
+        seed: The secret seed of the noise and of the samples.
+        epsilons: The epsilon after each epoch.
+    """
+
+    clip: float
+    noise: float
+    batch: float
+    chance: float
+    steps: int
+    seed: int = field(repr=False)
+    epsilons: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,7 @@ class TrainPlan:
         attempt: The number of this attempt, from 1.
         asks_driver: Whether ranks ask the driver after each epoch if training goes on.
         state_rules: The join rules of the states of the user's layers, by their index in `non_trainable_variables`.
+        privacy: The settings of private steps; None for plain ones.
     """
 
     dataset: ConvertedDataset
@@ -63,6 +87,7 @@ class TrainPlan:
     attempt: int = 1
     asks_driver: bool = False
     state_rules: tuple[tuple[int, str], ...] = ()
+    privacy: PrivateSteps | None = None
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ ALLOWED = {
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
     "layers": {"base"},
+    "privacy": {"base", "fit", "ml", "train"},
     "streaming": {"base", "data", "fit", "ml", "score", "track", "train"},
     "tune": {"base", "data", "fit", "launch", "ml", "track", "train"},
     "": {"base", "diagnosis", "fit", "ml", "launcher"},

@@ -1,0 +1,58 @@
+"""Checks that a model's gradient is a mean over rows, each of which depends on one row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spark_dl.errors import ModelError, explain
+from spark_dl.fit.spec import FitSpec
+
+__all__ = ["check_private"]
+
+
+def check_private(spec: FitSpec) -> None:
+    """Check that the gradient of each row of a fit depends on that row alone.
+
+    Args:
+        spec: The specification of the fit.
+
+    Raises:
+        ModelError: A layer or a loss depends on which rows share a batch, or the model has a train step of its own.
+    """
+    import keras
+
+    from spark_dl._compat.keras import all_layers, is_seed
+    from spark_dl.train.model.batch_dependence import OTHER, divided_losses, loss_kind
+    from spark_dl.train.model.examples import examples_of_model
+    from spark_dl.train.model.losses import losses_by_output
+    from spark_dl.train.model.parts import is_keras
+    from spark_dl.train.model.shape import shape_of
+    from spark_dl.train.model.step_trial import has_own_step
+
+    model: Any = spec.model
+    if has_own_step(model) or model.loss is None:
+        raise _refused("a train_step or compute_loss of its own", "Compile a Keras model with a loss.")
+    for layer in all_layers(model):
+        own = [v for v in layer.variables if not v.trainable and not is_seed(v) and not is_keras(type(layer))]
+        if layer.trainable and (isinstance(layer, keras.layers.BatchNormalization) or own):
+            what = f"the layer {layer.name} ({type(layer).__name__}), whose statistics join the rows of a batch"
+            raise _refused(what, "Use LayerNormalization or GroupNormalization, or freeze the layer (trainable=False).")
+    losses = losses_by_output(model.loss, shape_of(model))
+    weighted = spec.conversion.weight is not None
+    divided = divided_losses(model, losses, {one.name: (one.shape, one.dtype) for one in spec.inputs}, weighted)
+    for example in examples_of_model(model, spec.conversion.tensors):
+        loss = losses.get(example.output)
+        if loss is not None and example.output not in divided and loss_kind(loss, example, weighted) == OTHER:
+            what = f"the loss of {example.output!r}, which depends on which rows share a batch"
+            raise _refused(what, "Use a loss that is a mean over the rows' losses.")
+
+
+def _refused(what: str, fix: str) -> ModelError:
+    return ModelError(
+        explain(
+            "The model can't be trained with differential privacy.",
+            expected="a gradient that is a mean over rows, each clipped by itself",
+            received=what,
+            fix=fix,
+        )
+    )

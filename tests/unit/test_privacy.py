@@ -1,0 +1,95 @@
+"""Privacy accounting against the dp-accounting library, and what private training refuses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import models
+import pytest
+from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructType
+
+from spark_dl import KerasClassifier
+from spark_dl.errors import ModelError, OptionError
+from spark_dl.fit.spec import build_fit_spec
+from spark_dl.privacy import DPSGD, epsilon, noise_for
+from spark_dl.privacy.checks import check_private
+
+COLUMNS = StructType().add("features", ArrayType(FloatType())).add("label", DoubleType())
+
+
+# From dp-accounting 0.6.0: RdpAccountant(orders=range(2, 513)) over SelfComposedDpEvent(PoissonSampledDpEvent(chance,
+# GaussianDpEvent(noise)), steps).
+@pytest.mark.parametrize(
+    ("chance", "noise", "steps", "delta", "expected"),
+    [
+        (0.01, 1.1, 1000, 1e-5, 1.7252908180449444),
+        (256 / 60000, 1.0, 14062, 1e-5, 3.079000483270172),
+        (0.1, 2.0, 200, 1e-4, 3.2192288269831115),
+        (0.04, 0.7, 500, 1e-5, 15.455643420297797),
+        (1.0, 5.0, 50, 1e-6, 7.828374610068334),
+        (0.001, 4.0, 100, 1e-5, 0.024106452617075242),
+    ],
+)
+def test_epsilon_is_that_of_dp_accounting(
+    chance: float, noise: float, steps: int, delta: float, expected: float
+) -> None:
+    assert epsilon(noise, chance, steps, delta) == pytest.approx(expected, rel=1e-9)
+
+
+def test_noise_for_a_target_reaches_it_and_hardly_more() -> None:
+    noise = noise_for(3.0, 0.02, 500, 1e-5)
+    assert 2.99 < epsilon(noise, 0.02, 500, 1e-5) <= 3.0
+    assert epsilon(0.0, 0.1, 1, 1e-5) == math.inf
+    with pytest.raises(OptionError, match=r"epsilon of 1e-09 can't be reached.*at least"):
+        noise_for(1e-9, 1.0, 500, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({"l2NormClip": 0.0}, {}, "l2NormClip can't be used"),
+        ({"noiseMultiplier": None}, {}, "one of noiseMultiplier and targetEpsilon"),
+        ({"targetEpsilon": 1.0}, {}, "one of noiseMultiplier and targetEpsilon"),
+        ({"delta": 2.0}, {}, "delta can't be used"),
+        ({}, {"gradientAccumulation": 2}, "can't have gradientAccumulation: each step"),
+        ({}, {"restoreBestWeights": True}, "can't have restoreBestWeights"),
+        ({}, {"dtypePolicy": "mixed_float16"}, "dtypePolicy can't be used"),
+    ],
+)
+def test_settings_under_which_the_accounting_fails_are_refused(
+    settings: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        DPSGD(
+            KerasClassifier(model=models.classifier(), **options),
+            **{"l2NormClip": 1.0, "noiseMultiplier": 1.0, **settings},
+        )
+
+
+class Contrast(keras.losses.Loss):
+    """A loss that compares rows with the mean of their batch."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.mean((y_pred - keras.ops.mean(y_pred, axis=0)) ** 2, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "loss", "message"),
+    [
+        (keras.layers.BatchNormalization(name="norm"), "sparse_categorical_crossentropy", "the layer norm"),
+        (keras.layers.LayerNormalization(), Contrast(), "depends on which rows share a batch"),
+        (keras.layers.LayerNormalization(), "sparse_categorical_crossentropy", ""),
+        (keras.layers.BatchNormalization(trainable=False), "sparse_categorical_crossentropy", ""),
+    ],
+)
+def test_models_whose_rows_depend_on_each_other_are_refused(layer: Any, loss: Any, message: str) -> None:
+    model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(3, "softmax")])
+    estimator = KerasClassifier(model=model, loss=loss)
+    spec = build_fit_spec(estimator, COLUMNS, estimator._options())
+    if message:
+        with pytest.raises(ModelError, match=message):
+            check_private(spec)
+    else:
+        check_private(spec)
