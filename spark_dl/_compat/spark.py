@@ -6,16 +6,25 @@ Each docstring names the symbol behind the function. `tests/unit/test_compat.py`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from pyspark.sql import SparkSession
+from pyspark.sql import SparkSession, functions
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_type
 from pyspark.sql.types import DataType, StructType
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["arrow_type", "is_connect", "run_python_daemon", "server_host", "set_worker_python", "spark_schema"]
+__all__ = [
+    "arrow_type",
+    "arrow_udf",
+    "is_connect",
+    "run_python_daemon",
+    "server_host",
+    "set_worker_python",
+    "spark_schema",
+]
 
 
 def is_connect(spark: SparkSession) -> bool:
@@ -43,6 +52,12 @@ def set_worker_python(spark: SparkSession, executable: str) -> None:
 def arrow_type(kind: DataType) -> pa.DataType:
     """Return the Arrow type of a Spark type (`pyspark.sql.pandas.types.to_arrow_type`)."""
     return to_arrow_type(kind)
+
+
+def arrow_udf() -> Callable[..., Any] | None:
+    """Return `pyspark.sql.functions.arrow_udf`, which makes a UDF of Arrow arrays; None before Spark 4.1."""
+    found: Callable[..., Any] | None = getattr(functions, "arrow_udf", None)
+    return found
 
 
 def spark_schema(schema: pa.Schema) -> StructType:

@@ -1,6 +1,6 @@
-"""`transform`: a pandas UDF over the feature columns only, and output columns from its result.
+"""`transform`: a UDF over the feature columns only, and output columns from its result.
 
-The other columns never leave the JVM.
+Spark 4.1 and later give the UDF Arrow arrays, earlier ones pandas. The other columns never leave the JVM.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_dl._compat.spark import arrow_udf
 from spark_dl.data.columns import kind_of
 from spark_dl.errors import DataError, explain
 from spark_dl.score.heads import Field
@@ -46,7 +48,7 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     types = ", ".join(
         f"{column} {kind}" for place, field in enumerate(fields.values()) for column, kind in _sent(place, field)
     )
-    udf = F.pandas_udf(_scorer(model.ship(frame.sparkSession), list(fields)), types)  # type: ignore[attr-defined]
+    udf = _udf(model.ship(frame.sparkSession), fields, types)
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     wide = {column.name for spec in model.features for column in spec.columns if not _in_float32(spec.dtype)}
     arguments = [kind_of(column).udf_argument(column, column.name in wide) for column in model.columns]
@@ -134,6 +136,44 @@ def _nested(flat: SparkColumn, shape: Sequence[int]) -> SparkColumn:
     )
 
 
+def _udf(model: ScoringModel, fields: Mapping[str, Field], types: str) -> Callable[..., SparkColumn]:
+    made: Callable[..., SparkColumn]
+    if (arrow := arrow_udf()) is not None:
+        made = arrow(_arrow_scorer(model, fields), types)
+    else:
+        made = F.pandas_udf(_pandas_scorer(model, fields), types)  # type: ignore[attr-defined]
+    return made
+
+
+def _arrow_scorer(
+    model: ScoringModel, fields: Mapping[str, Field]
+) -> Callable[[Iterator[tuple[pa.Array, ...]]], Iterator[pa.Array]]:
+    def score_batches(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
+        purge_zipimport_cache()
+        for arrays in batches:  # Spark passes a single column without a tuple
+            given = arrays if isinstance(arrays, tuple) else (arrays,)
+            found = model.score(dict(zip(model.columns, given, strict=True)))
+            parts: dict[str, pa.Array] = {}
+            for place, (name, field) in enumerate(fields.items()):
+                parts.update(_arrow_parts(place, field, found.columns[name], found.unscorable))
+            yield pa.StructArray.from_arrays(list(parts.values()), list(parts))
+
+    return score_batches
+
+
+def _arrow_parts(place: int, field: Field, values: np.ndarray, nulls: np.ndarray | None) -> dict[str, pa.Array]:
+    """Split a field's values into its UDF columns in Arrow, null in the rows that `nulls` marks."""
+    names = [column for column, _ in _sent(place, field)]
+    numbers = values.astype(np.float32 if field.kind == "array<float>" else np.float64, copy=False)
+    if field.kind == "double":
+        return {names[0]: pa.array(numbers, mask=nulls)}
+    if field.width > _WIDEST:
+        offsets = pa.array(np.arange(len(numbers) + 1, dtype=np.int32) * field.width)
+        mask = None if nulls is None else pa.array(nulls)
+        return {names[0]: pa.ListArray.from_arrays(offsets, pa.array(numbers.reshape(-1)), mask=mask)}
+    return {name: pa.array(number, mask=nulls) for name, number in zip(names, numbers.T, strict=True)}
+
+
 def _split(place: int, field: Field, values: np.ndarray, nulls: np.ndarray | None = None) -> dict[str, Any]:
     """Split a field's values into its UDF columns, null in the rows that `nulls` marks."""
     names = [column for column, _ in _sent(place, field)]
@@ -147,11 +187,9 @@ def _in_float32(dtype: str) -> bool:
     return dtype == "bfloat16" or (dtype != "string" and np.dtype(dtype).kind == "f" and np.can_cast(dtype, np.float32))
 
 
-def _scorer(
-    model: ScoringModel, wanted: list[str]
+def _pandas_scorer(
+    model: ScoringModel, fields: Mapping[str, Field]
 ) -> Callable[[Iterator[tuple[pd.Series, ...]]], Iterator[pd.DataFrame]]:
-    fields = {name: field for name, field in model.head.fields().items() if name in wanted}
-
     def score_batches(batches: Iterator[tuple[pd.Series, ...]]) -> Iterator[pd.DataFrame]:
         purge_zipimport_cache()
         for series in batches:  # Spark passes a single column without a tuple

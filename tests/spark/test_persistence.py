@@ -195,6 +195,13 @@ def test_metadata_that_arent_json_are_refused(spark: SparkSession, tmp_path: Pat
         KerasClassifierModel.load(str(tmp_path / "odd"))
 
 
+def test_a_url_of_a_file_system_that_spark_lacks_is_one_error(saved: Path) -> None:
+    model = KerasClassifierModel.load(str(saved))
+    for way in (model.save, KerasClassifierModel.load):
+        with pytest.raises(SavedModelError, match=r"(?s)nosuch://bucket/model.*Spark has the file system's jar"):
+            way("nosuch://bucket/model")
+
+
 def test_a_model_without_its_chunks_is_refused(saved: Path) -> None:
     for part in (saved / "model").glob("*"):
         part.unlink()

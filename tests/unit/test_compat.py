@@ -15,6 +15,7 @@ import mlflow
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyspark
 import pytest
 import tensorflow as tf
 from mlflow.models import Model
@@ -187,6 +188,14 @@ def test_arrow_types_are_those_of_sparks_columns() -> None:
     kinds = {T.IntegerType(): pa.int32(), T.StringType(): pa.string(), T.DateType(): pa.date32()}
     assert {kind: spark.arrow_type(kind) for kind in kinds} == kinds
     assert spark.arrow_type(T.ArrayType(T.FloatType())).value_type == pa.float32()
+    schema = pa.schema([("a", pa.int64()), ("b", pa.list_(pa.float32()))])
+    assert spark.spark_schema(schema).simpleString() == "struct<a:bigint,b:array<float>>"
+
+
+@pytest.mark.stack
+def test_arrow_udfs_are_there_from_spark_4_1_on() -> None:
+    lines = tuple(map(int, pyspark.__version__.split(".")[:2]))
+    assert (spark.arrow_udf() is not None) == (lines >= (4, 1))
 
 
 @pytest.mark.stack

@@ -35,6 +35,7 @@ def urls(table: Path, names: Collection[str]) -> list[str]:
     return [f"file://{quote(str(path))}" for path in files]
 
 
+@pytest.mark.stack
 def test_the_version_is_that_whose_files_were_read(table: Path) -> None:
     for version, names in enumerate((FIRST, SECOND, THIRD, FOURTH)):
         assert delta_table(urls(table, names)) == DeltaTable(str(table), version)

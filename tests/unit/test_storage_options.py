@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import pickle
@@ -10,7 +11,7 @@ import fsspec
 import pyarrow.fs as arrow_fs
 import pytest
 
-from spark_dl.cli.config import read_config
+from spark_dl.cli.config import given_values, read_config
 from spark_dl.cli.keys import TrainKeys, train_options
 from spark_dl.errors import OptionError, StoreError
 from spark_dl.io.filesystems import opened
@@ -45,6 +46,7 @@ def test_the_variable_of_the_driver_takes_the_params_place(monkeypatch: pytest.M
         assert SECRET not in str(refused.value)
 
 
+@pytest.mark.stack
 def test_pyarrow_takes_them_as_keyword_arguments() -> None:
     options = StorageOptions({"access_key": "me", "secret_key": SECRET, "session_token": "now"})
     filesystem, path = opened("s3://bucket/x/?region=eu-west-1", options)
@@ -88,6 +90,11 @@ def test_a_configuration_has_them_as_a_key_and_errors_have_no_values() -> None:
     config = read_config({"storageOptions": {"secret_key": SECRET}}, TrainKeys, known)
     assert dict(config.options["storageOptions"]) == {"secret_key": SECRET}
     assert SECRET not in str(config)
+    for assignment, words in {"=": "The value of storageOptions isn't YAML", ":": "--set can't be read"}.items():
+        given = argparse.Namespace(assignments=[f"storageOptions{assignment}{{secret_key: {SECRET}"])
+        with pytest.raises(OptionError, match=words) as unread:
+            given_values(given)
+        assert SECRET not in str(unread.value)
     for wrong in ([SECRET], SECRET, {"secret_key": {"x": SECRET}}, {1: SECRET}):
         with pytest.raises(OptionError, match=r"storageOptions=\*\*\*") as refused:
             read_config({"storageOptions": wrong}, TrainKeys, known)

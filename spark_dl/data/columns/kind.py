@@ -149,7 +149,7 @@ class ColumnKind(ABC):
         return 1
 
     def udf_argument(self, column: Column, wide: bool) -> SparkColumn:
-        """Build the argument of a pandas UDF that scores, from whose Series `from_pandas` makes the Arrow array.
+        """Build the argument of a UDF that scores: an Arrow array that `decode` takes, or a Series for `from_pandas`.
 
         Args:
             column: The column.
