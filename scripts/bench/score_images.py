@@ -2,8 +2,8 @@
 
 `speed`: `transform` of raw 28 x 28 images by the CNN of train.py in two tasks of one thread, with several Arrow batch
 sizes, and in one task with two threads (`spark.task.cpus` of 2), against `predict` of the same network in one plain
-Keras process with both cores, on arrays in memory. `memory`: a model of 400 MB in one and in two tasks; private
-memory is what a process doesn't share, proportional what it has of shared pages besides.
+Keras process with both cores, on arrays in memory. `memory`: a model of 400 MB in one and in two tasks at a time;
+private memory is what a process doesn't share.
 """
 
 import argparse
@@ -101,62 +101,68 @@ def speed() -> None:
 
 
 class Watch(threading.Thread):
-    """The largest private and proportional memory of the Python workers below this process, in MB."""
+    """The private memory of the Python workers below this process, in MB: the largest sum seen, and the last."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.private = self.proportional = 0.0
+        self.most = self.last = 0.0
         self._ended = threading.Event()
 
     def run(self) -> None:
         own = psutil.Process(os.getpid())
         while not self._ended.wait(0.1):
-            found = []
+            private = 0.0
             for process in own.children(recursive=True):
                 try:
-                    if "pyspark" in " ".join(process.cmdline()) and "java" not in process.cmdline()[0]:
-                        found.append(process.memory_full_info())
+                    if "java" not in process.cmdline()[0]:
+                        private += process.memory_full_info().uss / 1e6
                 except (psutil.Error, IndexError):
                     continue
-            self.private = max(self.private, sum(one.uss for one in found) / 1e6)
-            self.proportional = max(self.proportional, sum(one.pss for one in found) / 1e6)
+            self.last = private
+            self.most = max(self.most, private)
 
     def end(self) -> None:
         self._ended.set()
         self.join()
 
 
-def memory() -> None:
-    print("\n| a model of 400 MB | private MB of the Python workers | proportional MB | seconds |\n|---|---|---|---|")
+def memory_here(cores: int) -> None:
+    """Score with `2 // cores` tasks at a time, and print a row of the table."""
     large = keras.Sequential([keras.Input((LARGE,)), keras.layers.Dense(LARGE, use_bias=False), keras.layers.Dense(1)])
+    spark = local_session("local[2]", {"spark.task.cpus": str(cores)})
+
+    def made(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            rows = [bytes(LARGE)] * batch.num_rows
+            yield pa.RecordBatch.from_arrays([pa.array(rows)], names=["features"])
+
+    frame = spark.range(0, LARGE_ROWS, 1, 4).mapInArrow(made, "features binary")
+    model = KerasModel.fromKeras(large, inputCols=["features"], binaryFormat="raw", scoreBatchSize=256)
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", 500)
+    watch = Watch()
+    watch.start()
+    model.transform(frame).write.format("noop").mode("overwrite").save()
+    watch.end()
+    print(f"| {2 // cores} | {cores} | {watch.most:,.0f} | {watch.last:,.0f} |", flush=True)
+    spark.stop()
+
+
+def memory() -> None:
+    """Each number of tasks in a process of its own, since workers of a stopped session may live on for a while."""
+    print("\n| tasks at a time | threads of a task | private MB of all Python workers, at most | at the end |")
+    print("|---|---|---|---|", flush=True)
     for cores in (2, 1):
-        spark = local_session("local[2]", {"spark.task.cpus": str(cores)})
-
-        def made(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                rows = [bytes(LARGE)] * batch.num_rows
-                yield pa.RecordBatch.from_arrays([pa.array(rows)], names=["features"])
-
-        frame = spark.range(0, LARGE_ROWS, 1, 4).mapInArrow(made, "features binary")
-        model = KerasModel.fromKeras(large, inputCols=["features"], binaryFormat="raw", scoreBatchSize=256)
-        spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", 500)
-        watch = Watch()
-        watch.start()
-        began = time.perf_counter()
-        model.transform(frame).write.format("noop").mode("overwrite").save()
-        seconds = time.perf_counter() - began
-        watch.end()
-        what = f"{2 // cores} task{'s' * (cores == 1)} at a time"
-        print(f"| {what} | {watch.private:,.0f} | {watch.proportional:,.0f} | {seconds:.1f} |", flush=True)
-        spark.stop()
+        subprocess.run([sys.executable, __file__, f"memory-{cores}"], check=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", nargs="?", choices=("speed", "memory", "plain"))
+    parser.add_argument("part", nargs="?", choices=("speed", "memory", "plain", "memory-1", "memory-2"))
     part = parser.parse_args().part
     if part == "plain":
         plain_here()
+    elif part in ("memory-1", "memory-2"):
+        memory_here(int(part[-1]))
     else:
         for name, run in (("speed", speed), ("memory", memory)):
             if part in (None, name):
