@@ -8,7 +8,8 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
-for bench in read canonical_shards convert score score_peers train half fit timeline tracking memory scaling links plan project; do
+for bench in read canonical_shards convert score score_peers score_images train half fit timeline tracking serving memory scaling links \
+  plan project simulate; do
   echo "== $bench"
   python "scripts/bench/$bench.py" 2>/dev/null
 done
