@@ -57,9 +57,10 @@ ALLOWED = {
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
+    "first_model": {"base", "data"},
     "layers": {"base"},
     "tune": {"base", "data", "fit", "launch", "ml", "track", "train"},
-    "": {"base", "diagnosis", "fit", "ml", "launcher"},
+    "": {"base", "diagnosis", "first_model", "fit", "ml", "launcher"},
 }
 # Library -> the only modules that import it.
 OWNERS = {
