@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spark_dl.diagnosis import doctor
+    from spark_dl.first_model import suggest
     from spark_dl.fit.converted import ConvertedData, convert
     from spark_dl.launcher import HorovodLauncher, autolog
     from spark_dl.ml.classifier import KerasClassifier, KerasClassifierModel
@@ -46,6 +47,7 @@ _PUBLIC = {
     "doctor": "spark_dl.diagnosis",
     "evaluate": "spark_dl.ml.evaluation",
     "quiet_start": "spark_dl.quiet",
+    "suggest": "spark_dl.first_model",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "quiet_start",
+    "suggest",
 ]
 
 

@@ -33,6 +33,8 @@ class Shrinking(FittedContent):
     def quantize(self, mode: str = "int8") -> Self:
         """Return a copy whose Dense, EinsumDense and Embedding layers have small integers as weights, as Keras has it.
 
+        Layers within other layers, such as those of MultiHeadAttention, stay as they are: Keras couldn't load them.
+
         The copy is a Transformer of the same class and params, with a uid of its own. This model doesn't change. The
         copy's numbers differ a little from this model's: compare their metrics with `evaluate`.
 

