@@ -62,7 +62,7 @@ def measured(train: DataFrame, test: DataFrame, label: str) -> tuple[float, floa
     else:
         evaluator = RegressionEvaluator(labelCol=label, metricName="r2")
     ours = suggestion.estimator(tracking=None, verbose=0).fit(train).transform(test)
-    rows, others = (part.fillna("", subset=words) if words else part for part in (train, test))
+    rows, others = (part.fillna("(missing)", subset=words) if words else part for part in (train, test))
     return evaluator.evaluate(ours), evaluator.evaluate(linear(suggestion, label).fit(rows).transform(others))
 
 
