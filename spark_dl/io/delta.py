@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -28,7 +29,8 @@ class DeltaTable:
     Attributes:
         path: The path or URL of its directory.
         version: The latest version that consists of the files; None if none of those that the log still has does, as
-            when a part of the table's files was read.
+            when a part of the table's files was read, or if versions differ only in which rows of the files they have
+            deleted (deletion vectors).
     """
 
     path: str
@@ -71,37 +73,50 @@ def _root(file: str) -> str | None:
 
 
 def _version(log: Store, wanted: set[str]) -> int | None:
-    """Return the latest version whose files are those wanted, from the last checkpoint on or else from the first."""
+    """Return the latest version whose files are those wanted, from the first checkpoint on or else from the first."""
     names = log.names()
     commits = sorted((int(found[1]), name) for name in names if (found := _COMMIT.fullmatch(name)))
-    begin, active = _checkpoint(log, names)
-    match = begin if active == wanted and begin >= 0 else None
+    last, active = _checkpoint(log, names)
+    match, deleted = (last, dict(active)) if last >= 0 and set(active) == wanted else (None, active)
     for version, name in commits:
-        if version <= begin:
+        if version <= last:
             continue
-        for line in log.read(name).decode().splitlines():
-            _apply(json.loads(line), active)
-        if active == wanted:
-            match = version
+        if version != last + 1:  # commits are missing, or a checkpoint of another form
+            return None
+        last = version
+        _apply([json.loads(line) for line in log.read(name).decode().splitlines()], active)
+        if set(active) == wanted:
+            if match is not None and deleted != active:
+                return None
+            match, deleted = version, dict(active)
     return match
 
 
-def _checkpoint(log: Store, names: Iterable[str]) -> tuple[int, set[str]]:
-    """Return the version of the first checkpoint, and its files; -1 and none where the first commit is still there."""
+def _checkpoint(log: Store, names: Iterable[str]) -> tuple[int, dict[str, str]]:
+    """Return the version of the first checkpoint, and its files; -1 and none where the first commit is still there.
+
+    Returns:
+        The version, and the text of the deletion vector of each file, "" without one.
+    """
     found = sorted((int(part[1]), name) for name in names if (part := _CHECKPOINT.fullmatch(name)))
     if f"{0:020d}.json" in names or not found:
-        return -1, set()
-    active: set[str] = set()
+        return -1, {}
+    active: dict[str, str] = {}
     filesystem, path = log.open()
     for version, name in found:
         if version == found[0][0]:
             column = pq.read_table(f"{path}/{name}", columns=["add"], filesystem=filesystem).column("add")
-            active |= {unquote(one["path"]) for one in column.to_pylist() if one}
+            _apply([{"add": one} for one in column.to_pylist() if one], active)
     return found[0][0], active
 
 
-def _apply(action: dict[str, dict[str, str]], active: set[str]) -> None:
-    if "add" in action:
-        active.add(unquote(action["add"]["path"]))
-    elif "remove" in action:
-        active.discard(unquote(action["remove"]["path"]))
+def _apply(actions: Sequence[dict[str, Any]], active: dict[str, str]) -> None:
+    """Apply the actions of a commit, which may come in any order."""
+    for action in actions:
+        if "remove" in action:
+            active.pop(unquote(action["remove"]["path"]), None)
+    for action in actions:
+        if "add" in action:
+            vector = action["add"].get("deletionVector") or {}
+            parts = (vector.get(name) for name in ("storageType", "pathOrInlineDv", "offset"))
+            active[unquote(action["add"]["path"])] = json.dumps(list(parts)) if vector else ""

@@ -37,6 +37,10 @@ def check_private(spec: FitSpec) -> None:
         if layer.trainable and (isinstance(layer, keras.layers.BatchNormalization) or own):
             what = f"the layer {layer.name} ({type(layer).__name__}), whose statistics join the rows of a batch"
             raise _refused(what, "Use LayerNormalization or GroupNormalization, or freeze the layer (trainable=False).")
+    if hasattr(model.optimizer, "inner_optimizer") or getattr(model.optimizer, "loss_scale_factor", None):
+        raise _refused("an optimizer that expects a scaled loss, as of mixed_float16", "Train in float32.")
+    if getattr(model.optimizer, "gradient_accumulation_steps", None):
+        raise _refused("an optimizer that adds up the gradients of several steps", "Set a larger batchSize instead.")
     losses = losses_by_output(model.loss, shape_of(model))
     weighted = spec.conversion.weight is not None
     divided = divided_losses(model, losses, {one.name: (one.shape, one.dtype) for one in spec.inputs}, weighted)

@@ -23,8 +23,11 @@ _GROW = (
 )
 
 
-def collected(rows: DataFrame, conversion: ConversionSpec) -> list[np.ndarray]:
+def collected(rows: DataFrame, conversion: ConversionSpec) -> tuple[list[np.ndarray], int]:
     """Collect rows as the stored form of each tensor.
+
+    Returns:
+        The rows of each tensor, and how many rows were read: more than these where nullPolicy drops some.
 
     Raises:
         DataError: Rows can't be fed to the model, counted by column.
@@ -42,8 +45,8 @@ def collected(rows: DataFrame, conversion: ConversionSpec) -> list[np.ndarray]:
             error.add_note(_GROW)
         raise error
     if not parts:
-        return [np.empty((0, *tensor.shape), tensor.stored) for tensor in conversion.tensors]
-    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        return [np.empty((0, *tensor.shape), tensor.stored) for tensor in conversion.tensors], table.num_rows
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)], table.num_rows
 
 
 def check_columns(columns: StructType, known: Mapping[str, Any], where: str) -> None:

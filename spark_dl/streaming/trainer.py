@@ -214,18 +214,22 @@ class StreamTrainer:
 
     def _learn(self, session: Session, rows: DataFrame, batch: int) -> None:
         began = time.monotonic()
-        arrays = collected(rows.limit(self._driver_rows + 1), session.spec.conversion)
-        if not len(arrays[0]):
-            return
-        self._publisher.open(session)
-        if len(arrays[0]) <= self._driver_rows:
+        most, conversion = self._driver_rows, session.spec.conversion
+        arrays, read = collected(rows.limit(most + 1), conversion)
+        if read <= most:  # nullPolicy may have dropped some of them
             self._learn_rows(session, batch, arrays, float(len(arrays[0])), began)
             return
         rows = rows.persist()
         try:
             count = rows.count()
-            some = rows.sample(min(1.0, self._driver_rows / count), seed=batch).limit(self._driver_rows)
-            self._learn_rows(session, batch, collected(some, session.spec.conversion), float(count), began, rows)
+            some, _ = collected(rows.sample(min(1.0, most / count), seed=batch).limit(most), conversion)
+            if not len(some[0]):
+                some = [array[:most] for array in arrays]
+            if len(some[0]):
+                self._learn_rows(session, batch, some, float(count), began, rows)
+            else:  # nearly all rows are dropped, so that the others can't be many
+                arrays, _ = collected(rows, conversion)
+                self._learn_rows(session, batch, arrays, float(len(arrays[0])), began)
         finally:
             rows.unpersist()
 
@@ -238,7 +242,7 @@ class StreamTrainer:
         began: float,
         large: DataFrame | None = None,
     ) -> None:
-        """Test, train and commit.
+        """Test, train and commit; do nothing without rows.
 
         Args:
             session: The session.
@@ -248,6 +252,9 @@ class StreamTrainer:
             began: When it began.
             large: The rows of a large batch; None if `arrays` has all rows.
         """
+        if not len(arrays[0]):
+            return
+        self._publisher.open(session)
         state = session.state
         metrics = session.learner.test(arrays)
         self._publisher.compare(session, arrays, metrics)

@@ -6,6 +6,7 @@ the second.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -47,6 +48,19 @@ def test_a_log_without_its_first_commits_begins_at_the_checkpoint(table: Path) -
         (table / "_delta_log" / f"{version:020d}.json").unlink()
     found = [delta_table(urls(table, names)) for names in (FIRST, SECOND, THIRD, FOURTH)]
     assert found == [DeltaTable(str(table), version) for version in (None, 1, 2, 3)]
+
+
+def test_versions_that_differ_in_deleted_rows_alone_arent_told_apart(table: Path) -> None:
+    log = table / "_delta_log"
+    commits = [[json.loads(line) for line in file.read_text().splitlines()] for file in sorted(log.glob("*.json"))]
+    added = next(one["add"] for one in commits[-1] if "add" in one)
+    vector = {"storageType": "u", "pathOrInlineDv": "ab^-aqEH.-t@S}K{vb[*k^", "offset": 4, "sizeInBytes": 40}
+    again = [{"add": {**added, "deletionVector": vector}}, {"remove": {"path": added["path"], "dataChange": True}}]
+    (log / f"{4:020d}.json").write_text("\n".join(map(json.dumps, again)))
+    assert delta_table(urls(table, FOURTH)) == DeltaTable(str(table), None)
+    assert delta_table(urls(table, THIRD)) == DeltaTable(str(table), 2)
+    (log / f"{2:020d}.json").unlink()  # a gap: what the later versions consist of isn't known
+    assert delta_table(urls(table, FOURTH)) == DeltaTable(str(table), None)
 
 
 def test_other_files_are_of_no_table(table: Path, tmp_path: Path) -> None:

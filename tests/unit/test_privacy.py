@@ -16,8 +16,6 @@ from spark_dl.fit.spec import build_fit_spec
 from spark_dl.privacy import DPSGD, epsilon, noise_for
 from spark_dl.privacy.checks import check_private
 
-COLUMNS = StructType().add("features", ArrayType(FloatType())).add("label", DoubleType())
-
 
 # From dp-accounting 0.6.0: RdpAccountant(orders=range(2, 513)) over SelfComposedDpEvent(PoissonSampledDpEvent(chance,
 # GaussianDpEvent(noise)), steps).
@@ -86,8 +84,25 @@ class Contrast(keras.losses.Loss):
 )
 def test_models_whose_rows_depend_on_each_other_are_refused(layer: Any, loss: Any, message: str) -> None:
     model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(3, "softmax")])
-    estimator = KerasClassifier(model=model, loss=loss)
-    spec = build_fit_spec(estimator, COLUMNS, estimator._options())
+    checked(message, model=model, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), "expects a scaled loss"),
+        (keras.optimizers.SGD(loss_scale_factor=8.0), "expects a scaled loss"),
+        (keras.optimizers.SGD(gradient_accumulation_steps=2), "adds up the gradients"),
+    ],
+)
+def test_optimizers_that_expect_other_gradients_are_refused(optimizer: Any, message: str) -> None:
+    checked(message, model=models.classifier(), optimizer=optimizer)
+
+
+def checked(message: str, **options: Any) -> None:
+    estimator = KerasClassifier(**options)
+    columns = StructType().add("features", ArrayType(FloatType())).add("label", DoubleType())
+    spec = build_fit_spec(estimator, columns, estimator._options())
     if message:
         with pytest.raises(ModelError, match=message):
             check_private(spec)
