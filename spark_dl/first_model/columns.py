@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.stat import Summarizer
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -22,6 +22,7 @@ from spark_dl.spark.job import SparkJob
 __all__ = ["MISSING", "Columns", "FeatureColumn", "described_columns"]
 
 MISSING = "(missing)"  # the string that takes the place of null
+_UNKNOWN = "[UNK]"  # Keras's name of all other strings, which no string may have
 _TASKS = ("classification", "regression")
 _CLASSES = 20  # whole labels with more values are numbers
 _CATEGORIES = 1_000  # strings with more values are hashed
@@ -103,7 +104,7 @@ def described_columns(frame: DataFrame, label: str, task: str | None) -> Columns
         DataError: The label can't be learnt, there are no rows, or no column can be used.
     """
     _check(frame, label, task)
-    known = frame.where(F.col(quoted(label)).isNotNull())
+    known = frame.where(_finite(F.col(quoted(label)).cast("double")).isNotNull())
     others = [field for field in frame.schema.fields if field.name != label]
     found = _one_row(known, [*_of_label(label), *(one for field in others for one in _aggregates(field))])
     rows = found["rows"]
@@ -164,6 +165,11 @@ def _one_row(frame: DataFrame, aggregates: Sequence[SparkColumn]) -> Any:
         return job.rows()[0]
 
 
+def _finite(value: SparkColumn) -> SparkColumn:
+    """Return a double, or null where it is NaN or infinite, as nullPolicy takes it."""
+    return F.when(~F.isnan(value) & (F.abs(value) < math.inf), value)
+
+
 def _of_label(label: str) -> list[SparkColumn]:
     value = F.col(quoted(label)).cast("double")
     return [
@@ -197,8 +203,7 @@ def _aggregates(field: T.StructField) -> list[SparkColumn]:
     """Return the statistics of a column, under names that begin with the column's."""
     name, column = field.name, F.col(quoted(field.name))
     if isinstance(field.dataType, (T.NumericType, T.BooleanType)):
-        value = column.cast("double")
-        value = F.when(~F.isnan(value), value)
+        value = _finite(column.cast("double"))
         logged = F.when(value >= 0, F.log1p(value))
         found = {
             "count": F.count(value),
@@ -220,7 +225,18 @@ def _aggregates(field: T.StructField) -> list[SparkColumn]:
         }
     else:
         found = {"count": F.count(column)}
+        if _is_numbers(field.dataType):
+            size = F.size(column)
+            found |= {
+                "shortest": F.min(F.when(column.isNotNull(), size)),
+                "longest": F.max(size),
+                "gaps": F.max(F.exists(column, lambda one: _finite(one.cast("double")).isNull())),
+            }
     return [value.alias(f"{name}.{what}") for what, value in found.items()]
+
+
+def _is_numbers(kind: T.DataType) -> bool:
+    return isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType)
 
 
 def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
@@ -242,7 +258,12 @@ def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | s
         return FeatureColumn(name, "category" if distinct <= _CATEGORIES else "hashed", count < rows, distinct=distinct)
     if count < rows:
         return f"{rows - count} rows without a value, which {kind.typeName()} columns can't fill"
-    if kind.typeName() == "vector" or (isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType)):
+    if _is_numbers(kind):
+        shortest, longest, gaps = (found[f"{name}.{what}"] for what in ("shortest", "longest", "gaps"))
+        if shortest != longest or not longest:
+            return f"arrays of {shortest} to {longest} numbers"
+        return "arrays with null, NaN or infinite numbers" if gaps else FeatureColumn(name, "array")
+    if kind.typeName() == "vector":
         return FeatureColumn(name, "array")
     return FeatureColumn(name, "image") if isinstance(kind, T.BinaryType) else f"{kind.typeName()}, which isn't used"
 
@@ -253,14 +274,15 @@ def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
     whole = isinstance(field.dataType, T.IntegralType)
     if low == high and count == rows:
         return "one value"
+    if isinstance(field.dataType, T.BooleanType) and count < rows:
+        return f"{rows - count} rows without a value, which a boolean has no mark for: cast it to int"
     if whole and rows > _CLASSES and high - low < 2 * rows and found[f"{name}.distinct"] > 0.95 * rows:
         return "numbers of rows"
     skewed = low >= 0 and (found[f"{name}.skewness"] or 0) > _SKEWED and found[f"{name}.distinct"] > _CLASSES
-    missing = count < rows and not isinstance(field.dataType, T.BooleanType)
     return FeatureColumn(
         name,
         "number",
-        missing,
+        count < rows,
         whole,
         low,
         high,
@@ -277,12 +299,17 @@ def _with_contents(frame: DataFrame, used: Sequence[FeatureColumn]) -> tuple[lis
     made = []
     values = _frequent(frame, [column for column in used if column.role in ("category", "text")])
     for column in used:
+        known = values.get(column.name, ())
         if column.role == "array":
-            made.append(_array(frame, column))
+            made.append(described := _array(frame, column))
+            if not all(map(math.isfinite, (*described.mean, *described.variance))):  # type: ignore[misc]
+                left_out[made.pop().name] = "Vectors with NaN or infinite numbers"
+        elif column.role in ("category", "text") and not known:
+            left_out[column.name] = "strings that rarely repeat"
         elif column.role == "image" and not _is_image(frame, column.name):
             left_out[column.name] = "binary, which is no image"
         else:
-            made.append(replace(column, values=values.get(column.name, ())))
+            made.append(replace(column, values=known))
     return made, left_out
 
 
@@ -300,7 +327,9 @@ def _frequent(frame: DataFrame, columns: Sequence[FeatureColumn]) -> dict[str, t
         parts.append(_numbered(strings, place))
     each = frame.select(F.explode(F.concat(*parts)).alias("one")).groupBy("one.place", "one.value").count()
     often = each.where((F.col("count") >= _RARE) | (F.col("count") >= 2) & (F.length("value") > 0))
-    with SparkJob(often.orderBy(F.desc("count"), "value").limit(len(columns) * _CATEGORIES)) as job:
+    order = Window.partitionBy("place").orderBy(F.desc("count"), "value")
+    most = often.withColumn("rank", F.row_number().over(order)).where(F.col("rank") <= _CATEGORIES)
+    with SparkJob(most.orderBy("place", "rank")) as job:
         rows = job.rows()
     return {column.name: _chosen(column, place, rows) for place, column in enumerate(columns)}
 
@@ -313,7 +342,10 @@ def _numbered(strings: SparkColumn, place: int) -> SparkColumn:
 def _chosen(column: FeatureColumn, place: int, rows: Sequence[Any]) -> tuple[str, ...]:
     text = column.role == "text"
     least = _RARE if text else 2
-    chosen = [row["value"] for row in rows if row["place"] == place and row["count"] >= least and row["value"]]
+    unusable = ("", _UNKNOWN)
+    chosen = [
+        row["value"] for row in rows if row["place"] == place and row["count"] >= least and row["value"] not in unusable
+    ]
     return tuple(chosen[: _VOCABULARY if text else _CATEGORIES])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pprint
 import textwrap
@@ -25,7 +26,8 @@ def source_of(columns: Columns) -> str:
         columns: The columns with their roles and statistics.
     """
     parts = [_numbers(columns, missing=False), _numbers(columns, missing=True)]
-    parts += [_single(column, place) for place, column in enumerate(columns.used) if column.role != "number"]
+    names = _input_names(columns)
+    parts += [_single(column, names[column.name]) for column in columns.used if column.role != "number"]
     parts = [part for part in parts if part]
     kind = "KerasClassifier" if columns.classes else "KerasRegressor"
     return "\n".join(
@@ -43,10 +45,32 @@ def source_of(columns: Columns) -> str:
     )
 
 
+def _input_names(columns: Columns) -> dict[str, str]:
+    """Return the name of the input of each column that has one of its own: the column's where it can be one."""
+    names: dict[str, str] = {}
+    taken = {"numbers", "incomplete_numbers"}
+    single = [column.name for column in columns.used if column.role != "number"]
+    for name in single:
+        if name.isidentifier() and name not in taken:
+            names[name] = name
+            taken.add(name)
+    for place, name in enumerate(single):
+        if name not in names:
+            others = (f"column_{number}" for number in itertools.count(place))
+            names[name] = next(one for one in others if one not in taken)
+            taken.add(names[name])
+    return names
+
+
+def _comment(text: str) -> str:
+    """Return a text, such as a column's name, that can't end the line of a comment."""
+    return "".join(one if one.isprintable() else " " for one in text)
+
+
 def _head(columns: Columns, kind: str) -> str:
-    left = [f"#   {name}: {reason}" for name, reason in columns.left_out.items()]
+    left = [f"#   {_comment(name)}: {reason}" for name, reason in columns.left_out.items()]
     task = f"{columns.classes} classes" if columns.classes else "a number"
-    lines = [f"# A first model of {columns.label} ({task}), from {columns.rows} rows."]
+    lines = [f"# A first model of {_comment(columns.label)} ({task}), from {columns.rows} rows."]
     lines += ["# Columns that it doesn't use:", *left] if left else []
     imports = ["import keras", "import numpy as np", f"from spark_dl import {kind}"]
     return "\n".join([*lines, *imports, "", "layers, ops = keras.layers, keras.ops", "", ""])
@@ -87,7 +111,7 @@ def _numbers(columns: Columns, *, missing: bool) -> dict[str, Any]:
     name = "incomplete_numbers" if missing else "numbers"
     names = [column.name for column in chosen]
     lines = [
-        f"# {', '.join(names)}.",
+        f"# {_comment(', '.join(names))}.",
         f'{name} = inputs["{name}"] = keras.Input(({len(chosen)},), name="{name}")',
         _assigned("mean", _rounded([column.mean for column in chosen])),  # type: ignore[misc]
         _assigned("variance", _rounded([column.variance for column in chosen])),  # type: ignore[misc]
@@ -105,7 +129,7 @@ def _numbers(columns: Columns, *, missing: bool) -> dict[str, Any]:
         log_mean = _rounded([chosen[place].log_mean or 0.0 for place in skewed])
         log_variance = _rounded([chosen[place].log_variance or 1.0 for place in skewed])
         lines += [
-            f"# Logarithms: {', '.join(names[place] for place in skewed)}.",
+            f"# Logarithms: {_comment(', '.join(names[place] for place in skewed))}.",
             f"skewed = ops.log1p(ops.maximum(ops.take({name}, {skewed}, axis=1), 0.0))",
             _assigned("mean", log_mean),
             _assigned("variance", log_variance),
@@ -115,15 +139,14 @@ def _numbers(columns: Columns, *, missing: bool) -> dict[str, Any]:
     return {"code": "\n".join(lines), "input": {name: names}, "nulls": fills}
 
 
-def _single(column: FeatureColumn, place: int) -> dict[str, Any]:
-    """Return the code for a column with an input of its own."""
-    name = column.name if column.name.isidentifier() else f"column_{place}"
+def _single(column: FeatureColumn, name: str) -> dict[str, Any]:
+    """Return the code for a column with an input of its own, of this name."""
     lines = {"array": _array, "category": _category, "hashed": _hashed, "text": _text, "image": _image}[column.role](
         column, f'inputs["{name}"]', name
     )
     fill = "" if column.role == "text" else MISSING
     nulls = {column.name: {"fill": fill}} if column.missing else {}
-    code = "\n".join([f"# {column.name}: {column.role}.", *lines])
+    code = "\n".join([f"# {_comment(column.name)}: {column.role}.", *lines])
     return {"code": code, "input": {name: column.name}, "nulls": nulls}
 
 

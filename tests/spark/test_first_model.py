@@ -33,6 +33,14 @@ def mixed(spark: SparkSession) -> DataFrame:
         F.expr("array(id % 3, float(id))").alias("pair"),
         F.lit(1).alias("same"),
         F.current_date().alias("day"),
+        F.expr("if(id % 4 = 0, null, id % 3 = 0)").alias("perhaps"),
+        F.expr("sequence(1, id % 3 + 1)").alias("ragged"),
+        F.expr("array(double(id), if(id = 7, double('inf'), 0))").alias("endless"),
+        F.expr("if(id % 8 = 0, double('inf'), id % 6)").alias("1\nraise SystemExit"),
+        F.expr("concat('sort ', id % 3)").alias("numbers"),
+        F.expr("concat(array_join(transform(sequence(1, 150), x -> (id * 150 + x) % 6000), ' '), ' x', id)").alias(
+            "essay"  # more words than categories are kept, each in more rows than a town
+        ),
         F.expr("id % 2").alias("label"),
     )
 
@@ -47,19 +55,27 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
         "town": "category",
         "note": "text",
         "pair": "array",
+        "1\nraise SystemExit": "number",
+        "numbers": "category",
+        "essay": "text",
     }
-    assert set(suggestion.columns.left_out) == {"id", "key", "same", "day"}
+    assert set(suggestion.columns.left_out) == {"id", "key", "same", "day", "perhaps", "ragged", "endless"}
     by_name = {column.name: column for column in suggestion.columns.used}
     assert by_name["kind"].values == ("kind 1", "kind 2", "kind 3", "kind 0", "(missing)")
+    assert len(by_name["town"].values) == 50
     assert "words" in by_name["note"].values
     assert by_name["skewed"].log_mean is not None
     assert by_name["pair"].mean == pytest.approx((0.9975, 199.5))
     names: dict[str, object] = {}
     exec(str(suggestion), names)  # noqa: S102 (the code is what is tested)
     model = names["build"]()  # type: ignore[operator]
-    assert set(model.input) == {"numbers", "incomplete_numbers", "kind", "town", "note", "pair"}
+    assert set(model.input) == {"numbers", "incomplete_numbers", "kind", "town", "note", "pair", "column_4", "essay"}
     estimator = suggestion.estimator(epochs=1, numWorkers=1, tracking=None, verbose=0)
-    assert estimator.getNullPolicy() == {"gappy": {"fill": -1}, "kind": {"fill": "(missing)"}}
+    assert estimator.getNullPolicy() == {
+        "gappy": {"fill": -1},
+        "1\nraise SystemExit": {"fill": -1.0},
+        "kind": {"fill": "(missing)"},
+    }
     fitted = estimator.fit(mixed)
     assert fitted.transform(mixed).where("prediction in (0, 1)").count() == 400
 
@@ -71,6 +87,9 @@ def test_what_cant_be_learnt_is_an_error(mixed: DataFrame) -> None:
         spark_dl.suggest(mixed, "lable")
     with pytest.raises(OptionError, match="classification or regression"):
         spark_dl.suggest(mixed, task="ranking")
+    endless = mixed.withColumn("label", F.lit(float("nan")))
+    with pytest.raises(DataError, match="no rows with a label"):
+        spark_dl.suggest(endless)
     with pytest.raises(DataError, match="No column can be used"):
         spark_dl.suggest(mixed.select("label", "day"))
 
