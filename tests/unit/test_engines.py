@@ -22,7 +22,7 @@ from spark_dl.errors import ModelError, OptionError, StoreError
 from spark_dl.score.engine_files import convert_model
 from spark_dl.score.engines import Loadable, opened
 from spark_dl.score.heads import TensorOutput
-from spark_dl.score.predict import _scorer
+from spark_dl.score.predict import _pandas_scorer
 from spark_dl.score.quantizing import quantized
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.train.model.serialization import from_bytes, to_bytes
@@ -63,6 +63,17 @@ def test_a_layer_that_an_engine_lacks_is_named(engine: str, layer: Any) -> None:
     net = keras.Sequential([keras.Input((3, 2)), L.Dense(2), layer, L.Flatten(), L.Dense(1)])
     with pytest.raises(ModelError, match=f"can't be converted to {engine}.*{layer.name!r}"):
         convert_model(Loadable(to_bytes(net), {}, {"x": ((3, 2), "float32")}), engine)
+
+
+def test_an_engine_that_takes_numbers_for_others_is_refused() -> None:
+    """ONNX's OneHot counts -1 from the end, where Keras gives zeros."""
+    net = keras.Sequential([keras.Input((1,), dtype="int32"), L.CategoryEncoding(5, output_mode="one_hot"), L.Dense(3)])
+    source = Loadable(to_bytes(net), {}, {"x": ((1,), "int32")})
+    with pytest.raises(ModelError, match="its outputs differ"):
+        convert_model(source, "onnx")
+    unknown = np.array([[-1], [2]], np.int32)
+    predict = opened("litert", convert_model(source, "litert"), ["int32"], 1)
+    np.testing.assert_allclose(predict(unknown)[0], net(unknown), atol=1e-6)
 
 
 def test_texts_and_unknown_engines_are_refused() -> None:
@@ -110,7 +121,8 @@ def test_a_worker_and_a_server_need_no_tensorflow(tmp_path: Path) -> None:
     assert "tensorflow" not in needed
     content, head = fitted._scored()
     features = [FeatureSpec((Column("features", "array", "float32", 4),), (4,), "float32")]
-    worker = _scorer(fitted._scoring_model(content, head, features), ["probability"])
+    fields = {"probability": head.fields()["probability"]}
+    worker = _pandas_scorer(fitted._scoring_model(content, head, features), fields)
     (tmp_path / "worker").write_bytes(cloudpickle.dumps(worker))
     np.save(tmp_path / "rows.npy", ROWS)
     done = subprocess.run([sys.executable, "-c", _WORKER, str(tmp_path)], capture_output=True, text=True, check=False)

@@ -18,7 +18,7 @@ from spark_dl.data.column import Column
 from spark_dl.data.specs import FeatureSpec
 from spark_dl.errors import DataError
 from spark_dl.score.heads import Head, Regression, TensorOutput
-from spark_dl.score.predict import _scorer
+from spark_dl.score.predict import _pandas_scorer
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.score.series import output_series
 from spark_dl.train.model.serialization import to_bytes
@@ -37,7 +37,7 @@ def a_scorer(columns: tuple[Column, ...], head: Head, units: int, batch_size: in
     model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(units), keras.layers.Dropout(0.9)])
     features = FeatureSpec(columns, (width,), "float32")
     scoring = ScoringModel.of(to_bytes(model), cloudpickle.dumps({}), [features], head, batch_size)
-    return model, _scorer(scoring, list(head.fields()))
+    return model, _pandas_scorer(scoring, head.fields())
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
