@@ -85,6 +85,11 @@ class MagnitudePruning(keras.callbacks.Callback):
         """Set the chosen weights to zero again, which the optimizer has moved."""
         self._apply()
 
+    def on_train_end(self, logs: Any = None) -> None:
+        """Set the chosen weights to zero in the moving averages, which Keras has made the weights if there are any."""
+        if getattr(self.model.optimizer, "use_ema", False):
+            self._apply()
+
     def _apply(self) -> None:
         for weight, mask in self._masked:
             weight.assign(keras.ops.where(mask, weight, keras.ops.zeros_like(weight)))  # without -0.0

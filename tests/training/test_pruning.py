@@ -63,6 +63,14 @@ def test_the_share_of_zeros_rises_and_then_stays() -> None:
     assert MagnitudePruning(0.8).sparsity_at(9, 10) == MagnitudePruning(0.8).sparsity_at(4, 10) == 0.8
 
 
+def test_moving_averages_of_the_weights_have_the_zeros_too() -> None:
+    model = net()
+    model.compile(keras.optimizers.Adam(0.01, use_ema=True), "mse")
+    rows = np.random.default_rng(0).normal(size=(32, WIDTH))
+    model.fit(rows, rows[:, 0], epochs=2, callbacks=[MagnitudePruning(0.5, end=0)], verbose=0)
+    assert np.mean(model.get_weights()[0] == 0) == 0.5
+
+
 def test_what_cant_be_pruned_is_an_error() -> None:
     for options in ({"sparsity": 1.0}, {"sparsity": 0}, {"begin": 3, "end": 2}, {"layers": "wide"}):
         with pytest.raises(OptionError, match="MagnitudePruning"):
