@@ -10,7 +10,7 @@ from typing import Any
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.streaming.checks import check_integer
 
-__all__ = ["Champion", "beats", "check_metric"]
+__all__ = ["Champion", "beats", "check_metric", "metric_of_champion"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,30 @@ def beats(contest: Sequence[Sequence[float]], larger_is_better: bool) -> bool:
     if math.isnan(challenger):
         return False
     return math.isnan(champion) or (challenger > champion if larger_is_better else challenger < champion)
+
+
+def metric_of_champion(metric: str, metrics: Mapping[str, Any], version: str) -> float:
+    """Return the champion's value of the metric that is compared.
+
+    Args:
+        metric: The name of the metric.
+        metrics: The champion's metrics.
+        version: Its version in the registry.
+
+    Raises:
+        OptionError: It hasn't the metric, as when another program has registered it.
+    """
+    value = metrics.get(metric)
+    if not isinstance(value, float):
+        raise OptionError(
+            explain(
+                f"The champion can't be compared: version {version} has no metric {metric!r} with one value.",
+                expected="a version that was compiled with the metric of Champion",
+                received=f"the metrics {', '.join(metrics)}",
+                fix="Let the alias name another version, or compare by a metric that both models have, such as loss.",
+            )
+        )
+    return value
 
 
 def check_metric(metric: str, metrics: Mapping[str, Any], larger_is_better: bool | None) -> bool:

@@ -15,7 +15,7 @@ from spark_dl.ml.logged import logged_model
 from spark_dl.ml.summary import TrainingSummary
 from spark_dl.options import EstimatorOptions
 from spark_dl.redaction import warn
-from spark_dl.streaming.champion import Champion, beats, check_metric
+from spark_dl.streaming.champion import Champion, beats, check_metric, metric_of_champion
 from spark_dl.streaming.session import Session
 from spark_dl.streaming.state import commit, read_file
 from spark_dl.track import Tracker, tracker
@@ -79,7 +79,7 @@ class Publisher:
         check_metric(name, metrics, session.learner.larger_is_better(name))
         self._follow(session)
         if session.champion is not None:
-            theirs = session.champion.test(arrays)[name]
+            theirs = metric_of_champion(name, session.champion.test(arrays), session.state.version)
             session.state.contest.append([float(len(arrays[0])), metrics[name], theirs])
             session.state.contest = session.state.contest[-self._champion.window :]
             metrics[f"champion_{name}"] = theirs

@@ -15,7 +15,7 @@ from spark_dl import KerasClassifier
 from spark_dl.errors import DataError, OptionError, StoreError
 from spark_dl.io.store import Store
 from spark_dl.streaming import Adwin, Champion, ReplayBuffer, StreamTrainer
-from spark_dl.streaming.champion import beats, check_metric
+from spark_dl.streaming.champion import beats, check_metric, metric_of_champion
 from spark_dl.streaming.replay import Sample
 from spark_dl.streaming.rows import check_columns
 from spark_dl.streaming.state import StreamState, commit, read_file, read_state
@@ -112,6 +112,9 @@ def test_the_champion_is_beaten_by_the_better_mean_over_rows() -> None:
     assert not beats([[1.0, float("nan"), 0.4]], larger_is_better=False)
     with pytest.raises(OptionError, match="Did you mean 'accuracy'"):
         check_metric("acuracy", {"accuracy": 0.5, "loss": 1.0}, True)
+    assert metric_of_champion("loss", {"loss": 1.0}, "3") == 1.0
+    with pytest.raises(OptionError, match=r"version 3 has no metric 'accuracy'"):
+        metric_of_champion("accuracy", {"loss": 1.0}, "3")
 
 
 def test_columns_that_have_changed_are_named() -> None:
