@@ -46,6 +46,11 @@ def check_private(spec: FitSpec) -> None:
     divided = divided_losses(model, losses, {one.name: (one.shape, one.dtype) for one in spec.inputs}, weighted)
     for example in examples_of_model(model, spec.conversion.tensors):
         loss = losses.get(example.output)
+        if weighted and getattr(loss, "reduction", "") == "mean_with_sample_weight":  # as of each row by itself
+            what = (
+                f"the loss of {example.output!r}, which divides by the sum of the weights, so that a row's cancels out"
+            )
+            raise _refused(what, "Use the reduction 'sum_over_batch_size'.")
         if loss is not None and example.output not in divided and loss_kind(loss, example, weighted) == OTHER:
             what = f"the loss of {example.output!r}, which depends on which rows share a batch"
             raise _refused(what, "Use a loss that is a mean over the rows' losses.")

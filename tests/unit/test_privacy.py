@@ -99,9 +99,16 @@ def test_optimizers_that_expect_other_gradients_are_refused(optimizer: Any, mess
     checked(message, model=models.classifier(), optimizer=optimizer)
 
 
+def test_weights_that_would_cancel_out_are_refused() -> None:
+    for reduction, message in (("mean_with_sample_weight", "a row's cancels out"), ("sum_over_batch_size", "")):
+        loss = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
+        checked(message, model=models.classifier(), loss=loss, weightCol="weight")
+
+
 def checked(message: str, **options: Any) -> None:
     estimator = KerasClassifier(**options)
     columns = StructType().add("features", ArrayType(FloatType())).add("label", DoubleType())
+    columns = columns.add("weight", DoubleType())
     spec = build_fit_spec(estimator, columns, estimator._options())
     if message:
         with pytest.raises(ModelError, match=message):
