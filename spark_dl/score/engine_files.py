@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,13 +238,15 @@ def _refused(engine: str, reason: str, expected: str = "layers that the engine k
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the converters' loggers, which report as errors what the exception says."""
+    """Silence the converters: their loggers report as errors what the exception says, and one tries names of NumPy."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [one.level for one in loggers]
     for one in loggers:
         one.setLevel(logging.CRITICAL + 1)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         for one, level in zip(loggers, levels, strict=True):
             one.setLevel(level)

@@ -188,7 +188,9 @@ def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Compile the model's step to a graph, as `keras.Model.evaluate` does; `test_on_batch` would reset the metrics."""
     import tensorflow as tf
 
-    graph: Callable[[Any], Any] = tf.function(step, reduce_retracing=True, autograph=False)
+    # Every model's step is the same code: TensorFlow would take further models for one that is traced again, and warn.
+    own = functools.partial(step)
+    graph: Callable[[Any], Any] = tf.function(own, reduce_retracing=True, autograph=False)
     return graph
 
 

@@ -33,6 +33,7 @@ def regressor(epochs):
 def kernel(tmp_path: Path) -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
     # Spark logs warnings, as it does by default.
     environment = {**script.environment(), "SPARK_SUBMIT_OPTS": short_lived()}
+    environment.pop("PYTEST_CURRENT_TEST", None)  # with it, a kernel doesn't show what other processes write
     manager, client = start_new_kernel(env=environment, cwd=str(tmp_path))
     try:
         yield manager, client
