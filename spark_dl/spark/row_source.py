@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+import uuid
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 __all__ = ["RowSource"]
 
@@ -38,7 +40,10 @@ class RowSource:
 
 def _tables(frame: DataFrame) -> tuple[str, ...]:
     with contextlib.suppress(Exception):  # only for the log
-        plan = str(frame.sparkSession.sql("EXPLAIN EXTENDED SELECT * FROM {frame}", frame=frame).collect()[0][0])
+        # Spark makes a temporary view and drops it, and with it whatever is cached of the view's plan: so not the
+        # DataFrame's own.
+        other = frame.where(F.lit(uuid.uuid4().hex).isNotNull())
+        plan = str(frame.sparkSession.sql("EXPLAIN EXTENDED SELECT * FROM {frame}", frame=other).collect()[0][0])
         analyzed = plan.partition("== Analyzed Logical Plan ==")[2].partition("== Optimized Logical Plan ==")[0]
         return tuple(dict.fromkeys(_TABLE.findall(analyzed)))
     return ()

@@ -219,7 +219,8 @@ class StreamTrainer:
         if read <= most:  # nullPolicy may have dropped some of them
             self._learn_rows(session, batch, arrays, float(len(arrays[0])), began)
             return
-        rows = rows.persist()
+        own = not rows.is_cached  # a function of foreachBatch may have persisted them, and need them afterwards
+        rows = rows.persist() if own else rows
         try:
             count = rows.count()
             some, _ = collected(rows.sample(min(1.0, most / count), seed=batch).limit(most), conversion)
@@ -231,7 +232,8 @@ class StreamTrainer:
                 arrays, _ = collected(rows, conversion)
                 self._learn_rows(session, batch, arrays, float(len(arrays[0])), began)
         finally:
-            rows.unpersist()
+            if own:
+                rows.unpersist()
 
     def _learn_rows(
         self,

@@ -137,6 +137,10 @@ def test_a_table_is_the_dataset_by_its_name_and_a_delta_table_with_its_version(
     try:
         spark.sql("MSCK REPAIR TABLE prices")
         rows = spark.table("prices").alias("p").where("label > 0")
+        kept = rows.cache()
+        RowSource.of(kept)
+        assert kept.storageLevel.useMemory  # as the temporary view that the plan is read by is dropped
+        kept.unpersist()
         assert RowSource.of(rows.crossJoin(spark.range(2).alias("q"))).tables == ("spark_catalog.default.prices",)
         KerasRegressor(model=models.regressor(1), loss="mse", verbose=0, experimentName=store).fit(rows)
     finally:
