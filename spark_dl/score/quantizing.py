@@ -31,11 +31,11 @@ def quantized(content: bytes, objects: Mapping[str, Any], mode: str) -> bytes:
         model = from_bytes(content, objects)
         layers = all_layers(model)
         # Keras can't load quantized layers within other layers, such as those of MultiHeadAttention.
-        direct = {one.name for part in layers if isinstance(part, keras.Model) for one in part.layers}
+        direct = {id(one) for part in layers if isinstance(part, keras.Model) for one in part.layers}
         compiled = model.get_compile_config() if model.compiled else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have a `quantize` method")
-            model.quantize(mode, filters=lambda layer: layer.name in direct)
+            model.quantize(mode, filters=lambda layer: id(layer) in direct)
         if not any(isinstance(layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy) for layer in layers):
             kinds = dict.fromkeys(type(layer).__name__ for layer in layers[1:])
             raise ModelError(

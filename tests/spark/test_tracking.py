@@ -137,7 +137,7 @@ def test_a_table_is_the_dataset_by_its_name_and_a_delta_table_with_its_version(
     try:
         spark.sql("MSCK REPAIR TABLE prices")
         rows = spark.table("prices").alias("p").where("label > 0")
-        kept = rows.cache()
+        kept = spark.range(3).selectExpr("id + 7 AS seven").cache()
         RowSource.of(kept)
         assert kept.storageLevel.useMemory  # as the temporary view that the plan is read by is dropped
         kept.unpersist()

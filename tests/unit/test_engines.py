@@ -152,7 +152,7 @@ def test_quantized_weights_are_small_and_the_loss_stays(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="int8 or int4"):
         fitted.quantize("int3")
     sequence = keras.Input((3, 4))
-    attended = L.Dense(2)(L.MultiHeadAttention(2, 4)(sequence, sequence))
+    attended = L.Dense(2, name="query")(L.MultiHeadAttention(2, 4)(sequence, sequence))  # it has a layer of this name
     small = from_bytes(quantized(to_bytes(keras.Model(sequence, attended)), {}, "int8"))
     assert small.layers[-1].dtype_policy.quantization_mode == "int8"
     with pytest.raises(ModelError, match="can't be quantized"):
