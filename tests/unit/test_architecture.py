@@ -58,6 +58,7 @@ ALLOWED = {
     "cli": {"", "base", "diagnosis", "launch", "ml", "track"},
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
+    "federated": {"base", "data", "fit", "launch", "ml", "train"},
     "layers": {"base"},
     "privacy": {"base", "fit", "ml", "train"},
     "streaming": {"base", "data", "fit", "ml", "score", "track", "train"},
