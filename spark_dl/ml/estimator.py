@@ -216,7 +216,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         storage = StorageOptions.of(options.storage_options)
         with (
             Workspace(options.cache_dir, master_of(spark), storage) as workspace,
-            FitLog(self, spec, spark, parent) as log,
+            FitLog(self, spec, spark, parent, self._federated.params if self._federated else None) as log,
             redacted_errors(storage.secrets),
         ):
             own = Store.at(options.checkpoint_dir, storage) if options.checkpoint_dir else None

@@ -56,6 +56,11 @@ class FederatedRounds:
     local_epochs: int = 1
     proximal: float = 0.0
 
+    @property
+    def params(self) -> dict[str, Any]:
+        """Settings as they are logged, by the names of the arguments."""
+        return {"silos": len(self.silos), "localEpochs": self.local_epochs, "proximal": self.proximal}
+
 
 @dataclass(frozen=True)
 class TrainPlan:
