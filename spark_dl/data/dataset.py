@@ -71,12 +71,13 @@ class Block:
     """Record of one block file.
 
     Attributes:
-        block_id: The block's number, which the file contains, too.
+        block_id: The block's number, which the file contains, too; two silos may have blocks of the same number.
         name: The file's name in the store.
         rows: The number of rows.
         validation: Whether the rows are for validation.
         checksum: The checksum of the values, which doesn't depend on the order of rows.
         class_rows: The number of rows or positions of each class, where they are counted; else empty.
+        silo: The number of the silo that the rows belong to, in federated training; else 0.
     """
 
     block_id: int
@@ -85,6 +86,7 @@ class Block:
     validation: bool
     checksum: int = 0
     class_rows: tuple[int, ...] = ()
+    silo: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class ConvertedDataset:
     def part(self, validation: bool) -> list[Block]:
         """Return the blocks for training or for validation."""
         return [block for block in self.blocks if block.validation == validation]
+
+    def of_silo(self, silo: int) -> ConvertedDataset:
+        """Return the part of the dataset with the blocks of one silo."""
+        blocks = tuple(block for block in self.blocks if block.silo == silo)
+        return replace(self, blocks=blocks, bytes=self.bytes * rows_of(blocks) // max(1, rows_of(self.blocks)))
 
     @property
     def checksum(self) -> int:

@@ -233,7 +233,9 @@ class _Training:
         self.directory.starts(plan.attempt)
         rows = plan.dataset.rows(validation=False)
         together = self.options.global_batch_size or self.options.batch_size * workers
-        self.progress.steps = math.ceil(rows / together)
+        if plan.federated:  # the reported steps are those of rank 0 on its silo
+            rows, together = plan.dataset.of_silo(0).rows(validation=False), self.options.batch_size
+        self.progress.steps = math.ceil(rows / together) * plan.passes
         look = functools.partial(assess, self.assessed) if self.assessed else None
         rank = functools.partial(run_rank, plan, look)
         modules = (*_MODULES, READERS[plan.reader])

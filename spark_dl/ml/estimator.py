@@ -43,7 +43,7 @@ from spark_dl.score.heads import Head
 from spark_dl.spark.row_source import RowSource
 from spark_dl.spark.session import master_of
 from spark_dl.track import active_record
-from spark_dl.train.plan import INITIAL_MODEL, PrivateSteps, TrainPlan
+from spark_dl.train.plan import INITIAL_MODEL, FederatedRounds, PrivateSteps, TrainPlan
 
 if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
@@ -89,6 +89,8 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
     model_class: ClassVar[type[KerasModel]] = KerasModel
     # Set by `spark_dl.privacy.DPSGD`: the settings of private steps for a number of training rows.
     _private_steps: Callable[[int, EstimatorOptions], PrivateSteps] | None = None
+    # Set by `spark_dl.federated.fit`.
+    _federated: FederatedRounds | None = None
 
     def plan(self, dataset: DataFrame) -> InputPlan:
         """Return the mapping of columns to the model's inputs and outputs, without a Spark job.
@@ -214,7 +216,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         storage = StorageOptions.of(options.storage_options)
         with (
             Workspace(options.cache_dir, master_of(spark), storage) as workspace,
-            FitLog(self, spec, spark, parent) as log,
+            FitLog(self, spec, spark, parent, self._federated.params if self._federated else None) as log,
             redacted_errors(storage.secrets),
         ):
             own = Store.at(options.checkpoint_dir, storage) if options.checkpoint_dir else None
@@ -255,6 +257,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             privacy=self._private_steps(converted.rows(validation=False), spec.options)
             if self._private_steps
             else None,
+            federated=self._federated,
         )
 
     def _check_outputs(self, shape: ModelShape) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +49,20 @@ class FitLog:
         spec: The specification of the fit.
         spark: The Spark session.
         parent: The id of the parent record at the tracker; empty for none.
+        settings: What else is logged with the options.
 
     Attributes:
         record: The fit's record at the tracker.
     """
 
-    def __init__(self, estimator: SavableEstimator, spec: FitSpec, spark: SparkSession, parent: str) -> None:
+    def __init__(
+        self,
+        estimator: SavableEstimator,
+        spec: FitSpec,
+        spark: SparkSession,
+        parent: str,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         options = spec.options
         self._estimator, self._spec, self._title = estimator, spec, ""
         self._tracker = tracker(
@@ -64,7 +72,8 @@ class FitLog:
             registered_model_name=options.registered_model_name,
             parent=parent,
         )
-        self.record = Record(self._tracker, _params(estimator, spec), _tags(estimator, spec, spark))
+        params = {**_params(estimator, spec), **(settings or {})}
+        self.record = Record(self._tracker, params, _tags(estimator, spec, spark))
 
     def __enter__(self) -> FitLog:
         self.record.__enter__()

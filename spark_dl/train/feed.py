@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spark_dl.data.batches import POOL_BYTES, tensorflow_batches
@@ -39,6 +39,7 @@ class Feed:
     @staticmethod
     def of(plan: TrainPlan, world: World) -> Feed:
         """Create the feed of one rank."""
+        plan, world = _of_silo(plan, world)
         training, held_out = _shards(plan, world)
         read = reader(plan.reader, plan.dataset.store.url)
         where = plan.options.cache_data
@@ -52,7 +53,7 @@ class Feed:
             validation = tensorflow_batches(plan.dataset, held_out, reads[1], seed=None, one_pass=True)
         return Feed(
             batch_size=_batch_size(plan, world),
-            steps=training[0].steps,
+            steps=training[0].steps * plan.passes,
             empty_steps=min(shard.empty_steps for shard in training) + sum(shard.empty_steps for shard in held_out),
             validation=validation,
             _plan=plan,
@@ -95,8 +96,8 @@ class Feed:
             self._read,
             seed=_seed(plan),
             pool_bytes=pool_bytes,
-            first_epoch=first_epoch,
-            epochs=epochs,
+            first_epoch=first_epoch * plan.passes,
+            epochs=None if epochs is None else epochs * plan.passes,
             skip_steps=skip_steps,
             class_weights=plan.class_weights,
             stamped=True,
@@ -107,6 +108,13 @@ class Feed:
         """Specs of a training batch, as the model gets it."""
         *batch, _ = self.training().element_spec
         return tuple(batch)
+
+
+def _of_silo(plan: TrainPlan, world: World) -> tuple[TrainPlan, World]:
+    """In federated training, return the plan with the rank's own silo alone, read by a world of one rank."""
+    if plan.federated is None:
+        return plan, world
+    return replace(plan, dataset=plan.dataset.of_silo(world.rank)), replace(world, rank=0, size=1)
 
 
 def _shards(plan: TrainPlan, world: World) -> tuple[list[Shard], list[Shard]]:

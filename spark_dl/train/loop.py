@@ -26,6 +26,7 @@ from spark_dl.train.callbacks.progress import MeasureSpeed, ReportProgress, Send
 from spark_dl.train.callbacks.state import CallbackState
 from spark_dl.train.callbacks.sync import SyncEarlyStop, SyncMetrics, runs_on
 from spark_dl.train.callbacks.warm_up import WarmUp
+from spark_dl.train.federated import federated_callbacks
 from spark_dl.train.feed import Feed
 from spark_dl.train.joined_losses import JoinedLosses
 from spark_dl.train.metrics.joins import MetricJoin, metric_joins
@@ -91,14 +92,14 @@ def _train(
     keras.utils.set_random_seed((plan.options.seed * 1_000_003 + world.rank) % 2**32)
     model = _model(plan, content, collectives)
     clock = StepClock()
+    before, after = federated_callbacks(plan, model, collectives)
     reducer = _prepare(model, plan, feed, collectives, clock)
     user_callbacks = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     joins = _metric_joins(plan, model) if world.size > 1 else ()
     followers = list(user_callbacks.values())
     agreement = SyncMetrics(collectives, reducer, followers, has_own_test_step(model), joins, plan.state_rules)
-    measure = MeasureSpeed(
-        collectives, clock, plan.dataset.rows(validation=False), feed.steps, time.monotonic, plan.start
-    )
+    rows = plan.dataset.rows(validation=False)
+    measure = MeasureSpeed(collectives, clock, rows * plan.passes, feed.steps, time.monotonic, plan.start)
     own = {position: callback for position, callback in user_callbacks.items() if runs_on(callback, world.rank)}
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
     state = CallbackState(own)
@@ -107,7 +108,9 @@ def _train(
     callbacks = _OneTraining(
         [
             SendHeartbeats(heartbeat, plan.start),
+            *before,
             agreement,
+            *after,
             *([ReportEpsilon(plan.privacy.epsilons)] if plan.privacy else ()),
             *_warm_up(plan, feed),
             *own.values(),
@@ -131,7 +134,7 @@ def _train(
     best = _write_model(plan, model, saving) if world.is_leader else None
     return TrainResult(
         history=_history(plan, model),
-        rows=plan.dataset.rows(validation=False),
+        rows=rows,
         validation_rows=plan.dataset.rows(validation=True),
         seconds=seconds,
         best_epoch=saving.best_epoch,
@@ -181,7 +184,8 @@ def _prepare(
     )
     if plan.start is not None:
         reducer.skip(plan.start.step)
-    several = (world.size > 1 or plan.options.gradient_accumulation > 1) and plan.privacy is None
+    several = world.size > 1 or plan.options.gradient_accumulation > 1
+    several = several and plan.privacy is None and plan.federated is None
     if several:
         distribute(model, reducer)
     if plan.privacy:

@@ -11,7 +11,7 @@ from spark_dl.options import TrainingOptions
 from spark_dl.train.checkpoint import Checkpoint
 from spark_dl.train.learning_rate import LearningRate
 
-__all__ = ["INITIAL_MODEL", "PROFILE", "PrivateSteps", "TrainPlan", "TrainResult"]
+__all__ = ["INITIAL_MODEL", "PROFILE", "FederatedRounds", "PrivateSteps", "TrainPlan", "TrainResult"]
 
 # Name of the compiled model that every rank starts from, in the plan's workspace.
 INITIAL_MODEL = "initial.keras"
@@ -43,6 +43,26 @@ class PrivateSteps:
 
 
 @dataclass(frozen=True)
+class FederatedRounds:
+    """Settings of federated training, for `train/federated.py`: each rank trains on one silo, an epoch is a round.
+
+    Attributes:
+        silos: The name of each rank's silo.
+        local_epochs: The number of passes over its silo that a rank makes in a round.
+        proximal: The factor of the proximal term (FedProx); 0 for none (FedAvg).
+    """
+
+    silos: tuple[str, ...]
+    local_epochs: int = 1
+    proximal: float = 0.0
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Settings as they are logged, by the names of the arguments."""
+        return {"silos": len(self.silos), "localEpochs": self.local_epochs, "proximal": self.proximal}
+
+
+@dataclass(frozen=True)
 class TrainPlan:
     """Everything a rank needs to train, as plain values that the driver has fixed.
 
@@ -68,6 +88,7 @@ class TrainPlan:
         asks_driver: Whether ranks ask the driver after each epoch if training goes on.
         state_rules: The join rules of the states of the user's layers, by their index in `non_trainable_variables`.
         privacy: The settings of private steps; None for plain ones.
+        federated: The settings of federated training; None for gradients that are joined in each step.
     """
 
     dataset: ConvertedDataset
@@ -88,6 +109,12 @@ class TrainPlan:
     asks_driver: bool = False
     state_rules: tuple[tuple[int, str], ...] = ()
     privacy: PrivateSteps | None = None
+    federated: FederatedRounds | None = None
+
+    @property
+    def passes(self) -> int:
+        """Number of passes over the rows in an epoch of the history."""
+        return self.federated.local_epochs if self.federated else 1
 
 
 @dataclass(frozen=True)

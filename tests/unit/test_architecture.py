@@ -59,6 +59,7 @@ ALLOWED = {
     "estimators": {"ml"},
     "explain": {"base", "launch", "ml", "score", "data", "train"},
     "first_model": {"base", "data"},
+    "federated": {"base", "data", "fit", "launch", "ml", "train"},
     "layers": {"base"},
     "privacy": {"base", "fit", "ml", "train"},
     "streaming": {"base", "data", "fit", "ml", "score", "track", "train"},
