@@ -29,6 +29,7 @@ from spark_dl.fit.columns import OutputFacts
 from spark_dl.fit.converted import ConvertedData, comparable
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.io.store import Store
+from spark_dl.spark.row_source import RowSource
 from spark_dl.train.model.losses import loss_facts
 from spark_dl.train.model.shape import ModelOutput
 
@@ -294,7 +295,7 @@ def test_converted_rows_serve_a_loss_that_takes_what_they_were_held_to(
         bytes=0,
         schema=SCHEMA,
         plan=InputPlan(()),
-        files=(),
+        source=RowSource(),
         spark=None,  # type: ignore[arg-type]
         _dataset=dataset,
         _conversion=comparable(had),
