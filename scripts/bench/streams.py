@@ -97,7 +97,7 @@ def main() -> None:
         majority = np.mean([max(w["class"].mean(), 1 - w["class"].mean()) for w in windows[1:]])
         print(f"| the more frequent class of each window | {majority:.1%} | | | |")
         line("never learns: trained on the first window", in_keras(windows, anew=False))
-        line("trained anew on each window", in_keras(windows, anew=True))
+        line("trained from scratch on each window", in_keras(windows, anew=True))
         line("StreamTrainer, no buffer", in_stream(spark, files, len(windows), "none", buffer=None))
         line("StreamTrainer, buffer of 10,000", in_stream(spark, files, len(windows), "large"))
         small = ReplayBuffer(rows=2_000)

@@ -131,10 +131,15 @@ def _train(
         steps=feed.steps,
     )
     seconds = _fit(model, plan, feed, callbacks)
-    best = _write_model(plan, model, saving) if world.is_leader else None
+    return _result(plan, model, saving, seconds, world.is_leader)
+
+
+def _result(plan: TrainPlan, model: keras.Model, saving: SaveCheckpoint, seconds: float, leads: bool) -> TrainResult:
+    """Return the result of a training that has ended; the leader writes the model."""
+    best = _write_model(plan, model, saving) if leads else None
     return TrainResult(
         history=_history(plan, model),
-        rows=rows,
+        rows=plan.dataset.rows(validation=False),
         validation_rows=plan.dataset.rows(validation=True),
         seconds=seconds,
         best_epoch=saving.best_epoch,
