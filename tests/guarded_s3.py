@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,8 +53,10 @@ def guarded_bucket(secret: str) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         from pyarrow.fs import S3FileSystem
 
-        S3FileSystem(**options, allow_bucket_creation=True).create_dir("bucket")
-        yield "s3://bucket", options
+        # Every moto server of a process serves the same buckets.
+        bucket = f"guarded-{uuid.uuid4()}"
+        S3FileSystem(**options, allow_bucket_creation=True).create_dir(bucket)
+        yield f"s3://{bucket}", options
     finally:
         server.shutdown()
         thread.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -30,14 +31,15 @@ def bucket() -> Iterator[str]:
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    name = f"bucket-{uuid.uuid4()}"  # every moto server of a process serves the same buckets
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         environment.setenv("AWS_ACCESS_KEY_ID", "user")
         environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT")).close()
-        yield "s3://bucket"
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/{name}", method="PUT")).close()
+        yield f"s3://{name}"
     server.stop()
 
 
@@ -75,7 +77,7 @@ def test_a_fits_directory_on_s3_is_removed_at_its_end(bucket: str) -> None:
 
 def test_an_error_of_s3_has_no_credentials(bucket: str) -> None:
     with pytest.raises(
-        StoreError, match=r"Can't read nothing in s3://bucket/rows.*credentials of each host"
+        StoreError, match=r"Can't read nothing in s3://bucket-[-0-9a-f]+/rows.*credentials of each host"
     ) as missing:
         Store.at(f"{bucket}/rows").read("nothing")
     assert SECRET not in str(missing.value)
