@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from spark_dl.data.columns import decode_tensor
-from spark_dl.data.dataset import BLOCK_BYTES, FEATURES, LABEL, WEIGHT, ConvertedDataset, Tensor
+from spark_dl.data.dataset import BLOCK_BYTES, FEATURES, LABEL, ONE_HOT, WEIGHT, ConvertedDataset, Tensor
 from spark_dl.data.ragged import BYTES, memory
 from spark_dl.data.readers import Reader
 from spark_dl.data.shards import Shard, epoch_order
@@ -251,7 +251,7 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> Any:
     """
     roles: dict[str, Any] = {}
     for tensor, part in zip(tensors, parts, strict=True):
-        fed = decode_tensor(part, tensor.coding, tensor.fed, tensor.dtype)
+        fed = _fed(tensor, part)
         if tensor.key:
             roles.setdefault(tensor.role, {})[tensor.key] = fed
         else:
@@ -265,9 +265,20 @@ def keras_batch(tensors: Sequence[Tensor], parts: Sequence[Any]) -> Any:
     return tuple(roles[role] for role in (FEATURES, LABEL, WEIGHT) if role in roles)
 
 
+def _fed(tensor: Tensor, part: Any) -> Any:
+    """Convert the stored rows of a tensor to what the model receives."""
+    if tensor.coding != ONE_HOT:
+        return decode_tensor(part, tensor.coding, tensor.fed, tensor.dtype)
+    import tensorflow as tf
+
+    return tf.one_hot(part, tensor.fed[-1], dtype=tensor.dtype)
+
+
 def _cutter(tensors: Sequence[Tensor], batch_size: int, class_weights: Sequence[float], stamped: bool) -> Any:
     """Build the function that slices a pool into a tf.data.Dataset of batches."""
     import tensorflow as tf
+
+    label = next((index for index, tensor in enumerate(tensors) if tensor.role == LABEL), 0)
 
     @tf.autograph.experimental.do_not_convert
     def cut(*pool: Any) -> Any:
@@ -280,7 +291,7 @@ def _cutter(tensors: Sequence[Tensor], batch_size: int, class_weights: Sequence[
             made = keras_batch(tensors, parts)
             if class_weights:
                 # A label that the loss ignores may be beyond the classes; its loss is 0 whatever its weight is.
-                index = tf.clip_by_value(tf.cast(made[1], tf.int32), 0, len(class_weights) - 1)
+                index = tf.clip_by_value(tf.cast(parts[label], tf.int32), 0, len(class_weights) - 1)
                 by_class = tf.gather(tf.constant(class_weights, tf.float32), index)
                 made = (*made[:2], *([by_class * weight for weight in made[2:]] or [by_class]))
             if stamped:

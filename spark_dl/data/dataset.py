@@ -17,6 +17,7 @@ __all__ = [
     "BLOCK_ROWS",
     "FEATURES",
     "LABEL",
+    "ONE_HOT",
     "WEIGHT",
     "Block",
     "ConvertedDataset",
@@ -29,6 +30,8 @@ BLOCK_ID, BLOCK_ROWS = "block_id", "block_rows"
 # Blocks are read whole, and a rank holds a few of them. Arrow's allocator reuses memory for values of less than 7 MiB
 # and returns larger ones to the kernel each time, which would dominate the time of writing and reading.
 BLOCK_BYTES = 7_000_000
+# The coding of class indices that the model receives as one-hot rows.
+ONE_HOT = "one-hot"
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,10 @@ class Tensor:
         shape: The stored shape of one row, () for a number or for bytes.
         stored: The NumPy dtype in the file; "object" for bytes of varying length, whose lengths are a separate column.
         dtype: The NumPy dtype of the model's input or output; "string" for text.
-        fed: The shape of one row of the model's input, where it is decoded from bytes; else ().
+        fed: The shape of one row as the model receives it, where it is decoded; else ().
         key: The name of the model's input or output, where it has several; else "".
-        coding: The coding of bytes, "text", "image" or "sparse"; "" for numbers.
+        coding: The coding of bytes, "text", "image" or "sparse"; ONE_HOT for class indices that become rows of zeros
+            and a one; "" for numbers.
         target: The key of the model output whose label the features also are; None for none.
     """
 

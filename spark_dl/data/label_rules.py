@@ -11,7 +11,7 @@ from spark_dl.data.columns import kind_of
 from spark_dl.data.specs import LabelSpec
 from spark_dl.errors import DataError, explain, shape_text
 
-__all__ = ["OF_CLASS_INDICES", "RULES", "LabelRule", "apply_loss"]
+__all__ = ["OF_CLASS_INDICES", "OF_ONE_HOT_ROWS", "RULES", "LabelRule", "apply_loss"]
 
 # Tolerance for the rounding errors of probabilities that a model computed.
 _ROUNDING = 1e-6
@@ -106,6 +106,8 @@ RULES = {
 
 # Keras losses that take class indices, and other losses whose labels differ in shape from the output.
 OF_CLASS_INDICES = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")
+# Keras losses of classifiers whose labels have a number for each class.
+OF_ONE_HOT_ROWS = ("categorical_crossentropy", "categorical_focal_crossentropy")
 _OF_OTHER_SHAPES = ("circle", "ctc")
 
 
@@ -130,7 +132,7 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
     if known_width not in (None, own_width) and not scalar:
         raise _misfit(name, f"{own_width} numbers a row", f"{known_width} numbers a row", output)
     if spec.classes is not None:
-        return _class_label(spec, output, scalar)
+        return _class_label(spec, output, scalar, loss)
     if not loss or loss in _OF_OTHER_SHAPES:
         return spec
     if loss in OF_CLASS_INDICES:
@@ -151,7 +153,7 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
     return replace(spec, loss=loss if loss in RULES else "")
 
 
-def _class_label(spec: LabelSpec, output: tuple[int, ...], scalar: bool) -> LabelSpec:
+def _class_label(spec: LabelSpec, output: tuple[int, ...], scalar: bool, loss: str) -> LabelSpec:
     """Match class indices with an output whose last axis holds the classes: one index for each position before it.
 
     Raises:
@@ -163,7 +165,7 @@ def _class_label(spec: LabelSpec, output: tuple[int, ...], scalar: bool) -> Labe
         expected = f"an array of {count} class indices in each row" if positions else "one class index a row"
         received = "one number a row" if scalar else f"a label of shape {shape_text(spec.shape)}"
         raise _misfit(spec.name, expected, received, output)
-    return replace(spec, shape=positions)
+    return replace(spec, shape=positions, one_hot=output[-1:] != (1,) and loss in OF_ONE_HOT_ROWS)
 
 
 def _misfit(name: str, expected: str, received: str, output: tuple[int, ...]) -> DataError:

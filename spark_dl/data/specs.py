@@ -8,7 +8,7 @@ import numpy as np
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns import kind_of
-from spark_dl.data.dataset import FEATURES, LABEL, WEIGHT, Tensor
+from spark_dl.data.dataset import FEATURES, LABEL, ONE_HOT, WEIGHT, Tensor
 from spark_dl.data.ragged import BYTES
 
 __all__ = ["FeatureSpec", "LabelSpec", "weight_tensor"]
@@ -61,6 +61,7 @@ class LabelSpec:
         key: The output's name, where the model has several outputs; else "".
         loss: The name of the Keras loss whose rule in `label_rules.RULES` the labels must obey; "" for none.
         ignored: The class index outside of `classes` that the loss ignores; None for none.
+        one_hot: Whether the loss takes class indices as one-hot rows.
         joined: Further columns whose values follow those of `column`, of a label that is a model input's columns.
     """
 
@@ -71,6 +72,7 @@ class LabelSpec:
     key: str = ""
     loss: str = ""
     ignored: int | None = None
+    one_hot: bool = False
     joined: tuple[Column, ...] = ()
 
     @property
@@ -85,6 +87,8 @@ class LabelSpec:
 
     def tensor(self, name: str = LABEL) -> Tensor:
         """Return the stored tensor."""
+        if self.one_hot:
+            return Tensor(name, self.shape, self.dtype, "float32", (*self.shape, self.classes or 0), self.key, ONE_HOT)
         return Tensor(name, self.shape, self.dtype, self.dtype, key=self.key)
 
 

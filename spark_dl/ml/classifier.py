@@ -14,6 +14,7 @@ from spark_dl.data.column import quoted
 from spark_dl.data.columns import kind_of
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.label_rules import OF_CLASS_INDICES, OF_ONE_HOT_ROWS
 from spark_dl.errors import ModelError, explain
 from spark_dl.fit.class_weights import check_class_weights, class_weights
 from spark_dl.fit.heads import check_classes, check_for_each_class, class_head
@@ -37,8 +38,8 @@ _FOR_PROBABILITIES = (
     "For labels that are probabilities, such as a teacher's, train with KerasEstimator, and score with "
     "KerasClassifierModel.fromKeras(model.keras())."
 )
-# Keras losses that take class indices as labels, by the number of output units.
-_SEVERAL_UNITS = ("sparse_categorical_crossentropy",)
+# Keras losses that take class indices as labels, or one-hot rows of them, by the number of output units.
+_SEVERAL_UNITS = (*OF_CLASS_INDICES, *OF_ONE_HOT_ROWS)
 _ONE_UNIT = ("binary_crossentropy", "binary_focal_crossentropy", "mean_squared_error", "hinge", "squared_hinge")
 
 
@@ -98,6 +99,8 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
     Labels are class indices, integers from 0. The model has one output unit per class, or a single unit for two
     classes. If neither the model nor `loss` sets a loss, it is sparse_categorical_crossentropy, or binary_crossentropy
     for a single unit, with from_logits as the output requires. If neither sets metrics, the metric is accuracy.
+    Losses that take one-hot labels (categorical_crossentropy, categorical_focal_crossentropy) receive the indices as
+    one-hot rows.
 
     `outputKind` sets whether the output units are probabilities or logits. By default, the last activation or the loss
     determines it if they are Keras's own, else a measurement on made-up rows before training: probabilities are within
@@ -155,9 +158,11 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         if own_step or compiled.get("metrics") or compiled.get("weighted_metrics"):
             return None
         ((units,),) = [output.shape for output in shape.outputs]
-        if units > 1:
-            return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
         (facts,) = losses_of(loss if loss is not None else model.loss, shape)
+        if units > 1:
+            one_hot = facts.known and facts.name in OF_ONE_HOT_ROWS
+            kind = keras.metrics.CategoricalAccuracy if one_hot else keras.metrics.SparseCategoricalAccuracy
+            return [kind(name="accuracy")]
         kind = output_kind(model if model.built else None, shape, self._options().output_kind, facts)
         threshold = 0.0 if kind is not None and kind.kind == LOGITS else 0.5
         return [keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)]

@@ -145,7 +145,9 @@ def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[t
         if rows:
             with apply_settings(settings):
                 outputs = [np.asarray(output) for output in tf.nest.flatten(call(features))]
-            yield np.asarray(tf.nest.flatten(labels)[0]).reshape(rows), outputs
+            numbers = np.asarray(tf.nest.flatten(labels)[0]).reshape(rows, -1)
+            one_hot = numbers.shape[1] > 1  # for the loss; only a classifier's are
+            yield numbers.argmax(axis=1) if one_hot else numbers[:, 0], outputs
 
 
 class _Tally:

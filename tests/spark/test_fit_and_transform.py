@@ -173,6 +173,41 @@ def test_sample_weights_weigh_the_loss(data: DataFrame) -> None:
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
 
 
+def test_a_loss_of_one_hot_labels_takes_class_indices(data: DataFrame) -> None:
+    """With weights of classes and of rows, in training, validation, the figures' evaluation and `evaluate`."""
+    loss = keras.losses.CategoricalFocalCrossentropy(alpha=[0.2, 0.3, 0.5], label_smoothing=0.1)
+    by_class = {0: 2.0, 1: 0.5, 2: 1.0}
+    options = {"optimizer": keras.optimizers.SGD(0.1), "loss": loss, "shuffle": False, "epochs": 2}
+    fitted = KerasClassifier(
+        model=models.classifier(), classWeights=by_class, weightCol="weight", validationCol="held", **options, **QUIET
+    ).fit(data)
+    expected = models.classifier()
+    expected.compile(keras.optimizers.SGD(0.1), loss, weighted_metrics=[keras.metrics.CategoricalAccuracy(name="it")])
+    features, labels = models.blobs()
+    one_hot = keras.utils.to_categorical(labels, 3)
+    held = predicted(data, "held").astype(bool)
+    of_rows = predicted(data, "weight").astype(np.float32)
+    weights = of_rows * np.array([by_class[int(label)] for label in labels], np.float32)
+    history = expected.fit(
+        features[~held],
+        one_hot[~held],
+        sample_weight=weights[~held],
+        validation_data=(features[held], one_hot[held], of_rows[held]),
+        batch_size=32,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+    ).history
+    for ours, plain in zip(fitted.keras().get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+    assert fitted.summary.history["val_loss"] == pytest.approx(history["val_loss"], rel=1e-5)
+    evaluated = fitted.evaluate(data)
+    plain_loss, _ = expected.evaluate(features, one_hot, sample_weight=of_rows, verbose=0)
+    assert evaluated["loss"] == pytest.approx(plain_loss, rel=1e-5)
+    right = fitted.transform(data).where("prediction = label").count()
+    assert evaluated["accuracy"] == pytest.approx(right / data.count())
+
+
 @pytest.mark.parametrize("given", ["balanced", {0: 2.0, 1: 0.5, 2: 1.0}])
 def test_weights_of_classes_are_those_of_their_rows(given: Any, data: DataFrame) -> None:
     few = data.where("label < 2 or id < 30 or held")  # few rows of class 2

@@ -63,10 +63,11 @@ def text(run: Run, path: str) -> str:
 
 @pytest.fixture(scope="module")
 def looked_at(data: DataFrame, store: str) -> tuple[Any, Run]:
-    """A classifier that was validated, and its run."""
+    """A classifier that was validated, with a loss of one-hot labels, and its run."""
     rate = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.9)
     fitted = classifier(
         optimizer=keras.optimizers.SGD(rate), validationCol="held", batchSize=8, epochs=3, runName="looked at",
+        loss="categorical_crossentropy",
         classLabels=["a", "b", "c"], seed=11,
     ).fit(data)  # fmt: skip
     (run,) = runs(run_name="looked at")

@@ -31,6 +31,9 @@ def facts(name: str, from_logits: bool = False) -> LossFacts:
     [
         (10, facts("sparse_categorical_crossentropy"), Classification(10, 10, False)),
         (2, facts("sparse_categorical_crossentropy", True), Classification(2, 2, True)),
+        (10, facts("categorical_generalized_cross_entropy"), Classification(10, 10, False)),
+        (10, facts("categorical_crossentropy"), Classification(10, 10, False)),
+        (10, facts("categorical_focal_crossentropy", True), Classification(10, 10, True)),
         (1, facts("binary_crossentropy"), Classification(2, 1, False)),
         (1, facts("binary_crossentropy", True), Classification(2, 1, True)),
         (1, facts("binary_focal_crossentropy"), Classification(2, 1, False)),
@@ -45,9 +48,9 @@ def test_a_classifiers_head_follows_its_units_and_loss(units: int, loss: LossFac
 @pytest.mark.parametrize(
     ("units", "loss", "fix"),
     [
-        (10, "categorical_crossentropy", "loss='sparse_categorical_crossentropy'"),
         (10, "binary_crossentropy", "loss='sparse_categorical_crossentropy'"),
         (1, "sparse_categorical_crossentropy", "loss='binary_crossentropy'"),
+        (1, "categorical_crossentropy", "loss='binary_crossentropy'"),
     ],
 )
 def test_a_loss_that_takes_no_class_indices_is_refused(units: int, loss: str, fix: str) -> None:

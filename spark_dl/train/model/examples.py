@@ -89,9 +89,8 @@ def examples_of(outputs: Sequence[ModelOutput], tensors: Sequence[Tensor]) -> li
         outputs: The outputs of the model, without open sizes.
         tensors: The tensors of a batch.
     """
-    labels = {tensor.key: tensor for tensor in tensors if tensor.role == LABEL}
-    # Features that are also labels, in the shape in which they are fed.
     fed = [replace(tensor, shape=tensor.fed or tensor.shape) for tensor in tensors]
+    labels = {tensor.key: tensor for tensor in fed if tensor.role == LABEL}
     labels.update({tensor.target: tensor for tensor in fed if tensor.target is not None})
     found = []
     for output in outputs:
