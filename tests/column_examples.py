@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,17 @@ EXAMPLES = {
         expected=[[7], [-1]],
         bad="seven",
         saved="scalar",
+    ),
+    "decimal": Example(
+        type=T.DecimalType(10, 2),
+        rows=[Decimal("7.25"), Decimal(-1)],
+        shape=(1,),
+        parquet=pa.array([Decimal("7.25"), Decimal("-1.00")], pa.decimal128(10, 2)),
+        pandas=pd.Series([7.25, -1.0]),
+        served=[Decimal("7.25"), Decimal(-1)],
+        expected=[[7.25], [-1]],
+        bad="seven",
+        saved="decimal",
     ),
     "boolean": Example(
         type=T.BooleanType(),

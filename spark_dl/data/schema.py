@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _NUMBERS = (T.BooleanType, T.ByteType, T.ShortType, T.IntegerType, T.LongType, T.FloatType, T.DoubleType)
-# Types without one right encoding: a decimal may not fit a double, and a date may stand for a year or a weekday.
+# Types without one right encoding: a long key may not fit a double, and a date may stand for a year or a weekday.
 _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
     ((T.DecimalType,), "Cast it, for example to double."),
     (

@@ -93,6 +93,9 @@ def as_columns(data: DataFrame, kind: str) -> tuple[DataFrame, dict]:
     numbers = F.array(*SCALARS)
     if kind == "scalars":
         return data, {"inputCols": SCALARS}
+    if kind == "scalars and decimals":
+        exact = {name: F.col(name).cast(to) for name, to in (("f1", "decimal(20, 12)"), ("label", "decimal(4, 1)"))}
+        return data.withColumns(exact), {"inputCols": SCALARS}
     if kind == "dense vector":
         return VectorAssembler(inputCols=SCALARS, outputCol="v").transform(data), {"featuresCol": "v"}
     if kind == "dense and sparse vectors":
@@ -108,6 +111,7 @@ def as_columns(data: DataFrame, kind: str) -> tuple[DataFrame, dict]:
     "kind",
     [
         pytest.param("scalars", marks=pytest.mark.stack),
+        "scalars and decimals",
         "dense vector",
         pytest.param("dense and sparse vectors", marks=pytest.mark.stack),
         "array and scalar",

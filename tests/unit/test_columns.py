@@ -48,7 +48,7 @@ SCHEMA = (
     .add("text", "string")
     .add("steps", T.ArrayType(T.ArrayType(T.FloatType())))
     .add("array", T.ArrayType(T.DoubleType()))
-    .add("price", T.DecimalType(10, 2))
+    .add("price", T.DecimalType(20, 0))
     .add("day", "date")
     .add("at", "timestamp")
     .add("vector", VectorUDT())

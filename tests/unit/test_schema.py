@@ -29,7 +29,7 @@ SCHEMA = T.StructType(
         T.StructField("double", T.DoubleType()),
         T.StructField("name", T.StringType()),
         T.StructField("words", T.ArrayType(T.StringType())),
-        T.StructField("price", T.DecimalType(10, 2)),
+        T.StructField("key", T.DecimalType(20, 0)),
         T.StructField("a.b", T.DoubleType()),
         T.StructField("twice", T.DoubleType()),
         T.StructField("twice", T.IntegerType()),
@@ -167,7 +167,7 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
             ["column 'name', which featuresCol names, can't be fed", "name: string"],
         ),
         (lambda: features("words", shape=(1,)), ["'words'", "words: array<string>", "StringIndexer"]),
-        (lambda: features("price", shape=(1,)), ["'price'", "price: decimal(10,2)", "Cast"]),
+        (lambda: features("key", shape=(1,)), ["'key'", "key: decimal(20,0)", "Cast"]),
         (lambda: label_spec(SCHEMA, "name", (3,), 3), ["'name', which labelCol names, can't be fed", "string"]),
         (
             lambda: label_spec(SCHEMA, "pixels", (), 3),

@@ -14,6 +14,7 @@ from spark_dl.data.column import Column
 from spark_dl.data.columns.array import ArrayKind
 from spark_dl.data.columns.binary import BinaryKind
 from spark_dl.data.columns.boolean import BooleanKind
+from spark_dl.data.columns.decimal_number import DecimalKind
 from spark_dl.data.columns.extracted import Extracted
 from spark_dl.data.columns.image import ImageKind
 from spark_dl.data.columns.image_struct import ImageStructKind
@@ -46,6 +47,7 @@ __all__ = [
 
 KINDS: tuple[ColumnKind, ...] = (
     NumberKind(),
+    DecimalKind(),
     BooleanKind(),
     ArrayKind(),
     NestedArrayKind(),
