@@ -136,7 +136,9 @@ def memory_here(cores: int) -> None:
             rows = [bytes(LARGE)] * batch.num_rows
             yield pa.RecordBatch.from_arrays([pa.array(rows)], names=["features"])
 
-    frame = spark.range(0, LARGE_ROWS, 1, 4).mapInArrow(made, "features binary")
+    # Cached, since the Python workers that make rows would be further ones beside those that score.
+    frame = spark.range(0, LARGE_ROWS, 1, 4).mapInArrow(made, "features binary").cache()
+    frame.count()
     model = KerasModel.fromKeras(large, inputCols=["features"], binaryFormat="raw", scoreBatchSize=256)
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", 500)
     watch = Watch()

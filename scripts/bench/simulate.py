@@ -48,7 +48,7 @@ CONSTANTS = (
 )
 # CPU time of a step of one rank: fixed ms, and ms a row, of two points each. For the dense network 1,024 and 4,096 rows
 # of one rank in `scaling.py`, 1.23 and 3.16 ms; for the CNN 512 rows of the same, 32.2 ms, and 64 rows by
-# `--measure-cpu cnn 64`, 5.3 ms.
+# `--measure-cpu cnn 64`, 5.3 ms on an idle machine (6.4 to 6.9 on one that other programs share).
 STEP_CPU = {"cnn": (1.4, 0.0602), "dense": (0.58, 0.00063)}
 # What `scaling.py` printed for docs/scaling.md: network, kind, ranks, rows a rank, ms a step.
 MEASURED = (

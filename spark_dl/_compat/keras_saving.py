@@ -25,6 +25,7 @@ __all__ = [
     "is_plain",
     "is_saveable",
     "load_object",
+    "patched",
     "reserved_names",
     "save_object",
     "scope_objects",
@@ -141,14 +142,15 @@ def serializing(
             return write(function, by_keras) if threading.get_ident() == thread else by_keras(function)
 
         for module in _SERIALIZERS:
-            patches.enter_context(_patched(module, "serialize_keras_object", written))
-        patches.enter_context(_patched(object_registration, "get_registered_name", named))
-        patches.enter_context(_patched(keras.layers.Lambda, "_serialize_function_to_config", written_lambda))
+            patches.enter_context(patched(module, "serialize_keras_object", written))
+        patches.enter_context(patched(object_registration, "get_registered_name", named))
+        patches.enter_context(patched(keras.layers.Lambda, "_serialize_function_to_config", written_lambda))
         yield
 
 
 @contextlib.contextmanager
-def _patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute of a module or a class within the block."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:

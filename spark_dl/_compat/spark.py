@@ -20,6 +20,7 @@ __all__ = [
     "arrow_type",
     "arrow_udf",
     "is_connect",
+    "read_broadcast",
     "run_python_daemon",
     "server_host",
     "set_worker_python",
@@ -63,6 +64,17 @@ def arrow_udf() -> Callable[..., Any] | None:
 def spark_schema(schema: pa.Schema) -> StructType:
     """Return the Spark schema of an Arrow schema (`pyspark.sql.pandas.types.from_arrow_schema`)."""
     return from_arrow_schema(schema)
+
+
+def read_broadcast(broadcast: Any) -> Any:
+    """Return a broadcast's value, in a task without keeping it: `Broadcast.value` stays in memory with the worker.
+
+    Behind it is `Broadcast._path`, the executor's file. With `spark.io.encryption.enabled`, Spark has read the value
+    before the task begins, and keeps it for as long as the worker has it.
+    """
+    path = getattr(broadcast, "_path", None)
+    driver = getattr(broadcast, "_sc", None) is not None
+    return broadcast.value if path is None or driver else broadcast.load_from_path(path)
 
 
 def run_python_daemon() -> None:

@@ -177,7 +177,7 @@ class PermutationImportance:
             return self._larger
         from spark_dl.train.metrics.best import mode_of  # late import: loads Keras
 
-        mode = mode_of(self._stage._evaluation(rows_for(self._model, dataset).schema).model(), self._metric)
+        mode = mode_of(self._stage._evaluation(rows_for(self._model, dataset).schema).load()[0], self._metric)
         if not mode:
             raise OptionError(
                 explain(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -49,25 +50,27 @@ class Evaluation:
     conversion: ConversionSpec
     batch_size: int
 
-    def model(self) -> Any:
-        """Load the Keras model and build its metrics."""
+    def load(self) -> tuple[Any, dict[str, Any]]:
+        """Load the Keras model and build its metrics.
+
+        Returns:
+            The model, and the Keras settings of its training.
+        """
         import_keras()
-        from spark_dl.train.model.serialization import from_bytes
+        from spark_dl.train.model.keras_settings import apply_settings
+        from spark_dl.train.model.serialization import from_file, settings_of
         from spark_dl.train.step import build_state
 
-        model = from_bytes(self.content.load(), cloudpickle.loads(self.custom_objects))
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "model.keras")
+            self.content.write(path)
+            settings = settings_of(path)
+            model = from_file(path, cloudpickle.loads(self.custom_objects))
         model.jit_compile = False  # XLA would compile for each of many batch sizes
         tensors = self.conversion.tensors
-        with self.settings():
+        with apply_settings(settings):
             build_state(model, keras_batch(tensors, [np.zeros((0, *t.shape), t.stored) for t in tensors]))
-        return model
-
-    def settings(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context manager that applies the Keras settings of the model's training."""
-        from spark_dl.train.model.keras_settings import apply_settings
-        from spark_dl.train.model.serialization import settings_of
-
-        return apply_settings(settings_of(self.content.load()))
+        return model, settings
 
 
 def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
     from spark_dl.train.metrics.divided_losses import DividedLosses
     from spark_dl.train.metrics.states import MetricStates, assign_states
 
-    model = evaluation.model()
+    model, _ = evaluation.load()
     losses = DividedLosses(model)
     joins = _joins(model, evaluation.conversion)
     _warn_of_losses(model, evaluation.conversion)
@@ -201,13 +204,16 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
     prepare_worker()
     faults, arrays = convert_batches(evaluation.conversion, batches)
     model, losses, step, rows = None, None, None, 0
+    settings: dict[str, Any] = {}
     at_once = rows_at_once(evaluation.conversion.features, evaluation.batch_size)
     for whole in arrays:
         if model is None or step is None:
-            model = evaluation.model()
+            model, settings = evaluation.load()
+            from spark_dl.train.model.keras_settings import apply_settings  # after the import of Keras was prepared
+
             losses = DividedLosses(model)
             step = model.test_step if model.run_eagerly else _in_a_graph(model.test_step)
-        with evaluation.settings():
+        with apply_settings(settings):
             for start in range(0, len(whole[0]), at_once):
                 part = [array[start : start + at_once] for array in whole]
                 step(keras_batch(evaluation.conversion.tensors, part))

@@ -218,8 +218,11 @@ class ScoringModel:
             OptionError: The engine can't read a feature column.
         """
         check_columns(engine, features)
-        digest = hashlib.sha256(content + custom_objects).hexdigest()
-        return ScoringModel(Payload(content), custom_objects, tuple(features), head, batch_size, digest, nulls, engine)
+        digest = hashlib.sha256(content)
+        digest.update(custom_objects)
+        return ScoringModel(
+            *(Payload(content), custom_objects, tuple(features), head, batch_size, digest.hexdigest(), nulls, engine)
+        )
 
 
 def rows_at_once(features: Sequence[FeatureSpec], batch_size: int) -> int:
@@ -280,11 +283,13 @@ def loaded(model: ScoringModel) -> Callable[..., list[np.ndarray]]:
     import tensorflow as tf
 
     from spark_dl.train.model.keras_settings import apply_settings
-    from spark_dl.train.model.serialization import from_bytes, settings_of
+    from spark_dl.train.model.serialization import from_file, settings_of
 
-    content = model.content.load()
-    settings = settings_of(content)
-    keras_model = from_bytes(content, cloudpickle.loads(model.custom_objects), compiled=False)
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "model.keras")
+        model.content.write(path)
+        settings = settings_of(path)
+        keras_model = from_file(path, cloudpickle.loads(model.custom_objects), compiled=False)
     specs = model.features
     signature = [
         tf.TensorSpec((None,), "string") if spec.coding else tf.TensorSpec((None, *spec.shape), spec.dtype)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 
 from spark_dl._compat import keras as inside
-from spark_dl._compat import keras_saving
+from spark_dl._compat import keras_loading, keras_saving
 
 
 class Block(keras.layers.Layer):
@@ -304,3 +306,58 @@ def test_the_serializer_is_replaced_wherever_keras_calls_it_and_put_back() -> No
     assert {type(thing) for thing in written} >= {keras.Sequential, keras.layers.Lambda, keras.layers.Dense}
     assert keras.activations.relu in named
     assert keras.saving.serialize_keras_object is keras.utils.serialize_keras_object is before
+
+
+# Keras: loading without copies.
+
+
+class Projection(keras.layers.Layer):
+    """A random projection that isn't saved: its initial value has a seed."""
+
+    def build(self, shape: Any) -> None:
+        initializer = keras.initializers.GlorotUniform(seed=5)
+        self.kernel = self.add_weight(shape=(shape[-1], 4), initializer=initializer, trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.matmul(inputs, self.kernel)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save nothing."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load nothing."""
+
+
+@pytest.mark.stack
+def test_a_model_loaded_without_copies_is_the_same_and_trains_alike(tmp_path: Path) -> None:
+    layers = [keras.layers.Embedding(50, 8), keras.layers.Flatten(), Projection(), keras.layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(1, dtype="float64")])
+    model.compile("adam", "mse")
+    rows, labels = np.arange(48).reshape(16, 3), np.linspace(0, 1, 16)
+    model.train_on_batch(rows, labels)
+    with keras_loading.weights_in_files():
+        model.save(tmp_path / "model.keras")
+    objects = {"Projection": Projection}
+    with keras_loading.loading_without_copies(least_bytes=1):
+        lean = keras.saving.load_model(tmp_path / "model.keras", objects)
+    usual = keras.saving.load_model(tmp_path / "model.keras", objects)
+    assert [one.numpy().tolist() for one in lean.weights] == [one.numpy().tolist() for one in model.weights]
+    for _ in range(2):
+        for one, other in zip(
+            (*lean.weights, *lean.optimizer.variables), (*usual.weights, *usual.optimizer.variables), strict=True
+        ):
+            np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+        for each in (lean, usual):
+            each.train_on_batch(rows, labels)
+
+
+@pytest.mark.stack
+def test_loading_without_copies_takes_the_memory_of_the_weights(tmp_path: Path) -> None:
+    path, size = str(tmp_path / "model.keras"), 4000
+    keras.Sequential([keras.Input((size,)), keras.layers.Dense(size)]).save(path)
+    process = psutil.Process()
+    before = process.memory_full_info().uss
+    with keras_loading.loading_without_copies(least_bytes=1 << 20):
+        model = keras.saving.load_model(path)
+    assert process.memory_full_info().uss - before < 1.5 * 4 * size * size
+    assert model.count_params() == size * (size + 1)

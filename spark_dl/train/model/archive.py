@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
@@ -24,9 +25,13 @@ _RECORD, _JSON = "spark_dl.h5", "record"
 _LARGE_BYTES, _TIMES = 256 << 20, 20
 
 
-def config_text(content: bytes) -> str:
-    """Read the config of a Keras model, as JSON text, from its `.keras` bytes."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+def _opened(content: bytes | str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content)
+
+
+def config_text(content: bytes | str) -> str:
+    """Read the config of a Keras model, as JSON text, from its `.keras` bytes or their file's path."""
+    with _opened(content) as archive:
         return archive.read("config.json").decode()
 
 
@@ -70,9 +75,9 @@ def split_record(path: str) -> tuple[dict[str, Any], dict[int, np.ndarray]] | No
     return record, values
 
 
-def read_record(content: bytes) -> dict[str, Any] | None:
-    """Return an archive's record without its arrays; None if there is none."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+def read_record(content: bytes | str) -> dict[str, Any] | None:
+    """Return the record without its arrays of an archive, as bytes or a path; None if there is none."""
+    with _opened(content) as archive:
         if _RECORD not in archive.namelist():
             return None
         with h5py.File(io.BytesIO(archive.read(_RECORD)), "r") as file:
@@ -86,26 +91,27 @@ def _json(file: h5py.File) -> dict[str, Any]:
     return found
 
 
-def refuse_hostile(content: bytes) -> None:
+def refuse_hostile(content: bytes | str) -> None:
     """Raise an error for an archive that would exhaust memory or disk, or that refers to other files.
 
     Args:
-        content: The bytes of the archive.
+        content: The archive as bytes, or its path.
 
     Raises:
         ValueError: The bytes aren't an archive, or a member's path leaves the archive's directory, members unpack to
             far more than the archive's size, or weights lie in other files.
     """
-    most = max(_LARGE_BYTES, _TIMES * len(content))
+    size = len(content) if isinstance(content, bytes) else os.path.getsize(content)
+    most = max(_LARGE_BYTES, _TIMES * size)
     try:
-        archive = zipfile.ZipFile(io.BytesIO(content))
+        archive = _opened(content)
     except zipfile.BadZipFile as error:
         raise ValueError(f"no archive: {error}") from error
     with archive:
         members = archive.infolist()
         unpacked = sum(member.file_size for member in members)
         if unpacked > most:
-            raise ValueError(f"{len(content)} bytes that unpack to {unpacked}")
+            raise ValueError(f"{size} bytes that unpack to {unpacked}")
         for member in members:
             for path in (PurePosixPath(member.filename), PureWindowsPath(member.filename)):
                 if path.is_absolute() or path.drive or ".." in path.parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 import tempfile
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 
 from spark_dl._compat.keras import all_layers
+from spark_dl._compat.keras_loading import loading_without_copies, weights_in_files
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.train.model.archive import add_record, config_text, read_record, refuse_hostile, split_record
 from spark_dl.train.model.identity import config_of, found_objects, naming
@@ -20,10 +22,13 @@ from spark_dl.train.model.keras_settings import apply_settings
 from spark_dl.train.model.live_state import LiveState, describe, restore_layers, restore_optimizer, restore_values
 from spark_dl.train.model.names import PACKAGE
 
-__all__ = ["custom_objects", "from_bytes", "import_own_layers", "register", "settings_of", "to_bytes"]
+__all__ = ["custom_objects", "from_bytes", "from_file", "import_own_layers", "register", "settings_of", "to_bytes"]
 
 # Registered names of the package's own layers and losses, in a config as JSON.
 _OWN = '"spark_dl>'
+
+# From these sizes in bytes on, of an archive and of a variable, a model is loaded without copies.
+_LARGE_BYTES, _LARGE_VARIABLE = 16 << 20, 1 << 20
 
 
 def custom_objects(model: Any, *others: Any) -> dict[str, Any]:
@@ -64,7 +69,8 @@ def to_bytes(model: keras.Model) -> bytes:
     """Serialize the model with its weights, compile options, optimizer state, and the state that Keras doesn't save."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "model.keras")
-        with naming():
+        large = 4 * sum(math.prod(variable.shape) for variable in model.variables) >= _LARGE_BYTES
+        with naming(), weights_in_files() if large else contextlib.nullcontext():
             model.save(path)
             state = describe(model)
         add_record(path, state.record, state.values)
@@ -90,26 +96,43 @@ def from_bytes(content: bytes, custom_objects: Mapping[str, Any] | None = None, 
         path = os.path.join(directory, "model.keras")
         with open(path, "wb") as file:
             file.write(content)
-        try:
-            refuse_hostile(content)
-            import_own_layers(config_text(content))
-            noted = split_record(path)
-            with warnings.catch_warnings():
-                # An optimizer that was saved unbuilt starts without state.
-                warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
-                # A scope replaces the one around it.
-                with keras.saving.custom_object_scope(custom_objects) if custom_objects else contextlib.nullcontext():
-                    return _loaded(path, None if noted is None else LiveState(*noted), compiled)
-        except Exception as error:
-            raise SavedModelError(
-                explain(
-                    "Keras can't load the model.",
-                    expected="a .keras archive without Lambda layers, whose custom objects are registered",
-                    received=f"{len(content)} bytes; {type(error).__name__}: {error}",
-                    fix="Import the module that registers the custom objects with "
-                    "keras.saving.register_keras_serializable, or save the model again.",
-                )
-            ) from error
+        return from_file(path, custom_objects, compiled)
+
+
+def from_file(path: str, custom_objects: Mapping[str, Any] | None = None, compiled: bool = True) -> keras.Model:
+    """Load a model from a `.keras` file as `from_bytes` does from bytes, with no more memory than its weights.
+
+    Args:
+        path: The file, which is changed; its directory takes further temporary files.
+        custom_objects: The custom objects by name; without any, the surrounding `custom_object_scope` applies.
+        compiled: Whether to compile the model.
+
+    Raises:
+        SavedModelError: The file isn't a model that Keras loads safely.
+    """
+    size = os.path.getsize(path)
+    try:
+        refuse_hostile(path)
+        import_own_layers(config_text(path))
+        noted = split_record(path)
+        with warnings.catch_warnings(), contextlib.ExitStack() as scopes:
+            # An optimizer that was saved unbuilt starts without state.
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            if custom_objects:  # a scope replaces the one around it
+                scopes.enter_context(keras.saving.custom_object_scope(custom_objects))
+            if size >= _LARGE_BYTES:
+                scopes.enter_context(loading_without_copies(_LARGE_VARIABLE))
+            return _loaded(path, None if noted is None else LiveState(*noted), compiled)
+    except Exception as error:
+        raise SavedModelError(
+            explain(
+                "Keras can't load the model.",
+                expected="a .keras archive without Lambda layers, whose custom objects are registered",
+                received=f"{size} bytes; {type(error).__name__}: {error}",
+                fix="Import the module that registers the custom objects with "
+                "keras.saving.register_keras_serializable, or save the model again.",
+            )
+        ) from error
 
 
 def import_own_layers(config: str) -> None:
@@ -122,8 +145,8 @@ def import_own_layers(config: str) -> None:
         importlib.import_module("spark_dl.layers")
 
 
-def settings_of(content: bytes) -> dict[str, Any]:
-    """Return Keras's settings in the process that saved a model; empty if they can't be read."""
+def settings_of(content: bytes | str) -> dict[str, Any]:
+    """Return Keras's settings in the process that saved a model, as bytes or a path; empty if they can't be read."""
     try:
         noted = read_record(content)
     except Exception:  # `from_bytes` raises the error

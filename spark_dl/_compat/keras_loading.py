@@ -1,0 +1,145 @@
+"""Keras internals: loading a large model without copies of its weights. Checked with Keras 3.15.
+
+Each docstring names the symbol behind the function. `tests/unit/test_compat_keras.py` has a test for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras.src import backend
+from keras.src.initializers import random_initializers
+from keras.src.saving import saving_lib
+
+from spark_dl._compat.keras_saving import patched
+
+__all__ = ["loading_without_copies", "weights_in_files"]
+
+# The patched functions of Keras's modules are shared by all threads.
+_PATCHING = threading.RLock()
+# TensorFlow uses the memory of a NumPy array at this alignment as a tensor's, and copies any other array.
+_ALIGNMENT = 64
+_FLOATS = ("float16", "float32", "float64")
+
+
+@contextlib.contextmanager
+def loading_without_copies(least_bytes: int) -> Iterator[None]:
+    """Load models with little more memory than their weights within the block, in this thread only.
+
+    Behind it are `H5IOStore.__getitem__`, which reads a variable's value, and the backend's
+    `Variable._initialize_with_initializer`, `_convert_to_tensor` and `_direct_assign`. Random initial values are
+    computed only for variables that no value was loaded for: TensorFlow's allocator for CPUs keeps the memory that
+    their computation took, three times the variable's.
+
+    Args:
+        least_bytes: The size from which on a variable is initialised and read without copies.
+    """
+    with _PATCHING, weights_in_files(), contextlib.ExitStack() as patches:
+        loading = _Loading(least_bytes)
+        for owner, name, value in loading.patches():
+            patches.enter_context(patched(owner, name, value))
+        yield
+        loading.initialize_rest()
+
+
+@contextlib.contextmanager
+def weights_in_files() -> Iterator[None]:
+    """Save and load models within the block, in this thread only, with a file for all weights instead of memory.
+
+    Behind it is `saving_lib.is_memory_sufficient`, by which Keras decides. The file is beside the model's own.
+    """
+    thread, in_memory = threading.get_ident(), saving_lib.is_memory_sufficient
+
+    def is_memory_sufficient(model: Any) -> bool:
+        return threading.get_ident() != thread and bool(in_memory(model))
+
+    with _PATCHING, patched(saving_lib, "is_memory_sufficient", is_memory_sufficient):
+        yield
+
+
+class _Loading:
+    """Keras's functions of a load, and the variables and values that it has met."""
+
+    def __init__(self, least_bytes: int) -> None:
+        self._least = least_bytes
+        self._thread = threading.get_ident()
+        self._pending: dict[int, tuple[Any, Callable[..., Any]]] = {}
+        self._read: set[int] = set()  # addresses of arrays that nothing else refers to
+
+    def patches(self) -> list[tuple[Any, str, Callable[..., Any]]]:
+        """Return owner, name and replacement of each function."""
+        kind, store = backend.Variable, saving_lib.H5IOStore
+        read = store.__getitem__
+        initialize, assign, convert = kind._initialize_with_initializer, kind._direct_assign, kind._convert_to_tensor
+
+        def read_aligned(store: Any, key: str) -> Any:
+            found = self._is_here() and self._aligned(saving_lib.safe_get_h5_dataset(store._h5_entry_group, key))
+            return read(store, key) if found is False or found is None else found
+
+        def initialize_later(variable: Any, initializer: Any) -> None:
+            if self._is_here() and self._is_deferrable(initializer, variable._shape, variable._dtype):
+                self._pending[id(variable)] = (variable, initializer)
+                variable._initialize(_tensor_of(_aligned_zeros(variable._shape, variable._dtype)))
+            else:
+                initialize(variable, initializer)
+
+        def convert_in_place(variable: Any, value: Any, dtype: Any = None) -> Any:
+            if self._is_here() and isinstance(value, np.ndarray) and value.dtype == dtype:
+                address = value.ctypes.data
+                if address in self._read:
+                    self._read.discard(address)
+                    return _tensor_of(value)
+            return convert(variable, value, dtype)
+
+        def assigned(variable: Any, value: Any) -> Any:
+            self._pending.pop(id(variable), None)
+            return assign(variable, value)
+
+        return [
+            (store, "__getitem__", read_aligned),
+            (kind, "_initialize_with_initializer", initialize_later),
+            (kind, "_convert_to_tensor", convert_in_place),
+            (kind, "_direct_assign", assigned),
+        ]
+
+    def initialize_rest(self) -> None:
+        """Compute the initial values of the variables that no value was loaded for."""
+        for variable, initializer in list(self._pending.values()):
+            variable.assign(initializer(variable.shape, dtype=variable.dtype))
+
+    def _is_here(self) -> bool:
+        return threading.get_ident() == self._thread
+
+    def _aligned(self, data: Any) -> np.ndarray | None:
+        """Read a large data set of numbers into aligned memory; None for others, such as bfloat16."""
+        if data.nbytes < self._least or data.dtype.kind not in "fiu" or "dtype" in data.attrs:
+            return None
+        value = _aligned_zeros(data.shape, data.dtype)
+        data.read_direct(value)
+        self._read.add(value.ctypes.data)
+        return value
+
+    def _is_deferrable(self, initializer: Any, shape: Any, dtype: str) -> bool:
+        """Return whether a variable is large, and its initial value one of Keras's own random ones."""
+        random = isinstance(initializer, random_initializers.RandomInitializer) and dtype in _FLOATS
+        return random and math.prod(shape) * np.dtype(dtype).itemsize >= self._least
+
+
+def _tensor_of(array: np.ndarray) -> tf.Tensor:
+    """Return a tensor with the memory of an aligned array, which `tf.constant` would copy."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def _aligned_zeros(shape: Any, dtype: Any) -> np.ndarray:
+    """Allocate zeros at TensorFlow's alignment; large ones take no memory before they are written."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    place = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -place.ctypes.data % _ALIGNMENT
+    aligned: np.ndarray = place[start : start + size].view(dtype).reshape(shape)
+    return aligned
