@@ -46,7 +46,8 @@ class FeatureColumn:
         name: The column's name.
         role: "number", "array" (also Vectors), "category", "hashed", "text" or "image".
         missing: Whether rows have no value.
-        fill: A number that the column doesn't have, which marks rows without one; an int for integer types.
+        fill: What takes the place of a missing number: one that the column doesn't have, as a mark, or the mean if no
+            row lacks it; an int for integer types, None for booleans.
         mean: The mean of a number; of an array, of each position.
         variance: The variance of a number; of an array, of each position.
         log_mean: The mean of log(1 + number) of a skewed column without negative numbers; None for others.
@@ -58,7 +59,7 @@ class FeatureColumn:
     name: str
     role: str
     missing: bool = False
-    fill: float = 0.0
+    fill: float | None = None
     mean: float | tuple[float, ...] = 0.0
     variance: float | tuple[float, ...] = 1.0
     log_mean: float | None = None
@@ -276,8 +277,8 @@ def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
         return "one value"
     if isinstance(field.dataType, T.BooleanType) and count < rows:
         return f"{rows - count} rows without a value, which a boolean has no mark for: cast it to int"
-    mark = _mark(low, high, field.dataType) if count < rows else 0.0
-    if mark is None:
+    fill = _mark(low, high, field.dataType) if count < rows else _rounded(found[f"{name}.mean"], field.dataType)
+    if count < rows and fill is None:
         kind = field.dataType.simpleString()
         return f"{rows - count} rows without a value, for which {kind} has no number left: cast it to a wider type"
     if whole and rows > _CLASSES and high - low < 2 * rows and found[f"{name}.distinct"] > 0.95 * rows:
@@ -287,7 +288,7 @@ def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
         name,
         "number",
         count < rows,
-        mark,
+        fill,
         found[f"{name}.mean"],
         found[f"{name}.variance"] or 1.0,
         found[f"{name}.log_mean"] if skewed else None,
@@ -308,6 +309,12 @@ def _mark(low: float, high: float, kind: T.DataType) -> float | None:
             if -limit <= mark < limit:
                 return int(mark) if whole else float(mark)
     return None
+
+
+def _rounded(mean: float, kind: T.DataType) -> float | None:
+    if isinstance(kind, T.BooleanType):
+        return None
+    return round(mean) if isinstance(kind, T.IntegralType) else float(f"{mean:.7g}")
 
 
 def _with_contents(frame: DataFrame, used: Sequence[FeatureColumn]) -> tuple[list[FeatureColumn], dict[str, str]]:

@@ -127,7 +127,7 @@ def _numbers(columns: Columns, *, missing: bool) -> dict[str, Any]:
             _assigned("variance", log_variance),
             "features.append(layers.Normalization(mean=mean, variance=variance)(skewed))",
         ]
-    fills = {column.name: {"fill": column.fill} for column in chosen} if missing else {}
+    fills = {column.name: {"fill": column.fill} for column in chosen if column.fill is not None}
     return {"code": "\n".join(lines), "input": {name: names}, "nulls": fills}
 
 
@@ -137,7 +137,8 @@ def _single(column: FeatureColumn, name: str) -> dict[str, Any]:
         column, f'inputs["{name}"]', name
     )
     fill = "" if column.role == "text" else MISSING
-    nulls = {column.name: {"fill": fill}} if column.missing else {}
+    # Later rows may lack a string even where no training row does.
+    nulls = {column.name: {"fill": fill}} if column.role in ("category", "hashed", "text") else {}
     code = "\n".join([f"# {_comment(column.name)}: {column.role}.", *lines])
     return {"code": code, "input": {name: column.name}, "nulls": nulls}
 

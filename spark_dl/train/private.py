@@ -163,7 +163,7 @@ def _clipped_sums(model: keras.Model, batch: Any, counted: Any, clip: float) -> 
             for g, v in zip(found, variables, strict=True)
         ]
         norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(one)) for one in dense]))  # global_norm isn't vectorized
-        clipped = tf.minimum(1.0, clip / tf.maximum(norm, 1e-12)) * (_UNITS / clip)
+        clipped = tf.minimum(_UNITS / clip, _UNITS / tf.maximum(norm, 1e-12))
         scale = tf.where(counts & tf.math.is_finite(norm), clipped, 0.0)
         # Towards zero, so that no norm grows.
         return [tf.cast(tf.math.multiply_no_nan(one, scale), tf.int32) for one in dense], tf.cast(loss, tf.float32)

@@ -99,15 +99,14 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
         "image",
     }
     estimator = suggestion.estimator(epochs=1, numWorkers=1, tracking=None, verbose=0)
-    assert estimator.getNullPolicy() == {
-        "gappy": {"fill": -1},
-        "1\nraise SystemExit": {"fill": -1.0},
-        "kind": {"fill": "(missing)"},
-        "short": {"fill": -32606},
-        "tiny": {"fill": -119},
-    }
+    policy = estimator.getNullPolicy()
+    marks = {"gappy": -1, "1\nraise SystemExit": -1.0, "kind": "(missing)", "short": -32606, "tiny": -119}
+    unseen = dict.fromkeys(("town", "numbers"), "(missing)") | dict.fromkeys(("note", "essay"), "")
+    means = {"skewed": policy["skewed"]["fill"]}
+    assert {name: rule["fill"] for name, rule in policy.items()} == marks | unseen | means
     fitted = estimator.fit(mixed)
-    assert fitted.transform(mixed).where("prediction in (0, 1)").count() == 400
+    later = mixed.limit(1).withColumn("town", F.lit(None).cast("string")).withColumn("skewed", F.lit(float("nan")))
+    assert fitted.transform(mixed.union(later)).where("prediction in (0, 1)").count() == 401
 
 
 def test_what_cant_be_learnt_is_an_error(mixed: DataFrame) -> None:
