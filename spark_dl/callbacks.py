@@ -52,10 +52,11 @@ class MagnitudePruning(keras.callbacks.Callback):
         self, sparsity: float = 0.8, begin: int = 0, end: int | None = None, layers: Iterable[str] | None = None
     ) -> None:
         super().__init__()
-        if not 0 < sparsity < 1:
+        if not (isinstance(sparsity, (int, float)) and 0 < sparsity < 1):
             raise _unusable("sparsity", "a number above 0 and below 1", sparsity)
-        if begin < 0 or (end is not None and end < begin):
-            raise _unusable("begin and end", "0 <= begin <= end", f"{begin}, {end}")
+        epochs = [begin] if end is None else [begin, end]
+        if not all(isinstance(epoch, int) for epoch in epochs) or not 0 <= begin <= epochs[-1]:
+            raise _unusable("begin and end", "integers, 0 <= begin <= end", f"{begin!r}, {end!r}")
         if isinstance(layers, str):
             raise _unusable("layers", "a list of names", layers)
         self.sparsity, self.begin, self.end = float(sparsity), begin, end

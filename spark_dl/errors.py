@@ -108,15 +108,15 @@ def explain(what: str, *, expected: object, received: object, fix: str) -> str:
     return redact(f"{what} Expected: {expected}. Received: {received}. {fix}".rstrip())
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """Suggest the known names that are similar to a name, or list all of them if none is.
+def hint(name: object, known: Iterable[str]) -> str:
+    """Suggest the known names that are similar to a name, or list all of them if none is, or if it is no string.
 
     >>> hint("lable", ["label", "features"])
     "Did you mean 'label'?"
     """
     names = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in names}
-    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=3, cutoff=0.6)
     if near:
         return "Did you mean " + " or ".join(repr(lowered[match]) for match in near) + "?"
     return f"Known: {', '.join(names)}." if names else ""

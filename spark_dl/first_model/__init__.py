@@ -52,8 +52,9 @@ def suggest(dataset: DataFrame, labelCol: str = "label", task: str | None = None
     - Strings with few values become one-hot vectors, with more embeddings, with very many hashed embeddings; strings of
       several words that rarely repeat become bags of words. Others that rarely repeat, such as names of rows, are left
       out.
-    - Arrays and Vectors of numbers enter whole. Image files go through a small convolutional network.
-    - All of it, but images, also goes to the output directly, as in a linear model. With few rows, this part
+    - Arrays and Vectors of numbers enter whole. Images, as files or as Spark reads them, go through a small
+      convolutional network.
+    - All of it also goes to the output directly, as in a linear model. With few rows, this part
       dominates: hidden layers are small then, and weights are held down more.
 
     Spark computes the statistics, in a few jobs over the whole DataFrame: use the training rows only.

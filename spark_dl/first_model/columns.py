@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from spark_dl.data.column import quoted
+from spark_dl.data.columns import column_of, kind_of
 from spark_dl.data.image_files import can_be_decoded
 from spark_dl.errors import DataError, OptionError, explain, hint
 from spark_dl.spark.job import SparkJob
@@ -31,6 +32,8 @@ _WORDS = 3.0  # strings that don't repeat and have as many words are texts
 _VOCABULARY = 500
 _RARE = 5  # words in fewer rows aren't learnt
 _SKEWED = 2.0
+_EXACT = 2**20  # numbers that are used as marks; float32 is exact up to 2**24
+_BITS = {"byte": 8, "short": 16, "integer": 32, "long": 64}
 # The punctuation that Keras's TextVectorization removes.
 _PUNCTUATION = r"""[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~']"""
 
@@ -43,9 +46,8 @@ class FeatureColumn:
         name: The column's name.
         role: "number", "array" (also Vectors), "category", "hashed", "text" or "image".
         missing: Whether rows have no value.
-        whole: Whether a number's type is an integer type.
-        low: The least number.
-        high: The greatest number.
+        fill: What takes the place of a missing number: one that the column doesn't have, as a mark, or the mean if no
+            row lacks it; an int for integer types, None for booleans.
         mean: The mean of a number; of an array, of each position.
         variance: The variance of a number; of an array, of each position.
         log_mean: The mean of log(1 + number) of a skewed column without negative numbers; None for others.
@@ -57,9 +59,7 @@ class FeatureColumn:
     name: str
     role: str
     missing: bool = False
-    whole: bool = False
-    low: float = 0.0
-    high: float = 0.0
+    fill: float | None = None
     mean: float | tuple[float, ...] = 0.0
     variance: float | tuple[float, ...] = 1.0
     log_mean: float | None = None
@@ -265,7 +265,8 @@ def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | s
         return "arrays with null, NaN or infinite numbers" if gaps else FeatureColumn(name, "array")
     if kind.typeName() == "vector":
         return FeatureColumn(name, "array")
-    return FeatureColumn(name, "image") if isinstance(kind, T.BinaryType) else f"{kind.typeName()}, which isn't used"
+    image = isinstance(kind, T.BinaryType) or _is_image_struct(field)
+    return FeatureColumn(name, "image") if image else f"{kind.typeName()}, which isn't used"
 
 
 def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
@@ -276,6 +277,10 @@ def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
         return "one value"
     if isinstance(field.dataType, T.BooleanType) and count < rows:
         return f"{rows - count} rows without a value, which a boolean has no mark for: cast it to int"
+    fill = _mark(low, high, field.dataType) if count < rows else _rounded(found[f"{name}.mean"], field.dataType)
+    if count < rows and fill is None:
+        kind = field.dataType.simpleString()
+        return f"{rows - count} rows without a value, for which {kind} has no number left: cast it to a wider type"
     if whole and rows > _CLASSES and high - low < 2 * rows and found[f"{name}.distinct"] > 0.95 * rows:
         return "numbers of rows"
     skewed = low >= 0 and (found[f"{name}.skewness"] or 0) > _SKEWED and found[f"{name}.distinct"] > _CLASSES
@@ -283,14 +288,33 @@ def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
         name,
         "number",
         count < rows,
-        whole,
-        low,
-        high,
+        fill,
         found[f"{name}.mean"],
         found[f"{name}.variance"] or 1.0,
         found[f"{name}.log_mean"] if skewed else None,
         found[f"{name}.log_variance"] if skewed else None,
     )
+
+
+def _mark(low: float, high: float, kind: T.DataType) -> float | None:
+    """Return a number, exact in float32, that a column doesn't have and its type holds; None if there is none."""
+    whole = isinstance(kind, T.IntegralType)
+    limit = 2.0 ** (_BITS[kind.typeName()] - 1 if whole else 127)
+    apart = max(1.0, 0.1 * (high - low))
+    for sign, end in ((-1, low), (1, high)):
+        outer = sign * end + apart  # as if it were above
+        power = 2.0 ** math.ceil(math.log2(max(abs(outer), 1.0)))
+        far, near = (math.ceil(outer) if abs(outer) < _EXACT else power), math.floor(sign * end) + 1
+        for mark in (sign * far, sign * near) if abs(near) < _EXACT else (sign * far,):
+            if -limit <= mark < limit:
+                return int(mark) if whole else float(mark)
+    return None
+
+
+def _rounded(mean: float, kind: T.DataType) -> float | None:
+    if isinstance(kind, T.BooleanType):
+        return None
+    return round(mean) if isinstance(kind, T.IntegralType) else float(f"{mean:.7g}")
 
 
 def _with_contents(frame: DataFrame, used: Sequence[FeatureColumn]) -> tuple[list[FeatureColumn], dict[str, str]]:
@@ -359,6 +383,13 @@ def _array(frame: DataFrame, column: FeatureColumn) -> FeatureColumn:
     return replace(column, mean=tuple(found["mean"].tolist()), variance=variance)
 
 
+def _is_image_struct(field: T.StructField) -> bool:
+    column = column_of(field.name, field.dataType)
+    return column is not None and kind_of(column).name == "image struct"
+
+
 def _is_image(frame: DataFrame, name: str) -> bool:
+    if _is_image_struct(frame.schema[name]):
+        return True
     with SparkJob(frame.select(quoted(name)).limit(1)) as job:
         return all(can_be_decoded(bytes(row[0])) for row in job.rows())

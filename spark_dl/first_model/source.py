@@ -95,14 +95,6 @@ def _items(values: dict[str, Any]) -> str:
     return "{\n" + textwrap.indent("\n".join(lines), "        ") + "\n    }"
 
 
-def _fill(column: FeatureColumn) -> float | int:
-    """Return a number, exact in float32, that the column doesn't have: it marks missing values."""
-    below = column.low - max(1.0, 0.1 * (column.high - column.low))
-    power = 2.0 ** math.ceil(math.log2(max(abs(below), 1.0)))
-    fill = math.floor(below) if abs(below) < 2**20 else -power
-    return int(fill) if column.whole else float(fill)
-
-
 def _numbers(columns: Columns, *, missing: bool) -> dict[str, Any]:
     """Return the code for all numbers that are always known, or for those that may be missing."""
     chosen = [column for column in columns.used if column.role == "number" and column.missing == missing]
@@ -118,7 +110,7 @@ def _numbers(columns: Columns, *, missing: bool) -> dict[str, Any]:
     ]
     if missing:
         lines += [
-            _assigned("filled", [_fill(column) for column in chosen]) + "  # what nullPolicy puts in the place of null",
+            _assigned("filled", [column.fill for column in chosen]) + "  # what nullPolicy puts in the place of null",
             f'is_missing = ops.equal({name}, np.array(filled, "float32"))',
             f'{name} = ops.where(is_missing, np.array(mean, "float32"), {name})',
             'features.append(ops.cast(is_missing, "float32"))',
@@ -135,7 +127,7 @@ def _numbers(columns: Columns, *, missing: bool) -> dict[str, Any]:
             _assigned("variance", log_variance),
             "features.append(layers.Normalization(mean=mean, variance=variance)(skewed))",
         ]
-    fills = {column.name: {"fill": _fill(column)} for column in chosen} if missing else {}
+    fills = {column.name: {"fill": column.fill} for column in chosen if column.fill is not None}
     return {"code": "\n".join(lines), "input": {name: names}, "nulls": fills}
 
 
@@ -145,7 +137,8 @@ def _single(column: FeatureColumn, name: str) -> dict[str, Any]:
         column, f'inputs["{name}"]', name
     )
     fill = "" if column.role == "text" else MISSING
-    nulls = {column.name: {"fill": fill}} if column.missing else {}
+    # Later rows may lack a string even where no training row does.
+    nulls = {column.name: {"fill": fill}} if column.role in ("category", "hashed", "text") else {}
     code = "\n".join([f"# {_comment(column.name)}: {column.role}.", *lines])
     return {"code": code, "input": {name: column.name}, "nulls": nulls}
 

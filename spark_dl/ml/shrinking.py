@@ -43,7 +43,7 @@ class Shrinking(FittedContent):
 
         Raises:
             OptionError: There is no such mode.
-            ModelError: The model has no layer that Keras quantizes.
+            ModelError: The model has no layer that Keras quantizes, or is quantized already.
         """
         if mode not in _MODES:
             raise OptionError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ _REFUSED = {
     "callbacks": "what they do isn't accounted for",
     "onEpoch": "what it does isn't accounted for",
 }
+_SEEDS = 2**62
 
 
 class DPSGD(Estimator[KerasModel]):
@@ -85,15 +87,18 @@ class DPSGD(Estimator[KerasModel]):
         numbers = {"l2NormClip": l2NormClip, "noiseMultiplier": noiseMultiplier, "targetEpsilon": targetEpsilon}
         for name, value in numbers.items():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if (value is None and name == "l2NormClip") or (value is not None and not (number and value > 0)):
-                raise _unusable(name, "a number > 0", value)
+            if (value is None and name == "l2NormClip") or (
+                value is not None and not (number and 0 < value < math.inf)
+            ):
+                raise _unusable(name, "a number > 0, not infinite", value)
         if (noiseMultiplier is None) == (targetEpsilon is None):
             received = f"noiseMultiplier={noiseMultiplier}, targetEpsilon={targetEpsilon}"
             raise _unusable("The noise", "one of noiseMultiplier and targetEpsilon", received)
         if delta is not None and not (isinstance(delta, float) and 0 < delta < 1):
             raise _unusable("delta", "a number between 0 and 1", delta)
-        if noiseSeed is not None and (isinstance(noiseSeed, bool) or not isinstance(noiseSeed, int) or noiseSeed < 0):
-            raise _unusable("noiseSeed", "an integer >= 0, or None", noiseSeed)
+        integer = isinstance(noiseSeed, int) and not isinstance(noiseSeed, bool)
+        if noiseSeed is not None and not (integer and 0 <= noiseSeed < _SEEDS):
+            raise _unusable("noiseSeed", "an integer >= 0 and < 2**62, or None", noiseSeed)
         _check_options(estimator._options())
         self._estimator, self._clip, self._noise, self._target = estimator, l2NormClip, noiseMultiplier, targetEpsilon
         self._delta, self._seed = delta, noiseSeed
@@ -131,7 +136,7 @@ class DPSGD(Estimator[KerasModel]):
             batch=float(batch),
             chance=chance,
             steps=steps,
-            seed=secrets.randbits(62) if self._seed is None else self._seed,
+            seed=secrets.randbelow(_SEEDS) if self._seed is None else self._seed,
             epsilons=tuple(epsilon(noise, chance, steps * done, delta) for done in range(1, options.epochs + 1)),
         )
 

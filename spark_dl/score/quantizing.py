@@ -25,18 +25,27 @@ def quantized(content: bytes, objects: Mapping[str, Any], mode: str) -> bytes:
         mode: The mode of `keras.Model.quantize`.
 
     Raises:
-        ModelError: The model has no layer that Keras quantizes.
+        ModelError: The model has no layer that Keras quantizes, or has quantized ones already.
     """
     with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
         model = from_bytes(content, objects)
         layers = all_layers(model)
+        if done := [layer.name for layer in layers if _is_quantized(layer)]:
+            raise ModelError(
+                explain(
+                    "The model is quantized already.",
+                    expected="weights as they were trained",
+                    received=f"quantized layers {', '.join(done)}",
+                    fix="Quantize the fitted model itself, not its quantized copy.",
+                )
+            )
         # Keras can't load quantized layers within other layers, such as those of MultiHeadAttention.
         direct = {id(one) for part in layers if isinstance(part, keras.Model) for one in part.layers}
         compiled = model.get_compile_config() if model.compiled else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have a `quantize` method")
             model.quantize(mode, filters=lambda layer: id(layer) in direct)
-        if not any(isinstance(layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy) for layer in layers):
+        if not any(map(_is_quantized, layers)):
             kinds = dict.fromkeys(type(layer).__name__ for layer in layers[1:])
             raise ModelError(
                 explain(
@@ -49,3 +58,7 @@ def quantized(content: bytes, objects: Mapping[str, Any], mode: str) -> bytes:
         if compiled:
             model.compile_from_config(compiled)  # the optimizer's state belongs to the weights before
         return to_bytes(model)
+
+
+def _is_quantized(layer: Any) -> bool:
+    return isinstance(layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy)

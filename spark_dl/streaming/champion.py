@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from spark_dl.errors import OptionError, explain, hint
+from spark_dl.fit.columns import InputFacts
+from spark_dl.ml.model import KerasModel
 from spark_dl.streaming.checks import check_integer
+from spark_dl.train.model.archive import config_text
 
-__all__ = ["Champion", "beats", "check_metric", "metric_of_champion"]
+__all__ = ["Champion", "beats", "check_metric", "comparable_content", "metric_of_champion"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,35 @@ def beats(contest: Sequence[Sequence[float]], larger_is_better: bool) -> bool:
     if math.isnan(challenger):
         return False
     return math.isnan(champion) or (challenger > champion if larger_is_better else challenger < champion)
+
+
+def comparable_content(found: Any, inputs: Sequence[InputFacts], version: str) -> bytes:
+    """Return the `.keras` bytes of a version that the alias names, which can be compared with the learning model.
+
+    Args:
+        found: The registered model.
+        inputs: The inputs of the learning model.
+        version: The version in the registry.
+
+    Raises:
+        OptionError: It isn't a KerasModel, isn't compiled, or has inputs of other shapes.
+    """
+    if not isinstance(found, KerasModel):
+        received = f"a {type(found).__name__}"
+    elif not json.loads(config_text(found._fitted_content())).get("compile_config"):
+        received = "a model that isn't compiled"
+    elif [one.shape for one in found._inputs] != [one.shape for one in inputs]:
+        received = f"inputs of the shapes {[one.shape for one in found._inputs]}"
+    else:
+        return found._fitted_content()
+    raise OptionError(
+        explain(
+            f"The champion can't be compared: the alias names version {version}, which can't be tested on the stream.",
+            expected=f"a KerasModel that is compiled with a loss, of the input shapes {[one.shape for one in inputs]}",
+            received=received,
+            fix="Let the alias name another version, or leave champion out.",
+        )
+    )
 
 
 def metric_of_champion(metric: str, metrics: Mapping[str, Any], version: str) -> float:

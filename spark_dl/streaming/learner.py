@@ -73,13 +73,14 @@ class Learner:
 
         self._train_step, self._test_step = graph(model.train_step), graph(model.test_step)
         self._call = graph(lambda features: model(features, training=False))
+        self._general: set[int] = set()
 
     def test(self, arrays: Sequence[np.ndarray]) -> dict[str, Any]:
         """Return the loss and the metrics on rows, as `keras.Model.evaluate` does."""
         self._model.reset_metrics()
         with self._settings():
             for part in _parts(arrays, _TEST_ROWS):
-                self._test_step(self._batch(part))
+                self._step(self._test_step, self._batch(part))
         return self._metrics()
 
     def predict(self, arrays: Sequence[np.ndarray], head: Head) -> dict[str, np.ndarray]:
@@ -90,7 +91,7 @@ class Learner:
         with self._settings():
             for part in _parts(arrays, _TEST_ROWS):
                 batch = self._batch(part)
-                outputs = self._call(batch[0] if isinstance(batch, tuple) else batch)
+                outputs = self._step(self._call, batch[0] if isinstance(batch, tuple) else batch)
                 found.append(head.columns([np.asarray(output) for output in tf.nest.flatten(outputs)]))
         return {name: np.concatenate([columns[name] for columns in found]) for name in found[0]}
 
@@ -113,9 +114,34 @@ class Learner:
                     order = random.permutation(len(arrays[0]))
                     rows = [array[order] for array in arrays]
                 for part in _parts(rows, options.global_batch_size or options.batch_size):
-                    self._train_step(self._batch(part))
+                    self._step(self._train_step, self._batch(part))
             model.optimizer.finalize_variable_values(model.trainable_variables)
         return self._metrics()
+
+    def take(self, content: bytes) -> bool:
+        """Go on with another training's result in the graphs that this model has already; return whether it could.
+
+        Args:
+            content: The `.keras` bytes of the model after further training.
+
+        Returns:
+            False, with nothing changed, if more than the values of variables differs.
+        """
+        from spark_dl.train.model.live_state import describe
+        from spark_dl.train.model.optimizers import optimizer_variables
+        from spark_dl.train.model.serialization import from_bytes
+
+        other = from_bytes(content, self._objects)
+        with self._settings():
+            if not other.optimizer.built:
+                other.optimizer.build(other.trainable_variables)
+            mine, theirs = ([*one.variables, *optimizer_variables(one)] for one in (self._model, other))
+            shapes = [[tuple(variable.shape) for variable in variables] for variables in (mine, theirs)]
+            if shapes[0] != shapes[1] or describe(self._model).record != describe(other).record:
+                return False
+            for variable, value in zip(mine, theirs, strict=True):
+                variable.assign(value)
+        return True
 
     def content(self) -> bytes:
         """Return the model as `.keras` bytes, with the optimizer's state."""
@@ -137,6 +163,17 @@ class Learner:
         from spark_dl.train.callbacks.finite import first_not_finite
 
         return first_not_finite(self._model)
+
+    def _step(self, step: Any, batch: Any) -> Any:
+        """Call a step, whose graph is traced for any number of rows: not once more for the last rows of a batch."""
+        import tensorflow as tf
+
+        if hasattr(step, "get_concrete_function") and id(step) not in self._general:
+            self._general.add(id(step))
+            step.get_concrete_function(
+                tf.nest.map_structure(lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), batch)
+            )
+        return step(batch)
 
     def _batch(self, part: Sequence[np.ndarray]) -> Any:
         return keras_batch(self._tensors, part)

@@ -15,7 +15,7 @@ from spark_dl.ml.logged import logged_model
 from spark_dl.ml.summary import TrainingSummary
 from spark_dl.options import EstimatorOptions
 from spark_dl.redaction import warn
-from spark_dl.streaming.champion import Champion, beats, check_metric, metric_of_champion
+from spark_dl.streaming.champion import Champion, beats, check_metric, comparable_content, metric_of_champion
 from spark_dl.streaming.session import Session
 from spark_dl.streaming.state import commit, read_file
 from spark_dl.track import Tracker, tracker
@@ -140,7 +140,7 @@ class Publisher:
             version = aliased_version(champion.registeredModelName, champion.alias)
             if version and version != state.version:
                 found = fetched_model(f"models:/{champion.registeredModelName}/{version}")
-                session.set_champion(found._fitted_content(), version, -1)
+                session.set_champion(comparable_content(found, session.spec.inputs, version), version, -1)
         except SparkDLError:
             raise
         except Exception as error:  # the registry doesn't answer

@@ -5,6 +5,7 @@ Source: Chrysakis and Moens: Online Continual Learning from Imbalanced Data, ICM
 
 from __future__ import annotations
 
+import bisect
 import io
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,9 @@ class Sample:
         """Choose the slot of a new row of a class; None to leave it out."""
         own = members.setdefault(kind, [])
         if rows < self.capacity:
+            # In a reservoir that was enlarged, later rows must not be likelier than those before.
+            if kind in self.full and keep * (self.seen[kind] - 1) >= len(own):
+                return None
             own.append(rows)
             return rows
         largest = max(map(len, members.values()))
@@ -131,7 +135,11 @@ class Sample:
 
     @staticmethod
     def of_bytes(capacity: int, content: bytes) -> Sample:
-        """Load what `to_bytes` made; rows beyond a smaller capacity than before are left out."""
+        """Load what `to_bytes` made, for a smaller or larger capacity than before.
+
+        Rows beyond a smaller one are left out, of the largest classes. A larger one fills with rows of the same
+        probability as those before, and so by as many as the stream brings again.
+        """
         with np.load(io.BytesIO(content)) as parts:
             arrays, index = [], 0
             while f"array{index}" in parts or f"bytes{index}" in parts:
@@ -143,9 +151,26 @@ class Sample:
                 )
                 index += 1
             classes = parts["classes"]
-            chosen = np.arange(len(classes))
-            if len(classes) > capacity:
-                chosen = np.sort(np.random.default_rng(0).permutation(len(classes))[:capacity])
+            chosen, cut = _fitting(classes, capacity)
             seen = {int(kind): int(count) for kind, count in parts["seen"]}
-            full = set(map(int, parts["full"]))
+            full = set(map(int, parts["full"])) | cut
         return Sample(capacity, [array[chosen] for array in arrays], classes[chosen], seen, full)
+
+
+def _fitting(classes: np.ndarray, capacity: int) -> tuple[np.ndarray, set[int]]:
+    """Choose rows for a capacity, by leaving out some of the largest classes; return their indices and these classes.
+
+    Args:
+        classes: The class of each row, int64 (rows,).
+        capacity: The greatest number of rows.
+    """
+    kinds, counts = np.unique(classes, return_counts=True)
+    level = bisect.bisect_right(range(capacity + 1), capacity, key=lambda most: int(np.minimum(counts, most).sum())) - 1
+    kept = np.minimum(counts, level)
+    kept[np.flatnonzero(counts > level)[: capacity - int(kept.sum())]] += 1
+    random = np.random.default_rng(0)
+    chosen = [
+        random.permutation(np.flatnonzero(classes == kind))[:count] for kind, count in zip(kinds, kept, strict=True)
+    ]
+    indices: np.ndarray = np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
+    return indices.astype(np.int64), set(kinds[kept < counts].tolist())

@@ -93,7 +93,8 @@ class Session:
 
     def replace_learner(self, content: bytes) -> None:
         """Go on with another model: that of a fit on ranks."""
-        self.learner = _learner(self.spec, content)
+        if not self.learner.take(content):
+            self.learner = _learner(self.spec, content)
 
     def set_champion(self, content: bytes, version: str, unpublished: int) -> None:
         """Take a model as the champion, and begin a new contest."""

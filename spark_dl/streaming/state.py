@@ -28,7 +28,8 @@ class StreamState:
     """The state after a micro-batch, without the content of its files.
 
     Attributes:
-        query: The id of the streaming query, which stays the same when it restarts from its checkpoint.
+        query: The id of the streaming query, which stays the same when it restarts from its checkpoint; "" for calls
+            outside of a query.
         batch: The id of the last trained micro-batch of that query; -1 for none.
         run: The id of the query's MLflow run; "" without tracking.
         columns: The Spark schema of the columns that are read, as JSON.
@@ -40,6 +41,7 @@ class StreamState:
         version: The version of the registered model that the alias names.
         unpublished: The batch whose model is the champion and not yet registered; -1 for none.
         metrics: The metrics of the last batch.
+        others: For each other query: the id of its last trained micro-batch, and that of its run.
     """
 
     query: str = ""
@@ -54,6 +56,16 @@ class StreamState:
     version: str = ""
     unpublished: int = -1
     metrics: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def enter(self, query: str) -> None:
+        """Count the batches of a query from now on, from where it was when another one took its place."""
+        if query == self.query:
+            return
+        if self.batch >= 0:
+            self.others[self.query] = (self.batch, self.run)
+        self.batch, self.run = self.others.pop(query, (-1, ""))
+        self.query, self.metrics = query, {}
 
 
 def read_state(store: Store) -> StreamState:

@@ -17,6 +17,7 @@ from spark_dl._compat.spark import is_connect
 from spark_dl.data.convert import append_rows
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import DataError, ModelError, OptionError, explain
+from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
@@ -50,7 +51,7 @@ class StreamTrainer:
     For each batch, the model first predicts the rows (prequential metrics: loss and metrics of rows that it hasn't
     seen), then trains on them, and on as many of the replay buffer. Then its weights, the optimizer, the buffer and the
     number of the batch are committed together: a restarted query trains no batch twice, and loses none. A query with a
-    new checkpoint goes on with the model and counts its batches anew.
+    new checkpoint goes on with the model and counts its batches anew; calls outside of a query count by themselves.
 
     A batch of at most `driverRows` rows is trained in the driver's process, as a fit by one worker trains. A larger one
     is trained by a fit on `numWorkers` ranks that begins with the model.
@@ -63,8 +64,8 @@ class StreamTrainer:
 
     Args:
         estimator: The estimator; or a fitted, compiled KerasModel, whose training goes on.
-        stateDir: The directory or URL of the trainer's state, which must outlive the driver. One query at a time may
-            use it.
+        stateDir: The directory or URL of the trainer's state, which must outlive the driver; a URL is opened with the
+            estimator's storageOptions. One query at a time may use it.
         buffer: The settings of the replay buffer; None to train on the rows of each batch alone.
         drift: The drift detector; None for none. When it finds a change, the buffer is emptied.
         champion: The settings of the champion in the model registry; None for none.
@@ -97,7 +98,7 @@ class StreamTrainer:
                     )
                 )
         self._estimator, options = stream_estimator(estimator)
-        self._store = Store.at(stateDir)
+        self._store = Store.at(stateDir, StorageOptions.of(options.storage_options))
         self._buffer, self._drift, self._driver_rows = buffer, drift, driverRows
         facts = {"stateDir": self._store.shown, "buffer": buffer, "drift": drift, "champion": champion}
         self._publisher = Publisher(self._estimator, options, champion, facts)
@@ -172,9 +173,7 @@ class StreamTrainer:
         with self._lock:
             # Taken out, so that after an error the next batch begins with what is committed.
             session, self._session = self._opened(rows), None
-            query = str(rows.sparkSession.sparkContext.getLocalProperty(_QUERY) or "")
-            if query != session.state.query:
-                session.state.query, session.state.batch, session.state.run = query, -1, ""
+            session.state.enter(str(rows.sparkSession.sparkContext.getLocalProperty(_QUERY) or ""))
             if batchId > session.state.batch:
                 self._learn(session, rows, batchId)
             else:

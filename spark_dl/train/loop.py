@@ -195,7 +195,7 @@ def _prepare(
         distribute(model, reducer)
     if plan.privacy:
         build_state(model, feed.example)
-        private_steps(model, plan.privacy, reducer, world.size)
+        private_steps(model, plan.privacy, reducer)
     if plan.options.jit_compile:
         compile_gradients(model)
     if plan.augment:

@@ -123,6 +123,12 @@ class GradientReducer:
                 result[i] = self._gathered(gradient, rows, total, f"{name}.sparse.{i}")
         return result
 
+    def sum_exactly(self, numbers: Any, name: str) -> Any:
+        """Return the sum over ranks of integers, int64 (n,), and count the stop votes of the step."""
+        (sums,) = self._summed([tf.concat([tf.cast(self.wants_stop, tf.int64)[tf.newaxis], numbers], axis=0)], name)
+        self.stop_votes.assign(tf.cast(sums[0], tf.float32))
+        return sums[1:]
+
     def _sent_as_half(self, gradient: Any) -> bool:
         return bool(gradient.dtype == tf.float16 or (self._half and gradient.dtype == tf.float32))
 

@@ -3,7 +3,8 @@
 Source: Abadi et al.: Deep Learning with Differential Privacy, CCS 2016. A step takes each training row with the same
 probability, independently of the others (Poisson sampling), so that batches vary in size. The gradient of each row is
 scaled to a norm of at most `clip`; the sum over the rows of all ranks gets normal noise and is divided by the expected
-number of rows. All ranks draw the same noise from the same seed, so that it is added once, and weights stay equal.
+number of rows. All ranks draw the same noise from the same seed, so that it is added once, and weights stay equal. The
+sums are of integers, so that they are the same bits for any number of ranks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.plan import PrivateSteps
 
 __all__ = ["PoissonFeed", "ReportEpsilon", "private_steps"]
+
+# Rows whose gradients are computed together: the bits of a row's gradient depend on how many there are.
+_PART_ROWS = 32
+# Units of the norm to which gradients are clipped. Sums of a part's rows are below the limit of int32.
+_UNITS = 2.0**25
 
 
 @dataclass(frozen=True)
@@ -98,27 +104,28 @@ class PoissonFeed(Feed):
         return np.concatenate(numbers), [np.concatenate(same) for same in zip(*parts, strict=True)], total
 
 
-def private_steps(model: keras.Model, privacy: PrivateSteps, reducer: GradientReducer, ranks: int) -> None:
+def private_steps(model: keras.Model, privacy: PrivateSteps, reducer: GradientReducer) -> None:
     """Replace the model's train step by one with clipped and noisy gradients.
 
     Args:
         model: The compiled model, with Keras's own train step.
         privacy: The settings of the steps.
-        reducer: The reducer, which joins the gradients of the ranks; the optimizer doesn't reduce them again.
-        ranks: The number of ranks.
+        reducer: The reducer, which joins the sums of the ranks; the optimizer doesn't reduce them again.
     """
     loss_of_epoch = next(metric for metric in model.metrics if metric.name == "loss")
 
     def step(data: Any) -> Any:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = model.trainable_variables
-        sums, losses = _clipped_sums(model, data, privacy.clip)
         # A rank without rows takes the step on a made-up one, which doesn't count.
-        real = tf.minimum(reducer.rows, 1.0)
-        sums = [tf.math.multiply_no_nan(one, tf.cast(real, one.dtype)) for one in sums]
-        joined = reducer.reduce(sums, "spark_dl.private", tf.ones(()))  # the mean over ranks
+        sums, losses = _clipped_sums(model, data, reducer.rows, privacy.clip)
+        flat = reducer.sum_exactly(tf.concat([tf.reshape(one, [-1]) for one in sums], axis=0), "spark_dl.private")
+        parts = tf.split(flat, [tf.size(one) for one in sums])
         number = tf.cast(tf.convert_to_tensor(model.optimizer.iterations), tf.int64)
-        noisy = [_noisy(one * ranks, privacy, number, index) for index, one in enumerate(joined)]
+        noisy = [
+            _noisy(_from_units(tf.reshape(part, tuple(v.shape)), privacy.clip), privacy, number, index)
+            for index, (part, v) in enumerate(zip(parts, variables, strict=True))
+        ]
         model.optimizer.apply([one / privacy.batch for one in noisy], variables)
         loss_of_epoch.update_state(losses)
         outputs = model(x, training=False)
@@ -127,11 +134,25 @@ def private_steps(model: keras.Model, privacy: PrivateSteps, reducer: GradientRe
     model.train_step = step
 
 
-def _clipped_sums(model: keras.Model, batch: Any, clip: float) -> tuple[list[Any], Any]:
-    """Return the sums over rows of the clipped gradients, by variable, and each row's loss."""
+def _clipped_sums(model: keras.Model, batch: Any, counted: Any, clip: float) -> tuple[list[Any], Any]:
+    """Return the sums over rows of the clipped gradients, by variable, and each row's loss.
+
+    Gradients are rounded to whole units of clip * 2**-25, whose sums are exact in any order: the same bits however the
+    rows are spread over ranks.
+
+    Args:
+        model: The model.
+        batch: The rows, at least one: (features, label[, weight]).
+        counted: How many rows count, float32 ().
+        clip: The norm to which the gradient of each row is clipped; a gradient that isn't finite counts as zero.
+
+    Returns:
+        Units, int64, in the shape of each variable; losses, float32 (rows,).
+    """
     variables = model.trainable_variables
 
-    def of_row(row: Any) -> tuple[list[Any], Any]:
+    def of_row(given: tuple[Any, Any]) -> tuple[list[Any], Any]:
+        row, counts = given
         x, y, weight = keras.utils.unpack_x_y_sample_weight(tf.nest.map_structure(lambda part: part[tf.newaxis], row))
         with tf.GradientTape() as tape:
             outputs = model(x, training=True)
@@ -142,17 +163,39 @@ def _clipped_sums(model: keras.Model, batch: Any, clip: float) -> tuple[list[Any
             for g, v in zip(found, variables, strict=True)
         ]
         norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(one)) for one in dense]))  # global_norm isn't vectorized
-        scale = tf.minimum(1.0, clip / tf.maximum(norm, 1e-12))
-        return [one * scale for one in dense], tf.cast(loss, tf.float32)
+        clipped = tf.minimum(_UNITS / clip, _UNITS / tf.maximum(norm, 1e-12))
+        scale = tf.where(counts & tf.math.is_finite(norm), clipped, 0.0)
+        # Towards zero, so that no norm grows.
+        return [tf.cast(tf.math.multiply_no_nan(one, scale), tf.int32) for one in dense], tf.cast(loss, tf.float32)
 
     # Random layers and the metrics of several outputs change variables, which is done row by row.
-    several = bool(seed_states(model)) or len(model.outputs) > 1
-    if several:
-        kinds = ([tf.TensorSpec(tuple(v.shape), tf.float32) for v in variables], tf.TensorSpec((), tf.float32))
-        gradients, losses = tf.map_fn(of_row, batch, fn_output_signature=kinds)
-    else:
-        gradients, losses = tf.vectorized_map(of_row, batch)
-    return [tf.reduce_sum(one, axis=0) for one in gradients], losses
+    size = 1 if seed_states(model) or len(model.outputs) > 1 else _PART_ROWS
+    rows = tf.shape(tf.nest.flatten(batch)[0])[0]
+
+    def add(part: Any, sums: list[Any], losses: Any) -> tuple[Any, list[Any], Any]:
+        places = part * size + tf.range(size)
+        chosen = tf.nest.map_structure(lambda whole: tf.gather(whole, tf.minimum(places, rows - 1)), batch)
+        given = (chosen, tf.cast(places, tf.float32) < counted)
+        if size == 1:
+            one = of_row(tf.nest.map_structure(lambda taken: taken[0], given))
+            units, loss = tf.nest.map_structure(lambda made: made[tf.newaxis], one)
+        else:
+            units, loss = tf.vectorized_map(of_row, given)
+        added = [total + tf.cast(tf.reduce_sum(one, axis=0), tf.int64) for total, one in zip(sums, units, strict=True)]
+        return part + 1, added, losses.write(part, loss)
+
+    parts = -(-rows // size)
+    zeros = [tf.zeros(tuple(variable.shape), tf.int64) for variable in variables]
+    losses = tf.TensorArray(tf.float32, size=parts, element_shape=(size,))
+    _, sums, losses = tf.while_loop(
+        lambda part, *_: part < parts, add, (tf.constant(0), zeros, losses), parallel_iterations=1
+    )
+    return sums, losses.concat()[:rows]
+
+
+def _from_units(total: Any, clip: float) -> Any:
+    """Return a sum of gradients, float32, from its units, int64."""
+    return tf.cast(tf.cast(total, tf.float64) * (clip / _UNITS), tf.float32)
 
 
 def _noisy(total: Any, privacy: PrivateSteps, step: Any, index: int) -> Any:

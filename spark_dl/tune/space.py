@@ -137,6 +137,8 @@ class Space:
             case FloatDistribution(low=low, high=high) | IntDistribution(low=low, high=high):
                 self._check_value(name, low)
                 self._check_value(name, high)
+                if isinstance(distribution, FloatDistribution) and distribution.step is None:
+                    self._check_value(name, low + 0.618 * (high - low))  # an option that takes whole numbers only
 
     def _distribution(self, name: str, values: Any) -> BaseDistribution:
         if isinstance(values, BaseDistribution):

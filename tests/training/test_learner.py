@@ -64,6 +64,18 @@ def test_a_learner_takes_the_steps_of_one_rank_batch_after_batch(tmp_path: Path)
             from_bytes(learner.content()).get_weights(), from_bytes(content).get_weights(), strict=True
         ):
             np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    other = Learner(content, cloudpickle.dumps({}), b"", dataset.tensors, options)
+    other.train([X, Y], [1])
+    assert learner.take(other.content())  # into the graphs that are there
+    content = other.content()
+    for one in (learner, other):
+        one.train([X, Y], [2])
+    pairs = zip(from_bytes(learner.content()).get_weights(), from_bytes(other.content()).get_weights(), strict=True)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+    assert learner.take(content)
+    frozen = from_bytes(content)
+    frozen.layers[0].trainable = False
+    assert not learner.take(to_bytes(frozen))
     expected = from_bytes(content).evaluate(X, Y, verbose=0, return_dict=True)
     assert learner.test([X, Y]) == pytest.approx(expected, rel=1e-5)
 

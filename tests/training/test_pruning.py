@@ -72,7 +72,14 @@ def test_moving_averages_of_the_weights_have_the_zeros_too() -> None:
 
 
 def test_what_cant_be_pruned_is_an_error() -> None:
-    for options in ({"sparsity": 1.0}, {"sparsity": 0}, {"begin": 3, "end": 2}, {"layers": "wide"}):
+    for options in (
+        {"sparsity": 1.0},
+        {"sparsity": 0},
+        {"begin": 3, "end": 2},
+        {"layers": "wide"},
+        {"sparsity": "0.5"},
+        {"begin": "1"},
+    ):
         with pytest.raises(OptionError, match="MagnitudePruning"):
             MagnitudePruning(**options)
     with pytest.raises(ModelError, match="Did you mean 'wide'"):

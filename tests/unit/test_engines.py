@@ -151,6 +151,10 @@ def test_quantized_weights_are_small_and_the_loss_stays(tmp_path: Path) -> None:
     assert fitted.keras().layers[0].kernel.dtype == "float32"
     with pytest.raises(OptionError, match="int8 or int4"):
         fitted.quantize("int3")
+    with pytest.raises(OptionError, match=r"Can't quantize to 8.*int8 or int4"):
+        fitted.quantize(8)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"quantized already.*dense"):
+        made.quantize()
     sequence = keras.Input((3, 4))
     attended = L.Dense(2, name="query")(L.MultiHeadAttention(2, 4)(sequence, sequence))  # it has a layer of this name
     small = from_bytes(quantized(to_bytes(keras.Model(sequence, attended)), {}, "int8"))

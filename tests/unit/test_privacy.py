@@ -48,6 +48,8 @@ def test_noise_for_a_target_reaches_it_and_hardly_more() -> None:
     ("settings", "options", "message"),
     [
         ({"l2NormClip": 0.0}, {}, "l2NormClip can't be used"),
+        ({"l2NormClip": float("inf")}, {}, "l2NormClip can't be used"),
+        ({"noiseSeed": 2**70}, {}, "noiseSeed can't be used"),
         ({"noiseMultiplier": None}, {}, "one of noiseMultiplier and targetEpsilon"),
         ({"targetEpsilon": 1.0}, {}, "one of noiseMultiplier and targetEpsilon"),
         ({"delta": 2.0}, {}, "delta can't be used"),

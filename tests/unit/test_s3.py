@@ -6,12 +6,15 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 
+import models
 import numpy as np
 import pyarrow as pa
 import pytest
+from guarded_s3 import guarded_bucket
 from moto.server import ThreadedMotoServer
 from rows import pack
 
+from spark_dl import KerasClassifier
 from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.readers import reader
@@ -20,6 +23,8 @@ from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import StoreError
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace, clean
+from spark_dl.streaming import StreamTrainer
+from spark_dl.streaming.state import StreamState, commit, read_file, read_state
 from spark_dl.train.checkpoint import Checkpoint, Checkpoints, latest
 
 SECRET = "S3" + "CRET"
@@ -73,6 +78,18 @@ def test_a_fits_directory_on_s3_is_removed_at_its_end(bucket: str) -> None:
         assert store.names() == ["owner.json"]
         assert clean(f"{bucket}/cache") == []  # this process is alive
     assert Store.at(f"{bucket}/cache").names() == []
+
+
+def test_the_state_of_a_stream_is_opened_with_the_storage_options_of_its_estimator() -> None:
+    with guarded_bucket(SECRET) as (url, options):
+        estimator = KerasClassifier(model=models.classifier(), tracking=None, storageOptions=options)
+        store = StreamTrainer(estimator, f"{url}/state")._store
+        store.make()
+        commit(store, StreamState(batch=3), {"model": b"weights"})
+        found = read_state(store)
+        assert (found.batch, read_file(store, found, "model")) == (3, b"weights")
+        commit(store, StreamState(batch=4, files=found.files), {"model": b"others"})
+        assert len(store.names()) == 2
 
 
 def test_an_error_of_s3_has_no_credentials(bucket: str) -> None:

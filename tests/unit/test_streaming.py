@@ -11,11 +11,11 @@ import models
 import numpy as np
 import pytest
 
-from spark_dl import KerasClassifier
+from spark_dl import KerasClassifier, KerasModel
 from spark_dl.errors import DataError, OptionError, StoreError
 from spark_dl.io.store import Store
 from spark_dl.streaming import Adwin, Champion, ReplayBuffer, StreamTrainer
-from spark_dl.streaming.champion import beats, check_metric, metric_of_champion
+from spark_dl.streaming.champion import beats, check_metric, comparable_content, metric_of_champion
 from spark_dl.streaming.replay import Sample
 from spark_dl.streaming.rows import check_columns
 from spark_dl.streaming.state import StreamState, commit, read_file, read_state
@@ -84,6 +84,28 @@ def test_a_buffer_survives_as_bytes() -> None:
     assert len(Sample.of_bytes(2, sample.to_bytes())) == 2
 
 
+def test_a_smaller_buffer_stays_balanced() -> None:
+    sample = Sample(100)
+    classes = np.repeat([0, 1, 2], [500, 3, 500])
+    sample.add([np.arange(1003)], classes, np.random.default_rng(0))
+    smaller = Sample.of_bytes(20, sample.to_bytes())
+    assert np.bincount(smaller.classes).tolist() == [9, 3, 8]
+    assert np.array_equal(classes[smaller.arrays[0]], smaller.classes)
+    assert smaller.full == {0, 2}
+
+
+def test_rows_of_before_and_after_a_buffer_is_enlarged_are_as_likely() -> None:
+    kept, random = np.zeros(4), np.random.default_rng(0)
+    for _ in range(20):
+        sample = Sample(100)
+        sample.add([np.arange(1000)], np.zeros(1000, np.int64), random)
+        larger = Sample.of_bytes(150, sample.to_bytes())
+        larger.add([np.arange(1000, 2000)], np.zeros(1000, np.int64), random)
+        assert len(larger) == 150
+        kept += np.bincount(larger.arrays[0] // 500, minlength=4)
+    assert np.abs(kept - 20 * 150 / 4).max() < 4 * np.sqrt(750 * 0.75)
+
+
 def test_a_commit_replaces_the_state_as_a_whole(tmp_path: Path) -> None:
     store = Store.at(str(tmp_path / "state"))
     store.make()
@@ -115,6 +137,31 @@ def test_the_champion_is_beaten_by_the_better_mean_over_rows() -> None:
     assert metric_of_champion("loss", {"loss": 1.0}, "3") == 1.0
     with pytest.raises(OptionError, match=r"version 3 has no metric 'accuracy'"):
         metric_of_champion("accuracy", {"loss": 1.0}, "3")
+
+
+def test_a_version_that_cannot_be_tested_is_no_champion() -> None:
+    compiled = models.classifier()
+    compiled.compile("sgd", "sparse_categorical_crossentropy")
+    usable, uncompiled = KerasModel.fromKeras(compiled), KerasModel.fromKeras(models.classifier())
+    assert comparable_content(usable, usable._inputs, "3") == usable._fitted_content()
+    for found, inputs, message in (
+        (uncompiled, usable._inputs, "a model that isn't compiled"),
+        (usable, KerasModel.fromKeras(models.classifier(width=5))._inputs, r"shapes \[\(5,\)\].*shapes \[\(4,\)\]"),
+        ("a Pipeline", usable._inputs, "a str"),
+    ):
+        with pytest.raises(OptionError, match=rf"(?s)names version 3, which can't be tested.*{message}"):
+            comparable_content(found, inputs, "3")
+
+
+def test_batches_count_by_query_and_calls_outside_of_one_by_themselves() -> None:
+    state = StreamState(query="first", batch=7, run="run", metrics={"loss": 1.0})
+    state.enter("")
+    assert (state.batch, state.run, state.metrics) == (-1, "", {})
+    state.batch = 0
+    state.enter("first")
+    assert (state.batch, state.run) == (7, "run")
+    state.enter("")
+    assert state.batch == 0
 
 
 def test_columns_that_have_changed_are_named() -> None:

@@ -75,6 +75,7 @@ def test_a_function_may_ask_for_one_value_by_another() -> None:
         ({"batchSize": [8, 0]}, "batchSize can't have this value.*batchSize=0"),
         ({"batchSize": IntDistribution(-1, 8)}, "batchSize can't have this value.*-1"),
         ({"learningRate": FloatDistribution(0.0, 1.0)}, "learningRate can't have this value.*0.0"),
+        ({"epochs": FloatDistribution(1, 5)}, "epochs can't have this value.*an integer"),
         ({"compression": ["fp16", "fp8"]}, "compression can't have this value.*fp8"),
         ({"batchSize": 8}, r"can't take these values of batchSize.*Write \[8\]"),
         ({"modelParams": {"width": "wide"}}, "can't take these values of modelParams.width"),
