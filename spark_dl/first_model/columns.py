@@ -236,7 +236,8 @@ def _aggregates(field: T.StructField) -> list[SparkColumn]:
 
 
 def _is_numbers(kind: T.DataType) -> bool:
-    return isinstance(kind, T.ArrayType) and isinstance(kind.elementType, T.NumericType)
+    element = kind.elementType if isinstance(kind, T.ArrayType) else None
+    return isinstance(element, T.NumericType) and not isinstance(element, T.DecimalType)
 
 
 def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
@@ -246,7 +247,8 @@ def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | s
     if not count:
         return "no values"
     if isinstance(kind, (T.NumericType, T.BooleanType)):
-        return _number(field, found, rows)
+        fed = column_of(name, kind) is not None
+        return _number(field, found, rows) if fed else f"{kind.simpleString()}, which a double rounds: cast it"
     if isinstance(kind, T.StringType):
         distinct = found[f"{name}.distinct"]
         if distinct > _UNIQUE * count and distinct > _CLASSES:

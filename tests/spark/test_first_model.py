@@ -30,6 +30,8 @@ def mixed(spark: SparkSession) -> DataFrame:
         F.expr("if(id % 9 = 0, null, concat('kind ', id % 4))").alias("kind"),
         F.expr("concat('town ', id % 50)").alias("town"),
         F.expr("sha(string(id))").alias("key"),
+        F.expr("cast(if(id % 6 = 0, null, id % 11 + 0.25) as decimal(10, 2))").alias("price"),
+        F.expr("cast(id % 7 as decimal(20, 0))").alias("long key"),
         F.expr(f"concat(if(id % 2 = 0, '{WORDS[0]} ', '{WORDS[1]} '), id)").alias("note"),
         F.expr("array(id % 3, float(id))").alias("pair"),
         F.lit(1).alias("same"),
@@ -60,6 +62,7 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
     assert roles == {
         "gappy": "number",
         "skewed": "number",
+        "price": "number",
         "kind": "category",
         "town": "category",
         "note": "text",
@@ -74,7 +77,7 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
         "image": "image",
     }
     assert set(suggestion.columns.left_out) == {
-        *("id", "key", "same", "day", "perhaps", "ragged", "endless", "narrow", "lost", "bytes")
+        *("id", "key", "long key", "same", "day", "perhaps", "ragged", "endless", "narrow", "lost", "bytes")
     }
     assert "cast it to a wider type" in suggestion.columns.left_out["narrow"]
     by_name = {column.name: column for column in suggestion.columns.used}
@@ -100,7 +103,14 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
     }
     estimator = suggestion.estimator(epochs=1, numWorkers=1, tracking=None, verbose=0)
     policy = estimator.getNullPolicy()
-    marks = {"gappy": -1, "1\nraise SystemExit": -1.0, "kind": "(missing)", "short": -32606, "tiny": -119}
+    marks = {
+        "gappy": -1,
+        "price": -1.0,
+        "1\nraise SystemExit": -1.0,
+        "kind": "(missing)",
+        "short": -32606,
+        "tiny": -119,
+    }
     unseen = dict.fromkeys(("town", "numbers"), "(missing)") | dict.fromkeys(("note", "essay"), "")
     means = {"skewed": policy["skewed"]["fill"]}
     assert {name: rule["fill"] for name, rule in policy.items()} == marks | unseen | means
