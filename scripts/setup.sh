@@ -31,8 +31,8 @@ Makes .venv with everything that spark_dl needs, development tools included.
 
 Environment:
   SPARK_DL_STACK   the stack, where --stack isn't given
-  PYTHON           the Python to use (3.11 or 3.12); otherwise that of an existing .venv, else the first that
-                   runs of python3.11, python3.12 and python3
+  PYTHON           the Python to use (3.11 or 3.12, of the newest stack also 3.13); otherwise that of an existing .venv,
+                   else the first that runs of python3.11, python3.12, python3.13 and python3
   SPARK_DL_CACHE   where built Horovod wheels are kept (default: ${XDG_CACHE_HOME:-$HOME/.cache}/spark_dl)
 END
 }
@@ -80,10 +80,12 @@ parse_arguments() {
 # Sets what belongs to the stack: its virtual environment, its pins, its log.
 name_stack() {
   case $stack in
-    primary) constraints=$root/conf/constraints.txt venv_name=.venv ;;
+    primary) constraints=$root/conf/constraints.txt venv_name=.venv ;; # its NumPy and pyarrow end at Python 3.12
     newest | spark41) constraints=$root/conf/constraints-$stack.txt venv_name=.venv-$stack ;;
     *) die "no stack '$stack': primary, newest or spark41 is expected" ;;
   esac
+  pythons="3.11 or 3.12"
+  if [[ $stack == newest ]]; then pythons="3.11, 3.12 or 3.13"; fi
   venv=$root/$venv_name
   log=$venv/setup.log
 }
@@ -123,24 +125,24 @@ print("%d.%d" % sys.version_info[:2], sysconfig.get_config_var("SOABI"), bool(la
   python=${facts[0]} python_version=${facts[1]} python_abi=${facts[2]} python_lacks_venv=${facts[3]}
 }
 
-python_supported() { [[ $python_version == 3.1[12] ]]; }
+python_supported() { [[ $pythons == *"$python_version"* ]]; }
 
 find_python() {
   local candidate candidates incomplete=
   if [[ -n ${PYTHON:-} ]]; then
     look_at_python "$PYTHON" || die "PYTHON=$PYTHON does not run"
-    python_supported || die "PYTHON=$PYTHON is Python $python_version: 3.11 or 3.12 is needed (Debian package python3)"
+    python_supported || die "PYTHON=$PYTHON is Python $python_version: $pythons is needed (Debian package python3)"
     [[ $python_lacks_venv == False ]] ||
       die "PYTHON=$PYTHON has no venv and ensurepip modules (Debian package python$python_version-venv)"
     return
   fi
-  mapfile -t candidates < <(type -aP python3.11 python3.12 python3)
+  mapfile -t candidates < <(type -aP python3.11 python3.12 python3.13 python3)
   for candidate in "$venv/bin/python" "${candidates[@]}"; do
     if ! look_at_python "$candidate" || ! python_supported; then continue; fi
     [[ $python_lacks_venv == True ]] || return 0
     incomplete=${incomplete:-$candidate is Python $python_version without venv and ensurepip (Debian package python$python_version-venv)}
   done
-  die "${incomplete:-no Python 3.11 or 3.12 that runs on PATH (Debian packages python3 and python3-venv); PYTHON can name one}"
+  die "${incomplete:-no Python $pythons that runs on PATH (Debian packages python3 and python3-venv); PYTHON can name one}"
 }
 
 check_compiler() {

@@ -32,6 +32,7 @@ from spark_dl.data.targets import label_rows, weight_rows
 from spark_dl.data.tensors import feature_rows
 from spark_dl.errors import DataError, explain
 from spark_dl.io.store import Store
+from spark_dl.redaction import redacted_errors
 from spark_dl.spark.job import SparkJob
 from spark_dl.spark.python_worker import purge_zipimport_cache
 
@@ -142,6 +143,12 @@ def _block(r: Any) -> Block:
 
 
 def _convert_partition(conversion: ConversionSpec, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    # Spark writes the errors of tasks to the executor's log and to its own event log.
+    with redacted_errors(conversion.store.options.secrets):
+        yield _written_blocks(conversion, batches)
+
+
+def _written_blocks(conversion: ConversionSpec, batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
     purge_zipimport_cache()
     context = TaskContext.get()
     partition = context.partitionId() if context else 0
@@ -185,7 +192,7 @@ def _convert_partition(conversion: ConversionSpec, batches: Iterable[pa.RecordBa
             ("detail", pa.string()),
         ]
     )
-    yield pa.RecordBatch.from_pylist(rows, schema=schema)
+    return pa.RecordBatch.from_pylist(rows, schema=schema)
 
 
 def convert_batches(

@@ -255,14 +255,16 @@ def _warn(text: str) -> None:
 
 def _unable(error: Exception) -> ClusterError:
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
-    # The last line with the Python worker's error says more than the JVM's first line.
-    errors = [line for line in lines if "Error" in line]
+    # The last line with the Python worker's error says more than the JVM's first line; that of a Python that doesn't
+    # start has its path.
+    errors = [line for line in lines if "Cannot run program" in line] or [line for line in lines if "Error" in line]
     return ClusterError(
         explain(
             "An executor can't run spark_dl.",
             expected="the same Python, with the same packages, on every executor as on the driver",
             received=(errors or lines or [type(error).__name__])[-1].strip(),
-            fix="Install spark_dl there, or name a Python that has it before the session is made: "
+            fix="Install spark_dl there (a packed environment is for the platform that it was packed on), or name a "
+            "Python that has it before the session is made: "
             f"PYSPARK_PYTHON={sys.executable} where executors share the driver's, or spark.pyspark.python.",
         )
     )

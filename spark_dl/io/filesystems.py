@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
@@ -21,8 +21,13 @@ from spark_dl.redaction import redact_error
 
 __all__ = ["opened"]
 
-# The classes of pyarrow that take options; its wheels don't have all of them.
-_ARROW_CLASSES = {"s3": "S3FileSystem", "gs": "GcsFileSystem", "abfs": "AzureFileSystem"}
+# The classes of pyarrow that take options, which its wheels don't have all, and the options that most need.
+_ARROW_CLASSES = {
+    "s3": ("S3FileSystem", "access_key, secret_key, region, endpoint_override"),
+    "gs": ("GcsFileSystem", "access_token, credential_token_expiration"),
+    "abfs": ("AzureFileSystem", "account_name, account_key, sas_token"),
+}
+_BOOLEANS = {"true": True, "false": False}
 
 
 def opened(url: str, options: StorageOptions) -> tuple[arrow_fs.FileSystem, str]:
@@ -48,14 +53,24 @@ def opened(url: str, options: StorageOptions) -> tuple[arrow_fs.FileSystem, str]
     if len(options):
         return _with_options(url, scheme, rest, options)
     try:
-        filesystem, path = arrow_fs.FileSystem.from_uri(f"{scheme}://{rest}")
+        filesystem, path = arrow_fs.FileSystem.from_uri(f"{scheme}://{_escaped(rest)}")
     except pa.ArrowInvalid:
+        if hasattr(arrow_fs, _ARROW_CLASSES.get(scheme, ("",))[0]) and paths.missing_package(url):
+            raise  # of pyarrow's own file system: a query that it doesn't know, for example
         filesystem, path = _with_fsspec(url, f"{scheme}://{rest}", options)
     return filesystem, path.rstrip("/")
 
 
+def _escaped(rest: str) -> str:
+    """Escape the path of a URL for pyarrow, which unescapes it: as in Hadoop, blanks and percent signs are its own."""
+    place, mark, query = rest.partition("?")
+    host, slash, below = place.partition("/")
+    return host + slash + quote(below) + mark + query
+
+
 def _with_options(url: str, scheme: str, rest: str, options: StorageOptions) -> tuple[arrow_fs.FileSystem, str]:
-    kind = getattr(arrow_fs, _ARROW_CLASSES.get(scheme, ""), None)
+    name, usual = _ARROW_CLASSES.get(scheme, ("", ""))
+    kind = getattr(arrow_fs, name, None)
     try:
         if kind is None:
             filesystem, path = _with_fsspec(url, f"{scheme}://{rest}", options)
@@ -64,6 +79,8 @@ def _with_options(url: str, scheme: str, rest: str, options: StorageOptions) -> 
         host, slash, below = place.partition("/")
         container, at, account = host.rpartition("@")
         keywords: dict[str, Any] = {**dict(parse_qsl(query)), **options}
+        # Any text would be true to pyarrow, "false" as well.
+        keywords = {key: _BOOLEANS.get(str(value).lower(), value) for key, value in keywords.items()}
         if scheme == "abfs" and at:  # container@account.dfs.core.windows.net
             host = container
             keywords.setdefault("account_name", account.partition(".")[0])
@@ -74,7 +91,7 @@ def _with_options(url: str, scheme: str, rest: str, options: StorageOptions) -> 
         return kind(**keywords), f"{host}{slash}{below}".rstrip("/")
     except (TypeError, ValueError) as error:
         redact_error(error, options.secrets)
-        expected = f"keyword arguments of pyarrow.fs.{kind.__name__}" if kind else "keyword arguments that fsspec takes"
+        expected = f"keyword arguments of pyarrow.fs.{name}, such as {usual}" if kind else "keywords that fsspec takes"
         raise _refused(scheme, expected, f"{', '.join(options.keys())} ({error})") from error
 
 
@@ -115,7 +132,7 @@ def _hadoop(scheme: str, rest: str, options: StorageOptions) -> tuple[arrow_fs.F
             host, _, port = host.partition(":")
             keywords = {"port": int(port or 0), **options}
             return arrow_fs.HadoopFileSystem(f"{scheme}://{host}", **keywords), f"/{path.rstrip('/')}"
-        filesystem, path = arrow_fs.FileSystem.from_uri(f"{scheme}://{rest}")
+        filesystem, path = arrow_fs.FileSystem.from_uri(f"{scheme}://{_escaped(rest)}")
     except TypeError as error:
         redact_error(error, options.secrets)
         names = f"{', '.join(options.keys())} ({error})"

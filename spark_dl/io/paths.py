@@ -38,6 +38,8 @@ _ARROW_SCHEMES = ("hdfs", "viewfs", "s3", "gs")
 _OBJECT_STORES = ("s3", "gs", "abfs")
 # Databricks' mount of dbfs:/, and its directory that is opened by plain paths.
 _DBFS, _VOLUMES = "/dbfs", "/Volumes"
+# Hadoop's older schemes of Azure -> those that pyarrow and adlfs know.
+_OLD_AZURE = {"wasb": "abfs", "wasbs": "abfss"}
 _GOOD = "a local path or a URL such as file:/x, hdfs://host/x or s3://bucket/x"
 
 
@@ -122,9 +124,14 @@ def missing_package(url: str) -> str:
     scheme = opened_as(url.partition(":")[0])
     try:
         get_filesystem_class(scheme)
-    except ImportError:
-        package: str = known_implementations[scheme]["class"].partition(".")[0]
-        return package
+    except ImportError as error:
+        known = known_implementations[scheme]
+        package: str = known["class"].partition(".")[0]
+        if package != "fsspec":
+            return package
+        # A class of fsspec itself: its text names the package in quotes, and the import the module.
+        named = re.search(r'"([\w.\-]+)"', known.get("err", ""))
+        return named[1] if named else getattr(error.__cause__, "name", None) or known.get("err", package)
     return ""
 
 
@@ -188,18 +195,17 @@ def _file_path(rest: str, text: str) -> str:
 
 def _mounted(rest: str, text: str) -> str:
     path = _absolute(f"/{rest.lstrip('/')}")
-    if path.startswith(f"{_VOLUMES}/"):
-        return path
-    if not os.path.isdir(_DBFS):
+    mount, mounted = (_VOLUMES, path) if path.startswith(f"{_VOLUMES}/") else (_DBFS, f"{_DBFS}{path}")
+    if not os.path.isdir(mount):
         raise StoreError(
             explain(
-                f"dbfs: paths are opened through the mount {_DBFS}, which this machine doesn't have.",
+                f"dbfs: paths are opened through the mount {mount}, which this machine doesn't have.",
                 expected=_GOOD,
                 received=text,
-                fix=f"Run on Databricks, where this is {_DBFS}{path}, or give another directory.",
+                fix=f"Run on Databricks, where this is {mounted}, or give another directory.",
             )
         )
-    return f"{_DBFS}{path}"
+    return mounted
 
 
 def _expanded(text: str) -> str:
@@ -225,11 +231,12 @@ def _check_scheme(scheme: str, text: str) -> None:
     try:
         fsspec.get_filesystem_class(scheme)
     except ValueError as error:
-        raise _bad(
-            f"The scheme {scheme!r} is unknown to pyarrow and fsspec.",
-            text,
-            "Write ./ before a local name with a colon.",
-        ) from error
+        fix = "Write ./ before a local name with a colon."
+        if "://" in text:
+            fix = "Give a directory on another storage: Spark alone knows this one."
+        if scheme in _OLD_AZURE:
+            fix = f"Write {_OLD_AZURE[scheme]}://container@account.dfs.core.windows.net/path."
+        raise _bad(f"The scheme {scheme!r} is unknown to pyarrow and fsspec.", text, fix) from error
     except ImportError:
         return  # fsspec knows the scheme; opening it will name the missing package
 

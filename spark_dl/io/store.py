@@ -22,6 +22,9 @@ from spark_dl.redaction import is_redacted, redact, redact_error
 
 __all__ = ["Store"]
 
+# What file systems raise; fsspec's read-only ones raise NotImplementedError without a text.
+_FAILURES = (OSError, pa.ArrowException, ImportError, ValueError, NotImplementedError)
+
 
 @dataclass(frozen=True)
 class Store:
@@ -181,14 +184,12 @@ class _Errors:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         redact_error(error, self.store.options.secrets)
-        if isinstance(error, (OSError, pa.ArrowException, ImportError, ValueError)) and not isinstance(
-            error, StoreError
-        ):
+        if isinstance(error, _FAILURES) and not isinstance(error, StoreError):
             raise StoreError(
                 explain(
                     f"Can't {self.action} in {self.store.url}.",
                     expected="a directory that this process can read and write",
-                    received=f"{type(error).__name__}: {error}",
+                    received=f"{type(error).__name__}: {error}".removesuffix(": "),
                     fix="Check the path, its permissions (of a URL, storageOptions or the credentials of each host) "
                     "and the free space, or give another directory.",
                 )

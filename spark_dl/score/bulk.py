@@ -29,7 +29,7 @@ from spark_dl.io.paths import LOCAL, holds, overlap, spark_pattern
 from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.io.swap import check_replaceable, replacing
-from spark_dl.redaction import redact_error
+from spark_dl.redaction import redact_error, redacted_errors
 from spark_dl.score.heads import Field
 from spark_dl.score.scoring_model import ScoringModel
 from spark_dl.spark.job import SparkJob
@@ -225,7 +225,8 @@ def _score_fragments(scoring: _Scoring, batches: Iterable[pa.RecordBatch]) -> It
     for batch in batches:
         for index in batch.column(0).to_pylist():
             name = f"part-{index:05d}-{uuid.uuid4().hex}.snappy.parquet"
-            rows = _score_fragment(scoring, scoring.source.fragments[index], name)
+            with redacted_errors(scoring.target.options.secrets):  # Spark writes errors of tasks to its event log
+                rows = _score_fragment(scoring, scoring.source.fragments[index], name)
             yield pa.RecordBatch.from_pydict({"name": [name], "rows": [rows]})
 
 

@@ -28,7 +28,8 @@ from spark_dl.spark.python_worker import purge_zipimport_cache
 
 __all__ = ["check_new", "score"]
 
-# Up to this width a field is sent as separate columns, which Spark reads from Arrow about twice as fast as a list.
+# Up to this width a pandas UDF sends a field as separate columns, which Spark reads about twice as fast as a list. From
+# an Arrow UDF a list takes less processor time than two columns or more.
 _WIDEST = 256
 
 
@@ -45,10 +46,18 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     """
     check_new(frame.sparkSession, frame.columns, outputs.values())
     fields = {name: field for name, field in model.head.fields().items() if name in outputs}
+    arrow = arrow_udf()
+    widest = 0 if arrow else _WIDEST
     types = ", ".join(
-        f"{column} {kind}" for place, field in enumerate(fields.values()) for column, kind in _sent(place, field)
+        f"{column} {kind}"
+        for place, field in enumerate(fields.values())
+        for column, kind in _sent(place, field, widest)
     )
-    udf = _udf(model.ship(frame.sparkSession), fields, types)
+    shipped = model.ship(frame.sparkSession)
+    if arrow:
+        udf = arrow(_arrow_scorer(shipped, fields), types)
+    else:
+        udf = F.pandas_udf(_pandas_scorer(shipped, fields), types)  # type: ignore[attr-defined]
     scored = f"spark_dl_{uuid.uuid4().hex[:8]}"
     wide = {column.name for spec in model.features for column in spec.columns if not _in_float32(spec.dtype)}
     arguments = [kind_of(column).udf_argument(column, column.name in wide) for column in model.columns]
@@ -59,9 +68,15 @@ def score(frame: DataFrame, model: ScoringModel, outputs: Mapping[str, str]) -> 
     # batch.
     result = result.select("*", F.explode(F.array(f"{scored}_once")).alias(scored)).drop(f"{scored}_once")
     if model.nulls == "drop":
-        result = result.where(_first_part(scored, 0, next(iter(fields.values()))).isNotNull())
+        first, _ = _sent(0, next(iter(fields.values())), widest)[0]
+        result = result.where(F.col(f"{scored}.{first}").isNotNull())  # null for rows that couldn't be scored
     nulls = model.nulls == "null"
-    added = {outputs[name]: _received(scored, place, fields[name], nulls) for place, name in enumerate(fields)}
+    added = {}
+    for place, (name, field) in enumerate(fields.items()):
+        parts = [F.col(f"{scored}.{part}") for part, _ in _sent(place, field, widest)]
+        value = F.array(*parts) if field.kind != "double" and field.width <= widest else parts[0]
+        value = array_to_vector(value) if field.kind == "vector" else _nested(value, field.shape)
+        added[outputs[name]] = F.when(parts[0].isNotNull(), value) if nulls else value
     return result.withColumns(added).drop(scored)
 
 
@@ -102,28 +117,21 @@ def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str])
         )
 
 
-def _sent(place: int, field: Field) -> list[tuple[str, str]]:
-    """Return names and types of the UDF columns of a field, numbered, as an output's name may be invalid in SQL."""
+def _sent(place: int, field: Field, widest: int) -> list[tuple[str, str]]:
+    """Return names and types of the UDF columns of a field, numbered, as an output's name may be invalid in SQL.
+
+    Args:
+        place: The number of the field.
+        field: The field.
+        widest: Up to this width, numbers have a column each; wider fields, a list.
+    """
     name = f"field{place}"
     number = "float" if field.kind == "array<float>" else "double"
     if field.kind == "double":
         return [(name, number)]
-    if field.width <= _WIDEST:
+    if field.width <= widest:
         return [(f"{name}_{index}", number) for index in range(field.width)]
     return [(name, f"array<{number}>")]
-
-
-def _first_part(scored: str, place: int, field: Field) -> SparkColumn:
-    """Build the expression of a field's first UDF column, which is null for rows that couldn't be scored."""
-    return F.col(f"{scored}.{_sent(place, field)[0][0]}")
-
-
-def _received(scored: str, place: int, field: Field, nulls: bool) -> SparkColumn:
-    """Build the expression of a field from its UDF columns, which may be null if `nulls` is set."""
-    parts = [F.col(f"{scored}.{column}") for column, _ in _sent(place, field)]
-    value = F.array(*parts) if field.kind != "double" and field.width <= _WIDEST else parts[0]
-    value = array_to_vector(value) if field.kind == "vector" else _nested(value, field.shape)
-    return F.when(parts[0].isNotNull(), value) if nulls else value
 
 
 def _nested(flat: SparkColumn, shape: Sequence[int]) -> SparkColumn:
@@ -136,47 +144,35 @@ def _nested(flat: SparkColumn, shape: Sequence[int]) -> SparkColumn:
     )
 
 
-def _udf(model: ScoringModel, fields: Mapping[str, Field], types: str) -> Callable[..., SparkColumn]:
-    made: Callable[..., SparkColumn]
-    if (arrow := arrow_udf()) is not None:
-        made = arrow(_arrow_scorer(model, fields), types)
-    else:
-        made = F.pandas_udf(_pandas_scorer(model, fields), types)  # type: ignore[attr-defined]
-    return made
-
-
 def _arrow_scorer(
     model: ScoringModel, fields: Mapping[str, Field]
 ) -> Callable[[Iterator[tuple[pa.Array, ...]]], Iterator[pa.Array]]:
+    names = [_sent(place, field, 0)[0][0] for place, field in enumerate(fields.values())]
+
     def score_batches(batches: Iterator[tuple[pa.Array, ...]]) -> Iterator[pa.Array]:
         purge_zipimport_cache()
         for arrays in batches:  # Spark passes a single column without a tuple
             given = arrays if isinstance(arrays, tuple) else (arrays,)
             found = model.score(dict(zip(model.columns, given, strict=True)))
-            parts: dict[str, pa.Array] = {}
-            for place, (name, field) in enumerate(fields.items()):
-                parts.update(_arrow_parts(place, field, found.columns[name], found.unscorable))
-            yield pa.StructArray.from_arrays(list(parts.values()), list(parts))
+            columns = [_arrow_column(field, found.columns[name], found.unscorable) for name, field in fields.items()]
+            yield pa.StructArray.from_arrays(columns, names)
 
     return score_batches
 
 
-def _arrow_parts(place: int, field: Field, values: np.ndarray, nulls: np.ndarray | None) -> dict[str, pa.Array]:
-    """Split a field's values into its UDF columns in Arrow, null in the rows that `nulls` marks."""
-    names = [column for column, _ in _sent(place, field)]
+def _arrow_column(field: Field, values: np.ndarray, nulls: np.ndarray | None) -> pa.Array:
+    """Convert a field's values to its UDF column in Arrow, null in the rows that `nulls` marks."""
     numbers = values.astype(np.float32 if field.kind == "array<float>" else np.float64, copy=False)
     if field.kind == "double":
-        return {names[0]: pa.array(numbers, mask=nulls)}
-    if field.width > _WIDEST:
-        offsets = pa.array(np.arange(len(numbers) + 1, dtype=np.int32) * field.width)
-        mask = None if nulls is None else pa.array(nulls)
-        return {names[0]: pa.ListArray.from_arrays(offsets, pa.array(numbers.reshape(-1)), mask=mask)}
-    return {name: pa.array(number, mask=nulls) for name, number in zip(names, numbers.T, strict=True)}
+        return pa.array(numbers, mask=nulls)
+    offsets = pa.array(np.arange(len(numbers) + 1, dtype=np.int32) * field.width)
+    mask = None if nulls is None else pa.array(nulls)
+    return pa.ListArray.from_arrays(offsets, pa.array(numbers.reshape(-1)), mask=mask)
 
 
 def _split(place: int, field: Field, values: np.ndarray, nulls: np.ndarray | None = None) -> dict[str, Any]:
     """Split a field's values into its UDF columns, null in the rows that `nulls` marks."""
-    names = [column for column, _ in _sent(place, field)]
+    names = [column for column, _ in _sent(place, field, _WIDEST)]
     if field.kind == "double" or field.width > _WIDEST:
         return {names[0]: output_series(values, nulls)}
     return {name: output_series(number, nulls) for name, number in zip(names, values.T, strict=True)}

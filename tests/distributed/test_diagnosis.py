@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import models
 import pytest
 from pyspark.sql import SparkSession
 
 import spark_dl
+from spark_dl.diagnosis import machine
+from spark_dl.errors import ClusterError
 
 
 @pytest.fixture(scope="module")
@@ -30,4 +33,22 @@ def test_each_executor_has_its_own_lines(report: spark_dl.diagnosis.Report) -> N
 
 def test_nothing_is_left_in_the_cache_directory(spark: SparkSession, tmp_path: Path) -> None:
     spark_dl.doctor(spark, cacheDir=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize(
+    ("name", "words"), [("keras", r"Received: keras [\d.]+ \(driver: 9.9\). Install the same"), ("python", "MISMATCH")]
+)
+def test_an_executor_with_another_version_is_refused_before_data_is_written(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    here = machine.versions()
+    if name == "python":
+        monkeypatch.setattr(spark.sparkContext, "pythonVer", "3.9")
+    else:
+        monkeypatch.setattr(machine, "versions", lambda: {**here, name: "9.9"})
+    estimator = spark_dl.KerasRegressor(model=models.regressor(), loss="mse", cacheDir=str(tmp_path), tracking=None)
+    with pytest.raises(ClusterError, match=f"(?s)Expected: .*{words}"):
+        estimator.fit(models.frame(spark, rows=40))
     assert list(tmp_path.iterdir()) == []

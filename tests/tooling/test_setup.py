@@ -74,6 +74,12 @@ REFUSED = {
         "is Python 3.9: 3.11 or 3.12 is needed",
     ),
     "a Python too new": ({"new": python("3.13")}, {"PYTHON": "COMMANDS/new"}, [], "is Python 3.13: 3.11 or 3.12 is"),
+    "a Python too new for the newest stack": (
+        {"new": python("3.14")},
+        {"PYTHON": "COMMANDS/new"},
+        ["--stack=newest"],
+        "is Python 3.14: 3.11, 3.12 or 3.13 is needed",
+    ),
     "a Python without venv": (
         {"bare": python("3.12", lacks_venv=True)},
         {"PYTHON": "COMMANDS/bare"},

@@ -47,7 +47,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("../data/", "file://{here.parent}/data"),
         ("sub/a:b", "file://{here}/sub/a:b"),
         ("/Volumes/main/default/v", "file:///Volumes/main/default/v"),
-        ("dbfs:/Volumes/main/default/v", "file:///Volumes/main/default/v"),
         ("hdfs:/user/me/ck", "hdfs:///user/me/ck"),
         ("hdfs:///user/me/ck/", "hdfs:///user/me/ck"),
         ("hdfs://host:8020/user/me/../you", "hdfs://host:8020/user/you"),
@@ -91,6 +90,8 @@ def test_every_spelling_of_a_path_becomes_one_url(here: Path, path: str, url: st
         ("s3a:///key", "names no bucket"),
         ("nowhere://x/y", "The scheme 'nowhere' is unknown"),
         ("nowhere:/x", "The scheme 'nowhere' is unknown"),
+        ("cosn://bucket/x", "The scheme 'cosn' is unknown.*another storage"),
+        ("wasbs://c@a.blob.core.windows.net/x", "The scheme 'wasbs' is unknown.*abfss://container@account.dfs"),
         ("run:1", r"The scheme 'run' is unknown.*Write \./"),
         ("models:/name/1", "The scheme 'models' is unknown"),
         ("~no-such-user-here/data", "home directory that doesn't exist"),
@@ -113,6 +114,11 @@ def test_dbfs_paths_are_those_of_its_mount_or_an_error_that_names_it(
     for path in ("dbfs:/models/m1", "dbfs:///models/m1"):
         with pytest.raises(StoreError, match=f"mount {tmp_path}/nowhere, .*Received: {path}.*nowhere/models/m1"):
             normalized(path)
+    monkeypatch.setattr(paths, "_VOLUMES", str(tmp_path))
+    assert normalized(f"DBFS:{tmp_path}/main/v/") == f"file://{tmp_path}/main/v"
+    monkeypatch.setattr(paths, "_VOLUMES", "/no-volumes")
+    with pytest.raises(StoreError, match=r"mount /no-volumes, .*where this is /no-volumes/main"):
+        normalized("dbfs:/no-volumes/main")
 
 
 @pytest.mark.parametrize(

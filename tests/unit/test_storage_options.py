@@ -6,13 +6,19 @@ import argparse
 import copy
 import json
 import pickle
+import traceback
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs as arrow_fs
 import pytest
+from rows import pack
 
 from spark_dl.cli.config import given_values, read_config
 from spark_dl.cli.keys import TrainKeys, train_options
+from spark_dl.data.column import Column
+from spark_dl.data.convert import ConversionSpec
+from spark_dl.data.specs import FeatureSpec
 from spark_dl.errors import OptionError, StoreError
 from spark_dl.io.filesystems import opened
 from spark_dl.io.storage_options import ENVIRONMENT, StorageOptions
@@ -56,6 +62,19 @@ def test_pyarrow_takes_them_as_keyword_arguments() -> None:
     assert isinstance(opened("gs://bucket/x", StorageOptions(until))[0], arrow_fs.GcsFileSystem)
 
 
+def test_texts_of_booleans_are_booleans() -> None:
+    def kept(url: str, options: dict[str, str]) -> dict[str, object]:
+        return opened(url, StorageOptions(options))[0].__reduce__()[1][0]
+
+    assert kept("s3://b/x?anonymous=false", {"region": "here"})["anonymous"] is False
+    assert kept("s3://b/x", {"region": "here", "allow_bucket_creation": "True"})["allow_bucket_creation"] is True
+
+
+@pytest.mark.parametrize("options", [{}, {"region": "here"}])
+def test_blanks_and_percent_signs_of_a_url_are_parts_of_names_as_in_spark(options: dict[str, str]) -> None:
+    assert opened("s3://bucket/a b/50%25 #1?region=here", StorageOptions(options))[1] == "bucket/a b/50%25 #1"
+
+
 def test_fsspec_takes_them_where_pyarrow_has_no_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     class Recording(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
         protocol = "recording"
@@ -83,6 +102,23 @@ def test_options_that_the_file_system_refuses_are_one_error(url: str, options: d
     while error is not None:
         assert SECRET not in f"{error} {error.args}"
         error = error.__cause__
+
+
+def test_an_error_of_a_task_has_no_values_since_spark_logs_it() -> None:
+    class Refusing(fsspec.get_filesystem_class("memory")):  # type: ignore[misc]
+        protocol = "refusing"
+        cachable = False
+
+        def _open(self, path: str, mode: str = "rb", **options: object) -> object:
+            raise OSError(f"{path} is refused to {self.storage_options['token']}")
+
+    fsspec.register_implementation("refusing", Refusing)
+    x = Column("x", "number", "int32", 1)
+    store = Store.at("refusing://x", StorageOptions({"token": SECRET}))
+    conversion = ConversionSpec(store, (FeatureSpec((x,), (1,), "int32"),), ())
+    with pytest.raises(OSError, match=r"is refused to \*\*\*") as refused:
+        pack(conversion, pa.RecordBatch.from_pydict({"x": pa.array([1], pa.int32())}))
+    assert SECRET not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_configuration_has_them_as_a_key_and_errors_have_no_values() -> None:

@@ -160,14 +160,19 @@ def test_an_unknown_scheme_is_an_error_that_names_the_url() -> None:
         Store.at("nowhere://x").write("a", b"")
 
 
-@pytest.mark.parametrize("url", ["oci://bucket@namespace/x", "dropbox://host/x"])
+@pytest.mark.parametrize("url", ["oci://bucket@namespace/x", "dropbox://host/x", "sftp://host/x"])
 def test_a_scheme_whose_package_is_missing_names_it(url: str) -> None:
     store = Store.at(url)
     package = missing_package(store.url)
-    assert package in ("ocifs", "dropboxdrivefs")
+    assert package in ("ocifs", "dropboxdrivefs", "paramiko")
     for action in (store.make, store.names, store.open, lambda: store.write("a", b"")):
         with pytest.raises(StoreError, match=rf"The package {package} isn't installed here.*pip install {package}"):
             action()
+
+
+def test_what_pyarrow_does_not_take_of_a_url_is_in_the_error() -> None:
+    with pytest.raises(StoreError, match=r"Can't create the directory in s3://b/x\?regoin=y.*Received: .*regoin"):
+        Store.at("s3://b/x?regoin=y").make()
 
 
 def test_hdfs_without_hadoops_library_says_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

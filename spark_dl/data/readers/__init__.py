@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -48,7 +47,7 @@ def reader(name: str, url: str = "") -> Reader:
 
 
 def check_reader(name: str, cache_dir: str | None = None) -> None:
-    """Check that Petastorm is installed and can read the directory where it is set by name; nothing is imported.
+    """Check that Petastorm can be imported and read the directory where it is set by name.
 
     Args:
         name: The reader's name.
@@ -60,15 +59,17 @@ def check_reader(name: str, cache_dir: str | None = None) -> None:
     """
     if name != "petastorm":
         return
-    if importlib.util.find_spec("petastorm") is None:
+    try:
+        importlib.import_module(READERS[name])
+    except (ImportError, AttributeError) as error:  # the latter with a pyarrow or NumPy that Petastorm doesn't know
         raise OptionError(
             explain(
-                "Petastorm isn't installed here.",
+                "Petastorm can't be imported here.",
                 expected="the package petastorm, on the driver and on every executor",
-                received="reader='petastorm'",
+                received=f"reader='petastorm' ({type(error).__name__}: {error})",
                 fix="pip install petastorm==0.13.1, or set reader='auto', which reads with pyarrow then.",
             )
-        )
+        ) from error
     if cache_dir is not None and not normalized(cache_dir).startswith(LOCAL):
         raise OptionError(
             explain(
