@@ -63,6 +63,7 @@ class HorovodLauncher:
             routes to rank 0.
         allowPlaintext: Whether to run although Spark encrypts its traffic: the ranks communicate by plain TCP.
         slotTimeout: The time to wait until all ranks have a slot, in seconds.
+        startTimeout: The time that ranks have, once Spark has started their tasks, to start and to connect, in seconds.
 
     Raises:
         OptionError: An argument has a value that it can't have.
@@ -79,7 +80,7 @@ class HorovodLauncher:
         >>> spark.stop()
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         numWorkers: int,
         *,
@@ -89,6 +90,7 @@ class HorovodLauncher:
         networkInterface: str | None = LaunchOptions.network_interface,
         allowPlaintext: bool = LaunchOptions.allow_plaintext,
         slotTimeout: float = LaunchOptions.slot_timeout,
+        startTimeout: float = LaunchOptions.start_timeout,
     ) -> None:
         options = ClusterOptions(
             num_workers=numWorkers,
@@ -98,6 +100,7 @@ class HorovodLauncher:
             network_interface=networkInterface,
             allow_plaintext=allowPlaintext,
             slot_timeout=slotTimeout,
+            start_timeout=startTimeout,
         ).checked()
         self.numWorkers = options.num_workers
         self.settings = LaunchSettings.of(options)

@@ -54,6 +54,7 @@ _OTHERS: dict[str, Any] = {
     "topK": 2,
     "classLabels": ["a", "b"],
     "slotTimeout": 5.0,
+    "startTimeout": 5.0,
     "stallTimeout": 5.0,
     "verbose": 2,
     "globalBatchSize": 64,

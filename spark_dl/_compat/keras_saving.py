@@ -25,6 +25,7 @@ __all__ = [
     "is_plain",
     "is_saveable",
     "load_object",
+    "loading_assets",
     "patched",
     "reserved_names",
     "save_object",
@@ -65,6 +66,15 @@ def save_object(thing: Any) -> bytes:
 def load_object(content: bytes) -> Any:
     """Load an object from the bytes of `save_object`, in safe mode (`saving_lib._load_model_from_fileobj`)."""
     return saving_lib._load_model_from_fileobj(io.BytesIO(content), custom_objects=None, compile=True, safe_mode=True)
+
+
+def loading_assets() -> contextlib.AbstractContextManager[None]:
+    """Return the scope in which Keras loads the files of layers: not that of configs, in which keras-hub reads no file.
+
+    Behind it is `serialization_lib.SafeModeScope`; `_load_model_from_fileobj` has left it when it loads the files.
+    """
+    scope: contextlib.AbstractContextManager[None] = serialization_lib.SafeModeScope(None)
+    return scope
 
 
 def is_plain(thing: Any) -> bool:

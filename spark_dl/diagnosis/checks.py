@@ -9,7 +9,7 @@ import queue
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
@@ -191,38 +191,39 @@ def _probe_slots(
             functools.partial(probe_executor, request), "facts string", barrier=True, profile=profile
         )
         with SlotQueue.of(spark).claim(tasks, _warn) as claim, SparkJob(frame) as job:
-            _wait(job.wait, messages, claim, tasks, settings)
+            _wait(job, messages, claim, tasks, settings)
             try:
                 return [decode(json.loads(row["facts"]), (ExecutorFacts,)) for row in job.rows()]
             except Exception as error:
                 raise _unable(error) from error
 
 
-def _wait(
-    ended: Callable[[float], bool], messages: MessageQueue, claim: Claim, tasks: int, settings: LaunchSettings
-) -> None:
+def _wait(job: SparkJob, messages: MessageQueue, claim: Claim, tasks: int, settings: LaunchSettings) -> None:
     """Wait for the probe's end: slotTimeout for slots, then as long as ranks may take to start.
 
     Args:
-        ended: Waits for the end of the job, at most the given seconds, and returns whether it has ended.
+        job: The job of the tasks.
         messages: The arrivals of the tasks.
         claim: The claim of the slots.
         tasks: The number of tasks.
         settings: The launch settings, which hold the timeouts.
 
     Raises:
-        SlotsError: No task had its slot in time.
+        SlotsError: Spark started no task in time.
         ClusterError: The tasks had their slots and didn't end in time.
     """
     left = min(settings.slot_timeout, NOTICE_SECONDS)
-    while not ended(left):
-        if not messages.empty():  # Spark starts all tasks of a barrier stage at once
-            if not ended(settings.start_timeout):
-                raise _slow(messages, tasks, settings.start_timeout)
-            return
-        left = claim.left(settings.slot_timeout)
-        if left <= 0:
-            raise no_slots(tasks, settings.slot_timeout)
+    while not job.wait(left):
+        answered = not messages.empty()  # Spark starts all tasks of a barrier stage at once
+        left = 0.0 if answered else claim.left(settings.slot_timeout)
+        if left > 0:
+            continue
+        started = answered or job.has_started(tasks)
+        if not started:
+            raise no_slots(tasks, settings.slot_timeout, started)
+        if not job.wait(settings.start_timeout):
+            raise _slow(messages, tasks, settings.start_timeout)
+        return
 
 
 def _slow(messages: MessageQueue, tasks: int, seconds: float) -> ClusterError:
@@ -231,8 +232,11 @@ def _slow(messages: MessageQueue, tasks: int, seconds: float) -> ClusterError:
         explain(
             f"The executors' checks did not end within {seconds:g} s.",
             expected=f"{tasks} tasks that start Python, use the directories and end",
-            received=f"{len(hosts)} tasks that have started Python, on {', '.join(sorted(set(hosts.values())))}",
-            fix="Look at the executors' logs: check that their hosts reach cacheDir, and how soon Python starts.",
+            received=f"{len(hosts)} tasks that have started Python, on {', '.join(sorted(set(hosts.values())))}"
+            if hosts
+            else "tasks that Spark has started, of which none has answered from Python yet",
+            fix="Look at the executors' logs: check that their hosts reach cacheDir, and how soon Python starts; "
+            "raise startTimeout if it takes so long.",
         )
     )
 

@@ -85,7 +85,8 @@ def run_ranks(
         )
         _log.info("Starting %d ranks.", size)
         with SparkJob(frame, lambda: messages.put(JobEnded())) as spark_job:
-            monitor = RankMonitor(size, settings, RankEvents(on_report, on_warning, channel.broadcast), claim)
+            events = RankEvents(on_report, on_warning, channel.broadcast)
+            monitor = RankMonitor(size, settings, events, claim, lambda: spark_job.has_started(size))
             while not monitor.ended:
                 monitor.take(messages)
             channel.wait_for_end(size, _LATE_SECONDS)

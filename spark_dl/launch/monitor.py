@@ -74,6 +74,7 @@ class RankMonitor:
         settings: The launch settings, which hold the timeouts.
         events: What is called when something happens.
         claim: The job's claim in the application's slot queue; None without a queue.
+        has_started: Tells whether Spark has started the tasks; None if that isn't known.
 
     Attributes:
         ended: Whether the Spark job has ended.
@@ -86,6 +87,7 @@ class RankMonitor:
         settings: LaunchSettings,
         events: RankEvents,
         claim: Claim | None = None,
+        has_started: Callable[[], bool | None] = lambda: None,
     ) -> None:
         self.ended = False
         self.failures: dict[int, Failure] = {}
@@ -98,6 +100,8 @@ class RankMonitor:
         self._progress: dict[int, _Progress] = {}
         self._warned_at = 0.0
         self._claim = claim
+        self._has_started = has_started
+        self._slow = False
         first = settings.slot_timeout if claim is None else min(settings.slot_timeout, NOTICE_SECONDS)
         self._deadline: float | None = time.monotonic() + first
 
@@ -113,7 +117,7 @@ class RankMonitor:
         with contextlib.suppress(queue.Empty):
             message = messages.get(timeout=left)
         if message is None:
-            if self._waits_for_slots():
+            if self._waits_for_slots() or self._waits_for_python():
                 return
             raise self._overdue()
         self._on(message)
@@ -222,11 +226,19 @@ class RankMonitor:
         self._deadline = time.monotonic() + left
         return left > 0
 
+    def _waits_for_python(self) -> bool:
+        """Extend the deadline, once, by the time of a start if the tasks have their slots and only don't answer."""
+        if self._arrived or self.failures or self._slow or not self._has_started():
+            return False
+        self._slow = True
+        self._deadline = time.monotonic() + self._settings.start_timeout
+        return True
+
     def _overdue(self) -> Exception:
         if self.failures:
             return self.failed()
-        if not self._arrived:
-            return slots.no_slots(self._size, self._settings.slot_timeout)
+        if not self._arrived and not self._slow:
+            return slots.no_slots(self._size, self._settings.slot_timeout, self._has_started())
         all_ranks = set(range(self._size))
         missing = sorted(all_ranks - self._ready.keys() or all_ranks - self._started)
         named = ", ".join(f"rank {rank} on {self._arrived.get(rank, 'an unknown host')}" for rank in missing)
@@ -239,7 +251,8 @@ class RankMonitor:
                 f"The ranks did not meet within {self._settings.start_timeout:g} s.",
                 expected=f"{self._size} ranks that import TensorFlow and reach each other",
                 received=f"still missing: {named}",
-                fix="Look at these executors' logs; check that the hosts reach each other on any port.",
+                fix="Look at these executors' logs; check that the hosts reach each other on any port; raise "
+                "startTimeout if Python or TensorFlow starts slowly there.",
             )
         )
 

@@ -1,4 +1,4 @@
-"""Launch settings of ranks as one record: the user's launch options, and the start timeout."""
+"""Launch settings of ranks as one record: the user's launch options."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ __all__ = ["LaunchSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchSettings(LaunchOptions):
-    """Launch options, with the settings that aren't options.
-
-    Attributes:
-        start_timeout: The seconds that ranks have, once all have slots, to start Horovod.
-    """
-
-    start_timeout: float = 180.0
+    """Launch options by themselves, of an estimator or a launcher."""
 
     @staticmethod
     def of(options: LaunchOptions) -> LaunchSettings:

@@ -221,14 +221,24 @@ def _check_resources(master: str, setting: Setting, settings: LaunchSettings) ->
         )
 
 
-def no_slots(workers: int, seconds: float) -> SlotsError:
-    """Build the error for slots that Spark didn't provide in time."""
+def no_slots(workers: int, seconds: float, started: bool | None = False) -> SlotsError:
+    """Build the error for slots that Spark didn't provide in time.
+
+    Args:
+        workers: The number of tasks.
+        seconds: The time that was waited.
+        started: False if Spark has started no task, None if it isn't known whether it has.
+    """
+    received, slow = "fewer: Spark has started no task", ""
+    if started is None:
+        received = "no answer of any task: fewer slots are free, or Python starts slowly on the executors"
+        slow = ", also where Python starts slowly"
     return SlotsError(
         explain(
             f"Spark did not give {workers} slots at the same time within {seconds:g} s.",
             expected=f"{workers} free slots (executors x cores / cores of a task, and GPUs where they are asked for)",
-            received="fewer",
+            received=received,
             fix="Lower numWorkers, give the application more executors, wait for other jobs to end, "
-            "or raise slotTimeout.",
+            f"or raise slotTimeout{slow}.",
         )
     )

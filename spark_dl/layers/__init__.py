@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from spark_dl.layers.crf import CRF, CRFLoss
 from spark_dl.layers.reconstruction import ReconstructionError
+from spark_dl.layers.with_assets import WithAssets
 
-__all__ = ["CRF", "CRFLoss", "ReconstructionError"]
+__all__ = ["CRF", "CRFLoss", "ReconstructionError", "WithAssets"]

@@ -12,6 +12,7 @@ from spark_dl.data.column import quoted
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.fit.class_weights import check_class_weights, class_weights
+from spark_dl.fit.columns import input_columns
 from spark_dl.fit.heads import check_for_each_class, check_positions, tag_head
 from spark_dl.fit.spec import FitSpec
 from spark_dl.ml.estimator import KerasEstimator
@@ -36,7 +37,7 @@ class KerasTaggerModel(FittedTaggerParams, KerasModel):
 
     `prediction` is an array of class indices, and `probability` an array of arrays with a probability for each class.
     With `tagLabels`, `transform` also adds `tagsCol`: the names of the predicted classes, without those of padding
-    where featuresCol is padded.
+    where featuresCol or inputCols are padded.
 
     Attributes:
         summary: The training summary.
@@ -74,15 +75,19 @@ class KerasTaggerModel(FittedTaggerParams, KerasModel):
             F.col(quoted(options.prediction_col)),
             lambda index: F.when(~F.isnan(index), F.element_at(names, index.cast("int") + 1)),
         )
-        if self._pads_positions(head):
-            tags = F.slice(tags, 1, F.size(F.col(quoted(options.features_col))))
+        if sizes := [F.size(F.col(quoted(name))) for name in self._padded_columns(head)]:
+            tags = F.slice(tags, 1, F.greatest(*sizes) if len(sizes) > 1 else sizes[0])
         return scored.withColumn(options.tags_col, tags)
 
-    def _pads_positions(self, head: Head) -> bool:
-        """Return whether the positions are those of featuresCol, whose rows are padded to their number."""
-        options = self._options()
-        padded = not options.input_cols and options.features_col in (options.padding or {})
-        return padded and isinstance(head, Tagging) and self._inputs[0].shape[:1] == (head.positions,)
+    def _padded_columns(self, head: Head) -> list[str]:
+        """Return the feature columns whose rows are padded to the number of positions."""
+        if not isinstance(head, Tagging):
+            return []
+        options, inputs = self._options(), self._inputs
+        columns, _ = input_columns(options, [one.name for one in inputs])
+        alone = {one.name: columns[one.name][0] for one in inputs if len(columns[one.name]) == 1}
+        padded = [one for one in inputs if alone.get(one.name) in (options.padding or {})]
+        return [alone[one.name] for one in padded if one.shape[:1] == (head.positions,)]
 
 
 @with_options(TaggerOptions)

@@ -52,6 +52,12 @@ class LaunchOptions(Options):
         60.0,
         on_resume="any",
     )
+    start_timeout: float = option(
+        "Seconds that workers have, once Spark has started their tasks, to start TensorFlow and connect.",
+        checks.number(0),
+        180.0,
+        on_resume="any",
+    )
     collective_timeout: int = option(
         "Seconds after which a worker that does not answer the others counts as lost.",
         checks.integer(1),

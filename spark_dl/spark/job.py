@@ -10,7 +10,7 @@ from typing import Any
 from pyspark import InheritableThread
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from spark_dl.spark.session import cancel, tag_jobs
+from spark_dl.spark.session import cancel, started_stages, tag_jobs
 
 __all__ = ["SparkJob"]
 
@@ -35,9 +35,11 @@ class SparkJob:
         self._rows: list[Row] = []
         self._error: BaseException | None = None
         self._ended = threading.Event()
+        self._earlier: set[int] = set()
         self._thread = InheritableThread(target=self._collect, session=self._spark, daemon=True)
 
     def __enter__(self) -> SparkJob:
+        self._earlier = set(started_stages(self._spark) or ())
         self._thread.start()
         return self
 
@@ -56,6 +58,17 @@ class SparkJob:
             Whether the action has ended.
         """
         return self._ended.wait(seconds)
+
+    def has_started(self, tasks: int) -> bool | None:
+        """Tell whether Spark has started the tasks of the job's only stage; None if it can't be asked.
+
+        Args:
+            tasks: The number of tasks, by which the stage is known among those that have begun since the job.
+        """
+        stages = started_stages(self._spark)
+        if stages is None:
+            return None
+        return any(size == tasks for number, size in stages.items() if number not in self._earlier)
 
     def rows(self) -> list[Row]:
         """Wait until the action has ended, and return its rows.

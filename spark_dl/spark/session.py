@@ -16,6 +16,7 @@ __all__ = [
     "driver_address",
     "master_of",
     "running_session",
+    "started_stages",
     "tag_jobs",
     "takes_case_apart",
     "use_driver_python",
@@ -61,6 +62,19 @@ def cancel(spark: SparkSession, tag: str) -> None:
         spark.interruptTag(tag)
     else:
         spark.sparkContext.cancelJobsWithTag(tag)
+
+
+def started_stages(spark: SparkSession) -> dict[int, int] | None:
+    """Return the stages of which Spark has started tasks and none has ended: the number of tasks by the stage's ID.
+
+    Spark's record of tasks may be late, but a stage that waits for slots isn't in it. A client of Spark Connect can't
+    ask for it: None.
+    """
+    if is_connect(spark):
+        return None
+    tracker = spark.sparkContext.statusTracker()
+    stages = (tracker.getStageInfo(number) for number in tracker.getActiveStageIds())
+    return {one.stageId: one.numTasks for one in stages if one and one.numActiveTasks and not one.numCompletedTasks}
 
 
 def use_driver_python(spark: SparkSession) -> None:

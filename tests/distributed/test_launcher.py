@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from processes import ranks
 from pyspark.sql import SparkSession
 
 from spark_dl import HorovodLauncher
-from spark_dl.errors import ClusterError, OptionError, RankError
+from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError
 from spark_dl.launch import monitor as watch
 from spark_dl.launch import slot_queue
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.spark.job import SparkJob
+from spark_dl.spark.session import started_stages
 
 
 @pytest.mark.stack
@@ -181,9 +184,31 @@ def test_more_workers_than_slots_are_refused_at_once(spark: SparkSession) -> Non
 
 
 def test_ranks_that_find_no_slots_in_time_say_so(spark: SparkSession) -> None:
-    with pytest.raises(ClusterError, match=r"3 slots at the same time within 2 s"):
+    with pytest.raises(SlotsError, match=r"3 slots at the same time within 2 s[\s\S]*Spark has started no task"):
         run_ranks(spark, lambda rank: None, 3, LaunchSettings(slot_timeout=2))
     assert HorovodLauncher(2).run(lambda: 1) == [1, 1]
+
+
+def test_spark_says_which_tasks_it_has_started_before_python_answers(spark: SparkSession, tmp_path: Path) -> None:
+    may_end = tmp_path / "may end"
+
+    def hold(batches: Any) -> Any:
+        import time
+
+        while not may_end.exists():
+            time.sleep(0.05)
+        yield from batches
+
+    tasks = spark.range(0, 2, 1, 2).mapInArrow(hold, "id long", barrier=True)
+    with SparkJob(tasks) as job:
+        deadline = time.monotonic() + 60
+        while not job.has_started(2):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert job.has_started(3) is False
+        assert started_stages(spark)
+        may_end.touch()
+        assert len(job.rows()) == 2
 
 
 def test_calls_of_one_application_wait_for_each_other_beyond_slot_timeout(

@@ -4,7 +4,7 @@ All cases of a number of ranks run in one launch. The reference trains on the jo
 same partial gradients in the same order, because Adam divides gradients near zero by roots near zero and so makes
 rounding visible: the difference to a process with the joined batch is that of any two ways to add.
 
-`pytest tests/equality -s` prints the table of docs/reliability.md.
+`scripts/bench/equality.py` prints the table of docs/reliability.md, by these cases and functions.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from spark_dl.fit.spec import build_fit_spec
 from spark_dl.io.store import Store
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.settings import LaunchSettings
+from spark_dl.layers import CRF, CRFLoss
 from spark_dl.options import TrainingOptions
 from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
@@ -46,7 +47,8 @@ WIDTH, EPOCHS, CLASSES = 6, 2, 3
 class Case:
     """What is trained: rows, batch of a rank, optimizer; with weights, an embedding, two inputs and outputs, or not.
 
-    `tags` are a class for each of WIDTH positions: "masked" by the tokens, "ignored" where they are 0.
+    `tags` are a class for each of WIDTH positions: "masked" by the tokens, also under a "CRF", "ignored" where they
+    are 0.
     """
 
     rows: int
@@ -79,6 +81,7 @@ CASES = {
     "weights of positions": Case(61, 8, "momentum", tags="plain", weighted=True),
     "ignore_class": Case(61, 8, "momentum", tags="ignored"),
     "a masked LSTM, accumulated gradients": Case(101, 4, "momentum", tags="masked", accumulation=2),
+    "a masked CRF": Case(61, 8, "momentum", tags="CRF"),
 }
 
 
@@ -116,9 +119,13 @@ def two_by_two(case: Case) -> keras.Model:
 
 
 def tagger(case: Case) -> keras.Model:
-    masked = case.tags == "masked"
-    hidden = keras.layers.LSTM(8, return_sequences=True) if masked else keras.layers.Dense(8, "tanh")
+    masked = case.tags in ("masked", "CRF")
+    hidden = keras.layers.LSTM(8, return_sequences=True) if case.tags == "masked" else keras.layers.Dense(8, "tanh")
     layers = [keras.layers.Embedding(20, 4, mask_zero=masked), hidden, keras.layers.Dense(CLASSES)]
+    if case.tags == "CRF":
+        model = keras.Sequential([keras.Input((WIDTH,), dtype="int32"), *layers, CRF()])
+        model.compile(optimizer(case.optimizer), CRFLoss(), jit_compile=False)
+        return model
     model = keras.Sequential([keras.Input((WIDTH,), dtype="int32"), *layers])
     ignored = 0 if case.tags == "ignored" else None
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=ignored)
@@ -212,6 +219,8 @@ def plan_of(spark: SparkSession, case: Case, directory: Path) -> TrainPlan:
         model=network(case), weightCol=weight, batchSize=case.batch, epochs=EPOCHS, shuffle=False, **several
     )
     estimator.setNumWorkers(2).setGradientAccumulation(case.accumulation)
+    if case.tags == "CRF":
+        estimator.setLabelShapes({"label": [WIDTH]})
     options = estimator._options()
     workspace = Store.at(str(directory))
     rows = frame(spark, case)
@@ -240,6 +249,19 @@ def train_all(plans: dict[str, TrainPlan], rank: Rank) -> dict[str, str]:
     }
 
 
+def weights_of_ranks(spark: SparkSession, plans: dict[str, TrainPlan], size: int) -> dict[str, list[np.ndarray]]:
+    """The weights to which a number of ranks train each case, in one launch."""
+    plans = {n: replace(plan, checkpoints=plan.checkpoints.child(f"{size}-ranks")) for n, plan in plans.items()}
+    files = run_ranks(spark, functools.partial(train_all, plans), size, LaunchSettings(threads_per_worker=1))[0]
+    return {name: from_bytes(plans[name].workspace.read(file)).get_weights() for name, file in files.items()}
+
+
+def deviation(name: str, size: int, weights: list[np.ndarray]) -> float:
+    """How far the ranks' weights for a case are from those of its plain process."""
+    reference = partial_sums if CASES[name].optimizer == "adam" else joined_batches
+    return apart(weights, reference(CASES[name], size).get_weights())
+
+
 @pytest.fixture(scope="module")
 def plans(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainPlan]:
     """The plan of each case, the same for any number of ranks."""
@@ -252,20 +274,13 @@ def trained(
     request: pytest.FixtureRequest, spark: SparkSession, plans: dict[str, TrainPlan]
 ) -> tuple[int, dict[str, list[np.ndarray]]]:
     """The number of ranks, and the weights to which they train each case."""
-    size: int = request.param
-    plans = {n: replace(plan, checkpoints=plan.checkpoints.child(f"{size}-ranks")) for n, plan in plans.items()}
-    files = run_ranks(spark, functools.partial(train_all, plans), size, LaunchSettings(threads_per_worker=1))[0]
-    return size, {name: from_bytes(plans[name].workspace.read(file)).get_weights() for name, file in files.items()}
+    return request.param, weights_of_ranks(spark, plans, request.param)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_are_one_process(name: str, trained: tuple[int, dict[str, list[np.ndarray]]]) -> None:
     size, weights = trained
-    case = CASES[name]
-    reference: Callable[[Case, int], keras.Model] = partial_sums if case.optimizer == "adam" else joined_batches
-    deviation = apart(weights[name], reference(case, size).get_weights())
-    print(f"\n{name} | {size} | {deviation:.1e}")
-    assert deviation < 1e-5
+    assert deviation(name, size, weights[name]) < 1e-5
 
 
 def test_with_a_global_batch_size_the_number_of_workers_changes_nothing(spark: SparkSession) -> None:

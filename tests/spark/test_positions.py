@@ -129,6 +129,8 @@ def test_rows_that_are_padded_have_a_name_for_each_word(tagging: KerasTaggerMode
         "id", *(F.slice(name, 1, 1 + F.col("id") % 2 * 3).alias(name) for name in ("words", "tags"))
     )
     scored = tagging.copy().setPadding({"words": 0}).transform(short)
+    by_input = tagging.copy().setInputCols({tagging._inputs[0].name: "words"}).setPadding({"words": 0})
+    assert by_input.transform(short).orderBy("id").collect() == scored.orderBy("id").collect()
     assert {len(row.prediction) for row in scored.collect()} == {LENGTH}
     assert [row.names for row in scored.orderBy("id").collect()] == [
         row.names[: 1 + row.id % 2 * 3] for row in whole.orderBy("id").collect()

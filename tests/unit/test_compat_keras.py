@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+from keras.src.saving import serialization_lib
 
 from spark_dl._compat import keras as inside
 from spark_dl._compat import keras_loading, keras_saving
@@ -251,6 +252,13 @@ def test_objects_are_loaded_in_safe_mode() -> None:
     content = keras_saving.save_object(keras.layers.Lambda(lambda x: x))
     with pytest.raises(ValueError, match="safe_mode"):
         keras_saving.load_object(content)
+
+
+def test_files_of_layers_are_loaded_outside_of_the_safe_mode_of_configs() -> None:
+    with serialization_lib.SafeModeScope(True):
+        with keras_saving.loading_assets():
+            assert not serialization_lib.in_safe_mode()
+        assert serialization_lib.in_safe_mode()
 
 
 def test_plain_values_are_those_that_a_config_holds_as_they_are() -> None:

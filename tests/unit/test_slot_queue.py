@@ -168,20 +168,37 @@ def test_a_watch_waits_as_long_as_other_fits_hold_slots_and_then_gives_up(begin:
             watch.take(queue.Queue())
 
 
+class Job:
+    """What the wait asks of a job: whether it has ended, and whether its tasks have started."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.started = False
+
+    def wait(self, seconds: float) -> bool:
+        return self.ended.wait(seconds)
+
+    def has_started(self, tasks: int) -> bool:
+        return self.started
+
+
 def test_preflight_waits_for_tasks_that_have_their_slots_and_start_slowly() -> None:
-    ended = threading.Event()
+    job = Job()
     messages: MessageQueue = queue.Queue()
-    late = threading.Timer(0.05, ended.set)
+    late = threading.Timer(0.05, job.ended.set)
     limits = LaunchSettings(slot_timeout=0.0)
     with SlotQueue().claim(2, lambda text: None) as claim:
-        with pytest.raises(SlotsError, match="did not give 2 slots"):
-            checks._wait(ended.wait, messages, claim, 2, limits)
+        with pytest.raises(SlotsError, match=r"did not give 2 slots[\s\S]*Spark has started no task"):
+            checks._wait(job, messages, claim, 2, limits)  # type: ignore[arg-type]
+        job.started = True
+        with pytest.raises(ClusterError, match=r"within 0 s[\s\S]*of which none has answered[\s\S]*startTimeout"):
+            checks._wait(job, messages, claim, 2, replace(limits, start_timeout=0.0))  # type: ignore[arg-type]
         messages.put(Arrived(1, "b"))
         with pytest.raises(ClusterError, match=r"checks did not end within 0 s[\s\S]*1 tasks that .* on b"):
-            checks._wait(ended.wait, messages, claim, 2, replace(limits, start_timeout=0.0))
+            checks._wait(job, messages, claim, 2, replace(limits, start_timeout=0.0))  # type: ignore[arg-type]
         late.start()
-        checks._wait(ended.wait, messages, claim, 2, limits)
-    assert ended.is_set()
+        checks._wait(job, messages, claim, 2, limits)  # type: ignore[arg-type]
+    assert job.ended.is_set()
 
 
 def test_a_watch_gives_the_turn_to_the_next_when_all_ranks_are_there() -> None:

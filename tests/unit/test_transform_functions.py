@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from keras.src.saving import serialization_lib
 from pyspark.sql import types as T
 
 from spark_dl import KerasClassifier, KerasEstimator, KerasModel
@@ -49,8 +51,55 @@ class Preprocessor(keras.layers.Layer):
         return {**super().get_config(), "words": self.words, "sequence_length": self.sequence_length}
 
 
+@keras.saving.register_keras_serializable("tests")
+class Tokenizer(keras.layers.Layer):
+    """Has its vocabulary in a file and not in its config, as keras-hub's have, and can't be called without."""
+
+    def __init__(self, vocabulary: list[str] | None = None, **others: Any) -> None:
+        super().__init__(**others)
+        self.built, self.vocabulary = True, vocabulary
+
+    def call(self, texts: Any) -> Any:
+        if self.vocabulary is None:
+            raise ValueError("No vocabulary has been set.")
+        return preprocessor_of(self.vocabulary).tokens(texts)
+
+    def save_assets(self, directory: str) -> None:
+        (Path(directory) / "vocabulary.txt").write_text("\n".join(self.vocabulary or []))
+
+    def load_assets(self, directory: str) -> None:
+        assert not serialization_lib.in_safe_mode()  # as keras-hub's ask
+        self.vocabulary = (Path(directory) / "vocabulary.txt").read_text().splitlines()
+
+
+@keras.saving.register_keras_serializable("tests")
+class WithTokenizer(keras.layers.Layer):
+    """A preprocessor that holds a tokenizer."""
+
+    def __init__(self, tokenizer: Any, **others: Any) -> None:
+        super().__init__(**others)
+        self.built, self.tokenizer = True, tokenizer
+
+    def call(self, x: Any) -> Any:
+        if not hasattr(self, "packer"):  # keras-hub's aren't there before they are built
+            self.packer = keras.layers.Identity()
+        ids = self.packer(self.tokenizer(x))
+        return {"token_ids": ids, "padding_mask": keras.ops.cast(ids != 0, "bool")}
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "tokenizer": keras.saving.serialize_keras_object(self.tokenizer)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return cls(keras.saving.deserialize_keras_object(config.pop("tokenizer")), **config)
+
+
 def preprocessor(length: int = 6) -> Preprocessor:
-    return Preprocessor(["good", "bad", "film"], length)
+    return preprocessor_of(["good", "bad", "film"], length)
+
+
+def preprocessor_of(words: list[str], length: int = 6) -> Preprocessor:
+    return Preprocessor(words, length)
 
 
 def classifier() -> keras.Model:
@@ -123,6 +172,64 @@ def test_a_fit_and_its_warm_start_take_the_preprocessor() -> None:
     other = KerasClassifier(warmStart=made, featuresCol="text", transformFn=Preprocessor(["other"], 6))
     with pytest.raises(OptionError, match="has another transform in front already"):
         build_fit_spec(other, TEXTS, other._options())
+
+
+def test_a_vocabulary_that_a_layer_has_in_a_file_is_kept() -> None:
+    def tokenizer(words: list[str]) -> WithTokenizer:
+        return WithTokenizer(Tokenizer(words))
+
+    texts = keras.ops.convert_to_tensor(["good film", "bad", "", "unknown film film"])
+    expected = with_transform_of(preprocessor())(texts)
+    made = with_transform_of(tokenizer(["good", "bad", "film"]))
+    np.testing.assert_allclose(from_bytes(to_bytes(made))(texts), expected, rtol=1e-6)
+    fitted = KerasModel.fromKeras(made, TEXTS, featuresCol="text")
+    options = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "featuresCol": "text"}
+    again = KerasClassifier(warmStart=fitted, transformFn=tokenizer(["good", "bad", "film"]), **options)
+    build_fit_spec(again, TEXTS, again._options())
+    other = KerasClassifier(warmStart=fitted, transformFn=tokenizer(["bad", "good", "film"]), **options)
+    with pytest.raises(OptionError, match="has another transform in front already"):
+        build_fit_spec(other, TEXTS, other._options())
+
+
+@keras.saving.register_keras_serializable("tests")
+class Task(keras.Model):
+    """Builds its graph itself, as keras-hub's tasks do: another graph can't be given to it."""
+
+    def __init__(self, width: int, **others: Any) -> None:
+        given = keras.Input((3,))
+        super().__init__(given, keras.layers.Dense(width)(given), **others)
+        self.width = width
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "width": self.width}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnStep(Task):
+    """Has a step of its own, which a functional model wouldn't take."""
+
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+def test_a_class_that_builds_its_graph_becomes_functional_unless_it_has_its_own_steps() -> None:
+    features = np.ones((2, 3), np.float32)
+    task = Task(2)
+    joined = with_transform(task, double, {})
+    assert isinstance(joined, keras.Model)
+    assert not isinstance(joined, Task)
+    np.testing.assert_allclose(joined(features), task(2 * features), rtol=1e-6)
+    with pytest.raises(ModelError, match="a model that can be rebuilt on what its layers give"):
+        with_transform(OwnStep(2), double, {})
+
+
+def with_transform_of(layer: Any) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return KerasModel.fromKeras(classifier(), TEXTS, featuresCol="text", transformFn=layer).keras()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from spark_dl.errors import ClusterError, RankError
+from spark_dl.errors import ClusterError, RankError, SlotsError
 from spark_dl.launch.channel import MessageQueue
 from spark_dl.launch.failure import Failure, of_exception
 from spark_dl.launch.launcher import _values
@@ -84,6 +84,17 @@ def test_reports_are_handed_on_in_order_until_the_end() -> None:
 
 def test_no_slots_in_time_is_told_with_the_number() -> None:
     with pytest.raises(ClusterError, match=r"did not give 2 slots at the same time within 0 s.*Lower numWorkers"):
+        watch_of(slot_timeout=0.0).take(queue.Queue())
+
+
+def test_tasks_that_spark_has_started_are_waited_for_as_long_as_a_start_takes() -> None:
+    limits = LaunchSettings(slot_timeout=0.0, start_timeout=0.0)
+    watch = RankMonitor(2, limits, RankEvents(print, print, print), has_started=lambda: True)  # type: ignore[arg-type]
+    watch.take(queue.Queue())
+    with pytest.raises(ClusterError, match=r"did not meet within 0 s[\s\S]*unknown host[\s\S]*startTimeout") as caught:
+        watch.take(queue.Queue())
+    assert not isinstance(caught.value, SlotsError)
+    with pytest.raises(SlotsError, match=r"no answer of any task: fewer slots are free, or Python starts slowly"):
         watch_of(slot_timeout=0.0).take(queue.Queue())
 
 

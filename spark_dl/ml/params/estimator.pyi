@@ -66,6 +66,7 @@ class EstimatorParams(OptionParams):
     networkInterface: Param[str | None]
     allowPlaintext: Param[bool]
     slotTimeout: Param[float]
+    startTimeout: Param[float]
     collectiveTimeout: Param[int]
     stallTimeout: Param[float]
     storageOptions: Param[dict[str, Any] | None]
@@ -144,6 +145,7 @@ class EstimatorParams(OptionParams):
         networkInterface: str | None = None,
         allowPlaintext: bool = False,
         slotTimeout: float = 60.0,
+        startTimeout: float = 180.0,
         collectiveTimeout: int = 30,
         stallTimeout: float = 600.0,
         storageOptions: dict[str, Any] | None = None,
@@ -223,6 +225,7 @@ class EstimatorParams(OptionParams):
         networkInterface: str | None = ...,
         allowPlaintext: bool = ...,
         slotTimeout: float = ...,
+        startTimeout: float = ...,
         collectiveTimeout: int = ...,
         stallTimeout: float = ...,
         storageOptions: dict[str, Any] | None = ...,
@@ -355,6 +358,8 @@ class EstimatorParams(OptionParams):
     def getAllowPlaintext(self) -> bool: ...
     def setSlotTimeout(self, value: float) -> Self: ...
     def getSlotTimeout(self) -> float: ...
+    def setStartTimeout(self, value: float) -> Self: ...
+    def getStartTimeout(self) -> float: ...
     def setCollectiveTimeout(self, value: int) -> Self: ...
     def getCollectiveTimeout(self) -> int: ...
     def setStallTimeout(self, value: float) -> Self: ...

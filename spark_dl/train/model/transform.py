@@ -14,6 +14,7 @@ import numpy as np
 
 from spark_dl._compat.keras import all_layers, is_seed, operation_of
 from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl.layers.with_assets import WithAssets, has_own_assets
 from spark_dl.train.model.compiling import FRONT
 from spark_dl.train.model.config_names import renumbered
 from spark_dl.train.model.identity import naming
@@ -173,6 +174,8 @@ def _front(layer: Any, feeds: str, takes: tuple[tuple[Any, ...], str], name: str
         if isinstance(layer, keras.layers.Layer):
             with naming():  # Keras copies layers by saving and loading them
                 own = copy.deepcopy(layer)
+            if has_own_assets(own):
+                own = WithAssets(own)
             own.trainable = False
             front = keras.Model(start, own(start), name=name)
             _freeze(own)
@@ -298,10 +301,11 @@ def _joined(model: keras.Model, fronts: Mapping[str, keras.Model], starts: Mappi
     shape = shape_of(model)
     inputs: dict[str, Any] = {}
     features: dict[str, Any] = {}
-    for one in shape.inputs:
-        front = fronts.get(one.name)
+    # A class that builds its graph itself may have given its inputs new names in the copy.
+    for one, (name, start) in zip(shape.inputs, starts.items(), strict=True):
+        front = fronts.get(name)
         taken = front.inputs[0] if front else keras.KerasTensor((None, *one.shape), dtype=one.dtype)
-        inputs[one.name] = keras.Input(tuple(taken.shape[1:]), dtype=taken.dtype, name=starts[one.name])
+        inputs[one.name] = keras.Input(tuple(taken.shape[1:]), dtype=taken.dtype, name=start)
         features[one.name] = front(inputs[one.name]) if front else inputs[one.name]
     given, changed = (_as_built(parts, model, shape.takes_dict) for parts in (inputs, features))
     return _rebuilt(model, given, changed)
@@ -318,13 +322,7 @@ def _rebuilt(model: keras.Model, given: Any, changed: Any) -> keras.Model:
     kind = type(model)
     try:
         outputs = model.call(changed)
-        if is_keras(kind):
-            joined = keras.Model(given, outputs, name=model.name)
-        else:
-            with naming():
-                config = model.get_config()
-            own = {name: value for name, value in config.items() if name not in _OF_GRAPHS}
-            joined = kind(inputs=given, outputs=outputs, name=model.name, **own)
+        joined = keras.Model(given, outputs, name=model.name) if is_keras(kind) else _of_class(model, given, outputs)
     except Exception as error:
         raise ModelError(
             explain(
@@ -341,6 +339,27 @@ def _rebuilt(model: keras.Model, given: Any, changed: Any) -> keras.Model:
         joined.optimizer = model.optimizer  # with its state
     return from_bytes(to_bytes(joined))  # loaded again to drop the layers' previous graph
 
+
+def _of_class(model: keras.Model, given: Any, outputs: Any) -> keras.Model:
+    """Build a model of the user's class on a graph, or a functional one if the class can't and has no steps of its own.
+
+    The tasks of keras-hub, for example, build their graph themselves.
+    """
+    kind = type(model)
+    with naming():
+        config = model.get_config()
+    own = {name: value for name, value in config.items() if name not in _OF_GRAPHS}
+    try:
+        return kind(inputs=given, outputs=outputs, name=model.name, **own)
+    except Exception:
+        owners = [next(one for one in kind.__mro__ if step in vars(one)) for step in _STEPS]
+        if not all(map(is_keras, owners)):
+            raise
+        return keras.Model(given, outputs, name=model.name)
+
+
+# What a class that only builds its graph leaves to Keras.
+_STEPS = ("call", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
 
 # Entries that Keras itself writes into the config of a functional model.
 _OF_GRAPHS = ("name", "trainable", "dtype", "layers", "input_layers", "output_layers")
