@@ -215,7 +215,7 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
     "an unknown loss": (same, {"loss": "sparse_crossentropy"}, ModelError, ["sparse_crossentropy"]),
     "a loss for other labels": (
         same,
-        {"loss": "categorical_crossentropy"},
+        {"loss": "poisson"},
         ModelError,
         ["sparse_categorical_crossentropy"],
     ),
