@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,12 +18,10 @@ from keras.src import backend
 from keras.src.initializers import random_initializers
 from keras.src.saving import saving_lib
 
-from spark_dl._compat.keras_saving import patched
+from spark_dl._compat.keras_saving import PATCHING, patched
 
 __all__ = ["loading_without_copies", "weights_in_files"]
 
-# The patched functions of Keras's modules are shared by all threads.
-_PATCHING = threading.RLock()
 # TensorFlow uses the memory of a NumPy array at this alignment as a tensor's, and copies any other array.
 _ALIGNMENT = 64
 _FLOATS = ("float16", "float32", "float64")
@@ -40,7 +39,7 @@ def loading_without_copies(least_bytes: int) -> Iterator[None]:
     Args:
         least_bytes: The size from which on a variable is initialised and read without copies.
     """
-    with _PATCHING, weights_in_files(), contextlib.ExitStack() as patches:
+    with PATCHING, weights_in_files(), contextlib.ExitStack() as patches:
         loading = _Loading(least_bytes)
         for owner, name, value in loading.patches():
             patches.enter_context(patched(owner, name, value))
@@ -59,7 +58,7 @@ def weights_in_files() -> Iterator[None]:
     def is_memory_sufficient(model: Any) -> bool:
         return threading.get_ident() != thread and bool(in_memory(model))
 
-    with _PATCHING, patched(saving_lib, "is_memory_sufficient", is_memory_sufficient):
+    with PATCHING, patched(saving_lib, "is_memory_sufficient", is_memory_sufficient):
         yield
 
 
@@ -70,7 +69,7 @@ class _Loading:
         self._least = least_bytes
         self._thread = threading.get_ident()
         self._pending: dict[int, tuple[Any, Callable[..., Any]]] = {}
-        self._read: set[int] = set()  # addresses of arrays that nothing else refers to
+        self._read: dict[int, weakref.ref[np.ndarray]] = {}  # by id; a part or a transposed view isn't in it
 
     def patches(self) -> list[tuple[Any, str, Callable[..., Any]]]:
         """Return owner, name and replacement of each function."""
@@ -90,12 +89,10 @@ class _Loading:
                 initialize(variable, initializer)
 
         def convert_in_place(variable: Any, value: Any, dtype: Any = None) -> Any:
-            if self._is_here() and isinstance(value, np.ndarray) and value.dtype == dtype:
-                address = value.ctypes.data
-                if address in self._read:
-                    self._read.discard(address)
-                    return _tensor_of(value)
-            return convert(variable, value, dtype)
+            reference = self._read.pop(id(value), None) if self._is_here() else None
+            array = None if reference is None else reference()
+            in_place = array is not None and array is value and array.dtype == dtype
+            return _tensor_of(value) if in_place else convert(variable, value, dtype)
 
         def assigned(variable: Any, value: Any) -> Any:
             self._pending.pop(id(variable), None)
@@ -111,7 +108,9 @@ class _Loading:
     def initialize_rest(self) -> None:
         """Compute the initial values of the variables that no value was loaded for."""
         for variable, initializer in list(self._pending.values()):
-            variable.assign(initializer(variable.shape, dtype=variable.dtype))
+            # A layer may also have loaded a value into TensorFlow's variable, which Keras's doesn't notice.
+            if not np.asarray(variable._value.read_value()).any():
+                variable.assign(initializer(variable._shape, dtype=variable._dtype))
 
     def _is_here(self) -> bool:
         return threading.get_ident() == self._thread
@@ -122,7 +121,7 @@ class _Loading:
             return None
         value = _aligned_zeros(data.shape, data.dtype)
         data.read_direct(value)
-        self._read.add(value.ctypes.data)
+        self._read[id(value)] = weakref.ref(value)
         return value
 
     def _is_deferrable(self, initializer: Any, shape: Any, dtype: str) -> bool:

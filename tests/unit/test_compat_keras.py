@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from keras.src.saving import serialization_lib
 
 from spark_dl._compat import keras as inside
 from spark_dl._compat import keras_loading, keras_saving
+from spark_dl.train.model import identity
 
 
 class Block(keras.layers.Layer):
@@ -357,6 +359,56 @@ def test_a_model_loaded_without_copies_is_the_same_and_trains_alike(tmp_path: Pa
             np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
         for each in (lean, usual):
             each.train_on_batch(rows, labels)
+
+
+class Turned(Projection):
+    """A projection that is saved transposed, twice over."""
+
+    def save_own_variables(self, store: Any) -> None:
+        store["0"] = np.tile(np.asarray(self.kernel).T, (2, 1))
+
+    def load_own_variables(self, store: Any) -> None:
+        self.kernel.assign(store["0"][:4].T)
+
+
+class Direct(Projection):
+    """A projection that is loaded into TensorFlow's variable."""
+
+    def save_own_variables(self, store: Any) -> None:
+        store["0"] = np.asarray(self.kernel)
+
+    def load_own_variables(self, store: Any) -> None:
+        self.kernel.value.assign(store["0"])
+
+
+@pytest.mark.parametrize("kind", [Turned, Direct])
+def test_layers_that_load_their_weights_themselves_get_the_saved_ones(kind: Any, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), kind(name="own")])
+    model.layers[0].kernel.assign(np.arange(12.0).reshape(3, 4))
+    model.save(tmp_path / "model.keras")
+    with keras_loading.loading_without_copies(least_bytes=1):
+        lean = keras.saving.load_model(tmp_path / "model.keras", {kind.__name__: kind})
+    assert lean.layers[0].kernel.numpy().tolist() == model.layers[0].kernel.numpy().tolist()
+
+
+def test_a_thread_that_loads_and_one_that_saves_both_end() -> None:
+    loads = threading.Event()
+
+    def load() -> None:
+        with keras_loading.loading_without_copies(least_bytes=1):
+            loads.set()
+            save()  # as an optimizer that is replaced
+
+    def save() -> None:
+        with identity.naming(), keras_loading.weights_in_files():
+            loads.wait(0.2)
+
+    threads = [threading.Thread(target=action, daemon=True) for action in (save, load)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.stack
