@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras.src import backend
@@ -25,16 +26,19 @@ __all__ = ["loading_without_copies", "weights_in_files"]
 # TensorFlow uses the memory of a NumPy array at this alignment as a tensor's, and copies any other array.
 _ALIGNMENT = 64
 _FLOATS = ("float16", "float32", "float64")
+# Packages whose layers don't read the initial values of their weights.
+_PACKAGES = ("keras", "keras_hub")
 
 
 @contextlib.contextmanager
 def loading_without_copies(least_bytes: int) -> Iterator[None]:
     """Load models with little more memory than their weights within the block, in this thread only.
 
-    Behind it are `H5IOStore.__getitem__`, which reads a variable's value, and the backend's
-    `Variable._initialize_with_initializer`, `_convert_to_tensor` and `_direct_assign`. Random initial values are
-    computed only for variables that no value was loaded for: TensorFlow's allocator for CPUs keeps the memory that
-    their computation took, three times the variable's.
+    Behind it are `H5IOStore.__getitem__`, which reads a variable's value, `Layer.add_weight`, and the backend's
+    `Variable._initialize_with_initializer`, `_convert_to_tensor` and `_direct_assign`. Random initial values of the
+    layers of Keras and keras-hub are computed only for variables that no value was loaded for: TensorFlow's allocator
+    for CPUs keeps the memory that their computation took, three times the variable's. Other layers may compute with
+    them when they are built.
 
     Args:
         least_bytes: The size from which on a variable is initialised and read without copies.
@@ -68,6 +72,7 @@ class _Loading:
     def __init__(self, least_bytes: int) -> None:
         self._least = least_bytes
         self._thread = threading.get_ident()
+        self._known_layer = False  # whether a layer of these packages is adding a weight
         self._pending: dict[int, tuple[Any, Callable[..., Any]]] = {}
         self._read: dict[int, weakref.ref[np.ndarray]] = {}  # by id; a part or a transposed view isn't in it
 
@@ -76,10 +81,20 @@ class _Loading:
         kind, store = backend.Variable, saving_lib.H5IOStore
         read = store.__getitem__
         initialize, assign, convert = kind._initialize_with_initializer, kind._direct_assign, kind._convert_to_tensor
+        add = keras.layers.Layer.add_weight
 
         def read_aligned(store: Any, key: str) -> Any:
             found = self._is_here() and self._aligned(saving_lib.safe_get_h5_dataset(store._h5_entry_group, key))
             return read(store, key) if found is False or found is None else found
+
+        def add_weight(layer: Any, *options: Any, **named: Any) -> Any:
+            if not self._is_here():
+                return add(layer, *options, **named)
+            self._known_layer = type(layer).__module__.partition(".")[0] in _PACKAGES
+            try:
+                return add(layer, *options, **named)
+            finally:
+                self._known_layer = False
 
         def initialize_later(variable: Any, initializer: Any) -> None:
             if self._is_here() and self._is_deferrable(initializer, variable._shape, variable._dtype):
@@ -100,6 +115,7 @@ class _Loading:
 
         return [
             (store, "__getitem__", read_aligned),
+            (keras.layers.Layer, "add_weight", add_weight),
             (kind, "_initialize_with_initializer", initialize_later),
             (kind, "_convert_to_tensor", convert_in_place),
             (kind, "_direct_assign", assigned),
@@ -125,9 +141,9 @@ class _Loading:
         return value
 
     def _is_deferrable(self, initializer: Any, shape: Any, dtype: str) -> bool:
-        """Return whether a variable is large, and its initial value one of Keras's own random ones."""
+        """Return whether a variable is large, and its initial value a random one that its layer doesn't read."""
         random = isinstance(initializer, random_initializers.RandomInitializer) and dtype in _FLOATS
-        return random and math.prod(shape) * np.dtype(dtype).itemsize >= self._least
+        return self._known_layer and random and math.prod(shape) * np.dtype(dtype).itemsize >= self._least
 
 
 def _tensor_of(array: np.ndarray) -> tf.Tensor:

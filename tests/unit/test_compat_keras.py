@@ -324,6 +324,8 @@ def test_the_serializer_is_replaced_wherever_keras_calls_it_and_put_back() -> No
 class Projection(keras.layers.Layer):
     """A random projection that isn't saved: its initial value has a seed."""
 
+    __module__ = "keras_hub.layers"  # initial values of others are computed at once
+
     def build(self, shape: Any) -> None:
         initializer = keras.initializers.GlorotUniform(seed=5)
         self.kernel = self.add_weight(shape=(shape[-1], 4), initializer=initializer, trainable=False)
@@ -364,6 +366,8 @@ def test_a_model_loaded_without_copies_is_the_same_and_trains_alike(tmp_path: Pa
 class Turned(Projection):
     """A projection that is saved transposed, twice over."""
 
+    __module__ = Projection.__module__
+
     def save_own_variables(self, store: Any) -> None:
         store["0"] = np.tile(np.asarray(self.kernel).T, (2, 1))
 
@@ -374,6 +378,8 @@ class Turned(Projection):
 class Direct(Projection):
     """A projection that is loaded into TensorFlow's variable."""
 
+    __module__ = Projection.__module__
+
     def save_own_variables(self, store: Any) -> None:
         store["0"] = np.asarray(self.kernel)
 
@@ -381,8 +387,24 @@ class Direct(Projection):
         self.kernel.value.assign(store["0"])
 
 
-@pytest.mark.parametrize("kind", [Turned, Direct])
-def test_layers_that_load_their_weights_themselves_get_the_saved_ones(kind: Any, tmp_path: Path) -> None:
+class Inverting(Projection):
+    """A projection that computes with its initial value when it is built, and is loaded as usual."""
+
+    __module__ = __name__
+
+    def build(self, shape: Any) -> None:
+        super().build(shape)
+        self.inverse = np.linalg.inv(self.kernel.numpy()[:, :3])
+
+    def save_own_variables(self, store: Any) -> None:
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        keras.layers.Layer.load_own_variables(self, store)
+
+
+@pytest.mark.parametrize("kind", [Turned, Direct, Inverting])
+def test_layers_that_load_or_build_in_their_own_way_get_the_saved_weights(kind: Any, tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((3,)), kind(name="own")])
     model.layers[0].kernel.assign(np.arange(12.0).reshape(3, 4))
     model.save(tmp_path / "model.keras")
