@@ -8,39 +8,42 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras.src import backend
 from keras.src.initializers import random_initializers
 from keras.src.saving import saving_lib
 
-from spark_dl._compat.keras_saving import patched
+from spark_dl._compat.keras_saving import PATCHING, patched
 
 __all__ = ["loading_without_copies", "weights_in_files"]
 
-# The patched functions of Keras's modules are shared by all threads.
-_PATCHING = threading.RLock()
 # TensorFlow uses the memory of a NumPy array at this alignment as a tensor's, and copies any other array.
 _ALIGNMENT = 64
 _FLOATS = ("float16", "float32", "float64")
+# Packages whose layers don't read the initial values of their weights.
+_PACKAGES = ("keras", "keras_hub")
 
 
 @contextlib.contextmanager
 def loading_without_copies(least_bytes: int) -> Iterator[None]:
     """Load models with little more memory than their weights within the block, in this thread only.
 
-    Behind it are `H5IOStore.__getitem__`, which reads a variable's value, and the backend's
-    `Variable._initialize_with_initializer`, `_convert_to_tensor` and `_direct_assign`. Random initial values are
-    computed only for variables that no value was loaded for: TensorFlow's allocator for CPUs keeps the memory that
-    their computation took, three times the variable's.
+    Behind it are `H5IOStore.__getitem__`, which reads a variable's value, `Layer.add_weight`, and the backend's
+    `Variable._initialize_with_initializer`, `_convert_to_tensor` and `_direct_assign`. Random initial values of the
+    layers of Keras and keras-hub are computed only for variables that no value was loaded for: TensorFlow's allocator
+    for CPUs keeps the memory that their computation took, three times the variable's. Other layers may compute with
+    them when they are built.
 
     Args:
         least_bytes: The size from which on a variable is initialised and read without copies.
     """
-    with _PATCHING, weights_in_files(), contextlib.ExitStack() as patches:
+    with PATCHING, weights_in_files(), contextlib.ExitStack() as patches:
         loading = _Loading(least_bytes)
         for owner, name, value in loading.patches():
             patches.enter_context(patched(owner, name, value))
@@ -59,7 +62,7 @@ def weights_in_files() -> Iterator[None]:
     def is_memory_sufficient(model: Any) -> bool:
         return threading.get_ident() != thread and bool(in_memory(model))
 
-    with _PATCHING, patched(saving_lib, "is_memory_sufficient", is_memory_sufficient):
+    with PATCHING, patched(saving_lib, "is_memory_sufficient", is_memory_sufficient):
         yield
 
 
@@ -69,18 +72,29 @@ class _Loading:
     def __init__(self, least_bytes: int) -> None:
         self._least = least_bytes
         self._thread = threading.get_ident()
+        self._known_layer = False  # whether a layer of these packages is adding a weight
         self._pending: dict[int, tuple[Any, Callable[..., Any]]] = {}
-        self._read: set[int] = set()  # addresses of arrays that nothing else refers to
+        self._read: dict[int, weakref.ref[np.ndarray]] = {}  # by id; a part or a transposed view isn't in it
 
     def patches(self) -> list[tuple[Any, str, Callable[..., Any]]]:
         """Return owner, name and replacement of each function."""
         kind, store = backend.Variable, saving_lib.H5IOStore
         read = store.__getitem__
         initialize, assign, convert = kind._initialize_with_initializer, kind._direct_assign, kind._convert_to_tensor
+        add = keras.layers.Layer.add_weight
 
         def read_aligned(store: Any, key: str) -> Any:
             found = self._is_here() and self._aligned(saving_lib.safe_get_h5_dataset(store._h5_entry_group, key))
             return read(store, key) if found is False or found is None else found
+
+        def add_weight(layer: Any, *options: Any, **named: Any) -> Any:
+            if not self._is_here():
+                return add(layer, *options, **named)
+            self._known_layer = type(layer).__module__.partition(".")[0] in _PACKAGES
+            try:
+                return add(layer, *options, **named)
+            finally:
+                self._known_layer = False
 
         def initialize_later(variable: Any, initializer: Any) -> None:
             if self._is_here() and self._is_deferrable(initializer, variable._shape, variable._dtype):
@@ -90,12 +104,10 @@ class _Loading:
                 initialize(variable, initializer)
 
         def convert_in_place(variable: Any, value: Any, dtype: Any = None) -> Any:
-            if self._is_here() and isinstance(value, np.ndarray) and value.dtype == dtype:
-                address = value.ctypes.data
-                if address in self._read:
-                    self._read.discard(address)
-                    return _tensor_of(value)
-            return convert(variable, value, dtype)
+            reference = self._read.pop(id(value), None) if self._is_here() else None
+            array = None if reference is None else reference()
+            in_place = array is not None and array is value and array.dtype == dtype
+            return _tensor_of(value) if in_place else convert(variable, value, dtype)
 
         def assigned(variable: Any, value: Any) -> Any:
             self._pending.pop(id(variable), None)
@@ -103,6 +115,7 @@ class _Loading:
 
         return [
             (store, "__getitem__", read_aligned),
+            (keras.layers.Layer, "add_weight", add_weight),
             (kind, "_initialize_with_initializer", initialize_later),
             (kind, "_convert_to_tensor", convert_in_place),
             (kind, "_direct_assign", assigned),
@@ -111,7 +124,9 @@ class _Loading:
     def initialize_rest(self) -> None:
         """Compute the initial values of the variables that no value was loaded for."""
         for variable, initializer in list(self._pending.values()):
-            variable.assign(initializer(variable.shape, dtype=variable.dtype))
+            # A layer may also have loaded a value into TensorFlow's variable, which Keras's doesn't notice.
+            if not np.asarray(variable._value.read_value()).any():
+                variable.assign(initializer(variable._shape, dtype=variable._dtype))
 
     def _is_here(self) -> bool:
         return threading.get_ident() == self._thread
@@ -122,13 +137,13 @@ class _Loading:
             return None
         value = _aligned_zeros(data.shape, data.dtype)
         data.read_direct(value)
-        self._read.add(value.ctypes.data)
+        self._read[id(value)] = weakref.ref(value)
         return value
 
     def _is_deferrable(self, initializer: Any, shape: Any, dtype: str) -> bool:
-        """Return whether a variable is large, and its initial value one of Keras's own random ones."""
+        """Return whether a variable is large, and its initial value a random one that its layer doesn't read."""
         random = isinstance(initializer, random_initializers.RandomInitializer) and dtype in _FLOATS
-        return random and math.prod(shape) * np.dtype(dtype).itemsize >= self._least
+        return self._known_layer and random and math.prod(shape) * np.dtype(dtype).itemsize >= self._least
 
 
 def _tensor_of(array: np.ndarray) -> tf.Tensor:

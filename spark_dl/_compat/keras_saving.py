@@ -19,6 +19,7 @@ from keras.src.backend.common import global_state
 from keras.src.saving import keras_saveable, object_registration, saving_lib, serialization_lib
 
 __all__ = [
+    "PATCHING",
     "builtins_named",
     "function_reference",
     "is_exported",
@@ -33,8 +34,9 @@ __all__ = [
     "serializing",
 ]
 
-# The patched functions of Keras's modules are shared by all threads.
-_PATCHING = threading.RLock()
+# The patched functions of Keras's modules are shared by all threads. One lock for saving and loading, each of which may
+# need the other.
+PATCHING = threading.RLock()
 _SERIALIZERS = (serialization_lib, saving_lib, keras.src.saving, keras.saving, keras.utils)
 
 
@@ -129,7 +131,7 @@ def serializing(
     """
     thread = threading.get_ident()
     made: list[Any] = []  # referenced to keep ids unique, since Keras identifies shared objects by id
-    with _PATCHING, contextlib.ExitStack() as patches:
+    with PATCHING, contextlib.ExitStack() as patches:
         keras_write = serialization_lib.serialize_keras_object
         keras_name = object_registration.get_registered_name
         keras_lambda = keras.layers.Lambda._serialize_function_to_config

@@ -32,7 +32,7 @@ __all__ = [
 _NUMBERS = (T.BooleanType, T.ByteType, T.ShortType, T.IntegerType, T.LongType, T.FloatType, T.DoubleType)
 # Types without one right encoding: a long key may not fit a double, and a date may stand for a year or a weekday.
 _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
-    ((T.DecimalType,), "Cast it, for example to double."),
+    ((T.DecimalType,), "Cast it, for example to double, an array to array<double>."),
     (
         (T.DateType, T.TimestampType, T.TimestampNTZType),
         "Encode it as numbers, for example with unix_timestamp, dayofweek or months_between.",
@@ -221,7 +221,14 @@ def boolean_column(schema: T.StructType, name: str, nulls: NullPolicy | None = N
     check_column(schema, name, "validationCol")
     column = kind_named("boolean").column(name, schema[name].dataType)
     if column is None:
-        raise DataError(_unsuited(schema, name, "validationCol", "a boolean column"))
+        raise DataError(
+            explain(
+                f"The column {name!r}, which validationCol names, can't mark rows.",
+                expected="a boolean column",
+                received=f"{name}: {schema[name].dataType.simpleString()}",
+                fix="Cast it to boolean, or make it by a comparison.",
+            )
+        )
     return (nulls or NullPolicy()).column(column)
 
 

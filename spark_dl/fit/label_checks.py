@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
     from spark_dl.train.model.examples import Example
 
-__all__ = ["broadcast_notes", "check_broadcasts", "check_labels", "check_position_weights"]
+__all__ = ["broadcast_notes", "check_broadcasts", "check_labels", "check_one_hot_metrics", "check_position_weights"]
+
+# Keras metrics that take class indices.
+_OF_CLASS_INDICES = (
+    *("sparse_categorical_accuracy", "sparse_categorical_crossentropy", "sparse_top_k_categorical_accuracy"),
+    *("SparseCategoricalAccuracy", "SparseCategoricalCrossentropy", "SparseTopKCategoricalAccuracy"),
+)
 
 
 def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[LabelSpec]) -> None:
@@ -144,10 +150,35 @@ def check_position_weights(losses: Mapping[str, Any], conversion: ConversionSpec
             )
 
 
-def _metric_names(model: keras.Model) -> list[str]:
-    """Return the names of the metrics that the model was compiled with."""
+def check_one_hot_metrics(model: keras.Model, loss: str) -> None:
+    """Check that no metric takes class indices where the loss receives one-hot labels: metrics get the loss's labels.
+
+    Args:
+        model: The compiled model.
+        loss: The name of the loss.
+
+    Raises:
+        ModelError: A metric of Keras takes class indices.
+    """
+    kinds = [one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in _metrics(model)]
+    if wrong := [kind for kind in kinds if kind in _OF_CLASS_INDICES]:
+        raise ModelError(
+            explain(
+                f"Metrics of class indices can't be computed: with the loss {loss}, labels are one-hot rows.",
+                expected="metrics of one-hot labels, such as 'accuracy' or 'top_k_categorical_accuracy'",
+                received=", ".join(wrong),
+                fix="Leave out 'sparse' in the metric's name, or set loss='sparse_categorical_crossentropy'.",
+            )
+        )
+
+
+def _metrics(model: keras.Model) -> list[Any]:
+    """Return the metrics that the model was compiled with: texts, functions and metrics."""
     from spark_dl._compat.keras import compile_metrics
     from spark_dl.train.model.parts import leaves
 
-    found = [one for one in leaves(compile_metrics(model)) if one is not None]
-    return [str(getattr(one, "name", getattr(one, "__name__", one))) for one in found]
+    return [one for one in leaves(compile_metrics(model)) if one is not None]
+
+
+def _metric_names(model: keras.Model) -> list[str]:
+    return [str(getattr(one, "name", getattr(one, "__name__", one))) for one in _metrics(model)]

@@ -18,6 +18,7 @@ from spark_dl.data.label_rules import OF_CLASS_INDICES, OF_ONE_HOT_ROWS
 from spark_dl.errors import ModelError, explain
 from spark_dl.fit.class_weights import check_class_weights, class_weights
 from spark_dl.fit.heads import check_classes, check_for_each_class, class_head
+from spark_dl.fit.label_checks import check_one_hot_metrics
 from spark_dl.fit.spec import FitSpec
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
@@ -182,6 +183,8 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
                     fix=f"Set loss={expected!r}." if units == 1 else f"Set loss={expected!r}. {_FOR_PROBABILITIES}",
                 )
             )
+        if loss.known and loss.name in OF_ONE_HOT_ROWS:
+            check_one_hot_metrics(model, loss.name)
         return class_head(shape, loss, model, self._options())
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:

@@ -59,7 +59,9 @@ class DPSGD(Estimator[KerasModel]):
     Args:
         estimator: The estimator, with a model whose loss is a mean over rows, without batch normalization. The expected
             number of rows in a step is batchSize times numWorkers, or globalBatchSize.
-        l2NormClip: The norm to which the gradient of each row is clipped.
+        l2NormClip: The norm to which the gradient of each row is clipped. Its numbers are rounded towards zero to
+            multiples of l2NormClip / 2**25, so that a clip far above all norms doesn't turn clipping off: it loses the
+            small numbers.
         noiseMultiplier: The standard deviation of the noise divided by l2NormClip; None to compute it from
             targetEpsilon.
         targetEpsilon: The epsilon after the last epoch; None to follow from noiseMultiplier.

@@ -139,6 +139,8 @@ class Learner:
             shapes = [[tuple(variable.shape) for variable in variables] for variables in (mine, theirs)]
             if shapes[0] != shapes[1] or describe(self._model).record != describe(other).record:
                 return False
+            if _config(self._model) != _config(other):
+                return False
             for variable, value in zip(mine, theirs, strict=True):
                 variable.assign(value)
         return True
@@ -181,6 +183,17 @@ class Learner:
     def _metrics(self) -> dict[str, Any]:
         logs = plain_logs(self._model.get_metrics_result())
         return {name: plain_value(value) for name, value in logs.items()}
+
+
+def _config(model: Any) -> Any:
+    """Return the config of a model and its optimizer, without a learning rate that is a variable's value."""
+    from spark_dl.train.model.identity import config_of
+
+    config = config_of(model)
+    optimizer = config["compile_config"]["optimizer"]["config"]
+    if isinstance(optimizer.get("learning_rate"), float):
+        del optimizer["learning_rate"]
+    return config
 
 
 def _parts(arrays: Sequence[np.ndarray], rows: int) -> Iterator[list[np.ndarray]]:

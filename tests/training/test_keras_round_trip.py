@@ -606,3 +606,10 @@ def test_a_record_that_reaches_for_other_files_is_refused() -> None:
             target.writestr(name, hostile.getvalue() if name == "spark_dl.h5" else source.read(name))
     with pytest.raises(SavedModelError, match="weights that are a link"):
         from_bytes(written.getvalue())
+
+
+@pytest.mark.parametrize("kind", [keras.losses.CategoricalGeneralizedCrossEntropy, keras.losses.Dice, keras.losses.CTC])
+def test_a_loss_that_keras_knows_only_by_its_class_is_copied_and_saved(kind: Any) -> None:
+    copy = compiled_copy(small(), "sgd", kind(name="own"), None)
+    for model in (copy, from_bytes(to_bytes(copy))):
+        assert keras.saving.serialize_keras_object(model.loss) == keras.saving.serialize_keras_object(kind(name="own"))

@@ -76,6 +76,12 @@ def test_a_learner_takes_the_steps_of_one_rank_batch_after_batch(tmp_path: Path)
     frozen = from_bytes(content)
     frozen.layers[0].trainable = False
     assert not learner.take(to_bytes(frozen))
+    slower = from_bytes(content)
+    slower.optimizer.learning_rate = 0.001
+    assert learner.take(to_bytes(slower))
+    slower.optimizer.clipnorm = 0.1  # no variable: it is in the graphs
+    assert not learner.take(to_bytes(slower))
+    assert learner.take(content)
     expected = from_bytes(content).evaluate(X, Y, verbose=0, return_dict=True)
     assert learner.test([X, Y]) == pytest.approx(expected, rel=1e-5)
 

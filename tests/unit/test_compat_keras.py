@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from keras.src.saving import serialization_lib
 
 from spark_dl._compat import keras as inside
 from spark_dl._compat import keras_loading, keras_saving
+from spark_dl.train.model import identity
 
 
 class Block(keras.layers.Layer):
@@ -322,6 +324,8 @@ def test_the_serializer_is_replaced_wherever_keras_calls_it_and_put_back() -> No
 class Projection(keras.layers.Layer):
     """A random projection that isn't saved: its initial value has a seed."""
 
+    __module__ = "keras_hub.layers"  # initial values of others are computed at once
+
     def build(self, shape: Any) -> None:
         initializer = keras.initializers.GlorotUniform(seed=5)
         self.kernel = self.add_weight(shape=(shape[-1], 4), initializer=initializer, trainable=False)
@@ -357,6 +361,76 @@ def test_a_model_loaded_without_copies_is_the_same_and_trains_alike(tmp_path: Pa
             np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
         for each in (lean, usual):
             each.train_on_batch(rows, labels)
+
+
+class Turned(Projection):
+    """A projection that is saved transposed, twice over."""
+
+    __module__ = Projection.__module__
+
+    def save_own_variables(self, store: Any) -> None:
+        store["0"] = np.tile(np.asarray(self.kernel).T, (2, 1))
+
+    def load_own_variables(self, store: Any) -> None:
+        self.kernel.assign(store["0"][:4].T)
+
+
+class Direct(Projection):
+    """A projection that is loaded into TensorFlow's variable."""
+
+    __module__ = Projection.__module__
+
+    def save_own_variables(self, store: Any) -> None:
+        store["0"] = np.asarray(self.kernel)
+
+    def load_own_variables(self, store: Any) -> None:
+        self.kernel.value.assign(store["0"])
+
+
+class Inverting(Projection):
+    """A projection that computes with its initial value when it is built, and is loaded as usual."""
+
+    __module__ = __name__
+
+    def build(self, shape: Any) -> None:
+        super().build(shape)
+        self.inverse = np.linalg.inv(self.kernel.numpy()[:, :3])
+
+    def save_own_variables(self, store: Any) -> None:
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        keras.layers.Layer.load_own_variables(self, store)
+
+
+@pytest.mark.parametrize("kind", [Turned, Direct, Inverting])
+def test_layers_that_load_or_build_in_their_own_way_get_the_saved_weights(kind: Any, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), kind(name="own")])
+    model.layers[0].kernel.assign(np.arange(12.0).reshape(3, 4))
+    model.save(tmp_path / "model.keras")
+    with keras_loading.loading_without_copies(least_bytes=1):
+        lean = keras.saving.load_model(tmp_path / "model.keras", {kind.__name__: kind})
+    assert lean.layers[0].kernel.numpy().tolist() == model.layers[0].kernel.numpy().tolist()
+
+
+def test_a_thread_that_loads_and_one_that_saves_both_end() -> None:
+    loads = threading.Event()
+
+    def load() -> None:
+        with keras_loading.loading_without_copies(least_bytes=1):
+            loads.set()
+            save()  # as an optimizer that is replaced
+
+    def save() -> None:
+        with identity.naming(), keras_loading.weights_in_files():
+            loads.wait(0.2)
+
+    threads = [threading.Thread(target=action, daemon=True) for action in (save, load)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.stack

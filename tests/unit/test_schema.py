@@ -10,6 +10,7 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import types as T
 
 from spark_dl.data.column import Column
+from spark_dl.data.columns import column_of
 from spark_dl.data.schema import boolean_column, feature_spec, label_spec, weight_column
 from spark_dl.data.specs import FeatureSpec, LabelSpec, weight_tensor
 from spark_dl.errors import DataError
@@ -156,7 +157,7 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
         (lambda: features("`a.b`", shape=(1,)), ["no column '`a.b`'", "without backticks: 'a.b'"]),
         (lambda: features("place.x", shape=(1,)), ["no column 'place.x'", "df.withColumn('x', F.col('place.x'))"]),
         (lambda: features("place", shape=(1,)), ["'place'", "Select the fields"]),
-        (lambda: features("prices", shape=(1,)), ["'prices'", "Cast it, for example to double"]),
+        (lambda: features("prices", shape=(1,)), ["'prices'", "to double, an array to array<double>"]),
         (lambda: features("Pixels", shape=(3,)), ["no column 'Pixels'", "Did you mean 'pixels'"]),
         (lambda: features("int", "dubble", shape=(2,)), ["no column 'dubble', which inputCols names", "'double'"]),
         (lambda: label_spec(SCHEMA, "lable", (1,), None), ["no column 'lable', which labelCol names"]),
@@ -174,7 +175,7 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
             ["label column 'pixels' can't hold class indices", "from 0 to 2", "pixels: array<float>"],
         ),
         (lambda: weight_column(SCHEMA, "vector"), ["'vector', which weightCol names", "a number in each row"]),
-        (lambda: boolean_column(SCHEMA, "int"), ["'int', which validationCol names", "a boolean column", "int: int"]),
+        (lambda: boolean_column(SCHEMA, "int"), ["'int', which validationCol names", "int: int", "Cast it to boolean"]),
         (
             lambda: features("int", "long", shape=(3,)),
             ["3 numbers a row, for the model's input of shape (batch, 3)", "2 numbers a row from int, long"],
@@ -199,3 +200,12 @@ def test_what_does_not_fit_is_told_with_both_sides(check: Any, texts: list[str])
         assert re.search(re.escape(text), str(caught.value)), str(caught.value)
     assert "Expected:" in str(caught.value)
     assert "Received:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("precision", "scale", "fits"), [(15, 0, True), (16, 0, False), (13, -2, True), (14, -2, False), (38, 18, True)]
+)
+def test_whole_decimals_of_more_digits_than_a_double_keeps_are_no_numbers(
+    precision: int, scale: int, fits: bool
+) -> None:
+    assert (column_of("x", T.DecimalType(precision, scale)) is not None) == fits

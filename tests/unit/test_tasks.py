@@ -58,6 +58,19 @@ def test_a_loss_that_takes_no_class_indices_is_refused(units: int, loss: str, fi
         KerasClassifier()._head(a_shape(units), [facts(loss)])
 
 
+@pytest.mark.parametrize("metric", ["sparse_categorical_accuracy", "SparseTopKCategoricalAccuracy", "of a class"])
+def test_metrics_of_class_indices_are_refused_beside_a_loss_of_one_hot_labels(metric: str) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    own = keras.metrics.SparseCategoricalCrossentropy() if metric == "of a class" else metric
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy", own])
+    with pytest.raises(ModelError, match=r"labels are one-hot rows.*Received: [Ss]parse.*Leave out 'sparse'"):
+        KerasClassifier()._head(a_shape(3, activation="softmax"), [facts("categorical_crossentropy")], model)
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy", keras.metrics.F1Score()])
+    KerasClassifier()._head(a_shape(3, activation="softmax"), [facts("categorical_crossentropy")], model)
+
+
 @pytest.mark.parametrize("loss", ["mean_squared_error", "kl_divergence", "poisson", "hinge", "cosine_similarity"])
 def test_a_loss_of_vectors_is_refused_for_several_units(loss: str) -> None:
     with pytest.raises(ModelError, match=r"doesn't take class indices.*For labels that are probabilities"):

@@ -27,8 +27,8 @@ class DecimalKind(NumberKind):
     def column(self, name: str, data_type: DataType) -> Column | None:
         if data_type.typeName() != "decimal":
             return None
-        whole: bool = data_type.scale == 0  # type: ignore[attr-defined]
-        if whole and data_type.precision > _EXACT_DIGITS:  # type: ignore[attr-defined]
+        precision, scale = data_type.precision, data_type.scale  # type: ignore[attr-defined]
+        if scale <= 0 and precision - scale > _EXACT_DIGITS:  # a negative scale is of whole hundreds, for example
             return None
         return Column(name, self.name, "float64", 1)
 

@@ -80,7 +80,7 @@ def _copied_optimizer(optimizer: Any, live: Mapping[int, Any], variables: Mappin
     """
     if optimizer is None:
         return None
-    copy = keras.optimizers.get(_copied(optimizer, keras.optimizers))
+    copy = keras.optimizers.get(_copied(optimizer))
     if copy is not optimizer and isinstance(optimizer, keras.optimizers.Optimizer):
         transfer(optimizer, copy, live, variables)
     return copy
@@ -157,8 +157,8 @@ def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_
         others["auto_scale_loss"] = optimizer is not None or own_optimizer is None
     copy.compile(
         optimizer=chosen,
-        loss=_copied(loss, keras.losses),
-        metrics=_copied(metrics, keras.metrics) if metrics is not None else own.get("metrics"),
+        loss=_copied(loss),
+        metrics=_copied(metrics) if metrics is not None else own.get("metrics"),
         weighted_metrics=own.get("weighted_metrics"),
         loss_weights=loss_weights if loss_weights is not None else own.get("loss_weights"),
         **others,
@@ -173,7 +173,7 @@ def _built(model: keras.Model) -> keras.Model:
         if int(np.asarray(optimizer.iterations)):
             warn("The model has trainable variables that its optimizer wasn't built for: it starts without state.")
         variables = numbered(walk(model))
-        fresh = _copied(optimizer, keras.optimizers)
+        fresh = _copied(optimizer)
         transfer(optimizer, fresh, variables, variables, with_state=False)
         model.optimizer = fresh
     if not model.optimizer.built:
@@ -181,12 +181,13 @@ def _built(model: keras.Model) -> keras.Model:
     return model
 
 
-def _copied(thing: Any, module: Any) -> Any:
+def _copied(thing: Any) -> Any:
     """Copy Keras objects, one or several, by class and config; names and functions are returned as they are."""
     if isinstance(thing, dict):
-        return {name: _copied(part, module) for name, part in thing.items()}
+        return {name: _copied(part) for name, part in thing.items()}
     if isinstance(thing, (list, tuple)):
-        return [_copied(part, module) for part in thing]
+        return [_copied(part) for part in thing]
     if isinstance(thing, (str, type)) or not hasattr(thing, "get_config"):
         return thing
-    return module.deserialize(config_of(thing))
+    # `keras.losses.deserialize` doesn't know all of Keras's losses.
+    return keras.saving.deserialize_keras_object(config_of(thing))
