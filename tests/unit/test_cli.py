@@ -17,6 +17,7 @@ import pytest
 import spark_dl
 from spark_dl.cli import main
 from spark_dl.cli.commands import COMMANDS
+from spark_dl.cli.commands.ui import answers
 from spark_dl.cli.output import json_log
 from spark_dl.fit.progress import Progress
 from spark_dl.train.reports import Speed
@@ -147,3 +148,18 @@ def test_ui_opens_the_page_of_a_remote_store(
         assert "DATABRICKS_HOST" in capsys.readouterr().err
     finally:
         mlflow.set_tracking_uri(before)
+
+
+def test_ui_waits_for_the_page_and_not_for_a_server_that_has_ended() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            assert answers(address, server)
+        finally:
+            server.terminate()
+    assert not answers(address, server)
+    assert answers("https://mlflow.example.com", None)

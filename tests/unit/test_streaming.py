@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from spark_dl import KerasClassifier, KerasModel
+from spark_dl.data.column import Column
+from spark_dl.data.convert import ConversionSpec
+from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, OptionError, StoreError
 from spark_dl.io.store import Store
+from spark_dl.score.heads import Classification, Regression, SeveralOutputs
 from spark_dl.streaming import Adwin, Champion, ReplayBuffer, StreamTrainer
 from spark_dl.streaming.champion import beats, check_metric, comparable_content, metric_of_champion
 from spark_dl.streaming.replay import Sample
-from spark_dl.streaming.rows import check_columns
+from spark_dl.streaming.rows import check_columns, prediction_errors
 from spark_dl.streaming.state import StreamState, commit, read_file, read_state
 
 
@@ -214,3 +218,34 @@ def test_a_trainer_stays_in_its_driver(tmp_path: Path) -> None:
 
 def test_a_new_state_is_empty() -> None:
     assert StreamState().files == {}
+
+
+REGRESSION = Regression()
+SEVERAL = SeveralOutputs((("price", 1), ("kind", 3)))
+TWO_LABELS = (
+    LabelSpec(Column("price", "number", "float32", 1), (), "float32", None, "price"),
+    LabelSpec(Column("kind", "number", "int32", 1), (), "int32", 3, "kind"),
+)
+KINDS = np.array([[0.1, 0.8, 0.1], [0.9, 0.1, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "fields", "rows", "expected"),
+    [
+        (Classification(3, 3, False), TWO_LABELS[1:], {"prediction": [1.0, 2.0]}, [[1, 0]], [0, 1]),
+        (Classification(2, 1, False), (), {"prediction": [1.0, 0.0]}, [], None),
+        (REGRESSION, TWO_LABELS[:1], {"prediction": [1.0, np.nan]}, [[3.0, 3.0]], [2, 1]),
+        (REGRESSION, TWO_LABELS[:1], {}, [[3.0, 3.0]], None),
+        (REGRESSION, TWO_LABELS[:1], {"prediction": [[1.0, 2.0], [3.0, 4.0]]}, [[[1.0] * 3] * 2], None),
+        (SEVERAL, TWO_LABELS, {"price": [1.0, 2.0], "kind": KINDS}, [[1.0, 4.0], [1, 2]], [0, 1.5]),
+        (SEVERAL, TWO_LABELS[:1], {"price": [1.0, 2.0], "kind": KINDS}, [[1.0, 4.0]], None),
+    ],
+)
+def test_the_error_of_a_prediction_is_that_of_its_label(
+    head: Any, labels: Any, fields: dict[str, Any], rows: list[Any], expected: list[float] | None
+) -> None:
+    feature = FeatureSpec((Column("x", "number", "float32", 1),), (1,), "float32")
+    conversion = ConversionSpec(Store("memory://"), (feature,), labels)
+    given = [np.zeros((2, 1), np.float32), *map(np.array, rows)]
+    found = prediction_errors(head, conversion, {name: np.array(field) for name, field in fields.items()}, given)
+    assert (found if found is None else found.tolist()) == expected

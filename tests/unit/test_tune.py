@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +183,10 @@ def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
         open_study(other, "minimize", {"space": "a"}, seed=0)
     with pytest.raises(OptionError, match="has another direction"):
         open_study(stored(tmp_path, "three", "maximize"), "minimize", {"space": "a"}, seed=0)
+
+
+def test_without_optuna_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "spark_dl.tune")
+    with pytest.raises(OptionError, match=r"Optuna isn't installed.*spark_dl\[tune\]"):
+        importlib.import_module("spark_dl.tune")

@@ -11,7 +11,7 @@ import webbrowser
 from spark_dl.cli.command import Command
 from spark_dl.cli.output import write_result
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "answers"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +26,20 @@ def _run(given: argparse.Namespace) -> int:
     write_result("ui", address, {"address": address}, as_json=given.log_json)
     process = subprocess.Popen(command) if command else None
     try:
-        if not given.no_browser and _answers(address, process):
+        if not given.no_browser and answers(address, process):
             webbrowser.open(address)
         return process.wait() if process else 0
     except KeyboardInterrupt:  # Ctrl-C also ends the server
         return process.wait() if process else 0
 
 
-def _answers(address: str, process: subprocess.Popen[bytes] | None) -> bool:
-    """Wait until a page answers; return False if the process that serves it ends first."""
+def answers(address: str, process: subprocess.Popen[bytes] | None) -> bool:
+    """Wait until a page answers; return False if the process that serves it ends first.
+
+    Args:
+        address: The URL of the page.
+        process: The process that serves it; None for a server elsewhere, which isn't asked.
+    """
     while process is not None and process.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()
