@@ -54,8 +54,9 @@ def publish(model: LoggedModel, name: str, alias: str, run_id: str, mark: str) -
 
 
 def _versions(client: mlflow.MlflowClient, name: str) -> list[mlflow.entities.model_registry.ModelVersion]:
-    quoted = name.replace("'", "''")
+    quote = '"' if "'" in name else "'"  # MLflow's filters have no escapes
+    condition = f"name={quote}{name}{quote}"
     try:
-        return list(client.search_model_versions(f"name='{quoted}'", order_by=["version_number DESC"], max_results=20))
+        return list(client.search_model_versions(condition, order_by=["version_number DESC"], max_results=20))
     except MlflowException:  # a registry that can't sort
-        return list(client.search_model_versions(f"name='{quoted}'"))
+        return list(client.search_model_versions(condition))
