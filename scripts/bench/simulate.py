@@ -4,7 +4,7 @@ A training converts its rows, starts its ranks, and takes synchronous steps. A s
 whose time is drawn from measured step times, and then one join of all gradients (`project.py`). At each checkpoint all
 ranks wait. Ranks fail at a constant rate; the training then starts again from its last checkpoint, as `fit` does, and
 a start may fail as well. The first table compares the model with what `scaling.py` printed. `--measure` and
-`--measure-cpu` measure the constants below anew.
+`--measure-cpu` measure the constants below again.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Learning from the stream ELEC2 by micro-batches of 1,000 rows, against models that never learn or always begin anew.
+"""Learning from the stream ELEC2 by micro-batches of 1,000 rows, against models that never learn or start from scratch.
 
     python scripts/bench/streams.py DIR     # a directory with elec.csv
 
@@ -35,14 +35,14 @@ def network() -> keras.Model:
     return made
 
 
-def in_keras(windows: list[pd.DataFrame], anew: bool) -> list[dict[str, float]]:
-    """Metrics of a model that is trained on the first window only, or anew on each one."""
+def in_keras(windows: list[pd.DataFrame], from_scratch: bool) -> list[dict[str, float]]:
+    """Metrics of a model that is trained on the first window only, or from scratch on each one."""
     found, model = [], network()
     model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     fresh = [np.asarray(variable) for variable in variables]
     for before, window in itertools.pairwise(windows):
-        if anew or not found:
+        if from_scratch or not found:
             for variable, value in zip(variables, fresh, strict=True):
                 variable.assign(value)
             model.fit(before[COLUMNS].to_numpy(), before["class"].to_numpy(), epochs=EPOCHS_ANEW, verbose=0)
@@ -96,8 +96,8 @@ def main() -> None:
         print("| model | accuracy | loss | seconds a batch | drifts |\n|---|---|---|---|---|")
         majority = np.mean([max(w["class"].mean(), 1 - w["class"].mean()) for w in windows[1:]])
         print(f"| the more frequent class of each window | {majority:.1%} | | | |")
-        line("never learns: trained on the first window", in_keras(windows, anew=False))
-        line("trained from scratch on each window", in_keras(windows, anew=True))
+        line("never learns: trained on the first window", in_keras(windows, from_scratch=False))
+        line("trained from scratch on each window", in_keras(windows, from_scratch=True))
         line("StreamTrainer, no buffer", in_stream(spark, files, len(windows), "none", buffer=None))
         line("StreamTrainer, buffer of 10,000", in_stream(spark, files, len(windows), "large"))
         small = ReplayBuffer(rows=2_000)

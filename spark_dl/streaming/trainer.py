@@ -51,7 +51,7 @@ class StreamTrainer:
     For each batch, the model first predicts the rows (prequential metrics: loss and metrics of rows that it hasn't
     seen), then trains on them, and on as many of the replay buffer. Then its weights, the optimizer, the buffer and the
     number of the batch are committed together: a restarted query trains no batch twice, and loses none. A query with a
-    new checkpoint goes on with the model and counts its batches from 0; calls outside of a query count by themselves.
+    new checkpoint continues with the model and counts its batches from 0; calls outside of a query count by themselves.
 
     A batch of at most `driverRows` rows is trained in the driver's process, as a fit by one worker trains. A larger one
     is trained by a fit on `numWorkers` ranks that begins with the model.

@@ -77,8 +77,8 @@ OTHERS: dict[str, tuple[Callable[[], keras.Model], str]] = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_what_a_copy_has_lost_is_named(what: str) -> None:
-    make, told = OTHERS[what]
-    with pytest.raises(ModelError, match=rf"isn't the same after Keras has saved and loaded it.*{told}"):
+    make, message = OTHERS[what]
+    with pytest.raises(ModelError, match=rf"isn't the same after Keras has saved and loaded it.*{message}"):
         refuse_forgotten(network(), make())
 
 
