@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import KerasModel
 
-IMAGES, BATCH, TURNS = 20_000, 512, 5
+IMAGES, BATCH, TURNS = 100_000, 512, 5
 ARROW_BATCHES = (1_000, 10_000)
 # One layer of 10,000 x 10,000 numbers in float32 is 400 MB.
 LARGE, LARGE_ROWS = 10_000, 4_000

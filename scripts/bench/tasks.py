@@ -179,8 +179,7 @@ def tagger(rows: Rows, crf: bool) -> keras.Model:
         vectors.append(layers.Embedding(len(vocabulary) + 2, 48 if name == "words" else 24)(indices))
         masks.append(indices != 0)
     hidden = layers.Dropout(0.5)(layers.Concatenate()(vectors))
-    for _ in range(2):
-        hidden = layers.Dropout(0.5)(layers.Conv1D(96, 3, padding="same", activation="relu")(hidden))
+    hidden = layers.Dropout(0.5)(layers.Conv1D(96, 3, padding="same", activation="relu")(hidden))
     scores = layers.Dense(len(tags))(hidden)
     return keras.Model(given, CRF()(scores, mask=masks[0]) if crf else scores)
 
