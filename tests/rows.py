@@ -18,10 +18,9 @@ from spark_dl.data import convert
 from spark_dl.data import projection as transport
 from spark_dl.data.column import Column
 from spark_dl.data.columns import kind_of
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Block, ConvertedDataset, Tensor
 from spark_dl.data.shards import Segment
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.io.store import Store
 from spark_dl.score.heads import Regression
 from spark_dl.score.scoring_model import ScoringModel

@@ -23,8 +23,9 @@ from pyspark.sql import functions as F
 
 from spark_dl import KerasEstimator
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec, convert
+from spark_dl.data.convert import convert
 from spark_dl.data.projection import arrow_projection
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.io.store import Store
 
 ROWS, IMAGES = 500_000, 400_000

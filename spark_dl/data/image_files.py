@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow.compute as pc
 
 from spark_dl.data.media import is_spark_image
+from spark_dl.data.ragged import ByteRows
 
-__all__ = ["can_be_decoded", "plain_image", "prepare_images"]
+__all__ = ["alike_jpegs", "can_be_decoded", "plain_image", "prepare_images"]
 
 # Pillow's modes by number of channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -92,6 +94,34 @@ _FORMATS: dict[str, tuple[bytes, Callable[[bytes, int], bool]]] = {
     "BMP": (b"BM", _bmp_is_direct),
     "WebP": (b"RIFF", _webp_is_direct),
 }
+
+
+def alike_jpegs(contents: ByteRows, channels: int, keep: np.ndarray) -> np.ndarray:
+    """Mark the JPEG files that begin as the first one does, up to the frame header, and that TensorFlow can decode.
+
+    Files of one encoder do, so that none of them needs to be looked at alone.
+
+    Args:
+        contents: Encoded files.
+        channels: The number of channels of the decoded image: 1, 3 or 4.
+        keep: The boolean mask of the rows that are used; the first of them is the first file.
+
+    Returns:
+        A boolean mask of shape (rows,); none are marked if the first used row is no such file.
+    """
+    none = np.zeros(len(contents), bool)
+    if not keep.any():
+        return none
+    start = int(np.argmax(keep))
+    first = contents[start : start + 1].objects()[0]
+    if not first.startswith(_FORMATS["JPEG"][0]) or not _jpeg_is_direct(first, channels):
+        return none
+    frame = _jpeg_frame(first)
+    alike = np.asarray(pc.starts_with(contents.values, first[: frame + 2]).to_numpy(zero_copy_only=False)).astype(bool)
+    place, ends = frame + _JPEG_COMPONENTS, contents.ends - contents.ends[0]
+    alike &= np.diff(ends) > place
+    alike[alike] = np.isin(contents.content[ends[:-1][alike] + place], (1, 3))
+    return alike
 
 
 def prepare_images(contents: np.ndarray, channels: int) -> tuple[np.ndarray, dict[str, int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from spark_dl.data.ragged import Values
+
 __all__ = ["RowSampler"]
 
 
@@ -29,7 +31,7 @@ class RowSampler:
         self._factors = np.array(factors)
         self._seen: dict[int, float] = {}
 
-    def validation(self, classes: np.ndarray) -> np.ndarray:
+    def validation(self, classes: Values) -> np.ndarray:
         """Draw the validation rows of a batch.
 
         Args:
@@ -40,7 +42,7 @@ class RowSampler:
         """
         if not self._by_class:
             return self._random.random(len(classes)) < self._fraction
-        chosen = np.zeros(len(classes), bool)
+        classes, chosen = np.asarray(classes), np.zeros(len(classes), bool)
         for index in np.unique(classes).tolist():
             rows = self._random.permutation(np.flatnonzero(classes == index))
             # The class's expected number of validation rows so far, with a random start in [0, 1).
@@ -50,7 +52,7 @@ class RowSampler:
             self._seen[index] = float(ends[-1])
         return chosen
 
-    def resample(self, classes: np.ndarray, validation: np.ndarray) -> np.ndarray | None:
+    def resample(self, classes: Values, validation: np.ndarray) -> np.ndarray | None:
         """Draw how often each row of a batch is written.
 
         Args:
@@ -62,6 +64,6 @@ class RowSampler:
         """
         if not len(self._factors):
             return None
-        often = np.where(validation, 1.0, self._factors[classes])
+        often = np.where(validation, 1.0, self._factors[np.asarray(classes)])
         times = np.floor(often + self._repeating.random(len(classes))).astype(np.int64)
         return np.repeat(np.arange(len(classes)), times)

@@ -1,7 +1,8 @@
-"""Specifications of model inputs and training targets: which columns feed them, in which shape and dtype."""
+"""Specifications of model inputs, training targets and conversions: their columns, shapes and dtypes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from spark_dl.data.column import Column
 from spark_dl.data.columns import kind_of
 from spark_dl.data.dataset import FEATURES, LABEL, ONE_HOT, WEIGHT, Tensor
-from spark_dl.data.ragged import BYTES
+from spark_dl.data.ragged import BYTES, Values
+from spark_dl.io.store import Store
 
-__all__ = ["FeatureSpec", "LabelSpec", "weight_tensor"]
+__all__ = ["ConversionSpec", "FeatureSpec", "LabelSpec", "weight_tensor"]
 
 
 @dataclass(frozen=True)
@@ -99,3 +101,59 @@ def weight_tensor(shape: tuple[int, ...] = ()) -> Tensor:
         shape: The shape of one row's weights.
     """
     return Tensor(WEIGHT, shape, "float32", "float32")
+
+
+@dataclass(frozen=True)
+class ConversionSpec:
+    """Specification of a conversion, which the driver sends to every Spark task.
+
+    Attributes:
+        store: The directory for the blocks.
+        features: The specification of each model input.
+        labels: The specification of each model output's label.
+        weight: The column of sample weights, or None.
+        weight_shape: The shape of one row's weights: () for one number.
+        validation_col: The boolean column that marks validation rows, or None.
+        validation_fraction: The fraction of rows drawn for validation.
+        stratified: Whether to draw that fraction from each class of the only label.
+        balance: "oversample" or "undersample" to balance the classes in training, else "none".
+        factors: How often a training row is written on average, by class index, which follows from `balance`; empty
+            where each row is written once.
+        seed: The seed of the random draws.
+        counts_positions: Whether the classes of labels with several positions are counted, too.
+    """
+
+    store: Store
+    features: tuple[FeatureSpec, ...]
+    labels: tuple[LabelSpec, ...]
+    weight: Column | None = None
+    weight_shape: tuple[int, ...] = ()
+    validation_col: Column | None = None
+    validation_fraction: float = 0.0
+    stratified: bool = False
+    balance: str = "none"
+    factors: tuple[float, ...] = ()
+    seed: int = 0
+    counts_positions: bool = False
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Tensors of a block: features, labels and, if there is a weight column, weights."""
+        features = [spec.tensor(_numbered(FEATURES, index, self.features)) for index, spec in enumerate(self.features)]
+        labels = [spec.tensor(_numbered(LABEL, index, self.labels)) for index, spec in enumerate(self.labels)]
+        return (*features, *labels, *([weight_tensor(self.weight_shape)] if self.weight else []))
+
+    @property
+    def columns(self) -> list[Column]:
+        """Columns that the conversion reads, without duplicates."""
+        fed = [column for spec in self.features for column in spec.columns]
+        named = [*fed, *(one for spec in self.labels for one in spec.columns), self.weight, self.validation_col]
+        return list(dict.fromkeys(column for column in named if column))
+
+    def first_label(self, tensors: Sequence[Values]) -> Values:
+        """Return the first label of these tensors; without labels, a tensor with as many rows."""
+        return tensors[len(self.features) if self.labels else 0]
+
+
+def _numbered(name: str, index: int, specs: Sequence[object]) -> str:
+    return f"{name}_{index}" if len(specs) > 1 else name

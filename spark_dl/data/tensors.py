@@ -10,6 +10,7 @@ import numpy as np
 from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted, kind_of
 from spark_dl.data.limits import beyond, fractional, inexact
+from spark_dl.data.ragged import Values, as_array
 from spark_dl.data.specs import FeatureSpec
 
 __all__ = ["RowErrorSink", "feature_rows"]
@@ -36,7 +37,7 @@ class RowErrorSink(Protocol):
 
 def feature_rows(
     spec: FeatureSpec, extracted: Mapping[Column, Extracted], dtype: str, keep: np.ndarray, errors: RowErrorSink
-) -> np.ndarray:
+) -> Values:
     """Join the columns of a model input to one array, and report the rows that the input can't represent.
 
     Args:
@@ -48,13 +49,13 @@ def feature_rows(
         errors: The receiver of wrong rows.
 
     Returns:
-        An array of shape (rows, width); for bytes, objects of shape (rows,) that `decode_tensor` takes.
+        An array of shape (rows, width); for bytes, objects of shape (rows,) that `decode_tensor` takes, or byte rows.
     """
     if spec.coding:
         (column,) = spec.columns
         found = extracted[column]
         if found.beyond is not None:
-            errors.add_out_of_range(column, found.values, found.beyond & keep, spec.dtype)
+            errors.add_out_of_range(column, found.array, found.beyond & keep, spec.dtype)
         kind = kind_of(column)
         prepared, undecodable = kind.prepare(found.values, spec.shape, keep)
         undecodable = {**found.undecodable, **undecodable}
@@ -62,12 +63,13 @@ def feature_rows(
         undecodable.update(kind.damaged(prepared, whole) if column.validate else {})
         for reason, rows in undecodable.items():
             if (filler := kind.filler(column)) is not None:
+                prepared = as_array(prepared)
                 prepared[rows & keep] = filler
             else:
                 errors.add_undecodable(column, rows & keep, reason)
                 np.logical_and(keep, ~rows, out=keep)
         return prepared
-    parts = [extracted[column].values for column in spec.columns]
+    parts = [extracted[column].array for column in spec.columns]
     for column, values in zip(spec.columns, parts, strict=True):
         outside = beyond(values, spec.dtype) & keep
         errors.add_out_of_range(column, values, outside, spec.dtype)

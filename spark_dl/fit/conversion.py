@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from pyspark.sql import DataFrame
 
-from spark_dl.data.convert import ConversionSpec, convert
+from spark_dl.data.convert import convert
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.errors import DataError, explain
 from spark_dl.io.store import Store
 from spark_dl.launch.slot_queue import SlotQueue

@@ -11,8 +11,8 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.errors import DataError, StoreError, explain
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.io.store import Store

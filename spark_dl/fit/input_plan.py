@@ -9,8 +9,7 @@ from pyspark.sql.types import StructType
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns import OPEN, kind_of
-from spark_dl.data.convert import ConversionSpec
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.fit.columns import InputFacts, OutputFacts
 
 __all__ = ["FedColumn", "InputPlan", "input_plan"]

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spark_dl.data.convert import ConversionSpec
-from spark_dl.data.specs import LabelSpec
+from spark_dl.data.specs import ConversionSpec, LabelSpec
 from spark_dl.errors import DataError, ModelError, OptionError, explain, shape_text
 from spark_dl.options import ClassifierOptions, EstimatorOptions, TaggerOptions
 

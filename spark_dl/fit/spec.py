@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cloudpickle
 from pyspark.sql.types import StructField, StructType
 
-from spark_dl.data.convert import ConversionSpec
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.fit.callback_checks import pickle_callbacks
 from spark_dl.fit.checks import check_compiles, check_layers, check_options, scaled_rate, set_learning_rate
 from spark_dl.fit.columns import (

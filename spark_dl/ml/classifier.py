@@ -12,9 +12,9 @@ from pyspark.sql import functions as F
 
 from spark_dl.data.column import quoted
 from spark_dl.data.columns import kind_of
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.label_rules import OF_CLASS_INDICES, OF_ONE_HOT_ROWS
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.errors import ModelError, explain
 from spark_dl.fit.class_weights import check_class_weights, class_weights
 from spark_dl.fit.heads import check_classes, check_for_each_class, class_head

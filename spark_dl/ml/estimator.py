@@ -15,9 +15,9 @@ from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import diagnosis
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.label_rules import OF_CLASS_INDICES
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.fit.attempts import Trained, train_on_ranks
 from spark_dl.fit.callback_checks import pickle_callbacks
 from spark_dl.fit.conversion import check_rows, convert_rows

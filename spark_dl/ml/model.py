@@ -9,7 +9,7 @@ from pyspark.ml.base import Model
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from spark_dl.data.convert import ConversionSpec
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.errors import ModelError, OptionError, SavedModelError, explain, hint
 from spark_dl.figures import history_figure
 from spark_dl.fit.columns import check_outputs, feature_specs, output_columns

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from pyspark.sql import DataFrame
 
-from spark_dl.data.convert import ConversionSpec
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.fit.converted import ConvertedData, comparable
 from spark_dl.fit.spec import FitSpec
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from spark_dl.data.batches import keras_batch
-from spark_dl.data.convert import ConversionSpec, convert_batches
+from spark_dl.data.convert import convert_batches
 from spark_dl.data.projection import arrow_projection
 from spark_dl.data.row_errors import describe
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.errors import DataError, ModelError, explain
 from spark_dl.io.payload import Payload
 from spark_dl.log_values import plain_logs, plain_value

@@ -42,7 +42,7 @@ class ScoringRowErrors:
             raise unfit(column, "no nulls and no NaN", f"{received}{np.argmax(missing)}")
         if infinite is not None and infinite.any():
             expected = f"finite numbers that the model's input can hold ({self._dtypes[column]})"
-            raise unfit(column, expected, _with_number(extracted.values, infinite, "with an infinite number"), _SCALE)
+            raise unfit(column, expected, _with_number(extracted.array, infinite, "with an infinite number"), _SCALE)
 
     def add_out_of_range(self, column: Column, values: np.ndarray, rows: np.ndarray, dtype: str) -> None:
         """Check that no row has a number outside the dtype's range.

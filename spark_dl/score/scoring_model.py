@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from spark_dl.data.column import Column
 from spark_dl.data.columns import OPEN, decode, decode_tensor, kind_of
+from spark_dl.data.ragged import as_array
 from spark_dl.data.specs import FeatureSpec
 from spark_dl.data.tensors import feature_rows
 from spark_dl.errors import DataError, explain
@@ -100,7 +101,7 @@ class ScoringModel:
             np.logical_and(keep, found.usable, out=keep)
         inputs = []
         for spec in sorted(self.features, key=lambda spec: not spec.coding):  # undecodable rows aren't looked at again
-            rows = feature_rows(spec, extracted, spec.dtype, keep, errors)
+            rows = as_array(feature_rows(spec, extracted, spec.dtype, keep, errors))
             inputs.append((spec, rows if spec.coding else rows.reshape(-1, *spec.shape)))
         return [dict(inputs)[spec] for spec in self.features]
 

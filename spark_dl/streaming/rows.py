@@ -9,9 +9,10 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
 
-from spark_dl.data.convert import ConversionSpec, convert_batches
+from spark_dl.data.convert import convert_batches
 from spark_dl.data.projection import arrow_projection
 from spark_dl.data.row_errors import describe
+from spark_dl.data.specs import ConversionSpec
 from spark_dl.errors import DataError, explain
 from spark_dl.score.heads import Classification, Head, SeveralOutputs
 

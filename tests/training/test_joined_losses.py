@@ -17,8 +17,7 @@ import tensorflow as tf
 from rows import on_ranks, pack
 
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.io.store import Store
 from spark_dl.options import TrainingOptions
 from spark_dl.train.loop import train

@@ -13,10 +13,10 @@ from rows import packed_arrays
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec, append_rows
+from spark_dl.data.convert import append_rows
 from spark_dl.data.readers import reader
 from spark_dl.data.shards import Segment
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.io.store import Store
 from spark_dl.options import TrainingOptions
 from spark_dl.streaming.learner import Learner

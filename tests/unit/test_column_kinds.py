@@ -16,9 +16,9 @@ from rows import scored_input, sent
 from spark_dl.data.batches import keras_batch
 from spark_dl.data.column import Column
 from spark_dl.data.columns import KINDS, decode_tensor, kind_of
-from spark_dl.data.convert import ConversionSpec, convert_batches
+from spark_dl.data.convert import convert_batches
 from spark_dl.data.row_errors import RowErrors
-from spark_dl.data.specs import LabelSpec
+from spark_dl.data.specs import ConversionSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
 from spark_dl.score.heads import Regression

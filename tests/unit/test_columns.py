@@ -18,13 +18,12 @@ from spark_dl.data.column import Column
 from spark_dl.data.columns import decode
 from spark_dl.data.columns.nested_array import flattened
 from spark_dl.data.columns.number import decode_together
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Tensor
 from spark_dl.data.null_policy import NullPolicy
 from spark_dl.data.readers import reader
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.shards import Segment
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, OptionError
 from spark_dl.fit.columns import (
     InputFacts,

@@ -21,11 +21,11 @@ from rows import sent
 from spark_dl.data.batches import keras_batch
 from spark_dl.data.column import Column
 from spark_dl.data.columns import decode_tensor
-from spark_dl.data.convert import ConversionSpec, convert_batches
+from spark_dl.data.convert import convert_batches
 from spark_dl.data.image_files import can_be_decoded, plain_image, prepare_images
 from spark_dl.data.null_policy import NullPolicy
 from spark_dl.data.schema import ColumnRules, feature_spec
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
 from spark_dl.score.heads import Regression, TensorOutput

@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ import tensorflow as tf
 from PIL import Image
 from rows import pack, scored_input, sent
 
+from spark_dl.data import block_writer
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec, convert_batches
-from spark_dl.data.image_files import prepare_images
+from spark_dl.data.convert import convert_batches
+from spark_dl.data.image_files import alike_jpegs, prepare_images
 from spark_dl.data.media import pixels
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.ragged import ByteRows
+from spark_dl.data.readers import reader
+from spark_dl.data.shards import Segment
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
 
@@ -187,6 +192,41 @@ def test_a_jpeg_is_judged_by_itself_after_others_that_begin_alike(channels: int)
     assert together.tolist() == [prepared[0] for prepared, _ in alone]
     assert faults == sum((Counter(one) for _, one in alone), Counter())
     assert faults
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_jpegs_are_alike_only_where_none_needs_a_change(channels: int) -> None:
+    color, gray = saved(SMOOTH, "JPEG"), saved(SMOOTH.convert("L"), "JPEG")
+    frame = color.index(b"\xff\xc0")
+    contents = [color[: frame + 9], color[:frame], b"", gray, color[: frame + 9] + bytes([4]) + color[frame + 10 :]]
+    contents = [color, *contents, saved(SMOOTH, "JPEG", quality=5), saved(SMOOTH, "PNG"), color, None]
+    rows = ByteRows(pa.array([b"", *contents[:-1], b""], pa.large_binary())[1:])
+    keep = np.array([content is not None for content in contents])
+    alike = alike_jpegs(rows, channels, keep)
+    assert np.flatnonzero(alike).tolist() == ([] if channels == 4 else [0, len(contents) - 2])
+    assert not alike_jpegs(rows, channels, ~keep).any()
+    assert not alike_jpegs(rows, channels, np.zeros_like(keep)).any()
+
+
+def test_jpegs_of_one_encoder_are_written_and_read_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [Image.fromarray(np.roll(RGB[:3, :3], turn)).resize((16, 12)) for turn in range(27)]
+    alike = [saved(picture, "JPEG") for picture in pictures]
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 4 * len(alike[0]))
+    label = LabelSpec(Column("y", "number", "int32", 1), (), "int32", None)
+    image = replace(IMAGE, columns=(replace(IMAGE.columns[0], drop=True),))
+    conversion = ConversionSpec(Store.at(str(tmp_path)), (image,), (label,))
+    # Nulls and images of another kind between them, in batches that blocks cut.
+    given = [*alike[:5], None, *alike[5:12], FILES["gif"][0], *alike[12:], FILES["png"][0]]
+    column = pa.table({"x": pa.array(given, pa.binary()), "y": pa.array(range(len(given)), pa.int32())})
+    dataset, faults = pack(conversion, *column.to_batches(max_chunksize=7))
+    assert not faults
+    assert len(dataset.blocks) > 4
+    read = [
+        arrays for block in dataset.blocks for arrays in reader("petastorm")(dataset, [Segment(block, 0, block.rows)])
+    ]
+    found = {int(y): x for xs, ys in read for x, y in zip(xs, ys, strict=True)}
+    expected = {row: prepare_images(objects(one), 3)[0][0] for row, one in enumerate(given) if one is not None}
+    assert found == expected
 
 
 def test_a_16_bit_gray_png_is_refused_by_its_name_in_training_and_in_scoring(tmp_path: Path) -> None:

@@ -18,12 +18,11 @@ from rows import pack, sent
 from spark_dl import KerasEstimator
 from spark_dl.data import convert
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.label_rules import OF_CLASS_INDICES, RULES, apply_loss
 from spark_dl.data.row_errors import describe
 from spark_dl.data.schema import label_spec
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.fit.columns import OutputFacts
 from spark_dl.fit.converted import ConvertedData, comparable

@@ -13,10 +13,9 @@ import pytest
 from rows import pack, scored_input
 
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.limits import beyond, greatest, inexact
 from spark_dl.data.row_errors import describe
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, ModelError
 from spark_dl.io.store import Store
 from spark_dl.train.model.exact_ids import check_exact_ids

@@ -14,19 +14,18 @@ import tensorflow as tf
 from pyspark.sql import types as T
 from rows import pack, scored_input
 
-from spark_dl.data import convert
+from spark_dl.data import block_writer, convert
 from spark_dl.data.batches import tensorflow_batches
 from spark_dl.data.cache import CACHES, Cache
 from spark_dl.data.column import Column
 from spark_dl.data.columns import decode_tensor
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.media import image_bytes, is_spark_image, pixels
 from spark_dl.data.ragged import joined, lengths, split
 from spark_dl.data.readers import READERS, reader
 from spark_dl.data.row_errors import describe
 from spark_dl.data.schema import ColumnRules, feature_spec, label_spec
 from spark_dl.data.shards import Segment, shards
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
 
@@ -67,7 +66,7 @@ def test_bytes_of_any_length_come_back_as_they_were(tmp_path: Path, name: str, k
 def test_blocks_of_bytes_are_cut_by_their_size_and_into_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 500)
     texts = [b"%d" % i * (i % 40) for i in range(200)]
     dataset, _ = packed(tmp_path, TEXT, pa.array(texts))
     assert len(dataset.blocks) > 5
@@ -123,7 +122,7 @@ def test_images_reach_the_model_as_tensorflow_decodes_them(tmp_path: Path, encod
 
 
 def test_shuffled_texts_keep_their_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 200)
     texts = [b"text %d" % index for index in range(100)]
     dataset, _ = packed(tmp_path, TEXT, pa.array(texts))
     (shard,) = shards(dataset.blocks, 1, 8, 5)
@@ -154,7 +153,7 @@ def test_the_fields_of_an_image_struct_are_told_by_how_they_begin_and_by_their_s
 def test_neighbours_of_very_different_size_make_blocks_of_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 1000)
     texts = [b"a" * 400] * 10 + [b"b"] * 300 + [b"c" * 5000]
     dataset, _ = packed(tmp_path, TEXT, pa.array(texts))
     assert [block.rows for block in dataset.blocks][:5] == [2, 2, 2, 2, 2 + (1000 - 2 * 404) // 5]

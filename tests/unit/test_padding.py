@@ -21,11 +21,11 @@ from spark_dl import KerasEstimator
 from spark_dl.data.batches import keras_batch
 from spark_dl.data.column import Column
 from spark_dl.data.columns import OPEN, decode, decode_tensor, kind_of
-from spark_dl.data.convert import ConversionSpec, convert_batches
+from spark_dl.data.convert import convert_batches
 from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.row_errors import describe
 from spark_dl.data.schema import ColumnRules, feature_spec
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, ModelError, OptionError
 from spark_dl.fit.padding_check import check_padding
 from spark_dl.fit.spec import build_fit_spec

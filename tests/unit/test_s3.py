@@ -16,10 +16,9 @@ from rows import pack
 
 from spark_dl import KerasClassifier
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.readers import reader
 from spark_dl.data.shards import Segment
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import StoreError
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace, clean

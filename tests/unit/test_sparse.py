@@ -20,11 +20,10 @@ from rows import pack, scored_input
 from spark_dl.data.batches import _ready, tensorflow_batches
 from spark_dl.data.column import Column
 from spark_dl.data.columns import Extracted, decode, decode_tensor
-from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.readers import reader
 from spark_dl.data.schema import ColumnRules, feature_spec
 from spark_dl.data.shards import shards
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError
 from spark_dl.io.store import Store
 from spark_dl.score.scoring_model import rows_at_once

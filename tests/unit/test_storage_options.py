@@ -17,8 +17,7 @@ from rows import pack
 from spark_dl.cli.config import given_values, read_config
 from spark_dl.cli.keys import TrainKeys, train_options
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec
-from spark_dl.data.specs import FeatureSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec
 from spark_dl.errors import OptionError, StoreError
 from spark_dl.io.filesystems import opened
 from spark_dl.io.storage_options import ENVIRONMENT, StorageOptions

@@ -13,8 +13,7 @@ import pytest
 
 from spark_dl import KerasClassifier, KerasModel
 from spark_dl.data.column import Column
-from spark_dl.data.convert import ConversionSpec
-from spark_dl.data.specs import FeatureSpec, LabelSpec
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, OptionError, StoreError
 from spark_dl.io.store import Store
 from spark_dl.score.heads import Classification, Regression, SeveralOutputs

@@ -9,8 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from spark_dl.data.limits import all_finite
+from spark_dl.data.ragged import ByteRows, Values, as_array
 
-__all__ = ["Extracted", "filled", "from_bytes", "from_lists", "from_numbers", "mask", "nulls_of", "numbers_of"]
+__all__ = [
+    "Extracted",
+    "byte_rows",
+    "filled",
+    "from_bytes",
+    "from_lists",
+    "from_numbers",
+    "mask",
+    "nulls_of",
+    "numbers_of",
+]
 
 
 @dataclass
@@ -19,7 +30,7 @@ class Extracted:
 
     Attributes:
         values: Numbers of shape (rows, width), not usable in the rows that `missing` marks. For bytes, objects of
-            shape (rows,).
+            shape (rows,), or byte rows.
         missing: Boolean, shape (rows,): rows with a null, a null element, a NaN or a wrong number of elements.
         nulls: The number of rows with a null or a null element.
         nans: The number of rows with a NaN and no null.
@@ -31,7 +42,7 @@ class Extracted:
         undecodable: By reason a boolean mask, shape (rows,), of the rows whose bytes can't be decoded.
     """
 
-    values: np.ndarray
+    values: Values
     missing: np.ndarray
     nulls: int = 0
     nans: int = 0
@@ -39,6 +50,11 @@ class Extracted:
     beyond: np.ndarray | None = None
     infinite: np.ndarray | None = None
     undecodable: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values as an array: bytes as objects."""
+        return as_array(self.values)
 
     @property
     def usable(self) -> np.ndarray:
@@ -103,11 +119,18 @@ def from_bytes(array: pa.Array) -> Extracted:
     return Extracted(values, null, int(null.sum()))
 
 
+def byte_rows(array: pa.Array) -> Extracted:
+    """Take binary values as they are in Arrow, without an object for each."""
+    null = nulls_of(array)
+    values = array.cast(pa.large_binary())
+    return Extracted(ByteRows(values.fill_null(b"") if null.any() else values), null, int(null.sum()))
+
+
 def filled(extracted: Extracted, fill: float | bytes | None) -> Extracted:
     """Replace missing and infinite values; None replaces none."""
     if fill is None or extracted.usable.all():
         return extracted
-    values = extracted.values.copy()
+    values = extracted.array.copy()
     values[~extracted.usable] = fill
     return Extracted(values, np.zeros_like(extracted.missing))
 

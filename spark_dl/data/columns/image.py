@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from spark_dl.data.column import Column
-from spark_dl.data.columns.extracted import Extracted, filled, from_bytes
+from spark_dl.data.columns.extracted import Extracted, byte_rows, filled
 from spark_dl.data.columns.kind import ColumnKind, ModelInput, array_of
 from spark_dl.data.columns.number import number_of_dtype
-from spark_dl.data.image_files import can_be_decoded, plain_image, prepare_images
+from spark_dl.data.image_files import alike_jpegs, can_be_decoded, plain_image, prepare_images
 from spark_dl.data.media import pixels
-from spark_dl.data.ragged import BYTES
+from spark_dl.data.ragged import BYTES, ByteRows, Values, as_array
 from spark_dl.errors import DataError, explain, shape_text
 
 if TYPE_CHECKING:
@@ -56,26 +56,28 @@ class ImageKind(ColumnKind):
         return number_of_dtype(fill, "uint8")
 
     def decode(self, array: pa.Array, column: Column) -> Extracted:
-        return filled(from_bytes(array), self.filler(column))
+        return filled(byte_rows(array), self.filler(column))
 
     def from_pandas(self, values: Any, column: Column) -> pa.Array:
         return array_of(values, column, "an image's bytes in each row", pa.large_binary())
 
     def prepare(
-        self, contents: np.ndarray, shape: tuple[int, ...], keep: np.ndarray
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        rows = np.flatnonzero(keep)
+        self, contents: Values, shape: tuple[int, ...], keep: np.ndarray
+    ) -> tuple[Values, dict[str, np.ndarray]]:
+        if isinstance(contents, ByteRows) and (keep <= alike_jpegs(contents, shape[-1], keep)).all():
+            return contents, {}
+        rows, objects = np.flatnonzero(keep), as_array(contents)
         images = np.full(len(keep), b"", object)
-        images[rows], reasons = prepare_images(contents[rows], shape[-1])
+        images[rows], reasons = prepare_images(objects[rows], shape[-1])
         undecodable = {reason: np.zeros(len(keep), bool) for reason in reasons}
         for row in rows if reasons else ():
-            for reason in prepare_images(contents[row : row + 1], shape[-1])[1]:
+            for reason in prepare_images(objects[row : row + 1], shape[-1])[1]:
                 undecodable[reason][row] = True
         return images, undecodable
 
-    def damaged(self, contents: np.ndarray, keep: np.ndarray) -> dict[str, np.ndarray]:
+    def damaged(self, contents: Values, keep: np.ndarray) -> dict[str, np.ndarray]:
         rows = np.zeros(len(keep), bool)
-        rows[keep] = [not can_be_decoded(content) for content in contents[keep]]
+        rows[keep] = [not can_be_decoded(content) for content in as_array(contents)[keep]]
         return {"files that are whole": rows} if rows.any() else {}
 
     def filler(self, column: Column) -> bytes | None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from spark_dl.data.column import Column, quoted
 from spark_dl.data.columns.extracted import Extracted
+from spark_dl.data.ragged import Values
 from spark_dl.errors import DataError, explain
 
 if TYPE_CHECKING:
@@ -190,25 +191,25 @@ class ColumnKind(ABC):
     # --- from NumPy to the model
 
     def prepare(
-        self, contents: np.ndarray, shape: tuple[int, ...], keep: np.ndarray
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        self, contents: Values, shape: tuple[int, ...], keep: np.ndarray
+    ) -> tuple[Values, dict[str, np.ndarray]]:
         """Bring bytes to a form that `decode_tensor` takes.
 
         Args:
-            contents: The bytes objects, shape (rows,).
+            contents: The bytes objects, shape (rows,), or byte rows.
             shape: The shape of one row of the model's input.
             keep: The boolean mask of the rows that are used.
 
         Returns:
-            The bytes objects; and by reason a boolean mask of the rows that can't be decoded.
+            The bytes objects or byte rows; and by reason a boolean mask of the rows that can't be decoded.
         """
         return contents, {}
 
-    def damaged(self, contents: np.ndarray, keep: np.ndarray) -> dict[str, np.ndarray]:
+    def damaged(self, contents: Values, keep: np.ndarray) -> dict[str, np.ndarray]:
         """Decode bytes once to find those that `decode_tensor` would fail on, where the column asks for it.
 
         Args:
-            contents: The bytes objects, shape (rows,).
+            contents: The bytes objects, shape (rows,), or byte rows.
             keep: The boolean mask of the rows that are used.
 
         Returns:

@@ -115,13 +115,13 @@ def _dense(fields: Mapping[str, pa.Array], width: int) -> Extracted:
     dense_rows = np.flatnonzero(~sparse & ~null)
     if len(dense_rows):
         dense = from_lists(values.take(pa.array(dense_rows)), width, "float64")
-        extracted.values[dense_rows] = dense.values
+        extracted.array[dense_rows] = dense.values
         extracted.missing[dense_rows] = dense.missing
         extracted.lengths = dense.lengths
     sparse_rows = np.flatnonzero(sparse)
     if len(sparse_rows):
         _scatter(array.take(pa.array(sparse_rows)), sparse_rows, width, extracted)
-    return from_numbers(extracted.values, null, extracted.lengths, extracted.missing & ~null)
+    return from_numbers(extracted.array, null, extracted.lengths, extracted.missing & ~null)
 
 
 def _scatter(array: pa.RecordBatch, rows: np.ndarray, width: int, into: Extracted) -> None:
@@ -134,4 +134,4 @@ def _scatter(array: pa.RecordBatch, rows: np.ndarray, width: int, into: Extracte
     kept = array.filter(pa.array(fits))
     counts = pc.list_value_length(kept.column("indices")).to_numpy(zero_copy_only=False)
     at = np.repeat(rows[fits], counts)
-    into.values[at, kept.column("indices").flatten().to_numpy()] = kept.column("values").flatten().to_numpy()
+    into.array[at, kept.column("indices").flatten().to_numpy()] = kept.column("values").flatten().to_numpy()
