@@ -7,24 +7,20 @@ speculative tasks aren't on it. Row errors are counted in the same pass and rais
 from __future__ import annotations
 
 import functools
-import math
-import uuid
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
+from spark_dl.data.block_writer import PARTITION_STRIDE, BlockWriter
 from spark_dl.data.column import Column
-from spark_dl.data.dataset import BLOCK_BYTES, BLOCK_ID, BLOCK_ROWS, FEATURES, LABEL, Block, ConvertedDataset, Tensor
+from spark_dl.data.dataset import FEATURES, LABEL, Block, ConvertedDataset, Tensor
 from spark_dl.data.label_rules import RULES
 from spark_dl.data.projection import arrow_projection, decode_batch
-from spark_dl.data.ragged import BYTES, joined, lengths, row_sizes
 from spark_dl.data.row_errors import RowErrors, describe
 from spark_dl.data.sampler import RowSampler
 from spark_dl.data.specs import FeatureSpec, LabelSpec, weight_tensor
@@ -38,16 +34,10 @@ from spark_dl.spark.python_worker import purge_zipimport_cache
 
 __all__ = ["ConversionSpec", "append_rows", "convert", "convert_batches"]
 
-# The range of block ids of a partition; the upper half is for validation blocks.
-_PARTITION_STRIDE = 1 << 24
 _RESULT_SCHEMA = (
     "kind string, name string, block_id long, rows long, bytes long, validation boolean, checksum long, "
     "class_rows array<long>, detail string"
 )
-
-
-# Large odd factors that spread a row's bytes over 64 bits: the golden ratio's and two of SplitMix64 (Steele et al.).
-_FACTORS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB], np.uint64)
 
 
 @dataclass(frozen=True)
@@ -131,8 +121,8 @@ def convert(frame: DataFrame, conversion: ConversionSpec) -> ConvertedDataset:
 
 def append_rows(dataset: ConvertedDataset, conversion: ConversionSpec, arrays: list[np.ndarray]) -> ConvertedDataset:
     """Write rows that are tensors already as further training blocks of a dataset, and return it with them."""
-    partition = 1 + max((block.block_id // _PARTITION_STRIDE for block in dataset.blocks), default=-1)
-    writer = _BlockWriter(replace(conversion, store=dataset.store), partition, validation=False)
+    partition = 1 + max((block.block_id // PARTITION_STRIDE for block in dataset.blocks), default=-1)
+    writer = _block_writer(replace(conversion, store=dataset.store), partition, validation=False)
     records: list[Any] = [*writer.add(arrays), *writer.finish()]
     size = dataset.bytes + sum(record["bytes"] for record in records)
     return replace(dataset, blocks=(*dataset.blocks, *map(_block, records)), bytes=size)
@@ -156,7 +146,7 @@ def _written_blocks(conversion: ConversionSpec, batches: Iterable[pa.RecordBatch
         conversion.seed, partition, conversion.validation_fraction, conversion.stratified, conversion.factors
     )
     faults = RowErrors()
-    writers = {part: _BlockWriter(conversion, partition, validation=part) for part in (False, True)}
+    writers = {part: _block_writer(conversion, partition, validation=part) for part in (False, True)}
     written: list[dict[str, object]] = []
     for batch in batches:
         arrays, validation = _convert_batch(conversion, batch, draw, faults)
@@ -260,79 +250,29 @@ def _first_label(conversion: ConversionSpec, tensors: list[np.ndarray]) -> np.nd
     return tensors[len(conversion.features) if conversion.labels else 0]
 
 
-class _BlockWriter:
-    """Writer that collects rows and writes a file whenever a block is full."""
+def _block_writer(conversion: ConversionSpec, partition: int, validation: bool) -> BlockWriter:
+    labels = functools.partial(_label_fields, conversion)
+    return BlockWriter(conversion.store, conversion.tensors, partition, validation, labels)
 
-    def __init__(self, conversion: ConversionSpec, partition: int, validation: bool) -> None:
-        self._conversion = conversion
-        self._validation = validation
-        self._next_id = partition * _PARTITION_STRIDE + (_PARTITION_STRIDE // 2 if validation else 0)
-        self._waiting: list[list[np.ndarray]] = []
-        self._sizes: list[np.ndarray] = []  # bytes of each waiting row
-        self._bytes = 0
 
-    def add(self, arrays: list[np.ndarray]) -> Iterator[dict[str, object]]:
-        """Add the tensors of some rows, and yield a record for each file written."""
-        self._waiting.append(arrays)
-        sizes = np.sum([row_sizes(array) for array in arrays], axis=0)
-        self._sizes.append(sizes)
-        self._bytes += int(sizes.sum())
-        while self._bytes > BLOCK_BYTES:
-            fitting = np.searchsorted(np.cumsum(np.concatenate(self._sizes)), BLOCK_BYTES, side="right")
-            yield self._write(max(1, int(fitting)))
+def _label_fields(conversion: ConversionSpec, arrays: list[np.ndarray]) -> dict[str, object]:
+    """Return the fields of a block's record that follow from its labels."""
+    return {
+        "class_rows": _class_rows(conversion, _first_label(conversion, arrays)),
+        "detail": _exclusive_values(conversion.labels, arrays[len(conversion.features) :]),
+    }
 
-    def finish(self) -> Iterator[dict[str, object]]:
-        """Write the remaining rows, and yield the record of their file."""
-        if rows := sum(map(len, self._sizes)):
-            yield self._write(rows)
 
-    def _write(self, rows: int) -> dict[str, object]:
-        whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*self._waiting, strict=True)]
-        written = [array[:rows] for array in whole]
-        sizes = np.concatenate(self._sizes)
-        size, left = int(sizes[:rows].sum()), sizes[rows:]
-        self._bytes -= size
-        self._sizes = [left] if len(left) else []
-        self._waiting = [[array[rows:] for array in whole]] if len(left) else []
-        block_id, self._next_id = self._next_id, self._next_id + 1
-        name = f"{'validation' if self._validation else 'train'}-{block_id:012d}-{uuid.uuid4().hex[:12]}.parquet"
-        columns = {BLOCK_ID: pa.array([block_id]), BLOCK_ROWS: pa.array([rows])}
-        for tensor, array in zip(self._conversion.tensors, written, strict=True):
-            if tensor.stored == BYTES:
-                columns[tensor.lengths_name] = _one_value(lengths(array))
-            columns[tensor.name] = _one_value(joined(array) if tensor.stored == BYTES else array)
-        filesystem, path = self._conversion.store.open()
-        # Statistics or a dictionary would store a second copy of the only value.
-        pq.write_table(
-            pa.table(columns),
-            f"{path}/{name}",
-            filesystem=filesystem,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-        )
-        return {
-            "kind": "block",
-            "name": name,
-            "block_id": block_id,
-            "rows": rows,
-            "bytes": size,
-            "validation": self._validation,
-            "checksum": _checksum(written),
-            "class_rows": self._class_rows(_first_label(self._conversion, written)),
-            "detail": _exclusive_values(self._conversion.labels, written[len(self._conversion.features) :]),
-        }
-
-    def _class_rows(self, labels: np.ndarray) -> list[int]:
-        specs = self._conversion.labels
-        counted = len(specs) == 1 and (not specs[0].shape or self._conversion.counts_positions)
-        classes = specs[0].classes if counted else None
-        if not classes:
-            return []
-        indices = labels.astype(np.int64).ravel()
-        # Without the index that the loss ignores.
-        rows: list[int] = np.bincount(indices[(indices >= 0) & (indices < classes)], minlength=classes).tolist()
-        return rows
+def _class_rows(conversion: ConversionSpec, labels: np.ndarray) -> list[int]:
+    specs = conversion.labels
+    counted = len(specs) == 1 and (not specs[0].shape or conversion.counts_positions)
+    classes = specs[0].classes if counted else None
+    if not classes:
+        return []
+    indices = labels.astype(np.int64).ravel()
+    # Without the index that the loss ignores.
+    rows: list[int] = np.bincount(indices[(indices >= 0) & (indices < classes)], minlength=classes).tolist()
+    return rows
 
 
 def _exclusive_values(labels: Sequence[LabelSpec], arrays: Sequence[np.ndarray]) -> str:
@@ -366,35 +306,3 @@ def _check_exclusive(labels: Sequence[LabelSpec], found: Iterable[str]) -> None:
 
 def _numbered(name: str, index: int, specs: Sequence[object]) -> str:
     return f"{name}_{index}" if len(specs) > 1 else name
-
-
-def _checksum(arrays: Sequence[np.ndarray]) -> int:
-    """Compute a checksum that doesn't depend on the order of rows: the sum of one hash per row."""
-    rows = np.zeros(len(arrays[0]), np.uint64)
-    for array in arrays:
-        rows = rows * _FACTORS[2] + _row_numbers(array)
-    rows ^= rows >> np.uint64(29)  # nonlinear, as a linear sum misses values swapped between rows
-    rows *= _FACTORS[0]
-    rows ^= rows >> np.uint64(32)
-    return int(rows.sum(dtype=np.uint64)) % (1 << 63)
-
-
-def _row_numbers(array: np.ndarray) -> np.ndarray:
-    """Hash each row's bytes, in words of 8, 4 or 1 bytes; crc32 for byte values: uint64, shape (rows,)."""
-    if array.dtype == BYTES:
-        return np.fromiter(map(zlib.crc32, array), np.uint64, len(array))
-    row_bytes = array.itemsize * math.prod(array.shape[1:])
-    if not row_bytes or not len(array):
-        return np.zeros(len(array), np.uint64)
-    word = next(kind for kind in (np.uint64, np.uint32, np.uint8) if row_bytes % np.dtype(kind).itemsize == 0)
-    words: np.ndarray = np.ascontiguousarray(array).reshape(len(array), -1).view(word)
-    factors = (np.arange(words.shape[1], dtype=np.uint64) * _FACTORS[1]) | np.uint64(1)
-    numbers: np.ndarray = np.einsum("ij,j->i", words, factors, dtype="uint64")
-    return numbers
-
-
-def _one_value(array: np.ndarray) -> pa.Array:
-    """Create an Arrow array of one binary value that shares the array's memory, if it is contiguous."""
-    content = pa.py_buffer(np.ascontiguousarray(array))
-    offsets = pa.py_buffer(np.array([0, content.size], np.int32))
-    return pa.Array.from_buffers(pa.binary(), 1, [None, offsets, content])

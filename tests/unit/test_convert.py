@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import pack
 
-from spark_dl.data import convert
+from spark_dl.data import block_writer
+from spark_dl.data.block_writer import checksum
 from spark_dl.data.column import Column
 from spark_dl.data.convert import ConversionSpec
 from spark_dl.data.dataset import Block, ConvertedDataset
@@ -208,7 +209,7 @@ def many(directory: Path, count: int, batch: int, **others: Any) -> ConvertedDat
 def test_blocks_are_full_but_the_last_and_keep_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 80)  # ten rows of two int32
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 80)  # ten rows of two int32
     dataset = many(tmp_path, 34, batch)
     assert [block.rows for block in dataset.blocks] == [10, 10, 10, 4]
     assert dataset.bytes == 34 * 8
@@ -228,7 +229,7 @@ def test_batches_without_rows_make_no_blocks(tmp_path: Path) -> None:
 def test_segments_are_cut_out_of_their_blocks_in_the_order_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 80)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 80)
     dataset = many(tmp_path, 34, 7)
     first, second, third, fourth = dataset.blocks
     segments = [Segment(fourth, 1, 3), Segment(first, 0, 10), Segment(third, 9, 10), Segment(second, 2, 5)]
@@ -237,7 +238,7 @@ def test_segments_are_cut_out_of_their_blocks_in_the_order_asked_for(
 
 
 def test_all_ranks_together_read_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 80)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 80)
     dataset = many(tmp_path, 57, 9)
     dealt = shards(dataset.part(validation=False), 3, 4, seed=2)
     read = np.concatenate([rows_of(dataset, shard.segments)[1] for shard in dealt])
@@ -297,7 +298,7 @@ def test_every_reader_gives_the_same_rows(tmp_path: Path, name: str) -> None:
 @pytest.mark.stack
 @pytest.mark.parametrize("name", READERS)
 def test_a_block_may_be_read_in_several_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 400)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 400)
     dataset = many(tmp_path, 250, 50)
     assert len(dataset.blocks) > 4
     random = np.random.default_rng(0)
@@ -351,7 +352,7 @@ def test_files_that_petastorm_hands_out_late_are_read_all_the_same(
         return done
 
     monkeypatch.setattr(ThreadPool, "all_workers_done", answered_late)
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 80)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 80)
     dataset = many(tmp_path, 250, 50)
     read = read_blocks(dataset, [Segment(block, 0, block.rows) for block in dataset.blocks])
     assert [number for _, label in read for number in label.tolist()] == list(range(250))
@@ -525,7 +526,7 @@ def test_the_checksum_depends_on_the_numbers_and_not_on_their_order() -> None:
     array = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
     other = array.copy()
     other[7, 2] += 1
-    assert convert._checksum([array]) == convert._checksum([array[::-1]]) != convert._checksum([other])
+    assert checksum([array]) == checksum([array[::-1]]) != checksum([other])
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "float32", "float64", "int64"])
@@ -533,15 +534,15 @@ def test_the_checksum_knows_which_numbers_are_in_one_row(dtype: str) -> None:
     features = np.arange(60).reshape(20, 3).astype(dtype)
     labels = (np.arange(20) % 2).astype(np.float32)
     sums = {
-        convert._checksum([features, labels]),
-        convert._checksum([features, 1 - labels]),  # as many of each
-        convert._checksum([features[:, ::-1], labels]),
-        convert._checksum([labels, features]),
+        checksum([features, labels]),
+        checksum([features, 1 - labels]),  # as many of each
+        checksum([features[:, ::-1], labels]),
+        checksum([labels, features]),
     }
     assert len(sums) == 4
     order = np.random.default_rng(2).permutation(20)
-    assert convert._checksum([features[order], labels[order]]) in sums
-    assert convert._checksum([features[:0], labels[:0]]) == 0
+    assert checksum([features[order], labels[order]]) in sums
+    assert checksum([features[:0], labels[:0]]) == 0
 
 
 def test_what_ranks_are_sent_leaves_out_what_only_the_driver_counts() -> None:

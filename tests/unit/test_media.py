@@ -14,7 +14,7 @@ import tensorflow as tf
 from pyspark.sql import types as T
 from rows import pack, scored_input
 
-from spark_dl.data import convert
+from spark_dl.data import block_writer, convert
 from spark_dl.data.batches import tensorflow_batches
 from spark_dl.data.cache import CACHES, Cache
 from spark_dl.data.column import Column
@@ -67,7 +67,7 @@ def test_bytes_of_any_length_come_back_as_they_were(tmp_path: Path, name: str, k
 def test_blocks_of_bytes_are_cut_by_their_size_and_into_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 500)
     texts = [b"%d" % i * (i % 40) for i in range(200)]
     dataset, _ = packed(tmp_path, TEXT, pa.array(texts))
     assert len(dataset.blocks) > 5
@@ -123,7 +123,7 @@ def test_images_reach_the_model_as_tensorflow_decodes_them(tmp_path: Path, encod
 
 
 def test_shuffled_texts_keep_their_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 200)
     texts = [b"text %d" % index for index in range(100)]
     dataset, _ = packed(tmp_path, TEXT, pa.array(texts))
     (shard,) = shards(dataset.blocks, 1, 8, 5)
@@ -154,7 +154,7 @@ def test_the_fields_of_an_image_struct_are_told_by_how_they_begin_and_by_their_s
 def test_neighbours_of_very_different_size_make_blocks_of_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(block_writer, "BLOCK_BYTES", 1000)
     texts = [b"a" * 400] * 10 + [b"b"] * 300 + [b"c" * 5000]
     dataset, _ = packed(tmp_path, TEXT, pa.array(texts))
     assert [block.rows for block in dataset.blocks][:5] == [2, 2, 2, 2, 2 + (1000 - 2 * 404) // 5]
