@@ -112,9 +112,9 @@ class Writer(MLWriter):
                     fix="Choose another path, or replace it: .write().overwrite().save(path).",
                 )
             )
-        if here is not None and self.shouldOverwrite:
-            check_replaceable(here)
         try:
+            if here is not None and self.shouldOverwrite:
+                check_replaceable(here)
             if local is None or not self._save_local(local, content):
                 self._save_by_spark(path, content, exists)
         except SparkDLError:
