@@ -37,6 +37,13 @@ refuse() {
   exit 2
 }
 
+# A directory that isn't complete must not be taken for one that is; all in it is ours, as it was empty.
+at_exit() {
+  local status=$?
+  rm -rf -- "$work"
+  if [[ $status -ne 0 ]]; then find "$directory" -mindepth 1 -delete; fi
+}
+
 parse_arguments() {
   while [[ $# -gt 0 ]]; do
     case $1 in
@@ -139,7 +146,7 @@ main() {
   "$root/scripts/setup.sh" --stack "$stack" "$variant"
   name_stack
   work=$(mktemp -d)
-  trap 'rm -rf -- "$work"' EXIT
+  trap at_exit EXIT
   copy_horovod
   build_spark_dl
   cp -- "$constraints" "$directory/constraints.txt"

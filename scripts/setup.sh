@@ -425,13 +425,15 @@ archive_classes() {
   if [[ -e $made_for && $(<"$made_for") == "$key" ]]; then return; fi
   say "Archiving the classes of Spark"
   rm -f "$archive" "$archive.new" "$made_for"
-  (
+  if ! (
     export SPARK_DL_STACK=$stack
     # shellcheck source=scripts/env.sh
     . "$root/scripts/env.sh"
     spark-submit --master 'local[2]' --conf spark.ui.enabled=false --conf spark.sql.shuffle.partitions=2 \
       --driver-java-options "-XX:+UseSerialGC -XX:ArchiveClassesAtExit=$archive.new" "$root/scripts/class_archive.py"
-  ) >>"$log" 2>&1 && mv "$archive.new" "$archive" || say "No archive (log: $log): JVMs start slower"
+  ) >>"$log" 2>&1 || ! mv "$archive.new" "$archive" 2>>"$log"; then
+    say "No archive (log: $log): JVMs start slower"
+  fi
   echo "$key" >"$made_for"
 }
 

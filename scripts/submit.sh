@@ -94,12 +94,29 @@ check_environment() {
   [[ -x $environment/bin/python ]] || die "there is no Python environment $environment: give --environment"
   environment=$(CDPATH='' cd -- "$environment" && pwd -P)
   [[ -n ${archive:-} ]] || archive=$environment.tar.gz
+  [[ -n $image || $archive != *,* ]] ||
+    die "Spark can't send the archive $archive, since its path has a comma: give --archive another one"
   program=$(cd / && unset PYTHONPATH && "$environment/bin/python" -c '
 import importlib.util
 print(importlib.util.find_spec("spark_dl").submodule_search_locations[0] + "/cli/__main__.py")' 2>/dev/null) ||
     die "$environment has no spark_dl: install its wheel there (docs/guides/installing.md)"
   [[ $program == "$environment"/* ]] ||
     die "spark_dl of $environment is a clone's, $program: install its wheel there (docs/guides/installing.md)"
+}
+
+# Before the environment is packed, which takes minutes.
+check_configuration() {
+  [[ -f ${arguments[0]} && -r ${arguments[0]} ]] || die "there is no configuration ${arguments[0]}, or it can't be read"
+}
+
+# Spark splits the list of archives at commas, and reads each as a URL.
+archive_url() {
+  if [[ $archive == *://* ]]; then
+    echo "$archive"
+    return
+  fi
+  "$environment/bin/python" -I -c 'import os, sys, urllib.parse
+print("file://" + urllib.parse.quote(os.path.abspath(sys.argv[1])))' "$archive"
 }
 
 pack() {
@@ -118,14 +135,15 @@ pack() {
 # As --conf, since --properties-file would replace the cluster's own spark-defaults.conf.
 list_settings() {
   local key value
-  while read -r key value; do
+  while read -r key value || [[ -n $key ]]; do
     if [[ -n $key && $key != \#* ]]; then printf '%s\n' --conf "$key=$value"; fi
   done <"$root/conf/spark-defaults-$settings.conf"
 }
 
 build_command() {
-  local words
+  local words url
   mapfile -t words < <(list_settings)
+  if [[ -z $image ]]; then url=$(archive_url); fi
   submit=(spark-submit --master "$master" --deploy-mode "$deploy_mode" "${words[@]}")
   case $master in
     k8s://*)
@@ -133,7 +151,7 @@ build_command() {
       submit+=(--conf "spark.kubernetes.container.image=$image" --conf "spark.pyspark.python=$image_python")
       ;;
     *)
-      submit+=(--archives "$archive#environment" --conf spark.pyspark.python=./environment/bin/python)
+      submit+=(--archives "$url#environment" --conf spark.pyspark.python=./environment/bin/python)
       ;;
   esac
   if [[ $deploy_mode == client ]]; then
@@ -154,6 +172,7 @@ main() {
     exit 2
   }
   parse_arguments "${@:2}"
+  if [[ -z $dry_run ]]; then check_configuration; fi
   if [[ $master != k8s://* || $deploy_mode == client ]]; then check_environment; fi
   build_command
   if [[ -n $dry_run ]]; then

@@ -105,7 +105,8 @@ def explain(what: str, *, expected: object, received: object, fix: str) -> str:
     >>> explain("batchSize can't be used.", expected="an integer >= 1", received=0, fix="Set batchSize=32.")
     "batchSize can't be used. Expected: an integer >= 1. Received: 0. Set batchSize=32."
     """
-    return redact(f"{what} Expected: {expected}. Received: {received}. {fix}".rstrip())
+    ended = str(received).removesuffix(".")  # as texts of other errors
+    return redact(f"{what} Expected: {expected}. Received: {ended}. {fix}".rstrip())
 
 
 def hint(name: object, known: Iterable[str]) -> str:

@@ -65,6 +65,7 @@ END
 
 main() {
   local spark_dl horovod index=()
+  [[ $extra == cpu || $extra == gpu ]] || die "SPARK_DL_EXTRA=$extra: cpu or gpu is expected"
   [[ -n $wheels ]] || die "SPARK_DL_WHEELS isn't set: set it in the cluster's spark_env_vars to the folder of wheels"
   [[ -d $wheels ]] || die "there is no folder $wheels, or this cluster may not read the Volume"
   [[ -x $python ]] || die "there is no Python $python"

@@ -1,4 +1,4 @@
-"""Scoring, against others: `PEER_PYTHON=DIR/bin/python python scripts/bench/score_peers.py`.
+"""Scoring, against others: `PEER_PYTHON=DIR/bin/python python scripts/bench/score_peers.py [ROWS]`.
 
 Rows of 64 floats in an array column, a dense network 64-128-10, on local[2]; every row is computed and none is written
 (the "noop" sink). `transform` of 600,000 rows, against `mlflow.pyfunc.spark_udf` over the same model and rows, logged
@@ -14,7 +14,7 @@ import time
 
 from apart import second, seconds
 
-ROWS, PEER_ROWS, WIDTH, TURNS = 600_000, 2_000, 64, 3
+ROWS, PEER_ROWS, TURNS = 600_000, 2_000, 3
 SAME = 1e-5
 
 
@@ -27,7 +27,7 @@ def peer(path: str) -> None:
 
     builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", "4g")
     frame = builder.config("spark.ui.enabled", "false").getOrCreate().read.parquet(path).cache()
-    hidden = tf.keras.layers.Dense(128, activation="relu", input_shape=(WIDTH,))
+    hidden = tf.keras.layers.Dense(128, activation="relu", input_shape=(len(frame.first().features),))
     with tempfile.TemporaryDirectory() as made:
         model = KerasEstimator(
             num_proc=1,
@@ -44,42 +44,30 @@ def peer(path: str) -> None:
         second(lambda: model.transform(frame).write.format("noop").mode("overwrite").save())
 
 
-def main() -> None:
-    import keras
-    import mlflow
+def main(rows: int) -> None:
     import numpy as np
     from compare import HEAD, compare
+    from dense_scoring import dense_network, feature_array, log_mlflow_udf, run_without_writing
     from local import local_session
-    from mlflow.models import infer_signature
     from pyspark.sql import DataFrame
     from pyspark.sql import functions as F
 
     from spark_dl import KerasClassifier
 
     spark = local_session()
-    features = F.array(*(F.rand(i).cast("float") for i in range(WIDTH))).alias("features")
-    frame = spark.range(0, ROWS, 1, 4).select(features, (F.col("id") % 10).cast("int").alias("label")).cache()
+    features, label = feature_array().alias("features"), (F.col("id") % 10).cast("int").alias("label")
+    frame = spark.range(0, rows, 1, 4).select(features, label).cache()
     frame.count()
-    layers = [keras.layers.Dense(128, "relu"), keras.layers.Dense(10, "softmax")]
-    network = keras.Sequential([keras.Input((WIDTH,)), *layers])
-    fitted = KerasClassifier(model=network, batchSize=1024, tracking=None, verbose=0).fit(frame)
+    fitted = KerasClassifier(model=dense_network(), batchSize=1024, tracking=None, verbose=0).fit(frame)
     fitted.setRawPredictionCol("")
 
     def timed(scored: DataFrame) -> float:
         began = time.perf_counter()
-        scored.write.format("noop").mode("overwrite").save()
-        return ROWS / (time.perf_counter() - began)
+        run_without_writing(scored)
+        return rows / (time.perf_counter() - began)
 
     with tempfile.TemporaryDirectory() as made:
-        mlflow.set_tracking_uri(f"sqlite:///{made}/mlflow.db")
-        mlflow.set_experiment(experiment_id=mlflow.create_experiment("scoring", f"file://{made}/artifacts"))
-        model = fitted.keras()
-        example = np.zeros((1, WIDTH), np.float32)
-        with mlflow.start_run():
-            signature = infer_signature(example, model.predict(example, verbose=0))
-            logged = mlflow.keras.log_model(model, name="model", signature=signature)
-        udf = mlflow.pyfunc.spark_udf(spark, logged.model_uri, result_type="array<float>", env_manager="local")
-
+        udf = log_mlflow_udf(spark, fitted.keras(), made)
         some = frame.limit(1000)
         both = fitted.transform(some).withColumn("theirs", udf("features")).collect()
         apart = max(abs(row.probability.toArray() - np.array(row.theirs)).max() for row in both)
@@ -104,4 +92,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    peer(sys.argv[2]) if sys.argv[1:2] == ["peer"] else main()
+    if sys.argv[1:2] == ["peer"]:
+        peer(sys.argv[2])
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else ROWS)

@@ -13,118 +13,50 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROWS, WIDTH, BATCH, TURNS = 200_000, 64, 4096, 5
+ROWS, TURNS = 200_000, 5
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def cpu_seconds() -> float:
-    import psutil
-
-    used = sum(psutil.Process().cpu_times()[:2])
-    for process in psutil.Process().children(recursive=True):
-        used += sum(process.cpu_times()[:4])
-    return used
-
-
-def loaded(content: bytes) -> Callable[[Any], Any]:
-    """What a careful user would write by hand: a compiled call of the model."""
-    import tensorflow as tf
-
-    from spark_dl.train.model.serialization import from_bytes
-
-    model = from_bytes(content, {}, compiled=False)
-    call = tf.function(lambda x: model(x, training=False), input_signature=[tf.TensorSpec((None, WIDTH), tf.float32)])
-    return lambda inputs: call(tf.constant(inputs, tf.float32)).numpy()
-
-
-def by_predict_batch_udf(frame: Any, content: bytes) -> Any:
-    from pyspark.ml.functions import predict_batch_udf, vector_to_array
-    from pyspark.sql.types import ArrayType, FloatType
-
-    kind, shapes = ArrayType(FloatType()), [[WIDTH]]
-    udf = predict_batch_udf(lambda: loaded(content), return_type=kind, batch_size=BATCH, input_tensor_shapes=shapes)
-    return frame.withColumn("probability", udf(vector_to_array("features", "float32")))
-
-
-def by_map_in_arrow(frame: Any, content: bytes) -> Any:
-    import numpy as np
-    import pyarrow as pa
-    from pyspark.ml.functions import vector_to_array
-
-    arrays = frame.withColumn("features", vector_to_array("features", "float32"))
-
-    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        predict = loaded(content)
-        for batch in batches:
-            column = batch.column(batch.schema.get_field_index("features"))
-            found = predict(column.flatten().to_numpy().reshape(-1, WIDTH))
-            offsets = pa.array(np.arange(0, found.size + 1, found.shape[1], np.int32))
-            probability = pa.ListArray.from_arrays(offsets, pa.array(found.reshape(-1)))
-            yield pa.RecordBatch.from_arrays([*batch.columns, probability], names=[*batch.schema.names, "probability"])
-
-    fields = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in arrays.schema)
-    return arrays.mapInArrow(score, f"{fields}, probability array<float>")
-
-
-def mlflow_udf(spark: Any, model: Any, directory: str) -> Any:
-    import mlflow
-    import numpy as np
-    from mlflow.models import infer_signature
-
-    mlflow.set_tracking_uri(f"sqlite:///{directory}/mlflow.db")
-    mlflow.set_experiment(experiment_id=mlflow.create_experiment("scoring", f"file://{directory}/artifacts"))
-    example = np.zeros((1, WIDTH), np.float32)
-    with mlflow.start_run():
-        signature = infer_signature(example, model.predict(example, verbose=0))
-        logged = mlflow.keras.log_model(model, name="model", signature=signature)
-    return mlflow.pyfunc.spark_udf(spark, logged.model_uri, result_type="array<float>", env_manager="local")
 
 
 def measure(rows: int) -> None:
     """Print JSON: the version of Spark, and for each comparison both ways' rows a second of processor time."""
-    import keras
+    import dense_scoring as dense
     from local import local_session
     from pyspark.ml.functions import array_to_vector
-    from pyspark.sql import functions as F
 
     from spark_dl import KerasClassifierModel
 
     spark = local_session()
-    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH)
-    numbers = F.array(*(F.rand(i).cast("float") for i in range(WIDTH)))
-    text = F.md5(F.col("id").cast("string"))
-    others = [(F.rand(100 + i) if i % 2 else text).alias(f"x{i}") for i in range(30)]
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", dense.BATCH)
+    vector = array_to_vector(dense.feature_array()).alias("features")
     ids = spark.range(0, rows, 1, 4)
-    vectors = ids.select(array_to_vector(numbers).alias("features")).cache()
-    arrays = ids.select(numbers.alias("features")).cache()
-    wide = ids.select(array_to_vector(numbers).alias("features"), *others).cache()
+    vectors = ids.select(vector).cache()
+    arrays = ids.select(dense.feature_array().alias("features")).cache()
+    wide = ids.select(vector, *dense.passing_columns()).cache()
     assert vectors.count() == arrays.count() == wide.count() == rows
-    layers = [keras.layers.Dense(128, "relu"), keras.layers.Dense(10, "softmax")]
-    network = keras.Sequential([keras.Input((WIDTH,)), *layers])
-    network.compile(loss="sparse_categorical_crossentropy")
+    network = dense.dense_network()
     fitted = KerasClassifierModel.fromKeras(network)
-    fitted.setParams(scoreBatchSize=BATCH, rawPredictionCol="")  # the same work for all: probabilities alone
+    fitted.setParams(scoreBatchSize=dense.BATCH, rawPredictionCol="")  # the same work for all: probabilities alone
     content = fitted._fitted_content()
 
     def speed(frame: Any) -> float:
-        before = cpu_seconds()
-        frame.write.format("noop").mode("overwrite").save()
-        return rows / (cpu_seconds() - before)
+        before = dense.cpu_seconds()
+        dense.run_without_writing(frame)
+        return rows / (dense.cpu_seconds() - before)
 
     with tempfile.TemporaryDirectory() as directory:
-        udf = mlflow_udf(spark, network, directory)
+        udf = dense.log_mlflow_udf(spark, network, directory)
         ways: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
             "a Vector column; predict_batch_udf": (
                 lambda: fitted.transform(vectors),
-                lambda: by_predict_batch_udf(vectors, content),
+                lambda: dense.by_predict_batch_udf(vectors, content),
             ),
             "and 30 columns that pass through; mapInArrow": (
                 lambda: fitted.transform(wide),
-                lambda: by_map_in_arrow(wide, content),
+                lambda: dense.by_map_in_arrow(wide, content),
             ),
             "an array column; mlflow.pyfunc.spark_udf": (
                 lambda: fitted.transform(arrays),

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import queue
+import re
 import socket
 import sys
 import uuid
@@ -258,10 +259,13 @@ def _warn(text: str) -> None:
 
 
 def _unable(error: Exception) -> ClusterError:
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(("\t", " "))]
-    # The last line with the Python worker's error says more than the JVM's first line; that of a Python that doesn't
-    # start has its path.
-    errors = [line for line in lines if "Cannot run program" in line] or [line for line in lines if "Error" in line]
+    text = str(error)
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("\t", " "))]
+    # The last line of the Python worker's error says more than the JVM's first line. What a Python that can't start
+    # has printed is indented; the line of one that isn't there has its path.
+    errors = [line for line in lines if "Cannot run program" in line]
+    errors = errors or re.findall(r"(?<=^Error from python worker:\n)(?:  .*\n)+", text, re.MULTILINE)
+    errors = [errors[-1].rstrip().splitlines()[-1]] if errors else [line for line in lines if "Error" in line]
     return ClusterError(
         explain(
             "An executor can't run spark_dl.",

@@ -72,7 +72,7 @@ def normalized(path: str | os.PathLike[str]) -> str:
     host, _, below = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
     if not host and opened_as(scheme) in _OBJECT_STORES:
         raise _bad("A URL names no bucket.", text, f"Write {scheme}://bucket/path.")
-    if any(part in (".", "..") for part in below.split("/")):
+    if any(part in ("", ".", "..") for part in below.split("/")):  # object stores refuse names without a character
         below = posixpath.normpath(f"/{below}")
     below = below.strip("/")
     return f"{scheme}://{host}" + (f"/{below}" if below or not host else "") + mark + query

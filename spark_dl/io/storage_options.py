@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from spark_dl.errors import OptionError, explain
 from spark_dl.redaction import REDACTED
@@ -18,6 +20,8 @@ ENVIRONMENT = "SPARK_DL_STORAGE_OPTIONS"
 _HARMLESS = ("region", "scheme", "endpoint_override", "user", "username", "host", "project", "project_id")
 # Shorter texts are no secrets, but parts of words.
 _SHORTEST_SECRET = 4
+# Secret keys of S3 have slashes, which URLs in the errors of HTTP libraries escape.
+_SPELLINGS = (str, quote, functools.partial(quote, safe=""), quote_plus)
 
 
 class StorageOptions:
@@ -62,9 +66,10 @@ class StorageOptions:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The values that no text may have, the longest first."""
+        """The values that no text may have, also as a URL spells them, the longest first."""
         texts = [str(value) for name, value in self._values.items() if name not in _HARMLESS and isinstance(value, str)]
-        return tuple(sorted({text for text in texts if len(text) >= _SHORTEST_SECRET}, key=len, reverse=True))
+        spelled = {way(text) for text in texts if len(text) >= _SHORTEST_SECRET for way in _SPELLINGS}
+        return tuple(sorted(spelled, key=len, reverse=True))
 
     def keys(self) -> list[str]:
         """Return the names."""

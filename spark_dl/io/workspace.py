@@ -34,7 +34,7 @@ class Workspace:
         store: The directory, once the `with` has begun.
 
     Raises:
-        OptionError: `cache_dir` is None and the master isn't local, or it contains # or ?, which Petastorm can't read.
+        OptionError: `cache_dir` is None and the master isn't local.
         StoreError: The directory can't be made.
     """
 
@@ -46,15 +46,6 @@ class Workspace:
                     expected="cacheDir=<a path or URL that all of them can read and write>",
                     received=f"cacheDir=None on {master}",
                     fix="Set cacheDir, for example to a directory on NFS, HDFS or an object store.",
-                )
-            )
-        if cache_dir is not None and any(mark in cache_dir for mark in "#?"):
-            raise OptionError(
-                explain(
-                    "Petastorm reads paths as URLs, and would cut this one.",
-                    expected="a cacheDir without # and ?",
-                    received=f"cacheDir={cache_dir!r}",
-                    fix="Give another directory.",
                 )
             )
         self._parent, self._options = cache_dir, options

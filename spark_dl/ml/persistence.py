@@ -34,7 +34,7 @@ from spark_dl._compat.spark import is_connect
 from spark_dl._compat.spark_ml import remove_directory
 from spark_dl.errors import SavedModelError, SparkDLError, explain
 from spark_dl.installed import version_of
-from spark_dl.io.paths import holds_the_process, spark_path, spark_pattern
+from spark_dl.io.paths import spark_path, spark_pattern
 from spark_dl.io.store import Store
 from spark_dl.io.swap import check_replaceable, take_place, written_beside
 from spark_dl.ml.class_names import class_name, current_name
@@ -112,9 +112,9 @@ class Writer(MLWriter):
                     fix="Choose another path, or replace it: .write().overwrite().save(path).",
                 )
             )
-        if here is not None and self.shouldOverwrite and holds_the_process(here.url):
-            check_replaceable(here)
         try:
+            if here is not None and self.shouldOverwrite:
+                check_replaceable(here)
             if local is None or not self._save_local(local, content):
                 self._save_by_spark(path, content, exists)
         except SparkDLError:

@@ -95,6 +95,13 @@ def text(value: Any) -> str:
     return value
 
 
+def directory(value: Any) -> str:
+    """Accept a path or URL as a string that isn't empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise RefusedError("a path or URL, not empty")
+    return value
+
+
 def text_or_none(value: Any) -> str | None:
     """Accept a string or None, for an option whose default is a string."""
     return None if value is None else text(value)

@@ -97,14 +97,14 @@ class ClusterOptions(FileSystemOptions, LaunchOptions):
     cache_dir: str | None = option(
         "A directory or URL that driver and executors share, for the converted data of a running fit; a temporary "
         "directory where they are on one machine.",
-        checks.text,
+        checks.directory,
         None,
         on_resume="any",
     )
     checkpoint_dir: str | None = option(
         "A directory or URL that driver and executors share, where checkpoints are kept. A fit that was not finished "
         "goes on from there when the same fit is called again: with the same model, code, rows and options.",
-        checks.text,
+        checks.directory,
         None,
         on_resume="any",
     )

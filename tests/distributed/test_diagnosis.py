@@ -52,3 +52,16 @@ def test_an_executor_with_another_version_is_refused_before_data_is_written(
     with pytest.raises(ClusterError, match=f"(?s)Expected: .*{words}"):
         estimator.fit(models.frame(spark, rows=40))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_for_another_platform_is_refused_with_what_its_python_said(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python, cache = tmp_path / "python", tmp_path / "cache"
+    python.write_bytes(b"\x7fELF of another processor")  # which Java hands to a shell, as the system can't run it
+    python.chmod(0o755)
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", str(python))
+    estimator = spark_dl.KerasRegressor(model=models.regressor(), loss="mse", cacheDir=str(cache), tracking=None)
+    with pytest.raises(ClusterError, match=r"Received: .*ELF.*not found\. .*for the platform that it was packed on"):
+        estimator.fit(models.frame(spark, rows=40))
+    assert list(cache.iterdir()) == []

@@ -19,6 +19,12 @@ def cpu_defaults() -> dict[str, str]:
 
 
 @pytest.fixture(scope="package")
-def spark(cpu_defaults: dict[str, str]) -> Iterator[SparkSession]:
-    with session("local[2]", **{name.removeprefix("spark."): value for name, value in cpu_defaults.items()}) as made:
+def spark(cpu_defaults: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    events = {
+        "eventLog_enabled": "true",
+        "eventLog_dir": tmp_path_factory.mktemp("events").as_uri(),
+        "eventLog_compress": "false",
+    }
+    settings = {name.removeprefix("spark."): value for name, value in cpu_defaults.items()}
+    with session("local[2]", **settings, **events) as made:
         yield made

@@ -111,6 +111,7 @@ def test_nothing_that_fits_write_print_raise_or_save_has_a_credential(
     assert SECRET not in raised
     assert SECRET not in shown
     assert files_with(tmp_path, SECRET) == []
+    check_event_log(data.sparkSession, SECRET)
 
     # What it was can be read all the same.
     runs = mlflow.search_runs(experiment_names=[store], output_format="list")
@@ -119,6 +120,14 @@ def test_nothing_that_fits_write_print_raise_or_save_has_a_credential(
     assert "ftp://***@127.0.0.1:1/directory" in told
     assert f"file://{tmp_path}/checkpoints?token=***" in told
     assert (going_on.getCheckpointDir(), SECRET in checkpoints) == (checkpoints, True)
+
+
+def check_event_log(spark: SparkSession, *secrets: str) -> None:
+    """Check that Spark's log of its events, with the errors and plans of all jobs so far, has no secret."""
+    folder = Path(spark.conf.get("spark.eventLog.dir").removeprefix("file:").replace("///", "/"))  # type: ignore[union-attr]
+    text = "".join(path.read_text() for path in folder.rglob("events_*"))
+    assert "MapInArrow" in text
+    assert [secret for secret in secrets if secret in text] == []
 
 
 def test_what_was_saved_without_its_credentials_is_not_used_so(data: DataFrame, tmp_path: Path) -> None:
@@ -167,6 +176,7 @@ def test_storage_options_open_a_bucket_and_are_nowhere_afterwards(
         assert secret not in told
         assert files_with(tmp_path, secret) == []
         assert not [content for content in held if secret.encode() in content]
+        check_event_log(data.sparkSession, secret)
     with pytest.raises(OptionError, match=r"storageOptions=\*\*\* \(dict\)"):
         estimator(storageOptions={"secret_key": [SECRET]})
 

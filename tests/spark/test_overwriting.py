@@ -116,13 +116,16 @@ def test_a_path_that_can_not_be_used_is_one_clear_error(spark: SparkSession, pat
             act(path)
 
 
-def test_the_working_directory_is_not_replaced(
+def test_the_working_directory_and_files_are_not_replaced(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").write_text("mine")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StoreError, match="neither the working directory"):
         estimator().write().overwrite().save(str(tmp_path))
+    with pytest.raises(StoreError, match="output is a file"):
+        estimator().write().overwrite().save(f"{tmp_path}/mine")
+    assert (tmp_path / "mine").read_text() == "mine"
     assert os.listdir(tmp_path) == ["mine"]
 
 

@@ -17,6 +17,7 @@ PYTHON = """#!/bin/sh
 echo python "$@"
 case "$*" in
   *"pip wheel"*--no-deps*) touch "{made}/spark_dl-1.0-py3-none-any.whl" ;;
+  *"pip check"*) [ -z "$FAILS" ] || exit 1 ;;
   *venv*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
 esac
 """
@@ -45,8 +46,8 @@ def checkout(tmp_path: Path) -> Path:
     return copy
 
 
-def build(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    known = {name: value for name, value in os.environ.items() if name != "SPARK_DL_STACK"}
+def build(checkout: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    known = {name: value for name, value in os.environ.items() if name != "SPARK_DL_STACK"} | variables
     command = [checkout / "scripts/build_wheels.sh", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=known, check=False)
 
@@ -71,6 +72,12 @@ def test_a_directory_with_files_of_another_build_is_refused(checkout: Path, tmp_
     ran = build(checkout, str(tmp_path / "made"))
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == f"build_wheels.sh: {tmp_path / 'made'} is not empty\n"
+
+
+def test_a_directory_whose_check_fails_is_left_empty(checkout: Path, tmp_path: Path) -> None:
+    assert build(checkout, str(tmp_path / "made"), FAILS="yes").returncode == 1
+    assert list((tmp_path / "made").iterdir()) == []
+    assert build(checkout, str(tmp_path / "made")).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,5 @@ def test_what_cannot_be_installed_is_said_with_what_to_do(volume: Path, runtime:
         ran = install(SPARK_DL_WHEELS=folder, SPARK_DL_PYTHON=str(runtime))
         assert (ran.returncode, ran.stdout) == (1, "")
         assert ran.stderr.startswith(f"install_spark_dl.sh: {told}")
+    ran = install(SPARK_DL_WHEELS=str(volume), SPARK_DL_PYTHON=str(runtime), SPARK_DL_EXTRA="tpu")
+    assert (ran.returncode, ran.stderr) == (1, "install_spark_dl.sh: SPARK_DL_EXTRA=tpu: cpu or gpu is expected\n")

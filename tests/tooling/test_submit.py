@@ -62,7 +62,7 @@ def test_standalone(environment: Path) -> None:
         "train", "--master", "spark://h:7077", "--environment", str(environment), "--dry-run", *arguments
     )
     assert (options["--master"], options["--deploy-mode"]) == (["spark://h:7077"], ["client"])
-    assert options["--archives"] == [f"{environment}.tar.gz#environment"]
+    assert options["--archives"] == [f"file://{environment}.tar.gz#environment"]
     assert set(options["--conf"]) == CPU | {
         "spark.pyspark.python=./environment/bin/python",
         f"spark.pyspark.driver.python={environment}/bin/python",
@@ -104,6 +104,23 @@ def test_kubernetes_needs_no_environment_here() -> None:
         "spark.pyspark.python=/opt/spark_dl/bin/python",
     }
     assert words == ["local:///opt/spark_dl/spark-dl.py", "train", "train.yaml"]
+
+
+def test_an_archives_path_reaches_spark_as_a_url(environment: Path) -> None:
+    arguments = ["--environment", str(environment), "--dry-run", "--archive"]
+    options, _ = built("train", "--master", "yarn", *arguments, "/envs/a b#1 50%.tar.gz", "train.yaml")
+    assert options["--archives"] == ["file:///envs/a%20b%231%2050%25.tar.gz#environment"]
+    ran = submit("train", "--master", "yarn", *arguments, "/envs/a,b.tar.gz", "train.yaml")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("submit_train.sh: Spark can't send the archive /envs/a,b.tar.gz")
+
+
+def test_a_missing_configuration_is_named_before_anything_is_packed(environment: Path, tmp_path: Path) -> None:
+    archive, missing = tmp_path / "shop.tar.gz", tmp_path / "train.yaml"
+    arguments = ["--environment", str(environment), "--archive", str(archive), str(missing)]
+    ran = submit("train", "--master", "spark://h:7077", *arguments)
+    assert (ran.returncode, ran.stdout, archive.exists()) == (1, "", False)
+    assert ran.stderr == f"submit_train.sh: there is no configuration {missing}, or it can't be read\n"
 
 
 @pytest.mark.parametrize(

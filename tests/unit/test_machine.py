@@ -62,6 +62,14 @@ def test_a_horovod_is_told_by_its_files(tmp_path: Path, extension: str, metadata
     assert bool(found) == bool(expected)
 
 
+def test_executors_are_compared_by_python_and_each_package_that_training_and_scoring_take() -> None:
+    here = machine.versions()
+    for name in ("python", "spark_dl", "pyspark", "tensorflow-cpu", "keras", "numpy", "pyarrow", "horovod"):
+        found = machine.same_packages("host:1", here, {**here, name: "9.9"})
+        assert found.found == f"{name} 9.9 (driver: {here[name]})"
+        assert "Install the same packages" in found.fix
+
+
 @pytest.mark.parametrize("missing", ["petastorm", "horovod"])
 def test_a_missing_package_is_a_fault_but_for_petastorm_which_pyarrow_replaces(
     missing: str, monkeypatch: pytest.MonkeyPatch

@@ -184,6 +184,8 @@ REFUSED = [
     (declared("shuffle"), "false", "True or False"),
     (declared("labelCol"), 3, "a string"),
     (declared("labelCol"), ["y"], "a string"),
+    (declared("cacheDir"), "", "a path or URL, not empty"),
+    (declared("checkpointDir"), "  ", "a path or URL, not empty"),
     (declared("nullPolicy"), "skip", "one of 'error', 'drop'"),
     (declared("nullPolicy"), 3, "one of 'error', 'drop'"),
     (declared("nullPolicy"), "dropp", "one of 'error', 'drop'. Did you mean 'drop'"),

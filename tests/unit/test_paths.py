@@ -56,6 +56,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("s3://bucket/", "s3://bucket"),
         ("s3a://bucket/key/", "s3a://bucket/key"),
         ("s3n://bucket/key", "s3n://bucket/key"),
+        ("s3://bucket//key//of it#1/", "s3://bucket/key/of it#1"),
         ("s3://bucket/key/?region=eu-west-1", "s3://bucket/key?region=eu-west-1"),
         ("s3://bucket?region=eu-west-1", "s3://bucket?region=eu-west-1"),
         ("gs://bucket/key", "gs://bucket/key"),

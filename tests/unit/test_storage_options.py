@@ -22,7 +22,7 @@ from spark_dl.errors import OptionError, StoreError
 from spark_dl.io.filesystems import opened
 from spark_dl.io.storage_options import ENVIRONMENT, StorageOptions
 from spark_dl.io.store import Store
-from spark_dl.redaction import redact_value
+from spark_dl.redaction import redact_error, redact_value
 
 SECRET = "S3" + "CRET"
 
@@ -37,6 +37,9 @@ def test_no_text_has_the_values() -> None:
         json.dumps(options)
     assert store.options == pickle.loads(pickle.dumps(store)).options == copy.deepcopy(options) == dict(options)
     assert options.secrets == (SECRET,)
+    key = StorageOptions({"secret_key": "a/b+c=d e"})
+    assert redact_error(error := OSError("no /?k=a%2Fb%2Bc%3Dd%20e&l=a%2Fb%2Bc%3Dd+e&m=a/b+c=d e"), key.secrets) is None
+    assert str(error) == "no /?k=***&l=***&m=***"
 
 
 def test_the_variable_of_the_driver_takes_the_params_place(monkeypatch: pytest.MonkeyPatch) -> None:

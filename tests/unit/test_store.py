@@ -183,10 +183,13 @@ def test_hdfs_without_hadoops_library_says_what_to_set(monkeypatch: pytest.Monke
             Store.at(url).make()
 
 
-def test_petastorm_is_refused_by_name_for_a_url(tmp_path: Path) -> None:
+def test_petastorm_is_refused_by_name_for_what_it_cant_read(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"Petastorm reads local directories only.*Set reader='auto'"):
         check_reader("petastorm", "s3://bucket/x")
+    with pytest.raises(OptionError, match="without # and"):  # it would take these for parts of a URL
+        check_reader("petastorm", str(tmp_path / "a#b?c"))
     check_reader("petastorm", str(tmp_path))
     check_reader("auto", "s3://bucket/x")
     assert reader("auto", "s3://bucket/x") is reader("arrow")
+    assert reader("auto", f"file://{tmp_path}/a#b") is reader("arrow")
     assert reader("auto", f"file://{tmp_path}") is reader("auto")

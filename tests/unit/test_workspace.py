@@ -123,12 +123,6 @@ def test_clean_finds_what_a_killed_driver_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a#b", "a?b"])
-def test_a_directory_that_petastorm_would_cut_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OptionError, match="without # and"):
-        Workspace(str(tmp_path / name), "local[1]")
-
-
 @pytest.mark.parametrize(
     "owner",
     ['{"host": "%s"}', "[]", '{"host": "%s", "pid": "x"}', '{"host": "%s", "pid": null}'],

@@ -28,7 +28,7 @@ def reader(name: str, url: str = "") -> Reader:
     """Import the reader of a name.
 
     Args:
-        name: The name. "auto" is pyarrow for a URL: Petastorm can't read an fsspec file system with pyarrow 14.
+        name: The name. "auto" is pyarrow where Petastorm can't read the directory.
         url: The URL of the blocks' directory.
 
     Raises:
@@ -40,7 +40,7 @@ def reader(name: str, url: str = "") -> Reader:
                 f"There is no reader {name!r}.", expected="the name of a reader", received=name, fix=hint(name, READERS)
             )
         )
-    if name == "auto" and url and not url.startswith(LOCAL):
+    if name == "auto" and url and not _for_petastorm(url):
         name = "arrow"
     read: Reader = importlib.import_module(READERS[name]).read
     return read
@@ -54,7 +54,7 @@ def check_reader(name: str, cache_dir: str | None = None) -> None:
         cache_dir: The path or URL below which the blocks will be.
 
     Raises:
-        OptionError: It isn't, or the directory isn't local.
+        OptionError: It can't be imported, or can't read the directory.
         StoreError: The path can't be used (see `paths.normalized`).
     """
     if name != "petastorm":
@@ -70,12 +70,17 @@ def check_reader(name: str, cache_dir: str | None = None) -> None:
                 fix="pip install petastorm==0.13.1, or set reader='auto', which reads with pyarrow then.",
             )
         ) from error
-    if cache_dir is not None and not normalized(cache_dir).startswith(LOCAL):
+    if cache_dir is not None and not _for_petastorm(normalized(cache_dir)):
         raise OptionError(
             explain(
                 "Petastorm reads local directories only.",
-                expected="a cacheDir that all hosts mount, or reader='auto'",
+                expected="a cacheDir that all hosts mount, without # and ?, or reader='auto'",
                 received=f"reader='petastorm' with cacheDir={cache_dir!r}",
-                fix="Set reader='auto', which reads the same rows from a URL with pyarrow.",
+                fix="Set reader='auto', which reads the same rows with pyarrow.",
             )
         )
+
+
+def _for_petastorm(url: str) -> bool:
+    """Tell whether Petastorm can read a directory: no fsspec file system with pyarrow 14, and no path that it cuts."""
+    return url.startswith(LOCAL) and not any(mark in url for mark in "#?")
