@@ -81,12 +81,20 @@ def test_a_function_may_ask_for_one_value_by_another() -> None:
         ({"compression": ["fp16", "fp8"]}, "compression can't have this value.*fp8"),
         ({"batchSize": 8}, r"can't take these values of batchSize.*Write \[8\]"),
         ({"modelParams": {"width": "wide"}}, "can't take these values of modelParams.width"),
-        ({"epochs": []}, "can't take these values of epochs"),
+        ({"epochs": []}, "no choices for epochs"),
+        ({"modelParams": {"widht": [1, 2]}}, "modelFn has no parameter 'widht'.*Did you mean 'width'"),
     ],
 )
 def test_bad_spaces_are_refused(space: Any, text: str) -> None:
     with pytest.raises(OptionError, match=text):
         OptunaSearch(classifier(), space)
+
+
+def test_model_params_need_a_function() -> None:
+    estimator = KerasClassifier(model=build(2))
+    with pytest.raises(OptionError, match="modelParams need a modelFn"):
+        OptunaSearch(estimator, {"modelParams": {"width": [1, 2]}})
+    Space({"modelFn": [build], "modelParams": {"width": [1, 2]}}, estimator)
 
 
 @pytest.mark.parametrize(
