@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from spark_dl.data.column import quoted
 from spark_dl.errors import DataError, OptionError, explain, hint
+from spark_dl.explain.checks import check_count
 from spark_dl.figures import importance_figure
 from spark_dl.ml.evaluation import evaluate, keras_stage, rows_for
 from spark_dl.ml.model import KerasModel
@@ -82,7 +83,7 @@ class PermutationImportance:
         largerIsBetter: Whether larger values of the metric are better; None to take the metric's own direction.
 
     Raises:
-        OptionError: repeats is less than 1, or columns are missing for a Pipeline.
+        OptionError: repeats is no integer from 1 on, columns is no list of names, or is missing for a Pipeline.
         ModelError: There is no Keras model.
     """
 
@@ -96,9 +97,15 @@ class PermutationImportance:
         seed: int = 0,
         largerIsBetter: bool | None = None,
     ) -> None:
-        if repeats < 1:
+        check_count("repeats", repeats)
+        if columns is not None and (isinstance(columns, str) or not columns):
             raise OptionError(
-                explain("repeats is too small.", expected="at least 1", received=repeats, fix="Set a larger repeats.")
+                explain(
+                    "columns can't be used.",
+                    expected="a list of the names of columns, or None",
+                    received=repr(columns),
+                    fix=f"Write [{columns!r}] for one column." if columns else "Leave columns out.",
+                )
             )
         self._model, self._stage = model, keras_stage(model)
         if columns is None and not isinstance(model, KerasModel):
