@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_dl.data.column import quoted
+from spark_dl.data.columns import kind_of
 from spark_dl.errors import DataError, OptionError, explain, hint
 from spark_dl.explain.checks import check_count
 from spark_dl.figures import importance_figure
@@ -130,6 +131,7 @@ class PermutationImportance:
             OptionError: The model has no such metric, or it isn't known whether larger values of it are better.
         """
         columns = self._shuffled_columns(dataset)
+        dataset = self._evaluated(dataset)
         rows = dataset.count()
         baseline = self._measured(dataset)
         sign = -1.0 if self._larger_is_better(dataset) else 1.0
@@ -163,6 +165,15 @@ class PermutationImportance:
                     )
                 )
         return columns
+
+    def _evaluated(self, dataset: DataFrame) -> DataFrame:
+        """Return the rows that evaluation keeps under nullPolicy, so that those of each shuffle are the same rows."""
+        if not isinstance(self._model, KerasModel):
+            return dataset  # the Pipeline's stages make the columns
+        for column in self._stage._evaluation(dataset.schema).conversion.columns:
+            if column.drop:
+                dataset = dataset.where(kind_of(column).is_present(column))
+        return dataset
 
     def _measured(self, dataset: DataFrame) -> float:
         found = evaluate(self._model, dataset)

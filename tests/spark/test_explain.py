@@ -108,6 +108,14 @@ def test_columns_of_any_type_are_shuffled_with_their_nulls_in_a_pipeline(spark: 
     assert found.columns[1].importance == pytest.approx(0, abs=1e-6)
 
 
+def test_rows_that_are_dropped_are_dropped_from_each_shuffle(regression: KerasModel, data: DataFrame) -> None:
+    """With their nulls elsewhere they would come back, and the column would seem important."""
+    odd = data.selectExpr("size", "weight", "if(size > 1, null, noise) noise", "if(size > 1, 100, label) label")
+    dropping = regression.copy({regression.getParam("nullPolicy"): "drop"})
+    found = PermutationImportance(dropping, columns=["noise"], repeats=1).compute(odd)
+    assert (found.baseline, found.columns[0].importance) == pytest.approx((0, 0), abs=1e-6)
+
+
 def test_bad_input_is_named(regression: KerasModel, data: DataFrame) -> None:
     with pytest.raises(OptionError, match=r"no metric 'mea'.*mae"):
         PermutationImportance(regression, metric="mea").compute(data)
