@@ -35,6 +35,7 @@ _TOLERANCE = 1e-4
 _BATCHES = ((2, 0), (3, 0), (4, -1))
 # How LiteRT's converter names an operation that it can't convert.
 _TF_OPERATION = re.compile(r"\btf\.([A-Z]\w+)")
+_LOCATION = re.compile(r"^<unknown>:0: error: loc\(.*\): ")
 _NOISY = ("absl", "tensorflow", "tf2onnx")
 
 
@@ -252,7 +253,7 @@ def _failure_alone(layer: Any, engine: str) -> str | None:
 def _first_line(error: Exception) -> str:
     if missing := sorted(set(_TF_OPERATION.findall(str(error)))):
         return f"TensorFlow's operations that LiteRT doesn't have: {', '.join(missing)}"
-    return str(error).strip().split("\n")[0][:200]
+    return _LOCATION.sub("", str(error).strip().split("\n")[0])[:200]
 
 
 def _refused(engine: str, reason: str, expected: str = "layers that the engine knows") -> ModelError:

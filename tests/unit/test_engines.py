@@ -155,6 +155,8 @@ def test_quantized_weights_are_small_and_the_loss_stays(tmp_path: Path) -> None:
         fitted.quantize(8)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"quantized already.*dense"):
         made.quantize()
+    with pytest.raises(ModelError, match=r"layer 'dense.*isn't known there: 'tfl.fully_connected' op"):
+        made.export(f"{tmp_path}/net.tflite", format="litert")
     sequence = keras.Input((3, 4))
     attended = L.Dense(2, name="query")(L.MultiHeadAttention(2, 4)(sequence, sequence))  # it has a layer of this name
     small = from_bytes(quantized(to_bytes(keras.Model(sequence, attended)), {}, "int8"))
