@@ -1,10 +1,10 @@
-"""TensorFlow internals: the state of a `tf.function`. Checked with TensorFlow 2.21."""
+"""TensorFlow internals: the state of a `tf.function`, settings of LiteRT's converter. Checked with TensorFlow 2.21."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["has_created_variables", "untraced_state"]
+__all__ = ["builtin_operations", "has_created_variables", "litert_settings", "untraced_state"]
 
 
 def has_created_variables(function: Any) -> bool:
@@ -19,3 +19,17 @@ def untraced_state(function: Any) -> dict[str, Any]:
     """
     decorated = {name: value for name, value in vars(function).items() if name.startswith(("__", "_tf_decorator"))}
     return {**decorated, **function._clone(None).__getstate__()}
+
+
+def litert_settings() -> set[str]:
+    """Return the names of the settings of LiteRT's converter: attributes that its classes don't list."""
+    import tensorflow as tf
+
+    return {name for name in vars(tf.lite.TFLiteConverter([])) if not name.startswith("_")}
+
+
+def builtin_operations() -> list[Any]:
+    """Return LiteRT's own operations, without TensorFlow's, as `target_spec.supported_ops` takes them."""
+    import tensorflow as tf
+
+    return [tf.lite.OpsSet.TFLITE_BUILTINS]

@@ -63,6 +63,7 @@ class AttributionModel(keras.Model):
         self.baselines = dict(baselines or {})
         self.shape_of_model: ModelShape = shape_of(model)
         self.embedded = _embedded(model, self.shape_of_model) if embedded is None else list(embedded)
+        self.unused = _unused(model, self.shape_of_model, output)
         self._check()
 
     def _check(self) -> None:
@@ -190,16 +191,19 @@ class AttributionModel(keras.Model):
         watched = [*points.items(), *((name, point) for name, point, _, _ in captured)]
         gradients = tape.gradient(chosen, [point for _, point in watched])
         for (name, _), gradient in zip(watched, gradients, strict=True):
-            if gradient is None:
+            if gradient is None and name not in self.unused:
                 raise ModelError(
                     explain(
                         f"No gradient leads from the output to the input {name!r}.",
                         expected="layers with a gradient between them",
-                        received="a layer without one, such as Discretization, or an input that isn't used",
+                        received="a layer without one, such as Discretization",
                         fix="Use PermutationImportance, or replace the layer.",
                     )
                 )
-        return [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return [
+            tf.zeros_like(point) if gradient is None else tf.convert_to_tensor(gradient)
+            for (_, point), gradient in zip(watched, gradients, strict=True)
+        ]
 
     @contextlib.contextmanager
     def _embeddings(self, line: tuple[tf.Tensor, tf.GradientTape] | None) -> Iterator[list[tuple[str, Any, Any, Any]]]:
@@ -240,6 +244,21 @@ class AttributionModel(keras.Model):
 
     def _baseline(self, name: str, like: tf.Tensor) -> tf.Tensor:
         return tf.cast(self.baselines.get(name, 0), like.dtype)
+
+
+def _unused(model: Any, shape: ModelShape, output: int) -> set[str]:
+    """Return the inputs of a functional model that an output doesn't depend on: their attributions are 0."""
+    found: set[str] = set()
+    inputs: Sequence[Any] = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    outputs: Sequence[Any] = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    if len(inputs) != len(shape.inputs) or output >= len(outputs):
+        return found
+    for given, tensor in zip(shape.inputs, inputs, strict=True):
+        if others := [one for one in inputs if one is not tensor]:
+            with contextlib.suppress(ValueError):  # the output can't be computed without this input
+                keras.Model(others, outputs[output])
+                found.add(given.name)
+    return found
 
 
 def _embedding_layers(model: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 
 from spark_dl.data.columns import OPEN
 from spark_dl.errors import ModelError, OptionError, explain, hint
+from spark_dl.explain.checks import check_baseline, check_count, check_target
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.ml.model import KerasModel
 from spark_dl.score.heads import Head, SeveralOutputs, TensorOutput
@@ -29,7 +30,9 @@ class IntegratedGradients(Transformer):
 
     The attributions of a row sum to the difference between the explained output for the row and for the baseline, up to
     the error of the quadrature. They don't depend on how rows are distributed among tasks. Indices and texts that go
-    into Embedding layers have one attribution for each index. It can be a stage of a PipelineModel; it isn't saved.
+    into Embedding layers have one attribution for each index; inputs that the output doesn't depend on have zeros. Of a
+    quantized model the sums are some percent off, as its layers also round their inputs. It can be a stage of a
+    PipelineModel; it isn't saved.
 
     Source: Sundararajan, Taly and Yan: Axiomatic Attribution for Deep Networks, ICML 2017 (arXiv:1703.01365).
 
@@ -46,7 +49,8 @@ class IntegratedGradients(Transformer):
 
     Raises:
         ModelError: The gradient isn't defined for an input, or there is no such input or output unit.
-        OptionError: There is no such output, or steps or batchSize is less than 1.
+        OptionError: The model is no KerasModel, there is no such output, steps or batchSize is no integer from 1 on, or
+            a value of the baseline is no finite number.
     """
 
     def __init__(
@@ -61,11 +65,19 @@ class IntegratedGradients(Transformer):
         batchSize: int = 256,
     ) -> None:
         super().__init__()
-        for name, value in (("steps", steps), ("batchSize", batchSize)):
-            if value < 1:
-                raise OptionError(
-                    explain(f"{name} is too small.", expected="at least 1", received=value, fix=f"Set a larger {name}.")
+        if not isinstance(model, KerasModel):
+            raise OptionError(
+                explain(
+                    "The model can't be explained.",
+                    expected="a fitted KerasModel; of a PipelineModel or a search's result that stage",
+                    received=type(model).__name__,
+                    fix="Fit the estimator first, make a KerasModel.fromKeras, or pass the Pipeline's Keras stage.",
                 )
+            )
+        check_count("steps", steps)
+        check_count("batchSize", batchSize)
+        check_target(target)
+        check_baseline(baseline)
         self._fitted, self._column, self._batch = model, outputCol, batchSize
         self._model = self._explained(target, output, baseline, steps)
         self._shapes = self._check()
@@ -111,7 +123,12 @@ class IntegratedGradients(Transformer):
                 tf.fill((1, *one.shape), "") if one.dtype == "string" else tf.zeros((1, *one.shape), one.dtype)
             )
             names.append(one.name)
-        found = self._model(dict(zip(names, given, strict=True)) if len(given) > 1 else given[0])
+        rows = dict(zip(names, given, strict=True)) if len(given) > 1 else given[0]
+        try:
+            found = self._model(rows)
+        except ModelError:
+            self._model.call(rows)  # the same error, to which Keras doesn't add the values of all arguments
+            raise
         return {name: tuple(np.shape(one)[1:]) for name, one in zip(names, found, strict=True)}
 
     def _transform(self, dataset: DataFrame) -> DataFrame:

@@ -12,7 +12,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_dl.data.column import quoted
+from spark_dl.data.columns import kind_of
 from spark_dl.errors import DataError, OptionError, explain, hint
+from spark_dl.explain.checks import check_count
 from spark_dl.figures import importance_figure
 from spark_dl.ml.evaluation import evaluate, keras_stage, rows_for
 from spark_dl.ml.model import KerasModel
@@ -82,7 +84,7 @@ class PermutationImportance:
         largerIsBetter: Whether larger values of the metric are better; None to take the metric's own direction.
 
     Raises:
-        OptionError: repeats is less than 1, or columns are missing for a Pipeline.
+        OptionError: repeats is no integer from 1 on, columns is no list of names, or is missing for a Pipeline.
         ModelError: There is no Keras model.
     """
 
@@ -96,9 +98,15 @@ class PermutationImportance:
         seed: int = 0,
         largerIsBetter: bool | None = None,
     ) -> None:
-        if repeats < 1:
+        check_count("repeats", repeats)
+        if columns is not None and (isinstance(columns, str) or not columns):
             raise OptionError(
-                explain("repeats is too small.", expected="at least 1", received=repeats, fix="Set a larger repeats.")
+                explain(
+                    "columns can't be used.",
+                    expected="a list of the names of columns, or None",
+                    received=repr(columns),
+                    fix=f"Write [{columns!r}] for one column." if columns else "Leave columns out.",
+                )
             )
         self._model, self._stage = model, keras_stage(model)
         if columns is None and not isinstance(model, KerasModel):
@@ -123,6 +131,7 @@ class PermutationImportance:
             OptionError: The model has no such metric, or it isn't known whether larger values of it are better.
         """
         columns = self._shuffled_columns(dataset)
+        dataset = self._evaluated(dataset)
         rows = dataset.count()
         baseline = self._measured(dataset)
         sign = -1.0 if self._larger_is_better(dataset) else 1.0
@@ -156,6 +165,15 @@ class PermutationImportance:
                     )
                 )
         return columns
+
+    def _evaluated(self, dataset: DataFrame) -> DataFrame:
+        """Return the rows that evaluation keeps under nullPolicy, so that those of each shuffle are the same rows."""
+        if not isinstance(self._model, KerasModel):
+            return dataset  # the Pipeline's stages make the columns
+        for column in self._stage._evaluation(dataset.schema).conversion.columns:
+            if column.drop:
+                dataset = dataset.where(kind_of(column).is_present(column))
+        return dataset
 
     def _measured(self, dataset: DataFrame) -> float:
         found = evaluate(self._model, dataset)

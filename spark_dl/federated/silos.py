@@ -91,14 +91,14 @@ def check_named(silos: Sequence[Silo], named: Sequence[Any] | None, column: str)
     if named is None:
         return
     values = {silo.value for silo in silos}
-    absent = [str(value) for value in dict.fromkeys(named) if value not in values]
+    absent = [repr(value) for value in dict.fromkeys(named) if value not in values]  # '0' isn't 0
     if absent:
         raise DataError(
             explain(
                 f"Silos have no rows: {', '.join(absent[:_SHOWN])}{', ...' if len(absent) > _SHOWN else ''}.",
                 expected="rows of each silo that is named in silos",
-                received=f"{column}: {shown(silos)}",
-                fix="Leave the silos out, or wait for their rows.",
+                received=f"{column}: {', '.join(repr(silo.value) for silo in silos[:_SHOWN])}",
+                fix="Write values of the column's type, leave the silos out, or wait for their rows.",
             )
         )
     others = [silo for silo in silos if silo.value not in named]

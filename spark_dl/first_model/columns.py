@@ -17,15 +17,18 @@ from pyspark.sql import types as T
 from spark_dl.data.column import quoted
 from spark_dl.data.columns import column_of, kind_of
 from spark_dl.data.image_files import can_be_decoded
-from spark_dl.errors import DataError, OptionError, explain, hint
+from spark_dl.errors import DataError, explain
+from spark_dl.first_model.label import check_label, classes_of, finite, label_aggregates
 from spark_dl.spark.job import SparkJob
 
 __all__ = ["MISSING", "Columns", "FeatureColumn", "described_columns"]
 
 MISSING = "(missing)"  # the string that takes the place of null
 _UNKNOWN = "[UNK]"  # Keras's name of all other strings, which no string may have
-_TASKS = ("classification", "regression")
-_CLASSES = 20  # whole labels with more values are numbers
+_FEW = 20  # numbers and strings with as few values may be categories
+_WIDEST = 20_000  # numbers of an array; the code has their means and variances
+# Variances that float32 holds, and a square root of which Keras doesn't replace by its epsilon.
+_VARIANCES = (1e-12, 1e37)
 _CATEGORIES = 1_000  # strings with more values are hashed
 _UNIQUE = 0.5  # the share of distinct values above which strings don't repeat
 _WORDS = 3.0  # strings that don't repeat and have as many words are texts
@@ -33,9 +36,13 @@ _VOCABULARY = 500
 _RARE = 5  # words in fewer rows aren't learnt
 _SKEWED = 2.0
 _EXACT = 2**20  # numbers that are used as marks; float32 is exact up to 2**24
+_WHOLE = 2.0**24  # float32 has all whole numbers up to it
 _BITS = {"byte": 8, "short": 16, "integer": 32, "long": 64}
 # The punctuation that Keras's TextVectorization removes.
 _PUNCTUATION = r"""[!"#$%&()\*\+,-\./:;<=>?@\[\\\]^_`{|}~']"""
+
+
+_INEXACT = "whole numbers beyond 2**24, which float32 rounds: cast them to double if they are amounts and no keys"
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Columns:
         deviation: The label's standard deviation.
         used: The columns that the model uses.
         left_out: The reason for each column that it doesn't use.
+        unlabelled: The number of rows without a label.
     """
 
     label: str
@@ -89,6 +97,7 @@ class Columns:
     deviation: float
     used: tuple[FeatureColumn, ...]
     left_out: Mapping[str, str]
+    unlabelled: int = 0
 
 
 def described_columns(frame: DataFrame, label: str, task: str | None) -> Columns:
@@ -103,15 +112,17 @@ def described_columns(frame: DataFrame, label: str, task: str | None) -> Columns
         OptionError: There is no such task.
         DataError: The label can't be learnt, there are no rows, or no column can be used.
     """
-    _check(frame, label, task)
-    known = frame.where(_finite(F.col(quoted(label)).cast("double")).isNotNull())
+    check_label(frame, label, task)
+    has_label = finite(F.col(quoted(label)).cast("double")).isNotNull()
+    known = frame.where(has_label)
     others = [field for field in frame.schema.fields if field.name != label]
-    found = _one_row(known, [*_of_label(label), *(one for field in others for one in _aggregates(field))])
+    found = _one_row(known, [*label_aggregates(label), *(one for field in others for one in _aggregates(field))])
     rows = found["rows"]
     if not rows:
         raise DataError(
             explain("There are no rows with a label.", expected="training rows", received="none", fix="Check the rows.")
         )
+    classes = classes_of(found, task)
     used, left_out = [], {}
     for field in others:
         column = _described(field, found, rows)
@@ -130,34 +141,9 @@ def described_columns(frame: DataFrame, label: str, task: str | None) -> Columns
                 fix="Add feature columns.",
             )
         )
-    classes = _classes(found, task)
-    return Columns(label, classes, rows, found["mean"], math.sqrt(found["variance"]) or 1.0, tuple(used), left_out)
-
-
-def _check(frame: DataFrame, label: str, task: str | None) -> None:
-    if task is not None and task not in _TASKS:
-        raise OptionError(
-            explain(f"There is no task {task!r}.", expected=" or ".join(_TASKS), received=task, fix=hint(task, _TASKS))
-        )
-    if label not in frame.columns:
-        raise DataError(
-            explain(
-                f"The DataFrame has no column {label!r}.",
-                expected="the label",
-                received=", ".join(frame.columns),
-                fix=hint(label, frame.columns),
-            )
-        )
-    kind = frame.schema[label].dataType
-    if not isinstance(kind, T.NumericType):
-        raise DataError(
-            explain(
-                f"The label {label!r} can't be learnt.",
-                expected="a number, or a class index from 0",
-                received=kind.simpleString(),
-                fix="Convert it: a boolean by a cast to int, strings with Spark ML's StringIndexer.",
-            )
-        )
+    unlabelled = _one_row(frame, [F.count_if(~has_label).alias("rows")])["rows"]
+    deviation = math.sqrt(found["variance"]) or 1.0
+    return Columns(label, classes, rows, found["mean"], deviation, tuple(used), left_out, unlabelled)
 
 
 def _one_row(frame: DataFrame, aggregates: Sequence[SparkColumn]) -> Any:
@@ -165,45 +151,11 @@ def _one_row(frame: DataFrame, aggregates: Sequence[SparkColumn]) -> Any:
         return job.rows()[0]
 
 
-def _finite(value: SparkColumn) -> SparkColumn:
-    """Return a double, or null where it is NaN or infinite, as nullPolicy takes it."""
-    return F.when(~F.isnan(value) & (F.abs(value) < math.inf), value)
-
-
-def _of_label(label: str) -> list[SparkColumn]:
-    value = F.col(quoted(label)).cast("double")
-    return [
-        F.count(value).alias("rows"),
-        F.avg(value).alias("mean"),
-        F.var_pop(value).alias("variance"),
-        F.min(value).alias("low"),
-        F.max(value).alias("high"),
-        F.max((value != F.floor(value)).cast("int")).alias("broken"),
-    ]
-
-
-def _classes(found: Any, task: str | None) -> int:
-    """Return the number of classes; 0 for a number to predict."""
-    whole = not found["broken"] and found["low"] >= 0
-    if task == "regression" or (task is None and not (whole and found["high"] < _CLASSES)):
-        return 0
-    if not whole:
-        raise DataError(
-            explain(
-                "The label has no class indices.",
-                expected="whole numbers from 0",
-                received=f"numbers from {found['low']:g} to {found['high']:g}",
-                fix="Use Spark ML's StringIndexer, or task='regression'.",
-            )
-        )
-    return max(2, int(found["high"]) + 1)
-
-
 def _aggregates(field: T.StructField) -> list[SparkColumn]:
     """Return the statistics of a column, under names that begin with the column's."""
     name, column = field.name, F.col(quoted(field.name))
     if isinstance(field.dataType, (T.NumericType, T.BooleanType)):
-        value = _finite(column.cast("double"))
+        value = finite(column.cast("double"))
         logged = F.when(value >= 0, F.log1p(value))
         found = {
             "count": F.count(value),
@@ -215,6 +167,7 @@ def _aggregates(field: T.StructField) -> list[SparkColumn]:
             "log_mean": F.avg(logged),
             "log_variance": F.var_pop(logged),
             "distinct": F.approx_count_distinct(value),
+            "rounded": F.max(_rounds(column)) if isinstance(field.dataType, T.IntegralType) else F.lit(False),
         }
     elif isinstance(field.dataType, T.StringType):
         words = F.size(F.split(F.trim(column), r"\s+"))
@@ -225,19 +178,44 @@ def _aggregates(field: T.StructField) -> list[SparkColumn]:
         }
     else:
         found = {"count": F.count(column)}
-        if _is_numbers(field.dataType):
-            size = F.size(column)
+        if (numbers := _numbers_of(field.dataType, column)) is not None:
+            size = _size_of(field.dataType, column)
             found |= {
                 "shortest": F.min(F.when(column.isNotNull(), size)),
                 "longest": F.max(size),
-                "gaps": F.max(F.exists(column, lambda one: _finite(one.cast("double")).isNull())),
+                "gaps": F.max(F.exists(numbers, lambda one: finite(one.cast("double")).isNull())),
             }
+            whole = isinstance(getattr(field.dataType, "elementType", None), T.IntegralType)
+            found["rounded"] = F.max(F.exists(numbers, _rounds)) if whole else F.lit(False)
     return [value.alias(f"{name}.{what}") for what, value in found.items()]
 
 
-def _is_numbers(kind: T.DataType) -> bool:
+def _is_vector(kind: T.DataType) -> bool:
+    return kind.simpleString() == "vector"
+
+
+def _numbers_of(kind: T.DataType, column: SparkColumn) -> SparkColumn | None:
+    """Return the numbers of an array or a Vector, of a sparse one those that aren't zero; None for other types."""
+    if _is_vector(kind):
+        return F.unwrap_udt(column)["values"]
     element = kind.elementType if isinstance(kind, T.ArrayType) else None
-    return isinstance(element, T.NumericType) and not isinstance(element, T.DecimalType)
+    return column if isinstance(element, T.NumericType) and not isinstance(element, T.DecimalType) else None
+
+
+def _size_of(kind: T.DataType, column: SparkColumn) -> SparkColumn:
+    """Return the length of an array or a Vector; only sparse Vectors have it as a field."""
+    if not _is_vector(kind):
+        return F.size(column)
+    fields = F.unwrap_udt(column)
+    return F.coalesce(fields["size"], F.size(fields["values"]))
+
+
+def _rounds(value: SparkColumn) -> SparkColumn:
+    """Return whether float32 rounds a whole number, so that a fit refuses it."""
+    size = F.abs(value.cast("double"))
+    # The place of the last bit that float32 keeps. No cast to float and back, which Spark's optimizer leaves out.
+    last = F.greatest(F.floor(F.log2(F.greatest(size, F.lit(1.0)))) - 23, F.lit(0)).cast("int")
+    return (size > _WHOLE) & (value.cast("long") % F.call_function("shiftleft", F.lit(1).cast("long"), last) != 0)
 
 
 def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
@@ -251,7 +229,7 @@ def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | s
         return _number(field, found, rows) if fed else f"{kind.simpleString()}, which a double rounds: cast it"
     if isinstance(kind, T.StringType):
         distinct = found[f"{name}.distinct"]
-        if distinct > _UNIQUE * count and distinct > _CLASSES:
+        if distinct > _UNIQUE * count and distinct > _FEW:
             if found[f"{name}.words"] < _WORDS:
                 return "strings that rarely repeat"
             return FeatureColumn(name, "text", count < rows, distinct=distinct)
@@ -260,15 +238,22 @@ def _described(field: T.StructField, found: Any, rows: int) -> FeatureColumn | s
         return FeatureColumn(name, "category" if distinct <= _CATEGORIES else "hashed", count < rows, distinct=distinct)
     if count < rows:
         return f"{rows - count} rows without a value, which {kind.typeName()} columns can't fill"
-    if _is_numbers(kind):
-        shortest, longest, gaps = (found[f"{name}.{what}"] for what in ("shortest", "longest", "gaps"))
-        if shortest != longest or not longest:
-            return f"arrays of {shortest} to {longest} numbers"
-        return "arrays with null, NaN or infinite numbers" if gaps else FeatureColumn(name, "array")
-    if kind.typeName() == "vector":
-        return FeatureColumn(name, "array")
+    if _numbers_of(kind, F.col(quoted(name))) is not None:
+        return _described_array(field, found)
     image = isinstance(kind, T.BinaryType) or _is_image_struct(field)
     return FeatureColumn(name, "image") if image else f"{kind.typeName()}, which isn't used"
+
+
+def _described_array(field: T.StructField, found: Any) -> FeatureColumn | str:
+    name, kinds = field.name, "Vectors" if _is_vector(field.dataType) else "arrays"
+    shortest, longest, gaps = (found[f"{name}.{what}"] for what in ("shortest", "longest", "gaps"))
+    if shortest != longest or not longest:
+        return f"{kinds} of {shortest} to {longest} numbers"
+    if longest > _WIDEST:
+        return f"{kinds} of {longest:,} numbers, too many to write down their means: reduce them, for example by PCA"
+    if gaps:
+        return f"{kinds} with null, NaN or infinite numbers"
+    return _INEXACT if found[f"{name}.rounded"] else FeatureColumn(name, "array")
 
 
 def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
@@ -277,15 +262,19 @@ def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
     whole = isinstance(field.dataType, T.IntegralType)
     if low == high and count == rows:
         return "one value"
+    if found[f"{name}.rounded"]:
+        return _INEXACT
+    if not _is_scaled(found[f"{name}.variance"], low == high):
+        return f"numbers from {low:g} to {high:g}, whose variance float32 can't hold: scale them"
     if isinstance(field.dataType, T.BooleanType) and count < rows:
         return f"{rows - count} rows without a value, which a boolean has no mark for: cast it to int"
     fill = _mark(low, high, field.dataType) if count < rows else _rounded(found[f"{name}.mean"], field.dataType)
     if count < rows and fill is None:
         kind = field.dataType.simpleString()
         return f"{rows - count} rows without a value, for which {kind} has no number left: cast it to a wider type"
-    if whole and rows > _CLASSES and high - low < 2 * rows and found[f"{name}.distinct"] > 0.95 * rows:
+    if whole and rows > _FEW and high - low < 2 * rows and found[f"{name}.distinct"] > 0.95 * rows:
         return "numbers of rows"
-    skewed = low >= 0 and (found[f"{name}.skewness"] or 0) > _SKEWED and found[f"{name}.distinct"] > _CLASSES
+    skewed = low >= 0 and (found[f"{name}.skewness"] or 0) > _SKEWED and found[f"{name}.distinct"] > _FEW
     return FeatureColumn(
         name,
         "number",
@@ -296,6 +285,11 @@ def _number(field: T.StructField, found: Any, rows: int) -> FeatureColumn | str:
         found[f"{name}.log_mean"] if skewed else None,
         found[f"{name}.log_variance"] if skewed else None,
     )
+
+
+def _is_scaled(variance: float, constant: bool) -> bool:
+    least, most = _VARIANCES
+    return constant or least < variance < most
 
 
 def _mark(low: float, high: float, kind: T.DataType) -> float | None:
@@ -328,8 +322,8 @@ def _with_contents(frame: DataFrame, used: Sequence[FeatureColumn]) -> tuple[lis
         known = values.get(column.name, ())
         if column.role == "array":
             made.append(described := _array(frame, column))
-            if not all(map(math.isfinite, (*described.mean, *described.variance))):  # type: ignore[misc]
-                left_out[made.pop().name] = "Vectors with NaN or infinite numbers"
+            if not all(_is_scaled(one, one == 1.0) for one in described.variance):  # type: ignore[union-attr]
+                left_out[made.pop().name] = "numbers whose variance float32 can't hold: scale them"
         elif column.role in ("category", "text") and not known:
             left_out[column.name] = "strings that rarely repeat"
         elif column.role == "image" and not _is_image(frame, column.name):
@@ -377,8 +371,7 @@ def _chosen(column: FeatureColumn, place: int, rows: Sequence[Any]) -> tuple[str
 
 def _array(frame: DataFrame, column: FeatureColumn) -> FeatureColumn:
     value = F.col(quoted(column.name))
-    is_vector = frame.schema[column.name].dataType.typeName() == "vector"
-    vector = value if is_vector else array_to_vector(value.cast("array<double>"))
+    vector = value if _is_vector(frame.schema[column.name].dataType) else array_to_vector(value.cast("array<double>"))
     statistics = Summarizer.metrics("mean", "variance").summary(vector)
     found = _one_row(frame, [statistics.alias("found")])["found"]
     variance = tuple(one if one > 0 else 1.0 for one in found["variance"].tolist())

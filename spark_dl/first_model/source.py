@@ -6,7 +6,7 @@ import itertools
 import math
 import pprint
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from spark_dl.first_model.columns import MISSING, Columns, FeatureColumn
@@ -70,7 +70,7 @@ def _comment(text: str) -> str:
 def _head(columns: Columns, kind: str) -> str:
     left = [f"#   {_comment(name)}: {reason}" for name, reason in columns.left_out.items()]
     task = f"{columns.classes} classes" if columns.classes else "a number"
-    lines = [f"# A first model of {_comment(columns.label)} ({task}), from {columns.rows} rows."]
+    lines = [f"# A first model of {_comment(columns.label)} ({task}), from {columns.rows} rows with a label."]
     lines += ["# Columns that it doesn't use:", *left] if left else []
     imports = ["import keras", "import numpy as np", f"from spark_dl import {kind}"]
     return "\n".join([*lines, *imports, "", "layers, ops = keras.layers, keras.ops", "", ""])
@@ -224,6 +224,8 @@ def _body(columns: Columns) -> str:
 def _estimator(columns: Columns, kind: str, parts: Sequence[dict[str, Any]]) -> str:
     inputs = {name: column for part in parts for name, column in part["input"].items()}
     nulls = {name: rule for part in parts for name, rule in part["nulls"].items()}
+    if columns.unlabelled:
+        nulls[columns.label] = "drop"  # the rows without a label
     batch = 32 if columns.rows < _SMALL else 128 if columns.rows < 100_000 else 512
     steps = math.ceil(columns.rows / batch)
     epochs = max(3, min(40, round(4_000 / steps)))
@@ -242,6 +244,17 @@ def _estimator(columns: Columns, kind: str, parts: Sequence[dict[str, Any]]) -> 
         lines.append('    outputKind="logits",')
     else:
         lines.append('    loss="mse",')
+    outputs = ("prediction", "probability", "rawPrediction") if columns.classes else ("prediction",)
+    names = {column.name.lower() for column in columns.used}
+    # A feature column of such a name stays; the model's column gets another one.
+    lines += [f"    {output}Col={_free(f'model_{output}', names)!r}," for output in outputs if output.lower() in names]
     if nulls:
         lines.append(f"    nullPolicy={_items(nulls)},")
     return "\n".join([*lines, ")", ""])
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """Return a name that isn't taken, with underscores added if need be."""
+    while name.lower() in taken:
+        name += "_"
+    return name

@@ -26,7 +26,7 @@ from spark_dl.train.model.config_names import renumbered
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["fingerprint", "layout"]
+__all__ = ["fingerprint", "layout", "rows_digest"]
 
 # Instructions after which a loaded object has served for its attributes; COPY begins `self.x += 1`.
 _OF_ATTRIBUTES = ("LOAD_ATTR", "STORE_ATTR", "DELETE_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "COPY")
@@ -84,6 +84,12 @@ def fingerprint(
 def layout(dataset: ConvertedDataset) -> str:
     """Return a digest of the order of the rows by block; a step of an epoch has the same rows only if it is equal."""
     return digest_of_text(repr([(block.rows, block.validation, block.checksum) for block in dataset.blocks]))
+
+
+def rows_digest(dataset: ConvertedDataset) -> str:
+    """Return a digest of the values of all rows, however they are ordered and divided into training and validation."""
+    checksum = sum(block.checksum for block in dataset.blocks) % (1 << 63)
+    return digest_of_text(repr((sum(block.rows for block in dataset.blocks), checksum)))
 
 
 def _rows(dataset: ConvertedDataset, validation: bool) -> str:

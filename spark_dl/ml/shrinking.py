@@ -77,7 +77,7 @@ class Shrinking(FittedContent):
                 `optimizations` and `representative_dataset`.
 
         Raises:
-            OptionError: There is no such format, the path has another ending, or a package is missing.
+            OptionError: There is no such format or argument, the path has another ending, or a package is missing.
             StoreError: The path exists, or isn't local.
             ModelError: The format can't express a layer of the model.
         """

@@ -52,7 +52,8 @@ class DPSGD(Estimator[KerasModel]):
 
     The guarantee covers the weights. Metrics of the training and validation rows are exact: whoever may not see the
     rows may not see these either. The number of rows counts as known. What was computed from the rows before the fit,
-    such as an adapted Normalization or a vocabulary, isn't covered either.
+    such as an adapted Normalization, a vocabulary or the weights of a warmStart, isn't covered either: epsilons of fits
+    that go on with the same rows add up.
 
     Sources: Abadi et al.: Deep Learning with Differential Privacy, CCS 2016; Mironov, Talwar and Zhang, 2019.
 
@@ -65,7 +66,7 @@ class DPSGD(Estimator[KerasModel]):
         noiseMultiplier: The standard deviation of the noise divided by l2NormClip; None to compute it from
             targetEpsilon.
         targetEpsilon: The epsilon after the last epoch; None to follow from noiseMultiplier.
-        delta: The delta; None for 1 / (10 * rows).
+        delta: The delta, less than 1 / rows; None for 1 / (10 * rows).
         noiseSeed: The seed of the noise and of the sampling, for tests: who knows it can take the noise away. None to
             draw a secret one.
 
@@ -125,8 +126,17 @@ class DPSGD(Estimator[KerasModel]):
         """Return the settings of the steps for a number of training rows.
 
         Raises:
-            OptionError: The target can't be reached.
+            OptionError: The target can't be reached, or delta is so large that it promises nothing.
         """
+        if self._delta is not None and self._delta * rows >= 1:
+            raise OptionError(
+                explain(
+                    f"delta={self._delta:g} promises nothing: a fit that publishes a row at random would keep it.",
+                    expected=f"less than 1 / rows, which is {1 / rows:.2g}",
+                    received=f"delta={self._delta:g} with {rows:,} training rows",
+                    fix="Leave delta out for 1 / (10 * rows), or train on more rows.",
+                )
+            )
         batch = options.global_batch_size or options.batch_size * options.num_workers
         batch = min(batch, rows)
         chance, delta = batch / rows, self._delta or 1 / (10 * rows)

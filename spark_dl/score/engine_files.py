@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -20,7 +21,8 @@ import keras
 import numpy as np
 
 from spark_dl._compat.keras import all_layers
-from spark_dl.errors import ModelError, OptionError, explain
+from spark_dl._compat.tensorflow import builtin_operations, litert_settings
+from spark_dl.errors import ModelError, OptionError, explain, hint
 from spark_dl.score.engines import Loadable, extension, input_name, needed, opened
 from spark_dl.train.model.keras_settings import apply_settings
 from spark_dl.train.model.serialization import from_bytes, settings_of
@@ -31,6 +33,9 @@ __all__ = ["convert_model", "export_model"]
 _TOLERANCE = 1e-4
 # The made-up batches, each with its number of rows (an engine must take any) and its least number.
 _BATCHES = ((2, 0), (3, 0), (4, -1))
+# How LiteRT's converter names an operation that it can't convert.
+_TF_OPERATION = re.compile(r"\btf\.([A-Z]\w+)")
+_LOCATION = re.compile(r"^<unknown>:0: error: loc\(.*\): ")
 _NOISY = ("absl", "tensorflow", "tf2onnx")
 
 
@@ -77,9 +82,10 @@ def export_model(source: Loadable, path: Path, form: str, options: Mapping[str, 
         options: Further arguments of `keras.Model.export`.
 
     Raises:
-        OptionError: The packages for the conversion aren't installed.
+        OptionError: There is no such argument, or the packages for the conversion aren't installed.
         ModelError: The model can't be converted.
     """
+    _check_arguments(form, options)
     with _loaded(source) as model:
         try:
             _call_once(model, source.inputs)
@@ -94,6 +100,25 @@ def export_model(source: Loadable, path: Path, form: str, options: Mapping[str, 
             if isinstance(error, OptionError):
                 raise
             raise _with_layer(model, form, error) from error
+
+
+def _check_arguments(form: str, options: Mapping[str, Any]) -> None:
+    """Check that a format has the arguments: for ONNX and SavedModels, Keras ignores those that it doesn't know."""
+    known = {"input_signature"}
+    if form == "onnx":
+        known.add("opset_version")
+    if form == "litert":
+        known.update(litert_settings())
+    for name in options:
+        if name not in known:
+            raise OptionError(
+                explain(
+                    f"The format {form!r} has no argument {name!r}.",
+                    expected="arguments of keras.Model.export for this format",
+                    received=f"{name}={options[name]!r}",
+                    fix=hint(name, known),
+                )
+            )
 
 
 @contextlib.contextmanager
@@ -133,6 +158,10 @@ def _file(model: Any, engine: str) -> bytes:
 
 def _write(model: Any, path: str, engine: str, options: Mapping[str, Any]) -> None:
     _inline_constants(model)
+    if engine == "litert":  # Keras's default writes operations, too, that need TensorFlow beside LiteRT
+        spec = options.get("target_spec", {})
+        if isinstance(spec, dict):
+            options = {**options, "target_spec": {"supported_ops": builtin_operations(), **spec}}
     try:
         if engine == "onnx":
             import onnx  # noqa: F401
@@ -222,7 +251,9 @@ def _failure_alone(layer: Any, engine: str) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    if missing := sorted(set(_TF_OPERATION.findall(str(error)))):
+        return f"TensorFlow's operations that LiteRT doesn't have: {', '.join(missing)}"
+    return _LOCATION.sub("", str(error).strip().split("\n")[0])[:200]
 
 
 def _refused(engine: str, reason: str, expected: str = "layers that the engine knows") -> ModelError:

@@ -9,6 +9,7 @@ import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
 
+from spark_dl.data.column import Column
 from spark_dl.data.convert import convert_batches
 from spark_dl.data.projection import arrow_projection
 from spark_dl.data.row_errors import describe
@@ -16,7 +17,7 @@ from spark_dl.data.specs import ConversionSpec
 from spark_dl.errors import DataError, explain
 from spark_dl.score.heads import Classification, Head, SeveralOutputs
 
-__all__ = ["check_columns", "classes_of", "collected", "prediction_errors"]
+__all__ = ["check_columns", "check_fed", "classes_of", "collected", "fed_columns", "prediction_errors"]
 
 _GROW = (
     "A class that has appeared later: restart the query with an estimator for more classes; the trainer keeps the "
@@ -61,7 +62,10 @@ def check_columns(columns: StructType, known: Mapping[str, Any], where: str) -> 
     Raises:
         DataError: A column is missing, or has another type.
     """
-    now = {field.name: field.dataType.simpleString() for field in columns.fields}
+    now: dict[str, str] = {}
+    for field in columns.fields:
+        kind = field.dataType.simpleString()
+        now[field.name] = f"{now[field.name]} and {kind}, twice" if field.name in now else kind
     before = StructType.fromJson(dict(known)).fields if known else []
     changed = [
         f"{field.name!r} was {field.dataType.simpleString()} and is {now.get(field.name, 'missing')}"
@@ -77,6 +81,40 @@ def check_columns(columns: StructType, known: Mapping[str, Any], where: str) -> 
                 fix="Cast or rename them before the trainer, or begin anew with another stateDir.",
             )
         )
+
+
+def fed_columns(conversion: ConversionSpec) -> list[list[str]]:
+    """Return the names of the columns of each model input, then of each label, then the weight, in their order."""
+    parts: list[Sequence[Column]] = [spec.columns for spec in conversion.features]
+    parts += [spec.columns for spec in conversion.labels]
+    parts.append([conversion.weight] if conversion.weight else [])
+    return [[column.name for column in columns] for columns in parts]
+
+
+def check_fed(now: Sequence[Sequence[str]], before: Sequence[Sequence[str]], where: str) -> None:
+    """Check that the model gets each column at the position that it had when the trainer began.
+
+    Args:
+        now: The columns of the estimator, see `fed_columns`.
+        before: Those of the state; empty if it doesn't say so.
+        where: The directory of the state, for the message.
+
+    Raises:
+        DataError: Other columns are fed, or in another order.
+    """
+    if before and list(map(list, now)) != list(map(list, before)):
+        raise DataError(
+            explain(
+                "The estimator feeds other columns to the model than before, or in another order.",
+                expected=f"{_named(before)}, which the state in {where} was trained on",
+                received=_named(now),
+                fix="Set the columns as they were, or begin anew with another stateDir.",
+            )
+        )
+
+
+def _named(fed: Sequence[Sequence[str]]) -> str:
+    return "; ".join(", ".join(columns) for columns in fed if columns)
 
 
 def classes_of(head: Head, conversion: ConversionSpec, arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import cloudpickle
 import numpy as np
 from pyspark.sql.types import StructType
 
-from spark_dl.errors import ModelError, explain
+from spark_dl.errors import ModelError, StoreError, explain
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.io.store import Store
 from spark_dl.ml.estimator import KerasEstimator
@@ -19,10 +20,10 @@ from spark_dl.score.heads import Classification
 from spark_dl.streaming.drift import Adwin
 from spark_dl.streaming.learner import Learner
 from spark_dl.streaming.replay import ReplayBuffer, Sample
-from spark_dl.streaming.rows import check_columns, classes_of, prediction_errors
+from spark_dl.streaming.rows import check_columns, check_fed, classes_of, fed_columns, prediction_errors
 from spark_dl.streaming.state import StreamState, commit, read_file, read_state
 
-__all__ = ["Session"]
+__all__ = ["Session", "load_sample"]
 
 
 @dataclass
@@ -76,7 +77,9 @@ class Session:
         state = read_state(store)
         check_columns(columns, state.columns, store.shown)
         spec = build_fit_spec(estimator, columns, estimator._options())
-        state.columns = spec.columns.jsonValue()
+        fed = fed_columns(spec.conversion)
+        check_fed(fed, state.fed, store.shown)
+        state.columns, state.fed = spec.columns.jsonValue(), fed
         kept, champion, rows = (read_file(store, state, role) for role in ("model", "champion", "buffer"))
         content = spec.content if kept is None else _continued(spec, kept, state, store)
         state.classes = _classes(spec)
@@ -86,7 +89,7 @@ class Session:
             state,
             _learner(spec, content),
             _learner(spec, champion) if champion else None,
-            None if buffer is None else Sample.of_bytes(buffer.rows, rows) if rows else Sample(buffer.rows),
+            None if buffer is None else load_sample(buffer.rows, rows, store),
             None if drift is None else drift.restored(state.drift),
             {},
         )
@@ -152,6 +155,32 @@ class Session:
 def _learner(spec: FitSpec, content: bytes) -> Learner:
     options = spec.options.part(TrainingOptions)
     return Learner(content, spec.custom_objects, spec.augment, spec.conversion.tensors, options)
+
+
+def load_sample(capacity: int, content: bytes | None, store: Store) -> Sample:
+    """Load the rows of the replay buffer.
+
+    Args:
+        capacity: The greatest number of rows.
+        content: The buffer's file; None for an empty buffer.
+        store: The directory of the state.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    if content is None:
+        return Sample(capacity)
+    try:
+        return Sample.of_bytes(capacity, content)
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise StoreError(
+            explain(
+                f"The replay buffer in {store.shown} can't be read.",
+                expected="the file that state.json names as its buffer, as this release writes it",
+                received=f"{len(content)} bytes; {type(error).__name__}: {error}",
+                fix="Restore the directory, or give another stateDir.",
+            )
+        ) from error
 
 
 def _classes(spec: FitSpec) -> int:

@@ -33,6 +33,8 @@ class StreamState:
         batch: The id of the last trained micro-batch of that query; -1 for none.
         run: The id of the query's MLflow run; "" without tracking.
         columns: The Spark schema of the columns that are read, as JSON.
+        fed: The names of the columns of each model input, then of each label, then the weight, in the order in which
+            they are fed; empty in states of releases that didn't keep it.
         classes: The number of classes of the model's output; 0 if it has none.
         files: The names of the files by their role: "model", "champion", "buffer".
         drift: The state of the drift detector.
@@ -48,6 +50,7 @@ class StreamState:
     batch: int = -1
     run: str = ""
     columns: dict[str, Any] = field(default_factory=dict)
+    fed: list[list[str]] = field(default_factory=list)
     classes: int = 0
     files: dict[str, str] = field(default_factory=dict)
     drift: dict[str, Any] | None = None

@@ -98,6 +98,8 @@ class OptunaSearch(Estimator[OptunaSearchModel]):
 
     Raises:
         OptionError: A value can't be used, or the estimator has no such option.
+
+    `fit` raises OptionError for a study of another search or of other rows, and ModelError if no trial has a value.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ class Space:
                 raise _no_space(space)
             for name, values in space.items():
                 self._add(name, values)
+            self._check_model_params("modelFn" in space)
         elif self._function is None:
             raise _no_space(space)
 
@@ -140,10 +142,47 @@ class Space:
                 if isinstance(distribution, FloatDistribution) and distribution.step is None:
                     self._check_value(name, low + 0.618 * (high - low))  # an option that takes whole numbers only
 
+    def _check_model_params(self, varied: bool) -> None:
+        """Check that modelFn takes the modelParams that vary; `varied` says whether the space has the functions."""
+        parameters = [name.partition(".")[2] for name in self._distributions if name.partition(".")[0] == _MODEL_PARAMS]
+        function = self._estimator.getOrDefault("modelFn")
+        if not parameters or varied:
+            return
+        if function is None:
+            raise OptionError(
+                explain(
+                    "modelParams need a modelFn.",
+                    expected="an estimator with modelFn, a function that builds the model by these parameters",
+                    received=f"{', '.join(self._distributions)}, and no modelFn",
+                    fix="Set modelFn in place of model, or leave modelParams out of the space.",
+                )
+            )
+        taken = inspect.signature(function).parameters
+        open_ended = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+        for parameter in parameters:
+            if parameter and parameter not in taken and not open_ended:
+                raise OptionError(
+                    explain(
+                        f"modelFn has no parameter {parameter!r}.",
+                        expected="its parameters below modelParams",
+                        received=f"modelParams.{parameter}",
+                        fix=hint(parameter, taken),
+                    )
+                )
+
     def _distribution(self, name: str, values: Any) -> BaseDistribution:
         if isinstance(values, BaseDistribution):
             return values
-        if isinstance(values, Sequence) and not isinstance(values, str) and len(values):
+        if isinstance(values, Sequence) and not isinstance(values, str):
+            if not len(values):
+                raise OptionError(
+                    explain(
+                        f"The space has no choices for {name}.",
+                        expected="at least one choice",
+                        received=repr(values),
+                        fix=f"Add choices, or leave {name} out.",
+                    )
+                )
             if all(isinstance(value, _PLAIN) for value in values):
                 return CategoricalDistribution(tuple(values))
             # A storage holds plain values only.

@@ -11,11 +11,12 @@ from optuna.trial import TrialState
 
 from spark_dl.errors import OptionError, explain
 
-__all__ = ["DEFAULT_STORAGE", "finished", "open_study", "tell"]
+__all__ = ["DEFAULT_STORAGE", "check_rows", "finished", "open_study", "tell"]
 
 # In the working directory, as MLflow's own default store.
 DEFAULT_STORAGE = "sqlite:///spark_dl_studies.db"
 _SEARCH = "spark_dl.search"
+_ROWS = "spark_dl.rows."
 _NOT_FINITE = "spark_dl.not_finite"
 
 
@@ -51,6 +52,31 @@ def open_study(study: optuna.Study | str | None, direction: str, search: Mapping
         if left.params:
             study.enqueue_trial(left.params, skip_if_exists=False)
     return study
+
+
+def check_rows(study: optuna.Study, conversion: str, rows: str) -> None:
+    """Check that a study's values were measured on the same rows, as far as it has converted them the same way.
+
+    Args:
+        study: The study.
+        conversion: A digest of how the rows were converted, which options of the space may change.
+        rows: A digest of the converted rows.
+
+    Raises:
+        OptionError: The study has other rows.
+    """
+    known = study.user_attrs.get(_ROWS + conversion)
+    if known not in (None, rows):
+        raise OptionError(
+            explain(
+                f"The study {study.study_name!r} has values of other rows.",
+                expected="the rows of its first search: values of other rows can't be compared",
+                received="a DataFrame of other rows or values",
+                fix="Give the search a study of its own: another name.",
+            )
+        )
+    if known is None:
+        study.set_user_attr(_ROWS + conversion, rows)
 
 
 def finished(study: optuna.Study) -> int:

@@ -16,6 +16,9 @@ from pyspark import InheritableThread
 from pyspark.sql import DataFrame
 
 from spark_dl.fit.attempts import ends_training
+from spark_dl.fit.code_digest import digest_of_text
+from spark_dl.fit.converted import comparable
+from spark_dl.fit.fingerprint import rows_digest
 from spark_dl.fit.progress import Progress
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.shared_rows import SharedRows
@@ -23,7 +26,7 @@ from spark_dl.spark.session import cancel, tag_jobs
 from spark_dl.track import Record
 from spark_dl.tune.objective import Objective
 from spark_dl.tune.space import Space
-from spark_dl.tune.study import finished, tell
+from spark_dl.tune.study import check_rows, finished, tell
 
 __all__ = ["Trials"]
 
@@ -154,4 +157,9 @@ class Trials:
         spec, rows = estimator._checked(self.dataset)
         # Not as params, so that the run has the estimator as it is without a search.
         spec = replace(spec, options=replace(spec.options, on_epoch=both, verbose=0, run_name=f"trial {number}"))
-        return estimator._fit_converted(spec, self.shared.of(estimator, spec, rows), self.record.open())
+        converted = self.shared.of(estimator, spec, rows)
+        with self.lock:
+            conversion = comparable(spec.conversion)
+            digest = rows_digest(converted.dataset_for(spec.conversion))
+            check_rows(self.study, digest_of_text(repr(conversion))[:16], digest)
+        return estimator._fit_converted(spec, converted, self.record.open())

@@ -108,6 +108,14 @@ def test_columns_of_any_type_are_shuffled_with_their_nulls_in_a_pipeline(spark: 
     assert found.columns[1].importance == pytest.approx(0, abs=1e-6)
 
 
+def test_rows_that_are_dropped_are_dropped_from_each_shuffle(regression: KerasModel, data: DataFrame) -> None:
+    """With their nulls elsewhere they would come back, and the column would seem important."""
+    odd = data.selectExpr("size", "weight", "if(size > 1, null, noise) noise", "if(size > 1, 100, label) label")
+    dropping = regression.copy({regression.getParam("nullPolicy"): "drop"})
+    found = PermutationImportance(dropping, columns=["noise"], repeats=1).compute(odd)
+    assert (found.baseline, found.columns[0].importance) == pytest.approx((0, 0), abs=1e-6)
+
+
 def test_bad_input_is_named(regression: KerasModel, data: DataFrame) -> None:
     with pytest.raises(OptionError, match=r"no metric 'mea'.*mae"):
         PermutationImportance(regression, metric="mea").compute(data)
@@ -115,9 +123,23 @@ def test_bad_input_is_named(regression: KerasModel, data: DataFrame) -> None:
         PermutationImportance(regression, columns=["siz"]).compute(data)
     with pytest.raises(OptionError, match="which columns of a Pipeline"):
         PermutationImportance(PipelineModel([regression]))
-    with pytest.raises(OptionError, match="repeats is too small"):
-        PermutationImportance(regression, repeats=0)
+    for columns in ("size", []):
+        with pytest.raises(OptionError, match="columns can't be used"):
+            PermutationImportance(regression, columns=columns)
+    for repeats in (0, 1.5, True):
+        with pytest.raises(OptionError, match="repeats can't be used"):
+            PermutationImportance(regression, repeats=repeats)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="no output 'two'"):
         IntegratedGradients(regression, output="two")
-    with pytest.raises(OptionError, match="steps is too small"):
-        IntegratedGradients(regression, steps=0)
+    unusable: dict[str, tuple[Any, ...]] = {
+        "steps": (0, 1.5, None),
+        "batchSize": ("8",),
+        "target": ("a", 0.0, True),
+        "baseline": ("a", None, float("nan"), [1.0], {"input": "a"}),
+    }
+    for name, values in unusable.items():
+        for value in values:
+            with pytest.raises(OptionError, match=f"{name} can't be used"):
+                IntegratedGradients(regression, **{name: value})
+    with pytest.raises(OptionError, match=r"can't be explained.*PipelineModel"):
+        IntegratedGradients(PipelineModel([regression]))  # type: ignore[arg-type]

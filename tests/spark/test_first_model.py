@@ -10,6 +10,7 @@ from pyspark.ml import Pipeline
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
 from pyspark.ml.feature import OneHotEncoder, StringIndexer, VectorAssembler
+from pyspark.ml.functions import array_to_vector
 from pyspark.ml.regression import LinearRegression
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -52,7 +53,11 @@ def mixed(spark: SparkSession) -> DataFrame:
         F.when(F.expr("id > 0"), F.lit(FILES[0])).alias("lost"),
         F.struct(*[F.lit(value).alias(name) for name, value in STRUCTS[0].items()]).alias("image"),
         F.lit(b"no image").alias("bytes"),
-        F.expr("id % 2").alias("label"),
+        array_to_vector(F.expr("array(double(id % 4), 0.5D)")).alias("vector"),
+        F.expr("id * 100").alias("prediction"),  # a name that the model's output has, too
+        F.expr("id * 1000000007").alias("account"),
+        F.expr("(id % 9) * 1e30D").alias("far"),
+        F.expr("if(id = 18, null, id % 2)").alias("label"),
     )
 
 
@@ -75,9 +80,12 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
         "tiny": "number",
         "photo": "image",
         "image": "image",
+        "vector": "array",
+        "prediction": "number",
     }
     assert set(suggestion.columns.left_out) == {
-        *("id", "key", "long key", "same", "day", "perhaps", "ragged", "endless", "narrow", "lost", "bytes")
+        *("id", "key", "long key", "same", "day", "perhaps", "ragged", "endless", "narrow", "lost", "bytes"),
+        *("account", "far"),
     }
     assert "cast it to a wider type" in suggestion.columns.left_out["narrow"]
     by_name = {column.name: column for column in suggestion.columns.used}
@@ -85,7 +93,8 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
     assert len(by_name["town"].values) == 50
     assert "words" in by_name["note"].values
     assert by_name["skewed"].log_mean is not None
-    assert by_name["pair"].mean == pytest.approx((0.9975, 199.5))
+    assert by_name["pair"].mean == pytest.approx((1.0, (199.5 * 400 - 18) / 399))
+    assert by_name["vector"].variance[1] == 1.0  # type: ignore[index]
     names: dict[str, object] = {}
     exec(str(suggestion), names)  # noqa: S102 (the code is what is tested)
     model = names["build"]()  # type: ignore[operator]
@@ -100,9 +109,10 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
         "essay",
         "photo",
         "image",
+        "vector",
     }
     estimator = suggestion.estimator(epochs=1, numWorkers=1, tracking=None, verbose=0)
-    policy = estimator.getNullPolicy()
+    policy = dict(estimator.getNullPolicy())
     marks = {
         "gappy": -1,
         "price": -1.0,
@@ -112,11 +122,13 @@ def test_columns_get_roles_and_the_code_makes_a_model_of_them(mixed: DataFrame) 
         "tiny": -119,
     }
     unseen = dict.fromkeys(("town", "numbers"), "(missing)") | dict.fromkeys(("note", "essay"), "")
-    means = {"skewed": policy["skewed"]["fill"]}
+    means = {name: policy[name]["fill"] for name in ("skewed", "prediction")}
+    assert policy.pop("label") == "drop"
+    assert estimator.getPredictionCol() == "model_prediction"
     assert {name: rule["fill"] for name, rule in policy.items()} == marks | unseen | means
     fitted = estimator.fit(mixed)
     later = mixed.limit(1).withColumn("town", F.lit(None).cast("string")).withColumn("skewed", F.lit(float("nan")))
-    assert fitted.transform(mixed.union(later)).where("prediction in (0, 1)").count() == 401
+    assert fitted.transform(mixed.union(later)).where("model_prediction in (0, 1)").count() == 401
 
 
 def test_what_cant_be_learnt_is_an_error(mixed: DataFrame) -> None:
@@ -129,6 +141,12 @@ def test_what_cant_be_learnt_is_an_error(mixed: DataFrame) -> None:
     endless = mixed.withColumn("label", F.lit(float("nan")))
     with pytest.raises(DataError, match="no rows with a label"):
         spark_dl.suggest(endless)
+    with pytest.raises(DataError, match="more classes than rows"):
+        spark_dl.suggest(mixed, "account", "classification")
+    with pytest.raises(DataError, match=r"Column names occur more than once.*id, ID"):
+        spark_dl.suggest(mixed.select("*", F.col("id").alias("ID")))
+    with pytest.raises(DataError, match="statistics of a stream"):
+        spark_dl.suggest(mixed.sparkSession.readStream.format("rate").load(), "value")
     with pytest.raises(DataError, match="No column can be used"):
         spark_dl.suggest(mixed.select("label", "day"))
 

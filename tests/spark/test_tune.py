@@ -109,6 +109,8 @@ def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path) -> None:
     assert [len(trial.intermediate_values) for trial in found.study.get_trials()] == [2, 1, 1]
     for ours, theirs in zip(found.bestModel.keras().get_weights(), first.bestModel.keras().get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(OptionError, match="values of other rows"):
+        OptunaSearch(classifier(), space, trials=4, study=study(tmp_path)).fit(data.limit(50))
     with pytest.raises(OptionError, match="belongs to another search"):
         OptunaSearch(classifier(), {"batchSize": [8, 16]}, study=study(tmp_path)).fit(data)
 

@@ -151,6 +151,19 @@ def test_a_layer_without_gradient_is_named_by_its_input() -> None:
         attributions(AttributionModel(steps_of_numbers()), np.ones((1, 2), "float32"))
 
 
+def test_an_input_that_the_output_does_not_depend_on_has_zeros() -> None:
+    number, word, other = keras.Input((2,), name="n"), keras.Input((1,), dtype="int32", name="w"), keras.Input((3,))
+    one = L.Dense(1, name="one")(number)
+    both = L.Dense(1, name="both")(L.Concatenate()([number, L.Flatten()(L.Embedding(4, 2)(word)), other]))
+    model = keras.Model([number, word, other], [one, both])
+    rows = [np.ones((2, 2), "float32"), np.ones((2, 1), "int32"), np.ones((2, 3), "float32")]
+    found = attributions(AttributionModel(model, output=0, steps=2), rows)
+    assert found[0].all()
+    assert not found[1].any()
+    assert not found[2].any()
+    assert all(part.all() for part in attributions(AttributionModel(model, output=1, steps=2), rows))
+
+
 def test_inputs_of_open_length_have_the_length_of_their_columns() -> None:
     ids = keras.Input((None,), dtype="int32", name="ids")
     model = keras.Model(ids, L.Dense(1)(L.GlobalAveragePooling1D()(L.Embedding(9, 3, mask_zero=True)(ids))))

@@ -37,6 +37,11 @@ from spark_dl.errors import StoreError
 # TensorFlow.
 
 
+def test_the_settings_of_litert_are_known() -> None:
+    assert {"optimizations", "representative_dataset", "target_spec"} <= graphs.litert_settings()
+    assert graphs.builtin_operations() == [tf.lite.OpsSet.TFLITE_BUILTINS]
+
+
 def test_a_function_knows_whether_it_has_created_variables() -> None:
     held: list[Any] = []
 

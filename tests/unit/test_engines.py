@@ -155,6 +155,8 @@ def test_quantized_weights_are_small_and_the_loss_stays(tmp_path: Path) -> None:
         fitted.quantize(8)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"quantized already.*dense"):
         made.quantize()
+    with pytest.raises(ModelError, match=r"layer 'dense.*isn't known there: 'tfl.fully_connected' op"):
+        made.export(f"{tmp_path}/net.tflite", format="litert")
     sequence = keras.Input((3, 4))
     attended = L.Dense(2, name="query")(L.MultiHeadAttention(2, 4)(sequence, sequence))  # it has a layer of this name
     small = from_bytes(quantized(to_bytes(keras.Model(sequence, attended)), {}, "int8"))
@@ -180,3 +182,25 @@ def test_an_exported_file_has_the_models_numbers(tmp_path: Path) -> None:
         fitted.export(f"{tmp_path}/net", format="litert")
     with pytest.raises(OptionError, match="saved_model"):
         fitted.export(f"{tmp_path}/net", format="savedmodel")
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "text"),
+    [
+        ("onnx", {"opset": 17}, "'onnx' has no argument 'opset'.*Known: input_signature, opset_version"),
+        ("saved_model", {"verbose": True}, "'saved_model' has no argument 'verbose'.*input_signature"),
+        ("litert", {"optimization": []}, "'litert' has no argument 'optimization'.*'optimizations'"),
+    ],
+)
+def test_arguments_of_an_export_are_checked(form: str, options: dict[str, Any], text: str, tmp_path: Path) -> None:
+    fitted = KerasClassifierModel.fromKeras(models.classifier())
+    with pytest.raises(OptionError, match=text):
+        fitted.export(f"{tmp_path}/net{'.onnx' if form == 'onnx' else '.tflite'}", format=form, **options)
+
+
+def test_a_file_that_litert_could_not_run_is_not_written(tmp_path: Path) -> None:
+    """Keras writes operations of TensorFlow, too, for which LiteRT's interpreter has no code."""
+    net = keras.Sequential([keras.Input((3, 2)), L.LSTM(2, name="memory"), L.Dense(1)])
+    with pytest.raises(ModelError, match=r"'memory' \(LSTM\).*TensorFlow's operations.*TensorListReserve"):
+        KerasModel.fromKeras(net).export(f"{tmp_path}/net.tflite", format="litert")
+    assert not list(tmp_path.iterdir())

@@ -92,8 +92,10 @@ def test_a_model_with_its_own_step_is_refused() -> None:
 def test_silos_are_those_that_were_named() -> None:
     check_named(SILOS, None, "hospital")
     check_named(SILOS, ["b", "a"], "hospital")
-    with pytest.raises(DataError, match=r"Silos have no rows: c\."):
+    with pytest.raises(DataError, match=r"Silos have no rows: 'c'\."):
         check_named(SILOS, ["a", "b", "c"], "hospital")
+    with pytest.raises(DataError, match=r"no rows: '0'\..*Received: ward: 0\."):
+        check_named([Silo(0, 5)], ["0"], "ward")
     with pytest.raises(DataError, match=r"aren't named in silos: b\."):
         check_named(SILOS, ["a"], "hospital")
 

@@ -20,7 +20,8 @@ from spark_dl.score.heads import Classification, Regression, SeveralOutputs
 from spark_dl.streaming import Adwin, Champion, ReplayBuffer, StreamTrainer
 from spark_dl.streaming.champion import beats, check_metric, comparable_content, metric_of_champion
 from spark_dl.streaming.replay import Sample
-from spark_dl.streaming.rows import check_columns, prediction_errors
+from spark_dl.streaming.rows import check_columns, check_fed, fed_columns, prediction_errors
+from spark_dl.streaming.session import load_sample
 from spark_dl.streaming.state import StreamState, commit, read_file, read_state
 
 
@@ -174,6 +175,30 @@ def test_columns_that_have_changed_are_named() -> None:
     check_columns(StructType().add("b", DoubleType()).add("a", LongType()).add("c", LongType()), before, "there")
     with pytest.raises(DataError, match=r"have changed.*'a' was bigint and is double; 'b' was double and is missing"):
         check_columns(StructType().add("a", DoubleType()), before, "there")
+    twice = StructType().add("a", LongType()).add("b", DoubleType()).add("b", DoubleType())
+    with pytest.raises(DataError, match="'b' was double and is double and double, twice"):
+        check_columns(twice, before, "there")
+
+
+def test_columns_that_feed_other_positions_are_named() -> None:
+    one, other = Column("a", "number", "float32", 1), Column("b", "number", "float32", 1)
+    fed = fed_columns(conversion_of((one, other)))
+    check_fed(fed, [], "there")  # a state of a release that didn't keep them
+    check_fed(fed, json.loads(json.dumps(fed)), "there")
+    with pytest.raises(DataError, match=r"in another order.*a, b; .*there.*Received: b, a;"):
+        check_fed(fed_columns(conversion_of((other, one))), fed, "there")
+
+
+def conversion_of(columns: tuple[Column, ...]) -> ConversionSpec:
+    features = (FeatureSpec(columns, (2,), "float32"),)
+    labels = (LabelSpec(Column("y", "number", "float32", 1), (), "float32", None),)
+    return ConversionSpec(Store.at("/nowhere"), features, labels)
+
+
+def test_a_damaged_buffer_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"no archive", Sample(3).to_bytes()[:-30]):
+        with pytest.raises(StoreError, match=r"replay buffer in .* can't be read"):
+            load_sample(3, content, Store.at(str(tmp_path)))
 
 
 @pytest.mark.parametrize(

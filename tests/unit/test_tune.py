@@ -19,7 +19,7 @@ from spark_dl.errors import OptionError
 from spark_dl.tune import OptunaSearch
 from spark_dl.tune.objective import Objective
 from spark_dl.tune.space import Space
-from spark_dl.tune.study import finished, open_study, tell
+from spark_dl.tune.study import check_rows, finished, open_study, tell
 
 RATES = FloatDistribution(1e-4, 1e-1, log=True)
 
@@ -81,12 +81,20 @@ def test_a_function_may_ask_for_one_value_by_another() -> None:
         ({"compression": ["fp16", "fp8"]}, "compression can't have this value.*fp8"),
         ({"batchSize": 8}, r"can't take these values of batchSize.*Write \[8\]"),
         ({"modelParams": {"width": "wide"}}, "can't take these values of modelParams.width"),
-        ({"epochs": []}, "can't take these values of epochs"),
+        ({"epochs": []}, "no choices for epochs"),
+        ({"modelParams": {"widht": [1, 2]}}, "modelFn has no parameter 'widht'.*Did you mean 'width'"),
     ],
 )
 def test_bad_spaces_are_refused(space: Any, text: str) -> None:
     with pytest.raises(OptionError, match=text):
         OptunaSearch(classifier(), space)
+
+
+def test_model_params_need_a_function() -> None:
+    estimator = KerasClassifier(model=build(2))
+    with pytest.raises(OptionError, match="modelParams need a modelFn"):
+        OptunaSearch(estimator, {"modelParams": {"width": [1, 2]}})
+    Space({"modelFn": [build], "modelParams": {"width": [1, 2]}}, estimator)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +136,15 @@ def test_a_killed_drivers_trials_are_tried_again(tmp_path: Path) -> None:
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING]
     assert again.ask({"learningRate": RATES}).params == left.params
     assert finished(again) == 1
+
+
+def test_values_of_other_rows_are_not_compared(tmp_path: Path) -> None:
+    study = stored(tmp_path, "one")
+    check_rows(study, "as they are", "1a")
+    check_rows(stored(tmp_path, "one"), "as they are", "1a")
+    check_rows(study, "balanced", "2b")  # the space varies the conversion
+    with pytest.raises(OptionError, match="'one' has values of other rows"):
+        check_rows(stored(tmp_path, "one"), "as they are", "3c")
 
 
 def test_each_call_draws_points_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
