@@ -32,7 +32,7 @@ Makes .venv with everything that spark_dl needs, development tools included.
 Environment:
   SPARK_DL_STACK   the stack, where --stack isn't given
   PYTHON           the Python to use (3.11 or 3.12, of the newest stack also 3.13); otherwise that of an existing .venv,
-                   else the first that runs of python3.11, python3.12, python3.13 and python3
+                   else the first that runs of python3.11, python3.12 and python3, of the newest stack of python3.13 first
   SPARK_DL_CACHE   where built Horovod wheels are kept (default: ${XDG_CACHE_HOME:-$HOME/.cache}/spark_dl)
 END
 }
@@ -84,8 +84,10 @@ name_stack() {
     newest | spark41) constraints=$root/conf/constraints-$stack.txt venv_name=.venv-$stack ;;
     *) die "no stack '$stack': primary, newest or spark41 is expected" ;;
   esac
-  pythons="3.11 or 3.12"
-  if [[ $stack == newest ]]; then pythons="3.11, 3.12 or 3.13"; fi
+  pythons="3.11 or 3.12" python_names=(python3.11 python3.12 python3)
+  if [[ $stack == newest ]]; then
+    pythons="3.11, 3.12 or 3.13" python_names=(python3.13 python3.12 python3.11 python3)
+  fi
   venv=$root/$venv_name
   log=$venv/setup.log
 }
@@ -136,7 +138,7 @@ find_python() {
       die "PYTHON=$PYTHON has no venv and ensurepip modules (Debian package python$python_version-venv)"
     return
   fi
-  mapfile -t candidates < <(type -aP python3.11 python3.12 python3.13 python3)
+  mapfile -t candidates < <(type -aP "${python_names[@]}")
   for candidate in "$venv/bin/python" "${candidates[@]}"; do
     if ! look_at_python "$candidate" || ! python_supported; then continue; fi
     [[ $python_lacks_venv == True ]] || return 0

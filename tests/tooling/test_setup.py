@@ -61,6 +61,8 @@ def python(version: str, lacks_venv: bool = False) -> str:
 # The commands that it has called before it has found a Python.
 NEEDED = ("dirname", "getconf", "tr", "uname")
 CUDA = "echo 'Cuda compilation tools, release 12.9, V12.9.1'"
+ALONE = {name: f'exec {shutil.which(name)} "$@"' for name in NEEDED}
+BARE = {f"python3.{minor}": python(f"3.{minor}", lacks_venv=True) for minor in (11, 13)}
 DISK = "printf 'Filesystem 1M Used Available Use Mounted\\n/dev/x 9 8 %s 9%% /\\n' 120"
 
 REFUSED = {
@@ -87,10 +89,17 @@ REFUSED = {
         "(Debian package python3.12-venv)",
     ),
     "no Python at all": (
-        {name: f'exec {shutil.which(name)} "$@"' for name in NEEDED},
+        ALONE,
         {"PATH": "COMMANDS"},
         [],
         "(Debian packages python3 and python3-venv)",
+    ),
+    "the Python of the primary stack": ({**ALONE, **BARE}, {"PATH": "COMMANDS"}, [], "is Python 3.11 without venv"),
+    "the first Python of the newest stack": (
+        {**ALONE, **BARE},
+        {"PATH": "COMMANDS"},
+        ["--stack=newest"],
+        "is Python 3.13 without venv",
     ),
     "no compiler": ({}, {"CXX": "/no/g++"}, [], "/no/g++ (Debian package g++)"),
     "no make": ({"make": "exit 127"}, {}, [], "make is missing (Debian package make)"),
