@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend import compute_output_spec
 from keras.src.trainers.compile_utils import CompileMetrics
 
 __all__ = [
@@ -212,7 +213,18 @@ def build_compiled_state(model: keras.Model, batch: Any) -> None:
         model: The compiled Keras model.
         batch: One batch of tensors, (features, label[, weight]); only shapes and dtypes count.
     """
-    model._symbolic_build(data_batch=batch)
+    try:
+        model._symbolic_build(data_batch=batch)
+    except Exception:
+        # Keras builds the loss on the outputs' shapes alone, without what the model's layers attach to them.
+        specs = keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype.name), batch)
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(specs)
+
+        def loss(x: Any, y: Any, weight: Any) -> Any:
+            return model._compute_loss(x, y, model(x, training=False), weight, training=False)
+
+        compute_output_spec(loss, x, y, weight)
+        model._symbolic_build(data_batch=batch)
 
 
 def set_train_function(model: keras.Model, function: Callable[[Any], Any]) -> None:

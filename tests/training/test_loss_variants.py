@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from pyspark.sql import types as T
 
-from spark_dl import KerasClassifier, KerasRegressor
+from spark_dl import KerasClassifier, KerasEstimator, KerasRegressor
+from spark_dl.data.batches import keras_batch
+from spark_dl.data.dataset import LABEL
+from spark_dl.errors import ModelError
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.score.heads import Classification
 
@@ -100,3 +103,73 @@ def test_a_custom_loss_may_say_by_from_logits_what_it_takes(logits: bool) -> Non
     head = spec(KerasClassifier(model=model, loss=OfLogits(logits))).head
     assert isinstance(head, Classification)
     assert head.from_logits is logits
+
+
+class Doubled(keras.losses.CategoricalCrossentropy):
+    """Takes one-hot rows, as its base does."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return 2 * super().call(y_true, y_pred)
+
+
+def brier(y_true: Any, y_pred: Any) -> Any:
+    """Takes one-hot rows; indices would broadcast in batches of three rows."""
+    return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+
+def as_rows(y_true: Any, y_pred: Any) -> Any:
+    return keras.losses.categorical_crossentropy(y_true, y_pred)
+
+
+def as_indices(y_true: Any, y_pred: Any) -> Any:
+    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+
+def of_nothing(y_true: Any, y_pred: Any) -> Any:
+    return keras.ops.reshape(y_true, (-1, 7)) - y_pred
+
+
+def soft(units: int = 3) -> keras.Model:
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(units, "softmax")])
+
+
+@pytest.mark.parametrize(
+    ("loss", "one_hot"),
+    [
+        (Doubled(), True),
+        (brier, True),
+        (as_rows, True),
+        (lambda a, b: as_rows(a, b), True),
+        (as_indices, False),
+        (keras.losses.CategoricalCrossentropy(axis=0), True),
+        (keras.losses.categorical_crossentropy, True),
+    ],
+)
+def test_an_own_loss_gets_classes_in_the_form_that_it_takes(loss: Any, one_hot: bool) -> None:
+    found = spec(KerasClassifier(model=soft(), loss=loss))
+    (label,) = found.conversion.labels
+    assert (label.classes, label.one_hot) == (3, one_hot)
+    (tensor,) = [tensor for tensor in found.conversion.tensors if tensor.role == LABEL]
+    batch = keras_batch(found.conversion.tensors, [np.ones((4, 2), np.float32), np.array([0, 1, 2, 1], np.int32)])
+    assert batch[1].shape == ((4, 3) if one_hot else (4,))
+    assert set(found.model.train_on_batch(*batch, return_dict=True)) == {"loss", "accuracy"}
+    assert tensor.shape == ()
+
+
+def test_a_loss_that_takes_no_such_label_is_refused_before_any_job() -> None:
+    told = r"loss of_nothing of 'dense.*' doesn't take the label 'label'.*shape \(batch\) .int32. and outputs of shape"
+    with pytest.raises(ModelError, match=told):
+        spec(KerasClassifier(model=soft(), loss=of_nothing))
+    with pytest.raises(ModelError, match=r"loss as_rows .* doesn't take the label.*must have the same rank"):
+        spec(KerasEstimator(model=soft(), loss=as_rows))
+    words = keras.Input((2,), dtype="int32")
+    tagger = keras.Model(words, keras.layers.Dense(3, "softmax")(keras.layers.Embedding(9, 5)(words)))
+    estimator = KerasEstimator(model=tagger, loss=as_indices, labelCol="features", labelShapes={"features": [2, 3]})
+    with pytest.raises(ModelError, match=r"Set labelShapes=\{'features': \[2\]\} for a class index at each"):
+        spec(estimator)
+
+
+def test_class_indices_become_one_hot_rows_for_kerass_losses_of_rows() -> None:
+    found = spec(KerasEstimator(model=soft(), loss="categorical_crossentropy"))
+    (label,) = found.conversion.labels
+    assert (label.classes, label.one_hot, label.dtype) == (3, True, "int32")

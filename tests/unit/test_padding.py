@@ -24,7 +24,7 @@ from spark_dl.data.columns import OPEN, decode, decode_tensor, kind_of
 from spark_dl.data.convert import ConversionSpec, convert_batches
 from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.row_errors import describe
-from spark_dl.data.schema import ColumnRules, feature_spec
+from spark_dl.data.schema import ColumnRules, feature_spec, label_spec
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, ModelError, OptionError
 from spark_dl.fit.padding_check import check_padding
@@ -200,6 +200,14 @@ def test_many_wrong_lengths_are_one_line() -> None:
         scored_input(plain, pd.Series(rows))
     with pytest.raises(DataError, match=r"at most 3 numbers a row.*rows of lengths 5 to 9.*setTruncate"):
         scored_input(a_spec("longs"), pd.Series(rows))
+
+
+def test_labels_of_one_number_at_each_position_are_told_of_label_shapes() -> None:
+    label = label_spec(SCHEMA, "longs", (4, 3), None)  # as for CRFLoss, which also takes rows of 4 x 3 numbers
+    faults = [Row(kind="length", name="longs", detail="4", rows=5)]
+    assert "Set labelShapes={'longs': [4]} for a class" in describe(faults, [label.column], [label])
+    other = [Row(kind="length", name="longs", detail="5", rows=5)]
+    assert "labelShapes" not in describe(other, [label.column], [label])
 
 
 def test_strings_that_are_not_utf8_are_counted() -> None:
