@@ -25,6 +25,7 @@ __all__ = [
     "check_broadcasts",
     "check_labels",
     "check_losses_take_labels",
+    "check_metrics_take_labels",
     "check_position_weights",
     "class_count",
     "label_rule",
@@ -211,6 +212,41 @@ def check_losses_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> Non
                     fix=_fix_of_label(loss, example, name),
                 )
             )
+
+
+def check_metrics_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> None:
+    """Check that the metrics of a model with one output take labels of this shape.
+
+    Args:
+        fitted: The compiled model, and the shapes and dtypes of labels and outputs.
+        labels: The labels' specifications.
+
+    Raises:
+        ModelError: One doesn't, or its name is unknown.
+    """
+    import keras
+
+    from spark_dl.train.metrics.label_trial import metrics_refusal
+    from spark_dl.train.model.step_trial import has_own_step
+
+    model = fitted.model
+    own = has_own_step(model) or type(model).compute_metrics is not keras.Model.compute_metrics
+    if model.run_eagerly or own or len(fitted.examples) != 1 or len(fitted.losses) != 1:
+        return
+    (example,) = fitted.examples
+    if not (error := metrics_refusal(model, example, fitted.inputs, fitted.copied)):
+        return
+    of_indices = any(label.classes is not None and not label.one_hot for label in labels)
+    raise ModelError(
+        explain(
+            "The metrics can't be computed.",
+            expected=f"metrics of labels of shape {shape_text(example.label_shape)} ({example.label_dtype}) and "
+            f"outputs of shape {shape_text(example.output_shape)}",
+            received=f"metrics {', '.join(_metric_names(model))}; {error}",
+            fix="Change the metrics, or leave them out."
+            + " For class indices, Keras has accuracy and sparse_..." * (of_indices and example.output_shape != (1,)),
+        )
+    )
 
 
 def _fix_of_label(loss: Any, example: Example, name: str) -> str:

@@ -30,6 +30,7 @@ from spark_dl.fit.label_checks import (
     check_broadcasts,
     check_labels,
     check_losses_take_labels,
+    check_metrics_take_labels,
     check_position_weights,
     label_rule,
 )
@@ -167,6 +168,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     check_masked(fitted, ragged, options)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
+    check_metrics_take_labels(fitted, conversion.labels)
     return FitSpec(
         options=options,
         name=model.name,

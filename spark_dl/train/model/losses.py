@@ -116,12 +116,17 @@ def by_output(what: str, given: Any, shape: ModelShape) -> dict[str, Any]:
         or None in found.values()
         or (one_each and shape.gives_dict)
     ):
+        fix = f"Give one {what} for each output, by name"
+        lacking = [name for name in names if found.get(name) is None]
+        if 0 < len(lacking) < len(names) and set(found) <= set(names):
+            rest = ", ".join(lacking)
+            fix += f", or train a model of the same layers without the output {rest}: keras.Model(inputs, outputs)"
         raise ModelError(
             explain(
                 f"Each output of the model takes a {what}.",
                 expected=f"one each for {', '.join(names)}" + (", as a dict by name" if shape.gives_dict else ""),
-                received=repr(given),
-                fix=f"Give one {what} for each output, by name.",
+                received=repr(dict(given) if isinstance(given, dict) else given),  # Keras wraps dicts
+                fix=f"{fix}.",
             )
         )
     return {name: found[name] for name in names}
