@@ -184,6 +184,7 @@ def test_accumulated_steps_with_a_masked_loss_beside_others_are_refused(regulari
     ],
 )
 def test_what_depends_on_the_batch_is_said(make: Callable[[], keras.Model], text: str) -> None:
+    keras.utils.set_random_seed(3)  # of some weights, outputs of a changed state differ by too little
     (note,) = notes(make(), numWorkers=2)
     assert re.search(text, note)
     assert notes(make()) == ()
