@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend import compute_output_spec
 from keras.src.trainers.compile_utils import CompileMetrics
 
 __all__ = [
@@ -212,7 +213,53 @@ def build_compiled_state(model: keras.Model, batch: Any) -> None:
         model: The compiled Keras model.
         batch: One batch of tensors, (features, label[, weight]); only shapes and dtypes count.
     """
-    model._symbolic_build(data_batch=batch)
+    try:
+        model._symbolic_build(data_batch=batch)
+    except Exception:
+        # Keras builds the loss on the outputs' shapes alone, without what the model's layers attach to them.
+        specs = keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype.name), batch)
+
+        def loss(x: Any, y: Any, weight: Any) -> Any:
+            outputs = model(x, training=False)
+            if model.run_eagerly:
+                model.compute_metrics(x, y, outputs, weight)
+            return model._compute_loss(x, y, outputs, weight, training=False)
+
+        if model.run_eagerly:  # what takes no symbols
+            loss(*keras.utils.unpack_x_y_sample_weight(batch))
+            model.reset_metrics()
+        else:
+            compute_output_spec(loss, *keras.utils.unpack_x_y_sample_weight(specs))
+        model._symbolic_build(data_batch=batch)
+
+
+def trace_metrics(metrics: Any, weighted: Any, label: Any, output: Any) -> None:
+    """Trace metrics as Keras computes those passed to `compile`, for a model with one output (`CompileMetrics`).
+
+    Args:
+        metrics: The metrics, as in `compile`; they are built.
+        weighted: Those of `weighted_metrics`.
+        label: The symbolic labels.
+        output: The symbolic outputs.
+    """
+    compiled = CompileMetrics(metrics, weighted)
+
+    def result(label: Any, output: Any) -> Any:
+        compiled.update_state(label, output)
+        return compiled.result()
+
+    compute_output_spec(result, label, output)
+
+
+def trace_compiled_metrics(model: keras.Model, x: Any, label: Any) -> None:
+    """Trace the metrics of a compiled model, which are built, on the outputs as the model's layers make them.
+
+    Args:
+        model: The compiled model.
+        x: The symbolic features.
+        label: The symbolic labels.
+    """
+    compute_output_spec(lambda x, y: model.compute_metrics(x, y, model(x, training=False)), x, label)
 
 
 def set_train_function(model: keras.Model, function: Callable[[Any], Any]) -> None:

@@ -11,7 +11,7 @@ from spark_dl.data.columns import kind_of
 from spark_dl.data.specs import LabelSpec
 from spark_dl.errors import DataError, explain, shape_text
 
-__all__ = ["OF_CLASS_INDICES", "OF_ONE_HOT_ROWS", "RULES", "LabelRule", "apply_loss"]
+__all__ = ["OF_CLASS_INDICES", "OF_ONE_HOT_ROWS", "OWN_OF_ONE_HOT_ROWS", "RULES", "LabelRule", "apply_loss"]
 
 # Tolerance for the rounding errors of probabilities that a model computed.
 _ROUNDING = 1e-6
@@ -108,6 +108,10 @@ RULES = {
 OF_CLASS_INDICES = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")
 # Keras losses of classifiers whose labels have a number for each class.
 OF_ONE_HOT_ROWS = ("categorical_crossentropy", "categorical_focal_crossentropy")
+# Stands for another loss that takes classes as one-hot rows: one of the user's, or one with the classes along an axis
+# that isn't the last.
+OWN_OF_ONE_HOT_ROWS = "own_of_one_hot_rows"
+_AS_ROWS = (*OF_ONE_HOT_ROWS, OWN_OF_ONE_HOT_ROWS)
 _OF_OTHER_SHAPES = ("circle", "ctc")
 
 
@@ -133,6 +137,8 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
         raise _misfit(name, f"{own_width} numbers a row", f"{known_width} numbers a row", output)
     if spec.classes is not None:
         return _class_label(spec, output, scalar, loss)
+    if scalar and loss in _AS_ROWS and len(output) == 1 and width > 1:
+        return _class_label(replace(spec, dtype="int32", classes=output[-1]), output, scalar, loss)
     if not loss or loss in _OF_OTHER_SHAPES:
         return spec
     if loss in OF_CLASS_INDICES:
@@ -165,7 +171,7 @@ def _class_label(spec: LabelSpec, output: tuple[int, ...], scalar: bool, loss: s
         expected = f"an array of {count} class indices in each row" if positions else "one class index a row"
         received = "one number a row" if scalar else f"a label of shape {shape_text(spec.shape)}"
         raise _misfit(spec.name, expected, received, output)
-    return replace(spec, shape=positions, one_hot=output[-1:] != (1,) and loss in OF_ONE_HOT_ROWS)
+    return replace(spec, shape=positions, one_hot=output[-1:] != (1,) and loss in _AS_ROWS)
 
 
 def _misfit(name: str, expected: str, received: str, output: tuple[int, ...]) -> DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -204,6 +205,21 @@ def _length_fixes(columns: Sequence[Column], specs: Mapping[str, LabelSpec]) -> 
     return fixes
 
 
+def _position_fixes(wrong: Sequence[tuple[Column, int]], specs: Mapping[str, LabelSpec]) -> list[str]:
+    """Return the fixes for labels of as many numbers as an output has positions, of a loss of the user's.
+
+    Args:
+        wrong: Columns, each with a wrong length of its rows.
+        specs: The labels' specifications, by the columns' names.
+    """
+    shapes = {name: spec.shape[:-1] for name, spec in specs.items() if len(spec.shape) > 1 and spec.classes is None}
+    return [
+        f"Set labelShapes={{{column.name!r}: {list(shapes[column.name])}}} for a class index at each position."
+        for column, length in wrong
+        if column.name in shapes and length == math.prod(shapes[column.name])
+    ]
+
+
 def _fixes(
     counts: Mapping[tuple[str, str, str], int], specs: Mapping[str, LabelSpec], columns: Mapping[str, Column]
 ) -> list[str]:
@@ -215,7 +231,9 @@ def _fixes(
         fixes.append(f"Labels are class indices, whole numbers from 0 to {last}: see StringIndexer.")
     named = (RULES[detail.split()[0]].fix for kind, _, detail in sorted(counts) if kind == "label")
     fixes += [fix for fix in dict.fromkeys(named) if fix]
-    fixes += _length_fixes([columns[name] for kind, name, _ in counts if kind == "length"], specs)
+    wrong = [(columns[name], int(detail)) for kind, name, detail in counts if kind == "length"]
+    fixes += _position_fixes(wrong, specs)
+    fixes += _length_fixes([column for column, _ in wrong], specs)
     if "range" in kinds:
         fixes.append("Scale the numbers, or leave these rows out.")
     if "negative" in kinds:

@@ -15,6 +15,7 @@ from spark_dl.data.schema import ColumnRules, feature_spec, known_width, label_s
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.options import ColumnOptions, DataOptions, EstimatorOptions, ScoringOptions
+from spark_dl.spark.session import takes_case_apart
 
 __all__ = [
     "InputFacts",
@@ -174,7 +175,8 @@ def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
         OptionError: There is no output column, two outputs share a column, or an output column is a feature column.
     """
     columns = list(names.values())
-    wrong = [name for name in columns if columns.count(name) > 1 or name in features]
+    taken = [_told_apart(name) for name in (*columns, *dict.fromkeys(features))]
+    wrong = [name for name in columns if taken.count(_told_apart(name)) > 1]
     if columns and not wrong:
         return
     raise OptionError(
@@ -185,6 +187,11 @@ def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
             fix="Set predictionCol, or outputCols for several outputs.",
         )
     )
+
+
+def _told_apart(name: str) -> str:
+    """Return what tells a column from others: its name, in lower case unless Spark takes case apart."""
+    return name if takes_case_apart() else name.lower()
 
 
 def shapes_of_columns(schema: StructType, options: EstimatorOptions) -> dict[str, tuple[int, ...] | None]:

@@ -14,6 +14,7 @@ from spark_dl.data.label_rules import OF_CLASS_INDICES
 from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, ModelError
 from spark_dl.fit.columns import InputFacts, OutputFacts, check_null_policy, feature_specs, input_columns
+from spark_dl.fit.label_checks import class_count, label_rule
 from spark_dl.fit.open_inputs import opened
 from spark_dl.fit.padding_check import check_padding
 from spark_dl.fit.spec import shaped_model
@@ -129,10 +130,11 @@ def _facts(output: ModelOutput, loss: LossFacts | None, head: Head) -> OutputFac
     classes = None
     if isinstance(head, Tagging):
         classes = head.classes
-    elif loss is not None and len(output.shape) == 1 and (loss.name in OF_CLASS_INDICES or output.shape == (1,)):
-        classes = head.classes if isinstance(head, Classification) else output.shape[0]
-        classes = None if classes == 1 else classes
-    name = loss.name if loss is not None and loss.known and loss.last_axis else ""
+    elif isinstance(head, Classification) and loss is not None:
+        classes = head.classes if loss.name in OF_CLASS_INDICES or output.shape == (1,) else None
+    elif loss is not None:
+        classes = class_count(output.shape, loss)
+    name = "" if loss is None else label_rule(loss, isinstance(head, (Classification, Tagging)))
     return OutputFacts(output.name, output.shape, classes, name, None if loss is None else loss.ignored)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from spark_dl.data.label_rules import OF_CLASS_INDICES, OWN_OF_ONE_HOT_ROWS
 from spark_dl.data.specs import ConversionSpec, LabelSpec
 from spark_dl.errors import DataError, ModelError, OptionError, explain, shape_text
 from spark_dl.options import ClassifierOptions, EstimatorOptions, TaggerOptions
@@ -13,15 +15,20 @@ from spark_dl.options import ClassifierOptions, EstimatorOptions, TaggerOptions
 if TYPE_CHECKING:
     import keras
 
+    from spark_dl.fit.worker_checks import Fitted
     from spark_dl.train.model.examples import Example
+    from spark_dl.train.model.losses import LossFacts
 
-__all__ = ["broadcast_notes", "check_broadcasts", "check_labels", "check_one_hot_metrics", "check_position_weights"]
-
-# Keras metrics that take class indices.
-_OF_CLASS_INDICES = (
-    *("sparse_categorical_accuracy", "sparse_categorical_crossentropy", "sparse_top_k_categorical_accuracy"),
-    *("SparseCategoricalAccuracy", "SparseCategoricalCrossentropy", "SparseTopKCategoricalAccuracy"),
-)
+__all__ = [
+    "broadcast_notes",
+    "check_broadcasts",
+    "check_labels",
+    "check_losses_take_labels",
+    "check_metrics_take_labels",
+    "check_position_weights",
+    "class_count",
+    "label_rule",
+]
 
 
 def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], labels: Sequence[LabelSpec]) -> None:
@@ -149,35 +156,110 @@ def check_position_weights(losses: Mapping[str, Any], conversion: ConversionSpec
             )
 
 
-def check_one_hot_metrics(model: keras.Model, loss: str) -> None:
-    """Check that no metric takes class indices where the loss receives one-hot labels: metrics get the loss's labels.
+def class_count(output: tuple[int, ...], loss: LossFacts) -> int | None:
+    """Return the number of classes where a loss takes class indices as an output's labels, else None.
 
     Args:
-        model: The compiled model.
-        loss: The name of the loss.
+        output: The shape of one row of the output.
+        loss: The facts of the output's loss.
+    """
+    certain = len(output) == 1 or (len(output) > 1 and loss.known and loss.last_axis)
+    return output[-1] if certain and loss.name in OF_CLASS_INDICES else None
+
+
+def label_rule(loss: LossFacts, of_classes: bool) -> str:
+    """Return the name of a loss whose rule an output's labels obey, as in `data/label_rules.py`; "" for none.
+
+    Args:
+        loss: The facts of the output's loss.
+        of_classes: Whether the labels are class indices.
+    """
+    if loss.known and loss.last_axis:
+        return loss.name
+    return OWN_OF_ONE_HOT_ROWS if of_classes and loss.one_hot else ""
+
+
+def check_losses_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> None:
+    """Check that the losses take labels of these shapes.
+
+    Args:
+        fitted: The compiled model, and the shapes and dtypes of labels and outputs.
+        labels: The labels' specifications.
 
     Raises:
-        ModelError: A metric of Keras takes class indices.
+        ModelError: One doesn't.
     """
-    kinds = [one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in _metrics(model)]
-    if wrong := [kind for kind in kinds if kind in _OF_CLASS_INDICES]:
-        raise ModelError(
-            explain(
-                f"Metrics of class indices can't be computed: with the loss {loss}, labels are one-hot rows.",
-                expected="metrics of one-hot labels, such as 'accuracy' or 'top_k_categorical_accuracy'",
-                received=", ".join(wrong),
-                fix="Leave out 'sparse' in the metric's name, or set loss='sparse_categorical_crossentropy'.",
+    from spark_dl.train.model.label_trial import refusal, refusal_in_model
+    from spark_dl.train.model.step_trial import has_own_step
+
+    if fitted.model.run_eagerly or has_own_step(fitted.model):  # which may convert labels before
+        return
+    named = {label.key: label.name for label in labels}
+    for example in fitted.examples:
+        if (loss := fitted.losses.get(example.output)) is None or not refusal(loss, example):
+            continue
+        # A loss may take more of the model's outputs than their numbers, such as masks.
+        if error := refusal_in_model(fitted.model, fitted.inputs, {one.output: one for one in fitted.examples}):
+            name = named.get(example.output) or named.get("") or example.output
+            raise ModelError(
+                explain(
+                    f"The loss {getattr(loss, '__name__', type(loss).__name__)} of {example.output!r} doesn't take "
+                    f"the label {name!r}.",
+                    expected=f"a loss of labels of shape {shape_text(example.label_shape)} ({example.label_dtype}) and "
+                    f"outputs of shape {shape_text(example.output_shape)}",
+                    received=error,
+                    fix=_fix_of_label(loss, example, name),
+                )
             )
+
+
+def check_metrics_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> None:
+    """Check that the metrics of a model with one output take labels of this shape.
+
+    Args:
+        fitted: The compiled model, and the shapes and dtypes of labels and outputs.
+        labels: The labels' specifications.
+
+    Raises:
+        ModelError: One doesn't, or its name is unknown.
+    """
+    import keras
+
+    from spark_dl.train.metrics.label_trial import metrics_refusal
+    from spark_dl.train.model.step_trial import has_own_step
+
+    model = fitted.model
+    own = has_own_step(model) or type(model).compute_metrics is not keras.Model.compute_metrics
+    if model.run_eagerly or own or len(fitted.examples) != 1 or len(fitted.losses) != 1:
+        return
+    (example,) = fitted.examples
+    if not (error := metrics_refusal(model, example, fitted.inputs, fitted.copied)):
+        return
+    of_indices = any(label.classes is not None and not label.one_hot for label in labels)
+    raise ModelError(
+        explain(
+            "The metrics can't be computed.",
+            expected=f"metrics of labels of shape {shape_text(example.label_shape)} ({example.label_dtype}) and "
+            f"outputs of shape {shape_text(example.output_shape)}",
+            received=f"metrics {', '.join(_metric_names(model))}; {error}",
+            fix="Change the metrics, or leave them out."
+            + " For class indices, Keras has accuracy and sparse_..." * (of_indices and example.output_shape != (1,)),
         )
+    )
 
 
-def _metrics(model: keras.Model) -> list[Any]:
-    """Return the metrics that the model was compiled with: texts, functions and metrics."""
-    from spark_dl._compat.keras import compile_metrics
-    from spark_dl.train.model.parts import leaves
+def _fix_of_label(loss: Any, example: Example, name: str) -> str:
+    """Return the fix for a label that a loss doesn't take: its shape, if the loss takes indices of classes."""
+    from spark_dl.train.model.label_trial import refusal
 
-    return [one for one in leaves(compile_metrics(model)) if one is not None]
+    positions = example.output_shape[:-1]
+    indices = replace(example, label_shape=positions, label_dtype="int32")
+    if positions and example.label_shape != positions and not refusal(loss, indices):
+        return f"Set labelShapes={{{name!r}: {list(positions)}}} for a class index at each position."
+    return "Change the loss, or the label: a row that differs in shape from the output's takes labelShapes."
 
 
 def _metric_names(model: keras.Model) -> list[str]:
-    return [str(getattr(one, "name", getattr(one, "__name__", one))) for one in _metrics(model)]
+    from spark_dl.train.model.one_hot_metrics import compiled_metrics
+
+    return [str(getattr(one, "name", getattr(one, "__name__", one))) for one in compiled_metrics(model)]

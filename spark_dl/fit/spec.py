@@ -25,7 +25,15 @@ from spark_dl.fit.columns import (
 )
 from spark_dl.fit.initial_model import initial_model
 from spark_dl.fit.input_plan import InputPlan, input_plan
-from spark_dl.fit.label_checks import broadcast_notes, check_broadcasts, check_labels, check_position_weights
+from spark_dl.fit.label_checks import (
+    broadcast_notes,
+    check_broadcasts,
+    check_labels,
+    check_losses_take_labels,
+    check_metrics_take_labels,
+    check_position_weights,
+    label_rule,
+)
 from spark_dl.fit.monitor_check import check_monitor
 from spark_dl.fit.open_inputs import check_masked, check_open_outputs, open_inputs, opened
 from spark_dl.fit.padding_check import check_padding
@@ -132,6 +140,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         DataError: A column is missing, or its type or shape doesn't fit the model.
     """
     from spark_dl.train.model.losses import losses_of
+    from spark_dl.train.model.one_hot_metrics import check_one_hot_metrics
 
     given = initial_model(options, shapes_of_columns(columns, options))
     model, shape, ragged = shaped_model(given, options, columns)
@@ -153,10 +162,13 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     carried = _carry(compiled, options, given)
     fitted = _fitted(compiled, shape, conversion, carried)
     check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
+    check_one_hot_metrics(compiled, conversion.labels)
+    check_losses_take_labels(fitted, conversion.labels)
     check_position_weights(fitted.losses, conversion, options)
     check_masked(fitted, ragged, options)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
+    check_metrics_take_labels(fitted, conversion.labels)
     return FitSpec(
         options=options,
         name=model.name,
@@ -226,7 +238,7 @@ def _output_facts(
             one.name,
             one.shape,
             task._classes(one, loss),
-            loss.name if loss.known and loss.last_axis else "",
+            label_rule(loss, task._classes(one, loss) is not None),
             None if predicts_class else loss.ignored,  # a classifier's labels are all classes
         )
         for one, loss in zip(shape.outputs, losses, strict=True)

@@ -18,7 +18,6 @@ from spark_dl.data.specs import ConversionSpec
 from spark_dl.errors import ModelError, explain
 from spark_dl.fit.class_weights import check_class_weights, class_weights
 from spark_dl.fit.heads import check_classes, check_for_each_class, class_head
-from spark_dl.fit.label_checks import check_one_hot_metrics
 from spark_dl.fit.spec import FitSpec
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
@@ -161,8 +160,7 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
         ((units,),) = [output.shape for output in shape.outputs]
         (facts,) = losses_of(loss if loss is not None else model.loss, shape)
         if units > 1:
-            one_hot = facts.known and facts.name in OF_ONE_HOT_ROWS
-            kind = keras.metrics.CategoricalAccuracy if one_hot else keras.metrics.SparseCategoricalAccuracy
+            kind = keras.metrics.CategoricalAccuracy if facts.one_hot else keras.metrics.SparseCategoricalAccuracy
             return [kind(name="accuracy")]
         kind = output_kind(model if model.built else None, shape, self._options().output_kind, facts)
         threshold = 0.0 if kind is not None and kind.kind == LOGITS else 0.5
@@ -183,8 +181,6 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
                     fix=f"Set loss={expected!r}." if units == 1 else f"Set loss={expected!r}. {_FOR_PROBABILITIES}",
                 )
             )
-        if loss.known and loss.name in OF_ONE_HOT_ROWS:
-            check_one_hot_metrics(model, loss.name)
         return class_head(shape, loss, model, self._options())
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:

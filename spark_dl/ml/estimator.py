@@ -16,7 +16,6 @@ from pyspark.sql import DataFrame, SparkSession
 
 from spark_dl import diagnosis
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.data.label_rules import OF_CLASS_INDICES
 from spark_dl.data.specs import ConversionSpec
 from spark_dl.fit.attempts import Trained, train_on_ranks
 from spark_dl.fit.callback_checks import pickle_callbacks
@@ -24,6 +23,7 @@ from spark_dl.fit.conversion import check_rows, convert_rows
 from spark_dl.fit.converted import ConvertedData
 from spark_dl.fit.heads import general_head
 from spark_dl.fit.input_plan import InputPlan
+from spark_dl.fit.label_checks import class_count
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.fit.validation import marked, marked_schema, marking
 from spark_dl.io.storage_options import StorageOptions
@@ -277,8 +277,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
 
     def _classes(self, output: ModelOutput, loss: LossFacts) -> int | None:
         """Return the number of classes if an output's labels are class indices, else None."""
-        certain = len(output.shape) == 1 or (len(output.shape) > 1 and loss.known and loss.last_axis)
-        return output.shape[-1] if certain and loss.name in OF_CLASS_INDICES else None
+        return class_count(output.shape, loss)
 
     def _class_factors(self, frame: DataFrame, conversion: ConversionSpec) -> tuple[float, ...]:
         """Return how often a training row of each class is written, by a Spark job; empty if each is written once."""

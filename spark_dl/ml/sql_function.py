@@ -14,6 +14,8 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from spark_dl.data.column import Column
+from spark_dl.data.columns import kind_of
 from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, explain
 from spark_dl.fit.columns import InputFacts, feature_specs, input_columns
@@ -77,7 +79,7 @@ def _scorer(
                 for name, column in found.items()
             }
             typed = replace(model, features=feature_specs(schema, options, inputs))
-            scored = typed.score_pandas([found[column.name] for column in typed.columns])
+            scored = typed.score_pandas([_flat(found[column.name], column) for column in typed.columns])
             values = model.head.fields()[output].nested(scored.columns[output])
             yield output_series(values, scored.unscorable)
 
@@ -90,22 +92,41 @@ def _present(column: Any) -> Any:
 
 
 def _without_decimals(column: Any) -> Any:
-    """Convert a column of decimals, or arrays of decimals: SQL literals such as 0.5 are decimals.
+    """Convert a column of decimals, or (nested) arrays of decimals: SQL literals such as 0.5 are decimals.
 
     Returns:
         The column, as int64 if all numbers are whole, so that those that a float would round are found, else float64.
     """
     values: Any = column.dropna() if isinstance(column, pd.Series) else pd.Series()
-    first = values.iloc[0] if len(values) else None
-    is_array = isinstance(first, (list, np.ndarray)) and any(isinstance(one, Decimal) for one in first)
-    if not is_array and not isinstance(first, Decimal):
+    if not len(values) or not any(isinstance(one, Decimal) for one in _innermost(values.iloc[0])):
         return column
     decimals = pa.array(column, from_pandas=True)
     for number in (pa.int64(), pa.float64()):
         with contextlib.suppress(pa.ArrowInvalid):
-            converted = decimals.cast(pa.list_(number) if is_array else number).to_pandas()
-            return converted.set_axis(column.index)
+            return decimals.cast(_of_elements(decimals.type, number)).to_pandas().set_axis(column.index)
     return column
+
+
+def _innermost(value: Any) -> Iterator[Any]:
+    """Yield the elements of nested arrays; a value that is no array itself."""
+    if isinstance(value, (list, np.ndarray)):
+        for part in value:
+            yield from _innermost(part)
+    else:
+        yield value
+
+
+def _of_elements(kind: pa.DataType, element: pa.DataType) -> pa.DataType:
+    """Return an Arrow type with other elements in its lists."""
+    return pa.list_(_of_elements(kind.value_type, element)) if pa.types.is_list(kind) else element
+
+
+def _flat(values: Any, column: Column) -> Any:
+    """Return a column of nested arrays as flat ones, as Spark selects it for `transform`; others unchanged."""
+    if not column.nested:
+        return values
+    rows = pa.array(values, from_pandas=True)
+    return kind_of(column).from_parquet(rows, column).to_pandas().set_axis(values.index)
 
 
 def _type(name: str, first: Any) -> T.DataType:
@@ -114,19 +135,21 @@ def _type(name: str, first: Any) -> T.DataType:
         return T.BinaryType()
     if isinstance(first, str):
         return T.StringType()
+    if isinstance(first, (list, np.ndarray)) and any(isinstance(part, (list, np.ndarray)) for part in first):
+        inner = [part for part in first if isinstance(part, (list, np.ndarray))]
+        return T.ArrayType(_type(name, next((part for part in inner if len(part)), inner[0])))
     array = np.asarray(first)
     if array.ndim == 1 and array.size and all(isinstance(text, str) for text in array):
         return T.ArrayType(T.StringType())
-    if array.ndim == 1 and array.dtype == object and not any(isinstance(v, (list, np.ndarray)) for v in array):
+    if array.ndim == 1 and array.dtype == object:
         array = array.astype(np.float64)  # a null becomes NaN, which scoring reports
     if array.ndim > 1 or array.dtype.kind not in "biuf":
         raise DataError(
             explain(
                 f"The function can't be given the column {name!r}.",
-                expected="a number, an array of numbers, a string or binary",
+                expected="a number, an array of numbers or of such arrays, a string or binary",
                 received="a struct" if isinstance(first, pd.DataFrame) else type(first).__name__,
-                fix="Give a Vector as vector_to_array(column), an array of arrays as flatten(column); for images use "
-                "transform.",
+                fix="Give a Vector as vector_to_array(column); for images use transform.",
             )
         )
     kind = spark_type(array.dtype.name)

@@ -90,8 +90,10 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
     """
     from spark_dl.train.metrics.divided_losses import DividedLosses
     from spark_dl.train.metrics.states import MetricStates, assign_states
+    from spark_dl.train.model.one_hot_metrics import check_one_hot_metrics
 
     model, _ = evaluation.load()
+    check_one_hot_metrics(model, evaluation.conversion.labels)
     losses = DividedLosses(model)
     joins = _joins(model, evaluation.conversion)
     _warn_of_losses(model, evaluation.conversion)

@@ -76,6 +76,12 @@ def test_a_fit_begins_with_it_and_its_own_loss_is_evaluated(data: DataFrame) -> 
     for ours, theirs in zip(start.keras().get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert made.evaluate(data) == pytest.approx(start.evaluate(data), rel=1e-5)
+    # Also with a loss of one-hot rows.
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    assert KerasModel.fromKeras(model).evaluate(data) == pytest.approx(start.evaluate(data), rel=1e-5)
+    model.compile("sgd", "categorical_crossentropy", metrics=["sparse_categorical_accuracy"])
+    with pytest.raises(ModelError, match="labels are one-hot rows"):
+        KerasModel.fromKeras(model).evaluate(data)
     bare = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     with pytest.raises(ModelError, match="isn't compiled"):
         KerasClassifierModel.fromKeras(bare).evaluate(data)

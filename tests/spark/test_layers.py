@@ -55,6 +55,8 @@ def test_two_workers_train_as_one_where_sequences_have_other_lengths(spark: Spar
     for ours, theirs in zip(two.get_weights(), one.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert np.abs(two.layers[-1].get_weights()[0]).max() > 0.01  # the transitions were trained
+    expected = two.evaluate(words, hot.astype("float32"), verbose=0)
+    assert np.isclose(fitted[2].evaluate(data)["loss"], expected, rtol=1e-4)
     fitted[2].write().save(f"{tmp_path}/tagger")
     scored = KerasModel.load(f"{tmp_path}/tagger").transform(data).orderBy("id").collect()
     found = np.array([row.prediction for row in scored]).reshape(32, STEPS, TAGS)

@@ -106,7 +106,8 @@ def all_ways(fitted: KerasRegressorModel, data: DataFrame, path: Path) -> dict[s
         "transform": predictions(fitted.transform(data)),
         "a loaded model": predictions(KerasRegressorModel.load(str(path / "model")).transform(data)),
         "scoreParquet": predictions(spark.read.parquet(str(path / "scored"))),
-        "SQL": predictions(data.withColumn("prediction", F.expr("padded_rows(ids, flatten(steps), words)"))),
+        "SQL": predictions(data.withColumn("prediction", F.expr("padded_rows(ids, steps, words)"))),
+        "SQL, flat": predictions(data.withColumn("prediction", F.expr("padded_rows(ids, flatten(steps), words)"))),
         "serving": Served(*fitted._serving()).predict(ROWS)["prediction"].tolist(),
     }
 

@@ -15,6 +15,7 @@ from keras.src.saving import serialization_lib
 
 from spark_dl._compat import keras as inside
 from spark_dl._compat import keras_loading, keras_saving
+from spark_dl.layers import CRF, CRFLoss
 from spark_dl.train.model import identity
 
 
@@ -210,6 +211,17 @@ def test_state_is_built_from_a_batch_without_a_step() -> None:
     assert {metric.name for metric in model.metrics[1].metrics} == {"mae"}
     assert len(model.metrics_variables) == 4
     assert all(np.array_equal(*pair) for pair in zip(weights, model.get_weights(), strict=True))
+
+
+def test_state_is_built_of_a_loss_that_takes_what_a_layer_attaches_to_its_output() -> None:
+    words = keras.Input((4,), dtype="int32")
+    model = keras.Model(words, CRF()(keras.layers.Dense(3)(keras.layers.Embedding(9, 5)(words))))
+    model.compile("sgd", CRFLoss(), metrics=["accuracy"])
+    inside.build_compiled_state(model, (tf.zeros((2, 4), tf.int32), tf.zeros((2, 4), tf.int32)))
+    assert len(model.metrics_variables) == 4
+    model.compile("sgd", CRFLoss())
+    with pytest.raises(ValueError, match="shape"):  # a label that no loss takes
+        inside.build_compiled_state(model, (tf.zeros((2, 4), tf.int32), tf.zeros((2, 7), tf.int32)))
 
 
 def test_fit_takes_each_step_with_the_train_function_that_was_set() -> None:

@@ -66,6 +66,28 @@ def test_a_loss_tells_logits_from_probabilities_and_any_labels_are_fine() -> Non
     assert [output.classes for output in KerasClassifierModel.fromKeras(model)._outputs] == [3]
 
 
+@pytest.mark.parametrize("kind", [KerasModel, KerasClassifierModel])
+def test_evaluate_takes_class_indices_or_rows_for_a_loss_of_rows(kind: Any) -> None:
+    model = net(3, "softmax")
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    fitted = kind.fromKeras(model)
+
+    def label(column: T.DataType) -> Any:
+        rows = T.StructType([T.StructField("features", FLOATS), T.StructField("label", column)])
+        (found,) = fitted._evaluation(rows).conversion.labels
+        return found
+
+    assert (label(T.IntegerType()).one_hot, label(T.IntegerType()).classes) == (True, 3)
+    assert (label(FLOATS).one_hot, label(FLOATS).shape) == (False, (3,))
+
+
+def test_evaluate_takes_a_class_for_each_position() -> None:
+    words = keras.Input((4,), dtype="int32")
+    model = keras.Model(words, keras.layers.Dense(3, "softmax")(keras.layers.Embedding(9, 5)(words)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert [output.classes for output in KerasModel.fromKeras(model)._outputs] == [3]
+
+
 @pytest.mark.parametrize(
     ("kind", "model", "options", "error", "message"),
     [

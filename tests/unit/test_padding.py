@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,20 @@ from pyspark.sql import Row
 from pyspark.sql import types as T
 from rows import pack, scored_input, sent
 
-from spark_dl import KerasEstimator
+from spark_dl import KerasEstimator, KerasRegressorModel
 from spark_dl.data.batches import keras_batch
 from spark_dl.data.column import Column
 from spark_dl.data.columns import OPEN, decode, decode_tensor, kind_of
 from spark_dl.data.convert import convert_batches
 from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.row_errors import describe
-from spark_dl.data.schema import ColumnRules, feature_spec
+from spark_dl.data.schema import ColumnRules, feature_spec, label_spec
 from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, ModelError, OptionError
 from spark_dl.fit.padding_check import check_padding
 from spark_dl.fit.spec import build_fit_spec
 from spark_dl.io.store import Store
+from spark_dl.ml.sql_function import _scorer
 from spark_dl.score.heads import Regression
 from spark_dl.score.saved_specs import spec_from_dict, spec_to_dict
 from spark_dl.score.scoring_model import ScoringModel
@@ -200,6 +202,37 @@ def test_many_wrong_lengths_are_one_line() -> None:
         scored_input(plain, pd.Series(rows))
     with pytest.raises(DataError, match=r"at most 3 numbers a row.*rows of lengths 5 to 9.*setTruncate"):
         scored_input(a_spec("longs"), pd.Series(rows))
+
+
+def test_labels_of_one_number_at_each_position_are_told_of_label_shapes() -> None:
+    label = label_spec(SCHEMA, "longs", (4, 3), None)  # as for CRFLoss, which also takes rows of 4 x 3 numbers
+    faults = [Row(kind="length", name="longs", detail="4", rows=5)]
+    assert "Set labelShapes={'longs': [4]} for a class" in describe(faults, [label.column], [label])
+    other = [Row(kind="length", name="longs", detail="5", rows=5)]
+    assert "labelShapes" not in describe(other, [label.column], [label])
+
+
+@pytest.mark.parametrize("length", [3, None])
+@pytest.mark.parametrize("number", [float, int, Decimal])
+def test_a_sql_function_pads_and_cuts_arrays_of_arrays(length: int | None, number: Any) -> None:
+    given = keras.Input((length, 2))
+    model = keras.Model(given, keras.layers.Dense(1)(keras.layers.SimpleRNN(3)(keras.layers.Masking(-7)(given))))
+    fitted = KerasRegressorModel.fromKeras(model, featuresCol="steps", padding={"steps": -7}, truncate="end")
+    content, head = fitted._scored()
+    model_alone, options = fitted._scoring_model(content, head, ()), fitted._options()
+    call = _scorer(model_alone, options, fitted._inputs, ["steps"], "prediction")
+    rows = [[[1, 2], [3, 4]], [], [[5, 6]] * 5]
+    series = pd.Series([in_pandas([in_pandas([number(n) for n in pair]) for pair in row]) for row in rows])
+    (found,) = call(iter([(series,)]))
+    padded = np.array([(row + [[-7, -7]] * 5)[: length or 5] for row in rows], np.float32)
+    np.testing.assert_allclose(found, model.predict(padded, verbose=0)[:, 0], atol=1e-6)
+
+
+def in_pandas(parts: list[Any]) -> np.ndarray:
+    """An array as Spark passes it to a pandas UDF."""
+    array = np.empty(len(parts), object)
+    array[:] = parts
+    return array
 
 
 def test_strings_that_are_not_utf8_are_counted() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import keras
 import pytest
 
 from spark_dl import KerasClassifier, KerasEstimator, KerasRegressor
+from spark_dl.data.column import Column
+from spark_dl.data.specs import LabelSpec
 from spark_dl.errors import ModelError
 from spark_dl.score.heads import Classification, Regression, SeveralOutputs, TensorOutput
 from spark_dl.train.model.losses import LossFacts
+from spark_dl.train.model.one_hot_metrics import check_one_hot_metrics
 from spark_dl.train.model.shape import ModelInput, ModelOutput, ModelShape, shape_of
 
 
@@ -64,11 +68,26 @@ def test_metrics_of_class_indices_are_refused_beside_a_loss_of_one_hot_labels(me
 
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
     own = keras.metrics.SparseCategoricalCrossentropy() if metric == "of a class" else metric
+    one_hot = LabelSpec(Column("kind", "number", "int32", 1), (), "int32", 3, one_hot=True)
     model.compile("sgd", "categorical_crossentropy", metrics=["accuracy", own])
     with pytest.raises(ModelError, match=r"labels are one-hot rows.*Received: [Ss]parse.*Leave out 'sparse'"):
-        KerasClassifier()._head(a_shape(3, activation="softmax"), [facts("categorical_crossentropy")], model)
+        check_one_hot_metrics(model, [one_hot])
+    check_one_hot_metrics(model, [replace(one_hot, one_hot=False)])
     model.compile("sgd", "categorical_crossentropy", metrics=["accuracy", keras.metrics.F1Score()])
-    KerasClassifier()._head(a_shape(3, activation="softmax"), [facts("categorical_crossentropy")], model)
+    check_one_hot_metrics(model, [one_hot])
+
+
+def test_metrics_of_class_indices_are_of_another_output() -> None:
+    import keras
+
+    features = keras.Input((2,))
+    outputs = {name: keras.layers.Dense(3, "softmax", name=name)(features) for name in ("a", "b")}
+    model = keras.Model(features, outputs)
+    losses = {"a": "categorical_crossentropy", "b": "sparse_categorical_crossentropy"}
+    model.compile("sgd", losses, metrics={"b": ["sparse_categorical_accuracy"]})
+    check_one_hot_metrics(model, [LabelSpec(Column("x", "number", "int32", 1), (), "int32", 3, "a", one_hot=True)])
+    with pytest.raises(ModelError, match="labels are one-hot rows"):
+        check_one_hot_metrics(model, [LabelSpec(Column("x", "number", "int32", 1), (), "int32", 3, "b", one_hot=True)])
 
 
 @pytest.mark.parametrize("loss", ["mean_squared_error", "kl_divergence", "poisson", "hinge", "cosine_similarity"])

@@ -33,6 +33,7 @@ __all__ = [
     "compares_rows",
     "divided_losses",
     "forward",
+    "is_own",
     "joined_features",
     "loss_kind",
     "masked_outputs",
@@ -72,7 +73,7 @@ def loss_kind(loss: Any, example: Example, weighted: bool) -> str:
             value = _value_of(loss, example)
         except Exception:
             return UNTRIED
-        own = _is_own(loss)
+        own = is_own(loss)
         pads = paddings(loss, example.label_dtype) if own else ()
         for first, second in _batches(example, weighted, pads, rows_near(loss) if own else ()):
             try:
@@ -91,7 +92,7 @@ def broadcasts_labels(loss: Any, example: Example) -> bool:
     NumPy's rules broadcast labels of shape (rows,) over outputs of shape (rows, units) where both numbers are equal.
     """
     units = example.output_shape[-1] if example.output_shape else 1
-    if example.label_shape or units == 1 or not _is_own(loss):
+    if example.label_shape or units == 1 or not is_own(loss):
         return False
 
     def taken(rows: int) -> bool:
@@ -112,7 +113,7 @@ def compares_rows(loss: Any, example: Example) -> bool:
     NumPy's rules make (rows, rows) of labels of shape (rows,) and outputs of shape (rows, 1). Keras gives a loss
     function both in one shape, but not the `call` of a class.
     """
-    if example.label_shape or example.output_shape != (1,) or not _is_own(loss):
+    if example.label_shape or example.output_shape != (1,) or not is_own(loss):
         return False
     with quiet():
         try:
@@ -124,7 +125,8 @@ def compares_rows(loss: Any, example: Example) -> bool:
     return bool(one == again and np.isfinite([one, reshaped]).all() and not np.isclose(one, reshaped, rtol=1e-4))
 
 
-def _is_own(loss: Any) -> bool:
+def is_own(loss: Any) -> bool:
+    """Return whether a loss has code of the user's."""
     function = getattr(loss, "fn", None)
     return not isinstance(loss, str) and not (is_keras(loss) and (function is None or is_keras(function)))
 

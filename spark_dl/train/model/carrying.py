@@ -34,8 +34,9 @@ def keras_reducer(*owners: Any, seen: list[Any] | None = None) -> Callable[[Any]
         which training wouldn't update, and for variables in `seen` from the beginning, which would become two.
     """
     lists = ("variables", "metrics_variables")
-    compiled = [getattr(owner, "optimizer", None) for owner in owners]
-    held = [getattr(one, name, ()) for one in (*owners, *compiled) for name in lists]
+    given = [owner for owner in owners if not isinstance(owner, type)]  # an optimizer may be given as a class
+    compiled = [getattr(owner, "optimizer", None) for owner in given]
+    held = [getattr(one, name, ()) for one in (*given, *compiled) for name in lists]
     owned = {id(variable) for variables in (*held, seen or ()) for variable in variables}
     return functools.partial(_reduced, owned, [] if seen is None else seen)
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from spark_dl._compat.keras import all_layers, built_variables, operation_of
-from spark_dl.errors import ModelError, explain
+from spark_dl.errors import ModelError, OptionError, explain, hint
 from spark_dl.redaction import warn
 from spark_dl.train.model.identity import config_of, naming
 from spark_dl.train.model.live_state import counterparts, numbered, walk
@@ -77,10 +77,25 @@ def _copied_optimizer(optimizer: Any, live: Mapping[int, Any], variables: Mappin
         optimizer: The user's optimizer, or its name, or None.
         live: The variables of the user's model, by their numbers.
         variables: The variables of the copied model, by the same numbers.
+
+    Raises:
+        OptionError: It isn't an optimizer.
     """
     if optimizer is None:
         return None
-    copy = keras.optimizers.get(_copied(optimizer))
+    try:
+        copy = keras.optimizers.get(optimizer() if isinstance(optimizer, type) else _copied(optimizer))
+    except (TypeError, ValueError) as error:
+        kinds = [kind for kind in vars(keras.optimizers).values() if isinstance(kind, type)]
+        names = sorted(kind.__name__.lower() for kind in kinds if issubclass(kind, keras.optimizers.Optimizer))
+        raise OptionError(
+            explain(
+                "The optimizer can't be used.",
+                expected="a Keras optimizer, or its name",
+                received=f"{optimizer!r} ({type(optimizer).__name__}): {error}",
+                fix=hint(optimizer, names) if isinstance(optimizer, str) else "Pass an object of keras.optimizers.",
+            )
+        ) from error
     if copy is not optimizer and isinstance(optimizer, keras.optimizers.Optimizer):
         transfer(optimizer, copy, live, variables)
     return copy
@@ -182,11 +197,16 @@ def _built(model: keras.Model) -> keras.Model:
 
 
 def _copied(thing: Any) -> Any:
-    """Copy Keras objects, one or several, by class and config; names and functions are returned as they are."""
+    """Copy Keras objects, one or several, by class and config; names and functions are returned as they are.
+
+    A class of losses or metrics gives an object of it: Keras saves a class by the base's config, which lacks arguments.
+    """
     if isinstance(thing, dict):
         return {name: _copied(part) for name, part in thing.items()}
     if isinstance(thing, (list, tuple)):
         return [_copied(part) for part in thing]
+    if isinstance(thing, type) and issubclass(thing, (keras.losses.Loss, keras.Metric)):
+        return thing()
     if isinstance(thing, (str, type)) or not hasattr(thing, "get_config"):
         return thing
     # `keras.losses.deserialize` doesn't know all of Keras's losses.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 
+from spark_dl.data.label_rules import OF_ONE_HOT_ROWS
 from spark_dl.errors import ModelError, explain
+from spark_dl.train.model.label_trial import takes_one_hot_rows
 from spark_dl.train.model.parts import is_keras
 from spark_dl.train.model.shape import ModelShape
 
@@ -42,6 +44,7 @@ class LossFacts:
         known: Whether it is one of Keras's own, so that its name defines what it takes.
         last_axis: Whether classes lie along the last axis.
         ignored: The class index that the loss ignores; None for none.
+        one_hot: Whether it takes classes as one-hot rows, not as indices.
     """
 
     name: str
@@ -50,6 +53,7 @@ class LossFacts:
     known: bool = True
     last_axis: bool = True
     ignored: int | None = None
+    one_hot: bool = False
 
 
 def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
@@ -65,7 +69,16 @@ def losses_of(loss: Any, shape: ModelShape) -> tuple[LossFacts, ...]:
     """
     if loss is None:  # the model brings its own
         return tuple(LossFacts("", False, "sum_over_batch_size", known=False) for _ in shape.outputs)
-    return tuple(loss_facts(one) for one in losses_by_output(loss, shape).values())
+    shapes = [output.shape for output in shape.outputs]
+    given = losses_by_output(loss, shape).values()
+    return tuple(_with_output(loss_facts(one), one, output) for one, output in zip(given, shapes, strict=True))
+
+
+def _with_output(facts: LossFacts, loss: Any, output: tuple[int, ...]) -> LossFacts:
+    """Return the facts of a loss of an output of this shape."""
+    if getattr(loss, "axis", None) == len(output):
+        facts = replace(facts, last_axis=True)
+    return facts if facts.known else replace(facts, one_hot=takes_one_hot_rows(without_partial(loss), output))
 
 
 def losses_by_output(loss: Any, shape: ModelShape) -> dict[str, Any]:
@@ -103,12 +116,17 @@ def by_output(what: str, given: Any, shape: ModelShape) -> dict[str, Any]:
         or None in found.values()
         or (one_each and shape.gives_dict)
     ):
+        fix = f"Give one {what} for each output, by name"
+        lacking = [name for name in names if found.get(name) is None]
+        if 0 < len(lacking) < len(names) and set(found) <= set(names):
+            rest = ", ".join(lacking)
+            fix += f", or train a model of the same layers without the output {rest}: keras.Model(inputs, outputs)"
         raise ModelError(
             explain(
                 f"Each output of the model takes a {what}.",
                 expected=f"one each for {', '.join(names)}" + (", as a dict by name" if shape.gives_dict else ""),
-                received=repr(given),
-                fix=f"Give one {what} for each output, by name.",
+                received=repr(dict(given) if isinstance(given, dict) else given),  # Keras wraps dicts
+                fix=f"{fix}.",
             )
         )
     return {name: found[name] for name in names}
@@ -146,13 +164,15 @@ def loss_facts(loss: Any) -> LossFacts:
     if logits is None and inspect.isfunction(found) and is_keras(found):
         argument = inspect.signature(found).parameters.get("from_logits")
         logits = argument.default if argument else False
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()  # users may set `found.name`
     return LossFacts(
-        name=re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower(),  # users may set `found.name`
+        name=name,
         from_logits=bool(logits),
         reduction=str(getattr(found, "reduction", "sum_over_batch_size")),
         known=is_keras(kind),
         last_axis=getattr(found, "axis", -1) in (-1, None),
         ignored=getattr(found, "ignore_class", getattr(found, "no_label", None)),
+        one_hot=is_keras(kind) and name in OF_ONE_HOT_ROWS,
     )
 
 
