@@ -156,18 +156,18 @@ def _file(model: Any, engine: str) -> bytes:
         return Path(path).read_bytes()
 
 
-def _write(model: Any, path: str, engine: str, options: Mapping[str, Any]) -> None:
+def _write(model: Any, path: str, engine: str, keywords: Mapping[str, Any]) -> None:
     _inline_constants(model)
     if engine == "litert":  # Keras's default writes operations, too, that need TensorFlow beside LiteRT
-        spec = options.get("target_spec", {})
+        spec = keywords.get("target_spec", {})
         if isinstance(spec, dict):
-            options = {**options, "target_spec": {"supported_ops": builtin_operations(), **spec}}
+            keywords = {**keywords, "target_spec": {"supported_ops": builtin_operations(), **spec}}
     try:
         if engine == "onnx":
             import onnx  # noqa: F401
             import tf2onnx  # noqa: F401
         with _quiet():
-            model.export(path, format=engine, verbose=False, **options)
+            model.export(path, format=engine, verbose=False, **keywords)
     except ImportError as error:
         raise needed(engine, error) from error
 
