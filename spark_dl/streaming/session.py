@@ -16,6 +16,7 @@ from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.io.store import Store
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.options import TrainingOptions
+from spark_dl.redaction import warn
 from spark_dl.score.heads import Classification
 from spark_dl.streaming.drift import Adwin
 from spark_dl.streaming.learner import Learner
@@ -24,6 +25,8 @@ from spark_dl.streaming.rows import check_columns, check_fed, classes_of, fed_co
 from spark_dl.streaming.state import StreamState, commit, read_file, read_state
 
 __all__ = ["Session", "load_sample"]
+
+_SHOWN = 3  # layers that differ
 
 
 @dataclass
@@ -196,12 +199,19 @@ def _continued(spec: FitSpec, content: bytes, state: StreamState, store: Store) 
     import keras
 
     from spark_dl.train.model.grown import grown_model
+    from spark_dl.train.model.layer_configs import differing_layers
     from spark_dl.train.model.serialization import from_bytes, to_bytes
 
     objects = cloudpickle.loads(spec.custom_objects)
     kept = from_bytes(content, objects)
     shapes = [[tuple(weight.shape) for weight in model.weights] for model in (spec.model, kept)]
     if shapes[0] == shapes[1]:
+        if others := differing_layers(from_bytes(spec.content, objects), kept):
+            more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+            warn(
+                f"The training in {store.shown} goes on with its own model, from which the estimator's differs: "
+                f"{'; '.join(others[:_SHOWN])}{more}. Give another stateDir to begin with the estimator's."
+            )
         return content
     if _classes(spec) <= state.classes:
         raise ModelError(

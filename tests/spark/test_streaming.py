@@ -131,6 +131,10 @@ def test_a_model_with_more_classes_goes_on(data: DataFrame, tmp_path: Path) -> N
     assert grown.model().evaluate(data)["accuracy"] > 0.8 * old
     with pytest.raises(ModelError, match="isn't the one whose training"):
         StreamTrainer(classifier(model=models.classifier(classes=2)), str(tmp_path / "state"))(data, 2)
+    other = models.classifier()
+    other.layers[0].activation = keras.activations.tanh
+    with pytest.warns(RuntimeWarning, match='goes on with its own model.*activation="tanh" in place of "relu"'):
+        StreamTrainer(classifier(model=other), str(tmp_path / "state"))(data.limit(0), 2)
 
 
 def test_a_large_batch_is_trained_by_a_fit_and_a_fitted_model_goes_on(data: DataFrame, tmp_path: Path) -> None:
