@@ -34,6 +34,6 @@ def test_a_conversion_and_scoring_read_what_spark_sends(spark: SparkSession, exa
     (scored,) = ScoringModel.of(b"", b"", [spec], Regression(), 8).inputs(
         {column: kind_of(column).from_pandas(values, column)}
     )
-    for rows in (extracted.values[:2].reshape(-1, *(() if spec.coding else spec.shape)), scored):
+    for rows in (extracted.array[:2].reshape(-1, *(() if spec.coding else spec.shape)), scored):
         fed = decode_tensor(rows, spec.coding, spec.shape, spec.dtype).numpy()
         np.testing.assert_array_equal(fed, np.array(example.expected, fed.dtype))
