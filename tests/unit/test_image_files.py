@@ -199,7 +199,8 @@ def test_jpegs_are_alike_only_where_none_needs_a_change(channels: int) -> None:
     color, gray = saved(SMOOTH, "JPEG"), saved(SMOOTH.convert("L"), "JPEG")
     frame = color.index(b"\xff\xc0")
     contents = [color[: frame + 9], color[:frame], b"", gray, color[: frame + 9] + bytes([4]) + color[frame + 10 :]]
-    contents = [color, *contents, saved(SMOOTH, "JPEG", quality=5), saved(SMOOTH, "PNG"), color, None]
+    contents += [color[: frame - 1] + b"\0" + color[frame:], saved(SMOOTH, "JPEG", quality=5), saved(SMOOTH, "PNG")]
+    contents = [color, *contents, color, None]
     rows = ByteRows(pa.array([b"", *contents[:-1], b""], pa.large_binary())[1:])
     keep = np.array([content is not None for content in contents])
     alike = alike_jpegs(rows, channels, keep)
