@@ -233,7 +233,7 @@ def build_compiled_state(model: keras.Model, batch: Any) -> None:
         model._symbolic_build(data_batch=batch)
 
 
-def trace_metrics(metrics: Any, weighted: Any, label: Any, output: Any) -> None:
+def trace_metrics(metrics: Any, weighted: Any, label: Any, output: Any, weights: Any = None) -> None:
     """Trace metrics as Keras computes those passed to `compile`, for a model with one output (`CompileMetrics`).
 
     Args:
@@ -241,25 +241,27 @@ def trace_metrics(metrics: Any, weighted: Any, label: Any, output: Any) -> None:
         weighted: Those of `weighted_metrics`.
         label: The symbolic labels.
         output: The symbolic outputs.
+        weights: The symbolic weights of the rows; None for none.
     """
     compiled = CompileMetrics(metrics, weighted)
 
-    def result(label: Any, output: Any) -> Any:
-        compiled.update_state(label, output)
+    def result(label: Any, output: Any, weights: Any) -> Any:
+        compiled.update_state(label, output, weights)
         return compiled.result()
 
-    compute_output_spec(result, label, output)
+    compute_output_spec(result, label, output, weights)
 
 
-def trace_compiled_metrics(model: keras.Model, x: Any, label: Any) -> None:
+def trace_compiled_metrics(model: keras.Model, x: Any, label: Any, weights: Any = None) -> None:
     """Trace the metrics of a compiled model, which are built, on the outputs as the model's layers make them.
 
     Args:
         model: The compiled model.
         x: The symbolic features.
         label: The symbolic labels.
+        weights: The symbolic weights of the rows; None for none.
     """
-    compute_output_spec(lambda x, y: model.compute_metrics(x, y, model(x, training=False)), x, label)
+    compute_output_spec(lambda x, y, w: model.compute_metrics(x, y, model(x, training=False), w), x, label, weights)
 
 
 def set_train_function(model: keras.Model, function: Callable[[Any], Any]) -> None:
