@@ -40,6 +40,9 @@ __all__ = [
     "set_path",
     "set_train_function",
     "set_trainable_flag",
+    "trace_compiled_metrics",
+    "trace_metrics",
+    "used_tensors",
     "variable_key",
     "wrapped_function",
 ]
@@ -128,6 +131,15 @@ def outputs_within(model: Any, layer: Any) -> list[Any]:
     """
     nodes = (node for level in model._nodes_by_depth.values() for node in level)
     return [tensor for node in nodes if node.operation is layer for tensor in node.outputs]
+
+
+def used_tensors(model: Any) -> set[int]:
+    """Return the ids of the symbolic tensors from which a functional model computes its outputs, these among them.
+
+    Behind it is `Function._nodes_by_depth`, which has the calls that the outputs depend on.
+    """
+    nodes = (node for level in model._nodes_by_depth.values() for node in level)
+    return {id(tensor) for tensor in (*model.outputs, *(one for node in nodes for one in node.input_tensors))}
 
 
 def mask_of(tensor: Any) -> Any:
