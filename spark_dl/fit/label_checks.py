@@ -239,14 +239,21 @@ def check_metrics_take_labels(fitted: Fitted, conversion: ConversionSpec) -> Non
     if not (error := metrics_refusal(model, example, fitted.inputs, fitted.copied, weight)):
         return
     of_indices = any(label.classes is not None and not label.one_hot for label in conversion.labels)
+    fix = "Change the metrics, or leave them out."
+    if of_indices and example.output_shape != (1,):
+        fix += " For class indices, Keras has accuracy and sparse_..."
+    one_number = replace(example, label_shape=(1,))
+    if (example.label_shape, example.output_shape) == ((), (1,)) and not metrics_refusal(
+        model, one_number, fitted.inputs, fitted.copied, weight
+    ):
+        fix += " These take labels of shape (batch, 1): KerasEstimator has them of a column of arrays of one number."
     raise ModelError(
         explain(
             "The metrics can't be computed.",
             expected=f"metrics of labels of shape {shape_text(example.label_shape)} ({example.label_dtype}) and "
             f"outputs of shape {shape_text(example.output_shape)}",
             received=f"metrics {', '.join(_metric_names(model))}; {error}",
-            fix="Change the metrics, or leave them out."
-            + " For class indices, Keras has accuracy and sparse_..." * (of_indices and example.output_shape != (1,)),
+            fix=fix,
         )
     )
 

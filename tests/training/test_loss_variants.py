@@ -238,6 +238,16 @@ def test_losses_and_metrics_may_need_weights() -> None:
         spec(KerasClassifier(model=model))
 
 
+def test_metrics_of_columns_of_one_number_say_who_has_them() -> None:
+    metrics = ["accuracy", keras.metrics.F1Score(threshold=0.5)]
+    with pytest.raises(ModelError, match=r"KerasEstimator has them of a column of arrays of one number"):
+        spec(KerasClassifier(model=soft(1), metrics=metrics))
+    rows = T.StructType([ROWS["features"], T.StructField("label", T.ArrayType(T.FloatType()))])
+    estimator = KerasEstimator(model=soft(1), loss="binary_crossentropy", metrics=metrics)
+    (label,) = build_fit_spec(estimator, rows, estimator._options()).conversion.labels
+    assert label.shape == (1,)
+
+
 def eager(y_true: Any, y_pred: Any) -> Any:
     return keras.losses.mean_squared_error(y_true, y_pred) * (1.0 + 0.0 * float(y_pred.numpy().sum()))
 
