@@ -104,8 +104,9 @@ print(importlib.util.find_spec("spark_dl").submodule_search_locations[0] + "/cli
     die "spark_dl of $environment is a clone's, $program: install its wheel there (docs/guides/installing.md)"
 }
 
-# Before the environment is packed, which takes minutes.
+# Before the environment is packed, which takes minutes. In cluster mode Spark also takes a URL.
 check_configuration() {
+  if [[ $deploy_mode == cluster && ${arguments[0]} == *:/* ]]; then return; fi
   [[ -f ${arguments[0]} && -r ${arguments[0]} ]] || die "there is no configuration ${arguments[0]}, or it can't be read"
 }
 

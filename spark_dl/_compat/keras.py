@@ -40,6 +40,9 @@ __all__ = [
     "set_path",
     "set_train_function",
     "set_trainable_flag",
+    "trace_compiled_metrics",
+    "trace_metrics",
+    "used_tensors",
     "variable_key",
     "wrapped_function",
 ]
@@ -128,6 +131,15 @@ def outputs_within(model: Any, layer: Any) -> list[Any]:
     """
     nodes = (node for level in model._nodes_by_depth.values() for node in level)
     return [tensor for node in nodes if node.operation is layer for tensor in node.outputs]
+
+
+def used_tensors(model: Any) -> set[int]:
+    """Return the ids of the symbolic tensors from which a functional model computes its outputs, these among them.
+
+    Behind it is `Function._nodes_by_depth`, which has the calls that the outputs depend on.
+    """
+    nodes = (node for level in model._nodes_by_depth.values() for node in level)
+    return {id(tensor) for tensor in (*model.outputs, *(one for node in nodes for one in node.input_tensors))}
 
 
 def mask_of(tensor: Any) -> Any:
@@ -233,7 +245,7 @@ def build_compiled_state(model: keras.Model, batch: Any) -> None:
         model._symbolic_build(data_batch=batch)
 
 
-def trace_metrics(metrics: Any, weighted: Any, label: Any, output: Any) -> None:
+def trace_metrics(metrics: Any, weighted: Any, label: Any, output: Any, weights: Any = None) -> None:
     """Trace metrics as Keras computes those passed to `compile`, for a model with one output (`CompileMetrics`).
 
     Args:
@@ -241,25 +253,27 @@ def trace_metrics(metrics: Any, weighted: Any, label: Any, output: Any) -> None:
         weighted: Those of `weighted_metrics`.
         label: The symbolic labels.
         output: The symbolic outputs.
+        weights: The symbolic weights of the rows; None for none.
     """
     compiled = CompileMetrics(metrics, weighted)
 
-    def result(label: Any, output: Any) -> Any:
-        compiled.update_state(label, output)
+    def result(label: Any, output: Any, weights: Any) -> Any:
+        compiled.update_state(label, output, weights)
         return compiled.result()
 
-    compute_output_spec(result, label, output)
+    compute_output_spec(result, label, output, weights)
 
 
-def trace_compiled_metrics(model: keras.Model, x: Any, label: Any) -> None:
+def trace_compiled_metrics(model: keras.Model, x: Any, label: Any, weights: Any = None) -> None:
     """Trace the metrics of a compiled model, which are built, on the outputs as the model's layers make them.
 
     Args:
         model: The compiled model.
         x: The symbolic features.
         label: The symbolic labels.
+        weights: The symbolic weights of the rows; None for none.
     """
-    compute_output_spec(lambda x, y: model.compute_metrics(x, y, model(x, training=False)), x, label)
+    compute_output_spec(lambda x, y, w: model.compute_metrics(x, y, model(x, training=False), w), x, label, weights)
 
 
 def set_train_function(model: keras.Model, function: Callable[[Any], Any]) -> None:

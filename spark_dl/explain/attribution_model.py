@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from spark_dl._compat.keras import all_layers
+from spark_dl._compat.keras import all_layers, used_tensors
 from spark_dl.errors import ModelError, explain, hint
 from spark_dl.train.model.shape import ModelInput, ModelShape, shape_of
 
@@ -248,17 +248,12 @@ class AttributionModel(keras.Model):
 
 def _unused(model: Any, shape: ModelShape, output: int) -> set[str]:
     """Return the inputs of a functional model that an output doesn't depend on: their attributions are 0."""
-    found: set[str] = set()
     inputs: Sequence[Any] = keras.tree.flatten(getattr(model, "inputs", None) or [])
     outputs: Sequence[Any] = keras.tree.flatten(getattr(model, "outputs", None) or [])
     if len(inputs) != len(shape.inputs) or output >= len(outputs):
-        return found
-    for given, tensor in zip(shape.inputs, inputs, strict=True):
-        if others := [one for one in inputs if one is not tensor]:
-            with contextlib.suppress(ValueError):  # the output can't be computed without this input
-                keras.Model(others, outputs[output])
-                found.add(given.name)
-    return found
+        return set()
+    used = used_tensors(keras.Model(list(inputs), outputs[output]))
+    return {given.name for given, tensor in zip(shape.inputs, inputs, strict=True) if id(tensor) not in used}
 
 
 def _embedding_layers(model: Any) -> list[Any]:

@@ -179,12 +179,12 @@ def label_rule(loss: LossFacts, of_classes: bool) -> str:
     return OWN_OF_ONE_HOT_ROWS if of_classes and loss.one_hot else ""
 
 
-def check_losses_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> None:
+def check_losses_take_labels(fitted: Fitted, conversion: ConversionSpec) -> None:
     """Check that the losses take labels of these shapes.
 
     Args:
         fitted: The compiled model, and the shapes and dtypes of labels and outputs.
-        labels: The labels' specifications.
+        conversion: The specification of the conversion, with the labels and weights.
 
     Raises:
         ModelError: One doesn't.
@@ -194,12 +194,14 @@ def check_losses_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> Non
 
     if fitted.model.run_eagerly or has_own_step(fitted.model):  # which may convert labels before
         return
-    named = {label.key: label.name for label in labels}
+    named = {label.key: label.name for label in conversion.labels}
+    weight = conversion.weight_shape if conversion.weight else None
     for example in fitted.examples:
         if (loss := fitted.losses.get(example.output)) is None or not refusal(loss, example):
             continue
-        # A loss may take more of the model's outputs than their numbers, such as masks.
-        if error := refusal_in_model(fitted.model, fitted.inputs, {one.output: one for one in fitted.examples}):
+        # A loss may take more of the model's outputs than their numbers, such as masks, and need weights.
+        examples = {one.output: one for one in fitted.examples}
+        if error := refusal_in_model(fitted.model, fitted.inputs, examples, weight):
             name = named.get(example.output) or named.get("") or example.output
             raise ModelError(
                 explain(
@@ -213,12 +215,12 @@ def check_losses_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> Non
             )
 
 
-def check_metrics_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> None:
+def check_metrics_take_labels(fitted: Fitted, conversion: ConversionSpec) -> None:
     """Check that the metrics of a model with one output take labels of this shape.
 
     Args:
         fitted: The compiled model, and the shapes and dtypes of labels and outputs.
-        labels: The labels' specifications.
+        conversion: The specification of the conversion, with the labels and weights.
 
     Raises:
         ModelError: One doesn't, or its name is unknown.
@@ -233,17 +235,25 @@ def check_metrics_take_labels(fitted: Fitted, labels: Sequence[LabelSpec]) -> No
     if model.run_eagerly or own or len(fitted.examples) != 1 or len(fitted.losses) != 1:
         return
     (example,) = fitted.examples
-    if not (error := metrics_refusal(model, example, fitted.inputs, fitted.copied)):
+    weight = conversion.weight_shape if conversion.weight else None
+    if not (error := metrics_refusal(model, example, fitted.inputs, fitted.copied, weight)):
         return
-    of_indices = any(label.classes is not None and not label.one_hot for label in labels)
+    of_indices = any(label.classes is not None and not label.one_hot for label in conversion.labels)
+    fix = "Change the metrics, or leave them out."
+    if of_indices and example.output_shape != (1,):
+        fix += " For class indices, Keras has accuracy and sparse_..."
+    one_number = replace(example, label_shape=(1,))
+    if (example.label_shape, example.output_shape) == ((), (1,)) and not metrics_refusal(
+        model, one_number, fitted.inputs, fitted.copied, weight
+    ):
+        fix += " These take labels of shape (batch, 1): KerasEstimator has them of a column of arrays of one number."
     raise ModelError(
         explain(
             "The metrics can't be computed.",
             expected=f"metrics of labels of shape {shape_text(example.label_shape)} ({example.label_dtype}) and "
             f"outputs of shape {shape_text(example.output_shape)}",
             received=f"metrics {', '.join(_metric_names(model))}; {error}",
-            fix="Change the metrics, or leave them out."
-            + " For class indices, Keras has accuracy and sparse_..." * (of_indices and example.output_shape != (1,)),
+            fix=fix,
         )
     )
 

@@ -163,12 +163,12 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     fitted = _fitted(compiled, shape, conversion, carried)
     check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
     check_one_hot_metrics(compiled, conversion.labels)
-    check_losses_take_labels(fitted, conversion.labels)
+    check_losses_take_labels(fitted, conversion)
     check_position_weights(fitted.losses, conversion, options)
     check_masked(fitted, ragged, options)
     check_monitor(fitted, options)
     workers = check_workers(fitted, options)
-    check_metrics_take_labels(fitted, conversion.labels)
+    check_metrics_take_labels(fitted, conversion)
     return FitSpec(
         options=options,
         name=model.name,

@@ -91,18 +91,20 @@ def fed_columns(conversion: ConversionSpec) -> list[list[str]]:
     return [[column.name for column in columns] for columns in parts]
 
 
-def check_fed(now: Sequence[Sequence[str]], before: Sequence[Sequence[str]], where: str) -> None:
+def check_fed(now: Sequence[Sequence[str]], before: Sequence[Sequence[str]], replayed: bool, where: str) -> None:
     """Check that the model gets each column at the position that it had when the trainer began.
 
     Args:
         now: The columns of the estimator, see `fed_columns`.
         before: Those of the state; empty if it doesn't say so.
+        replayed: Whether rows from before are replayed. Otherwise weights may come and go.
         where: The directory of the state, for the message.
 
     Raises:
         DataError: Other columns are fed, or in another order.
     """
-    if before and list(map(list, now)) != list(map(list, before)):
+    compared = slice(None) if replayed else slice(-1)
+    if before and list(map(list, now[compared])) != list(map(list, before[compared])):
         raise DataError(
             explain(
                 "The estimator feeds other columns to the model than before, or in another order.",

@@ -81,7 +81,7 @@ class Session:
         check_columns(columns, state.columns, store.shown)
         spec = build_fit_spec(estimator, columns, estimator._options())
         fed = fed_columns(spec.conversion)
-        check_fed(fed, state.fed, store.shown)
+        check_fed(fed, state.fed, "buffer" in state.files, store.shown)
         state.columns, state.fed = spec.columns.jsonValue(), fed
         kept, champion, rows = (read_file(store, state, role) for role in ("model", "champion", "buffer"))
         content = spec.content if kept is None else _continued(spec, kept, state, store)

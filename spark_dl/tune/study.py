@@ -66,16 +66,18 @@ def check_rows(study: optuna.Study, conversion: str, rows: str) -> None:
         OptionError: The study has other rows.
     """
     known = study.user_attrs.get(_ROWS + conversion)
-    if known not in (None, rows):
+    has_values = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    if known not in (None, rows) and has_values:
         raise OptionError(
             explain(
                 f"The study {study.study_name!r} has values of other rows.",
                 expected="the rows of its first search: values of other rows can't be compared",
                 received="a DataFrame of other rows or values",
-                fix="Give the search a study of its own: another name.",
+                fix="Give the search a study of its own: another name. Write a DataFrame whose values differ each time "
+                "that Spark computes them to Parquet first.",
             )
         )
-    if known is None:
+    if known != rows:
         study.set_user_attr(_ROWS + conversion, rows)
 
 

@@ -121,6 +121,10 @@ def test_a_missing_configuration_is_named_before_anything_is_packed(environment:
     ran = submit("train", "--master", "spark://h:7077", *arguments)
     assert (ran.returncode, ran.stdout, archive.exists()) == (1, "", False)
     assert ran.stderr == f"submit_train.sh: there is no configuration {missing}, or it can't be read\n"
+    # In cluster mode Spark takes a URL, so that the next thing that is missing is named.
+    arguments = ["--deploy-mode", "cluster", "--environment", str(tmp_path), "hdfs://h/train.yaml"]
+    ran = submit("train", "--master", "yarn", *arguments)
+    assert ran.stderr.startswith("submit_train.sh: there is no Python environment")
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,13 @@ class Doubled(keras.losses.CategoricalCrossentropy):
         return 2 * super().call(y_true, y_pred)
 
 
+class OfIndices(keras.losses.CategoricalCrossentropy):
+    """Makes one-hot rows itself."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return super().call(keras.ops.one_hot(keras.ops.cast(y_true, "int32"), 3), y_pred)
+
+
 def brier(y_true: Any, y_pred: Any) -> Any:
     """Takes one-hot rows; indices would broadcast in batches of three rows."""
     return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
@@ -140,6 +147,7 @@ def soft(units: int = 3) -> keras.Model:
     ("loss", "one_hot"),
     [
         (Doubled(), True),
+        (OfIndices(), False),
         (brier, True),
         (as_rows, True),
         (lambda a, b: as_rows(a, b), True),
@@ -203,6 +211,41 @@ def test_metrics_that_cannot_be_computed_are_refused_before_any_job(metric: Any)
         spec(KerasClassifier(model=soft(), metrics=["accuracy", metric]))
     if isinstance(metric, keras.Metric):
         spec(KerasClassifier(model=soft(), metrics=["accuracy", metric], loss="categorical_crossentropy"))
+
+
+class Weighted(keras.losses.Loss):
+    """Needs weights."""
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return keras.ops.mean(sample_weight * keras.losses.sparse_categorical_crossentropy(y_true, y_pred))
+
+
+class SumOfWeights(Count):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.total.assign_add(keras.ops.sum(sample_weight))
+
+
+def test_losses_and_metrics_may_need_weights() -> None:
+    model = soft()
+    model.compile("sgd", Weighted(), weighted_metrics=[SumOfWeights()])
+    rows = T.StructType([*ROWS, T.StructField("weight", T.DoubleType())])
+    estimator = KerasClassifier(model=model, weightCol="weight")
+    made = build_fit_spec(estimator, rows, estimator._options())
+    batch = [np.ones((4, 2), np.float32), np.array([0, 1, 2, 1], np.int32), np.full(4, 0.5, np.float32)]
+    logs = made.model.train_on_batch(*keras_batch(made.conversion.tensors, batch), return_dict=True)
+    assert logs["sum_of_weights"] == pytest.approx(2.0)
+    with pytest.raises(ModelError, match=r"loss Weighted .* doesn't take the label"):
+        spec(KerasClassifier(model=model))
+
+
+def test_metrics_of_columns_of_one_number_say_who_has_them() -> None:
+    metrics = ["accuracy", keras.metrics.F1Score(threshold=0.5)]
+    with pytest.raises(ModelError, match=r"KerasEstimator has them of a column of arrays of one number"):
+        spec(KerasClassifier(model=soft(1), metrics=metrics))
+    rows = T.StructType([ROWS["features"], T.StructField("label", T.ArrayType(T.FloatType()))])
+    estimator = KerasEstimator(model=soft(1), loss="binary_crossentropy", metrics=metrics)
+    (label,) = build_fit_spec(estimator, rows, estimator._options()).conversion.labels
+    assert label.shape == (1,)
 
 
 def eager(y_true: Any, y_pred: Any) -> Any:

@@ -111,6 +111,13 @@ def test_outputs_of_a_nested_model_within_its_outer_model() -> None:
     assert found is middle
 
 
+def test_the_tensors_that_an_output_depends_on() -> None:
+    start, other = keras.Input((2,)), keras.Input((2,))
+    middle = keras.Sequential([keras.layers.Dense(3)])(start)
+    model = keras.Model([start, other], keras.layers.Dense(1)(middle))
+    assert inside.used_tensors(model) == {id(start), id(middle), id(model.output)}
+
+
 def test_the_mask_of_a_tensor() -> None:
     embedded = keras.layers.Embedding(5, 2, mask_zero=True)(np.array([[1, 0]]))
     assert np.asarray(inside.mask_of(embedded)).tolist() == [[True, False]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +184,14 @@ def test_columns_that_have_changed_are_named() -> None:
 def test_columns_that_feed_other_positions_are_named() -> None:
     one, other = Column("a", "number", "float32", 1), Column("b", "number", "float32", 1)
     fed = fed_columns(conversion_of((one, other)))
-    check_fed(fed, [], "there")  # a state of a release that didn't keep them
-    check_fed(fed, json.loads(json.dumps(fed)), "there")
+    check_fed(fed, [], True, "there")  # a state of a release that didn't keep them
+    check_fed(fed, json.loads(json.dumps(fed)), True, "there")
     with pytest.raises(DataError, match=r"in another order.*a, b; .*there.*Received: b, a;"):
-        check_fed(fed_columns(conversion_of((other, one))), fed, "there")
+        check_fed(fed_columns(conversion_of((other, one))), fed, False, "there")
+    weighted = fed_columns(replace(conversion_of((one, other)), weight=Column("w", "number", "float32", 1)))
+    check_fed(weighted, fed, False, "there")
+    with pytest.raises(DataError, match=r"in another order.*Received: a, b; y; w"):  # the rows kept have no weights
+        check_fed(weighted, fed, True, "there")
 
 
 def conversion_of(columns: tuple[Column, ...]) -> ConversionSpec:

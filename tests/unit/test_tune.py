@@ -140,9 +140,12 @@ def test_a_killed_drivers_trials_are_tried_again(tmp_path: Path) -> None:
 
 def test_values_of_other_rows_are_not_compared(tmp_path: Path) -> None:
     study = stored(tmp_path, "one")
-    check_rows(study, "as they are", "1a")
+    check_rows(study, "as they are", "0c")
+    study.tell(study.ask({"learningRate": RATES}), None, TrialState.FAIL)
+    check_rows(study, "as they are", "1a")  # no value was measured on the rows before
+    study.tell(study.ask({"learningRate": RATES}), 1.0)
     check_rows(stored(tmp_path, "one"), "as they are", "1a")
-    check_rows(study, "balanced", "2b")  # the space varies the conversion
+    check_rows(study, "weighted", "2b")  # the space varies the conversion
     with pytest.raises(OptionError, match="'one' has values of other rows"):
         check_rows(stored(tmp_path, "one"), "as they are", "3c")
 

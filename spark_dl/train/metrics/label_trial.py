@@ -20,6 +20,7 @@ def metrics_refusal(
     example: Example,
     inputs: Mapping[str, tuple[tuple[int, ...], str]],
     copied: Callable[[], keras.Model],
+    weight: tuple[int, ...] | None = None,
 ) -> str:
     """Return the error of compiled metrics that don't take the labels of a model with one output; "" for none.
 
@@ -28,22 +29,25 @@ def metrics_refusal(
         example: The shapes and dtypes of labels and outputs.
         inputs: The shape of one row and the dtype of each input, by its name.
         copied: Returns a new copy of the model.
+        weight: The shape of one row's weights; None for no weights.
     """
     metrics, weighted = (_copied(given) for given in compile_metrics(model))
     if not metrics and not weighted:
         return ""
     label = keras.KerasTensor((None, *example.label_shape), example.label_dtype)
     output = keras.KerasTensor((None, *example.output_shape), "float32")
+    weights = None if weight is None else keras.KerasTensor((None, *weight), "float32")
     with quiet():
         try:
-            trace_metrics(metrics, weighted, label, output)
+            trace_metrics(metrics, weighted, label, output, weights)
             return ""
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".strip()
         # A metric may take more of the outputs than their numbers, such as masks.
         features = {name: keras.KerasTensor((None, *shape), dtype) for name, (shape, dtype) in inputs.items()}
         try:
-            trace_compiled_metrics(copied(), features if len(features) > 1 else features.popitem()[1], label)
+            x = features if len(features) > 1 else features.popitem()[1]
+            trace_compiled_metrics(copied(), x, label, weights)
             return ""
         except Exception:
             return reason

@@ -12,6 +12,8 @@ from spark_dl.train.model.examples import Example
 
 __all__ = ["refusal", "refusal_in_model", "takes_one_hot_rows"]
 
+_OF_ROWS = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)
+
 
 def takes_one_hot_rows(loss: Any, output: tuple[int, ...]) -> bool:
     """Return whether a loss of one's own takes one-hot rows of classes, and not their indices.
@@ -22,12 +24,11 @@ def takes_one_hot_rows(loss: Any, output: tuple[int, ...]) -> bool:
     """
     if output[-1:] in ((), (1,)) or not is_own(loss):
         return False
-    if isinstance(loss, (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy)):
-        return True
     indices, rows = Example("", output[:-1], "int32", output), Example("", output, "float32", output)
+    # A subclass of a loss of rows may make them of indices itself.
     if not refusal(loss, indices) and not broadcasts_labels(loss, indices):
         return False
-    return not refusal(loss, rows)
+    return isinstance(loss, _OF_ROWS) or not refusal(loss, rows)
 
 
 def refusal(loss: Any, example: Example) -> str:
@@ -44,7 +45,10 @@ def refusal(loss: Any, example: Example) -> str:
 
 
 def refusal_in_model(
-    model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]], labels: Mapping[str, Example]
+    model: keras.Model,
+    inputs: Mapping[str, tuple[tuple[int, ...], str]],
+    labels: Mapping[str, Example],
+    weight: tuple[int, ...] | None = None,
 ) -> str:
     """Return the error of a model's losses that don't take the labels with the model's own outputs; "" for none.
 
@@ -52,12 +56,14 @@ def refusal_in_model(
         model: The built and compiled model.
         inputs: The shape of one row and the dtype of each input, by its name.
         labels: The shapes and dtypes of the labels, by the output's name.
+        weight: The shape of one row's weights; None for no weights.
     """
     features = {name: keras.KerasTensor((None, *shape), dtype) for name, (shape, dtype) in inputs.items()}
     x = features if len(features) > 1 else features.popitem()[1]
     targets = {name: _labels(example) for name, example in labels.items()}
     y = targets if len(targets) > 1 else targets.popitem()[1]
-    return _error(lambda given, wanted: model.compute_loss(given, wanted, model(given, training=True)), [x, y])
+    weights = [] if weight is None else [keras.KerasTensor((None, *weight), "float32")]
+    return _error(lambda x, y, *w: model.compute_loss(x, y, model(x, training=True), *w), [x, y, *weights])
 
 
 def _labels(example: Example) -> Any:
