@@ -136,8 +136,11 @@ def mask_of(tensor: Any) -> Any:
 
 
 def built_variables(optimizer: Any) -> list[Any]:
-    """Return the variables that an optimizer was built for, in its order (`Optimizer._trainable_variables`)."""
-    return list(optimizer._trainable_variables)
+    """Return the variables that an optimizer was built for, in its order (`Optimizer._trainable_variables`).
+
+    A LossScaleOptimizer of Keras 3.10 doesn't note them itself: its inner optimizer does.
+    """
+    return list(optimizer._trainable_variables or getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
 
 
 def variable_key(optimizer: Any, variable: Any) -> Any:
