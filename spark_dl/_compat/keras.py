@@ -1,6 +1,6 @@
 """Keras internals: layers, variables, optimizers, metrics and callbacks.
 
-Each docstring names the symbol behind the function. Checked with Keras 3.10, 3.14 and 3.15.
+Each docstring names the symbol behind the function. Checked with Keras 3.10, 3.12, 3.14 and 3.15.
 `tests/unit/test_compat_keras.py` has a test for each. Saving is in `_compat/keras_saving.py`.
 """
 

@@ -1,4 +1,4 @@
-"""Keras internals: loading a large model without copies of its weights. Checked with Keras 3.10, 3.14 and 3.15.
+"""Keras internals: loading a large model without copies of its weights. Checked with Keras 3.10, 3.12, 3.14 and 3.15.
 
 Each docstring names the symbol behind the function. `tests/unit/test_compat_keras.py` has a test for each.
 """

@@ -1,4 +1,4 @@
-"""TensorFlow internals: the state of a `tf.function`. Checked with TensorFlow 2.21."""
+"""TensorFlow internals: the state of a `tf.function`. Checked with TensorFlow 2.19, 2.20 and 2.21."""
 
 from __future__ import annotations
 
