@@ -81,6 +81,8 @@ main() {
   # --no-deps: Petastorm requires PySpark. setuptools: Petastorm imports pkg_resources.
   "$python" -m pip install --quiet --no-deps "${index[@]}" --find-links "$wheels" 'petastorm==0.13.1' 'setuptools<70'
   list_requirements
+  # Horovod works with the TensorFlow that it was built with only, not with one of the runtime's that is within the range.
+  { grep -E '^tensorflow(-cpu)?==' "$wheels/constraints.txt" || true; } 2>/dev/null >>"$work/kept.txt"
   "$python" -m pip install --quiet "${index[@]}" --find-links "$wheels" -c "$work/kept.txt" -r "$work/requirements.txt"
   (cd -- "$work" && "$python" -c '
 import spark_dl

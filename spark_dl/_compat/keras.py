@@ -1,6 +1,6 @@
 """Keras internals: layers, variables, optimizers, metrics and callbacks.
 
-Each docstring names the symbol behind the function. Checked with Keras 3.15; 3.10 has the same names.
+Each docstring names the symbol behind the function. Checked with Keras 3.10, 3.12, 3.14 and 3.15.
 `tests/unit/test_compat_keras.py` has a test for each. Saving is in `_compat/keras_saving.py`.
 """
 
@@ -37,6 +37,7 @@ __all__ = [
     "outputs_within",
     "own_variables",
     "seed_generators",
+    "selects_by_path",
     "set_path",
     "set_train_function",
     "set_trainable_flag",
@@ -148,8 +149,11 @@ def mask_of(tensor: Any) -> Any:
 
 
 def built_variables(optimizer: Any) -> list[Any]:
-    """Return the variables that an optimizer was built for, in its order (`Optimizer._trainable_variables`)."""
-    return list(optimizer._trainable_variables)
+    """Return the variables that an optimizer was built for, in its order (`Optimizer._trainable_variables`).
+
+    A LossScaleOptimizer of Keras 3.10 doesn't note them itself: its inner optimizer does.
+    """
+    return list(optimizer._trainable_variables or getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
 
 
 def variable_key(optimizer: Any, variable: Any) -> Any:
@@ -200,6 +204,12 @@ def compile_metrics(model: Any) -> list[Any]:
 def is_compile_metrics(metric: Any) -> bool:
     """Return whether a metric is the container of compiled metrics in `Model.metrics` (`CompileMetrics`)."""
     return isinstance(metric, CompileMetrics)
+
+
+def selects_by_path(optimizer: Any) -> bool:
+    """Return whether an optimizer selects inner ones by paths of variables (`MultiOptimizer`, new in Keras 3.15)."""
+    kind = getattr(keras.optimizers, "MultiOptimizer", None)
+    return kind is not None and isinstance(optimizer, kind)
 
 
 def wrapped_function(metric: Any) -> tuple[Any, dict[str, Any]]:

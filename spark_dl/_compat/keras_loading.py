@@ -1,4 +1,4 @@
-"""Keras internals: loading a large model without copies of its weights. Checked with Keras 3.15.
+"""Keras internals: loading a large model without copies of its weights. Checked with Keras 3.10, 3.12, 3.14 and 3.15.
 
 Each docstring names the symbol behind the function. `tests/unit/test_compat_keras.py` has a test for each.
 """
@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -84,7 +85,7 @@ class _Loading:
         add = keras.layers.Layer.add_weight
 
         def read_aligned(store: Any, key: str) -> Any:
-            found = self._is_here() and self._aligned(saving_lib.safe_get_h5_dataset(store._h5_entry_group, key))
+            found = self._is_here() and self._aligned(_data_set(store._h5_entry_group, key))
             return read(store, key) if found is False or found is None else found
 
         def add_weight(layer: Any, *options: Any, **named: Any) -> Any:
@@ -133,7 +134,7 @@ class _Loading:
 
     def _aligned(self, data: Any) -> np.ndarray | None:
         """Read a large data set of numbers into aligned memory; None for others, such as bfloat16."""
-        if data.nbytes < self._least or data.dtype.kind not in "fiu" or "dtype" in data.attrs:
+        if data is None or data.nbytes < self._least or data.dtype.kind not in "fiu" or "dtype" in data.attrs:
             return None
         value = _aligned_zeros(data.shape, data.dtype)
         data.read_direct(value)
@@ -144,6 +145,17 @@ class _Loading:
         """Return whether a variable is large, and its initial value a random one that its layer doesn't read."""
         random = isinstance(initializer, random_initializers.RandomInitializer) and dtype in _FLOATS
         return self._known_layer and random and math.prod(shape) * np.dtype(dtype).itemsize >= self._least
+
+
+def _data_set(group: Any, key: str) -> Any:
+    """Return what the file has by this name, or None for Keras to read it (`saving_lib.safe_get_h5_dataset`).
+
+    Keras before 3.14.1 lacks that function: what its own read may refuse, such as data outside the file, is left to it.
+    """
+    if hasattr(saving_lib, "safe_get_h5_dataset"):
+        return saving_lib.safe_get_h5_dataset(group, key)
+    found = group.get(key)
+    return found if isinstance(found, h5py.Dataset) and not found.external and not found.is_virtual else None
 
 
 def _tensor_of(array: np.ndarray) -> tf.Tensor:

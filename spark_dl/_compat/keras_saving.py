@@ -1,6 +1,6 @@
 """Keras internals: serialization, saving of objects that aren't models, and Keras's own names.
 
-Each docstring names the symbol behind the function. Checked with Keras 3.15; 3.10 has the same names.
+Each docstring names the symbol behind the function. Checked with Keras 3.10, 3.12, 3.14 and 3.15.
 `tests/unit/test_compat_keras.py` has a test for each.
 """
 

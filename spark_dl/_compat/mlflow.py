@@ -1,7 +1,7 @@
 """MLflow internals: active runs of other threads, the end of a run, and files of a logged model.
 
-Each docstring names the symbol behind the function. Checked with MLflow 3.17; 3.0, 3.8 and 3.12 have the
-same names. `tests/unit/test_compat.py` has a test for each.
+Each docstring names the symbol behind the function. Checked with MLflow 3.0, 3.8 and 3.17, which have the same
+names. `tests/unit/test_compat.py` has a test for each.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import RunStatus
 from mlflow.models import Model
+from mlflow.models.model import ModelInfo
 from mlflow.models.utils import _save_example
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.tracking.context.registry import resolve_tags
@@ -24,6 +25,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 from mlflow.utils.rest_utils import http_request
 from mlflow.utils.yaml_utils import write_yaml
+from packaging.version import Version
 
 __all__ = [
     "CONDA_FILE",
@@ -35,6 +37,7 @@ __all__ = [
     "context_tags",
     "current_experiment_id",
     "end_run",
+    "log_model",
     "registered_version",
     "save_input_example",
     "write_environment",
@@ -99,6 +102,21 @@ def check_server(uri: str, timeout: float) -> None:
     """
     credentials = get_default_host_creds(uri)
     http_request(credentials, "/health", "GET", max_retries=0, timeout=timeout, raise_on_status=False)
+
+
+def log_model(flavor: Any, flavor_name: str, **arguments: Any) -> ModelInfo:
+    """Log a model with a flavor's `save_model` (`Model.log`).
+
+    From MLflow 3.3 on, `Model.log` takes the flavor's name for its telemetry; earlier versions hand it to `save_model`.
+
+    Args:
+        flavor: The module with `save_model`.
+        flavor_name: The name of the flavor.
+        **arguments: The arguments of `Model.log` and of the flavor's `save_model`.
+    """
+    named = {"flavor_name": flavor_name} if Version(mlflow.__version__) >= Version("3.3") else {}
+    info: ModelInfo = Model.log(artifact_path=None, flavor=flavor, **named, **arguments)
+    return info
 
 
 def registered_version(client: mlflow.MlflowClient, uri: str) -> tuple[str, str]:

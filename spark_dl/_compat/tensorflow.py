@@ -1,4 +1,7 @@
-"""TensorFlow internals: the state of a `tf.function`, settings of LiteRT's converter. Checked with TensorFlow 2.21."""
+"""TensorFlow internals: the state of a `tf.function`, settings of LiteRT's converter.
+
+Checked with TensorFlow 2.21; the former with 2.19 and 2.20, too.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType, Array, DataType
 
 from spark_dl import errors
-from spark_dl._compat.mlflow import CONDA_FILE, PYTHON_FILE, save_input_example, write_environment
+from spark_dl._compat.mlflow import CONDA_FILE, PYTHON_FILE, log_model, save_input_example, write_environment
 from spark_dl.errors import SavedModelError, explain
 from spark_dl.installed import version_of
 from spark_dl.io.store import Store
@@ -93,11 +93,10 @@ def log(  # noqa: PLR0913
     Returns:
         MLflow's record of the logged model.
     """
-    info: ModelInfo = Model.log(
-        artifact_path=None,
+    return log_model(
+        sys.modules[__name__],
+        FLAVOR,
         name=name,
-        flavor=sys.modules[__name__],
-        flavor_name=FLAVOR,
         registered_model_name=registered_model_name,
         model=model,
         code_paths=code_paths,
@@ -107,7 +106,6 @@ def log(  # noqa: PLR0913
         run_id=run_id,
         model_id=model_id,
     )
-    return info
 
 
 def register(model_id: str, name: str) -> None:

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,10 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheels.mkdir(parents=True)
     source = Path(spark_dl.__file__).parent
     metadata = "Metadata-Version: 2.1\nName: {}\nVersion: {}\n{}"
-    requirements = "Requires-Dist: numpy>=1.26\nRequires-Dist: pyspark>=99\nRequires-Dist: keras>=3; extra == 'cpu'\n"
+    required = ("numpy>=1.26", "pyspark>=99", "tensorflow-cpu; extra == 'cpu'")
+    requirements = "".join(f"Requires-Dist: {each}\n" for each in required)
+    pin = f"tensorflow-cpu=={version('tensorflow-cpu')}"
+    (wheels / "constraints.txt").write_text(f"# The stack.\n{pin}\npyspark==99\nnumpy==99\n")  # only the first counts
     make_wheel(wheels / "spark_dl-99.0-py3-none-any.whl", source, metadata.format("spark_dl", "99.0", requirements))
     import horovod
 

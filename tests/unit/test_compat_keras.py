@@ -6,12 +6,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from keras.src.saving import serialization_lib
+from keras.src.saving import saving_lib, serialization_lib
 
 from spark_dl._compat import keras as inside
 from spark_dl._compat import keras_loading, keras_saving
@@ -174,6 +175,15 @@ def test_exclusions_from_weight_decay() -> None:
     assert inside.decay_exclusions(optimizer) == {inside.variable_key(optimizer, one)}
     assert inside.variable_key(optimizer, other) not in inside.decay_exclusions(optimizer)
     assert set((inside.decay_pattern(optimizer) or "").split("|")) == {"bias", "gamma"}
+
+
+def test_an_optimizer_that_selects_by_path_is_known_and_earlier_releases_have_none(monkeypatch: Any) -> None:
+    plain, moving = keras.optimizers.SGD(), keras.optimizers.SGD(momentum=0.9)
+    mapped = keras.optimizers.OptimizerMap(plain, {"block/.*": moving})
+    assert inside.selects_by_path(keras.optimizers.MultiOptimizer(mapped))
+    assert not inside.selects_by_path(plain)
+    monkeypatch.delattr(keras.optimizers, "MultiOptimizer")
+    assert not inside.selects_by_path(plain)
 
 
 def test_the_compiled_optimizer_stays_when_the_models_is_replaced() -> None:
@@ -450,6 +460,16 @@ def test_a_thread_that_loads_and_one_that_saves_both_end() -> None:
     for thread in threads:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_what_earlier_releases_may_refuse_is_left_to_their_own_reading(tmp_path: Path, monkeypatch: Any) -> None:
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["inside"] = [1.0, 2.0]
+        file.create_dataset("outside", (2,), "f4", external=[(str(tmp_path / "values"), 0, 8)])
+        file.create_virtual_dataset("virtual", h5py.VirtualLayout((2,), "f4"))
+        monkeypatch.delattr(saving_lib, "safe_get_h5_dataset", raising=False)  # as before Keras 3.14.1
+        assert list(keras_loading._data_set(file, "inside")) == [1.0, 2.0]
+        assert [keras_loading._data_set(file, name) for name in ("outside", "virtual", "absent", "/")] == [None] * 4
 
 
 @pytest.mark.stack

@@ -13,6 +13,7 @@ from spark_dl._compat.keras import (
     decay_exclusions,
     decay_pattern,
     iterations_variable,
+    selects_by_path,
     variable_key,
 )
 from spark_dl.errors import OptionError, explain
@@ -144,7 +145,7 @@ def _is_another(optimizer: Any, recorded: Mapping[str, Any], wanted: list[Any]) 
     # Keras builds the optimizer before it loads the weights: ScheduleFreeAdamW copies their initial values, and a
     # MultiOptimizer selects by paths that variables get back only afterwards.
     early = optimizer.built and recorded["built_for"] is None
-    chooses = any(isinstance(one, keras.optimizers.MultiOptimizer) for one in inner_optimizers(optimizer))
+    chooses = any(selects_by_path(one) for one in inner_optimizers(optimizer))
     same = [id(variable) for variable in built_variables(optimizer)] == [id(variable) for variable in wanted]
     other_class = type(optimizer).__name__ != recorded["class"]
     return early or chooses or not same or other_class or recorded["config"] is not None
