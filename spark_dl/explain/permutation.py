@@ -99,7 +99,7 @@ class PermutationImportance:
         largerIsBetter: bool | None = None,
     ) -> None:
         check_count("repeats", repeats)
-        if columns is not None and (isinstance(columns, str) or not columns):
+        if columns is not None and (isinstance(columns, str) or not len(columns)):
             raise OptionError(
                 explain(
                     "columns can't be used.",

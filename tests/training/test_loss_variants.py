@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import cloudpickle
@@ -16,6 +17,9 @@ from spark_dl.data.dataset import LABEL
 from spark_dl.errors import ModelError, OptionError
 from spark_dl.fit.spec import FitSpec, build_fit_spec
 from spark_dl.score.heads import Classification
+from spark_dl.train.model.batch_dependence import broadcasts_labels
+from spark_dl.train.model.examples import Example
+from spark_dl.train.model.label_trial import takes_one_hot_rows
 from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.step import build_state
 
@@ -165,6 +169,15 @@ def test_an_own_loss_gets_classes_in_the_form_that_it_takes(loss: Any, one_hot: 
     assert batch[1].shape == ((4, 3) if one_hot else (4,))
     assert set(found.model.train_on_batch(*batch, return_dict=True)) == {"loss", "accuracy"}
     assert tensor.shape == ()
+
+
+@pytest.mark.parametrize(("loss", "one_hot"), [(brier, True), (as_indices, False)])
+def test_many_classes_take_little_memory_to_try(loss: Any, one_hot: bool) -> None:
+    tracemalloc.start()  # it counts NumPy's arrays
+    assert takes_one_hot_rows(loss, (20_000,)) is one_hot
+    assert broadcasts_labels(loss, Example("", (), "int32", (20_000,))) is one_hot
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
 
 
 def test_a_loss_that_takes_no_such_label_is_refused_before_any_job() -> None:

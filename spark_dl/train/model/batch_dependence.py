@@ -50,6 +50,8 @@ _ROWS = (3, 5)
 SMALL = 1e3
 # Values that custom losses use for "no label", and some beyond any threshold that they may compare labels with.
 _PADS = (0.0, -1.0, -100.0, np.nan, 1e2, 1e4, 1e6, -1e4, -1e6)
+# Above it, a batch of as many rows as units takes too much memory.
+_MANY_UNITS = 1024
 _WARNINGS = threading.RLock()
 # Repetitions of rows if random numbers in the model prevent an exact comparison.
 _REPEATS = 8
@@ -97,6 +99,9 @@ def broadcasts_labels(loss: Any, example: Example) -> bool:
 
     def taken(rows: int) -> bool:
         try:
+            if units > _MANY_UNITS:
+                _trace(loss, example, rows)
+                return True
             value = _value_of(loss, example)
             random = np.random.default_rng(0)
             return any(np.isfinite(value(*pair)) for pair in example.pairs(rows, random))
@@ -140,6 +145,18 @@ def _value_of(loss: Any, example: Example) -> Callable[..., float]:
         return float(np.sum(np.asarray(model.compute_loss(None, labels, outputs, weights), np.float64)))
 
     return value
+
+
+def _trace(loss: Any, example: Example, rows: int) -> None:
+    """Trace the loss of so many rows as Keras computes it in training, by shapes alone; raise the loss's error."""
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input(example.output_shape), keras.layers.Identity()])
+    model.compile(loss=loss)
+    labels = tf.TensorSpec((rows, *example.label_shape), example.label_dtype)
+    outputs = tf.TensorSpec((rows, *example.output_shape), "float32")
+    function = tf.function(lambda given, found: model.compute_loss(None, given, found), autograph=False)
+    function.get_concrete_function(labels, outputs)
 
 
 def paddings(thing: Any, label_dtype: str) -> list[float]:
