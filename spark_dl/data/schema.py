@@ -16,7 +16,7 @@ from spark_dl.data.null_policy import NullPolicy
 from spark_dl.data.padding_policy import PaddingPolicy
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, explain, hint, shape_text
-from spark_dl.spark.session import takes_case_apart
+from spark_dl.spark.session import is_case_sensitive
 
 __all__ = [
     "ColumnRules",
@@ -263,7 +263,7 @@ def check_column(schema: T.StructType, name: str, param: str) -> None:
     """
     found = [known for known in schema.names if known == name]
     alike = [known for known in schema.names if known.lower() == name.lower()]
-    if found and len(alike) > len(found) and not takes_case_apart():
+    if found and len(alike) > len(found) and not is_case_sensitive():
         found = alike
     if len(found) == 1:
         return

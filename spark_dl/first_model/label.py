@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 
 from spark_dl.data.column import quoted
 from spark_dl.errors import DataError, OptionError, explain, hint
-from spark_dl.spark.session import takes_case_apart
+from spark_dl.spark.session import is_case_sensitive
 
 __all__ = ["check_label", "classes_of", "finite", "label_aggregates"]
 
@@ -70,7 +70,7 @@ def _check_frame(frame: DataFrame) -> None:
                 fix="Suggest a model for rows that have arrived, read by spark.read.",
             )
         )
-    apart = takes_case_apart()
+    apart = is_case_sensitive()
     counts = Counter(name if apart else name.lower() for name in frame.columns)
     if twice := [name for name in frame.columns if counts[name if apart else name.lower()] > 1]:
         raise DataError(

@@ -15,7 +15,7 @@ from spark_dl.data.schema import ColumnRules, feature_spec, known_width, label_s
 from spark_dl.data.specs import FeatureSpec, LabelSpec
 from spark_dl.errors import OptionError, explain, hint
 from spark_dl.options import ColumnOptions, DataOptions, EstimatorOptions, ScoringOptions
-from spark_dl.spark.session import takes_case_apart
+from spark_dl.spark.session import is_case_sensitive
 
 __all__ = [
     "InputFacts",
@@ -175,8 +175,8 @@ def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
         OptionError: There is no output column, two outputs share a column, or an output column is a feature column.
     """
     columns = list(names.values())
-    taken = [_told_apart(name) for name in (*columns, *dict.fromkeys(features))]
-    wrong = [name for name in columns if taken.count(_told_apart(name)) > 1]
+    taken = [_compared(name) for name in (*columns, *dict.fromkeys(features))]
+    wrong = [name for name in columns if taken.count(_compared(name)) > 1]
     if columns and not wrong:
         return
     raise OptionError(
@@ -189,9 +189,9 @@ def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
     )
 
 
-def _told_apart(name: str) -> str:
-    """Return what tells a column from others: its name, in lower case unless Spark takes case apart."""
-    return name if takes_case_apart() else name.lower()
+def _compared(name: str) -> str:
+    """Return a column name as names are compared: in lower case unless Spark is case-sensitive."""
+    return name if is_case_sensitive() else name.lower()
 
 
 def shapes_of_columns(schema: StructType, options: EstimatorOptions) -> dict[str, tuple[int, ...] | None]:

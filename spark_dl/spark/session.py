@@ -14,11 +14,11 @@ __all__ = [
     "application",
     "cancel",
     "driver_address",
+    "is_case_sensitive",
     "master_of",
     "running_session",
     "started_stages",
     "tag_jobs",
-    "takes_case_apart",
     "use_driver_python",
 ]
 
@@ -41,7 +41,7 @@ def running_session() -> SparkSession:
     return SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
 
 
-def takes_case_apart() -> bool:
+def is_case_sensitive() -> bool:
     """Tell whether column names are case-sensitive in this thread's session (spark.sql.caseSensitive)."""
     spark = SparkSession.getActiveSession()
     return spark is not None and (spark.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"

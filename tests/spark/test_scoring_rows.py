@@ -126,7 +126,7 @@ def test_two_outputs_to_one_column_are_refused(fitted: Any, data: DataFrame, spa
     both = fitted.copy({fitted.predictionCol: "p", fitted.probabilityCol: "p"})
     with pytest.raises(OptionError, match=r"output column 'p' is taken.*prediction to 'p', probability to 'p'"):
         both.transform(data)
-    with pytest.raises(DataError, match=r"Several outputs go to one column 'p'"):
+    with pytest.raises(OptionError, match=r"output column 'p' is taken.*prediction to 'p', probability to 'P'"):
         fitted.copy({fitted.predictionCol: "p", fitted.probabilityCol: "P"}).transform(data)
     with pytest.raises(DataError, match=r"Several outputs go to one column 'prediction'"):
         fitted.copy({fitted.topK: 1, fitted.topKCol: "prediction"}).transform(data)

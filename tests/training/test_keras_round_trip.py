@@ -394,7 +394,7 @@ class Nameless(keras.layers.Layer):
         return {"units": self.units}
 
 
-def test_layers_with_other_names_on_ranks_are_told_apart(fitted: Any) -> None:
+def test_layers_with_other_names_on_ranks_are_compared(fitted: Any) -> None:
     keras.utils.set_random_seed(8)
     start = keras.Input((WIDTH,))
     ends = [Nameless(4, name=name)(start) for name in "cab"]

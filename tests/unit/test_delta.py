@@ -50,7 +50,7 @@ def test_a_log_without_its_first_commits_begins_at_the_checkpoint(table: Path) -
     assert found == [DeltaTable(str(table), version) for version in (None, 1, 2, 3)]
 
 
-def test_versions_that_differ_in_deleted_rows_alone_arent_told_apart(table: Path) -> None:
+def test_versions_that_differ_in_deleted_rows_alone_arent_compared(table: Path) -> None:
     log = table / "_delta_log"
     commits = [[json.loads(line) for line in file.read_text().splitlines()] for file in sorted(log.glob("*.json"))]
     added = next(one["add"] for one in commits[-1] if "add" in one)

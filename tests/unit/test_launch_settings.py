@@ -220,7 +220,7 @@ def test_a_host_without_ipv4_is_refused() -> None:
         ipv4("[::1]", alone=True)
 
 
-def test_gpus_are_told_apart_by_what_nvidias_tool_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_compared_by_what_nvidias_tool_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("""#!/bin/sh\n[ "$2" = 9 ] && exit 6\necho GPU-of-$2\n""")
     tool.chmod(0o755)
