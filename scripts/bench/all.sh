@@ -15,7 +15,7 @@ run() {
   python "scripts/bench/$1.py" "${@:2}" 2>/dev/null
 }
 photographs=${DATA:+$DATA/hymenoptera/train}
-for bench in equality read canonical_shards convert score score_peers score_images train half fit timeline tracking serving memory scaling links \
+for bench in equality read canonical_shards convert score first_score score_peers score_images train half fit timeline tracking serving memory scaling links \
   plan project simulate; do
   run "$bench"
 done

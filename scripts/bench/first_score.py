@@ -1,8 +1,8 @@
 """The first `transform` of a session, and later ones: `python scripts/bench/first_score.py`.
 
-1,000 rows of 64 floats and a dense network, against `predict_batch_udf` with the same network and batch size. Each way
-runs in sessions of its own, in turns: as Spark comes, and with `spark_dl.spark.python_daemon` as Spark's Python daemon,
-which has imported TensorFlow for its workers. A session's query on the rows comes before; the first call starts the
+1,000 rows of 64 floats in a Vector column and a dense network, against `predict_batch_udf` with the same network. Each
+way runs in sessions of its own, in turns: as Spark comes, and with `spark_dl.spark.python_daemon` as Spark's Python
+daemon, which has imported TensorFlow for its workers. A query on the rows comes before; the first call starts the
 Python workers.
 """
 
@@ -12,29 +12,15 @@ import subprocess
 import sys
 import time
 
-import keras
-import numpy as np
+from dense_scoring import by_predict_batch_udf, dense_network, feature_array, run_without_writing
 from local import local_session
-from pyspark.ml.functions import predict_batch_udf
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark.ml.functions import array_to_vector
 
 from spark_dl import KerasModel
 from spark_dl.train.model.serialization import to_bytes
 
-ROWS, WIDTH, BATCH, LATER, TURNS = 1000, 64, 1024, 9, 5
+ROWS, LATER, TURNS = 1000, 9, 5
 OURS, DAEMON, PEER = "transform", "transform, with the daemon", "predict_batch_udf"
-
-
-def by_predict_batch_udf(frame: DataFrame, content: bytes) -> DataFrame:
-    def make() -> object:
-        from spark_dl.train.model.serialization import from_bytes
-
-        model = from_bytes(content)
-        return lambda inputs: model.predict_on_batch(np.asarray(inputs, np.float32))
-
-    udf = predict_batch_udf(make, return_type="array<float>", batch_size=BATCH, input_tensor_shapes=[[WIDTH]])
-    return frame.withColumn("prediction", udf("features"))
 
 
 def here(way: str) -> None:
@@ -42,16 +28,13 @@ def here(way: str) -> None:
     spark = local_session(
         "local[2]", {"spark.python.daemon.module": "spark_dl.spark.python_daemon"} if way == DAEMON else {}
     )
-    features = F.array(*(F.rand(place).cast("float") for place in range(WIDTH)))
-    frame = spark.range(0, ROWS, 1, 2).select(features.alias("features")).cache()
+    frame = spark.range(0, ROWS, 1, 2).select(array_to_vector(feature_array()).alias("features")).cache()
     frame.count()
-    network = keras.Sequential([keras.Input((WIDTH,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(10)])
-    fitted = KerasModel.fromKeras(network, inputCols=["features"], scoreBatchSize=BATCH)
-    content, taken = to_bytes(network), []
+    network = dense_network()
+    fitted, content, taken = KerasModel.fromKeras(network, inputCols=["features"]), to_bytes(network), []
     for _ in range(1 + LATER):
         began = time.perf_counter()
-        scored = by_predict_batch_udf(frame, content) if way == PEER else fitted.transform(frame)
-        scored.write.format("noop").mode("overwrite").save()
+        run_without_writing(by_predict_batch_udf(frame, content) if way == PEER else fitted.transform(frame))
         taken.append(time.perf_counter() - began)
     print(json.dumps([taken[0], statistics.median(taken[1:])]))
     spark.stop()

@@ -95,7 +95,8 @@ def speed() -> None:
         peer = statistics.median(peers[1:])
         for rows, speeds in found.items():
             own = statistics.median(speeds)
-            what = f"{2 // cores} tasks of {cores} threads, Arrow batches of {rows:,} rows"
+            tasks = "2 tasks of 1 thread" if cores == 1 else "1 task of 2 threads"
+            what = f"{tasks}, Arrow batches of {rows:,} rows"
             print(f"| {what} | {own:,.0f} | {peer:,.0f} | {own / peer:.2f} |", flush=True)
         spark.stop()
 
