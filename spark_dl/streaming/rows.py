@@ -78,7 +78,7 @@ def check_columns(columns: StructType, known: Mapping[str, Any], where: str) -> 
                 "The columns of the stream have changed.",
                 expected=f"the columns that the state in {where} was trained on",
                 received="; ".join(changed),
-                fix="Cast or rename them before the trainer, or begin anew with another stateDir.",
+                fix="Cast or rename them before the trainer, or start again with another stateDir.",
             )
         )
 
@@ -110,7 +110,7 @@ def check_fed(now: Sequence[Sequence[str]], before: Sequence[Sequence[str]], rep
                 "The estimator feeds other columns to the model than before, or in another order.",
                 expected=f"{_named(before)}, which the state in {where} was trained on",
                 received=_named(now),
-                fix="Set the columns as they were, or begin anew with another stateDir.",
+                fix="Set the columns as they were, or start again with another stateDir.",
             )
         )
 

@@ -219,7 +219,7 @@ def _continued(spec: FitSpec, content: bytes, state: StreamState, store: Store) 
                 f"The model isn't the one whose training {store.shown} holds.",
                 expected=f"weights of the shapes {shapes[1]}",
                 received=shapes[0],
-                fix="Go on with the same model, with one that has more classes, or begin anew with another stateDir.",
+                fix="Go on with the same model, with one that has more classes, or start again with another stateDir.",
             )
         )
     grown: Any = grown_model(spec.model, kept, copied=True)
