@@ -39,7 +39,7 @@ from spark_dl.fit.open_inputs import check_masked, check_open_outputs, open_inpu
 from spark_dl.fit.padding_check import check_padding
 from spark_dl.fit.reconstruction import check_error_col, features_and_labels
 from spark_dl.fit.row_columns import validation_column, weight_and_shape
-from spark_dl.fit.worker_checks import Fitted, check_workers
+from spark_dl.fit.worker_checks import Fitted, WorkerFacts, check_workers
 from spark_dl.io.store import Store
 from spark_dl.launch.pickling import Pickled, pickle_for_ranks
 from spark_dl.options import ClassifierOptions, EstimatorOptions, TaggerOptions
@@ -140,7 +140,6 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
         DataError: A column is missing, or its type or shape doesn't fit the model.
     """
     from spark_dl.train.model.losses import losses_of
-    from spark_dl.train.model.one_hot_metrics import check_one_hot_metrics
 
     given = initial_model(options, shapes_of_columns(columns, options))
     model, shape, ragged = shaped_model(given, options, columns)
@@ -161,14 +160,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
     carried = _carry(compiled, options, given)
     fitted = _fitted(compiled, shape, conversion, carried)
-    check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
-    check_one_hot_metrics(compiled, conversion.labels)
-    check_losses_take_labels(fitted, conversion)
-    check_position_weights(fitted.losses, conversion, options)
-    check_masked(fitted, ragged, options)
-    check_monitor(fitted, options)
-    workers = check_workers(fitted, options)
-    check_metrics_take_labels(fitted, conversion)
+    workers = _checked_with_labels(fitted, conversion, ragged, options)
     return FitSpec(
         options=options,
         name=model.name,
@@ -208,13 +200,7 @@ def _compiled(task: Task, model: keras.Model, shape: ModelShape, options: Estima
         metrics = task._default_metrics(shape, loss, model)
     brings_loss = not options.labelled or has_own_step(model)
     compiled = compiled_copy(
-        model,
-        options.optimizer,
-        loss,
-        metrics,
-        options.loss_weights,
-        options.dtype_policy,
-        may_lack_loss=brings_loss,
+        model, options.optimizer, loss, metrics, options.loss_weights, options.dtype_policy, may_lack_loss=brings_loss
     )
     if options.learning_rate is not None:
         set_learning_rate(compiled, options.learning_rate)
@@ -372,6 +358,23 @@ def _fitted(compiled: keras.Model, shape: ModelShape, conversion: ConversionSpec
         examples_of(shape.outputs, conversion.tensors),
         lambda: from_bytes(carried.content, cloudpickle.loads(carried.custom.content)),
     )
+
+
+def _checked_with_labels(
+    fitted: Fitted, conversion: ConversionSpec, ragged: Mapping[str, str], options: EstimatorOptions
+) -> WorkerFacts:
+    """Check that losses and metrics take the labels, and give what one process would with any number of workers."""
+    from spark_dl.train.model.one_hot_metrics import check_one_hot_metrics
+
+    check_broadcasts(fitted.losses, fitted.examples, conversion.labels)
+    check_one_hot_metrics(fitted.model, conversion.labels)
+    check_losses_take_labels(fitted, conversion)
+    check_position_weights(fitted.losses, conversion, options)
+    check_masked(fitted, ragged, options)
+    check_monitor(fitted, options)
+    workers = check_workers(fitted, options)
+    check_metrics_take_labels(fitted, conversion)
+    return workers
 
 
 def _written(options: EstimatorOptions, outputs: Sequence[str]) -> dict[str, str]:

@@ -209,7 +209,7 @@ def _continued(spec: FitSpec, content: bytes, state: StreamState, store: Store) 
         if others := differing_layers(from_bytes(spec.content, objects), kept):
             more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
             warn(
-                f"The training in {store.shown} goes on with its own model, from which the estimator's differs: "
+                f"The training in {store.shown} continues with its own model, from which the estimator's differs: "
                 f"{'; '.join(others[:_SHOWN])}{more}. Give another stateDir to begin with the estimator's."
             )
         return content

@@ -133,7 +133,7 @@ def test_a_model_with_more_classes_goes_on(data: DataFrame, tmp_path: Path) -> N
         StreamTrainer(classifier(model=models.classifier(classes=2)), str(tmp_path / "state"))(data, 2)
     other = models.classifier()
     other.layers[0].activation = keras.activations.tanh
-    with pytest.warns(RuntimeWarning, match='goes on with its own model.*activation="tanh" in place of "relu"'):
+    with pytest.warns(RuntimeWarning, match='continues with its own model.*activation="tanh" in place of "relu"'):
         StreamTrainer(classifier(model=other), str(tmp_path / "state"))(data.limit(0), 2)
 
 

@@ -181,8 +181,10 @@ def test_many_classes_take_little_memory_to_try(loss: Any, one_hot: bool) -> Non
 
 
 def test_a_loss_that_takes_no_such_label_is_refused_before_any_job() -> None:
-    told = r"loss of_nothing of 'dense.*' doesn't take the label 'label'.*shape \(batch\) .int32. and outputs of shape"
-    with pytest.raises(ModelError, match=told):
+    message = (
+        r"loss of_nothing of 'dense.*' doesn't take the label 'label'.*shape \(batch\) .int32. and outputs of shape"
+    )
+    with pytest.raises(ModelError, match=message):
         spec(KerasClassifier(model=soft(), loss=of_nothing))
     with pytest.raises(ModelError, match=r"loss as_rows .* doesn't take the label.*must have the same rank"):
         spec(KerasEstimator(model=soft(), loss=as_rows))
@@ -274,7 +276,7 @@ def test_an_eager_model_may_have_a_loss_and_metrics_that_need_numbers() -> None:
         spec(KerasRegressor(model=net(), loss=eager))
 
 
-def test_an_output_without_a_loss_is_told_of_a_model_without_it() -> None:
+def test_the_error_of_an_output_without_a_loss_names_a_model_without_it() -> None:
     features = keras.Input((2,))
     outputs = [keras.layers.Dense(1, name=name)(features) for name in ("a", "b")]
     estimator = KerasEstimator(

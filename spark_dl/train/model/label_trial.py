@@ -16,7 +16,7 @@ _OF_ROWS = (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalC
 
 
 def takes_one_hot_rows(loss: Any, output: tuple[int, ...]) -> bool:
-    """Return whether a loss of one's own takes one-hot rows of classes, and not their indices.
+    """Return whether a custom loss takes one-hot rows of classes, and not their indices.
 
     Args:
         loss: The loss, a function or an object.
