@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import keras
 import models
 import numpy as np
 import pytest
+from pyspark.sql.types import DoubleType, StructField, StructType
 
-from spark_dl import KerasClassifier, KerasModel
+from spark_dl import KerasClassifier, KerasEstimator, KerasModel
 from spark_dl.data.column import Column
 from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.errors import DataError, OptionError, StoreError
@@ -22,7 +24,7 @@ from spark_dl.streaming import Adwin, Champion, ReplayBuffer, StreamTrainer
 from spark_dl.streaming.champion import beats, check_metric, comparable_content, metric_of_champion
 from spark_dl.streaming.replay import Sample
 from spark_dl.streaming.rows import check_columns, check_fed, fed_columns, prediction_errors
-from spark_dl.streaming.session import load_sample
+from spark_dl.streaming.session import Session, load_sample
 from spark_dl.streaming.state import StreamState, commit, read_file, read_state
 
 
@@ -278,3 +280,16 @@ def test_the_error_of_a_prediction_is_that_of_its_label(
     given = [np.zeros((2, 1), np.float32), *map(np.array, rows)]
     found = prediction_errors(head, conversion, {name: np.array(field) for name, field in fields.items()}, given)
     assert (found if found is None else found.tolist()) == expected
+
+
+def test_a_session_restarts_only_with_the_columns_in_their_order(tmp_path: Path) -> None:
+    def opened(*columns: str) -> Session:
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        estimator = KerasEstimator(model=model, loss="mse", inputCols=list(columns), labelCol="y", tracking=None)
+        schema = StructType([StructField(name, DoubleType()) for name in "aby"])
+        return Session.open(estimator, Store.at(str(tmp_path)), schema, None, None)
+
+    opened("a", "b").commit()
+    opened("a", "b")
+    with pytest.raises(DataError, match=r"other columns to the model than before, or in another order"):
+        opened("b", "a")
