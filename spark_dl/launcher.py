@@ -16,7 +16,7 @@ from spark_dl.launch.horovod_build import horovod_fault, unfit_horovod
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.pickling import pickle_for_ranks
 from spark_dl.launch.rank import without_rank
-from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.settings import LaunchSettings, ProcessSettings
 from spark_dl.options import ClusterOptions, LaunchOptions
 from spark_dl.redaction import warn
 from spark_dl.spark.session import master_of, running_session, use_driver_python
@@ -141,7 +141,9 @@ class HorovodLauncher:
             function = functools.partial(reporting_fits, fn, args)
             on_report = functools.partial(_log_epoch, tracker)
             on_warning = functools.partial(_log_warning, tracker)
-            values = run_ranks(spark, function, self.numWorkers, self.settings, on_report, on_warning, _MODULES)
+            values = run_ranks(
+                spark, function, self.numWorkers, self.settings, on_report, on_warning, ProcessSettings(_MODULES)
+            )
         if tracker.unlogged:
             warn(f"Not logged: {tracker.unlogged}")
         return values

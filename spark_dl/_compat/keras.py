@@ -55,7 +55,8 @@ LAYER_ATTRIBUTES = frozenset(
     (
         *("built", "name", "trainable", "input_spec", "training", "call_signature_parameters", "states", "is_adapted"),
         *("lora_enabled", "lora_rank", "quantization_config", "compiled", "loss", "optimizer", "iterations", "history"),
-        *("stop_training", "steps_per_execution", "unrolled_steps_per_execution"),
+        *("stop_training", "stop_evaluating", "stop_predicting", "is_gptq_calibrated", "is_awq_calibrated"),
+        *("steps_per_execution", "unrolled_steps_per_execution"),
         *("train_function", "test_function", "predict_function"),
     )
 )

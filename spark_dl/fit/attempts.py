@@ -21,7 +21,8 @@ from spark_dl.fit.directory import FitDirectory
 from spark_dl.fit.fingerprint import fingerprint, layout
 from spark_dl.fit.progress import Progress
 from spark_dl.launch.launcher import run_ranks
-from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.pool import RankPool
+from spark_dl.launch.settings import LaunchSettings, ProcessSettings
 from spark_dl.launch.slots import cores_now
 from spark_dl.options import EstimatorOptions
 from spark_dl.redaction import warn
@@ -74,6 +75,7 @@ def train_on_ranks(
     spec: FitSpec,
     record: Record,
     assessed: Head | None,
+    pool: RankPool | None = None,
 ) -> Trained:
     """Train a model on Horovod ranks; show and log the progress.
 
@@ -84,6 +86,7 @@ def train_on_ranks(
         spec: The checked fit.
         record: The tracking record of the fit; opened here unless it is open.
         assessed: The head by which ranks evaluate the fitted model on the validation rows; None for no evaluation.
+        pool: The pool of the ranks; None for ranks that end with each attempt.
 
     Returns:
         The result of the attempt that succeeded.
@@ -110,7 +113,7 @@ def train_on_ranks(
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
             directory.tracked_as(record.open(directory.tracked))
-            training = _Training(spark, plan, directory, settings, options, record, progress, assessed)
+            training = _Training(spark, plan, directory, settings, options, record, progress, assessed, pool)
             for note in record.tracker.notes:
                 progress.show(note)
             for note in spec.notes:
@@ -167,6 +170,7 @@ class _Training:
         record: The tracking record of the fit.
         progress: The progress display.
         assessed: The head by which ranks evaluate the fitted model on the validation rows; None for no evaluation.
+        pool: The pool of the ranks; None for ranks that end with each attempt.
 
     Attributes:
         epoch: The current epoch, from 0; None before the first step.
@@ -184,6 +188,7 @@ class _Training:
     record: Record
     progress: Progress
     assessed: Head | None
+    pool: RankPool | None
     epoch: int | None = None
     epochs: list[EpochReport] = field(default_factory=list)
     restarts: int = 0
@@ -238,9 +243,9 @@ class _Training:
         self.progress.steps = math.ceil(rows / together) * plan.passes
         look = functools.partial(assess, self.assessed) if self.assessed else None
         rank = functools.partial(run_rank, plan, look)
-        modules = (*_MODULES, READERS[plan.reader])
+        processes = ProcessSettings((*_MODULES, READERS[plan.reader]), self.pool)
         results: list[tuple[TrainResult, Assessment | None]] = run_ranks(
-            self.spark, rank, workers, self.settings, self._on_report, self._warning, modules
+            self.spark, rank, workers, self.settings, self._on_report, self._warning, processes
         )
         return results[0]
 

@@ -19,6 +19,7 @@ from spark_dl.launch.messages import (
     Arrived,
     Done,
     Failed,
+    Membership,
     NoMoreReplies,
     Peers,
     RankTask,
@@ -50,6 +51,7 @@ class RankJob:
         reach_timeout: The seconds to wait for a connection to rank 0.
         collective_timeout: The seconds after which a silent peer counts as lost.
         log_level: The level of the logger `spark_dl` on the driver, which ranks take over.
+        pool: The pool that the ranks belong to; None for none.
     """
 
     payload: bytes
@@ -61,6 +63,7 @@ class RankJob:
     reach_timeout: float
     collective_timeout: int
     log_level: int
+    pool: Membership | None = None
 
 
 def run_task(job: RankJob, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -118,7 +121,7 @@ def _run_rank(job: RankJob, context: BarrierTaskContext, sender: Sender) -> byte
     alone = len(set(hosts)) == 1
     environment = resources.task_environment(context.cpus(), gpus, job.threads)
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(RankProcess(environment, job.modules, f"rank {rank}"))
+        process = stack.enter_context(RankProcess(environment, job.modules, f"rank {rank}", job.pool))
         rendezvous = stack.enter_context(Rendezvous(own or resources.ipv4(hosts[0], alone))) if rank == 0 else None
         # hvd.init times out soon, so no rank calls it before all are ready.
         if not process.ready():

@@ -217,6 +217,11 @@ class Sender:
             )
         return decode(json.loads(line), (kind,))
 
+    def detach(self) -> int:
+        """Return the descriptor of the connection, which the caller closes; it ends when the driver closes its end."""
+        self._lines.close()
+        return self._socket.detach()
+
     def close(self) -> None:
         """Close the connection; a thread that waits in `receive` gets its end."""
         with contextlib.suppress(OSError):  # the driver has closed it

@@ -1,9 +1,12 @@
 """Fork server of the ranks: imports TensorFlow once for all ranks of its executor, fit after fit.
 
 Run as `python -m spark_dl.launch.fork_server DIRECTORY EXECUTOR MODULE...`. A task that needs a rank connects to its
-socket and sends the rank's environment with three file descriptors: for the rank's task, its output and its answers.
-The server replies with the rank's process id and, in the end, its exit code. When the task closes the connection, the
-rank is killed, even if it is frozen. The server ends with the executor, or after 120 s without a rank.
+socket and sends the rank's environment with the file descriptors of its pipes (`rank_request`). The server replies with
+the rank's process id and, in the end, its exit code. When the task closes the connection, the rank is killed, even if
+it is frozen. The server ends with the executor, or after 120 s without a rank.
+
+A rank that belongs to a pool (`pool`) waits for the next request of its pool when its task has ended. The server ends
+it when its time is up, or when the driver closes the pool.
 
 The server computes nothing and has one thread, so a forked rank has TensorFlow as it is after an import.
 """
@@ -12,9 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
+import functools
 import gc
-import hashlib
 import importlib
 import os
 import select
@@ -22,195 +24,55 @@ import selectors
 import shutil
 import signal
 import socket
-import stat
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
-import numpy as np
 import psutil
 
-from spark_dl.errors import ClusterError, explain
 from spark_dl.gc_pause import gc_paused
 from spark_dl.launch import rank as rank_main
-from spark_dl.launch.frames import read_frame, write_frame
+from spark_dl.launch.fork_client import locked, socket_address
+from spark_dl.launch.frames import write_frame
 from spark_dl.launch.messages import Exited, Forked, NotForked, RankRequest
+from spark_dl.launch.rank_request import Descriptors, receive_request, send_request
 
-__all__ = ["Descriptors", "connect", "log_tail", "request_rank"]
+__all__ = ["main"]
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _IDLE_SECONDS = 120.0
 _TICK_SECONDS = 1.0
-_STARTS_SECONDS = 60.0
-# A task that connects and requests nothing must not block the others.
+# A task that connects and requests nothing, or a rank that takes nothing, must not block the others.
 _REQUEST_SECONDS = 5.0
-# Variables that libraries read when they are imported. Each rank gets all others in its own environment.
-_READ_BY_IMPORTS = (
-    *("ARROW_", "CUDA_", "GOTO_", "KERAS_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "PROTOCOL_BUFFERS_"),
-    *("PYTHON", "TF2_", "TF_", "XLA_"),
-)
-_NOT_READ_BY_IMPORTS = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", "PYTHON_")
-# The path of a Unix socket has at most 107 bytes.
-_LONGEST_PATH = 100
-_SOCKET = "socket"
 
 
-class Descriptors(NamedTuple):
-    """The file descriptors of a rank's process.
+@dataclass
+class _Process:
+    """A rank's process, as the server holds it.
 
     Attributes:
-        task: The process reads its task from it.
-        output: The process writes its standard output and error to it.
-        answers: The process writes its messages to it.
+        control: The connection over which the process gets its requests, and says that it waits for the next one.
+        request: The current request, or the last one of a process that waits.
+        task: The connection to its task; None while the process waits.
+        pool: The connection to the driver's pool; None for a rank without a pool.
+        until: When a process that waits ends, by the monotonic clock.
     """
 
-    task: int
-    output: int
-    answers: int
+    control: socket.socket
+    request: RankRequest
+    task: socket.socket | None = None
+    pool: socket.socket | None = None
+    until: float = 0.0
 
-
-def connect(environment: Mapping[str, str], modules: Sequence[str]) -> tuple[socket.socket, Path]:
-    """Connect to this executor's fork server for an environment, and start the server if there is none.
-
-    Args:
-        environment: The rank's variables, which override the task's own.
-        modules: The modules that the server imports besides TensorFlow and Horovod.
-
-    Returns:
-        The connection, and the server's directory.
-
-    Raises:
-        ClusterError: No server can be started, or its directory belongs to or is open to another user.
-    """
-    # The rank needs what Spark put on this worker's path (addPyFile, spark-submit --py-files).
-    variables = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    directory = _directory_for(variables, modules)
-    command = [sys.executable, "-m", "spark_dl.launch.fork_server", str(directory), str(_executor()), *modules]
-    end = time.monotonic() + _STARTS_SECONDS
-    while time.monotonic() < end:
-        # Under the lock, one task starts the server and the others find it; it can't end in between.
-        with contextlib.suppress(FileExistsError, FileNotFoundError), _locked(directory):
-            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-                return _connected(directory), directory
-            (directory / _SOCKET).unlink(missing_ok=True)
-            with (directory / "log").open("wb") as log:
-                server = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=variables, start_new_session=True
-                )
-            while time.monotonic() < end and server.poll() is None:
-                with contextlib.suppress(OSError):
-                    return _connected(directory), directory
-                time.sleep(0.01)
-            break
-    raise ClusterError(
-        explain(
-            f"{socket.gethostname()} can't start the process that ranks are forked from.",
-            expected="a Python process with TensorFlow and Horovod",
-            received=log_tail(directory),
-            fix="Run `spark-dl doctor`.",
-        )
-    )
-
-
-def request_rank(server: socket.socket, request: RankRequest, descriptors: Descriptors) -> None:
-    """Request a rank from a fork server.
-
-    Args:
-        server: The connection to the server.
-        request: The request.
-        descriptors: The file descriptors of the rank's process.
-    """
-    with contextlib.suppress(OSError):  # the server is gone, which the end of the connection shows
-        socket.send_fds(server, [b"r"], descriptors)
-        with server.makefile("wb") as stream:
-            write_frame(stream, request)
-
-
-def log_tail(directory: Path) -> str:
-    """Read the last 2000 characters that the fork server in a directory printed; "nothing" if there is no log."""
-    try:
-        return (directory / "log").read_text(errors="replace")[-2000:]
-    except OSError:
-        return "nothing"
-
-
-def _directory_for(variables: Mapping[str, str], modules: Sequence[str]) -> Path:
-    """Name the fork server's directory: one per executor, list of modules, and variables that imports read."""
-    known = (name for name in sorted(variables) if name.startswith(_READ_BY_IMPORTS))
-    read = [name for name in known if not name.startswith(_NOT_READ_BY_IMPORTS)]
-    environment = [variables["PYTHONPATH"], *((name, variables[name]) for name in read)]
-    key = repr([sys.executable, socket.gethostname(), os.getuid(), _executor(), *modules, environment])
-    # Each executor has its own Spark directory, which Spark removes even after a crash of the executor.
-    spark_directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
-    parent = spark_directory if os.path.isdir(spark_directory) else tempfile.gettempdir()
-    return Path(parent, f"ranks-{hashlib.sha256(key.encode()).hexdigest()[:16]}")
-
-
-@contextlib.contextmanager
-def _address(directory: Path) -> Iterator[str]:
-    """Shorten the path of a fork server's socket to what the system allows, while the `with` lasts."""
-    path = str(directory / _SOCKET)
-    if len(path) <= _LONGEST_PATH:
-        yield path
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{_SOCKET}"
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock under which a fork server is started, found or ended, and make its directory.
-
-    Raises:
-        FileNotFoundError: The directory was removed meanwhile by a server that ended.
-        ClusterError: The directory isn't this user's alone.
-    """
-    directory.mkdir(mode=0o700, exist_ok=True)
-    _check_owner(directory)
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.samestat(os.fstat(lock.fileno()), (directory / "lock").stat()):
-            raise FileNotFoundError(str(directory))
-        yield
-
-
-def _check_owner(directory: Path) -> None:
-    found = directory.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
-        raise ClusterError(
-            explain(
-                f"{directory} on {socket.gethostname()} isn't this user's alone.",
-                expected=f"a directory of user {os.getuid()} with mode 700",
-                received=f"user {found.st_uid}, {stat.filemode(found.st_mode)}",
-                fix="Remove it.",
-            )
-        )
-
-
-def _executor() -> int:
-    """Return the id of the executor's daemon, from which Spark forks Python workers; this process's id without one."""
-    own, parent = psutil.Process(), psutil.Process().parent()
-    # Spark's daemon can be replaced (spark.python.daemon.module); what it forks has its command line.
-    return parent.pid if parent and parent.cmdline() == own.cmdline() else os.getpid()
-
-
-def _connected(directory: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        with _address(directory) as address:
-            connection.connect(address)
-    except OSError:
-        connection.close()
-        raise
-    return connection
+    def close(self) -> None:
+        """Close the connections: the process ends if it waits."""
+        for connection in (self.control, self.task, self.pool):
+            if connection is not None:
+                connection.close()
 
 
 class _ForkServer:
@@ -224,9 +86,10 @@ class _ForkServer:
     def __init__(self, directory: Path, executor: int) -> None:
         self._directory = directory
         self._executor = executor
-        self._ranks: dict[int, socket.socket] = {}  # process id -> connection of the task
+        self._processes: dict[int, _Process] = {}  # by process id
+        self._selector = selectors.DefaultSelector()
         self._listener = socket.socket(socket.AF_UNIX)
-        with _address(directory) as address:
+        with socket_address(directory) as address:
             self._listener.bind(address)
         self._listener.listen(128)
 
@@ -236,36 +99,25 @@ class _ForkServer:
         os.set_blocking(writing, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(writing)
-        selector = selectors.DefaultSelector()
-        selector.register(self._listener, selectors.EVENT_READ)
-        selector.register(reading, selectors.EVENT_READ)
+        # Each file has the function to call when it can be read.
+        self._selector.register(self._listener, selectors.EVENT_READ, self._serve_task)
+        self._selector.register(reading, selectors.EVENT_READ, functools.partial(os.read, reading, 1 << 16))
         used = time.monotonic()
         while psutil.pid_exists(self._executor):
             if time.monotonic() - used > _IDLE_SECONDS and self._closes():
                 return
-            for key, _ in selector.select(_TICK_SECONDS):
-                if key.fileobj is self._listener:
-                    pid, connection = self._fork()
-                    if connection:
-                        selector.register(connection, selectors.EVENT_READ, pid)
-                elif key.fileobj == reading:
-                    os.read(reading, 1 << 16)
-                else:  # the task has disconnected: it is gone, or ends the rank
-                    selector.unregister(key.fileobj)
-                    os.kill(key.data, signal.SIGKILL)
+            for key, _ in self._selector.select(_TICK_SECONDS):
+                if self._selector.get_map().get(key.fd) is key:  # not closed by an earlier one of this round
+                    key.data()
             for pid, code in _ended():
-                connection = self._ranks.pop(pid, None)
-                if connection:
-                    with contextlib.suppress(KeyError):
-                        selector.unregister(connection)
-                    _reply(connection, Exited(code))
-                    connection.close()
-            used = time.monotonic() if self._ranks else used
+                self._on_end(pid, code)
+            self._end_overdue()
+            used = time.monotonic() if self._processes else used
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _closes(self) -> bool:
         """Remove the directory, so that no task finds this server; False if a task is connecting."""
-        with _locked(self._directory):
+        with locked(self._directory):
             if select.select([self._listener], [], [], 0)[0]:
                 return False
             shutil.rmtree(self._directory)
@@ -279,70 +131,128 @@ class _ForkServer:
                 connection.close()
 
     @contextlib.contextmanager
-    def _accepted(self) -> Iterator[tuple[socket.socket, RankRequest | None, Descriptors]]:
+    def _accepted(self) -> Iterator[tuple[socket.socket, RankRequest | None, Descriptors | None]]:
         """Accept the next task's connection, with its request and its descriptors, which are closed at the end."""
         connection, _ = self._listener.accept()
         connection.settimeout(_REQUEST_SECONDS)
-        _, descriptors, _, _ = socket.recv_fds(connection, 1, len(Descriptors._fields))
+        descriptors = None
         try:
-            with connection.makefile("rb") as stream:
-                request = read_frame(stream)
+            request, descriptors = receive_request(connection)
             connection.settimeout(None)
-            yield connection, request, Descriptors(*descriptors)
+            yield connection, request, descriptors
         except Exception:  # costs only this task its rank
             _reply(connection, NotForked(traceback.format_exc()))
             connection.close()
             raise
         finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            if descriptors:
+                descriptors.close()
 
-    def _fork(self) -> tuple[int, socket.socket | None]:
-        """Fork the next rank.
-
-        Returns:
-            The rank's process id and its task's connection; 0 and None if no rank was forked.
-        """
+    def _serve_task(self) -> None:
+        """Give the next task a rank: one that waits for this request, or a new one."""
         sys.stdout.flush()
-        server = os.getpid()
         with contextlib.suppress(Exception), self._accepted() as (connection, request, descriptors):
-            if request is None:  # the task is gone
+            if request is None or descriptors is None:  # the task is gone
                 connection.close()
-                return 0, None
-            pid = os.fork()
-            if not pid:
-                connection.close()
-                self._become_rank(request, descriptors, server)
-            self._ranks[pid] = connection
+                return
+            pid = self._waiting_for(request) or self._fork(request, connection, descriptors)
+            process = self._processes[pid]
+            send_request(process.control, request, descriptors)
+            process.request, process.task = request, connection
+            self._watch(connection, functools.partial(self._kill, pid))
+            if descriptors.pool >= 0:
+                self._forget(process.pool)
+                process.pool = socket.socket(fileno=os.dup(descriptors.pool))
+                self._watch(process.pool, functools.partial(self._on_pool, pid))
             _reply(connection, Forked(pid))
-            return pid, connection
-        return 0, None
 
-    def _become_rank(self, request: RankRequest, descriptors: Descriptors, server: int) -> NoReturn:
-        """Turn this forked process into the rank, and never return."""
+    def _waiting_for(self, request: RankRequest) -> int | None:
+        for pid, process in self._processes.items():
+            if process.task is None and process.pool is not None and process.request.is_alike(request):
+                return pid
+        return None
+
+    def _fork(self, request: RankRequest, task: socket.socket, descriptors: Descriptors) -> int:
+        """Fork a process, which waits for its first request."""
+        control, its_own = socket.socketpair()
+        server = os.getpid()
+        pid = os.fork()
+        if not pid:
+            for connection in (control, task, self._listener):
+                connection.close()
+            descriptors.close()
+            self._selector.close()
+            for process in self._processes.values():
+                process.close()
+            self._become_rank(its_own, server)
+        its_own.close()
+        control.settimeout(_REQUEST_SECONDS)
+        self._processes[pid] = _Process(control, request)
+        self._watch(control, functools.partial(self._on_control, pid))
+        return pid
+
+    @staticmethod
+    def _become_rank(control: socket.socket, server: int) -> NoReturn:
+        """Turn this forked process into a rank, and never return."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _end_with_parent(server)
-            for inherited in (self._listener, *self._ranks.values()):
-                inherited.close()
-            for own, standard in ((descriptors.task, 0), (descriptors.output, 1), (descriptors.output, 2)):
-                os.dup2(own, standard)
-            os.close(descriptors.task)
-            os.close(descriptors.output)
-            os.environ.clear()
-            os.environ.update(request.environment)
-            os.chdir(request.directory)
-            sys.path[:] = request.path
-            importlib.invalidate_caches()  # files may have been added since the server's imports
-            tempfile.tempdir = None  # TMPDIR of the new environment applies
-            np.random.seed()  # else all ranks of a server would draw the same numbers
             gc.enable()
-            rank_main.serve(descriptors.answers)
+            rank_main.serve(control)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(1)
+
+    def _watch(self, connection: socket.socket, call: Callable[[], object]) -> None:
+        self._selector.register(connection, selectors.EVENT_READ, call)
+
+    def _forget(self, connection: socket.socket | None) -> None:
+        if connection is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(connection)
+            connection.close()
+
+    def _kill(self, pid: int) -> None:
+        """Kill a rank whose task has disconnected: it is gone, or ends the rank."""
+        process = self._processes[pid]
+        if process.task is not None:
+            self._selector.unregister(process.task)
+        os.kill(pid, signal.SIGKILL)
+
+    def _on_control(self, pid: int) -> None:
+        """Tell the task of a rank that waits for its next one that it has ended; nothing for a rank that has died."""
+        process = self._processes[pid]
+        if not process.control.recv(1):
+            self._selector.unregister(process.control)
+            return
+        if process.task is not None:
+            _reply(process.task, Exited(0))
+            self._forget(process.task)
+        process.task = None
+        process.until = time.monotonic() + (process.request.pool.idle_timeout if process.request.pool else 0.0)
+
+    def _on_pool(self, pid: int) -> None:
+        """Note that the driver has closed a pool: a rank of it ends when it waits."""
+        process = self._processes[pid]
+        self._forget(process.pool)
+        process.pool = None
+
+    def _end_overdue(self) -> None:
+        """Let ranks end that have waited long enough, and those whose pool is closed."""
+        for process in self._processes.values():
+            if process.task is None and (process.pool is None or time.monotonic() > process.until):
+                self._forget(process.control)
+                self._forget(process.pool)
+                process.pool = None
+
+    def _on_end(self, pid: int, code: int) -> None:
+        process = self._processes.pop(pid)
+        if process.task is not None:
+            _reply(process.task, Exited(code))
+        for connection in (process.control, process.task, process.pool):
+            self._forget(connection)
 
 
 def _ended() -> Iterator[tuple[int, int]]:
@@ -356,6 +266,7 @@ def _ended() -> Iterator[tuple[int, int]]:
 
 
 def _reply(connection: socket.socket, message: Forked | NotForked | Exited) -> None:
+    """Send a task a message, if it is there."""
     with contextlib.suppress(OSError), connection.makefile("wb") as stream:
         write_frame(stream, message)
 

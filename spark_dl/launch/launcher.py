@@ -7,7 +7,7 @@ import logging
 import pickle
 import queue
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -20,7 +20,7 @@ from spark_dl.launch.channel import Channel, MessageQueue
 from spark_dl.launch.failure import first_cause
 from spark_dl.launch.messages import JobEnded
 from spark_dl.launch.monitor import RankEvents, RankMonitor
-from spark_dl.launch.settings import LaunchSettings
+from spark_dl.launch.settings import LaunchSettings, ProcessSettings
 from spark_dl.launch.slot_queue import SlotQueue
 from spark_dl.spark.job import SparkJob
 from spark_dl.world import Rank
@@ -40,7 +40,7 @@ def run_ranks(
     settings: LaunchSettings,
     on_report: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda content: None,
     on_warning: Callable[[str], None] = lambda text: None,
-    modules: Sequence[str] = (),
+    processes: ProcessSettings = ProcessSettings(),  # noqa: B008 (frozen)
 ) -> list[Any]:
     """Call a function on Horovod ranks, once earlier calls of this application have their slots.
 
@@ -51,8 +51,7 @@ def run_ranks(
         settings: The launch settings.
         on_report: Called in this thread with the ranks' reports. What it returns, unless None, is sent to all ranks.
         on_warning: Called in this thread with warnings about waiting for slots and about stuck ranks.
-        modules: The modules that the function imports besides TensorFlow and Horovod. An executor imports them once
-            for all calls.
+        processes: The settings of the ranks' processes.
 
     Returns:
         The values that the ranks returned, in rank order.
@@ -69,13 +68,14 @@ def run_ranks(
         job = RankJob(
             payload=cloudpickle.dumps(function),
             channel=channel.address,
-            modules=tuple(modules),
+            modules=processes.modules,
             threads=settings.threads_per_worker,
             interface=settings.network_interface,
             share_gpus=settings.gpus_per_worker is None and slots.tasks_share_gpus(spark),
             reach_timeout=10.0,
             collective_timeout=settings.collective_timeout,
             log_level=logging.getLogger("spark_dl").getEffectiveLevel(),
+            pool=processes.pool.membership(spark) if processes.pool else None,
         )
         frame = spark.range(0, size, 1, size).mapInArrow(
             functools.partial(run_task, job),

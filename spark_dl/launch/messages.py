@@ -6,7 +6,7 @@ one user on one host, a task with its rank and its fork server, exchange pickles
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from spark_dl.launch.failure import Failure
@@ -24,6 +24,7 @@ __all__ = [
     "Heartbeat",
     "Idle",
     "JobEnded",
+    "Membership",
     "NoMoreReplies",
     "NotForked",
     "Peers",
@@ -217,6 +218,19 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Membership:
+    """A rank's membership of a pool.
+
+    Attributes:
+        driver: The address of the pool, whose token no other pool has.
+        idle_timeout: The seconds for which the process waits for its next task.
+    """
+
+    driver: Address
+    idle_timeout: float
+
+
+@dataclass(frozen=True)
 class RankRequest:
     """A task's request for a rank's process.
 
@@ -224,11 +238,21 @@ class RankRequest:
         environment: All environment variables of the process.
         path: Its sys.path.
         directory: Its working directory.
+        name: The rank's name.
+        settings: The variables among them that settle its cores and GPUs, which a process can't change.
+        pool: The pool of which the process is; None for a process that ends with its task.
     """
 
     environment: dict[str, str]
     path: list[str]
     directory: str
+    name: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    pool: Membership | None = None
+
+    def is_alike(self, other: RankRequest) -> bool:
+        """Return whether the process of this request can serve another one, too."""
+        return (self.name, self.settings, self.pool) == (other.name, other.settings, other.pool)
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,45 @@
-"""Main code of a rank's process: reads its `RankTask`, starts Horovod, calls the function, sends the result."""
+"""Main code of a rank's process: reads its `RankTask`, starts Horovod, calls the function, sends the result.
+
+A process of a pool does so for one task after the other.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import gc
+import importlib
 import logging
 import os
 import pickle
 import queue
+import socket
 import sys
+import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import cloudpickle
+import numpy as np
 
 from spark_dl.errors import ClusterError, explain
 from spark_dl.launch.failure import of_exception
 from spark_dl.launch.frames import read_frame, write_frame
-from spark_dl.launch.messages import Done, Failed, Heartbeat, Idle, NoMoreReplies, RankTask, Reply, Report, Started
+from spark_dl.launch.messages import (
+    Done,
+    Failed,
+    Heartbeat,
+    Idle,
+    NoMoreReplies,
+    RankRequest,
+    RankTask,
+    Reply,
+    Report,
+    Started,
+)
+from spark_dl.launch.rank_request import Descriptors, receive_request
 from spark_dl.world import Rank
 
 __all__ = ["serve", "without_rank"]
@@ -54,6 +73,7 @@ class _Heartbeats(threading.Thread):
         self._main = main
         self._count = 0
         self._where = ""
+        self._stopped = threading.Event()
 
     def heartbeat(self, where: str) -> None:
         """Count one heartbeat.
@@ -65,10 +85,9 @@ class _Heartbeats(threading.Thread):
         self._where = where
 
     def run(self) -> None:
-        """Send heartbeats until the process ends; the first one after `heartbeat` was called."""
+        """Send heartbeats until `stop`; the first one after `heartbeat` was called."""
         last_count = 0
-        while True:
-            time.sleep(_HEARTBEAT_SECONDS)
+        while not self._stopped.wait(_HEARTBEAT_SECONDS):
             if not self._count:
                 continue
             count, where = self._count, self._where
@@ -76,19 +95,106 @@ class _Heartbeats(threading.Thread):
             last_count = count
             self._answer(Heartbeat(self._rank, count, where, stack))
 
+    def stop(self) -> None:
+        """Send no more."""
+        self._stopped.set()
+
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._main)
         return "".join(traceback.format_stack(frame)[-_STACK_FRAMES:]) if frame else ""
 
 
-def serve(answers: int) -> NoReturn:
-    """Run the one `RankTask` that arrives on standard input, then exit.
+class _Replies(threading.Thread):
+    """Thread that queues the driver's replies, and ends this process with its task.
 
     Args:
-        answers: The file descriptor for the rank's messages.
+        incoming: The stream of the task's messages, which is closed at its end.
+
+    Attributes:
+        queue: The replies.
+    """
+
+    def __init__(self, incoming: BinaryIO) -> None:
+        super().__init__(daemon=True)
+        self.queue: queue.SimpleQueue[Reply | NoMoreReplies] = queue.SimpleQueue()
+        self._incoming = incoming
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        """Expect the end of the task from now on."""
+        self._ended.set()
+
+    def run(self) -> None:
+        """Queue the replies until the end of the task."""
+        with self._incoming:
+            while isinstance(message := read_frame(self._incoming), (Reply, NoMoreReplies)):
+                self.queue.put(message)
+        if not self._ended.is_set():
+            os._exit(1)
+
+
+def serve(control: socket.socket) -> NoReturn:
+    """Run the one `RankTask` of each request, then exit; in a pool, wait for the next request.
+
+    Args:
+        control: The connection to the fork server, which sends the requests.
     """
     _compute_undisturbed()
-    with os.fdopen(answers, "wb") as stream:
+    kept: dict[str, Any] = {}
+    while True:
+        request, descriptors = receive_request(control)
+        if request is None or descriptors is None:
+            _exit(0)
+        _enter(request, descriptors)
+        if not _serve_task(descriptors, kept) or request.pool is None:
+            _exit(0)
+        _leave()
+        control.sendall(b"w")
+        gc.collect()
+
+
+def _enter(request: RankRequest, descriptors: Descriptors) -> None:
+    """Make a request's environment and output those of this process."""
+    for standard in (1, 2):
+        os.dup2(descriptors.output, standard)
+    os.close(descriptors.output)
+    if descriptors.pool >= 0:
+        os.close(descriptors.pool)  # the fork server watches it
+    os.environ.clear()
+    os.environ.update(request.environment)
+    os.chdir(request.directory)
+    sys.path[:] = request.path
+    importlib.invalidate_caches()  # files may have been added since the imports
+    tempfile.tempdir = None  # TMPDIR of the new environment applies
+    np.random.seed()  # else all ranks of a fork server would draw the same numbers
+
+
+def _leave() -> None:
+    """Let go of the output of the task that has ended, whose Spark task waits for the output's end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for standard in (1, 2):
+        os.dup2(nowhere, standard)
+    os.close(nowhere)
+
+
+def _exit(code: int) -> NoReturn:
+    # Skip finalizers: threads of TensorFlow and Horovod may still run, and a crash in them would hide the result.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _serve_task(descriptors: Descriptors, kept: dict[str, Any]) -> bool:
+    """Run the `RankTask` that arrives; return whether its function has returned.
+
+    Args:
+        descriptors: The descriptors of the task's pipes.
+        kept: What the functions of earlier tasks have kept in this process.
+    """
+    incoming = os.fdopen(descriptors.task, "rb")
+    with os.fdopen(descriptors.answers, "wb") as stream:
         lock = threading.Lock()
 
         def answer(message: object) -> None:
@@ -96,16 +202,12 @@ def serve(answers: int) -> NoReturn:
                 write_frame(stream, message)
 
         answer(Idle())
-        task = read_frame(sys.stdin.buffer)
+        task = read_frame(incoming)
         if task is None:
-            os._exit(0)
-        replies: queue.SimpleQueue[Reply | NoMoreReplies] = queue.SimpleQueue()
-        threading.Thread(target=_take_replies, args=(replies,), daemon=True).start()
-        _run(task, answer, replies)
-    # Skip finalizers: threads of TensorFlow and Horovod may still run, and a crash in them would hide the result.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+            return False
+        replies = _Replies(incoming)
+        replies.start()
+        return _run(task, answer, replies, kept)
 
 
 def _compute_undisturbed() -> None:
@@ -118,31 +220,37 @@ def _compute_undisturbed() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _run(task: RankTask, answer: Answer, replies: queue.SimpleQueue[Reply | NoMoreReplies]) -> None:
+def _run(task: RankTask, answer: Answer, replies: _Replies, kept: dict[str, Any]) -> bool:
     from spark_dl.collectives import HorovodCollectives
 
     os.environ.update(task.environment)
     world = task.world
     _log_to_output(world.rank, task.log_level)
     collectives = HorovodCollectives(world)
+    heartbeats = _Heartbeats(world.rank, answer, threading.get_ident())
     try:
         collectives.start()
         answer(Started(world.rank))
         _log.info("Horovod runs on rank %d of %d, on host %s.", world.rank, world.size, world.host)
         function = pickle.loads(task.payload)
-        heartbeats = _Heartbeats(world.rank, answer, threading.get_ident())
         heartbeats.start()
 
         rank = Rank(
             world,
             lambda content: answer(Report(content)),
             heartbeats.heartbeat,
-            functools.partial(_wait_for_reply, replies, heartbeats),
+            functools.partial(_wait_for_reply, replies.queue, heartbeats),
+            kept,
         )
-        answer(Done(cloudpickle.dumps(function(rank))))
+        value = cloudpickle.dumps(function(rank))
+        heartbeats.stop()
+        replies.end()
+        answer(Done(value))
+        return True
     except BaseException as error:
         sys.stdout.flush()
         answer(Failed(of_exception(error, world.rank, world.host)))
+        return False
     finally:
         collectives.stop()
 
@@ -152,7 +260,7 @@ def _log_to_output(rank: int, level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s rank {rank} %(name)s: %(message)s"))
     logger = logging.getLogger("spark_dl")
-    logger.addHandler(handler)
+    logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False  # the user's function may configure the root logger
 
@@ -177,10 +285,3 @@ def _wait_for_reply(replies: queue.SimpleQueue[Reply | NoMoreReplies], heartbeat
                 )
             )
         heartbeats.heartbeat("waiting for the driver")
-
-
-def _take_replies(replies: queue.SimpleQueue[Reply | NoMoreReplies]) -> None:
-    """Queue the driver's replies; end this process with its task."""
-    while isinstance(message := read_frame(sys.stdin.buffer), (Reply, NoMoreReplies)):
-        replies.put(message)
-    os._exit(1)

@@ -17,18 +17,21 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from spark_dl.launch import fork_server
+from spark_dl.launch import fork_client
+from spark_dl.launch.channel import Sender
 from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.launch.messages import (
     DriverMessage,
     Exited,
     Forked,
     Idle,
+    Membership,
     NoMoreReplies,
     NotForked,
     RankRequest,
     RankTask,
 )
+from spark_dl.launch.rank_request import Descriptors, send_request
 from spark_dl.redaction import redact
 
 __all__ = ["Exit", "RankProcess"]
@@ -57,15 +60,23 @@ class RankProcess:
         environment: The variables that override the task's own.
         modules: The modules that are imported besides TensorFlow and Horovod before the fork.
         name: The rank's name, which stands before each line of its output in the executor's log; "" for none.
+        pool: The pool that the process belongs to; None for none. A process of a pool may have run for it before, and
+            waits for its next task instead of ending.
 
     Attributes:
         pid: The process id; 0 until the fork server has reported it.
 
     Raises:
-        ClusterError: The fork server can't be started.
+        ClusterError: The fork server can't be started, or the driver can't be reached.
     """
 
-    def __init__(self, environment: Mapping[str, str], modules: Sequence[str] = (), name: str = "") -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        modules: Sequence[str] = (),
+        name: str = "",
+        pool: Membership | None = None,
+    ) -> None:
         # A killed rank leaves TensorFlow's temporary files; Spark removes its own directory even after a crash.
         spark_directory = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
         parent = spark_directory if os.path.isdir(spark_directory) else None
@@ -75,18 +86,19 @@ class RankProcess:
         self._code: int | None = None
         self._ended = threading.Event()
         self._log: collections.deque[str] = collections.deque(maxlen=_LOG_LINES)
-        self._server, self._server_directory = fork_server.connect(environment, modules)
-        (task, own_task), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
+        self._server, self._server_directory = fork_client.connect(environment, modules)
         variables = {
             **os.environ,
             **environment,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "TMPDIR": self._directory.name,
         }
-        descriptors = fork_server.Descriptors(task, output, answers)
-        fork_server.request_rank(self._server, RankRequest(variables, list(sys.path), os.getcwd()), descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        request = RankRequest(variables, list(sys.path), os.getcwd(), name, dict(environment), pool)
+        (task, own_task), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
+        descriptors = Descriptors(task, output, answers, Sender(pool.driver).detach() if pool else -1)
+        with contextlib.suppress(OSError):  # the server is gone, which the end of its connection shows
+            send_request(self._server, request, descriptors)
+        descriptors.close()
         self._task = os.fdopen(own_task, "wb")
         self._answers = os.fdopen(own_answers, "rb")
         self._pump = threading.Thread(target=self._forward_output, args=(os.fdopen(own_output, "rb"),), daemon=True)
@@ -152,7 +164,7 @@ class RankProcess:
                     self._on_reply(reply)
             if self._code is None:
                 self._code = _KILLED if self.pid else 1
-                log = fork_server.log_tail(self._server_directory)
+                log = fork_client.log_tail(self._server_directory)
                 self._log.append(f"The process that ranks are forked from has ended; its last output: {log}\n")
         finally:
             self._ended.set()

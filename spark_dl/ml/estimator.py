@@ -29,6 +29,7 @@ from spark_dl.fit.validation import marked, marked_schema, marking
 from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
 from spark_dl.io.workspace import Workspace
+from spark_dl.launch.pool import RankPool
 from spark_dl.launch.settings import LaunchSettings
 from spark_dl.launch.slots import check_cluster, setting_of, slots_of
 from spark_dl.ml.fit_log import FitLog
@@ -198,6 +199,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
         rows: Callable[[Store], ConvertedDataset],
         source: Callable[[], RowSource],
         parent: str = "",
+        pool: RankPool | None = None,
     ) -> KerasModel:
         """Train a model by a checked specification.
 
@@ -207,6 +209,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             rows: Takes the workspace and returns the converted dataset.
             source: Returns the files and tables that the DataFrame was read from.
             parent: The id of the parent record at the tracker; empty for none.
+            pool: The pool of the ranks; None for ranks that end with the fit.
         """
         options, settings = spec.options, LaunchSettings.of(spec.options)
         for note in spec.notes:
@@ -229,7 +232,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             check_rows(converted, spec.conversion, options)
             log.rows(converted, source)
             plan = self._train_plan(spec, converted, workspace, checkpoints)
-            trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted))
+            trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted), pool)
             fitted = self._fitted(workspace.read(trained.result.model_file), spec, trained, log.record.open())
             log.result(trained, fitted, workspace)
         return log.with_unlogged(fitted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,13 +20,14 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import DataError, ModelError, OptionError, explain
 from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
+from spark_dl.launch.pool import RankPool
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.summary import TrainingSummary
 from spark_dl.redaction import redacted_errors
 from spark_dl.spark.row_source import RowSource
 from spark_dl.streaming.champion import Champion
-from spark_dl.streaming.checks import check_integer
+from spark_dl.streaming.checks import check_integer, check_number
 from spark_dl.streaming.drift import Adwin
 from spark_dl.streaming.estimator import stream_estimator
 from spark_dl.streaming.publishing import Publisher
@@ -39,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 # Spark's name of the streaming query, in the thread that calls the function of foreachBatch.
 _QUERY = "sql.streaming.queryId"
+_LONGEST_IDLE_SECONDS = 86_400.0
 
 
 class StreamTrainer:
@@ -54,7 +57,8 @@ class StreamTrainer:
     new checkpoint continues with the model and counts its batches from 0; calls outside of a query count by themselves.
 
     A batch of at most `driverRows` rows is trained in the driver's process, as a fit by one worker trains. A larger one
-    is trained by a fit on `numWorkers` ranks that begins with the model.
+    is trained by a fit on `numWorkers` ranks that begins with the model. The ranks wait for the next large batch on
+    their executors for `rankIdleTimeout` seconds, and end with the query; those that were killed are started again.
 
     With tracking, each query is an MLflow run with the prequential metrics by the number of the batch. The query needs
     classic Spark: on Spark Connect, foreachBatch runs in a process of the server.
@@ -70,6 +74,8 @@ class StreamTrainer:
         drift: The drift detector; None for none. When it finds a change, the buffer is emptied.
         champion: The settings of the champion in the model registry; None for none.
         driverRows: The largest batch that is trained in the driver's process.
+        rankIdleTimeout: The seconds for which ranks wait for the next large batch with their graphs, in memory but
+            without a slot of Spark; they end with the query, too. 0 ends them with their batch.
 
     Raises:
         OptionError: A value can't be used, or the estimator has an option that streams don't have.
@@ -84,8 +90,10 @@ class StreamTrainer:
         drift: Adwin | None = None,
         champion: Champion | None = None,
         driverRows: int = 20_000,
+        rankIdleTimeout: float = 120.0,
     ) -> None:
         check_integer("driverRows", driverRows, 1)
+        check_number("rankIdleTimeout", rankIdleTimeout, 0, _LONGEST_IDLE_SECONDS)
         kinds = {"buffer": (buffer, ReplayBuffer), "drift": (drift, Adwin), "champion": (champion, Champion)}
         for name, (value, kind) in kinds.items():
             if value is not None and not isinstance(value, kind):
@@ -103,6 +111,8 @@ class StreamTrainer:
         facts = {"stateDir": self._store.shown, "buffer": buffer, "drift": drift, "champion": champion}
         self._publisher = Publisher(self._estimator, options, champion, facts)
         self._session: Session | None = None
+        self._ranks = RankPool(rankIdleTimeout) if rankIdleTimeout else None
+        self._watched: set[str] = set()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
@@ -155,7 +165,9 @@ class StreamTrainer:
             writer = writer.trigger(**trigger)
         if queryName:
             writer = writer.queryName(queryName)
-        return writer.start()
+        query = writer.start()
+        self._end_with(query)
+        return query
 
     @redacted_errors()
     def __call__(self, rows: DataFrame, batchId: int) -> None:
@@ -200,9 +212,26 @@ class StreamTrainer:
             return self._estimator._model_of(content, self._session.spec, TrainingSummary())
 
     def close(self) -> None:
-        """End the MLflow run, when the query has ended for good."""
+        """End the MLflow run, and the ranks that wait, when the query has ended for good."""
         with self._lock:
             self._publisher.close()
+            if self._ranks is not None:
+                self._ranks.close()
+
+    def _end_with(self, query: StreamingQuery) -> None:
+        """End the ranks that wait when a query ends."""
+        ranks = self._ranks
+        if ranks is None or query.id in self._watched:
+            return
+        self._watched.add(query.id)
+
+        def wait() -> None:
+            with contextlib.suppress(Exception):  # the query's own error, which its user gets from it
+                query.awaitTermination()
+            self._watched.discard(query.id)
+            ranks.close()
+
+        threading.Thread(target=wait, name="spark-dl-stream-end", daemon=True).start()
 
     def _opened(self, rows: DataFrame) -> Session:
         """Return the session, for rows with the columns that it has been opened for."""
@@ -284,7 +313,7 @@ class StreamTrainer:
             dataset = self._estimator._convert(rows, spec, workspace)
             return append_rows(dataset, spec.conversion, replayed) if len(replayed[0]) else dataset
 
-        fitted = self._estimator._train(rows.sparkSession, spec, converted, RowSource)
+        fitted = self._estimator._train(rows.sparkSession, spec, converted, RowSource, pool=self._ranks)
         session.replace_learner(fitted._fitted_content())
 
 

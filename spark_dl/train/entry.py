@@ -38,7 +38,7 @@ def run_rank(plan: TrainPlan, look: Look[T] | None, rank: Rank) -> tuple[TrainRe
             rank.report(encode(content))
 
     collectives = make_collectives(rank.world)
-    result = train(plan, collectives, report, rank.heartbeat, rank.reply if plan.asks_driver else None)
+    result = train(plan, collectives, report, rank.heartbeat, rank.reply if plan.asks_driver else None, rank.kept)
     if look is None:
         return result, None
     report(ResultReport(result))

@@ -9,13 +9,10 @@ from typing import Any
 
 import cloudpickle
 import keras
-import numpy as np
 
-from spark_dl._compat.keras import is_seed
 from spark_dl.collectives import Collectives
 from spark_dl.data.dataset import WEIGHT
 from spark_dl.log_values import plain_value
-from spark_dl.train.augment import augment_features
 from spark_dl.train.callbacks.ask_driver import AskDriver
 from spark_dl.train.callbacks.checkpointing import SaveCheckpoint
 from spark_dl.train.callbacks.compare_ranks import CompareRanks
@@ -26,21 +23,17 @@ from spark_dl.train.callbacks.progress import MeasureSpeed, ReportProgress, Send
 from spark_dl.train.callbacks.state import CallbackState
 from spark_dl.train.callbacks.sync import SyncEarlyStop, SyncMetrics, runs_on
 from spark_dl.train.callbacks.warm_up import WarmUp
-from spark_dl.train.federated import federated_callbacks
 from spark_dl.train.feed import Feed
-from spark_dl.train.joined_losses import JoinedLosses
+from spark_dl.train.kept import Keeping
 from spark_dl.train.metrics.joins import MetricJoin, metric_joins
 from spark_dl.train.model.examples import examples_of_model
 from spark_dl.train.model.keras_settings import apply_settings
-from spark_dl.train.model.optimizers import restore_unsaved
-from spark_dl.train.model.parts import seed_states, shift_seeds
-from spark_dl.train.model.serialization import from_bytes, register, settings_of, to_bytes
-from spark_dl.train.optimizer import GradientReducer, distribute
+from spark_dl.train.model.serialization import register, settings_of, to_bytes
 from spark_dl.train.plan import TrainPlan, TrainResult
-from spark_dl.train.private import PoissonFeed, ReportEpsilon, private_steps
+from spark_dl.train.prepared import PreparedModel, prepare
+from spark_dl.train.private import PoissonFeed, ReportEpsilon
 from spark_dl.train.reports import TrainReporter
-from spark_dl.train.speed import StepClock
-from spark_dl.train.step import build_state, compile_gradients, has_own_test_step, prepare_steps, quick_train_function
+from spark_dl.train.step import has_own_test_step
 
 __all__ = ["train"]
 
@@ -53,6 +46,7 @@ def train(
     report: TrainReporter,
     heartbeat: Callable[[str], None] = lambda where: None,
     reply: Callable[[], dict[str, Any]] | None = None,
+    kept: dict[str, Any] | None = None,
 ) -> TrainResult:
     """Train the plan's model on this rank's shard.
 
@@ -63,6 +57,7 @@ def train(
         heartbeat: The function that takes the training position as text; called on every rank.
         reply: The function that waits for the driver's verdict after each epoch, called on every rank; None if the
             driver isn't asked.
+        kept: What this process keeps between trainings; None for nothing.
 
     Returns:
         The training result. Rank 0 has written the final model to the workspace.
@@ -73,27 +68,28 @@ def train(
     content = plan.workspace.read(plan.initial_model)
     # Within this scope, models are saved under the object names that they were loaded with.
     with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
-        return _train(plan, content, collectives, report, heartbeat, reply)
+        feed = Feed.of(plan, collectives.world)
+        if plan.privacy:
+            feed = PoissonFeed.over(feed, plan.privacy)
+        keeping = Keeping({} if kept is None else kept, plan, content, feed, collectives.world)
+        keras.utils.set_random_seed((plan.options.seed * 1_000_003 + collectives.world.rank) % 2**32)
+        prepared = keeping.take(collectives) or prepare(plan, content, feed, collectives)
+        result = _train(plan, prepared, feed, collectives, report, heartbeat, reply)
+        keeping.keep(prepared)
+        return result
 
 
 def _train(
     plan: TrainPlan,
-    content: bytes,
+    prepared: PreparedModel,
+    feed: Feed,
     collectives: Collectives,
     report: TrainReporter,
     heartbeat: Callable[[str], None],
     reply: Callable[[], dict[str, Any]] | None,
 ) -> TrainResult:
-    """Run `train` with the custom objects and Keras's settings in effect."""
-    world = collectives.world
-    feed = Feed.of(plan, world)
-    if plan.privacy:
-        feed = PoissonFeed.over(feed, plan.privacy)
-    keras.utils.set_random_seed((plan.options.seed * 1_000_003 + world.rank) % 2**32)
-    model = _model(plan, content, collectives)
-    clock = StepClock()
-    before, after = federated_callbacks(plan, model, collectives)
-    reducer = _prepare(model, plan, feed, collectives, clock)
+    """Train a prepared model, with the custom objects and Keras's settings in effect."""
+    world, model, reducer, clock = collectives.world, prepared.model, prepared.reducer, prepared.clock
     user_callbacks = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     joins = _metric_joins(plan, model) if world.size > 1 else ()
     followers = list(user_callbacks.values())
@@ -104,20 +100,20 @@ def _train(
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
     state = CallbackState(own)
     saving = SaveCheckpoint(plan, agreement, state, feed.steps, report)
-    keeping = KeepRows(measure, feed, plan.options.epochs, report if world.is_leader else lambda content: None)
+    rows_kept = KeepRows(measure, feed, plan.options.epochs, report if world.is_leader else lambda content: None)
     callbacks = _OneTraining(
         [
             SendHeartbeats(heartbeat, plan.start),
-            *before,
+            *prepared.before,
             agreement,
-            *after,
+            *prepared.after,
             *([ReportEpsilon(plan.privacy.epsilons)] if plan.privacy else ()),
             *_warm_up(plan, feed),
             *own.values(),
             CompareRanks(collectives, agreement.moving_variables),
             measure,
             *([AskDriver(report, reply)] if reply else ()),
-            keeping,
+            rows_kept,
             saving,
             *(_of_leader(plan, feed, measure, report) if world.is_leader else ()),
             SyncEarlyStop(collectives, reducer),
@@ -175,63 +171,12 @@ def _of_leader(
     return [WatchFinite(report), progress, *tracing]
 
 
-def _prepare(
-    model: keras.Model, plan: TrainPlan, feed: Feed, collectives: Collectives, clock: StepClock
-) -> GradientReducer:
-    """Wrap the model's steps for distributed training; return the reducer of its gradients."""
-    world = collectives.world
-    reducer = GradientReducer(
-        collectives,
-        clock,
-        accumulate=plan.options.gradient_accumulation,
-        steps=feed.steps,
-        fp16=plan.options.compression == "fp16" and world.size > 1,
-    )
-    if plan.start is not None:
-        reducer.skip(plan.start.step)
-    several = world.size > 1 or plan.options.gradient_accumulation > 1
-    several = several and plan.privacy is None and plan.federated is None
-    if several:
-        distribute(model, reducer)
-    if plan.privacy:
-        build_state(model, feed.example)
-        private_steps(model, plan.privacy, reducer)
-    if plan.options.jit_compile:
-        compile_gradients(model)
-    if plan.augment:
-        augment_features(model, cloudpickle.loads(plan.augment), world.rank)
-    # Metric states are joined over ranks: if one rank builds them before the first step, all must.
-    empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
-    if empty[0] or (plan.start is not None and plan.start.metrics):
-        build_state(model, feed.example)
-    losses = JoinedLosses(model, collectives, reducer) if several else None
-    prepare_steps(model, reducer, clock, feed.empty_steps > 0, losses)
-    quick_train_function(model, reducer)
-    return reducer
-
-
 def _history(plan: TrainPlan, model: keras.Model) -> dict[str, list[Any]]:
     """Return each metric's values over all epochs, including those before the starting checkpoint."""
     history = {**(plan.start.history if plan.start else {})}
     for name, values in getattr(model.history, "history", {}).items():
         history[name] = [*history.get(name, []), *map(plain_value, values)]
     return history
-
-
-def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.Model:
-    """Load the model to start from, with rank 0's state on all ranks."""
-    model = from_bytes(content)
-    # XLA can't compile the collective; `compile_gradients` compiles the part of the step before it.
-    model.jit_compile = False
-    # Steps are counted one by one.
-    model.steps_per_execution = 1
-    if plan.start is not None:
-        for variable, state in zip(seed_states(model), plan.start.seeds, strict=True):
-            variable.assign(np.array(state, np.int64).astype(str(variable.dtype)))
-    _start_alike(model, collectives)
-    if plan.start is not None and plan.start.optimizers_file:
-        restore_unsaved(model, plan.checkpoints.read(plan.start.optimizers_file))
-    return model
 
 
 def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTraining) -> float:
@@ -264,6 +209,7 @@ def _fit(model: keras.Model, plan: TrainPlan, feed: Feed, callbacks: _OneTrainin
                 callbacks=callbacks,
                 verbose=0,
             )
+    model.optimizer.finalize_variable_values = finalize
     if done >= plan.options.epochs:  # only the end of training is left
         callbacks.on_train_begin()
         finalize(model.trainable_weights)
@@ -299,19 +245,3 @@ class _OneTraining(keras.callbacks.CallbackList):
         """End training, in the last call of `fit` or when training was stopped early."""
         if self.ends or self.model.stop_training:
             super().on_train_end(logs)
-
-
-def _start_alike(model: keras.Model, collectives: Collectives) -> None:
-    """Copy rank 0's weights, optimizer state and seeds to all ranks, then shift each rank's seeds by its number."""
-    if not model.optimizer.built:  # an unbuilt LossScaleOptimizer would reset its state
-        model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    for index, variable in enumerate(variables):
-        value = np.asarray(variable)
-        if collectives.world.size > 1:
-            # Seeds are uint32, a dtype that Horovod doesn't support.
-            sent = value.astype(np.int64) if is_seed(variable) else value
-            sent = collectives.broadcast(sent, f"spark_dl.variable.{index}")
-            variable.assign(sent.reshape(value.shape).astype(value.dtype))
-        if is_seed(variable):
-            shift_seeds([variable], collectives.world.rank)

@@ -73,6 +73,13 @@ class GradientReducer:
         """Start counting after this many steps of the epoch, taken before training was resumed."""
         self._step.assign(steps)
 
+    def restart(self) -> None:
+        """Count from the first step of an epoch, without votes: another training begins with the same graphs."""
+        for variable in (self.wants_stop, self.stop_votes, self._step):
+            variable.assign(tf.zeros_like(variable))
+        self.validating.assign(False)
+        self.voted = self.stop_votes
+
     def begin(self, rows: Any) -> None:
         """Record the rows of the step that begins; called in a graph.
 

@@ -59,6 +59,11 @@ class StepClock:
         if math.isfinite(self._idle_since.numpy()):
             self._idle_since.assign(tf.timestamp())
 
+    def reset(self) -> None:
+        """Forget all steps, as if there had been none."""
+        self.take()
+        self._idle_since.assign(math.inf)
+
     def begin(self, made: Any) -> None:
         """Record the beginning of a step; called in a graph.
 

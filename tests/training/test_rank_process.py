@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from spark_dl.errors import ClusterError
-from spark_dl.launch import fork_server
+from spark_dl.launch import fork_client, fork_server
 from spark_dl.launch.failure import Failure
 from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.launch.messages import Done, Failed, Idle, RankTask, Reply, Report, Started
@@ -363,8 +363,8 @@ def test_a_child_that_outlives_its_rank_holds_nobody_up() -> None:
 
 
 def test_who_asks_for_nothing_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    silent, _ = fork_server.connect(task_environment(1, [], 0), ())
-    talking, _ = fork_server.connect(task_environment(1, [], 0), ())
+    silent, _ = fork_client.connect(task_environment(1, [], 0), ())
+    talking, _ = fork_client.connect(task_environment(1, [], 0), ())
     talking.sendall(b"r" * 100)
     with silent, talking:
         assert told({})["own"] is None
@@ -383,7 +383,7 @@ def test_leaving_does_not_wait_for_an_import() -> None:
 
 
 def test_a_directory_that_others_can_use_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fork_server, "_directory_for", lambda variables, modules: tmp_path / "host")
+    monkeypatch.setattr(fork_client, "_directory_for", lambda variables, modules: tmp_path / "host")
     (tmp_path / "host").mkdir(mode=0o755)
     with pytest.raises(ClusterError, match=r"isn't this user's alone.*drwxr-xr-x"):
         RankProcess({})

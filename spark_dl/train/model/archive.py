@@ -16,10 +16,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-__all__ = ["add_record", "config_text", "read_record", "refuse_hostile", "split_record"]
+__all__ = ["add_record", "config_text", "read_record", "refuse_hostile", "split_record", "structure"]
 
 # Archive member of this package; Keras ignores it.
 _RECORD, _JSON = "spark_dl.h5", "record"
+# Archive members of Keras: the config, and the date on which it saved the model.
+_CONFIG, _METADATA = "config.json", "metadata.json"
 
 # Keras doesn't compress, so the content is about as large as the archive; other writers may compress.
 _LARGE_BYTES, _TIMES = 256 << 20, 20
@@ -32,7 +34,36 @@ def _opened(content: bytes | str) -> zipfile.ZipFile:
 def config_text(content: bytes | str) -> str:
     """Read the config of a Keras model, as JSON text, from its `.keras` bytes or their file's path."""
     with _opened(content) as archive:
-        return archive.read("config.json").decode()
+        return archive.read(_CONFIG).decode()
+
+
+def structure(content: bytes) -> str:
+    """Return all of a Keras model's `.keras` bytes but the values of variables: config, assets, and the record."""
+    with _opened(content) as archive:
+        members = sorted((member.filename, member.CRC) for member in archive.infolist())
+        config = json.loads(archive.read(_CONFIG))
+    assets = [member for member in members if not member[0].endswith(".h5") and member[0] not in (_CONFIG, _METADATA)]
+    _number_shared(config, {})
+    _drop_rates((config.get("compile_config") or {}).get("optimizer"))
+    return json.dumps([config, assets, read_record(content)], sort_keys=True)
+
+
+def _number_shared(config: Any, numbers: dict[int, int]) -> None:
+    """Number the objects that parts of a config share: Keras writes their addresses in memory."""
+    for name, value in config.items() if isinstance(config, dict) else enumerate(config):
+        if name == "shared_object_id":
+            config[name] = numbers.setdefault(value, len(numbers))
+        elif isinstance(value, (dict, list)):
+            _number_shared(value, numbers)
+
+
+def _drop_rates(config: Any) -> None:
+    """Remove learning rates that are the value of a variable, from an optimizer's config and those that it wraps."""
+    for name, value in list(config.items()) if isinstance(config, dict) else ():
+        if name == "learning_rate" and isinstance(value, float):
+            del config[name]
+        else:
+            _drop_rates(value)
 
 
 def add_record(path: str, record: Mapping[str, Any], values: Mapping[int, np.ndarray]) -> None:

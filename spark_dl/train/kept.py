@@ -1,0 +1,88 @@
+"""The model that a rank's process keeps for its next training, with the graphs of its steps.
+
+A process of a pool (`launch/pool.py`) trains once for each launch. If the next training differs from the last one in
+its rows and in the values of variables alone, it takes these values into the model that is there: the same weights
+result as from a new model, whose graphs would have to be traced first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+
+from spark_dl.collectives import Collectives
+from spark_dl.train.feed import Feed
+from spark_dl.train.model.archive import structure
+from spark_dl.train.model.serialization import from_bytes
+from spark_dl.train.model.values import take_values
+from spark_dl.train.plan import TrainPlan
+from spark_dl.train.prepared import PreparedModel, start_alike
+from spark_dl.world import World
+
+__all__ = ["Keeping"]
+
+_KEPT = "spark_dl.train"
+
+
+class Keeping:
+    """Access of one training to the model that its process keeps.
+
+    Args:
+        kept: What functions keep in this process; `Rank.kept`.
+        plan: The training plan.
+        content: The `.keras` bytes of the model to start from.
+        feed: The rank's feed.
+        world: The rank's World.
+    """
+
+    def __init__(self, kept: dict[str, Any], plan: TrainPlan, content: bytes, feed: Feed, world: World) -> None:
+        self._kept = kept
+        self._content = content
+        self._signature = _signature(plan, content, feed, world) if _is_alike_each_time(plan) else ""
+
+    def take(self, collectives: Collectives) -> PreparedModel | None:
+        """Return the kept model with the values to start from; None if there is none for such a training.
+
+        Nothing is kept until `keep`, so that a training that fails leaves nothing.
+
+        Args:
+            collectives: The collectives of this rank's World.
+        """
+        signature, prepared = self._kept.pop(_KEPT, ("", None))
+        if not signature or signature != self._signature:
+            return None
+        found: PreparedModel = prepared
+        if not take_values(found.model, from_bytes(self._content)):
+            return None
+        start_alike(found.model, collectives)
+        found.reducer.restart()
+        found.clock.reset()
+        found.model.stop_training = False
+        return found
+
+    def keep(self, prepared: PreparedModel) -> None:
+        """Keep a model whose training has ended."""
+        if self._signature:
+            self._kept[_KEPT] = (self._signature, prepared)
+
+
+def _is_alike_each_time(plan: TrainPlan) -> bool:
+    """Return whether a model is fully determined by its structure and its variables.
+
+    Callbacks and augmentation layers have a state of their own; private and federated steps hold numbers of their fit.
+    """
+    plain = plan.start is None and plan.privacy is None and plan.federated is None and not plan.augment
+    return plain and not cloudpickle.loads(plan.callbacks)
+
+
+def _signature(plan: TrainPlan, content: bytes, feed: Feed, world: World) -> str:
+    """Return a hash of all that the graphs of a training depend on, besides the values of variables."""
+    options = replace(plan.options, epochs=1, initial_epoch=0)
+    steps = feed.steps if options.gradient_accumulation > 1 else 0
+    graphs = (world.rank, world.size, feed.empty_steps > 0, steps, plan.dataset.tensors, plan.class_weights)
+    fixed = pickle.dumps((options, graphs, plan.state_rules, plan.learning_rate, structure(content)))
+    return hashlib.sha256(fixed + plan.custom_objects).hexdigest()

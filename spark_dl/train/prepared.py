@@ -1,0 +1,127 @@
+"""Preparation of a model for the training by a rank: loaded alike on all ranks, with its steps wrapped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cloudpickle
+import keras
+import numpy as np
+
+from spark_dl._compat.keras import is_seed
+from spark_dl.collectives import Collectives
+from spark_dl.train.augment import augment_features
+from spark_dl.train.federated import federated_callbacks
+from spark_dl.train.feed import Feed
+from spark_dl.train.joined_losses import JoinedLosses
+from spark_dl.train.model.optimizers import restore_unsaved
+from spark_dl.train.model.parts import seed_states, shift_seeds
+from spark_dl.train.model.serialization import from_bytes
+from spark_dl.train.optimizer import GradientReducer, distribute
+from spark_dl.train.plan import TrainPlan
+from spark_dl.train.private import private_steps
+from spark_dl.train.speed import StepClock
+from spark_dl.train.step import build_state, compile_gradients, prepare_steps, quick_train_function
+
+__all__ = ["PreparedModel", "prepare", "start_alike"]
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model whose steps are prepared for the training by a rank.
+
+    Attributes:
+        model: The model.
+        reducer: The reducer of its gradients.
+        clock: The clock of its steps.
+        before: The callbacks of the preparation that run before those that join metrics.
+        after: Those that run after them.
+    """
+
+    model: keras.Model
+    reducer: GradientReducer
+    clock: StepClock
+    before: list[keras.callbacks.Callback]
+    after: list[keras.callbacks.Callback]
+
+
+def prepare(plan: TrainPlan, content: bytes, feed: Feed, collectives: Collectives) -> PreparedModel:
+    """Load a model, and wrap its steps for distributed training.
+
+    Args:
+        plan: The training plan.
+        content: The `.keras` bytes of the model to start from.
+        feed: The rank's feed.
+        collectives: The collectives of this rank's World.
+    """
+    model = _model(plan, content, collectives)
+    clock = StepClock()
+    before, after = federated_callbacks(plan, model, collectives)
+    return PreparedModel(model, _wrap_steps(model, plan, feed, collectives, clock), clock, before, after)
+
+
+def _wrap_steps(
+    model: keras.Model, plan: TrainPlan, feed: Feed, collectives: Collectives, clock: StepClock
+) -> GradientReducer:
+    """Wrap the model's steps for distributed training; return the reducer of its gradients."""
+    world = collectives.world
+    reducer = GradientReducer(
+        collectives,
+        clock,
+        accumulate=plan.options.gradient_accumulation,
+        steps=feed.steps,
+        fp16=plan.options.compression == "fp16" and world.size > 1,
+    )
+    if plan.start is not None:
+        reducer.skip(plan.start.step)
+    several = world.size > 1 or plan.options.gradient_accumulation > 1
+    several = several and plan.privacy is None and plan.federated is None
+    if several:
+        distribute(model, reducer)
+    if plan.privacy:
+        build_state(model, feed.example)
+        private_steps(model, plan.privacy, reducer)
+    if plan.options.jit_compile:
+        compile_gradients(model)
+    if plan.augment:
+        augment_features(model, cloudpickle.loads(plan.augment), world.rank)
+    # Metric states are joined over ranks: if one rank builds them before the first step, all must.
+    empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
+    if empty[0] or (plan.start is not None and plan.start.metrics):
+        build_state(model, feed.example)
+    losses = JoinedLosses(model, collectives, reducer) if several else None
+    prepare_steps(model, reducer, clock, feed.empty_steps > 0, losses)
+    quick_train_function(model, reducer)
+    return reducer
+
+
+def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.Model:
+    """Load the model to start from, with rank 0's state on all ranks."""
+    model = from_bytes(content)
+    # XLA can't compile the collective; `compile_gradients` compiles the part of the step before it.
+    model.jit_compile = False
+    # Steps are counted one by one.
+    model.steps_per_execution = 1
+    if plan.start is not None:
+        for variable, state in zip(seed_states(model), plan.start.seeds, strict=True):
+            variable.assign(np.array(state, np.int64).astype(str(variable.dtype)))
+    start_alike(model, collectives)
+    if plan.start is not None and plan.start.optimizers_file:
+        restore_unsaved(model, plan.checkpoints.read(plan.start.optimizers_file))
+    return model
+
+
+def start_alike(model: keras.Model, collectives: Collectives) -> None:
+    """Copy rank 0's weights, optimizer state and seeds to all ranks, then shift each rank's seeds by its number."""
+    if not model.optimizer.built:  # an unbuilt LossScaleOptimizer would reset its state
+        model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    for index, variable in enumerate(variables):
+        value = np.asarray(variable)
+        if collectives.world.size > 1:
+            # Seeds are uint32, a dtype that Horovod doesn't support.
+            sent = value.astype(np.int64) if is_seed(variable) else value
+            sent = collectives.broadcast(sent, f"spark_dl.variable.{index}")
+            variable.assign(sent.reshape(value.shape).astype(value.dtype))
+        if is_seed(variable):
+            shift_seeds([variable], collectives.world.rank)

@@ -1,0 +1,214 @@
+"""A model that a process keeps is trained to the bits of a new one, and isn't kept where it couldn't be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cloudpickle
+import keras
+import numpy as np
+import pytest
+from rows import packed_arrays
+
+from spark_dl.collectives import SoloCollectives
+from spark_dl.io.store import Store
+from spark_dl.options import TrainingOptions
+from spark_dl.train.loop import train
+from spark_dl.train.model.serialization import from_bytes, to_bytes
+from spark_dl.train.plan import INITIAL_MODEL, TrainPlan, TrainResult
+from spark_dl.world import solo
+
+RANDOM = np.random.default_rng(4)
+X = RANDOM.normal(size=(90, 6)).astype("float32")
+Y = RANDOM.integers(0, 3, 90).astype("int32")
+FIRST, SECOND = slice(0, 50), slice(50, 90)
+HELD_OUT = np.arange(50) % 4 == 0
+
+
+def a_model(*layers: keras.layers.Layer, optimizer: Any = None, inputs: Any = None) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([inputs or keras.Input((6,)), *layers, keras.layers.Dense(3, "softmax", dtype="float32")])
+    model.compile(optimizer or keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def dropout() -> keras.Model:
+    layers = keras.layers
+    return a_model(layers.Dense(8, "relu"), layers.BatchNormalization(), layers.Dropout(0.5), layers.GaussianNoise(0.1))
+
+
+def recurrent() -> keras.Model:
+    return a_model(keras.layers.Reshape((3, 2)), keras.layers.LSTM(4, dropout=0.2))
+
+
+def averaged() -> keras.Model:
+    return a_model(optimizer=keras.optimizers.AdamW(0.01, use_ema=True, ema_overwrite_frequency=None))
+
+
+def scheduled() -> keras.Model:
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 5, 0.5)
+    return a_model(optimizer=keras.optimizers.Nadam(rate, clipnorm=0.5))
+
+
+def scaled() -> keras.Model:
+    half = keras.layers.Dense(8, "relu", dtype="mixed_float16")
+    return a_model(half, optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.9)))
+
+
+def frozen() -> keras.Model:
+    layers = [keras.layers.Dense(8, "relu", trainable=False), keras.layers.LayerNormalization()]
+    return a_model(*layers)
+
+
+MODELS = (dropout, recurrent, averaged, scheduled, scaled, frozen)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulated": {"gradient_accumulation": 2},
+    "compiled": {"jit_compile": True},
+    "shuffled": {"shuffle": True},
+}
+
+
+def a_plan(directory: Path, content: bytes, rows: slice, options: TrainingOptions, **others: Any) -> TrainPlan:
+    held = HELD_OUT[: len(X[rows])] if others.pop("validated", False) else None
+    workspace = Store.at(str(directory))
+    plan = TrainPlan(
+        dataset=packed_arrays(directory / "data", X[rows], Y[rows], held, rows=10),
+        workspace=workspace,
+        checkpoints=workspace.child("checkpoints"),
+        custom_objects=cloudpickle.dumps({}),
+        callbacks=cloudpickle.dumps([]),
+        reader="arrow",
+        options=options,
+        monitor="loss",
+    )
+    plan.checkpoints.make()
+    workspace.write(INITIAL_MODEL, content)
+    return replace(plan, **others)
+
+
+def run(plan: TrainPlan, kept: dict[str, Any]) -> tuple[TrainResult, bytes]:
+    result = train(plan, SoloCollectives(solo()), lambda report: None, kept=kept)
+    return result, plan.workspace.read(result.model_file)
+
+
+def values(content: bytes) -> list[np.ndarray]:
+    """The values of all variables; seeds are drawn by whoever loads the model."""
+    model = from_bytes(content)
+    found = [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
+    return [np.asarray(variable) for variable in found if "seed_generator" not in variable.path]
+
+
+def trained(directory: Path, model: keras.Model) -> bytes:
+    """A model after a training: as its optimizer is built, its file has all that later ones have."""
+    options = TrainingOptions(batch_size=10, epochs=1, shuffle=False)
+    return run(a_plan(directory / "before", to_bytes(model), FIRST, options), {})[1]
+
+
+def kept_model(kept: dict[str, Any]) -> Any:
+    (entry,) = kept.values()
+    return entry[1].model
+
+
+def same_as_new(tmp_path: Path, content: bytes, options: TrainingOptions, **others: Any) -> Any:
+    """Train twice, on other rows and with the result of the first, in a process that keeps, and in new ones."""
+    kept: dict[str, Any] = {}
+    _, between = run(a_plan(tmp_path / "first", content, FIRST, options, **others), kept)
+    model = kept_model(kept)
+    plan = a_plan(tmp_path / "second", between, SECOND, options, **others)
+    (result, after), (expected, expected_after) = run(plan, kept), run(plan, {})
+    assert result.history == expected.history
+    assert all(np.array_equal(*pair) for pair in zip(values(after), values(expected_after), strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(values(after), values(between), strict=True))
+    assert kept_model(kept) is model
+    return model
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_kept_model_is_trained_to_the_bits_of_a_new_one(tmp_path: Path, model: Callable[[], keras.Model]) -> None:
+    options = TrainingOptions(batch_size=8, epochs=2, shuffle=False)
+    same_as_new(tmp_path, trained(tmp_path, model()), options, validated=model is dropout)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_with_other_options_too(tmp_path: Path, options: dict[str, Any]) -> None:
+    rows = {"batch_size": 8, "epochs": 2, "shuffle": False, **options}
+    if "gradient_accumulation" not in options:
+        same_as_new(tmp_path, trained(tmp_path, dropout()), TrainingOptions(**rows))
+        return
+    content = trained(tmp_path, dropout())
+    kept: dict[str, Any] = {}  # the last step of an epoch is known by its number, which differs between these rows
+    run(a_plan(tmp_path / "first", content, FIRST, TrainingOptions(**rows)), kept)
+    model = kept_model(kept)
+    run(a_plan(tmp_path / "second", content, SECOND, TrainingOptions(**rows)), kept)
+    assert kept_model(kept) is not model
+
+
+class Counted(keras.Model):
+    traced: ClassVar[list[int]] = []
+
+    def train_step(self, data: Any) -> Any:
+        self.traced.append(1)
+        return super().train_step(data)
+
+
+def test_a_step_is_traced_once(tmp_path: Path) -> None:
+    inputs = keras.Input((6,))
+    model = Counted(inputs, keras.layers.Dense(3, "softmax")(inputs))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    objects = {"Counted": Counted}
+    with keras.saving.custom_object_scope(objects):
+        model.optimizer.build(model.trainable_variables)
+        content = to_bytes(from_bytes(to_bytes(from_bytes(to_bytes(model)))))
+    kept: dict[str, Any] = {}
+    pickled = cloudpickle.dumps(objects)
+    Counted.traced.clear()
+    for number in range(3):
+        options = TrainingOptions(batch_size=10, epochs=2)
+        _, content = run(a_plan(tmp_path / str(number), content, FIRST, options, custom_objects=pickled), kept)
+    assert len(Counted.traced) == 1
+
+
+def changed_layer(content: bytes) -> bytes:
+    model = from_bytes(content)
+    model.layers[0].activation = keras.activations.tanh
+    return to_bytes(model)
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "batch size": {"options": TrainingOptions(batch_size=5, epochs=2, shuffle=False)},
+    "classes": {"class_weights": (1.0, 2.0, 3.0)},
+    "objects": {"custom_objects": cloudpickle.dumps({"other": len})},
+    "layer": {"change": changed_layer},
+    "callbacks": {"callbacks": cloudpickle.dumps([keras.callbacks.TerminateOnNaN()])},
+    "augmentation": {"augment": cloudpickle.dumps(keras.layers.GaussianNoise(0.5))},
+}
+
+
+@pytest.mark.parametrize("others", OTHERS.values(), ids=OTHERS)
+def test_another_training_has_a_new_model(tmp_path: Path, others: dict[str, Any]) -> None:
+    options = TrainingOptions(batch_size=8, epochs=2, shuffle=False)
+    kept: dict[str, Any] = {}
+    _, between = run(a_plan(tmp_path / "first", trained(tmp_path, frozen()), FIRST, options), kept)
+    model = kept_model(kept)
+    given = {"options": options, **others}
+    between = given.pop("change", lambda content: content)(between)
+    plan = a_plan(tmp_path / "second", between, SECOND, **given)
+    (_, after), (_, expected) = run(plan, kept), run(plan, {})
+    assert all(np.array_equal(*pair) for pair in zip(values(after), values(expected), strict=True))
+    assert not kept or kept_model(kept) is not model
+
+
+def test_a_training_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    options = TrainingOptions(batch_size=8, epochs=2, shuffle=False)
+    kept: dict[str, Any] = {}
+    run(a_plan(tmp_path / "first", trained(tmp_path, frozen()), FIRST, options), kept)
+    broken = a_plan(tmp_path / "second", to_bytes(frozen()), SECOND, options)
+    for file in (tmp_path / "second" / "data").rglob("*.parquet"):
+        file.unlink()
+    with pytest.raises(Exception, match=r"parquet|block|read"):
+        run(broken, kept)
+    assert not kept
