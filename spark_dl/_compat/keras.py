@@ -50,14 +50,14 @@ __all__ = [
 
 # Attributes that Keras sets on each callback.
 CALLBACK_ATTRIBUTES = frozenset({"_model", "model", "params", "validation_data"})
-# Public attributes that Keras sets on layers and models when they are created, built, called and compiled.
+# Attributes that Keras sets on layers and models when they are created, built, called, compiled and evaluated.
 LAYER_ATTRIBUTES = frozenset(
     (
         *("built", "name", "trainable", "input_spec", "training", "call_signature_parameters", "states", "is_adapted"),
         *("lora_enabled", "lora_rank", "quantization_config", "compiled", "loss", "optimizer", "iterations", "history"),
         *("stop_training", "stop_evaluating", "stop_predicting", "is_gptq_calibrated", "is_awq_calibrated"),
         *("steps_per_execution", "unrolled_steps_per_execution"),
-        *("train_function", "test_function", "predict_function"),
+        *("train_function", "test_function", "predict_function", "_eval_epoch_iterator"),
     )
 )
 # Attributes with which Keras tracks an object's parts and arguments.

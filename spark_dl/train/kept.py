@@ -8,7 +8,6 @@ result as from a new model, whose graphs would have to be traced first.
 from __future__ import annotations
 
 import hashlib
-import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -84,5 +83,6 @@ def _signature(plan: TrainPlan, content: bytes, feed: Feed, world: World) -> str
     options = replace(plan.options, epochs=1, initial_epoch=0)
     steps = feed.steps if options.gradient_accumulation > 1 else 0
     graphs = (world.rank, world.size, feed.empty_steps > 0, steps, plan.dataset.tensors, plan.class_weights)
-    fixed = pickle.dumps((options, graphs, plan.state_rules, plan.learning_rate, structure(content)))
-    return hashlib.sha256(fixed + plan.custom_objects).hexdigest()
+    # Not pickled: the bytes of equal values differ with the objects that they share.
+    fixed = repr((options, graphs, plan.state_rules, plan.learning_rate, structure(content)))
+    return hashlib.sha256(fixed.encode() + plan.custom_objects).hexdigest()
