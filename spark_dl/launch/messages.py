@@ -238,7 +238,6 @@ class RankRequest:
         environment: All environment variables of the process.
         path: Its sys.path.
         directory: Its working directory.
-        name: The rank's name.
         settings: The variables among them that settle its cores and GPUs, which a process can't change.
         pool: The pool of which the process is; None for a process that ends with its task.
     """
@@ -246,13 +245,12 @@ class RankRequest:
     environment: dict[str, str]
     path: list[str]
     directory: str
-    name: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     pool: Membership | None = None
 
     def is_alike(self, other: RankRequest) -> bool:
         """Return whether the process of this request can serve another one, too."""
-        return (self.name, self.settings, self.pool) == (other.name, other.settings, other.pool)
+        return (self.settings, self.pool) == (other.settings, other.pool)
 
 
 @dataclass(frozen=True)

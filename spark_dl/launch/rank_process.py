@@ -93,7 +93,7 @@ class RankProcess:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "TMPDIR": self._directory.name,
         }
-        request = RankRequest(variables, list(sys.path), os.getcwd(), name, dict(environment), pool)
+        request = RankRequest(variables, list(sys.path), os.getcwd(), dict(environment), pool)
         (task, own_task), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
         descriptors = Descriptors(task, output, answers, Sender(pool.driver).detach() if pool else -1)
         with contextlib.suppress(OSError):  # the server is gone, which the end of its connection shows

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from spark_dl._compat.spark import is_connect
@@ -185,7 +185,10 @@ class StreamTrainer:
         with self._lock:
             # Taken out, so that after an error the next batch begins with what is committed.
             session, self._session = self._opened(rows), None
-            session.state.enter(str(rows.sparkSession.sparkContext.getLocalProperty(_QUERY) or ""))
+            query = str(rows.sparkSession.sparkContext.getLocalProperty(_QUERY) or "")
+            session.state.enter(query)
+            if query and (active := SparkSession.getActiveSession()):
+                self._end_with(active.streams.get(query))
             if batchId > session.state.batch:
                 self._learn(session, rows, batchId)
             else:
@@ -218,10 +221,10 @@ class StreamTrainer:
             if self._ranks is not None:
                 self._ranks.close()
 
-    def _end_with(self, query: StreamingQuery) -> None:
-        """End the ranks that wait when a query ends."""
+    def _end_with(self, query: StreamingQuery | None) -> None:
+        """End the ranks that wait when a query ends; None for one that isn't known to the session."""
         ranks = self._ranks
-        if ranks is None or query.id in self._watched:
+        if ranks is None or query is None or query.id in self._watched:
             return
         self._watched.add(query.id)
 

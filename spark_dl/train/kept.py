@@ -13,13 +13,12 @@ from typing import Any
 
 import cloudpickle
 
-from spark_dl.collectives import Collectives
 from spark_dl.train.feed import Feed
 from spark_dl.train.model.archive import structure
 from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.model.values import take_values
 from spark_dl.train.plan import TrainPlan
-from spark_dl.train.prepared import PreparedModel, start_alike
+from spark_dl.train.prepared import PreparedModel
 from spark_dl.world import World
 
 __all__ = ["Keeping"]
@@ -43,13 +42,10 @@ class Keeping:
         self._content = content
         self._signature = _signature(plan, content, feed, world) if _is_alike_each_time(plan) else ""
 
-    def take(self, collectives: Collectives) -> PreparedModel | None:
+    def take(self) -> PreparedModel | None:
         """Return the kept model with the values to start from; None if there is none for such a training.
 
         Nothing is kept until `keep`, so that a training that fails leaves nothing.
-
-        Args:
-            collectives: The collectives of this rank's World.
         """
         signature, prepared = self._kept.pop(_KEPT, ("", None))
         if not signature or signature != self._signature:
@@ -57,7 +53,6 @@ class Keeping:
         found: PreparedModel = prepared
         if not take_values(found.model, from_bytes(self._content)):
             return None
-        start_alike(found.model, collectives)
         found.reducer.restart()
         found.clock.reset()
         found.model.stop_training = False
@@ -79,10 +74,13 @@ def _is_alike_each_time(plan: TrainPlan) -> bool:
 
 
 def _signature(plan: TrainPlan, content: bytes, feed: Feed, world: World) -> str:
-    """Return a hash of all that the graphs of a training depend on, besides the values of variables."""
+    """Return a hash of all that the graphs of a training depend on, besides the values of variables.
+
+    They don't depend on the number of the rank: Spark may place a task of another one here next time.
+    """
     options = replace(plan.options, epochs=1, initial_epoch=0)
     steps = feed.steps if options.gradient_accumulation > 1 else 0
-    graphs = (world.rank, world.size, feed.empty_steps > 0, steps, plan.dataset.tensors, plan.class_weights)
+    graphs = (world.size, feed.empty_steps > 0, steps, plan.dataset.tensors, plan.class_weights)
     # Not pickled: the bytes of equal values differ with the objects that they share.
     fixed = repr((options, graphs, plan.state_rules, plan.learning_rate, structure(content)))
     return hashlib.sha256(fixed.encode() + plan.custom_objects).hexdigest()

@@ -73,7 +73,7 @@ def train(
             feed = PoissonFeed.over(feed, plan.privacy)
         keeping = Keeping({} if kept is None else kept, plan, content, feed, collectives.world)
         keras.utils.set_random_seed((plan.options.seed * 1_000_003 + collectives.world.rank) % 2**32)
-        prepared = keeping.take(collectives) or prepare(plan, content, feed, collectives)
+        prepared = prepare(plan, content, feed, collectives, keeping.take())
         result = _train(plan, prepared, feed, collectives, report, heartbeat, reply)
         keeping.keep(prepared)
         return result

@@ -23,7 +23,7 @@ from spark_dl.train.private import private_steps
 from spark_dl.train.speed import StepClock
 from spark_dl.train.step import build_state, compile_gradients, prepare_steps, quick_train_function
 
-__all__ = ["PreparedModel", "prepare", "start_alike"]
+__all__ = ["PreparedModel", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -45,35 +45,61 @@ class PreparedModel:
     after: list[keras.callbacks.Callback]
 
 
-def prepare(plan: TrainPlan, content: bytes, feed: Feed, collectives: Collectives) -> PreparedModel:
-    """Load a model, and wrap its steps for distributed training.
+def prepare(
+    plan: TrainPlan, content: bytes, feed: Feed, collectives: Collectives, kept: PreparedModel | None = None
+) -> PreparedModel:
+    """Prepare a model for the training by this rank, with the same state on all ranks.
+
+    Ranks call the same collectives in the same order, whether they have a kept model or not: eager ones are matched by
+    their order, and a rank that was started again has none.
 
     Args:
         plan: The training plan.
         content: The `.keras` bytes of the model to start from.
         feed: The rank's feed.
         collectives: The collectives of this rank's World.
+        kept: The model of an earlier training, with the values to start from; None to load one and wrap its steps.
     """
-    model = _model(plan, content, collectives)
+    # Metric states are joined over ranks: if one rank builds them before the first step, all must.
+    empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
+    model = kept.model if kept else _loaded(plan, content)
+    _start_alike(model, collectives)
+    if kept:
+        return kept
+    if plan.start is not None and plan.start.optimizers_file:
+        restore_unsaved(model, plan.checkpoints.read(plan.start.optimizers_file))
     clock = StepClock()
     before, after = federated_callbacks(plan, model, collectives)
-    return PreparedModel(model, _wrap_steps(model, plan, feed, collectives, clock), clock, before, after)
+    builds = bool(empty[0]) or (plan.start is not None and bool(plan.start.metrics))
+    prepared = PreparedModel(model, _reducer(plan, feed, collectives, clock), clock, before, after)
+    _wrap_steps(prepared, plan, feed, collectives, builds)
+    return prepared
 
 
-def _wrap_steps(
-    model: keras.Model, plan: TrainPlan, feed: Feed, collectives: Collectives, clock: StepClock
-) -> GradientReducer:
-    """Wrap the model's steps for distributed training; return the reducer of its gradients."""
-    world = collectives.world
+def _reducer(plan: TrainPlan, feed: Feed, collectives: Collectives, clock: StepClock) -> GradientReducer:
     reducer = GradientReducer(
         collectives,
         clock,
         accumulate=plan.options.gradient_accumulation,
         steps=feed.steps,
-        fp16=plan.options.compression == "fp16" and world.size > 1,
+        fp16=plan.options.compression == "fp16" and collectives.world.size > 1,
     )
     if plan.start is not None:
         reducer.skip(plan.start.step)
+    return reducer
+
+
+def _wrap_steps(prepared: PreparedModel, plan: TrainPlan, feed: Feed, collectives: Collectives, builds: bool) -> None:
+    """Wrap the model's steps for distributed training.
+
+    Args:
+        prepared: The model, whose steps are still Keras's own.
+        plan: The training plan.
+        feed: The rank's feed.
+        collectives: The collectives of this rank's World.
+        builds: Whether the state of metrics is built before the first step.
+    """
+    model, reducer, world = prepared.model, prepared.reducer, collectives.world
     several = world.size > 1 or plan.options.gradient_accumulation > 1
     several = several and plan.privacy is None and plan.federated is None
     if several:
@@ -85,18 +111,15 @@ def _wrap_steps(
         compile_gradients(model)
     if plan.augment:
         augment_features(model, cloudpickle.loads(plan.augment), world.rank)
-    # Metric states are joined over ranks: if one rank builds them before the first step, all must.
-    empty = collectives.sum(np.array([float(feed.empty_steps)]), "spark_dl.empty_steps")
-    if empty[0] or (plan.start is not None and plan.start.metrics):
+    if builds:
         build_state(model, feed.example)
     losses = JoinedLosses(model, collectives, reducer) if several else None
-    prepare_steps(model, reducer, clock, feed.empty_steps > 0, losses)
+    prepare_steps(model, reducer, prepared.clock, feed.empty_steps > 0, losses)
     quick_train_function(model, reducer)
-    return reducer
 
 
-def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.Model:
-    """Load the model to start from, with rank 0's state on all ranks."""
+def _loaded(plan: TrainPlan, content: bytes) -> keras.Model:
+    """Load the model to start from."""
     model = from_bytes(content)
     # XLA can't compile the collective; `compile_gradients` compiles the part of the step before it.
     model.jit_compile = False
@@ -105,13 +128,10 @@ def _model(plan: TrainPlan, content: bytes, collectives: Collectives) -> keras.M
     if plan.start is not None:
         for variable, state in zip(seed_states(model), plan.start.seeds, strict=True):
             variable.assign(np.array(state, np.int64).astype(str(variable.dtype)))
-    start_alike(model, collectives)
-    if plan.start is not None and plan.start.optimizers_file:
-        restore_unsaved(model, plan.checkpoints.read(plan.start.optimizers_file))
     return model
 
 
-def start_alike(model: keras.Model, collectives: Collectives) -> None:
+def _start_alike(model: keras.Model, collectives: Collectives) -> None:
     """Copy rank 0's weights, optimizer state and seeds to all ranks, then shift each rank's seeds by its number."""
     if not model.optimizer.built:  # an unbuilt LossScaleOptimizer would reset its state
         model.optimizer.build(model.trainable_variables)

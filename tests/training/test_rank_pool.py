@@ -8,6 +8,7 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,11 @@ def test_without_a_pool_a_process_ends_with_its_task() -> None:
     assert gone(pid)
 
 
-@pytest.mark.parametrize("other", ["name", "settings", "pool"])
-def test_a_process_serves_its_own_rank_settings_and_pool_alone(pool: Membership, other: str) -> None:
+@pytest.mark.parametrize("other", ["settings", "pool"])
+def test_a_process_serves_its_own_settings_and_pool_alone(pool: Membership, other: str) -> None:
     _, pid, _ = run(counts, pool)
     with Channel(HOST, HOST, queue.Queue()) as channel:
         changed: dict[str, Any] = {
-            "name": {"pool": pool, "name": "rank 1"},
             "settings": {"pool": pool, "settings": {**SETTINGS, "CUDA_VISIBLE_DEVICES": "1"}},
             "pool": {"pool": Membership(channel.address, 60.0)},
         }[other]
@@ -150,7 +150,9 @@ def test_a_process_ends_when_its_time_is_up(pool: Membership) -> None:
 
 def test_waiting_processes_end_with_their_pool() -> None:
     with Channel(HOST, HOST, queue.Queue()) as channel:
-        pids = [run(counts, Membership(channel.address, 600.0), f"rank {rank}")[1] for rank in range(2)]
+        pool = Membership(channel.address, 600.0)
+        with ThreadPoolExecutor(2) as threads:
+            pids = {pid for _, pid, _ in threads.map(lambda rank: run(counts, pool, f"rank {rank}"), range(2))}
         assert all(psutil.pid_exists(pid) for pid in pids)
     assert all(gone(pid) for pid in pids)
 
