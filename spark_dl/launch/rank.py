@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 import cloudpickle
-import numpy as np
 
 from spark_dl.errors import ClusterError, explain
 from spark_dl.launch.failure import of_exception
@@ -155,6 +154,8 @@ def serve(control: socket.socket) -> NoReturn:
 
 def _enter(request: RankRequest, descriptors: Descriptors) -> None:
     """Make a request's environment and output those of this process."""
+    import numpy as np
+
     for standard in (1, 2):
         os.dup2(descriptors.output, standard)
     os.close(descriptors.output)

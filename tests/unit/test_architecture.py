@@ -62,7 +62,7 @@ ALLOWED = {
     "federated": {"base", "data", "fit", "launch", "ml", "train"},
     "layers": {"base"},
     "privacy": {"base", "fit", "ml", "train"},
-    "streaming": {"base", "data", "fit", "ml", "score", "track", "train"},
+    "streaming": {"base", "data", "fit", "launch", "ml", "score", "track", "train"},
     "tune": {"base", "data", "fit", "launch", "ml", "track", "train"},
     "": {"base", "diagnosis", "first_model", "fit", "ml", "launcher"},
 }
