@@ -127,23 +127,12 @@ class Learner:
         Returns:
             False, with nothing changed, if more than the values of variables differs.
         """
-        from spark_dl.train.model.live_state import describe
-        from spark_dl.train.model.optimizers import optimizer_variables
         from spark_dl.train.model.serialization import from_bytes
+        from spark_dl.train.model.values import take_values
 
         other = from_bytes(content, self._objects)
         with self._settings():
-            if not other.optimizer.built:
-                other.optimizer.build(other.trainable_variables)
-            mine, theirs = ([*one.variables, *optimizer_variables(one)] for one in (self._model, other))
-            shapes = [[tuple(variable.shape) for variable in variables] for variables in (mine, theirs)]
-            if shapes[0] != shapes[1] or describe(self._model).record != describe(other).record:
-                return False
-            if _config(self._model) != _config(other):
-                return False
-            for variable, value in zip(mine, theirs, strict=True):
-                variable.assign(value)
-        return True
+            return _config(self._model) == _config(other) and take_values(self._model, other)
 
     def content(self) -> bytes:
         """Return the model as `.keras` bytes, with the optimizer's state."""

@@ -12,9 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import cloudpickle
+import keras
+import tensorflow as tf
 
 from spark_dl.train.feed import Feed
 from spark_dl.train.model.archive import structure
+from spark_dl.train.model.parts import inner_layers, is_keras, leaves
 from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.model.values import take_values
 from spark_dl.train.plan import TrainPlan
@@ -59,8 +62,8 @@ class Keeping:
         return found
 
     def keep(self, prepared: PreparedModel) -> None:
-        """Keep a model whose training has ended."""
-        if self._signature:
+        """Keep a model whose training has ended, if its variables are all of its state."""
+        if self._signature and not _has_other_state(prepared.model):
             self._kept[_KEPT] = (self._signature, prepared)
 
 
@@ -71,6 +74,13 @@ def _is_alike_each_time(plan: TrainPlan) -> bool:
     """
     plain = plan.start is None and plan.privacy is None and plan.federated is None and not plan.augment
     return plain and not cloudpickle.loads(plan.callbacks)
+
+
+def _has_other_state(model: keras.Model) -> bool:
+    """Return whether a model may have a state that no file has: of Python code in each step, or outside of Keras."""
+    own = [thing for thing in (model, *inner_layers(model), *model.metrics) if not is_keras(type(thing))]
+    held = leaves([list(vars(thing).values()) for thing in own])
+    return bool(model.run_eagerly) or any(isinstance(thing, (tf.Variable, tf.random.Generator)) for thing in held)
 
 
 def _signature(plan: TrainPlan, content: bytes, feed: Feed, world: World) -> str:

@@ -11,6 +11,7 @@ import cloudpickle
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from rows import packed_arrays
 
 from spark_dl.collectives import SoloCollectives
@@ -170,6 +171,38 @@ def test_a_step_is_traced_once(tmp_path: Path) -> None:
         options = TrainingOptions(batch_size=10, epochs=2)
         _, content = run(a_plan(tmp_path / str(number), content, FIRST, options, custom_objects=pickled), kept)
     assert len(Counted.traced) == 1
+
+
+class Remembers(keras.layers.Layer):
+    """A layer with a state that Keras doesn't know."""
+
+    def build(self, shape: Any) -> None:
+        self.calls = tf.Variable(0.0, trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + 0.1 * self.calls.assign_add(1.0)
+
+
+class Untracked(Remembers):
+    def build(self, shape: Any) -> None:
+        self.held = {"calls": [tf.random.Generator.from_seed(1)]}
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + self.held["calls"][0].normal(tf.shape(inputs))
+
+
+@pytest.mark.parametrize("layer", [Remembers, Untracked, None])
+def test_a_model_with_a_state_of_its_own_is_not_kept(tmp_path: Path, layer: type[keras.layers.Layer] | None) -> None:
+    objects = {layer.__name__: layer} if layer else {}
+    model = a_model(*([layer()] if layer else []))
+    if layer is None:
+        model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    options = TrainingOptions(batch_size=10, epochs=1)
+    kept: dict[str, Any] = {}
+    with keras.saving.custom_object_scope(objects):
+        content = to_bytes(model)
+    run(a_plan(tmp_path, content, FIRST, options, custom_objects=cloudpickle.dumps(objects)), kept)
+    assert not kept
 
 
 def changed_layer(content: bytes) -> bytes:

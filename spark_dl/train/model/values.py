@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from spark_dl.train.model.live_state import describe
 from spark_dl.train.model.optimizers import optimizer_variables
 
 __all__ = ["take_values"]
@@ -19,7 +20,8 @@ def take_values(model: keras.Model, other: keras.Model) -> bool:
         other: The model that has them.
 
     Returns:
-        False, with nothing changed, if the variables differ in number or shape.
+        False, with nothing changed, if the variables differ in number or shape, or the models in more that isn't in
+        their configs, such as attributes that training has changed.
     """
     pairs = []
     for one in (model, other):
@@ -28,6 +30,8 @@ def take_values(model: keras.Model, other: keras.Model) -> bool:
         pairs.append([*one.variables, *optimizer_variables(one)])
     mine, theirs = pairs
     if [tuple(variable.shape) for variable in mine] != [tuple(variable.shape) for variable in theirs]:
+        return False
+    if describe(model).record != describe(other).record:
         return False
     for variable, value in zip(mine, theirs, strict=True):
         variable.assign(value)
