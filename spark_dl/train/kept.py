@@ -22,6 +22,7 @@ from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.model.values import take_values
 from spark_dl.train.plan import TrainPlan
 from spark_dl.train.prepared import PreparedModel
+from spark_dl.train.steps_ahead import LEAST_STEPS
 from spark_dl.world import World
 
 __all__ = ["Keeping"]
@@ -90,7 +91,8 @@ def _signature(plan: TrainPlan, content: bytes, feed: Feed, world: World) -> str
     """
     options = replace(plan.options, epochs=1, initial_epoch=0)
     steps = feed.steps if options.gradient_accumulation > 1 else 0
-    graphs = (world.size, feed.empty_steps > 0, steps, plan.dataset.tensors, plan.class_weights)
+    counts = (world.size, feed.empty_steps > 0, feed.steps >= LEAST_STEPS, steps)
+    others = (plan.dataset.tensors, plan.class_weights, plan.state_rules, plan.learning_rate)
     # Not pickled: the bytes of equal values differ with the objects that they share.
-    fixed = repr((options, graphs, plan.state_rules, plan.learning_rate, structure(content)))
+    fixed = repr((options, counts, others, structure(content)))
     return hashlib.sha256(fixed.encode() + plan.custom_objects).hexdigest()

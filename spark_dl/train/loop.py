@@ -99,11 +99,13 @@ def _train(
     own = {position: callback for position, callback in user_callbacks.items() if runs_on(callback, world.rank)}
     remembered = plan.workspace.read(plan.callback_state) if plan.callback_state else b""
     state = CallbackState(own)
+    prepared.ahead.begin(feed.steps, plan.options.checkpoint_steps, plan.start.step if plan.start else 0)
     saving = SaveCheckpoint(plan, agreement, state, feed.steps, report)
     rows_kept = KeepRows(measure, feed, plan.options.epochs, report if world.is_leader else lambda content: None)
     callbacks = _OneTraining(
         [
             SendHeartbeats(heartbeat, plan.start),
+            prepared.ahead,
             *prepared.before,
             agreement,
             *prepared.after,

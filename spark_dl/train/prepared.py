@@ -21,7 +21,14 @@ from spark_dl.train.optimizer import GradientReducer, distribute
 from spark_dl.train.plan import TrainPlan
 from spark_dl.train.private import private_steps
 from spark_dl.train.speed import StepClock
-from spark_dl.train.step import build_state, compile_gradients, prepare_steps, quick_train_function
+from spark_dl.train.step import (
+    build_state,
+    compile_gradients,
+    has_own_train_step,
+    prepare_steps,
+    quick_train_function,
+)
+from spark_dl.train.steps_ahead import LEAST_STEPS, StepsAhead, acts_within_epochs
 
 __all__ = ["PreparedModel", "prepare"]
 
@@ -34,6 +41,7 @@ class PreparedModel:
         model: The model.
         reducer: The reducer of its gradients.
         clock: The clock of its steps.
+        ahead: The number of steps that a call of its train function takes.
         before: The callbacks of the preparation that run before those that join metrics.
         after: Those that run after them.
     """
@@ -41,6 +49,7 @@ class PreparedModel:
     model: keras.Model
     reducer: GradientReducer
     clock: StepClock
+    ahead: StepsAhead
     before: list[keras.callbacks.Callback]
     after: list[keras.callbacks.Callback]
 
@@ -71,7 +80,8 @@ def prepare(
     clock = StepClock()
     before, after = federated_callbacks(plan, model, collectives)
     builds = bool(empty[0]) or (plan.start is not None and bool(plan.start.metrics))
-    prepared = PreparedModel(model, _reducer(plan, feed, collectives, clock), clock, before, after)
+    ahead = StepsAhead(collectives, _takes_several(plan, model, feed))
+    prepared = PreparedModel(model, _reducer(plan, feed, collectives, clock), clock, ahead, before, after)
     _wrap_steps(prepared, plan, feed, collectives, builds)
     return prepared
 
@@ -115,7 +125,18 @@ def _wrap_steps(prepared: PreparedModel, plan: TrainPlan, feed: Feed, collective
         build_state(model, feed.example)
     losses = JoinedLosses(model, collectives, reducer) if several else None
     prepare_steps(model, reducer, prepared.clock, feed.empty_steps > 0, losses)
-    quick_train_function(model, reducer)
+    quick_train_function(model, reducer, prepared.ahead)
+
+
+def _takes_several(plan: TrainPlan, model: keras.Model, feed: Feed) -> bool:
+    """Return whether nothing happens between the steps of an epoch, on any rank, so that several may be taken at once.
+
+    With an own train step, the logs may be those of the last step alone.
+    """
+    between = plan.options.profile or plan.learning_rate or plan.privacy or plan.federated
+    if between or feed.steps < LEAST_STEPS or model.run_eagerly or has_own_train_step(model):
+        return False
+    return not acts_within_epochs(cloudpickle.loads(plan.callbacks))
 
 
 def _loaded(plan: TrainPlan, content: bytes) -> keras.Model:

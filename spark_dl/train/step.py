@@ -8,6 +8,8 @@ Seeds advance as on the other ranks.
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,8 +20,16 @@ from spark_dl.train.joined_losses import JoinedLosses
 from spark_dl.train.model.examples import TRIED_LENGTH
 from spark_dl.train.optimizer import GradientReducer
 from spark_dl.train.speed import StepClock
+from spark_dl.train.steps_ahead import StepsAhead
 
-__all__ = ["build_state", "compile_gradients", "has_own_test_step", "prepare_steps", "quick_train_function"]
+__all__ = [
+    "build_state",
+    "compile_gradients",
+    "has_own_test_step",
+    "has_own_train_step",
+    "prepare_steps",
+    "quick_train_function",
+]
 
 
 def build_state(model: keras.Model, example: Any) -> None:
@@ -125,30 +135,50 @@ def _of_shape(gradient: Any, variable: Any) -> Any:
     return gradient
 
 
-def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
-    """Set a train function that takes one step and returns its logs unwrapped.
+def quick_train_function(model: keras.Model, reducer: GradientReducer, ahead: StepsAhead) -> None:
+    """Set a train function that returns the logs of its steps unwrapped.
 
-    Keras's own supports several steps per call and data that ends: it wraps each step's logs in optionals, which costs
-    as much as the step of a small model. The function also returns the ranks' stop votes, since reading a variable
-    costs time, too. Like Keras's own, it isn't converted by AutoGraph, which would take a second.
+    Keras's own supports data that ends: it wraps each step's logs in optionals, which costs as much as the step of a
+    small model. The function also returns the ranks' stop votes, since reading a variable costs time, too. Like Keras's
+    own, it isn't converted by AutoGraph, which would take a second.
 
     Args:
-        model: The model, with its final train step.
-        reducer: The reducer whose `voted` is set after each step.
+        model: The model, with its final train step; with Keras's own one where several steps may be taken at once.
+        reducer: The reducer whose `voted` is set after each call.
+        ahead: The number of steps to take in a call.
     """
     if model.run_eagerly:
         return
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def step(iterator: Any) -> tuple[Any, Any]:
-        logs = model.train_step(next(iterator))
+    def steps(iterator: Any, count: Any) -> tuple[Any, Any]:
+        if ahead.several:
+            _repeat(count, lambda: model.train_step(next(iterator)))
+            logs = model.get_metrics_result()
+        else:
+            logs = model.train_step(next(iterator))
         return logs, tf.identity(reducer.stop_votes)
 
-    def train_function(iterator: Any) -> Any:
-        logs, reducer.voted = step(iterator)
+    def take(iterator: Any, count: Any) -> Any:
+        logs, reducer.voted = steps(iterator, count)
         return logs
 
-    set_train_function(model, train_function)
+    set_train_function(model, functools.partial(ahead.take, take))
+
+
+def has_own_train_step(model: keras.Model) -> bool:
+    """Return whether the model overrides `train_step`, whose logs may be something other than metric results."""
+    return type(model).train_step is not keras.Model.train_step
+
+
+def _repeat(count: Any, step: Callable[[], Any]) -> None:
+    """Take a step so many times, one after the other; called in a graph."""
+
+    def again(done: Any) -> list[Any]:
+        step()
+        return [done + 1]
+
+    tf.while_loop(lambda done: done < count, again, [tf.constant(0)], parallel_iterations=1)
 
 
 def _standing_empty(model: keras.Model, step: Any, data: Any, rows: Any) -> Any:

@@ -19,7 +19,7 @@ from spark_dl.collectives import Collectives
 from spark_dl.log_values import plain_logs
 from spark_dl.train.model.parts import leaves
 
-__all__ = ["TEST_HOOKS", "TRAIN_HOOKS", "join_logs", "read_logs", "results_of"]
+__all__ = ["TEST_HOOKS", "TRAIN_HOOKS", "has_hook", "join_logs", "read_logs", "results_of"]
 
 TRAIN_HOOKS = ("on_train_batch_end", "on_batch_end")
 TEST_HOOKS = ("on_test_batch_end",)
@@ -27,16 +27,17 @@ TEST_HOOKS = ("on_test_batch_end",)
 _FREQUENCIES = ("save_freq", "update_freq")
 
 
+def has_hook(callback: keras.callbacks.Callback, hook: str) -> bool:
+    """Return whether a callback has its own method for a step, which does something at each step."""
+    method = getattr(callback, hook, None)
+    inherited = method is None or getattr(method, "__func__", None) is getattr(keras.callbacks.Callback, hook)
+    return not inherited and not any(getattr(callback, name, None) == "epoch" for name in _FREQUENCIES)
+
+
 def read_logs(callbacks: Iterable[keras.callbacks.Callback], hooks: Iterable[str]) -> bool:
     """Return whether one of the callbacks reads the `logs` argument of these hooks."""
-    methods = [(callback, hook, getattr(callback, hook, None)) for callback in callbacks for hook in hooks]
-    return any(
-        method is not None
-        and getattr(method, "__func__", None) is not getattr(keras.callbacks.Callback, hook)
-        and not any(getattr(callback, name, None) == "epoch" for name in _FREQUENCIES)
-        and _uses_logs(method)
-        for callback, hook, method in methods
-    )
+    methods = [getattr(callback, hook) for callback in callbacks for hook in hooks if has_hook(callback, hook)]
+    return any(map(_uses_logs, methods))
 
 
 def _uses_logs(method: Any) -> bool:
