@@ -50,6 +50,7 @@ def data(spark: SparkSession) -> DataFrame:
         pytest.param(20, id="a short last batch"),
         pytest.param(25, id="uneven last batches", marks=pytest.mark.stack),
         pytest.param(100, id="one rank empty at the end"),
+        pytest.param(1, id="several steps in a call"),
     ],
 )
 def test_two_ranks_take_the_steps_of_one_process(batch: int, data: DataFrame) -> None:
