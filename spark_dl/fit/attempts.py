@@ -74,6 +74,7 @@ def train_on_ranks(
     spec: FitSpec,
     record: Record,
     assessed: Head | None,
+    on_trained: Callable[[Trained], None] = lambda trained: None,
 ) -> Trained:
     """Train a model on Horovod ranks; show and log the progress.
 
@@ -84,6 +85,7 @@ def train_on_ranks(
         spec: The checked fit.
         record: The tracking record of the fit; opened here unless it is open.
         assessed: The head by which ranks evaluate the fitted model on the validation rows; None for no evaluation.
+        on_trained: Called with the result, still without the evaluation, when ranks begin to evaluate.
 
     Returns:
         The result of the attempt that succeeded.
@@ -110,7 +112,7 @@ def train_on_ranks(
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
             directory.tracked_as(record.open(directory.tracked))
-            training = _Training(spark, plan, directory, settings, options, record, progress, assessed)
+            training = _Training(spark, plan, directory, settings, options, record, progress, assessed, on_trained)
             for note in record.tracker.notes:
                 progress.show(note)
             for note in spec.notes:
@@ -184,6 +186,7 @@ class _Training:
     record: Record
     progress: Progress
     assessed: Head | None
+    on_trained: Callable[[Trained], None]
     epoch: int | None = None
     epochs: list[EpochReport] = field(default_factory=list)
     restarts: int = 0
@@ -299,6 +302,7 @@ class _Training:
                 self.record.tracker.log_metrics(report.epoch, _merged(report.logs, metrics), time.time())
             case ResultReport(result):
                 self.trained = result
+                self.on_trained(Trained(result, None, self.epochs))
             case WarningReport(text):
                 self._warning(text)
         return None

@@ -229,7 +229,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             check_rows(converted, spec.conversion, options)
             log.rows(converted, source)
             plan = self._train_plan(spec, converted, workspace, checkpoints)
-            trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted))
+            trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted), log.curves)
             fitted = self._fitted(workspace.read(trained.result.model_file), spec, trained, log.record.open())
             log.result(trained, fitted, workspace)
         return log.with_unlogged(fitted)

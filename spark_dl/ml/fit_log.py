@@ -65,6 +65,7 @@ class FitLog:
     ) -> None:
         options = spec.options
         self._estimator, self._spec, self._title = estimator, spec, ""
+        self._has_curves = False
         self._tracker = tracker(
             options.tracking,
             experiment_name=options.experiment_name,
@@ -145,6 +146,17 @@ class FitLog:
         can = can_assess(self._spec.head) and bool(self._spec.conversion.labels)
         return self._spec.head if self.record.written and validated and can else None
 
+    def curves(self, trained: Trained) -> None:
+        """Log the curves of the training, once: while ranks evaluate the model, there is time to draw them.
+
+        Args:
+            trained: The result of the training, with or without the evaluation.
+        """
+        if self.record.written and not self._has_curves:
+            self._has_curves = True
+            first_epoch = self._spec.options.initial_epoch
+            self.record.attempt("history.png", lambda: self.record.add(of_training(trained, first_epoch)))
+
     def result(self, trained: Trained, fitted: KerasModel, workspace: Store) -> None:
         """Log the result of the training: curves, evaluation on the validation rows, profile, and model.
 
@@ -156,7 +168,7 @@ class FitLog:
         if not self.record.written:
             return
         record, options = self.record, self._spec.options
-        record.attempt("history.png", lambda: record.add(of_training(trained, options.initial_epoch)))
+        self.curves(trained)
         text = run_text(type(self._estimator).__name__, self._spec.name, options.num_workers, fitted.summary)
         self._tracker.describe(self._title, text, "history.png" if fitted.summary.history else "")
         assessment = trained.assessment
