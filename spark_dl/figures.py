@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,15 @@ __all__ = [
 ]
 
 _WIDTH, _HEIGHT = 7.0, 3.0
+# Inches of a figure that are labels and ticks, beside and below its plots; and those between two plots.
+_LABELS, _GAP = (0.8, 0.6), 0.6
+# Inches around the plots in a file, ample for ticks, labels and titles; and white pixels that stay around the picture.
+_MARGIN, _PADDING = 1.3, 8
+# The most letters along a plot's height; and the width of a letter of a class's name, in inches.
+_LETTERS_A_LINE, _LETTER = 28, 0.14
+# The most steps of an axis. Without a number, matplotlib inverts a matrix to find one, for which OpenBLAS wakes its
+# threads, and these spin for longer than the figure takes.
+_STEPS = 6
 # Confusion matrices with more classes have no numbers and labels.
 _MOST_NUMBERS = 25
 # With more ranks than this, only the fastest, median and slowest have a line.
@@ -38,20 +48,42 @@ def written(draw: Callable[[], Figure], kind: str = "png") -> bytes:
         draw: The function that draws the figure.
         kind: The file format, as matplotlib names it.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late import: loads matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late imports: load matplotlib
+    from PIL import Image, ImageChops
 
     figure, stream = draw(), io.BytesIO()
     if kind != "png":
         figure.savefig(stream, format=kind)
         return stream.getvalue()
-    # The same pixels as by savefig, which walks through all artists once more for the layout.
-    layout = figure.get_layout_engine()
-    if layout is not None:
-        layout.execute(figure)
-        figure.set_layout_engine("none")
+    _place_plots(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
+    image = pixels.convert("RGB")
+    left, top, right, bottom = ImageChops.invert(image).getbbox() or (0, 0, *image.size)
+    image = image.crop((left - _PADDING, top - _PADDING, right + _PADDING, bottom + _PADDING))
     # Level 1 takes a quarter of the time of the default 6, for files that are a seventh larger.
-    FigureCanvasAgg(figure).print_png(stream, pil_kwargs={"compress_level": 1})
+    image.save(stream, "PNG", compress_level=1, dpi=(figure.dpi, figure.dpi))
     return stream.getvalue()
+
+
+def _place_plots(figure: Figure) -> None:
+    """Place the plots amid a larger figure, where no label is cut; a layout engine would measure all labels, twice."""
+    figure.set_layout_engine("none")
+    first = figure.axes[0]
+    grid = first.get_gridspec()
+    rows = grid.nrows if grid else 1
+    width, height = figure.get_size_inches() - np.array(_LABELS)
+    # Class names are longer than other labels.
+    names = [text.get_text() for text in first.get_yticklabels()] if first.images else []
+    margin = _MARGIN + _LETTER * max(map(len, names), default=0)
+    figure.set_size_inches(width + 2 * margin, height + 2 * margin)
+    across, up = margin / figure.get_size_inches()
+    of_one = (height - (rows - 1) * _GAP) / rows
+    figure.subplotpars.update(across, up, 1 - across, 1 - up, hspace=_GAP / of_one)
+    for axes in figure.axes:
+        if (place := axes.get_subplotspec()) is not None:
+            axes.set_position(place.get_position(figure))
 
 
 def history_figure(history: Mapping[str, Sequence[float]], first_epoch: int = 0) -> Figure:
@@ -110,12 +142,12 @@ def ranks_figure(epochs: Sequence[int], speeds: Sequence[Sequence[Mapping[str, f
             axes.plot([epoch + 1 for epoch in epochs], values, marker="o", markersize=3, label=name)
         _over_epochs(axes, label)
         axes.set_ylim(bottom=0)
-        axes.legend()
+        axes.legend(fontsize=8, ncols=1 + (len(lines) - 1) // 8)
     return figure
 
 
 def confusion_figure(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Plot a confusion matrix of validation rows, coloured by the fraction of the actual class.
+    """Plot a confusion matrix, coloured by the fraction of the actual class; empty cells have no validation rows.
 
     Args:
         confusion: The numbers of rows, actual by predicted class: float64 of shape (classes, classes).
@@ -123,21 +155,26 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str]) -> Figure:
     """
     classes = len(confusion)
     side = max(4.0, min(0.6 * classes, 12.0))
-    figure = _figure(side, side * 1.15)
-    axes = figure.add_subplot()
+    figure = _figure(side, 1.15 * side)
+    # The colour bar in a column of its own, so that matrix and bar are placed in the same way.
+    grid = figure.add_gridspec(1, 2, width_ratios=(1, 0.05), wspace=0.1)
+    axes = figure.add_subplot(grid[0])
     parts = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="part of the actual class")
-    if classes <= _MOST_NUMBERS:
+    bar = figure.add_subplot(grid[1])
+    figure.colorbar(image, bar, ticks=np.linspace(0, 1, 6), label="part of the actual class")
+    if classes > _MOST_NUMBERS:
+        axes.locator_params(nbins=2 * _STEPS)
+    else:
         axes.set_xticks(range(classes), labels, rotation=90 if max(map(len, labels)) > 3 else 0)
         axes.set_yticks(range(classes), labels)
-        for actual, predicted in np.ndindex(*confusion.shape):
+        for actual, predicted in np.argwhere(confusion):  # an empty cell has no rows
             colour = "white" if parts[actual, predicted] > 0.5 else "black"
             text = f"{confusion[actual, predicted]:,.0f}"
             axes.text(predicted, actual, text, ha="center", va="center", color=colour, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("actual")
-    axes.set_title(f"{confusion.sum():,.0f} validation rows")
+    axes.set_title(f"{confusion.sum():,.0f} validation rows", y=1)
     return figure
 
 
@@ -173,11 +210,13 @@ def class_curves(
         precisions[f"{label}: {average:.4f}"] = (hit[1:][shown], precision[shown])
     title = f"{rows:,} validation rows, in {counts.shape[2]:,} steps of the probability"
 
+    # The corners that good curves leave free; to find the best place takes longer than to draw the curves.
     def roc() -> Figure:
-        return _curves(rocs, "false positive rate", "true positive rate", f"{title}\narea under each curve")
+        text = f"{title}\narea under each curve"
+        return _curves(rocs, "false positive rate", "true positive rate", text, "lower right")
 
     def precision_recall() -> Figure:
-        return _curves(precisions, "recall", "precision", f"{title}\naverage precision")
+        return _curves(precisions, "recall", "precision", f"{title}\naverage precision", "lower left")
 
     return areas, roc, precision_recall
 
@@ -195,9 +234,10 @@ def predicted_figure(sample: np.ndarray, rows: int, title: str) -> Figure:
     axes.scatter(sample[:, 0], sample[:, 1], s=_dot(sample), alpha=0.4, linewidths=0)
     ends = [sample.min(), sample.max()]
     axes.plot(ends, ends, color="black", linewidth=0.8)
+    axes.locator_params(nbins=_STEPS)
     axes.set_xlabel("actual")
     axes.set_ylabel("predicted")
-    axes.set_title(f"{title}\n{_drawn(sample, rows)}")
+    axes.set_title(f"{title}\n{_drawn(sample, rows)}", y=1)
     axes.grid(alpha=0.3)
     return figure
 
@@ -213,12 +253,14 @@ def residuals_figure(sample: np.ndarray, rows: int) -> Figure:
     apart = sample[:, 1] - sample[:, 0]
     axes = figure.add_subplot(2, 1, 1)
     axes.scatter(sample[:, 1], apart, s=_dot(sample), alpha=0.4, linewidths=0)
-    axes.axhline(0, color="black", linewidth=0.8)
+    axes.plot([sample[:, 1].min(), sample[:, 1].max()], [0, 0], color="black", linewidth=0.8)
+    axes.locator_params(nbins=_STEPS)
     axes.set_xlabel("predicted")
     axes.set_ylabel("predicted - actual")
-    axes.set_title(_drawn(sample, rows))
+    axes.set_title(_drawn(sample, rows), y=1)
     axes = figure.add_subplot(2, 1, 2)
     axes.hist(apart, bins=min(60, max(5, len(apart) // 10)))
+    axes.locator_params(nbins=_STEPS)
     axes.set_xlabel("predicted - actual")
     axes.set_ylabel("rows")
     return figure
@@ -261,7 +303,8 @@ def graph_figure(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]]) -> 
     }
     widest, longest = max(map(len, rows.values())), max(len(text) for pair in nodes.items() for text in pair)
     figure = _figure(0.8 * len(rows) + 0.4, max(3.0, widest * (0.09 * longest + 0.6)))
-    axes = figure.add_subplot()
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     axes.set_xlim(-widest / 2, widest / 2)
     axes.set_ylim(0.6 - len(rows), 0.6)
@@ -284,19 +327,20 @@ def _drawn(sample: np.ndarray, rows: int) -> str:
     return f"{some} validation rows"
 
 
-def _curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str, title: str) -> Figure:
+def _curves(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], x: str, y: str, title: str, legend: str) -> Figure:
     figure = _figure(5.5)
     axes = figure.add_subplot()
     for label, (along, up) in curves.items():
         axes.plot(along, up, label=label)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    axes.locator_params(nbins=_STEPS)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, y=1)  # to find its height takes as long as the ticks
     axes.grid(alpha=0.3)
     if curves:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc=legend)
     return figure
 
 
@@ -310,6 +354,7 @@ def _over_epochs(axes: Any, label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
-    axes.set_ylabel(label)
+    axes.set_ylabel(textwrap.fill(label, _LETTERS_A_LINE))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params("y", nbins=_STEPS)
     axes.grid(alpha=0.3)

@@ -1,11 +1,14 @@
-"""What tracking costs, and how long a served model takes to answer: `python scripts/bench/tracking.py`.
+"""What tracking costs, and how long a served model takes to answer: `python scripts/bench/tracking.py [--serving]`.
 
 A fit of 200,000 rows of 64 floats in an array column, a tenth of them for validation, a dense network 64-128-10, 5
 epochs, 2 ranks on local[2], the second call: with MLflow on a sqlite store against `tracking=None`, in turns. Then
-requests of one row and of 1,000 rows over HTTP, one after the other, to `mlflow models serve` with our flavor, against
-the same with the same network logged by `mlflow.keras`.
+requests of one row and of 1,000 rows over HTTP, one after the other, to `mlflow models serve` with our flavor (also
+with `typed_arrays=False`, as JSON and as Parquet), against the same with the same network logged by `mlflow.keras`.
+With `--serving`, only the latter.
 """
 
+import argparse
+import io
 import json
 import os
 import signal
@@ -22,6 +25,7 @@ from contextlib import contextmanager
 import keras
 import mlflow
 import numpy as np
+import pandas as pd
 from compare import HEAD, compare
 from local import local_session
 from mlflow.models import infer_signature
@@ -56,9 +60,12 @@ def served(path: str) -> Iterator[str]:
         process.wait()
 
 
-def milliseconds(url: str, payload: object) -> list[float]:
+JSON, PARQUET = "application/json", "application/vnd.apache.parquet"
+
+
+def milliseconds(url: str, body: bytes, kind: str) -> list[float]:
     """Of each request."""
-    request = urllib.request.Request(url, json.dumps(payload).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, body, {"Content-Type": kind})
     found = []
     for _ in range(REQUESTS):
         began = time.perf_counter()
@@ -67,7 +74,39 @@ def milliseconds(url: str, payload: object) -> list[float]:
     return found
 
 
+def as_parquet(rows: list[list[float]]) -> bytes:
+    stream = io.BytesIO()
+    pd.DataFrame({"features": list(np.array(rows, np.float32))}).to_parquet(stream)
+    return stream.getvalue()
+
+
+def serving(typed: str, untyped: str, peer: str) -> None:
+    """Compare servers of the models in these directories."""
+    every = np.random.default_rng(1).random((1000, WIDTH)).round(4).tolist()
+    print("\n| rows a request | model, request | ms | 95 of 100 within | mlflow.keras's time / this |")
+    print("|---|---|---|---|---|")
+    with served(typed) as ours, served(untyped) as quick, served(peer) as theirs:
+        for rows in (every[:1], every):
+            records = json.dumps({"dataframe_records": [{"features": row} for row in rows]}).encode()
+            requests = {
+                "mlflow.keras, JSON": (theirs, json.dumps({"inputs": rows}).encode(), JSON),
+                "ours, JSON": (ours, records, JSON),
+                "ours, typed_arrays=False, JSON": (quick, records, JSON),
+                "ours, typed_arrays=False, Parquet": (quick, as_parquet(rows), PARQUET),
+            }
+            for request in requests.values():
+                milliseconds(*request)
+            found = {name: milliseconds(*request) for name, request in requests.items()}
+            first = statistics.median(next(iter(found.values())))
+            for name, taken in found.items():
+                middle, slow = statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
+                print(f"| {len(rows):,} | {name} | {middle:.1f} | {slow:.1f} | {first / middle:.2f} |", flush=True)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--serving", action="store_true")
+    only_serving = parser.parse_args().serving
     spark = local_session()
     features = F.array(*(F.rand(i).cast("float") for i in range(WIDTH))).alias("features")
     frame = spark.range(0, ROWS, 1, 4).select(features, (F.col("id") % 10).cast("int").alias("label")).cache()
@@ -86,29 +125,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         mlflow.set_tracking_uri(f"sqlite:///{made}/mlflow.db")
         mlflow.set_experiment(experiment_id=mlflow.create_experiment("bench", f"file://{made}/artifacts"))
-        print(HEAD)
-        compare("fit, tracked", {"ours": lambda: fit("mlflow"), "tracking=None": lambda: fit(None)}, 7)
+        if not only_serving:
+            print(HEAD)
+            compare("fit, tracked", {"ours": lambda: fit("mlflow"), "tracking=None": lambda: fit(None)}, 7)
 
         fitted = classifier.fit(frame, {classifier.tracking: None})
         spark_dl.mlflow.save_model(fitted, f"{made}/ours")
+        spark_dl.mlflow.save_model(fitted, f"{made}/untyped", typed_arrays=False)
         model, example = fitted.keras(), np.zeros((1, WIDTH), np.float32)
         signature = infer_signature(example, model.predict(example, verbose=0))
         mlflow.keras.save_model(model, f"{made}/theirs", signature=signature)
         spark.stop()
-        rows = np.random.default_rng(1).random((1000, WIDTH)).round(4).tolist()
-        print("\n| rows a request | ours, ms | 95 of 100 within | mlflow.keras, ms | 95 of 100 within | ratio |")
-        print("|---|---|---|---|---|---|")
-        with served(f"{made}/ours") as ours, served(f"{made}/theirs") as theirs:
-            for some in (rows[:1], rows):
-                payloads = {ours: {"dataframe_records": [{"features": row} for row in some]}, theirs: {"inputs": some}}
-                for url, payload in payloads.items():
-                    milliseconds(url, payload)
-                found = [milliseconds(url, payload) for url, payload in payloads.items()]
-                (own, own_slow), (peer, slow) = (
-                    (statistics.median(one), statistics.quantiles(one, n=20)[-1]) for one in found
-                )
-                text = f"{own:.1f} | {own_slow:.1f} | {peer:.1f} | {slow:.1f} | {peer / own:.2f}"
-                print(f"| {len(some):,} | {text} |", flush=True)
+        serving(f"{made}/ours", f"{made}/untyped", f"{made}/theirs")
 
 
 if __name__ == "__main__":

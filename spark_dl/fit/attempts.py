@@ -20,6 +20,7 @@ from spark_dl.errors import ClusterError, OptionError, RankError, SlotsError, ex
 from spark_dl.fit.directory import FitDirectory
 from spark_dl.fit.fingerprint import fingerprint, layout
 from spark_dl.fit.progress import Progress
+from spark_dl.fit.trained import Evaluation, Trained
 from spark_dl.launch.launcher import run_ranks
 from spark_dl.launch.pool import RankPool
 from spark_dl.launch.settings import LaunchSettings, ProcessSettings
@@ -27,7 +28,6 @@ from spark_dl.launch.slots import cores_now
 from spark_dl.options import EstimatorOptions
 from spark_dl.redaction import warn
 from spark_dl.score.assess import Assessment, assess
-from spark_dl.score.heads import Head
 from spark_dl.track import Record
 from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.plan import TrainPlan, TrainResult
@@ -46,26 +46,10 @@ from spark_dl.wire import decode, encode
 if TYPE_CHECKING:
     from spark_dl.fit.spec import FitSpec
 
-__all__ = ["Trained", "ends_training", "train_on_ranks"]
+__all__ = ["ends_training", "train_on_ranks"]
 
 # The modules that a rank runs: imported once for all ranks of an executor.
 _MODULES = ("spark_dl.train.entry", "spark_dl.score.assess")
-
-
-@dataclass
-class Trained:
-    """Result of a training run.
-
-    Attributes:
-        result: The result that rank 0 returns.
-        assessment: The evaluation of the fitted model on the validation rows. None where none was requested, or where
-            ranks failed during it.
-        epochs: The reports of the epochs.
-    """
-
-    result: TrainResult
-    assessment: Assessment | None
-    epochs: list[EpochReport]
 
 
 def train_on_ranks(
@@ -74,7 +58,7 @@ def train_on_ranks(
     settings: LaunchSettings,
     spec: FitSpec,
     record: Record,
-    assessed: Head | None,
+    evaluation: Evaluation,
     pool: RankPool | None = None,
 ) -> Trained:
     """Train a model on Horovod ranks; show and log the progress.
@@ -85,7 +69,7 @@ def train_on_ranks(
         settings: The launch settings of the ranks.
         spec: The checked fit.
         record: The tracking record of the fit; opened here unless it is open.
-        assessed: The head by which ranks evaluate the fitted model on the validation rows; None for no evaluation.
+        evaluation: The evaluation of the fitted model.
         pool: The pool of the ranks; None for ranks that end with each attempt.
 
     Returns:
@@ -113,7 +97,7 @@ def train_on_ranks(
         plan = replace(plan, checkpoints=directory.store, dataset=plan.dataset.for_reading())
         try:
             directory.tracked_as(record.open(directory.tracked))
-            training = _Training(spark, plan, directory, settings, options, record, progress, assessed, pool)
+            training = _Training(spark, plan, directory, settings, options, record, progress, evaluation, pool)
             for note in record.tracker.notes:
                 progress.show(note)
             for note in spec.notes:
@@ -169,7 +153,7 @@ class _Training:
         options: The estimator's options.
         record: The tracking record of the fit.
         progress: The progress display.
-        assessed: The head by which ranks evaluate the fitted model on the validation rows; None for no evaluation.
+        evaluation: The evaluation of the fitted model.
         pool: The pool of the ranks; None for ranks that end with each attempt.
 
     Attributes:
@@ -187,7 +171,7 @@ class _Training:
     options: EstimatorOptions
     record: Record
     progress: Progress
-    assessed: Head | None
+    evaluation: Evaluation
     pool: RankPool | None
     epoch: int | None = None
     epochs: list[EpochReport] = field(default_factory=list)
@@ -241,7 +225,8 @@ class _Training:
         if plan.federated:  # the reported steps are those of rank 0 on its silo
             rows, together = plan.dataset.of_silo(0).rows(validation=False), self.options.batch_size
         self.progress.steps = math.ceil(rows / together) * plan.passes
-        look = functools.partial(assess, self.assessed) if self.assessed else None
+        head = self.evaluation.head
+        look = functools.partial(assess, head) if head else None
         rank = functools.partial(run_rank, plan, look)
         processes = ProcessSettings((*_MODULES, READERS[plan.reader]), self.pool)
         results: list[tuple[TrainResult, Assessment | None]] = run_ranks(
@@ -304,6 +289,7 @@ class _Training:
                 self.record.tracker.log_metrics(report.epoch, _merged(report.logs, metrics), time.time())
             case ResultReport(result):
                 self.trained = result
+                self.evaluation.on_begin(Trained(result, None, self.epochs))
             case WarningReport(text):
                 self._warning(text)
         return None

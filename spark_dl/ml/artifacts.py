@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 from spark_dl import figures
-from spark_dl.fit.attempts import Trained
 from spark_dl.fit.initial_model import display_name
+from spark_dl.fit.trained import Trained
 from spark_dl.installed import pinned_packages
 from spark_dl.log_values import scalar_history
 from spark_dl.ml.persistence import described
@@ -78,7 +78,7 @@ def of_model(model: Any, content: bytes) -> Files:
 
 
 def of_training(trained: Trained, first_epoch: int) -> Files:
-    """Make the artifacts of a training: curves of the metrics, the learning rate and the ranks' speeds.
+    """Make the artifacts of a training: curves of the metrics, the ranks' speeds, and a learning rate that changes.
 
     Args:
         trained: The result of the training.
@@ -88,7 +88,7 @@ def of_training(trained: Trained, first_epoch: int) -> Files:
     if trained.result.history:
         files["history.png"] = _drawn(figures.history_figure, scalar_history(trained.result.history), first_epoch)
     rates = {report.epoch: report.learning_rate for report in trained.epochs if report.learning_rate is not None}
-    if rates:
+    if len(set(rates.values())) > 1:
         files["learning_rate.png"] = _drawn(figures.learning_rate_figure, rates)
     workers = len(trained.epochs[-1].speed.ranks) if trained.epochs else 0
     # Earlier epochs may have had more workers.

@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_dl import diagnosis
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.specs import ConversionSpec
-from spark_dl.fit.attempts import Trained, train_on_ranks
+from spark_dl.fit.attempts import train_on_ranks
 from spark_dl.fit.callback_checks import pickle_callbacks
 from spark_dl.fit.conversion import check_rows, convert_rows
 from spark_dl.fit.converted import ConvertedData
@@ -25,6 +25,7 @@ from spark_dl.fit.heads import general_head
 from spark_dl.fit.input_plan import InputPlan
 from spark_dl.fit.label_checks import class_count
 from spark_dl.fit.spec import FitSpec, build_fit_spec
+from spark_dl.fit.trained import Trained
 from spark_dl.fit.validation import marked, marked_schema, marking
 from spark_dl.io.storage_options import StorageOptions
 from spark_dl.io.store import Store
@@ -232,7 +233,7 @@ class KerasEstimator(SavableEstimator, Estimator["KerasModel"]):
             check_rows(converted, spec.conversion, options)
             log.rows(converted, source)
             plan = self._train_plan(spec, converted, workspace, checkpoints)
-            trained = train_on_ranks(spark, plan, settings, spec, log.record, log.assessed(converted), pool)
+            trained = train_on_ranks(spark, plan, settings, spec, log.record, log.evaluation(converted), pool)
             fitted = self._fitted(workspace.read(trained.result.model_file), spec, trained, log.record.open())
             log.result(trained, fitted, workspace)
         return log.with_unlogged(fitted)

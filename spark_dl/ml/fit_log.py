@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import SparkSession
 
 from spark_dl.data.dataset import ConvertedDataset
-from spark_dl.fit.attempts import Trained
 from spark_dl.fit.initial_model import display_name
 from spark_dl.fit.spec import FitSpec
+from spark_dl.fit.trained import Evaluation, Trained
 from spark_dl.installed import version_of
 from spark_dl.io.store import Store
 from spark_dl.launch.settings import LaunchSettings
@@ -25,7 +25,6 @@ from spark_dl.ml.savable_estimator import OBJECTS
 from spark_dl.options import ClassifierOptions
 from spark_dl.redaction import warn
 from spark_dl.score.assess import can_assess
-from spark_dl.score.heads import Head
 from spark_dl.spark.row_source import RowSource
 from spark_dl.spark.session import master_of
 from spark_dl.track import Record, tracker, try_to_log
@@ -65,6 +64,7 @@ class FitLog:
     ) -> None:
         options = spec.options
         self._estimator, self._spec, self._title = estimator, spec, ""
+        self._has_curves = False
         self._tracker = tracker(
             options.tracking,
             experiment_name=options.experiment_name,
@@ -132,18 +132,30 @@ class FitLog:
 
         self.record.attempt("the dataset of the rows", log)
 
-    def assessed(self, converted: ConvertedDataset) -> Head | None:
-        """Return the head by which ranks evaluate the fitted model for the log.
+    def evaluation(self, converted: ConvertedDataset) -> Evaluation:
+        """Return the evaluation of the fitted model for the log.
+
+        There is none without tracking, without validation rows, or for a head that can't be evaluated. The curves are
+        logged while ranks evaluate.
 
         Args:
             converted: The converted dataset.
-
-        Returns:
-            The head; None without tracking, without validation rows, or for a head that can't be evaluated.
         """
         validated = converted.rows(validation=True) > 0
         can = can_assess(self._spec.head) and bool(self._spec.conversion.labels)
-        return self._spec.head if self.record.written and validated and can else None
+        head = self._spec.head if self.record.written and validated and can else None
+        return Evaluation(head, self.curves)
+
+    def curves(self, trained: Trained) -> None:
+        """Log the curves of the training, once: while ranks evaluate the model, there is time to draw them.
+
+        Args:
+            trained: The result of the training, with or without the evaluation.
+        """
+        if self.record.written and not self._has_curves:
+            self._has_curves = True
+            first_epoch = self._spec.options.initial_epoch
+            self.record.attempt("history.png", lambda: self.record.add(of_training(trained, first_epoch)))
 
     def result(self, trained: Trained, fitted: KerasModel, workspace: Store) -> None:
         """Log the result of the training: curves, evaluation on the validation rows, profile, and model.
@@ -156,7 +168,7 @@ class FitLog:
         if not self.record.written:
             return
         record, options = self.record, self._spec.options
-        record.attempt("history.png", lambda: record.add(of_training(trained, options.initial_epoch)))
+        self.curves(trained)
         text = run_text(type(self._estimator).__name__, self._spec.name, options.num_workers, fitted.summary)
         self._tracker.describe(self._title, text, "history.png" if fitted.summary.history else "")
         assessment = trained.assessment

@@ -136,7 +136,7 @@ def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[t
     from spark_dl.train.model.serialization import from_bytes, settings_of
 
     content = plan.workspace.read(result.model_file)
-    model = from_bytes(content, cloudpickle.loads(plan.custom_objects))
+    model = from_bytes(content, cloudpickle.loads(plan.custom_objects), compiled=False)
     settings = settings_of(content)
     call = tf.function(lambda features: model(features, training=False), reduce_retracing=True, autograph=False)
     batches: Iterable[Any] = Feed.of(plan, world).validation

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import keras
+import pytest
 
+from spark_dl.fit.attempts import Trained
 from spark_dl.ml import artifacts
 from spark_dl.train.model.archive import config_text
 from spark_dl.train.model.serialization import to_bytes
+from spark_dl.train.plan import TrainResult
+from spark_dl.train.reports import EpochReport, Speed
 
 
 def graph(model: keras.Model) -> tuple[dict[str, str], list[tuple[str, str]]]:
@@ -50,3 +54,10 @@ def test_a_subclassed_model_has_a_summary_alone() -> None:
     model = Own()
     model.build((None, 2))
     assert list(artifacts.of_model(model, to_bytes(model))) == ["model_summary.txt"]
+
+
+@pytest.mark.parametrize(("rates", "drawn"), [((0.1, 0.1), False), ((0.1, 0.05), True), ((None, 0.1), False)])
+def test_a_learning_rate_is_drawn_if_it_changes(rates: tuple[float | None, ...], drawn: bool) -> None:
+    epochs = [EpochReport(epoch, {}, rate, Speed()) for epoch, rate in enumerate(rates)]
+    files = artifacts.of_training(Trained(TrainResult({"loss": [1.0, 0.5]}, 4, 0, 1.0, 1, ""), None, epochs), 0)
+    assert set(files) == {"history.png", *(["learning_rate.png"] if drawn else [])}

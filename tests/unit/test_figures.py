@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from spark_dl import figures
@@ -54,7 +60,7 @@ def test_each_rank_has_a_line_and_many_have_three() -> None:
 
 def test_a_confusion_matrix_has_its_numbers_and_names_unless_there_are_too_many() -> None:
     axes, _ = figures.confusion_figure(np.array([[3.0, 1.0], [0.0, 1200.0]]), ["cat", "dog"]).axes
-    assert [text.get_text() for text in axes.texts] == ["3", "1", "0", "1,200"]
+    assert [text.get_text() for text in axes.texts] == ["3", "1", "1,200"]  # no number without rows
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["cat", "dog"]
     assert axes.get_title() == "1,204 validation rows"
     axes, _ = figures.confusion_figure(np.eye(100), [str(one) for one in range(100)]).axes
@@ -106,3 +112,34 @@ def test_a_graph_has_a_box_for_each_layer_below_those_that_lead_to_it() -> None:
 def test_a_figure_is_written_as_a_file() -> None:
     assert figures.written(lambda: history_figure({"loss": [1.0]})).startswith(b"\x89PNG")
     assert b"<svg" in figures.written(lambda: history_figure({"loss": [1.0]}), "svg")
+
+
+SAMPLE = np.array([[-123456.25, 2e6], [3.0, -7e5], [1e5, 1e5]])
+LONG = [f"a class with a rather long name: WWW {index}" for index in range(3)]
+METRICS = [f"output_{index}_mean_absolute_percentage_error" for index in range(3)]
+DRAWN: dict[str, Callable[[], Any]] = {
+    "metrics": lambda: history_figure({name: [-123456.0, -123456.5] for name in METRICS}),
+    "ranks": lambda: figures.ranks_figure([0, 1], [[{"rows_per_second": 1e7, "working": 0.5}] * 16] * 2),
+    "confusion": lambda: figures.confusion_figure(np.full((3, 3), 1234567.0), LONG),
+    "curves": figures.class_curves(np.ones((3, 2, 10)), LONG, 10**9)[1],
+    "predicted": lambda: figures.predicted_figure(SAMPLE, 3, "RMSE 1.234e+06, MAE 1.234e+06, R -0.1234"),
+    "residuals": lambda: figures.residuals_figure(SAMPLE, 3),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_picture_has_all_labels_and_a_narrow_white_frame(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("matplotlib.transforms.inv")  # OpenBLAS's threads spin after it
+    with Image.open(io.BytesIO(figures.written(DRAWN[name]))) as image:
+        pixels = np.asarray(image)
+    for sides in (pixels, pixels.swapaxes(0, 1)):  # a label that reaches the first or last row is cut
+        inked = np.nonzero((sides != 255).any(axis=(1, 2)))[0]
+        assert (inked[0], inked[-1]) == (8, len(sides) - 9)
+
+
+@pytest.mark.parametrize("name", ["metrics", "ranks", "residuals"])
+def test_plots_below_each_other_do_not_cover_their_labels(name: str) -> None:
+    figure = DRAWN[name]()
+    figures._place_plots(figure)
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert all(upper.y0 > lower.y1 for upper, lower in itertools.pairwise(boxes))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import decimal
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.pyfunc import scoring_server
 from pyspark.sql import types as T
 
+import spark_dl.mlflow
+from spark_dl import KerasRegressorModel
 from spark_dl.data.column import Column
 from spark_dl.data.specs import FeatureSpec
+from spark_dl.errors import DataError
 from spark_dl.ml import logged
 from spark_dl.score.heads import Regression
 from spark_dl.score.serving import Serving
@@ -102,3 +108,46 @@ def test_columns_of_their_own_types_are_taken_where_none_may_be_missing(whole: A
     assert whole.predict(made)["p"].tolist() == [7, 0]
     nullable = made.convert_dtypes(convert_floating=False)[list(KINDS)[:5]].join(made[list(KINDS)[5:]])
     assert whole.predict(nullable)["p"].tolist() == [7, 0]
+
+
+def arrays(path: Path, typed: bool) -> Any:
+    """A model whose prediction is the sum of an array of two floats and of a number, as a pyfunc."""
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    columns = T.StructType([T.StructField("pair", T.ArrayType(T.FloatType())), T.StructField("one", T.LongType())])
+    fitted = KerasRegressorModel.fromKeras(network, columns, inputCols=["pair", "one"])
+    spark_dl.mlflow.save_model(fitted, str(path), typed_arrays=typed)
+    return mlflow.pyfunc.load_model(str(path))
+
+
+PAIRS = pd.DataFrame({"pair": [[1.5, 2.0], [0, 1]], "one": [1, 2]})
+
+
+def requests() -> dict[str, tuple[bytes, str]]:
+    """The rows of PAIRS as requests to a server, with their content types."""
+    forms = {
+        "records": {"dataframe_records": PAIRS.to_dict("records")},
+        "split": {"dataframe_split": PAIRS.to_dict("split")},
+        "inputs": {"inputs": PAIRS.to_dict("list")},
+    }
+    stream = io.BytesIO()
+    PAIRS.to_parquet(stream)
+    encoded = {name: (json.dumps(form).encode(), "application/json") for name, form in forms.items()}
+    return {**encoded, "parquet": (stream.getvalue(), "application/vnd.apache.parquet")}
+
+
+def test_arrays_without_types_are_taken_in_every_form_and_checked_by_the_model(tmp_path: Path) -> None:
+    typed, untyped = arrays(tmp_path / "typed", typed=True), arrays(tmp_path / "untyped", typed=False)
+    signatures = [model.metadata.signature for model in (typed, untyped)]
+    assert [one["type"] for one in signatures[0].inputs.to_dict()] == ["array", "long"]
+    assert [one["type"] for one in signatures[1].inputs.to_dict()] == ["any", "long"]
+    assert signatures[0].outputs == signatures[1].outputs
+    for model in (typed, untyped):
+        for rows in (PAIRS, PAIRS.assign(pair=[np.float32([1.5, 2]), np.float32([0, 1])]), PAIRS.to_dict("records")):
+            assert model.predict(rows)["prediction"].tolist() == [4.5, 3.0]
+        for form, (body, kind) in requests().items():
+            if model is untyped or form != "inputs":  # MLflow takes a dict of typed arrays for one row
+                answer = scoring_server.invocations(body, kind, model, model.metadata.get_input_schema())
+                assert json.loads(answer.response) == {"predictions": [{"prediction": 4.5}, {"prediction": 3.0}]}
+    for wrong in ([[1.0], [1.0]], [["a", "b"], ["a", "b"]], [1.0, 1.0]):
+        with pytest.raises(DataError, match="'pair'"):
+            untyped.predict(PAIRS.assign(pair=wrong))
