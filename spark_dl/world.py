@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Rank", "World", "solo", "worlds"]
@@ -48,15 +48,15 @@ class Rank:
         heartbeat: Records progress, as a short description of the current step. A function that sent a heartbeat once
             and then sends none for long counts as stuck.
         reply: Waits for the driver's next reply to a report, which all ranks get.
-        kept: What functions keep in the rank's process for the next launch of its pool; empty at first, and in a
-            process without a pool.
+        kept: What functions keep in the rank's process for the next launch of its pool, empty at first; None in a
+            process without a pool, which ends with the launch.
     """
 
     world: World
     report: Callable[[dict[str, Any]], None]
     heartbeat: Callable[[str], None]
     reply: Callable[[], dict[str, Any]]
-    kept: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] | None = None
 
 
 def solo(host: str = "localhost") -> World:

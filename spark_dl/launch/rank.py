@@ -145,7 +145,7 @@ def serve(control: socket.socket) -> NoReturn:
         if request is None or descriptors is None:
             _exit(0)
         _enter(request, descriptors)
-        if not _serve_task(descriptors, kept) or request.pool is None:
+        if not _serve_task(descriptors, kept if request.pool else None) or request.pool is None:
             _exit(0)
         _leave()
         control.sendall(b"w")
@@ -187,12 +187,12 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _serve_task(descriptors: Descriptors, kept: dict[str, Any]) -> bool:
+def _serve_task(descriptors: Descriptors, kept: dict[str, Any] | None) -> bool:
     """Run the `RankTask` that arrives; return whether its function has returned.
 
     Args:
         descriptors: The descriptors of the task's pipes.
-        kept: What the functions of earlier tasks have kept in this process.
+        kept: What the functions of earlier tasks have kept in this process; None without a pool.
     """
     incoming = os.fdopen(descriptors.task, "rb")
     with os.fdopen(descriptors.answers, "wb") as stream:
@@ -221,7 +221,7 @@ def _compute_undisturbed() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _run(task: RankTask, answer: Answer, replies: _Replies, kept: dict[str, Any]) -> bool:
+def _run(task: RankTask, answer: Answer, replies: _Replies, kept: dict[str, Any] | None) -> bool:
     from spark_dl.collectives import HorovodCollectives
 
     os.environ.update(task.environment)

@@ -34,17 +34,18 @@ class Keeping:
     """Access of one training to the model that its process keeps.
 
     Args:
-        kept: What functions keep in this process; `Rank.kept`.
+        kept: What functions keep in this process; None for a process that ends with this training.
         plan: The training plan.
         content: The `.keras` bytes of the model to start from.
         feed: The rank's feed.
         world: The rank's World.
     """
 
-    def __init__(self, kept: dict[str, Any], plan: TrainPlan, content: bytes, feed: Feed, world: World) -> None:
-        self._kept = kept
+    def __init__(self, kept: dict[str, Any] | None, plan: TrainPlan, content: bytes, feed: Feed, world: World) -> None:
+        self._kept = {} if kept is None else kept
         self._content = content
-        self._signature = _signature(plan, content, feed, world) if _is_alike_each_time(plan) else ""
+        keeps = kept is not None and _is_alike_each_time(plan)
+        self._signature = _signature(plan, content, feed, world) if keeps else ""
 
     def take(self) -> PreparedModel | None:
         """Return the kept model with the values to start from; None if there is none for such a training.
@@ -91,8 +92,12 @@ def _signature(plan: TrainPlan, content: bytes, feed: Feed, world: World) -> str
     """
     options = replace(plan.options, epochs=1, initial_epoch=0)
     steps = feed.steps if options.gradient_accumulation > 1 else 0
+    try:
+        parts = structure(content)
+    except Exception:  # `from_bytes` raises the error
+        return ""
     counts = (world.size, feed.empty_steps > 0, feed.steps >= LEAST_STEPS, steps)
     others = (plan.dataset.tensors, plan.class_weights, plan.state_rules, plan.learning_rate)
     # Not pickled: the bytes of equal values differ with the objects that they share.
-    fixed = repr((options, counts, others, structure(content)))
+    fixed = repr((options, counts, others, parts))
     return hashlib.sha256(fixed.encode() + plan.custom_objects).hexdigest()

@@ -71,7 +71,7 @@ def train(
         feed = Feed.of(plan, collectives.world)
         if plan.privacy:
             feed = PoissonFeed.over(feed, plan.privacy)
-        keeping = Keeping({} if kept is None else kept, plan, content, feed, collectives.world)
+        keeping = Keeping(kept, plan, content, feed, collectives.world)
         keras.utils.set_random_seed((plan.options.seed * 1_000_003 + collectives.world.rank) % 2**32)
         prepared = prepare(plan, content, feed, collectives, keeping.take())
         result = _train(plan, prepared, feed, collectives, report, heartbeat, reply)

@@ -7,7 +7,7 @@ import json
 import keras
 import pytest
 
-from spark_dl.fit.attempts import Trained
+from spark_dl.fit.trained import Trained
 from spark_dl.ml import artifacts
 from spark_dl.train.model.archive import config_text
 from spark_dl.train.model.serialization import to_bytes

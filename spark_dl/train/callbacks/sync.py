@@ -3,6 +3,7 @@
 All callbacks, in the order in which they run:
 
 SendHeartbeats  training position for the rank monitor: first and last (progress.py)
+StepsAhead      tells the train function where an epoch begins (../steps_ahead.py)
 SyncMetrics     joins metrics, logs and moving statistics over ranks, so that all later callbacks see the same
 WarmUp          learning rate warm-up (warm_up.py)
 (the user's)
