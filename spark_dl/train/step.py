@@ -125,7 +125,7 @@ def _of_shape(gradient: Any, variable: Any) -> Any:
     return gradient
 
 
-def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
+def quick_train_function(model: keras.Model, reducer: GradientReducer, traced: list[Any]) -> None:
     """Set a train function that takes one step and returns its logs unwrapped.
 
     Keras's own supports several steps per call and data that ends: it wraps each step's logs in optionals, which costs
@@ -135,6 +135,7 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
     Args:
         model: The model, with its final train step.
         reducer: The reducer whose `voted` is set after each step.
+        traced: The list that gets the graph of each tracing.
     """
     if model.run_eagerly:
         return
@@ -142,6 +143,7 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer) -> None:
     @tf.function(reduce_retracing=True, autograph=False)
     def step(iterator: Any) -> tuple[Any, Any]:
         logs = model.train_step(next(iterator))
+        traced.append(tf.compat.v1.get_default_graph())
         return logs, tf.identity(reducer.stop_votes)
 
     def train_function(iterator: Any) -> Any:
