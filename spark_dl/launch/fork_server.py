@@ -68,6 +68,11 @@ class _Order:
     descriptors: Descriptors
     pid: int = 0
 
+    def close(self) -> None:
+        """Close the connection and the descriptors."""
+        self.descriptors.close()
+        self.task.close()
+
 
 @dataclass
 class _Process:
@@ -99,8 +104,8 @@ class _Process:
         return self.task is None and self.offered is None and not self.ending
 
     def close(self) -> None:
-        """Close the connections."""
-        for connection in (self.control, self.task, self.pool):
+        """Close the connections, and those of the order that it was asked to take."""
+        for connection in (self.control, self.task, self.pool, self.offered):
             if connection is not None:
                 connection.close()
 
@@ -209,9 +214,8 @@ class _ForkServer:
         server = os.getpid()
         pid = os.fork()
         if not pid:
-            for connection in (control, order.task, self._listener):
+            for connection in (control, order, self._listener):
                 connection.close()
-            order.descriptors.close()
             self._selector.close()
             for process in self._processes.values():
                 process.close()

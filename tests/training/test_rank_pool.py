@@ -215,6 +215,22 @@ def test_a_task_may_leave_while_a_process_is_asked(pool: Membership) -> None:
     assert run(counts, pool)[:2] == (2, pid)
 
 
+def open_files(rank: Rank) -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_process_holds_no_file_of_a_task_that_another_is_asked_to_take(pool: Membership) -> None:
+    (expected, _, _), (_, pid, _) = run(open_files, None), run(counts, pool)
+    psutil.Process(pid).suspend()
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(run, counts, pool)
+        time.sleep(0.5)
+        found, _, _ = run(open_files, None)
+        psutil.Process(pid).resume()
+        assert asked.result()[1] == pid
+    assert found <= expected
+
+
 def test_a_frozen_process_ends_with_its_pool() -> None:
     with Channel(HOST, HOST, queue.Queue()) as channel:
         _, pid, _ = run(counts, Membership(channel.address, 600.0))
