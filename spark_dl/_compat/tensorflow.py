@@ -1,4 +1,4 @@
-"""TensorFlow internals: the state of a `tf.function`, settings of LiteRT's converter.
+"""TensorFlow internals: the state of a `tf.function`, what its graphs use, settings of LiteRT's converter.
 
 Checked with TensorFlow 2.21; the former with 2.19 and 2.20, too.
 """
@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["builtin_operations", "has_created_variables", "litert_settings", "untraced_state"]
+__all__ = [
+    "builtin_operations",
+    "captured_resources",
+    "has_created_variables",
+    "litert_settings",
+    "runs_python",
+    "untraced_state",
+]
 
 
 def has_created_variables(function: Any) -> bool:
@@ -36,3 +43,17 @@ def builtin_operations() -> list[Any]:
     import tensorflow as tf
 
     return [tf.lite.OpsSet.TFLITE_BUILTINS]
+
+
+def captured_resources(graph: Any) -> list[Any]:
+    """Return the handles of the resources, such as variables, that a function's graph uses (`FuncGraph`)."""
+    import tensorflow as tf
+
+    return [tensor for tensor in graph.external_captures if tensor.dtype == tf.resource]
+
+
+def runs_python(graph: Any) -> bool:
+    """Return whether the steps of a function's graph call Python functions (operations `PyFunc`, `EagerPyFunc`)."""
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    return any("PyFunc" in node.op for node in nodes)

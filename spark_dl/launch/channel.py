@@ -53,6 +53,7 @@ class Channel:
         token = secrets.token_hex(16)
         self._ranks: list[socket.socket] = []
         self._connections = 0
+        self._closed = False
         self._changed = threading.Condition()
         channel, ranks, changed = self, self._ranks, self._changed
 
@@ -65,6 +66,8 @@ class Channel:
                 self.connection.settimeout(None)
                 _limit_sending(self.connection)
                 with changed:
+                    if channel._closed:  # it was connected while the channel was closed
+                        return
                     ranks.append(self.connection)
                     channel._connections += 1
                 try:
@@ -136,6 +139,8 @@ class Channel:
         return self
 
     def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._closed = True
         for rank in self._connected():
             with contextlib.suppress(OSError):
                 rank.shutdown(socket.SHUT_RDWR)

@@ -38,7 +38,7 @@ from spark_dl.launch.messages import (
     Report,
     Started,
 )
-from spark_dl.launch.rank_request import Descriptors, receive_request
+from spark_dl.launch.rank_request import WAITS, Descriptors, receive_request, take_offers
 from spark_dl.world import Rank
 
 __all__ = ["serve", "without_rank"]
@@ -148,8 +148,9 @@ def serve(control: socket.socket) -> NoReturn:
         if not _serve_task(descriptors, kept if request.pool else None) or request.pool is None:
             _exit(0)
         _leave()
-        control.sendall(b"w")
+        control.sendall(WAITS)
         gc.collect()
+        take_offers(control)
 
 
 def _enter(request: RankRequest, descriptors: Descriptors) -> None:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+from spark_dl.errors import ClusterError
 from spark_dl.launch import fork_client
 from spark_dl.launch.channel import Sender
 from spark_dl.launch.frames import read_frame, write_frame
@@ -61,13 +62,13 @@ class RankProcess:
         modules: The modules that are imported besides TensorFlow and Horovod before the fork.
         name: The rank's name, which stands before each line of its output in the executor's log; "" for none.
         pool: The pool that the process belongs to; None for none. A process of a pool may have run for it before, and
-            waits for its next task instead of ending.
+            waits for its next task instead of ending, unless the pool is closed.
 
     Attributes:
         pid: The process id; 0 until the fork server has reported it.
 
     Raises:
-        ClusterError: The fork server can't be started, or the driver can't be reached.
+        ClusterError: The fork server can't be started.
     """
 
     def __init__(
@@ -93,9 +94,12 @@ class RankProcess:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "TMPDIR": self._directory.name,
         }
-        request = RankRequest(variables, list(sys.path), os.getcwd(), dict(environment), pool)
+        membership = _joined(pool)
+        request = RankRequest(
+            variables, list(sys.path), os.getcwd(), dict(environment), pool if membership >= 0 else None
+        )
         (task, own_task), (own_output, output), (own_answers, answers) = os.pipe(), os.pipe(), os.pipe()
-        descriptors = Descriptors(task, output, answers, Sender(pool.driver).detach() if pool else -1)
+        descriptors = Descriptors(task, output, answers, membership)
         with contextlib.suppress(OSError):  # the server is gone, which the end of its connection shows
             send_request(self._server, request, descriptors)
         descriptors.close()
@@ -186,3 +190,10 @@ class RankProcess:
                 self._log.append(text)
                 sys.stderr.write(self._prefix + text)
                 sys.stderr.flush()
+
+
+def _joined(pool: Membership | None) -> int:
+    """Return the descriptor of a connection to a pool; -1 for none, or if the pool has been closed meanwhile."""
+    with contextlib.suppress(ClusterError, OSError):
+        return Sender(pool.driver).detach() if pool else -1
+    return -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from typing import NamedTuple
@@ -10,7 +11,10 @@ from typing import NamedTuple
 from spark_dl.launch.frames import read_frame, write_frame
 from spark_dl.launch.messages import RankRequest
 
-__all__ = ["Descriptors", "receive_request", "send_request"]
+__all__ = ["OFFER", "TAKES", "WAITS", "Descriptors", "receive_request", "send_request", "take_offers"]
+
+# The fork server asks a process that waits whether it takes a request; the process says that it does, or that it waits.
+OFFER, TAKES, WAITS = b"?", b"!", b"w"
 
 
 class Descriptors(NamedTuple):
@@ -54,16 +58,25 @@ def receive_request(connection: socket.socket) -> tuple[RankRequest | None, Desc
     """Wait for a request; None at the end of the connection.
 
     Raises:
-        OSError: The connection is broken, or its timeout has passed.
+        OSError: The connection is broken, its timeout has passed, or there are too many open files.
     """
-    _, opened, _, _ = socket.recv_fds(connection, 1, len(Descriptors._fields))
-    if not opened:
+    _, opened, flags, _ = socket.recv_fds(connection, 1, len(Descriptors._fields))
+    if not opened and not flags & socket.MSG_CTRUNC:
         return None, None
-    descriptors = Descriptors(*opened)
+    descriptors = Descriptors(*opened, *[-1] * (len(Descriptors._fields) - len(opened)))
     try:
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         with connection.makefile("rb") as stream:
             request = read_frame(stream)
     except BaseException:
         descriptors.close()
         raise
     return request, descriptors
+
+
+def take_offers(connection: socket.socket) -> None:
+    """Answer the fork server's offers, until a request or the end of the connection can be read."""
+    while connection.recv(1, socket.MSG_PEEK) == OFFER:
+        connection.recv(1)
+        connection.sendall(TAKES)

@@ -224,14 +224,15 @@ class StreamTrainer:
     def _end_with(self, query: StreamingQuery | None) -> None:
         """End the ranks that wait when a query ends; None for one that isn't known to the session."""
         ranks = self._ranks
-        if ranks is None or query is None or query.id in self._watched:
+        # By its run: a query that is started again from its checkpoint has the id of before.
+        if ranks is None or query is None or query.runId in self._watched:
             return
-        self._watched.add(query.id)
+        self._watched.add(query.runId)
 
         def wait() -> None:
             with contextlib.suppress(Exception):  # the query's own error, which its user gets from it
                 query.awaitTermination()
-            self._watched.discard(query.id)
+            self._watched.discard(query.runId)
             ranks.close()
 
         threading.Thread(target=wait, name="spark-dl-stream-end", daemon=True).start()

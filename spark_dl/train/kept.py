@@ -7,16 +7,21 @@ result as from a new model, whose graphs would have to be traced first.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import replace
 from typing import Any
 
 import cloudpickle
 import keras
+import numpy as np
 import tensorflow as tf
 
+from spark_dl._compat.tensorflow import captured_resources, runs_python
 from spark_dl.train.feed import Feed
+from spark_dl.train.metrics.joins import copy_of, leaf_metrics
 from spark_dl.train.model.archive import structure
+from spark_dl.train.model.optimizers import optimizer_variables
 from spark_dl.train.model.parts import inner_layers, is_keras, leaves
 from spark_dl.train.model.serialization import from_bytes
 from spark_dl.train.model.values import take_values
@@ -43,6 +48,7 @@ class Keeping:
 
     def __init__(self, kept: dict[str, Any] | None, plan: TrainPlan, content: bytes, feed: Feed, world: World) -> None:
         self._kept = {} if kept is None else kept
+        self._known: list[Any] | None = None  # the graphs that were found to have no other state
         self._content = content
         keeps = kept is not None and _is_alike_each_time(plan)
         self._signature = _signature(plan, content, feed, world) if keeps else ""
@@ -61,11 +67,12 @@ class Keeping:
         found.reducer.restart()
         found.clock.reset()
         found.model.stop_training = False
+        self._known = list(found.traced)
         return found
 
     def keep(self, prepared: PreparedModel) -> None:
         """Keep a model whose training has ended, if its variables are all of its state."""
-        if self._signature and not _has_other_state(prepared.model):
+        if self._signature and (prepared.traced == self._known or not _has_other_state(prepared)):
             self._kept[_KEPT] = (self._signature, prepared)
 
 
@@ -78,11 +85,35 @@ def _is_alike_each_time(plan: TrainPlan) -> bool:
     return plain and not cloudpickle.loads(plan.callbacks)
 
 
-def _has_other_state(model: keras.Model) -> bool:
-    """Return whether a model may have a state that no file has: of Python code in each step, or outside of Keras."""
-    own = [thing for thing in (model, *inner_layers(model), *model.metrics) if not is_keras(type(thing))]
+def _has_other_state(prepared: PreparedModel) -> bool:
+    """Return whether a training may depend on more than the values that `take_values` assigns.
+
+    That is a state outside of the variables of the model and its optimizers: of Python code, of a loss, of the random
+    generator that Keras has for the whole process, or of a metric that a reset doesn't begin anew.
+    """
+    model = prepared.model
+    own = [thing for thing in (model, *inner_layers(model)) if not is_keras(type(thing))]
     held = leaves([list(vars(thing).values()) for thing in own])
-    return bool(model.run_eagerly) or any(isinstance(thing, (tf.Variable, tf.random.Generator)) for thing in held)
+    if model.run_eagerly or any(isinstance(thing, (tf.Variable, tf.random.Generator)) for thing in held):
+        return True
+    made = [*prepared.reducer.variables, *prepared.clock.variables]
+    known = [*model.variables, *optimizer_variables(model), *model.metrics_variables, *made]
+    handles = {id((v if isinstance(v, tf.Variable) else v.value).handle) for v in known}
+    if any(id(resource) not in handles for graph in prepared.traced for resource in captured_resources(graph)):
+        return True
+    return any(map(runs_python, prepared.traced)) or not all(map(_begins_anew, leaf_metrics(model)))
+
+
+def _begins_anew(metric: keras.Metric) -> bool:
+    """Return whether a reset gives a metric the state of a new one, as Keras's own have."""
+    if is_keras(type(metric)):
+        return True
+    with contextlib.suppress(Exception):  # a config that gives no metric
+        new = copy_of(metric)
+        metric.reset_state()
+        pairs = zip(metric.variables, new.variables, strict=True)
+        return all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in pairs)
+    return False
 
 
 def _signature(plan: TrainPlan, content: bytes, feed: Feed, world: World) -> str:

@@ -40,6 +40,7 @@ class GradientReducer:
         stop_votes: float32 variable: the number of stop votes at the last reduction.
         voted: The value of `stop_votes` after each step.
         step_rows: float32 variable: this rank's rows in its last training step.
+        sums: The variables that add up gradients over several steps; they are 0 after each epoch.
         validating: bool variable: whether a validation of all ranks runs.
         test_rows: float32 variable: this rank's rows in its last validation step, if the model has a custom test step
             or this rank has empty batches.
@@ -67,6 +68,7 @@ class GradientReducer:
         self._clock = clock
         self._steps = steps
         self._half = fp16
+        self.sums: list[tf.Variable] = []
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def skip(self, steps: int) -> None:
@@ -79,6 +81,11 @@ class GradientReducer:
             variable.assign(tf.zeros_like(variable))
         self.validating.assign(False)
         self.voted = self.stop_votes
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that this reducer has made, for the numbers and the sums of steps."""
+        return [*(value for value in vars(self).values() if isinstance(value, tf.Variable)), *self.sums]
 
     def begin(self, rows: Any) -> None:
         """Record the rows of the step that begins; called in a graph.
@@ -251,6 +258,7 @@ class _Accumulated:
                     for g, shape in zip(gradients, shapes, strict=True)
                 ]
                 self._rows = tf.Variable(0.0)
+            self._reducer.sums += [self._rows, *(s for s in self._sums if s is not None)]
         rows = self._reducer.rows
         for held, gradient in zip(self._sums, gradients, strict=True):
             if gradient is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import cloudpickle
 import keras
@@ -44,6 +45,7 @@ class PreparedModel:
         ahead: The number of steps that a call of its train function takes.
         before: The callbacks of the preparation that run before those that join metrics.
         after: Those that run after them.
+        traced: The graphs of its train step.
     """
 
     model: keras.Model
@@ -52,6 +54,7 @@ class PreparedModel:
     ahead: StepsAhead
     before: list[keras.callbacks.Callback]
     after: list[keras.callbacks.Callback]
+    traced: list[Any] = field(default_factory=list)
 
 
 def prepare(
@@ -125,7 +128,7 @@ def _wrap_steps(prepared: PreparedModel, plan: TrainPlan, feed: Feed, collective
         build_state(model, feed.example)
     losses = JoinedLosses(model, collectives, reducer) if several else None
     prepare_steps(model, reducer, prepared.clock, feed.empty_steps > 0, losses)
-    quick_train_function(model, reducer, prepared.ahead)
+    quick_train_function(model, reducer, prepared.ahead, prepared.traced)
 
 
 def _takes_several(plan: TrainPlan, model: keras.Model, feed: Feed) -> bool:

@@ -59,6 +59,11 @@ class StepClock:
         if math.isfinite(self._idle_since.numpy()):
             self._idle_since.assign(tf.timestamp())
 
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that hold the times."""
+        return [value for value in vars(self).values() if isinstance(value, tf.Variable)]
+
     def reset(self) -> None:
         """Forget all steps, as if there had been none."""
         self.take()

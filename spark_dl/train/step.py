@@ -135,7 +135,7 @@ def _of_shape(gradient: Any, variable: Any) -> Any:
     return gradient
 
 
-def quick_train_function(model: keras.Model, reducer: GradientReducer, ahead: StepsAhead) -> None:
+def quick_train_function(model: keras.Model, reducer: GradientReducer, ahead: StepsAhead, traced: list[Any]) -> None:
     """Set a train function that returns the logs of its steps unwrapped.
 
     Keras's own supports data that ends: it wraps each step's logs in optionals, which costs as much as the step of a
@@ -146,6 +146,7 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer, ahead: St
         model: The model, with its final train step; with Keras's own one where several steps may be taken at once.
         reducer: The reducer whose `voted` is set after each call.
         ahead: The number of steps to take in a call.
+        traced: The list that gets the graph of each tracing.
     """
     if model.run_eagerly:
         return
@@ -157,6 +158,7 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer, ahead: St
             logs = model.get_metrics_result()
         else:
             logs = model.train_step(next(iterator))
+        traced.append(tf.compat.v1.get_default_graph())
         return logs, tf.identity(reducer.stop_votes)
 
     def take(iterator: Any, count: Any) -> Any:

@@ -59,12 +59,16 @@ def scaled() -> keras.Model:
     return a_model(half, optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, momentum=0.9)))
 
 
+def seeded() -> keras.Model:
+    return a_model(keras.layers.Dense(8), keras.layers.Dropout(0.5, seed=7))
+
+
 def frozen() -> keras.Model:
     layers = [keras.layers.Dense(8, "relu", trainable=False), keras.layers.LayerNormalization()]
     return a_model(*layers)
 
 
-MODELS = (dropout, recurrent, averaged, scheduled, scaled, frozen)
+MODELS = (dropout, recurrent, averaged, scheduled, scaled, seeded, frozen)
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulated": {"gradient_accumulation": 2},
@@ -191,7 +195,19 @@ class Untracked(Remembers):
         return inputs + self.held["calls"][0].normal(tf.shape(inputs))
 
 
-@pytest.mark.parametrize("layer", [Remembers, Untracked, None])
+class Noise(keras.layers.Layer):
+    """A layer that draws from the random generator that Keras has for the whole process."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + keras.random.normal(tf.shape(inputs))
+
+
+class CallsPython(keras.layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(lambda x: x, [inputs], tf.float32), inputs.shape)
+
+
+@pytest.mark.parametrize("layer", [Remembers, Untracked, Noise, CallsPython, None])
 def test_a_model_with_a_state_of_its_own_is_not_kept(tmp_path: Path, layer: type[keras.layers.Layer] | None) -> None:
     objects = {layer.__name__: layer} if layer else {}
     model = a_model(*([layer()] if layer else []))
@@ -202,6 +218,46 @@ def test_a_model_with_a_state_of_its_own_is_not_kept(tmp_path: Path, layer: type
     with keras.saving.custom_object_scope(objects):
         content = to_bytes(model)
     run(a_plan(tmp_path, content, FIRST, options, custom_objects=cloudpickle.dumps(objects)), kept)
+    assert not kept
+
+
+class Grows(keras.losses.Loss):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.calls = keras.Variable(1.0, trainable=False)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        self.calls.assign_add(1.0)
+        return self.calls * keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+
+class Least(keras.metrics.Metric):
+    """A metric that begins with 1, and after a reset with 0."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.least = self.add_weight(shape=(), initializer="ones")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.least.assign(keras.ops.minimum(self.least, keras.ops.min(y_pred)))
+
+    def result(self) -> Any:
+        return self.least + 0.0
+
+
+@pytest.mark.parametrize("part", [Grows, Least])
+def test_a_loss_or_a_metric_with_a_state_of_its_own_has_a_new_model(tmp_path: Path, part: type[Any]) -> None:
+    model = a_model()
+    given: dict[str, Any] = {"loss": Grows()} if part is Grows else {"metrics": [Least()]}
+    model.compile("sgd", **{"loss": "sparse_categorical_crossentropy", **given})
+    objects = {part.__name__: part}
+    with keras.saving.custom_object_scope(objects):
+        content = to_bytes(model)
+    kept: dict[str, Any] = {}
+    run(
+        a_plan(tmp_path, content, FIRST, TrainingOptions(batch_size=10), custom_objects=cloudpickle.dumps(objects)),
+        kept,
+    )
     assert not kept
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -173,6 +174,106 @@ def test_a_process_whose_task_is_gone_is_killed(pool: Membership) -> None:
     assert found == [pid]
     assert gone(pid)
     assert run(counts, pool)[0] == 1
+
+
+def server_of(pid: int) -> psutil.Process:
+    server = psutil.Process(pid).parent()
+    assert server
+    return server
+
+
+def test_a_task_that_leaves_before_its_rank_has_begun_costs_nobody_else_a_rank(pool: Membership) -> None:
+    _, pid, _ = run(counts, pool)
+    server = server_of(pid)
+    server.suspend()  # so that it reads the request and its end at once
+    left = RankProcess(SETTINGS, (), "rank 0", Membership(pool.driver, 1.0))
+    left.kill()
+    server.resume()
+    assert left.exit().code == -9
+    assert run(counts, pool)[:2] == (2, pid)
+
+
+@pytest.mark.parametrize("end", ["killed", "frozen"])
+def test_a_process_that_does_not_answer_gets_no_task(pool: Membership, end: str) -> None:
+    _, pid, _ = run(counts, pool)
+    psutil.Process(pid).suspend()
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(run, counts, pool)
+        if end == "killed":
+            time.sleep(0.5)  # it has been offered the task
+            psutil.Process(pid).kill()
+        value, another, _ = found.result()
+    assert (value, another != pid) == (1, True)
+    assert gone(pid)
+
+
+def test_a_task_may_leave_while_a_process_is_asked(pool: Membership) -> None:
+    _, pid, _ = run(counts, pool)
+    psutil.Process(pid).suspend()
+    left = RankProcess(SETTINGS, (), "rank 0", pool)
+    left.kill()
+    assert left.exit().code == 1
+    psutil.Process(pid).resume()
+    assert run(counts, pool)[:2] == (2, pid)
+
+
+def open_files(rank: Rank) -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_process_holds_no_file_of_a_task_that_another_is_asked_to_take(pool: Membership) -> None:
+    (expected, _, _), (_, pid, _) = run(open_files, None), run(counts, pool)
+    psutil.Process(pid).suspend()
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(run, counts, pool)
+        time.sleep(0.5)
+        found, _, _ = run(open_files, None)
+        psutil.Process(pid).resume()
+        assert asked.result()[1] == pid
+    assert found <= expected
+
+
+def test_a_frozen_process_ends_with_its_pool() -> None:
+    with Channel(HOST, HOST, queue.Queue()) as channel:
+        _, pid, _ = run(counts, Membership(channel.address, 600.0))
+        psutil.Process(pid).suspend()
+    assert gone(pid)
+
+
+def test_a_task_of_a_closed_pool_has_a_process_that_ends_with_it() -> None:
+    with Channel(HOST, HOST, queue.Queue()) as channel:
+        pool = Membership(channel.address, 600.0)
+    value, pid, _ = run(counts, pool)
+    assert value == 1
+    assert gone(pid)
+
+
+def test_who_connects_while_a_pool_is_closed_has_the_end_of_the_connection(pool: Membership) -> None:
+    with (
+        Channel(HOST, HOST, queue.Queue()) as channel,
+        socket.create_connection((HOST, channel.address.port)) as late,
+    ):
+        time.sleep(0.2)  # it is accepted
+        channel.__exit__(None, None, None)
+        late.settimeout(10)
+        late.sendall(channel.address.token.encode() + b"\n")
+        assert late.recv(1) == b""
+
+
+def test_a_server_without_files_for_a_task_serves_the_next(pool: Membership) -> None:
+    _, pid, _ = run(counts, pool)
+    server = server_of(pid)
+    limits, used = server.rlimit(psutil.RLIMIT_NOFILE), server.num_fds()
+    # All numbers below the limit are taken: but for one, the connection, there is none for the descriptors.
+    server.rlimit(psutil.RLIMIT_NOFILE, (used + 1, limits[1]))
+    try:
+        with RankProcess(SETTINGS, (), "rank 0", pool) as process:
+            assert not process.ready()
+            assert "Too many open files" in process.exit().log
+    finally:
+        server.rlimit(psutil.RLIMIT_NOFILE, limits)
+    assert server.num_fds() <= used
+    assert run(counts, pool)[:2] == (2, pid)
 
 
 def test_a_process_between_two_tasks_holds_no_file_of_either(pool: Membership) -> None:

@@ -58,6 +58,27 @@ def test_a_function_knows_whether_it_has_created_variables() -> None:
         assert graphs.has_created_variables(function) is expected
 
 
+@pytest.mark.parametrize("python", [False, True])
+def test_a_graph_knows_its_resources_and_whether_it_calls_python(python: bool) -> None:
+    one, other = tf.Variable(1.0), tf.Variable(2.0)
+    traced = []
+
+    @tf.function(autograph=False)
+    def inner(number: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(lambda x: x, [number], tf.float32) if python else number
+
+    @tf.function(autograph=False)
+    def step(number: tf.Tensor) -> tf.Tensor:
+        traced.append(tf.compat.v1.get_default_graph())
+        other.assign_add(1.0)
+        return inner(number) + one
+
+    step(tf.constant(1.0))
+    (graph,) = traced
+    assert {id(handle) for handle in graphs.captured_resources(graph)} == {id(one.handle), id(other.handle)}
+    assert graphs.runs_python(graph) is python
+
+
 def test_the_state_of_a_traced_function_makes_an_equal_one_without_graphs() -> None:
     @tf.function
     def tripled(x: Any) -> Any:

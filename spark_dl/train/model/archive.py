@@ -16,7 +16,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-__all__ = ["add_record", "config_text", "read_record", "refuse_hostile", "split_record", "structure"]
+__all__ = [
+    "add_record",
+    "config_text",
+    "read_record",
+    "record_structure",
+    "refuse_hostile",
+    "split_record",
+    "structure",
+]
 
 # Archive member of this package; Keras ignores it.
 _RECORD, _JSON = "spark_dl.h5", "record"
@@ -45,7 +53,15 @@ def structure(content: bytes) -> str:
     assets = [member for member in members if not member[0].endswith(".h5") and member[0] not in (_CONFIG, _METADATA)]
     _number_shared(config, {})
     _drop_rates((config.get("compile_config") or {}).get("optimizer"))
-    return json.dumps([config, assets, read_record(content)], sort_keys=True)
+    return json.dumps([config, assets, record_structure(read_record(content))], sort_keys=True)
+
+
+def record_structure(record: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return a record without the states of seeds, which are values of variables: whether they were chosen remains."""
+    if record is None:
+        return None
+    layers = [{**layer, "seeds": [state is not None for state in layer["seeds"]]} for layer in record["layers"]]
+    return {**record, "layers": layers}
 
 
 def _number_shared(config: Any, numbers: dict[int, int]) -> None:
@@ -62,7 +78,7 @@ def _drop_rates(config: Any) -> None:
     for name, value in list(config.items()) if isinstance(config, dict) else ():
         if name == "learning_rate" and isinstance(value, float):
             del config[name]
-        else:
+        elif name != "learning_rate":  # the numbers of a schedule are constants of the graph
             _drop_rates(value)
 
 

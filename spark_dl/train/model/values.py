@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from spark_dl.train.model.archive import record_structure
 from spark_dl.train.model.live_state import describe
 from spark_dl.train.model.optimizers import optimizer_variables
 
@@ -31,7 +32,7 @@ def take_values(model: keras.Model, other: keras.Model) -> bool:
     mine, theirs = pairs
     if [tuple(variable.shape) for variable in mine] != [tuple(variable.shape) for variable in theirs]:
         return False
-    if describe(model).record != describe(other).record:
+    if record_structure(describe(model).record) != record_structure(describe(other).record):
         return False
     for variable, value in zip(mine, theirs, strict=True):
         variable.assign(value)
