@@ -164,6 +164,8 @@ def test_a_process_whose_task_is_gone_is_killed(pool: Membership) -> None:
     def task() -> None:
         with RankProcess(SETTINGS, (), "rank 0", pool) as process:
             assert process.ready()
+            while not process.pid:  # another thread takes the fork server's word
+                time.sleep(0.01)
             found.append(process.pid)
             raise ZeroDivisionError
 
