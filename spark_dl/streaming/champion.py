@@ -28,7 +28,7 @@ class Champion:
     Attributes:
         registeredModelName: The name of the registered model.
         alias: The alias.
-        window: The number of batches, counted anew after each new champion.
+        window: The number of batches, counted from 1 after each new champion.
         metric: The metric that is compared, by its name in the model's metrics.
 
     Raises:

@@ -54,7 +54,7 @@ class AverageRanks(keras.callbacks.Callback):
     Args:
         collectives: The collectives of this rank's World.
         share: The share of this rank's rows in those of all ranks.
-        pull: The proximal term, which starts anew in each round; None for none.
+        pull: The proximal term, which starts again in each round; None for none.
         ruled: The indices of those `non_trainable_variables` that have a join rule of their own.
 
     Attributes:

@@ -89,7 +89,7 @@ def _has_other_state(prepared: PreparedModel) -> bool:
     """Return whether a training may depend on more than the values that `take_values` assigns.
 
     That is a state outside of the variables of the model and its optimizers: of Python code, of a loss, of the random
-    generator that Keras has for the whole process, or of a metric that a reset doesn't begin anew.
+    generator that Keras has for the whole process, or of a metric whose reset keeps some of it.
     """
     model = prepared.model
     own = [thing for thing in (model, *inner_layers(model)) if not is_keras(type(thing))]
@@ -101,10 +101,10 @@ def _has_other_state(prepared: PreparedModel) -> bool:
     handles = {id((v if isinstance(v, tf.Variable) else v.value).handle) for v in known}
     if any(id(resource) not in handles for graph in prepared.traced for resource in captured_resources(graph)):
         return True
-    return any(map(runs_python, prepared.traced)) or not all(map(_begins_anew, leaf_metrics(model)))
+    return any(map(runs_python, prepared.traced)) or not all(map(_starts_over, leaf_metrics(model)))
 
 
-def _begins_anew(metric: keras.Metric) -> bool:
+def _starts_over(metric: keras.Metric) -> bool:
     """Return whether a reset gives a metric the state of a new one, as Keras's own have."""
     if is_keras(type(metric)):
         return True
