@@ -12,7 +12,7 @@ __all__ = [
     "captured_resources",
     "has_created_variables",
     "litert_settings",
-    "runs_python",
+    "operations_of",
     "untraced_state",
 ]
 
@@ -52,8 +52,8 @@ def captured_resources(graph: Any) -> list[Any]:
     return [tensor for tensor in graph.external_captures if tensor.dtype == tf.resource]
 
 
-def runs_python(graph: Any) -> bool:
-    """Return whether the steps of a function's graph call Python functions (operations `PyFunc`, `EagerPyFunc`)."""
+def operations_of(graph: Any) -> set[str]:
+    """Return the names of the operations of a function's graph, and of the functions that it calls."""
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-    return any("PyFunc" in node.op for node in nodes)
+    return {node.op for node in nodes}

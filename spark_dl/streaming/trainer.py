@@ -296,7 +296,7 @@ class StreamTrainer:
         seed = (session.spec.options.seed, batch)
         replayed = session.replayed(arrays, self._buffer.ratio if self._buffer else 0.0, seed)
         if large is not None:
-            self._train_on_ranks(session, large, replayed)
+            self._train_on_ranks(session, large, replayed, batch)
         else:
             session.learner.train([np.concatenate(pair) for pair in zip(arrays, replayed, strict=True)], seed)
         _check_finite(session, batch)
@@ -309,9 +309,11 @@ class StreamTrainer:
         content = session.commit()
         self._publisher.publish(session, content)
 
-    def _train_on_ranks(self, session: Session, rows: DataFrame, replayed: list[np.ndarray]) -> None:
+    def _train_on_ranks(self, session: Session, rows: DataFrame, replayed: list[np.ndarray], batch: int) -> None:
         """Train on a large batch by a fit that begins with the model."""
-        spec = replace(session.spec, content=session.learner.content())
+        options = session.spec.options
+        seed = (options.seed * 1_000_003 + batch) % 2**31
+        spec = replace(session.spec, content=session.learner.content(), options=replace(options, seed=seed))
 
         def converted(workspace: Store) -> ConvertedDataset:
             dataset = self._estimator._convert(rows, spec, workspace)

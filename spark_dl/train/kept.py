@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from spark_dl._compat.tensorflow import captured_resources, runs_python
+from spark_dl._compat.tensorflow import captured_resources, operations_of
 from spark_dl.train.feed import Feed
 from spark_dl.train.metrics.joins import copy_of, leaf_metrics
 from spark_dl.train.model.archive import structure
@@ -33,6 +33,12 @@ from spark_dl.world import World
 __all__ = ["Keeping"]
 
 _KEPT = "spark_dl.train"
+# Operations that go on with a state of their own: they draw random numbers, or call Python.
+_STATEFUL = {
+    *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "ParameterizedTruncatedNormal"),
+    *("RandomShuffle", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "Multinomial"),
+    *("PyFunc", "PyFuncStateless", "EagerPyFunc"),
+}
 
 
 class Keeping:
@@ -88,8 +94,9 @@ def _is_alike_each_time(plan: TrainPlan) -> bool:
 def _has_other_state(prepared: PreparedModel) -> bool:
     """Return whether a training may depend on more than the values that `take_values` assigns.
 
-    That is a state outside of the variables of the model and its optimizers: of Python code, of a loss, of the random
-    generator that Keras has for the whole process, or of a metric whose reset keeps some of it.
+    That is a state outside of the variables of the model and its optimizers: of Python code, of a loss, of TensorFlow's
+    random operations, of the random generator that Keras has for the whole process, or of a metric whose reset keeps
+    some of it.
     """
     model = prepared.model
     own = [thing for thing in (model, *inner_layers(model)) if not is_keras(type(thing))]
@@ -101,7 +108,9 @@ def _has_other_state(prepared: PreparedModel) -> bool:
     handles = {id((v if isinstance(v, tf.Variable) else v.value).handle) for v in known}
     if any(id(resource) not in handles for graph in prepared.traced for resource in captured_resources(graph)):
         return True
-    return any(map(runs_python, prepared.traced)) or not all(map(_starts_over, leaf_metrics(model)))
+    return any(_STATEFUL & operations_of(graph) for graph in prepared.traced) or not all(
+        map(_starts_over, leaf_metrics(model))
+    )
 
 
 def _starts_over(metric: keras.Metric) -> bool:
@@ -121,7 +130,7 @@ def _signature(plan: TrainPlan, content: bytes, feed: Feed, world: World) -> str
 
     They don't depend on the number of the rank: Spark may place a task of another one here next time.
     """
-    options = replace(plan.options, epochs=1, initial_epoch=0)
+    options = replace(plan.options, epochs=1, initial_epoch=0, seed=0)
     steps = feed.steps if options.gradient_accumulation > 1 else 0
     try:
         parts = structure(content)

@@ -202,12 +202,19 @@ class Noise(keras.layers.Layer):
         return inputs + keras.random.normal(tf.shape(inputs))
 
 
+class Draws(keras.layers.Layer):
+    """A layer that draws by an operation with a state of its own."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + tf.random.normal(tf.shape(inputs))
+
+
 class CallsPython(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         return tf.ensure_shape(tf.numpy_function(lambda x: x, [inputs], tf.float32), inputs.shape)
 
 
-@pytest.mark.parametrize("layer", [Remembers, Untracked, Noise, CallsPython, None])
+@pytest.mark.parametrize("layer", [Remembers, Untracked, Noise, Draws, CallsPython, None])
 def test_a_model_with_a_state_of_its_own_is_not_kept(tmp_path: Path, layer: type[keras.layers.Layer] | None) -> None:
     objects = {layer.__name__: layer} if layer else {}
     model = a_model(*([layer()] if layer else []))
