@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -112,6 +113,8 @@ class StreamTrainer:
         self._publisher = Publisher(self._estimator, options, champion, facts)
         self._session: Session | None = None
         self._ranks = RankPool(rankIdleTimeout) if rankIdleTimeout else None
+        if self._ranks is not None:
+            weakref.finalize(self, self._ranks.close)  # a trainer without a query may be dropped without `close`
         self._watched: set[str] = set()
         self._lock = threading.Lock()
 
