@@ -7,6 +7,7 @@ below a random path, limits values to 1 MiB, and is stopped once rank 0 has star
 from __future__ import annotations
 
 import secrets
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -32,8 +33,7 @@ class Rendezvous:
     def __init__(self, host: str) -> None:
         token = secrets.token_hex(16)
         self._values: dict[str, bytes] = {}
-        self._server = ThreadingHTTPServer((host, 0), _handler(token, self._values))
-        self._server.daemon_threads = True
+        self._server = _Server((host, 0), _handler(token, self._values))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self.address = Address(host, int(self._server.server_address[1]), token)
 
@@ -50,6 +50,15 @@ class Rendezvous:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a client that has disconnected, such as a rank that ended."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _handler(token: str, values: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:

@@ -14,11 +14,12 @@ import pytest
 from rows import on_ranks
 
 from spark_dl.train.checkpoint import latest
-from spark_dl.train.loop import _start_alike, train
+from spark_dl.train.loop import train
 from spark_dl.train.model.optimizers import optimizer_variables, restore_unsaved, unsaved_state
 from spark_dl.train.model.parts import seed_states
 from spark_dl.train.model.serialization import from_bytes, to_bytes
 from spark_dl.train.plan import TrainPlan
+from spark_dl.train.prepared import _start_alike
 
 from .test_train import CLASSES, HELD_OUT, WIDTH, Crash, a_plan, run, same_history
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -122,6 +123,17 @@ def test_the_port_is_closed_when_the_with_fails() -> None:
         raise KeyError
     with pytest.raises(ConnectionRefusedError):
         ask(store, "GET", "/")
+
+
+def test_a_client_that_disconnects_leaves_nothing_in_the_log(
+    store: Rendezvous, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(20):
+        with socket.create_connection((HOST, store.address.port), 30) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+            client.sendall(f"PUT {key(store, 'a')} HTTP/1.0\r\nContent-Length: 1000\r\n\r\nsome".encode())
+    ask(store, "GET", key(store, "b"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_requests_leave_no_token_in_the_log(store: Rendezvous, capfd: pytest.CaptureFixture[str]) -> None:
