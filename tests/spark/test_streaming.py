@@ -150,3 +150,14 @@ def test_a_large_batch_is_trained_by_a_fit_and_a_fitted_model_goes_on(data: Data
     further = StreamTrainer(fitted, str(tmp_path / "further"), buffer=None)
     further(data, 0)
     assert int(further.model().keras().optimizer.iterations) == iterations + 4
+
+
+def test_large_batches_are_shuffled_by_their_number(data: DataFrame, tmp_path: Path) -> None:
+    estimator, found = classifier(batchSize=16), []
+    for number in (0, 0, 7):
+        state = f"{tmp_path}/{len(found)}"
+        trainer = StreamTrainer(estimator, state, buffer=None, driverRows=60, rankIdleTimeout=0)
+        trainer(data, number)
+        found.append(weights(trainer))
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
