@@ -10,9 +10,15 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
+errors=$(mktemp)
+trap 'rm -f -- "$errors"' EXIT
+failed=()
+# One that fails doesn't end the others.
 run() {
   echo "== $1"
-  python "scripts/bench/$1.py" "${@:2}" 2>/dev/null
+  python "scripts/bench/$1.py" "${@:2}" 2>"$errors" && return
+  failed+=("$1")
+  tail -n 5 -- "$errors" >&2
 }
 photographs=${DATA:+$DATA/hymenoptera/train}
 for bench in equality read canonical_shards convert score first_score score_peers score_images train half fit timeline tracking serving memory scaling links \
@@ -21,3 +27,7 @@ for bench in equality read canonical_shards convert score first_score score_peer
 done
 if [[ -d $photographs ]]; then run images "$photographs"; else run images; fi
 if [[ -n ${DATA:-} ]]; then run tasks "$DATA"; fi
+if ((${#failed[@]})); then
+  echo "failed: ${failed[*]}" >&2
+  exit 1
+fi

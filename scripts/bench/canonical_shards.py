@@ -26,7 +26,7 @@ def rows_per_second(data: ConvertedDataset, ranks: int, canonical: bool) -> floa
         mine, pool_bytes = [shards(data.blocks, ranks, BATCH, 1)[0]], POOL_BYTES
     batches = tensorflow_batches(data, mine, read, seed=1, pool_bytes=pool_bytes, one_pass=True)
     began, rows = time.perf_counter(), 0
-    for (features,) in batches:
+    for features in batches:
         rows += len(features)
     return rows / (time.perf_counter() - began)
 

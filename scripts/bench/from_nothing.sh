@@ -87,7 +87,7 @@ by_submit() {
   start worker org.apache.spark.deploy.worker.Worker --cores 2 --memory 2g --work-dir "$directory/work" --webui-port 0 \
     spark://127.0.0.1:17077
   "$root/scripts/submit_train.sh" --master spark://127.0.0.1:17077 --environment "$directory/shop-env" \
-    --conf spark.driver.host=127.0.0.1 --conf spark.task.cpus=1 conf/train.yaml
+    --conf spark.driver.host=127.0.0.1 --conf spark.task.cpus=1 conf/train.yaml --set "cacheDir=$directory/cache"
   row "pack, submit and train"
 }
 

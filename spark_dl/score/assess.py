@@ -7,6 +7,7 @@ rank.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from spark_dl.collectives import Collectives
 from spark_dl.score.heads import Classification, Head, Regression
-from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.plan import RankTraining, TrainPlan
 from spark_dl.train.reports import TrainReporter, WarningReport
 
 __all__ = ["Assessment", "Classes", "Numbers", "assess", "can_assess"]
@@ -86,7 +87,7 @@ def can_assess(head: Head) -> bool:
 def assess(
     head: Head,
     plan: TrainPlan,
-    result: TrainResult,
+    training: RankTraining,
     collectives: Collectives,
     report: TrainReporter,
     heartbeat: Callable[[str], None],
@@ -98,7 +99,7 @@ def assess(
     Args:
         head: The model's head, for which `can_assess` is true.
         plan: The training plan, the same on every rank.
-        result: The training result, whose model file rank 0 has written.
+        training: The training of this rank, whose final model rank 0 has written.
         collectives: The collectives of this rank's World.
         report: Sends a report to the driver; a no-op on all ranks but 0.
         heartbeat: Records this rank's progress.
@@ -108,11 +109,13 @@ def assess(
     """
     world = collectives.world
     heartbeat("the end of training")
-    collectives.sum(np.zeros(1), "spark_dl.assess.written")  # a barrier: rank 0 reaches it after writing the model
+    # Rank 0 sends it after it has written the model.
+    sent = _digest(training.model) if training.is_final else 0
+    final = int(collectives.broadcast(np.array([sent]), "spark_dl.assess.final")[0])
     tally = _Tally.of(head, world.rank, world.size)
     failed, why = 0.0, "The others' logs say why."
     try:
-        for batch, (labels, outputs) in enumerate(_predictions(plan, result, world), start=1):
+        for batch, (labels, outputs) in enumerate(_predictions(plan, training, final), start=1):
             heartbeat(f"the fitted model's look at validation batch {batch}")
             tally.add(labels, head.columns(outputs))
     except Exception as error:
@@ -127,27 +130,50 @@ def assess(
     return tally.whole(totals.view(tally.totals.dtype))
 
 
-def _predictions(plan: TrainPlan, result: TrainResult, world: Any) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Yield labels of shape (rows,) and the model's outputs for each batch of this rank's validation rows."""
+def _predictions(plan: TrainPlan, training: RankTraining, final: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Yield labels of shape (rows,) and the final model's outputs for each batch of this rank's validation rows.
+
+    A rank loads the final model only if its own isn't the same: it takes the time and the memory of another model.
+
+    Args:
+        plan: The training plan.
+        training: The training of this rank.
+        final: The digest of the final model, or a number that no model has.
+    """
     import tensorflow as tf
 
-    from spark_dl.train.feed import Feed
     from spark_dl.train.model.keras_settings import apply_settings
-    from spark_dl.train.model.serialization import from_bytes, settings_of
+    from spark_dl.train.model.serialization import from_bytes
 
-    content = plan.workspace.read(result.model_file)
-    model = from_bytes(content, cloudpickle.loads(plan.custom_objects), compiled=False)
-    settings = settings_of(content)
-    call = tf.function(lambda features: model(features, training=False), reduce_retracing=True, autograph=False)
-    batches: Iterable[Any] = Feed.of(plan, world).validation
+    model = training.model
+    if _digest(model) != final:
+        content = plan.workspace.read(training.result.model_file)
+        model = from_bytes(content, cloudpickle.loads(plan.custom_objects), compiled=False)
+
+    def call(features: Any) -> Any:
+        return model(features, training=False)
+
+    compute = call if training.model.run_eagerly else tf.function(call, reduce_retracing=True, autograph=False)
+    batches: Iterable[Any] = () if training.validation is None else training.validation
     for features, labels, *_ in batches:
         rows = int(tf.nest.flatten(features)[0].shape[0])
         if rows:
-            with apply_settings(settings):
-                outputs = [np.asarray(output) for output in tf.nest.flatten(call(features))]
+            with apply_settings(training.settings):
+                outputs = [np.asarray(output) for output in tf.nest.flatten(compute(features))]
             numbers = np.asarray(tf.nest.flatten(labels)[0]).reshape(rows, -1)
             one_hot = numbers.shape[1] > 1  # for the loss; only a classifier's are
             yield numbers.argmax(axis=1) if one_hot else numbers[:, 0], outputs
+
+
+def _digest(model: Any) -> int:
+    """Return a digest of all that a model computes with, without its random seeds: positive."""
+    from spark_dl._compat.keras import is_seed
+
+    digest = 0
+    for variable in model.variables:
+        if not is_seed(variable):
+            digest = zlib.crc32(np.ascontiguousarray(variable).tobytes(), digest)
+    return digest + 1
 
 
 class _Tally:

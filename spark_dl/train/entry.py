@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from spark_dl.collectives import Collectives, make_collectives
 from spark_dl.train.loop import train
-from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.plan import RankTraining, TrainPlan, TrainResult
 from spark_dl.train.reports import ResultReport, TrainReport, TrainReporter
 from spark_dl.wire import encode
 from spark_dl.world import Rank
@@ -16,8 +16,8 @@ __all__ = ["run_rank"]
 
 T = TypeVar("T")
 Heartbeat = Callable[[str], None]
-# Evaluates the trained model: called on every rank with the plan and the training result.
-Look = Callable[[TrainPlan, TrainResult, Collectives, TrainReporter, Heartbeat], T]
+# Evaluates the trained model: called on every rank with the plan and the training that has ended.
+Look = Callable[[TrainPlan, RankTraining, Collectives, TrainReporter, Heartbeat], T]
 
 
 def run_rank(plan: TrainPlan, look: Look[T] | None, rank: Rank) -> tuple[TrainResult, T | None]:
@@ -38,8 +38,8 @@ def run_rank(plan: TrainPlan, look: Look[T] | None, rank: Rank) -> tuple[TrainRe
             rank.report(encode(content))
 
     collectives = make_collectives(rank.world)
-    result = train(plan, collectives, report, rank.heartbeat, rank.reply if plan.asks_driver else None, rank.kept)
+    training = train(plan, collectives, report, rank.heartbeat, rank.reply if plan.asks_driver else None, rank.kept)
     if look is None:
-        return result, None
-    report(ResultReport(result))
-    return result, look(plan, result, collectives, report, rank.heartbeat)
+        return training.result, None
+    report(ResultReport(training.result))
+    return training.result, look(plan, training, collectives, report, rank.heartbeat)

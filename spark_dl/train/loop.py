@@ -29,7 +29,7 @@ from spark_dl.train.metrics.joins import MetricJoin, metric_joins
 from spark_dl.train.model.examples import examples_of_model
 from spark_dl.train.model.keras_settings import apply_settings
 from spark_dl.train.model.serialization import register, settings_of, to_bytes
-from spark_dl.train.plan import TrainPlan, TrainResult
+from spark_dl.train.plan import RankTraining, TrainPlan, TrainResult
 from spark_dl.train.prepared import PreparedModel, prepare
 from spark_dl.train.private import PoissonFeed, ReportEpsilon
 from spark_dl.train.reports import TrainReporter
@@ -47,7 +47,7 @@ def train(
     heartbeat: Callable[[str], None] = lambda where: None,
     reply: Callable[[], dict[str, Any]] | None = None,
     kept: dict[str, Any] | None = None,
-) -> TrainResult:
+) -> RankTraining:
     """Train the plan's model on this rank's shard.
 
     Args:
@@ -60,23 +60,24 @@ def train(
         kept: What this process keeps between trainings; None for nothing.
 
     Returns:
-        The training result. Rank 0 has written the final model to the workspace.
+        The training and its result. Rank 0 has written the final model to the workspace.
     """
     heartbeat("the beginning")
     objects = cloudpickle.loads(plan.custom_objects)
     register(objects)
     content = plan.workspace.read(plan.initial_model)
     # Within this scope, models are saved under the object names that they were loaded with.
-    with apply_settings(settings_of(content)), keras.saving.custom_object_scope(objects):
+    settings = settings_of(content)
+    with apply_settings(settings), keras.saving.custom_object_scope(objects):
         feed = Feed.of(plan, collectives.world)
         if plan.privacy:
             feed = PoissonFeed.over(feed, plan.privacy)
         keeping = Keeping(kept, plan, content, feed, collectives.world)
         keras.utils.set_random_seed((plan.options.seed * 1_000_003 + collectives.world.rank) % 2**32)
         prepared = prepare(plan, content, feed, collectives, keeping.take())
-        result = _train(plan, prepared, feed, collectives, report, heartbeat, reply)
+        result, is_final = _train(plan, prepared, feed, collectives, report, heartbeat, reply)
         keeping.keep(prepared)
-        return result
+        return RankTraining(result, prepared.model, is_final, settings, feed.validation)
 
 
 def _train(
@@ -87,8 +88,12 @@ def _train(
     report: TrainReporter,
     heartbeat: Callable[[str], None],
     reply: Callable[[], dict[str, Any]] | None,
-) -> TrainResult:
-    """Train a prepared model, with the custom objects and Keras's settings in effect."""
+) -> tuple[TrainResult, bool]:
+    """Train a prepared model, with the custom objects and Keras's settings in effect.
+
+    Returns:
+        The result, and whether its model is the prepared one, and not the best epoch's, as rank 0 knows.
+    """
     world, model, reducer, clock = collectives.world, prepared.model, prepared.reducer, prepared.clock
     user_callbacks = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     joins = _metric_joins(plan, model) if world.size > 1 else ()
@@ -129,12 +134,14 @@ def _train(
         steps=feed.steps,
     )
     seconds = _fit(model, plan, feed, callbacks)
-    return _result(plan, model, saving, seconds, world.is_leader)
+    best = _write_model(plan, model, saving) if world.is_leader else None
+    return _result(plan, model, saving, seconds, best), best is None
 
 
-def _result(plan: TrainPlan, model: keras.Model, saving: SaveCheckpoint, seconds: float, leads: bool) -> TrainResult:
-    """Return the result of a training that has ended; the leader writes the model."""
-    best = _write_model(plan, model, saving) if leads else None
+def _result(
+    plan: TrainPlan, model: keras.Model, saving: SaveCheckpoint, seconds: float, best: bytes | None
+) -> TrainResult:
+    """Return the result of a training whose final model is the best epoch's, or else the last one."""
     return TrainResult(
         history=_history(plan, model),
         rows=plan.dataset.rows(validation=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from spark_dl.options import TrainingOptions
 from spark_dl.train.checkpoint import Checkpoint
 from spark_dl.train.learning_rate import LearningRate
 
-__all__ = ["INITIAL_MODEL", "PROFILE", "FederatedRounds", "PrivateSteps", "TrainPlan", "TrainResult"]
+__all__ = ["INITIAL_MODEL", "PROFILE", "FederatedRounds", "PrivateSteps", "RankTraining", "TrainPlan", "TrainResult"]
 
 # Name of the compiled model that every rank starts from, in the plan's workspace.
 INITIAL_MODEL = "initial.keras"
@@ -141,3 +142,23 @@ class TrainResult:
     best_epoch: int
     model_file: str
     non_finite: str = ""
+
+
+@dataclass(frozen=True)
+class RankTraining:
+    """Training of one rank that has ended.
+
+    Attributes:
+        result: The result.
+        model: The rank's Keras model, with the weights of the last step.
+        is_final: Whether rank 0 has written this model as the final one, and not that of the best epoch. Only rank 0
+            knows.
+        settings: Keras's settings with which the model computes.
+        validation: The dataset of one pass over the rank's validation rows; None if there are none.
+    """
+
+    result: TrainResult
+    model: Any
+    is_final: bool
+    settings: Mapping[str, Any]
+    validation: Any

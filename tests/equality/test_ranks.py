@@ -245,7 +245,8 @@ def train_all(plans: dict[str, TrainPlan], rank: Rank) -> dict[str, str]:
     from spark_dl.train.loop import train
 
     return {
-        name: train(plan, make_collectives(rank.world), lambda content: None).model_file for name, plan in plans.items()
+        name: train(plan, make_collectives(rank.world), lambda content: None).result.model_file
+        for name, plan in plans.items()
     }
 
 

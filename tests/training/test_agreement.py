@@ -128,7 +128,7 @@ def own_plan(directory: Path, logs: str = "plain", eager: bool = True, **options
 def trained(plan: TrainPlan, callbacks: list[Any], size: int = 2) -> list[TrainResult]:
     def run(rank: Any) -> TrainResult:
         own = cloudpickle.dumps([*callbacks, Numbered(rank.world.rank)])
-        return train(replace(plan, callbacks=own), rank, lambda content: None)
+        return train(replace(plan, callbacks=own), rank, lambda content: None).result
 
     Seen.kept.clear()
     return on_ranks(size, run)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cloudpickle
 import keras
 import numpy as np
 import pytest
+from plans import written_plan
 from rows import changed, on_ranks, packed_arrays
 
 from spark_dl.collectives import SoloCollectives
@@ -19,14 +19,13 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.readers import reader
 from spark_dl.data.shards import Segment
 from spark_dl.io.store import Store
-from spark_dl.options import TrainingOptions
 from spark_dl.score.assess import Classes, assess
 from spark_dl.score.heads import Classification
 from spark_dl.train import feed
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.loop import train
-from spark_dl.train.model.serialization import from_bytes, to_bytes
-from spark_dl.train.plan import INITIAL_MODEL, FederatedRounds, TrainPlan, TrainResult
+from spark_dl.train.model.serialization import from_bytes
+from spark_dl.train.plan import FederatedRounds, TrainPlan, TrainResult
 from spark_dl.world import solo
 
 WIDTH = 4
@@ -66,26 +65,17 @@ def silos(
 
 
 def a_plan(directory: Path, dataset: ConvertedDataset, model: keras.Model, **others: Any) -> TrainPlan:
-    workspace = Store.at(str(directory))
-    plan = TrainPlan(
-        dataset=dataset,
-        workspace=workspace,
-        checkpoints=workspace.child("checkpoints"),
-        custom_objects=cloudpickle.dumps({}),
-        callbacks=cloudpickle.dumps([]),
-        reader="arrow",
-        options=TrainingOptions(batch_size=8, epochs=1),
-        monitor="loss",
-        federated=FederatedRounds(("a", "b")),
-    )
-    plan.checkpoints.make()
-    workspace.write(INITIAL_MODEL, to_bytes(model))
-    return changed(plan, **others)
+    defaults = {"batch_size": 8, "epochs": 1, "federated": FederatedRounds(("a", "b"))}
+    return written_plan(directory, model, dataset, **{**defaults, **others})
 
 
 def trained(plan: TrainPlan, collectives: Any) -> tuple[TrainResult, keras.Model | None]:
-    result = train(plan, collectives, lambda report: None)
-    return result, from_bytes(plan.workspace.read(result.model_file)) if collectives.world.rank == 0 else None
+    result = train(plan, collectives, lambda report: None).result
+    return result, fitted(plan, result, collectives)
+
+
+def fitted(plan: TrainPlan, result: TrainResult, collectives: Any) -> keras.Model | None:
+    return from_bytes(plan.workspace.read(result.model_file)) if collectives.world.rank == 0 else None
 
 
 def together(plan: TrainPlan) -> tuple[TrainResult, keras.Model]:
@@ -177,12 +167,13 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
     directory = tmp_path_factory.mktemp("held")
     opened: dict[tuple[str, int], set[str]] = {}
     here = threading.local()  # set in the thread of each rank
+    phases = ["training", "training"]
 
     def recording(name: str, url: str) -> Any:
-        at, read = (here.phase, here.rank), reader(name, url)
+        rank, read = here.rank, reader(name, url)
 
         def recorded(dataset: ConvertedDataset, segments: Sequence[Segment]) -> Iterator[list[np.ndarray]]:
-            opened.setdefault(at, set()).update(segment.block.name for segment in segments)
+            opened.setdefault((phases[rank], rank), set()).update(segment.block.name for segment in segments)
             yield from read(dataset, segments)
 
         return recorded
@@ -192,10 +183,11 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
     head = Classification(2, 2, from_logits=False)
 
     def on_rank(collectives: Any) -> tuple[TrainResult, keras.Model | None, Any]:
-        here.rank, here.phase = collectives.world.rank, "training"
-        result, model = trained(plan, collectives)
-        here.phase = "evaluation"
-        return result, model, assess(head, plan, result, collectives, lambda report: None, lambda where: None)
+        here.rank = collectives.world.rank
+        training = train(plan, collectives, lambda report: None)
+        phases[here.rank] = "evaluation"
+        evaluated = assess(head, plan, training, collectives, lambda report: None, lambda where: None)
+        return training.result, fitted(plan, training.result, collectives), evaluated
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feed, "reader", recording)

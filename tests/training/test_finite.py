@@ -97,7 +97,7 @@ def test_a_metric_that_is_nan_spoils_no_epoch(tmp_path: Path) -> None:
     objects = cloudpickle.dumps({"unknown": unknown})
     plan = a_plan(tmp_path, model, monitor="loss", restore_best_weights=True, custom_objects=objects)
     reports: list[TrainReport] = []
-    result = train(plan, SoloCollectives(solo()), reports.append)
+    result = train(plan, SoloCollectives(solo()), reports.append).result
     assert np.isnan(result.history["unknown"]).all()
     assert (result.best_epoch, result.non_finite) == (2, "")
     assert [report for report in reports if isinstance(report, WarningReport)] == []

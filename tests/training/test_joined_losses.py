@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import keras
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from plans import written_plan
 from rows import on_ranks, pack
 
 from spark_dl.data.column import Column
 from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
 from spark_dl.io.store import Store
-from spark_dl.options import TrainingOptions
 from spark_dl.train.loop import train
-from spark_dl.train.model.serialization import from_bytes, to_bytes
-from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
+from spark_dl.train.model.serialization import from_bytes
+from spark_dl.train.plan import TrainPlan
 
 STEPS, CLASSES, EPOCHS = 6, 3, 2
 
@@ -110,22 +109,9 @@ def plan_of(case: Case, directory: Path, held: np.ndarray) -> TrainPlan:
     conversion.store.make()
     dataset, errors = pack(conversion, *pa.table(columns).to_batches())
     assert not errors
-    options = TrainingOptions(
-        batch_size=case.batch, epochs=EPOCHS, shuffle=False, gradient_accumulation=case.accumulation
-    )
-    plan = TrainPlan(
-        dataset=dataset,
-        workspace=workspace,
-        checkpoints=workspace.child("checkpoints"),
-        custom_objects=cloudpickle.dumps({"own": own}),
-        callbacks=cloudpickle.dumps([]),
-        reader="petastorm",
-        options=options,
-        monitor="loss",
-    )
-    plan.checkpoints.make()
-    workspace.write(INITIAL_MODEL, to_bytes(network(case)))
-    return plan
+    options = {"batch_size": case.batch, "epochs": EPOCHS, "gradient_accumulation": case.accumulation}
+    others = {"shuffle": False, "reader": "petastorm", "objects": {"own": own}}
+    return written_plan(directory, network(case), dataset, **options, **others)
 
 
 def joined(case: Case, places: np.ndarray, size: int, steps: int = 1) -> list[tuple[np.ndarray, ...]]:
@@ -165,7 +151,7 @@ def test_ranks_divide_by_all_valid_positions_of_the_joined_batch(name: str, tmp_
     size, case = 3, CASES[name]
     held = np.arange(case.rows) % 4 == 3
     plan = plan_of(case, tmp_path, held)
-    result = on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+    result = on_ranks(size, lambda rank: train(plan, rank, lambda content: None).result)[0]
     weights = from_bytes(plan.workspace.read(result.model_file), {"own": own}).get_weights()
     training = joined(case, np.flatnonzero(~held), size, case.accumulation)
     expected, history = in_one_process(case, training, joined(case, np.flatnonzero(held), size))

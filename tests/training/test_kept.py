@@ -12,14 +12,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from plans import written_plan
 from rows import packed_arrays
 
 from spark_dl.collectives import SoloCollectives
-from spark_dl.io.store import Store
 from spark_dl.options import TrainingOptions
 from spark_dl.train.loop import train
 from spark_dl.train.model.serialization import from_bytes, to_bytes
-from spark_dl.train.plan import INITIAL_MODEL, TrainPlan, TrainResult
+from spark_dl.train.plan import TrainPlan, TrainResult
 from spark_dl.world import solo
 
 RANDOM = np.random.default_rng(4)
@@ -79,24 +79,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def a_plan(directory: Path, content: bytes, rows: slice, options: TrainingOptions, **others: Any) -> TrainPlan:
     held = HELD_OUT[: len(X[rows])] if others.pop("validated", False) else None
-    workspace = Store.at(str(directory))
-    plan = TrainPlan(
-        dataset=packed_arrays(directory / "data", X[rows], Y[rows], held, rows=10),
-        workspace=workspace,
-        checkpoints=workspace.child("checkpoints"),
-        custom_objects=cloudpickle.dumps({}),
-        callbacks=cloudpickle.dumps([]),
-        reader="arrow",
-        options=options,
-        monitor="loss",
-    )
-    plan.checkpoints.make()
-    workspace.write(INITIAL_MODEL, content)
-    return replace(plan, **others)
+    dataset = packed_arrays(directory / "data", X[rows], Y[rows], held, rows=10)
+    return replace(written_plan(directory, content, dataset), options=options, **others)
 
 
 def run(plan: TrainPlan, kept: dict[str, Any]) -> tuple[TrainResult, bytes]:
-    result = train(plan, SoloCollectives(solo()), lambda report: None, kept=kept)
+    result = train(plan, SoloCollectives(solo()), lambda report: None, kept=kept).result
     return result, plan.workspace.read(result.model_file)
 
 

@@ -12,22 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import h5py
 import keras
 import numpy as np
 import pytest
-from rows import changed, packed_arrays
+from plans import written_plan
+from rows import packed_arrays
 
 from spark_dl.collectives import SoloCollectives
 from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.errors import ModelError, OptionError, SavedModelError
-from spark_dl.io.store import Store
-from spark_dl.options import TrainingOptions
 from spark_dl.train.loop import train
 from spark_dl.train.model.compiling import compiled_copy
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
-from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
 from spark_dl.world import solo
 
 L, OP = keras.layers, keras.optimizers
@@ -50,22 +47,12 @@ def fitted(blocks: ConvertedDataset, tmp_path: Path) -> Callable[..., keras.Mode
     def fit(model: keras.Model, **options: Any) -> keras.Model:
         copy = compiled_copy(model, *(options.pop(name, None) for name in ("optimizer", "loss", "metrics")))
         content = options.pop("content", None) or to_bytes(copy)
-        objects = cloudpickle.dumps(custom_objects(copy))
-        workspace = Store.at(str(tmp_path))
-        plan = TrainPlan(
-            dataset=blocks,
-            workspace=workspace,
-            checkpoints=workspace.child("checkpoints"),
-            custom_objects=objects,
-            callbacks=cloudpickle.dumps(options.pop("callbacks", [])),
-            reader="petastorm",
-            options=TrainingOptions(batch_size=BATCH, shuffle=False, monitor_mode="min", keep_checkpoints=1),
-            monitor="loss",
-        )
-        plan.checkpoints.make()
-        workspace.write(INITIAL_MODEL, content)
-        result = train(changed(plan, **options), SoloCollectives(solo()), lambda content: None)
-        return from_bytes(workspace.read(result.model_file), cloudpickle.loads(objects))
+        objects = custom_objects(copy)
+        defaults = {"batch_size": BATCH, "shuffle": False, "monitor_mode": "min", "keep_checkpoints": 1}
+        others = {**defaults, "reader": "petastorm", "objects": objects, **options}
+        plan = written_plan(tmp_path, content, blocks, **others)
+        result = train(plan, SoloCollectives(solo()), lambda content: None).result
+        return from_bytes(plan.workspace.read(result.model_file), objects)
 
     return fit
 

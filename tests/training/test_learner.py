@@ -9,6 +9,7 @@ import cloudpickle
 import keras
 import numpy as np
 import pytest
+from plans import written_plan
 from rows import packed_arrays
 
 from spark_dl.collectives import SoloCollectives
@@ -22,7 +23,6 @@ from spark_dl.options import TrainingOptions
 from spark_dl.streaming.learner import Learner
 from spark_dl.train.loop import train
 from spark_dl.train.model.serialization import from_bytes, to_bytes
-from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
 from spark_dl.world import solo
 
 RANDOM = np.random.default_rng(4)
@@ -42,24 +42,12 @@ def test_a_learner_takes_the_steps_of_one_rank_batch_after_batch(tmp_path: Path)
     content, options = to_bytes(a_model()), TrainingOptions(batch_size=8, epochs=2, shuffle=False)
     dataset = packed_arrays(tmp_path / "data", X, Y, rows=50)
     learner = Learner(content, cloudpickle.dumps({}), b"", dataset.tensors, options)
-    workspace = Store.at(str(tmp_path))
     for _ in range(2):  # the second fit begins with the optimizer's state of the first
-        workspace.write(INITIAL_MODEL, content)
-        plan = TrainPlan(
-            dataset=dataset,
-            workspace=workspace,
-            checkpoints=workspace.child("checkpoints"),
-            custom_objects=cloudpickle.dumps({}),
-            callbacks=cloudpickle.dumps([]),
-            reader="arrow",
-            options=options,
-            monitor="loss",
-        )
-        plan.checkpoints.make()
-        result = train(plan, SoloCollectives(solo()), lambda report: None)
+        plan = replace(written_plan(tmp_path, content, dataset), options=options)
+        result = train(plan, SoloCollectives(solo()), lambda report: None).result
         metrics = learner.train([X, Y], [0])
         assert metrics["loss"] == pytest.approx(result.history["loss"][-1], rel=1e-5)
-        content = workspace.read(result.model_file)
+        content = plan.workspace.read(result.model_file)
         for mine, theirs in zip(
             from_bytes(learner.content()).get_weights(), from_bytes(content).get_weights(), strict=True
         ):

@@ -6,19 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import keras
 import numpy as np
 import pytest
+from plans import written_plan
 from rows import changed, on_ranks, packed_arrays
 
 from spark_dl.collectives import SoloCollectives
-from spark_dl.io.store import Store
-from spark_dl.options import TrainingOptions
 from spark_dl.train.feed import Feed
 from spark_dl.train.loop import train
-from spark_dl.train.model.serialization import from_bytes, to_bytes
-from spark_dl.train.plan import INITIAL_MODEL, PrivateSteps, TrainPlan, TrainResult
+from spark_dl.train.model.serialization import from_bytes
+from spark_dl.train.plan import PrivateSteps, TrainPlan, TrainResult
 from spark_dl.train.private import PoissonFeed
 from spark_dl.world import solo, worlds
 
@@ -37,25 +35,12 @@ def linear(*hidden: Any) -> keras.Model:
 
 
 def a_plan(directory: Path, model: keras.Model, privacy: PrivateSteps, **others: Any) -> TrainPlan:
-    workspace = Store.at(str(directory))
-    plan = TrainPlan(
-        dataset=packed_arrays(directory / "data", X, Y, rows=10),
-        workspace=workspace,
-        checkpoints=workspace.child("checkpoints"),
-        custom_objects=cloudpickle.dumps({}),
-        callbacks=cloudpickle.dumps([]),
-        reader="arrow",
-        options=TrainingOptions(batch_size=20, epochs=2),
-        monitor="loss",
-        privacy=privacy,
-    )
-    plan.checkpoints.make()
-    workspace.write(INITIAL_MODEL, to_bytes(model))
-    return changed(plan, **others)
+    dataset = packed_arrays(directory / "data", X, Y, rows=10)
+    return written_plan(directory, model, dataset, **{"batch_size": 20, "epochs": 2, "privacy": privacy, **others})
 
 
 def trained(plan: TrainPlan, collectives: Any) -> tuple[TrainResult, list[np.ndarray]]:
-    result = train(plan, collectives, lambda report: None)
+    result = train(plan, collectives, lambda report: None).result
     weights = from_bytes(plan.workspace.read(result.model_file)).get_weights() if collectives.world.rank == 0 else []
     return result, weights
 

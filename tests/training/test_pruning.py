@@ -43,7 +43,7 @@ def test_ranks_prune_the_same_weights_and_the_saved_model_has_the_zeros(tmp_path
     Kept.steps.clear()
     callbacks = cloudpickle.dumps([MagnitudePruning(0.75, begin=1, end=2, layers=["wide"]), Kept()])
     plan = replace(a_plan(tmp_path, net(), None, batch_size=32, epochs=EPOCHS), callbacks=callbacks)
-    result = on_ranks(2, lambda rank: train(plan, rank, lambda content: None))[0]
+    result = on_ranks(2, lambda rank: train(plan, rank, lambda content: None).result)[0]
     first, second = Kept.steps.values()
     np.testing.assert_array_equal(first, second)
     shares = [np.mean(kernel == 0) for kernel in first]

@@ -188,7 +188,7 @@ def test_an_optimizer_of_the_models_own_goes_on_too(tmp_path: Path) -> None:
     options = {"batch_size": 10, "epochs": 2, "checkpoint_steps": 2, "custom_objects": cloudpickle.dumps({"Two": Two})}
 
     def weights(plan: TrainPlan) -> list[np.ndarray]:
-        result = on_ranks(1, lambda rank: train(plan, rank, lambda content: None))[0]
+        result = on_ranks(1, lambda rank: train(plan, rank, lambda content: None).result)[0]
         return from_bytes(plan.workspace.read(result.model_file), {"Two": Two}).get_weights()
 
     expected = weights(a_plan(tmp_path / "whole", model, **options))

@@ -10,17 +10,16 @@ import cloudpickle
 import keras
 import numpy as np
 import pytest
+from plans import written_plan
 from rows import changed, packed_arrays
 
 from spark_dl.collectives import SoloCollectives
-from spark_dl.io.store import Store
-from spark_dl.options import TrainingOptions
 from spark_dl.train import steps_ahead
 from spark_dl.train.checkpoint import latest
 from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.loop import train
-from spark_dl.train.model.serialization import from_bytes, to_bytes
-from spark_dl.train.plan import INITIAL_MODEL, TrainPlan
+from spark_dl.train.model.serialization import from_bytes
+from spark_dl.train.plan import TrainPlan
 from spark_dl.world import solo
 
 ROWS, BATCH = 700, 8
@@ -59,24 +58,13 @@ def embedded() -> keras.Model:
 
 
 def a_plan(directory: Path, model: keras.Model, **others: Any) -> TrainPlan:
-    workspace = Store.at(str(directory))
-    plan = TrainPlan(
-        dataset=packed_arrays(directory / "data", X, Y, others.pop("validation", None), rows=100),
-        workspace=workspace,
-        checkpoints=workspace.child("checkpoints"),
-        custom_objects=cloudpickle.dumps(others.pop("objects", {})),
-        callbacks=cloudpickle.dumps(others.pop("callbacks", [])),
-        reader="arrow",
-        options=TrainingOptions(batch_size=BATCH, epochs=2, keep_checkpoints=100),
-        monitor="loss",
-    )
-    plan.checkpoints.make()
-    workspace.write(INITIAL_MODEL, to_bytes(model))
-    return changed(plan, **others)
+    dataset = packed_arrays(directory / "data", X, Y, others.pop("validation", None), rows=100)
+    defaults = {"batch_size": BATCH, "epochs": 2, "keep_checkpoints": 100}
+    return written_plan(directory, model, dataset, **{**defaults, **others})
 
 
 def trained(plan: TrainPlan) -> tuple[dict[str, list[Any]], list[np.ndarray]]:
-    result = train(plan, SoloCollectives(solo()), lambda report: None)
+    result = train(plan, SoloCollectives(solo()), lambda report: None).result
     model = from_bytes(plan.workspace.read(result.model_file), cloudpickle.loads(plan.custom_objects))
     found = [*model.trainable_variables, *model.non_trainable_variables, *model.optimizer.variables]
     return result.history, [np.asarray(one) for one in found if "seed_generator" not in one.path]

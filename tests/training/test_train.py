@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from own_metrics import OfEachClass
+from plans import written_plan
 from rows import Together, changed, on_ranks, packed_arrays
 
 from spark_dl.collectives import SoloCollectives
@@ -24,15 +25,13 @@ from spark_dl.data.dataset import ConvertedDataset
 from spark_dl.data.readers import READERS, petastorm
 from spark_dl.data.shards import Segment, shards
 from spark_dl.errors import ClusterError, OptionError, SavedModelError
-from spark_dl.io.store import Store
 from spark_dl.launch.pickling import pickle_for_ranks
-from spark_dl.options import TrainingOptions
 from spark_dl.train.augment import augment_features
 from spark_dl.train.checkpoint import Checkpoint, latest
 from spark_dl.train.learning_rate import LearningRate
 from spark_dl.train.loop import train
 from spark_dl.train.model.carrying import keras_reducer
-from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
+from spark_dl.train.model.serialization import custom_objects, from_bytes
 from spark_dl.train.plan import INITIAL_MODEL, PROFILE, TrainPlan, TrainResult
 from spark_dl.train.reports import EpochEnd, EpochReport, TrainReport, Verdict, WarningReport
 from spark_dl.wire import encode
@@ -56,26 +55,16 @@ def a_model(*layers: Callable[[], Any], optimizer: Any = None) -> keras.Model:
 
 def a_plan(directory: Path, model: keras.Model, validation: np.ndarray | None = None, **others: Any) -> TrainPlan:
     """A plan over real blocks of 50 rows, or of those for training, in `directory`."""
-    workspace = Store.at(str(directory))
-    plan = TrainPlan(
-        dataset=packed_arrays(directory / "data", X, Y, validation, rows=10),
-        workspace=workspace,
-        checkpoints=workspace.child("checkpoints"),
-        custom_objects=cloudpickle.dumps({}),
-        callbacks=cloudpickle.dumps(others.pop("callbacks", [])),
-        reader="petastorm",
-        options=TrainingOptions(batch_size=8, epochs=3, shuffle=False, monitor_mode="min"),
-        monitor="val_loss" if validation is not None else "loss",
-    )
-    plan.checkpoints.make()
-    workspace.write(INITIAL_MODEL, to_bytes(model))
-    return changed(plan, **others)
+    defaults = {"batch_size": 8, "epochs": 3, "shuffle": False, "monitor_mode": "min", "reader": "petastorm"}
+    monitor = "val_loss" if validation is not None else "loss"
+    dataset = packed_arrays(directory / "data", X, Y, validation, rows=10)
+    return written_plan(directory, model, dataset, **{**defaults, "monitor": monitor, **others})
 
 
 def run(plan: TrainPlan, reports: list[TrainReport] | None = None) -> tuple[TrainResult, keras.Model]:
     """The result of a World of one, and the final model."""
     sent: list[TrainReport] = [] if reports is None else reports
-    result = train(plan, SoloCollectives(solo()), sent.append)
+    result = train(plan, SoloCollectives(solo()), sent.append).result
     return result, from_bytes(plan.workspace.read(result.model_file), cloudpickle.loads(plan.custom_objects))
 
 
@@ -193,7 +182,7 @@ def test_a_metric_that_does_not_say_which_way_is_better_wants_it_told(tmp_path: 
     with pytest.raises(OptionError, match=r"monitor='distance' is better when lower or higher.*monitorMode='min'"):
         run(plan)
     told = changed(plan, monitor_mode="min")
-    assert train(told, SoloCollectives(solo()), lambda content: None).best_epoch >= 0
+    assert train(told, SoloCollectives(solo()), lambda content: None).result.best_epoch >= 0
 
 
 def test_the_best_may_be_the_greatest(tmp_path: Path) -> None:
@@ -264,7 +253,7 @@ def test_several_ranks_are_one_process_with_their_batches_joined(tmp_path: Path,
     assert [shard.empty_steps for shard in dealt] == {2: [0, 0], 3: [1, 0, 0]}[size]
 
     def ranks_training(rank: Together) -> TrainResult:
-        return train(plan, rank, lambda content: None)
+        return train(plan, rank, lambda content: None).result
 
     results = on_ranks(size, ranks_training)
     starts = np.cumsum([0, *(shard.rows for shard in dealt)])
@@ -290,7 +279,7 @@ def test_the_driver_ends_training_on_all_ranks(tmp_path: Path) -> None:
     def training(rank: Together) -> TrainResult:
         epochs = itertools.count()
         report = asked.append if rank.world.is_leader else lambda content: None
-        return train(plan, rank, report, reply=lambda: encode(Verdict(stop=next(epochs) == 1)))
+        return train(plan, rank, report, reply=lambda: encode(Verdict(stop=next(epochs) == 1))).result
 
     results = on_ranks(2, training)
     assert [len(result.history["loss"]) for result in results] == [2, 2]
@@ -305,7 +294,7 @@ def test_a_rank_without_rows_in_a_step_spoils_no_statistics(tmp_path: Path) -> N
     plan = a_plan(tmp_path, a_model(keras.layers.BatchNormalization), batch_size=4, epochs=1)
 
     def ranks_training(rank: Together) -> TrainResult:
-        return train(plan, rank, lambda content: None)
+        return train(plan, rank, lambda content: None).result
 
     result = on_ranks(3, ranks_training)[0]
     assert all(np.isfinite(weight).all() for weight in from_bytes(plan.workspace.read(result.model_file)).get_weights())
@@ -336,7 +325,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     tmp_path: Path, size: int, checkpoint_steps: int | None
 ) -> None:
     def train_on(plan: TrainPlan) -> TrainResult:
-        return on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+        return on_ranks(size, lambda rank: train(plan, rank, lambda content: None).result)[0]
 
     options = {"shuffle": True, "batch_size": 5, "epochs": 3, "checkpoint_steps": checkpoint_steps}
     held = {"validation": HELD_OUT}
@@ -377,7 +366,7 @@ def test_what_callbacks_remember_goes_on_too(
     tmp_path: Path, size: int, remembering: Callable[[], keras.callbacks.Callback], epochs: int
 ) -> None:
     def train_on(plan: TrainPlan) -> TrainResult:
-        return on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+        return on_ranks(size, lambda rank: train(plan, rank, lambda content: None).result)[0]
 
     model = a_model(optimizer=keras.optimizers.Adam(0.01))
     whole = a_plan(tmp_path / "whole", model, epochs=6, callbacks=[remembering()])
@@ -416,7 +405,7 @@ def test_accumulated_gradients_are_those_of_the_batches_joined(
     model = a_model(lambda: keras.layers.Dense(6, activation="tanh"), optimizer=optimizer())
     plan = a_plan(tmp_path, model, batch_size=4, epochs=3, gradient_accumulation=3)
     dealt = shards(plan.dataset.part(validation=False), size, 4, None)
-    result = on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+    result = on_ranks(size, lambda rank: train(plan, rank, lambda content: None).result)[0]
     starts = np.cumsum([0, *(shard.rows for shard in dealt)])
     parts = [np.arange(start, stop) for start, stop in itertools.pairwise(starts)]
     joined = [
@@ -453,7 +442,7 @@ def test_float16_on_the_wire_costs_little_accuracy(tmp_path: Path) -> None:
     weights = []
     for name in ("none", "fp16"):
         plan = a_plan(tmp_path / name, model, compression=name)
-        result = on_ranks(2, lambda rank, plan=plan: train(plan, rank, lambda content: None))[0]
+        result = on_ranks(2, lambda rank, plan=plan: train(plan, rank, lambda content: None).result)[0]
         weights.append(from_bytes(plan.workspace.read(result.model_file)))
     same_weights(*weights, tolerance=5e-3)
     differences = [np.abs(a - b).max() for a, b in zip(*(m.get_weights() for m in weights), strict=True)]
@@ -587,7 +576,7 @@ def augmenting(plan: TrainPlan, layers: Any) -> TrainPlan:
 def test_features_are_changed_in_training_alone(tmp_path: Path, size: int) -> None:
     # 40 rows: 5 steps, of which the second rank's last has fewer rows, or none.
     plan = augmenting(a_plan(tmp_path, a_model(), HELD_OUT, batch_size=8 // size, epochs=2), Doubled())
-    result = on_ranks(size, lambda rank: train(plan, rank, lambda content: None))[0]
+    result = on_ranks(size, lambda rank: train(plan, rank, lambda content: None).result)[0]
     trained = from_bytes(plan.workspace.read(result.model_file))
     if size == 1:
         model = a_model()
@@ -639,7 +628,7 @@ def test_what_xla_compiles_trains_the_same(tmp_path: Path, hidden: str, size: in
     plans = [a_plan(tmp_path / str(jit), model, jit_compile=jit, batch_size=4) for jit in (False, True)]
 
     def ranks_training(plan: TrainPlan, rank: Together) -> TrainResult:
-        return train(plan, rank, lambda content: None)
+        return train(plan, rank, lambda content: None).result
 
     plain, compiled = (on_ranks(size, functools.partial(ranks_training, plan))[0] for plan in plans)
     models = [from_bytes(plan.workspace.read(plain.model_file)) for plan in plans]
@@ -708,7 +697,7 @@ def test_functions_of_one_name_stay_apart_in_a_resumed_training(tmp_path: Path) 
     start, content = latest(plan.checkpoints) or pytest.fail("no checkpoint")
     plan.workspace.write("start.keras", content)
     again = replace(plan, initial_model="start.keras", start=start, attempt=2)
-    result = train(again, solo_rank, lambda content: None)
+    result = train(again, solo_rank, lambda content: None).result
     trained = from_bytes(plan.workspace.read(result.model_file), cloudpickle.loads(plan.custom_objects))
     expected = model.fit(X, Y, batch_size=8, epochs=3, shuffle=False, verbose=0)
     same_weights(trained, model, 1e-5)
@@ -723,7 +712,7 @@ def test_two_ranks_train_as_keras_does_on_the_batches_joined(tmp_path: Path, how
     model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=how == "eager")
     plan = a_plan(tmp_path, model, batch_size=4, epochs=3)
     dealt = shards(plan.dataset.part(validation=False), 2, 4, None)
-    result = on_ranks(2, lambda rank: train(plan, rank, lambda content: None))[0]
+    result = on_ranks(2, lambda rank: train(plan, rank, lambda content: None).result)[0]
     starts = np.cumsum([0, *(shard.rows for shard in dealt)])
     parts = [np.arange(start, stop) for start, stop in itertools.pairwise(starts)]
     joined = [np.concatenate([part[step * 4 : (step + 1) * 4] for part in parts]) for step in range(dealt[0].steps)]
