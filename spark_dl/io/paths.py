@@ -171,6 +171,8 @@ def holds_the_process(url: str) -> bool:
 
 
 def _checked(path: str | os.PathLike[str]) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise _bad("This isn't a path.", f"{path!r} ({type(path).__name__})", "Write it as text or as a pathlib.Path.")
     text = os.fspath(path)
     if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise _bad("A path is empty." if not text.strip() else "A path can't be used.", repr(text))

@@ -58,7 +58,7 @@ class Store:
             StoreError: The path can't be used (see `paths.normalized`), or its credentials were left out when it was
                 saved.
         """
-        if is_redacted(os.fspath(path)):
+        if isinstance(path, str) and is_redacted(path):
             raise StoreError(
                 explain(
                     "The directory's URL lacks its credentials: they are left out of what is saved.",

@@ -67,7 +67,7 @@ class Shrinking(FittedContent):
             self.summary,
         )
 
-    def export(self, path: str, format: str = "onnx", **options: Any) -> None:
+    def export(self, path: str | os.PathLike[str], format: str = "onnx", **options: Any) -> None:
         """Write the model for programs other than Spark and Keras: what `transform` computes, without the columns.
 
         Args:

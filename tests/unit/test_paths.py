@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -104,6 +106,15 @@ def test_a_path_that_means_nothing_is_refused_with_what_was_given(here: Path, pa
     assert "Expected: a local path or a URL" in str(refused.value)
     assert path.replace("\0", "\\x00") in str(refused.value)
     assert os.listdir(here) == []
+
+
+@pytest.mark.parametrize("thing", [7, None, b"data", ["data"]])
+@pytest.mark.parametrize("convert", [normalized, spark_path, Store.at])
+def test_what_is_no_text_is_no_path(convert: Callable[[Any], object], thing: Any) -> None:
+    with pytest.raises(StoreError) as refused:
+        convert(thing)
+    assert repr(thing) in str(refused.value)
+    assert convert(Path("data")) == convert("data")
 
 
 def test_dbfs_paths_are_those_of_its_mount_or_an_error_that_names_it(
