@@ -4,12 +4,13 @@ The classes there get their Params, setters, getters and constructors when they 
 stubs. `--check` changes nothing and fails where a stub isn't current.
 """
 
-import argparse
 import importlib
 import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from generated import update
 
 from spark_dl.ml.params import OptionParams
 from spark_dl.options import Option
@@ -66,20 +67,5 @@ def function_lines(name: str, options: tuple[Option, ...], returns: str) -> Iter
     yield f"    ) -> {returns}: ..."
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where a stub isn't current")
-    check = parser.parse_args().check
-    stale = []
-    for name in MODULES:
-        path, text = FOLDER / f"{name}.pyi", stub_of(name)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            stale.append(path.name)
-            if not check:
-                path.write_text(text, encoding="utf-8")
-    print(f"{'stale' if check else 'written'}: {', '.join(stale)}" if stale else "current")
-    return int(check and bool(stale))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(update(__doc__, {FOLDER / f"{name}.pyi": stub_of(name) for name in MODULES}))
