@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tables of docs/benchmarks.md and docs/scaling.md, one after the other, three quarters of an hour. Nothing else
+# All tables of docs/benchmarks.md and docs/scaling.md, one after the other, more than an hour. Nothing else
 # should run beside it. `links` needs tc (of the package iproute2), and root or user namespaces; it says so where it is
 # left out.
 # With DATA=DIR also `images` with the photographs in DIR/hymenoptera/train (without DATA it draws its images), and
