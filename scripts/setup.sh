@@ -15,7 +15,7 @@ stack=${SPARK_DL_STACK:-primary}
 variant=    # cpu or gpu; that of an existing .venv where none is asked for
 work=       # temporary directory, beside the wheel cache so that a finished wheel moves into it in one step
 log=        # set with the stack
-told=       # set once a failure has been explained
+explained=  # set once a failure has been explained
 
 usage() {
   cat <<'END'
@@ -40,7 +40,7 @@ END
 say() { printf '==> %s\n' "$*"; }
 
 die() {
-  told=yes
+  explained=yes
   printf 'setup.sh: %s\n' "$*" >&2
   exit 1
 }
@@ -48,7 +48,7 @@ die() {
 at_exit() {
   local status=$?
   if [[ -n $work ]]; then rm -rf -- "$work"; fi
-  if [[ $status -ne 0 && -z $told ]]; then
+  if [[ $status -ne 0 && -z $explained ]]; then
     printf 'setup.sh: stopped with status %s; log, if any: %s\n' "$status" "$log" >&2
   fi
 }
@@ -68,7 +68,7 @@ parse_arguments() {
         exit 0
         ;;
       *)
-        told=yes
+        explained=yes
         echo "usage: scripts/setup.sh [--stack NAME] [--cpu | --gpu] [--help] (unknown argument: $1)" >&2
         exit 2
         ;;
@@ -97,7 +97,7 @@ pin() { sed -n "s/^$1==\([^; ]*\).*/\1/p" "$constraints" | head -n 1; }
 
 digest() { sha256sum | cut -c 1-16; }
 
-# Waits for the lock on an open file descriptor; where file systems or systems have no locks, goes on without.
+# Waits for the lock on an open file descriptor; where file systems or systems have no locks, continues without one.
 lock() {
   command -v flock >/dev/null || return 0
   flock -n "$1" 2>/dev/null && return 0
@@ -216,7 +216,7 @@ check_writable() {
 
 # --- Horovod ----------------------------------------------------------------------------------------------------
 
-# Everything that the build is told; a change here changes the digest in the wheel's key.
+# All settings of the build; a change here changes the digest in the wheel's key.
 horovod_settings() {
   cat <<END
 CMAKE_POLICY_VERSION_MINIMUM=3.5
@@ -468,7 +468,7 @@ main() {
   # One set-up at a time in this checkout.
   exec {checkout}<"$root"
   lock "$checkout" "working in $root"
-  # Installed metadata holds the version, so that a new one is installed anew.
+  # Installed metadata holds the version, so that a new version is reinstalled.
   stamp=$({ cat "$constraints" "$root/pyproject.toml" "$root/setup.py" &&
     grep '^__version__' "$root/spark_dl/__init__.py" && echo "$root $wheel_key"; } | digest)
   if [[ ! -e $venv/.set-up || $(<"$venv/.set-up") != "$stamp" || ! -x $venv/bin/python ]]; then

@@ -3,7 +3,7 @@
 Public names are imported on first use: `import spark_dl` loads none of TensorFlow, Horovod, Petastorm, MLflow or
 PySpark.
 
-The loggers are `spark_dl.*`: progress at INFO, what went wrong and was overcome at WARNING.
+The loggers are `spark_dl.*`: progress at INFO, recovered failures at WARNING.
 """
 
 from __future__ import annotations

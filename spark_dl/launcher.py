@@ -51,22 +51,22 @@ def autolog(disable: bool = False) -> None:
 class HorovodLauncher:
     """Launcher of custom functions on Horovod ranks, one rank per task of a Spark barrier stage.
 
-    Horovod is initialised before the function is called; `hvd.init()` in the function does no harm. Each rank is a new
+    Horovod is initialised before the function is called; calling `hvd.init()` again is harmless. Each rank is a new
     process with the GPUs and threads that Spark assigns to its task.
 
     Args:
         numWorkers: The number of ranks; each takes one slot.
         cpusPerWorker: The number of cores of a rank's task; None for spark.task.cpus.
         gpusPerWorker: The number of GPUs of a rank's task; None for spark.task.resource.gpu.amount.
-        threadsPerWorker: The number of computing threads of a rank; 0 for the number of its task's cores.
+        threadsPerWorker: The number of compute threads of a rank; 0 for the number of its task's cores.
         networkInterface: The interface name or CIDR of the network between the ranks; None for the interface that
             routes to rank 0.
         allowPlaintext: Whether to run although Spark encrypts its traffic: the ranks communicate by plain TCP.
         slotTimeout: The time to wait until all ranks have a slot, in seconds.
-        startTimeout: The time that ranks have, once Spark has started their tasks, to start and to connect, in seconds.
+        startTimeout: The time for ranks to start and to connect, once Spark has started their tasks, in seconds.
 
     Raises:
-        OptionError: An argument has a value that it can't have.
+        OptionError: An argument is invalid.
 
     Example:
 

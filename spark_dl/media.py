@@ -151,7 +151,7 @@ def _check_columns(videos: DataFrame, content: str) -> None:
     if taken := [name for name in columns if name.lower() in ("frame", "seconds", "image") and name != content]:
         raise DataError(
             explain(
-                f"The DataFrame has a column {taken[0]!r} already.",
+                f"The DataFrame already has a column {taken[0]!r}.",
                 expected="no columns frame, seconds and image, which are added",
                 received=f"columns {', '.join(columns)}",
                 fix="Drop or rename the column.",

@@ -63,7 +63,7 @@ def log_model(  # noqa: PLR0913
         code_paths: Files and directories with custom code, such as registered layers. Their modules are imported when
             the model is loaded.
         pip_requirements: The pip requirements of the model; the versions installed in this process by default.
-        input_example: Example rows, in a form that `predict` of the pyfunc takes; a made-up row by default.
+        input_example: Example rows, in a form that `predict` of the pyfunc takes; a synthetic row by default.
         typed_arrays: Whether the signature has the types of columns of arrays. MLflow compares each row with them, a
             server does so twice. With False their type is "any", and a large request takes about half the time. The
             model itself checks the arrays in both cases.
@@ -168,7 +168,7 @@ class _Current:
         except SavedModelError as error:
             if self._model is None:
                 raise
-            warn(f"Going on with {self._pinned}. {error}")
+            warn(f"Continuing with {self._pinned}. {error}")
         return self._model
 
 

@@ -134,7 +134,7 @@ def _is_port(scheme: str, name: str, digits: str, behind: str) -> bool:
 
 
 def is_redacted(url: str) -> bool:
-    """Tell whether a URL's credentials were redacted."""
+    """Return whether a URL's credentials were redacted."""
     return f"://{REDACTED}@" in url or f"={REDACTED}" in url
 
 

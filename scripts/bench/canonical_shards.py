@@ -1,7 +1,7 @@
-"""What a globalBatchSize costs in reading: rows/s through Petastorm into tf.data batches, against batchSize.
+"""The cost of globalBatchSize in reading: rows/s through Petastorm into tf.data batches, compared with batchSize.
 
 `python scripts/bench/canonical_shards.py` makes 1,000,000 rows of 64 floats and reads one rank's part, shuffled, of 1
-and of 2 ranks, in turns; it prints medians and their ratio.
+and of 2 ranks, in alternating runs; it prints medians and their ratio.
 """
 
 import statistics

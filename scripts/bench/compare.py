@@ -1,11 +1,11 @@
-"""Two ways of doing the same, in turns: medians and their ratio, as a row of a table."""
+"""Comparison of two ways in alternating runs: medians and their ratio, as a row of a table."""
 
 import statistics
 from collections.abc import Callable, Mapping
 
 __all__ = ["HEAD", "compare"]
 
-HEAD = "| what | rows/s | against | rows/s | ratio |\n|---|---|---|---|---|"
+HEAD = "| what | rows/s | baseline | rows/s | ratio |\n|---|---|---|---|---|"
 
 
 def compare(what: str, ways: Mapping[str, Callable[[], float]], turns: int = 5, warm: bool = True) -> None:

@@ -1,7 +1,7 @@
 """Equal weights on any number of ranks: `python scripts/bench/equality.py [PART ...]`.
 
 One table, of the cases of tests/equality, or of those whose names have one of the parts, on 1 to 4 real Horovod ranks:
-the largest difference of any variable, relative to its norm, from one plain Keras process that trains on the joined
+the largest difference of any variable, relative to its norm, from one plain Keras process that trains on the global
 batches.
 """
 

@@ -1,7 +1,7 @@
 """The first `transform` of a session, and later ones: `python scripts/bench/first_score.py`.
 
 1,000 rows of 64 floats in a Vector column and a dense network, against `predict_batch_udf` with the same network. Each
-way runs in sessions of its own, in turns: as Spark comes, and with `spark_dl.spark.python_daemon` as Spark's Python
+way runs in separate sessions, alternating: with Spark's defaults, and with `spark_dl.spark.python_daemon` as its Python
 daemon, which has imported TensorFlow for its workers. A query on the rows comes before; the first call starts the
 Python workers.
 """
@@ -49,7 +49,7 @@ def main() -> None:
     first, later = (
         {way: statistics.median(turn[part] for turn in turns) for way, turns in found.items()} for part in (0, 1)
     )
-    print("| 1,000 rows | first call, s | times the peer's speed | later calls, s | times the peer's speed |")
+    print("| 1,000 rows | first call, s | speedup | later calls, s | speedup |")
     print("|---|---|---|---|---|")
     for way in found:
         print(

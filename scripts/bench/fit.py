@@ -3,8 +3,8 @@
 1,000,000 rows of 64 floats in Parquet, a dense network 64-128-1, 3 epochs, 2 workers with 1024 rows a batch, on
 local[2]. Each fit is the second in its Spark session. The peer is horovod.spark.keras.KerasEstimator, in an environment
 of its own (`peer.sh` builds it); it is left out without PEER_PYTHON. The start of two ranks is compared with
-`horovod.spark.run`, which runs in this environment: ours have joined Horovod before their function is called, so that
-its are taken twice, once as they are, where they don't even import TensorFlow, and once with `hvd.init()`.
+`horovod.spark.run`, which runs in this environment. Ranks of spark_dl have initialised Horovod before their function is
+called, so `horovod.spark.run` is measured twice: as it is, without importing TensorFlow, and with `hvd.init()`.
 """
 
 import json

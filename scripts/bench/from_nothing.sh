@@ -43,7 +43,7 @@ install_wheels() {
   row "install from the index and the wheels"
 }
 
-# The project that `spark-dl new` writes, with made-up rows.
+# The project that `spark-dl new` writes, with synthetic rows.
 make_project() {
   export PATH=$directory/shop-env/bin:$PATH
   cd -- "$directory"

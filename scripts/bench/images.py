@@ -1,10 +1,10 @@
 """Training's input of images: `python scripts/bench/images.py [DIR]`, against a bare tf.data loop over the same files.
 
-One rank's batches of 32 images of 224 x 224 x 3: JPEG files as they are, and the same images as raw numbers. DIR is a
-directory of JPEG files of one's own, at any depth; without it, 160 files of 500 x 375 are drawn. An epoch has each four
-times. The bare loop reads the files in shuffled order, decodes and resizes them by `Dataset.map` with a parallel call
-for each of this machine's cores, and makes batches. Beside images a second of wall-clock time there are those of
-processor time, all threads together, which other programs on the machine change less.
+One rank's batches of 32 images of 224 x 224 x 3: JPEG files, and the same images as raw pixels. DIR is a directory of
+JPEG files, at any depth; without it, 160 files of 500 x 375 are generated. An epoch has each image four times. The bare
+loop reads the files in shuffled order, decodes and resizes them by `Dataset.map` with a parallel call for each of this
+machine's cores, and makes batches. Images per second are given by wall-clock time and by CPU time of all threads, which
+other programs on the machine affect less.
 """
 
 import functools
@@ -104,7 +104,7 @@ with tempfile.TemporaryDirectory() as made:
         )
         data = converted(rows, "image" if kind == "jpeg" else "raw", str(folders[f"blocks-{kind}"]))
         ways = {"training's input": ours(data), "a bare tf.data loop": bare(paths, read)}
-        for name, clock in (("", time.perf_counter), (", by processor time", time.process_time)):
+        for name, clock in (("", time.perf_counter), (", by CPU time", time.process_time)):
             timed = {way: functools.partial(speed, batches, clock) for way, batches in ways.items()}
             compare(f"{TIMES * len(paths)} {kind} images{name}", timed, turns=3)
     spark.stop()

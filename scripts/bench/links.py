@@ -1,9 +1,9 @@
-"""Bytes and time of joining gradients over shaped links: `python scripts/bench/links.py`, about three minutes.
+"""Bytes and time of an allreduce of gradients over shaped links: `python scripts/bench/links.py`, about three minutes.
 
 Hosts are network namespaces of this machine, one rank on each, with the rank processes, the settings and the reducer
 that training has, but without Spark. What a host sends is shaped by `tc` (tbf). A step is the reducer's: gradients in
 ten tensors are weighted, packed, summed by Horovod and unpacked. Printed are the bytes that a host sends in a step, by
-the counters of its interface, against the ring's least, 2(N-1)/N of the gradients; and the time against a model,
+the counters of its interface, relative to the ring's minimum, 2(N-1)/N of the gradients; and the time with a model,
 compute + latency + bytes / bandwidth, whose latency and bandwidth are fitted by least squares of the relative error.
 
 All hosts share this machine's cores: the processor's part of Gloo's work is in the times, and more so with more hosts.
@@ -38,7 +38,7 @@ from spark_dl.launch.rendezvous import Rendezvous
 from spark_dl.world import Rank, worlds
 
 HOSTS = (2, 4)
-# Gbit/s, and the bucket of the shaper: as small as it may be without its cutting packets. 0 is a link as it is.
+# Gbit/s, and the bucket of the shaper: as small as it may be without its cutting packets. 0 is an unshaped link.
 RATES = {0: "", 10: "256kb", 1: "128kb"}
 # Megabytes (10^6) of float32 gradients, and how many steps are timed.
 SIZES = {0.033: 200, 1.0: 60, 10.0: 16, 50.0: 6, 100.0: 6}
@@ -175,12 +175,13 @@ def show(count: int, found: dict[str, Any]) -> None:
     print(f"\n{count} hosts. With nothing to join, a rank takes {idle['processor']:.2f} of a core, and sends ", end="")
     print(f"{idle['bytes'] / 1e6:.2f} MB/s in {idle['messages']:,.0f} TCP segments a second.\n")
     print(
-        "| link, Gbit/s | gradients, MB | sent, MB | of the ring's least | step, ms | compute | joining | model, ms |"
+        "| link, Gbit/s | gradients, MB | sent, MB | sent / ring minimum | step, ms "
+        "| compute | collectives | model, ms |"
     )
     print("|---|---|---|---|---|---|---|---|")
     constants = []
     for gigabits in RATES:
-        name = str(gigabits or "as it is")
+        name = str(gigabits or "unshaped")
         cases = [found[f"{gigabits} {megabytes}"] for megabytes in SIZES]
         least = [2 * (count - 1) / count * megabytes * 1e6 for megabytes in SIZES]
         latency, bandwidth = fitted(least, [case["reducing"] for case in cases])
@@ -188,8 +189,8 @@ def show(count: int, found: dict[str, Any]) -> None:
         for megabytes, at_least, case in zip(SIZES, least, cases, strict=True):
             compute = case["seconds"] - case["reducing"]
             row(name, f"{megabytes:g}", case, at_least, f"{(compute + latency + at_least / bandwidth) * 1e3:.1f}")
-        row(name, "100 as fp16", found[f"{gigabits} fp16"], least[-1] / 2, "")
-    print("\n| hosts | link, Gbit/s | latency of a join, ms | bandwidth of a join, Gbit/s |\n|---|---|---|---|")
+        row(name, "100, fp16", found[f"{gigabits} fp16"], least[-1] / 2, "")
+    print("\n| hosts | link, Gbit/s | allreduce latency, ms | allreduce bandwidth, Gbit/s |\n|---|---|---|---|")
     print("\n".join(constants), flush=True)
 
 

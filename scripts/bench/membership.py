@@ -1,9 +1,9 @@
-"""How well an attacker tells training rows of German credit from others, with and without differential privacy.
+"""Membership inference on German credit, with and without differential privacy.
 
     python scripts/bench/membership.py DIR     # a directory with german.csv
 
-500 rows are trained on, 500 aren't. The attacker has each row's loss, and takes rows of small loss for training rows
-(Yeom et al.: Privacy Risk in Machine Learning, CSF 2018): an AUC of 0.5 is a guess. Two random halves.
+500 rows are trained on, 500 aren't. The attacker has each row's loss, and predicts that rows with a small loss are
+training rows (Yeom et al.: Privacy Risk in Machine Learning, CSF 2018): an AUC of 0.5 is random. Two random halves.
 """
 
 import argparse

@@ -4,9 +4,9 @@
    kernel's, on memory that is the process's own (RLIMIT_DATA: heaps, buffers and stacks, touched or not); a rank that
    asks for more fails. At the end of each epoch a callback notes the rank's resident memory, files that it maps
    included.
-2. A driver, apart from its executors, fits 10,000 and 10,000,000 rows of 16 floats: its Python's largest memory of its
-   own, and the live objects on its JVM's heap, after a collection, the most that was seen while `fit` ran. The JVM is
-   left out where there is no jcmd, which a JDK has.
+2. A driver with separate executors fits 10,000 and 10,000,000 rows of 16 floats: the maximum private memory of its
+   Python, and of live objects on its JVM's heap after a collection, while `fit` runs. The JVM is left out without jcmd,
+   which a JDK has.
 
 `--gigabytes 0.2 --epochs 3 --rows 10000 100000` is a quick run.
 """
@@ -149,11 +149,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.gigabytes:
         print(f"A rank is held to {given.limit:g} GB of its own.")
-        print("| data | resident MB after each epoch | most resident MB | MB of its own, claimed |\n|---|---|---|---|")
+        print("| data | RSS after each epoch, MB | peak RSS, MB | private MB, allocated |\n|---|---|---|---|")
     for gigabytes in given.gigabytes:
         in_a_process("ranks", gigabytes, given.limit, given.epochs)
     if given.rows:
-        print("\n| rows | driver's Python, MB of its own | live on its JVM's heap, MB | looks |\n|---|---|---|---|")
+        print("\n| rows | driver's Python, private MB | live JVM heap, MB | samples |\n|---|---|---|---|")
     for rows in given.rows:
         in_a_process("driver", rows)
 

@@ -95,7 +95,8 @@ def plan_of(data: ConvertedDataset) -> TrainPlan:
 
 def ranks_plan() -> None:
     print(
-        "| files | ranks | shards, ms | MB | microseconds by file and rank | canonical shards, ms | MB | places, ms |"
+        "| files | ranks | shards, ms | MB | microseconds per file and rank "
+        "| canonical shards, ms | MB | rank placement, ms |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for files in FILES:
@@ -178,7 +179,7 @@ def large() -> None:
     whole = cloudpickle.dumps(plan)
     dumps, loads = functools.partial(cloudpickle.dumps, plan), functools.partial(pickle.loads, whole)
     print(
-        "\n| files | the record, MB | plan, MB | to pickle, CPU ms | MB at most | to unpickle, CPU ms | MB |"
+        "\n| files | the record, MB | plan, MB | to pickle, CPU ms | peak MB | to unpickle, CPU ms | MB |"
         "\n|---|---|---|---|---|---|---|"
     )
     print(
@@ -198,7 +199,7 @@ def large() -> None:
 
 
 def first_block() -> None:
-    print("\n| files of one rank | first block after, ms | all blocks, ms | by file, ms |\n|---|---|---|---|")
+    print("\n| files of one rank | first block after, ms | all blocks, ms | per file, ms |\n|---|---|---|---|")
     for files in (10, 100, 1000):
         with tempfile.TemporaryDirectory() as made:
             data = dataset(files, Store.at(made), rows=64)

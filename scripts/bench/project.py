@@ -1,9 +1,9 @@
-"""What the measured constants come to on more ranks: `python scripts/bench/project.py`, at once; it measures nothing.
+"""Extrapolation of measured constants to more ranks: `python scripts/bench/project.py`; it measures nothing.
 
-A step takes compute + latency + bytes / bandwidth, one after the other, since gradients are joined in one buffer when
-all are there. With N ranks on N hosts the ring has 2 (N - 1) turns, and sends 2 (N - 1) / N of the gradients' bytes
+A step takes compute + latency + bytes / bandwidth without overlap, since gradients are reduced in one buffer when all
+are computed. With N ranks on N hosts the ring has 2 (N - 1) steps, and sends 2 (N - 1) / N of the gradients' bytes
 through each link. Constants are from what `links.py` printed for docs/scaling.md; each is an option here. Efficiency
-is compute / step: rows/s against so many times those of one rank.
+is compute / step: rows/s relative to N times those of one rank.
 """
 
 import argparse
@@ -13,18 +13,18 @@ from argparse import Namespace
 RANKS, LINKS = (64, 512), (10, 25, 100)
 # The constants of docs/scaling.md: option, value, what it is.
 CONSTANTS = (
-    ("start-ms", 0.4, "of a join of two hosts, but for the turns of its ring; measured"),
+    ("start-ms", 0.4, "of an allreduce of two hosts, without the steps of its ring; measured"),
     ("turn-ms", 0.1, "of a message to the next rank, where ranks only wait; assumed"),
     (
         "rounds",
         2.5,
-        "of the ring in a join: half a cycle that is under way, the agreement, the sum; from Horovod's source",
+        "of the ring in an allreduce: half a cycle in progress, the agreement, the sum; from Horovod's source",
     ),
-    ("busy-turn-ms", 0.4, "of a turn, all rounds, where four ranks share two cores: their join / 6; measured"),
-    ("used", 0.90, "part of a link's bandwidth that a join reaches; measured at 1 Gbit/s"),
-    ("most-gbit", 9.7, "Gbit/s of a join over links that are no limit, two hosts with a core each; measured"),
+    ("busy-turn-ms", 0.4, "of a ring step, all rounds, where four ranks share two cores: allreduce / 6; measured"),
+    ("used", 0.90, "share of a link's bandwidth that an allreduce reaches; measured at 1 Gbit/s"),
+    ("most-gbit", 9.7, "Gbit/s of an allreduce over unlimited links, two hosts with a core each; measured"),
 )
-# Option, name, bytes of float32 gradients, milliseconds of a step without joining, and what that time is of.
+# Option, name, bytes of float32 gradients, milliseconds of a step without collectives, and the source of that time.
 MODELS = (
     ("mlp-ms", "MLP 64-128-1", 4 * 8_449.0, 1.0, "1024 rows on one core, scaling.py"),
     ("resnet-ms", "ResNet-50", 4 * 25.6e6, 1000 * 256 / 1270, "256 images on a V100, published"),
@@ -46,15 +46,15 @@ def by_link(ranks: int, size: float, gigabits: float) -> float:
 
 
 def by_gloo(known: Namespace, ranks: int, size: float, gigabits: float, busy: bool) -> float:
-    """Milliseconds of a join by the constants."""
+    """Milliseconds of an allreduce by the constants."""
     turns = 2 * (ranks - 1)
     latency = turns * known.busy_turn_ms if busy else known.start_ms + turns * known.rounds * known.turn_ms
     return float(latency) + by_link(ranks, size, min(known.used * gigabits, known.most_gbit))
 
 
 def steps(known: Namespace) -> None:
-    """Efficiency, by three prices of a join."""
-    ways = "joining by Gloo, ms | efficiency | if turns stay busy, ms | efficiency | by the link alone, ms | efficiency"
+    """Efficiency, by three estimates of an allreduce."""
+    ways = "allreduce by Gloo, ms | efficiency | oversubscribed, ms | efficiency | link only, ms | efficiency"
     print(f"| model | MB | compute, ms | ranks | link, Gbit/s | {ways} |")
     print("|" + "---|" * 11)
     for option, name, size, *_ in MODELS:
@@ -71,9 +71,7 @@ def steps(known: Namespace) -> None:
 
 def larger(known: Namespace) -> None:
     """How many steps' gradients are to be added up before each join."""
-    print(
-        "\n| model | ranks | link, Gbit/s | steps a join for 90 % by Gloo | by the link alone | the same as float16 |"
-    )
+    print("\n| model | ranks | link, Gbit/s | steps per allreduce for 90 %, Gloo | link only | link only, float16 |")
     print("|" + "---|" * 6)
     for option, name, size, *_ in MODELS:
         compute = vars(known)[option.replace("-", "_")]
@@ -86,7 +84,7 @@ def larger(known: Namespace) -> None:
 
 def published() -> None:
     """The same for Horovod's own figures, by the link alone: NCCL's ring goes through each host's link once."""
-    print("\n| model | compute, ms | by the link alone, ms | efficiency, nothing overlapping | published |")
+    print("\n| model | compute, ms | link only, ms | efficiency without overlap | published |")
     print("|---|---|---|---|---|")
     for name, (images, parameters, efficiency) in PUBLISHED.items():
         compute, moving = 1000 * 64 / images, by_link(128, 4 * parameters, 25)

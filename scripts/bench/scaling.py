@@ -1,13 +1,12 @@
 """Weak and strong scaling on one machine: `python scripts/bench/scaling.py`, about twenty minutes.
 
 1, 2, 4 and 8 ranks with one computing thread each, in the slots of one Spark: a small CNN, bound by computing, and a
-small dense network, bound by latency. Weak: so many rows a rank in a batch. Strong: so many in the batch of all ranks.
+small dense network, bound by latency. Weak scaling: a fixed number of rows per rank. Strong: a fixed global batch.
 
-More ranks than cores can't be faster. So what is told is work: rows a second for each core that the ranks can use,
-min(ranks, cores), and rows for each second of processor time that all ranks' processes took, with their readers and
-Horovod's threads; both also as a part of one rank's. What the cores give without joining is told by as many processes
-of plain Keras that train at the same time and know nothing of each other: of theirs, the part that ranks reach (weak).
-Epochs after the first count, by their median.
+More ranks than cores can't be faster, so the tables show work per resource: rows/s for each core that the ranks can
+use, min(ranks, cores), and rows per CPU second of the ranks' processes, readers and Horovod's threads included; both
+also relative to one rank. The upper limit without collectives is measured by the same number of independent processes
+of plain Keras that train at the same time ("vs. independent", for weak scaling). Medians of the epochs after the first.
 """
 
 import contextlib
@@ -62,9 +61,9 @@ class Run:
     """A fit, in its steady state.
 
     Attributes:
-        rows_per_second, step_ms, joining: as `fit` tells them; joining in percent.
-        rows_per_cpu_second: rows for a second of the processor time of all ranks.
-        cores: that the ranks kept busy.
+        rows_per_second, step_ms, joining: as `fit` reports them; joining, the share of collectives, in percent.
+        rows_per_cpu_second: rows per CPU second of all ranks.
+        cores: busy cores.
     """
 
     rows_per_second: float
@@ -90,14 +89,14 @@ def run(frame: DataFrame, name: str, ranks: int, batch: int, rows: int) -> Run:
         with contextlib.redirect_stderr(said):
             estimator.fit(frame)
         taken = [[float(line) for line in file.read_text().split()] for file in Path(directory).iterdir()]
-    epochs = [[float((text or "0").replace(",", "")) for text in told] for told in SAID.findall(said.getvalue())]
+    epochs = [[float((text or "0").replace(",", "")) for text in line] for line in SAID.findall(said.getvalue())]
     speed, step_ms, joining = (statistics.median(kind) for kind in zip(*epochs[1:], strict=True))
     processor = statistics.median(sum(epoch) for epoch in list(zip(*taken, strict=True))[1:])
     return Run(speed, step_ms, joining, rows / processor, processor * speed / rows)
 
 
 def apart(name: str, batch: int, processes: int) -> float:
-    """Rows a second of so many processes of plain Keras together."""
+    """Rows/s of independent processes of plain Keras together."""
     with ThreadPoolExecutor(processes) as pool:
         return sum(pool.map(lambda _: plain(name, batch, 1), range(processes)))
 
@@ -107,9 +106,10 @@ def scale(spark: SparkSession, name: str, kind: str) -> None:
     given, rows = kinds[kind]
     columns = F.array(*(F.rand(i).cast("float") for i in range(width))).alias("features")
     frame = spark.range(0, rows, 1, 8).select(columns).withColumn("label", F.col("features")[0])
-    print(f"\n{name}, {kind}: {given} rows {'a rank' if kind == 'weak' else 'in all'}\n")
+    print(f"\n{name}, {kind}: {given} rows {'per rank' if kind == 'weak' else 'over all ranks'}\n")
     print(
-        "| ranks | rows a rank | rows/s | a core | part | a CPU second | part | cores busy | ms | joining | of apart |"
+        "| ranks | rows per rank | rows/s | per core | relative | per CPU s | relative "
+        "| cores busy | step, ms | collectives | vs. independent |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     first = None

@@ -78,7 +78,7 @@ def scored(model: KerasModel, frame: DataFrame) -> float:
 
 
 def speed() -> None:
-    print("| transform of images, in turns | rows/s | plain Keras, both cores | ratio |\n|---|---|---|---|")
+    print("| transform of images | rows/s | plain Keras, both cores | ratio |\n|---|---|---|---|")
     for cores in (1, 2):
         spark = local_session("local[2]", {"spark.task.cpus": str(cores)})
         frame = images(spark)
@@ -152,7 +152,7 @@ def memory_here(cores: int) -> None:
 
 def memory() -> None:
     """Each number of tasks in a process of its own, since workers of a stopped session may live on for a while."""
-    print("\n| tasks at a time | threads of a task | private MB of all Python workers, at most | at the end |")
+    print("\n| tasks at a time | threads of a task | peak private MB of all Python workers | at the end |")
     print("|---|---|---|---|", flush=True)
     for cores in (2, 1):
         subprocess.run([sys.executable, __file__, f"memory-{cores}"], check=True)

@@ -88,7 +88,7 @@ def on_stack(stack: str, rows: int) -> dict[str, Any]:
 def main(rows: int, stacks: list[str]) -> None:
     results = [on_stack(stack, rows) for stack in stacks]
     heads = [f"{kind} on {result['spark']}" for result in results for kind in ("transform", "other", "ratio")]
-    print(f"| transform of; other way | {' | '.join(heads)} |")
+    print(f"| transform of; baseline | {' | '.join(heads)} |")
     print(f"|---|{'---|' * len(heads)}")
     for name in results[0]["found"]:
         cells = []

@@ -1,9 +1,9 @@
 """Where the time of a served request goes: `python scripts/bench/serving.py`, in this process, without HTTP.
 
 1,000 rows of 64 floats and a dense network 64-128-10, saved by our flavor (also with `typed_arrays=False`) and by
-`mlflow.keras`, through the functions that MLflow's scoring server calls for a request, in turns: parsing, the check of
-the signature, the model's own `predict`, and JSON. Medians of processor time, which is what requests share on a busy
-server.
+`mlflow.keras`, through the functions that MLflow's scoring server calls for a request, alternating: parsing, the
+check of the signature, the model's own `predict`, and JSON. Medians of CPU time, which is what requests share on a
+busy server.
 """
 
 import contextlib
@@ -54,11 +54,11 @@ def main() -> None:
     example = np.zeros((1, WIDTH), np.float32)
     rows = np.random.default_rng(1).random((ROWS, WIDTH)).round(4).tolist()
     records = {"dataframe_records": [{"features": row} for row in rows]}
-    bodies = {"ours": records, "ours, typed_arrays=False": records, "mlflow.keras": {"inputs": rows}}
+    bodies = {"spark_dl": records, "spark_dl, typed_arrays=False": records, "mlflow.keras": {"inputs": rows}}
     with tempfile.TemporaryDirectory() as made:
         fitted = KerasClassifierModel.fromKeras(network, columns)
-        spark_dl.mlflow.save_model(fitted, f"{made}/ours")
-        spark_dl.mlflow.save_model(fitted, f"{made}/ours, typed_arrays=False", typed_arrays=False)
+        spark_dl.mlflow.save_model(fitted, f"{made}/spark_dl")
+        spark_dl.mlflow.save_model(fitted, f"{made}/spark_dl, typed_arrays=False", typed_arrays=False)
         signature = infer_signature(example, network.predict(example, verbose=0))
         mlflow.keras.save_model(network, f"{made}/mlflow.keras", signature=signature)
         models = {name: mlflow.pyfunc.load_model(f"{made}/{name}") for name in bodies}

@@ -40,7 +40,7 @@ CONSTANTS = (
     ("terabytes", 1.0, "TB of rows"),
     ("rows", 1e9, "rows"),
     ("epochs", 40.0, "passes over the rows"),
-    ("batch", 1024.0, "rows a rank in a step"),
+    ("batch", 1024.0, "rows per rank and step"),
     ("step-ms", 200.0, "ms of a step of one rank without its join, the median; assumed"),
     ("parameters", 25.6e6, "parameters of the model, in float32; Adam has two more of each"),
     ("gbit", 25.0, "Gbit/s of each rank's link"),
@@ -50,7 +50,7 @@ CONSTANTS = (
 # of one rank in `scaling.py`, 1.23 and 3.16 ms; for the CNN 512 rows of the same, 32.2 ms, and 64 rows by
 # `--measure-cpu cnn 64`, 5.3 ms on an idle machine (6.4 to 6.9 on one that other programs share).
 STEP_CPU = {"cnn": (1.4, 0.0602), "dense": (0.58, 0.00063)}
-# What `scaling.py` printed for docs/scaling.md: network, kind, ranks, rows a rank, ms a step.
+# What `scaling.py` printed for docs/scaling.md: network, kind, ranks, rows per rank, ms a step.
 MEASURED = (
     ("cnn", "weak", 2, 512, 34.1),
     ("cnn", "weak", 4, 512, 72.4),
@@ -167,7 +167,7 @@ def step_seconds(generator: np.random.Generator, known: Namespace, ranks: int, j
 
 def here() -> None:
     """The model for ranks that share two cores, against the measurement."""
-    print("| network | ranks on 2 cores | rows a rank | measured, ms a step | simulated | difference |")
+    print("| network | ranks on 2 cores | rows per rank | measured step, ms | simulated step, ms | difference |")
     print("|" + "---|" * 6)
     turn = {name: value for name, value, _ in JOIN_CONSTANTS}["busy-turn-ms"]
     for name, kind, ranks, rows, measured in MEASURED:
@@ -179,7 +179,8 @@ def here() -> None:
 
 def whole(known: Namespace) -> None:
     """Trainings without failures."""
-    print("\n| ranks | steps | convert, min | start, s | by | join, ms | slowest rank | hours | efficiency |")
+    columns = "allreduce by | allreduce, ms | slowest rank | hours | efficiency"
+    print(f"\n| ranks | steps | convert, min | start, s | {columns} |")
     print("|" + "---|" * 9)
     for ranks, link_alone in itertools.product(RANKS, (False, True)):
         generator, join = np.random.default_rng(1), joined(known, ranks, link_alone)
@@ -190,7 +191,7 @@ def whole(known: Namespace) -> None:
         stragglers = (float(seconds.mean()) - join) / known.step_ms * 1000
         print(
             f"| {ranks:,} | {len(seconds):,} | {convert / 60:.1f} | {start(known, ranks):.1f} "
-            f"| {'the link alone' if link_alone else 'Gloo'} | {1000 * join:,.0f} | x {stragglers:.2f} "
+            f"| {'link only' if link_alone else 'Gloo'} | {1000 * join:,.0f} | x {stragglers:.2f} "
             f"| {total / 3600:.2f} | {100 * work / total:.0f} % |"
         )
 
@@ -198,7 +199,7 @@ def whole(known: Namespace) -> None:
 def intervals(known: Namespace) -> None:
     """Trainings with failures, by checkpoint interval, by the link alone."""
     cost = checkpoint_seconds(known)
-    columns = "hours | 95 of 100 within | efficiency | restarts | best by Young | by Daly"
+    columns = "hours | 95th percentile | efficiency | restarts | Young's interval | Daly's interval"
     print(f"\n| ranks | hours between failures of a rank | checkpoint every | {columns} |\n|{'---|' * 9}")
     for ranks in RANKS:
         join = joined(known, ranks, True)

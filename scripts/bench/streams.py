@@ -93,7 +93,7 @@ def main() -> None:
             window.to_parquet(file, index=False)
             os.utime(file, (1e9 + index, 1e9 + index))  # the stream reads files by their age
         files = f"{work}/windows"
-        print("| model | accuracy | loss | seconds a batch | drifts |\n|---|---|---|---|---|")
+        print("| model | accuracy | loss | seconds per batch | drifts |\n|---|---|---|---|---|")
         majority = np.mean([max(w["class"].mean(), 1 - w["class"].mean()) for w in windows[1:]])
         print(f"| the more frequent class of each window | {majority:.1%} | | | |")
         line("never learns: trained on the first window", in_keras(windows, from_scratch=False))

@@ -1,7 +1,7 @@
 """What tracking costs, and how long a served model takes to answer: `python scripts/bench/tracking.py [--serving]`.
 
 Fits of 200,000 rows of 64 floats in an array column, a tenth of them for validation, a dense network 64-128-10, 2 ranks
-on local[2], with MLflow on a sqlite store against `tracking=None`, in turns: of 5 epochs, and of 150, which take more
+on local[2], with MLflow on a sqlite store against `tracking=None`, alternating: of 5 epochs, and of 150, which take more
 than half a minute. Then requests of one row and of 1,000 rows over HTTP, one after the other, to `mlflow models serve`
 with our flavor (also with `typed_arrays=False`, as JSON and as Parquet), against the same with the same network logged
 by `mlflow.keras`. With `--serving`, only the latter.
@@ -85,16 +85,16 @@ def as_parquet(rows: list[list[float]]) -> bytes:
 def serving(typed: str, untyped: str, peer: str) -> None:
     """Compare servers of the models in these directories."""
     every = np.random.default_rng(1).random((1000, WIDTH)).round(4).tolist()
-    print("\n| rows a request | model, request | ms | 95 of 100 within | mlflow.keras's time / this |")
+    print("\n| rows per request | model, request | median, ms | 95th percentile, ms | mlflow.keras / this |")
     print("|---|---|---|---|---|")
     with served(typed) as ours, served(untyped) as quick, served(peer) as theirs:
         for rows in (every[:1], every):
             records = json.dumps({"dataframe_records": [{"features": row} for row in rows]}).encode()
             requests = {
                 "mlflow.keras, JSON": (theirs, json.dumps({"inputs": rows}).encode(), JSON),
-                "ours, JSON": (ours, records, JSON),
-                "ours, typed_arrays=False, JSON": (quick, records, JSON),
-                "ours, typed_arrays=False, Parquet": (quick, as_parquet(rows), PARQUET),
+                "spark_dl, JSON": (ours, records, JSON),
+                "spark_dl, typed_arrays=False, JSON": (quick, records, JSON),
+                "spark_dl, typed_arrays=False, Parquet": (quick, as_parquet(rows), PARQUET),
             }
             for request in requests.values():
                 milliseconds(*request)

@@ -1,9 +1,9 @@
 """Training in steady state: `python scripts/bench/train.py`, against plain Keras on NumPy arrays in memory.
 
-Rows a second of the epochs after the first, as `fit` reports them. One rank, and one plain process with one thread;
-then two ranks with one thread each, and one plain process that has both cores, with the ranks' batches joined and with
-the batch of one; and two plain processes with one thread each that share nothing, which is what the machine gives two
-ranks at the most. A dense network 64-128-1 with 1024 rows a rank, and a small CNN on 28 x 28 with 128 rows a rank.
+Rows/s of the epochs after the first, as `fit` reports them. One rank, and one plain process with one thread;
+then two ranks with one thread each, and one plain process with both cores, with the global batch and with
+the batch of one rank; and two independent plain processes with one thread each, the machine's upper limit for two
+ranks. A dense network 64-128-1 with 1024 rows per rank, and a small CNN on 28 x 28 with 128 rows per rank.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def plain(name: str, batch: int, threads: int) -> float:
 
 
 def apart(name: str, batch: int) -> float:
-    """Two at once, which share nothing."""
+    """Rows/s of two independent processes of plain Keras together."""
     with futures.ThreadPoolExecutor(2) as pool:
         return sum(pool.map(lambda _: plain(name, batch, 1), range(2)))
 
@@ -107,14 +107,14 @@ def main() -> None:
 
     def row(name: str, workers: int, threads: int) -> tuple[str, dict[str, Callable[[], float]]]:
         batch = CASES[name][2]
-        what = f"{name}, {workers} rank{'s' * (workers > 1)}, {batch} rows a rank"
+        what = f"{name}, {workers} rank{'s' * (workers > 1)}, {batch} rows per rank"
         made = frame(name)
         ways = {"ours": lambda: ours(made, name, batch, workers)}
         for rows in sorted({batch * workers, batch}, reverse=True):
             peer = f"plain Keras, {threads} thread{'s' * (threads > 1)}, batch {rows}"
             ways[peer] = functools.partial(plain, name, rows, threads)
         if workers > 1:
-            ways[f"two plain Keras that share nothing, 1 thread, batch {batch}"] = lambda: apart(name, batch)
+            ways[f"two independent plain Keras processes, 1 thread, batch {batch}"] = lambda: apart(name, batch)
         return what, ways
 
     print(HEAD)

@@ -143,7 +143,7 @@ def _file_values(path: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OptionError(
             explain(
-                f"{path} is no configuration.",
+                f"{path} isn't a configuration.",
                 expected="lines of `key: value`",
                 received=type(values).__name__,
                 fix="`spark-dl docs` prints all keys.",

@@ -44,7 +44,7 @@ def read_train_config(entries: Mapping[str, Any]) -> Config[TrainKeys]:
             received = type(params["modelFn"]).__name__
             raise OptionError(
                 explain(
-                    "model names no function.",
+                    "model isn't a reference to a function.",
                     expected="model: module:function",
                     received=received,
                     fix="Name a function that returns the Keras model.",

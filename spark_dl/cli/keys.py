@@ -103,7 +103,7 @@ class RowsKeys(_FilesKeys):
         on_resume="any",
     )
     schema: str | None = option(
-        "The columns of `data` as DDL, such as 'price double, features array<float>'; not set, as the files say.",
+        "The schema of `data` as DDL, such as 'price double, features array<float>'; not set, that of the files.",
         checks.text,
         None,
         on_resume="any",
@@ -115,7 +115,7 @@ class RowsKeys(_FilesKeys):
         on_resume="any",
     )
     sql: str | None = option(
-        "A query whose result are the rows. The rows of `data` or `table` are its view `rows`: SELECT * FROM rows "
+        "A SQL query that returns the rows. The rows of `data` or `table` are the view `rows`: SELECT * FROM rows "
         "WHERE price > 0.",
         checks.text,
         None,
@@ -140,7 +140,7 @@ class OutputKeys(Options):
     """The fitted model."""
 
     output: str | None = option(
-        "A new directory or URL for the fitted model; not set, it is in its MLflow run only.",
+        "A new directory or URL for the fitted model; not set, it is only in its MLflow run.",
         checks.text,
         None,
         on_resume="any",
@@ -171,7 +171,7 @@ class _InitialModelKeys(Options):
     )
     model: str | None = option(
         "The model to train: module:function, which is called with modelParams and returns the Keras model; a .keras "
-        "file; or a path or an MLflow URI of a fitted model, with which training begins.",
+        "file; or the path or MLflow URI of a fitted model that training starts from (warmStart).",
         checks.text,
         None,
         on_resume="any",
@@ -183,7 +183,7 @@ class _ValidationKeys(Options):
     """The rows for validation."""
 
     validation_data: str | None = option(
-        "The path or URL of rows for validation, read as `data` is; `sql` isn't applied to them.",
+        "The path or URL of validation rows, read like `data`; `sql` isn't applied to them.",
         checks.text,
         None,
         on_resume="any",
@@ -201,7 +201,7 @@ class _ScoredModelKeys(Options):
 
     model: str | None = option(
         "The fitted model: the path or URL where it was saved, or an MLflow URI such as models:/name@alias or "
-        "runs:/run/model. A fitted Pipeline is taken, too.",
+        "runs:/run/model; also of a fitted Pipeline.",
         checks.text,
         None,
         on_resume="any",
@@ -231,7 +231,7 @@ class _ScoredRowsKeys(Options):
         on_resume="any",
     )
     write_mode: str = option(
-        "What to do where the scored rows exist: 'error', 'append', 'overwrite' or 'ignore'.",
+        "Spark's save mode if the output exists: 'error', 'append', 'overwrite' or 'ignore'.",
         checks.choice("error", "append", "overwrite", "ignore"),
         "error",
         on_resume="any",

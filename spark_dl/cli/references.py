@@ -37,7 +37,7 @@ _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]
 
 
 def is_reference(text: object) -> bool:
-    """Tell whether a value has the form `module:name`.
+    """Return whether a value has the form `module:name`.
 
     >>> is_reference("shop.models:build"), is_reference("models:/shop@champion"), is_reference("adam")
     (True, False, False)

@@ -147,4 +147,4 @@ class Cache:
             self._kept[key] = self._cache.keep(arrays)
         except OSError as error:  # other processes may have filled the disk
             self.on, self._failed = False, True
-            warn(f"Rows are read again in each epoch: they can't be kept. {error}")
+            warn(f"Rows are read in each epoch, since they can't be cached. {error}")

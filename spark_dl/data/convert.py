@@ -212,7 +212,7 @@ def _check_exclusive(labels: Sequence[LabelSpec], found: Iterable[str]) -> None:
         if rule and rule.exclusive and {f"{position} {value:g}" for value in rule.exclusive} <= held:
             raise DataError(
                 explain(
-                    f"The label {spec.name!r} mixes values that the loss {spec.loss} takes for the same class.",
+                    f"The label {spec.name!r} mixes values that the loss {spec.loss} treats as the same class.",
                     expected=rule.text,
                     received=" and ".join(f"{value:g}" for value in rule.exclusive),
                     fix=rule.fix,

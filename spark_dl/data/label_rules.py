@@ -134,7 +134,7 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
     scalar = kind_of(spec.column).is_scalar and not spec.joined
     own_width = math.prod(spec.shape)
     if known_width not in (None, own_width) and not scalar:
-        raise _misfit(name, f"{own_width} numbers a row", f"{known_width} numbers a row", output)
+        raise _misfit(name, f"{own_width} numbers per row", f"{known_width} numbers per row", output)
     if spec.classes is not None:
         return _class_label(spec, output, scalar, loss)
     if scalar and loss in _AS_ROWS and len(output) == 1 and width > 1:
@@ -151,9 +151,9 @@ def apply_loss(spec: LabelSpec, output: tuple[int, ...], loss: str, known_width:
             )
         )
     if scalar and width != 1:
-        raise _misfit(name, f"an array or a Vector of {width} numbers in each row", "one number a row", output)
+        raise _misfit(name, f"an array or a Vector of {width} numbers in each row", "one number per row", output)
     if own_width != width and not scalar:
-        raise _misfit(name, f"{width} numbers a row", f"labelShapes={{{name!r}: {list(spec.shape)}}}", output)
+        raise _misfit(name, f"{width} numbers per row", f"labelShapes={{{name!r}: {list(spec.shape)}}}", output)
     if len(output) > 1 or not scalar:
         spec = replace(spec, shape=output)  # Keras would broadcast a label of shape (rows,) over all rows
     return replace(spec, loss=loss if loss in RULES else "")
@@ -168,8 +168,8 @@ def _class_label(spec: LabelSpec, output: tuple[int, ...], scalar: bool, loss: s
     positions = output[:-1]
     count = math.prod(positions)
     if count != (1 if scalar else math.prod(spec.shape)):
-        expected = f"an array of {count} class indices in each row" if positions else "one class index a row"
-        received = "one number a row" if scalar else f"a label of shape {shape_text(spec.shape)}"
+        expected = f"an array of {count} class indices in each row" if positions else "one class index per row"
+        received = "one number per row" if scalar else f"a label of shape {shape_text(spec.shape)}"
         raise _misfit(spec.name, expected, received, output)
     return replace(spec, shape=positions, one_hot=output[-1:] != (1,) and loss in _AS_ROWS)
 

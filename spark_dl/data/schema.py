@@ -125,8 +125,8 @@ def _array_width(schema: T.StructType, param: str, model_input: ModelInput) -> i
         raise DataError(
             explain(
                 "The columns' width isn't the width of the model's input.",
-                expected=f"{expected} numbers a row, for the model's input of shape {shape_text(model_input.shape)}",
-                received=f"{received} number{'s' * (received != 1)} a row from " + ", ".join(c.name for c in columns),
+                expected=f"{expected} numbers per row, for the model's input of shape {shape_text(model_input.shape)}",
+                received=f"{received} number{'s' * (received != 1)} per row from " + ", ".join(c.name for c in columns),
                 fix=f"Change {param}, or build the model for this width.",
             )
         )
@@ -278,10 +278,10 @@ def check_column(schema: T.StructType, name: str, param: str) -> None:
         )
     raise DataError(
         explain(
-            f"The DataFrame has {len(found)} columns {name!r}, which {param} names: Spark can't tell them apart.",
+            f"The DataFrame has {len(found)} columns {name!r}, which {param} names: Spark can't resolve the name.",
             expected=f"one column {name!r}",
             received="columns " + ", ".join(schema.names),
-            fix="Give each column a name of its own, for example with DataFrame.toDF, or with alias before a join.",
+            fix="Give each column a unique name, for example with DataFrame.toDF, or with alias before a join.",
         )
     )
 

@@ -1,4 +1,4 @@
-"""The rows of a label and of sample weights from their column's values, with the wrong rows counted."""
+"""The rows of a label and of sample weights from their column's values, with the invalid rows counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def label_rows(values: np.ndarray, spec: LabelSpec, errors: RowErrors, keep: np.
     Args:
         values: The column's values, shape (rows, width).
         spec: The label's specification.
-        errors: The receiver of wrong rows.
+        errors: The receiver of invalid rows.
         keep: The boolean mask of the rows that are used; the others aren't counted.
 
     Returns:
@@ -54,7 +54,7 @@ def weight_rows(
         values: The column's values, shape (rows, width).
         column: The column.
         shape: The shape of one row's weights.
-        errors: The receiver of wrong rows.
+        errors: The receiver of invalid rows.
         keep: The boolean mask of the rows that are used.
     """
     errors.add("negative", column.name, int((values[keep] < 0).any(axis=1).sum()))

@@ -1,4 +1,4 @@
-"""The rows of a model input from its columns' values: one way for conversions, which count wrong rows, and scoring."""
+"""The rows of a model input from its columns' values, for conversions, which count invalid rows, and for scoring."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["RowErrorSink", "feature_rows"]
 
 
 class RowErrorSink(Protocol):
-    """Receiver of wrong rows, which counts them or raises an error; a mask without a marked row is no error."""
+    """Receiver of invalid rows, which counts them or raises an error; a mask without a marked row is no error."""
 
     def add_extracted(self, column: Column, extracted: Extracted) -> None:
         """Report rows with missing or infinite values, and rows of a wrong length."""
@@ -46,7 +46,7 @@ def feature_rows(
         dtype: The dtype of the result, for numbers.
         keep: The boolean mask of the rows that are used; the others aren't reported. Rows whose bytes can't be decoded
             are taken out of it.
-        errors: The receiver of wrong rows.
+        errors: The receiver of invalid rows.
 
     Returns:
         An array of shape (rows, width); for bytes, objects of shape (rows,) that `decode_tensor` takes, or byte rows.

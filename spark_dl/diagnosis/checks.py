@@ -113,7 +113,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
     except ClusterError as error:  # a barrier stage wouldn't run
         return Report((*findings, Finding("cluster", "settings", master, str(error))))
     if encrypting := encryption(setting_of(spark)):
-        fix = "The ranks speak plain TCP: trust their network or encrypt it, and set allowPlaintext=True."
+        fix = "The ranks use plain TCP: trust their network or encrypt it, and set allowPlaintext=True."
         findings.append(Finding("cluster", "encryption", encrypting, fix))
     slots = slots_of(master, setting_of(spark), LaunchSettings())
     task_cpus = int(spark.conf.get("spark.task.cpus", "1") or 1)
@@ -126,7 +126,7 @@ def doctor(spark: SparkSession, cacheDir: str | None = None) -> Report:
     except (OptionError, StoreError) as error:
         findings.append(Finding("driver", "cache directory", cacheDir or "none", str(error)))
     except ClusterError as error:
-        findings.append(Finding("cluster", "executors", "can't be looked at", str(error)))
+        findings.append(Finding("cluster", "executors", "can't be checked", str(error)))
     return Report(tuple(findings))
 
 
@@ -138,7 +138,7 @@ def _executors(spark: SparkSession, store: Store, slots: int) -> list[Finding]:
     for executor, facts in sorted({facts.executor: facts for facts in reversed(probed)}.items()):
         findings.append(machine.same_packages(executor, own, facts.versions))
         way, fault = facts.driver, facts.directories[store.url]
-        findings.append(Finding(executor, "way to the driver", "unreachable" if way else "open", way))
+        findings.append(Finding(executor, "connection to the driver", "unreachable" if way else "open", way))
         findings += [more for more in facts.findings if not (fault and more.what == "cache directory")]
         if fault:
             findings.append(Finding(executor, "cache directory", "not shared", fault))
@@ -236,7 +236,7 @@ def _slow(messages: MessageQueue, tasks: int, seconds: float) -> ClusterError:
             received=f"{len(hosts)} tasks that have started Python, on {', '.join(sorted(set(hosts.values())))}"
             if hosts
             else "tasks that Spark has started, of which none has answered from Python yet",
-            fix="Look at the executors' logs: check that their hosts reach cacheDir, and how soon Python starts; "
+            fix="Check the executors' logs, whether their hosts reach cacheDir, and how fast Python starts; "
             "raise startTimeout if it takes so long.",
         )
     )
@@ -245,7 +245,7 @@ def _slow(messages: MessageQueue, tasks: int, seconds: float) -> ClusterError:
 def _without_modules(executor: str, absent: Sequence[str]) -> ClusterError:
     return ClusterError(
         explain(
-            f"The executor {executor} can't import what callbacks, losses, metrics or layers are made of.",
+            f"The executor {executor} can't import modules of callbacks, losses, metrics or layers.",
             expected="their modules on every executor",
             received=f"no module {', '.join(map(repr, absent))}",
             fix=f"Install it there, or send it: spark.addArtifact('{absent[0]}.py', pyfile=True), or spark-submit "

@@ -150,5 +150,5 @@ def _ways_to_executors(context: BarrierTaskContext, own: str, first: bool) -> Fi
         context.barrier()  # keeps all ports open until all tasks have tried
     others = len(ports.keys() - {own})
     fix = "Open the ports between the executors' hosts: Horovod connects each with each." if closed else ""
-    found = "no way to " + ", ".join(closed) if closed else f"{others} of {others} reached"
+    found = "can't reach " + ", ".join(closed) if closed else f"{others} of {others} reached"
     return Finding(own, "other executors", found, fix)

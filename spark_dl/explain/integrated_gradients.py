@@ -30,9 +30,9 @@ class IntegratedGradients(Transformer):
 
     The attributions of a row sum to the difference between the explained output for the row and for the baseline, up to
     the error of the quadrature. They don't depend on how rows are distributed among tasks. Indices and texts that go
-    into Embedding layers have one attribution for each index; inputs that the output doesn't depend on have zeros. Of a
-    quantized model the sums are some percent off, as its layers also round their inputs. It can be a stage of a
-    PipelineModel; it isn't saved.
+    into Embedding layers have one attribution for each index; inputs that the output doesn't depend on have zeros. For
+    a quantized model the sums are some percent off, as its layers also round their inputs. It can be a stage of a
+    PipelineModel, but can't be saved.
 
     Source: Sundararajan, Taly and Yan: Axiomatic Attribution for Deep Networks, ICML 2017 (arXiv:1703.01365).
 
@@ -42,8 +42,8 @@ class IntegratedGradients(Transformer):
             a column for each, whose name is outputCol with _ and the input's name; an input of one number has a double.
         target: The index of the explained output unit; None for each row's largest, a classifier's predicted class.
         output: The name of the explained output of a model with several; "" for the first.
-        baseline: The values that stand for the absence of an input: one number for all inputs, or a dict by input name;
-            for inputs that go into Embedding layers an index. 0 where it isn't given.
+        baseline: The values that represent the absence of an input: one number for all inputs, or a dict by input name;
+            for inputs that go into Embedding layers an index. 0 by default.
         steps: The number of gradients per row; more are more exact.
         batchSize: The number of rows that are explained at once.
 

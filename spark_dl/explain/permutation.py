@@ -67,18 +67,18 @@ class Importances:
 
 
 class PermutationImportance:
-    """Importance of columns for a fitted model or Pipeline: the loss of quality when a column says nothing any more.
+    """Permutation importance of columns for a fitted model or Pipeline: how much a metric worsens without the column.
 
-    Each column's values are exchanged at random among groups of rows that are drawn at random, and the model is
-    evaluated over the cluster. Unlike gradients, it needs no differentiable model, and shows what a metric on held-out
-    rows owes to a column. Of columns that say the same, each seems unimportant.
+    Each column's values are permuted within random groups of rows, and the model is evaluated on the cluster. Unlike
+    gradients, it needs no differentiable model, and measures a column's effect on a metric of test rows. Correlated
+    columns share their importance, so that each alone seems unimportant.
 
     Source: Breiman: Random Forests, Machine Learning 45, 2001; Fisher, Rudin and Dominici, JMLR 20, 2019.
 
     Args:
         model: A KerasModel, or a PipelineModel or a search's result with one, as `spark_dl.evaluate` takes.
         metric: The name of the metric in `evaluate`'s result.
-        columns: The columns; None for the model's feature columns. A Pipeline's own input columns must be named.
+        columns: The columns; None for the model's feature columns. For a Pipeline, its input columns must be named.
         repeats: The number of times that each column is shuffled.
         seed: The seed of the shuffles.
         largerIsBetter: Whether larger values of the metric are better; None to take the metric's own direction.
@@ -201,7 +201,7 @@ class PermutationImportance:
                 explain(
                     f"It isn't known whether larger values of {self._metric!r} are better.",
                     expected="largerIsBetter=True or False",
-                    received="None, and a metric that doesn't say so",
+                    received="None, and a metric without a known direction",
                     fix="Set largerIsBetter.",
                 )
             )

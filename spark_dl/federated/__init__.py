@@ -1,4 +1,4 @@
-"""Federated training: each silo's rows are trained on by one rank alone, and models are averaged in rounds."""
+"""Federated training: one rank trains on each silo's rows, and models are averaged in rounds."""
 
 from __future__ import annotations
 

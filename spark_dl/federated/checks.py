@@ -15,7 +15,7 @@ from spark_dl.options import EstimatorOptions, options_of
 
 __all__ = ["check_arguments", "check_model", "check_options", "check_silo_column"]
 
-# Options that mean the gradients of joined batches, or that rounds have another name or no rule for: why.
+# Options that imply gradients of global batches, or that have no meaning for rounds, with the reasons.
 _REFUSED = {
     "epochs": "rounds and localEpochs take its place",
     "initialEpoch": "rounds are counted from the first",
@@ -50,7 +50,7 @@ def check_arguments(estimator: Any, rounds: Any, local_epochs: Any, proximal: An
 
 
 def check_options(options: EstimatorOptions) -> None:
-    """Check that the estimator has no option that means joined batches.
+    """Check that the estimator has no option that implies global batches.
 
     Raises:
         OptionError: It has one.
@@ -103,7 +103,7 @@ def check_model(spec: FitSpec) -> None:
         spec: The specification of the fit.
 
     Raises:
-        ModelError: The model has a train step of its own, or its optimizer scales the loss.
+        ModelError: The model has a custom train step, or its optimizer scales the loss.
         OptionError: A callback reads the logs of each step.
     """
     import keras
@@ -112,7 +112,7 @@ def check_model(spec: FitSpec) -> None:
     from spark_dl.train.model.step_trial import has_own_step
 
     if has_own_step(spec.model):
-        raise _refused("a train_step or compute_loss of its own", "Compile a Keras model with a loss.")
+        raise _refused("a custom train_step or compute_loss", "Compile a Keras model with a loss.")
     if isinstance(spec.model.optimizer, keras.optimizers.LossScaleOptimizer):
         raise _refused("an optimizer that scales the loss (mixed_float16)", "Train in float32 or mixed_bfloat16.")
     for callback in cloudpickle.loads(spec.callbacks):

@@ -1,4 +1,4 @@
-"""The silos of a DataFrame: found by one Spark job, checked, and each converted to blocks of its own."""
+"""The silos of a DataFrame: found by one Spark job, checked, and each converted to separate blocks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def find_silos(dataset: DataFrame, column: str) -> list[Silo]:
                 f"The column {column!r} doesn't divide the rows into silos.",
                 expected=f"2 to {_MOST} different values, one for each rank",
                 received=found,
-                fix="Name another column, or use estimator.fit to train on rows that needn't be kept apart.",
+                fix="Name another column, or use estimator.fit if the rows needn't be isolated.",
             )
         )
     return silos
@@ -138,7 +138,7 @@ def check_slots(silos: Sequence[Silo], workers: int | None, slots: int | None) -
         raise ClusterError(
             explain(
                 f"{len(silos)} silos are more than the cluster's {slots} slots.",
-                expected=f"at most {slots} silos: each has a rank of its own, and all ranks run at the same time",
+                expected=f"at most {slots} silos: each needs a rank, and all ranks run at the same time",
                 received=f"{len(silos)} silos: {shown(silos)}",
                 fix="Give the application more executors or cores, join silos, or train on some of them.",
             )
@@ -152,7 +152,7 @@ def convert_silos(
     convert: Callable[[DataFrame, Store], ConvertedDataset],
     workspace: Store,
 ) -> ConvertedDataset:
-    """Convert each silo's rows to blocks in a directory of its own, one silo after the other.
+    """Convert each silo's rows to blocks in a separate directory, one silo after the other.
 
     Args:
         dataset: The DataFrame.
@@ -185,7 +185,7 @@ def convert_silos(
                         f"{silo.name}: {part.rows(False)} training and {part.rows(True)} validation rows"
                         for silo, part in [*zip(silos, parts, strict=True)][:_SHOWN]
                     ),
-                    fix="Look at validationCol, validationFraction and nullPolicy, or filter such silos out.",
+                    fix="Check validationCol, validationFraction and nullPolicy, or filter such silos out.",
                 )
             )
     blocks = [block for part in parts for block in part.blocks]

@@ -34,33 +34,33 @@ def fit(
     proximal: float = 0.0,
     silos: Sequence[Any] | None = None,
 ) -> KerasModel:
-    """Train an estimator's model by federated averaging: one rank for each silo, which alone reads the silo's rows.
+    """Train an estimator's model by federated averaging: one rank per silo, and only that rank reads the silo's rows.
 
-    In a round, each rank trains on its silo for some epochs without the others. Then the models become their mean,
-    weighted by the silos' numbers of training rows, and the next round begins with it. The state of the optimizer and
-    moving statistics are averaged, too.
+    In a round, each rank trains on its silo for some epochs independently of the others. Then the models are averaged,
+    weighted by the silos' numbers of training rows, and the next round starts from the mean. The state of the optimizer
+    and moving statistics are averaged, too.
 
-    No secure aggregation: one Spark application is one trust domain. Spark's tasks that convert the rows, and whoever
-    runs the application, can read all silos, and ranks see each other's mean.
+    No secure aggregation: one Spark application is one trust domain. Spark tasks that convert the rows, and whoever
+    runs the application, can read all silos, and all ranks receive the mean.
 
     Args:
-        estimator: The estimator. numWorkers follows from the silos; batchSize is that of a rank.
-        dataset: The DataFrame. Validation rows, if any, are marked or drawn in each silo.
+        estimator: The estimator. numWorkers is the number of silos; batchSize is that of a rank.
+        dataset: The DataFrame. Validation rows, if any, are marked or sampled in each silo.
         siloCol: The column whose values are the silos: strings, whole numbers, booleans or dates.
         rounds: The number of rounds; an epoch of the history is a round.
         localEpochs: The number of epochs of each rank in a round.
         proximal: The factor of the proximal term (FedProx), which keeps local weights near those of the round's start;
             0 for plain averaging (FedAvg).
-        silos: The values that siloCol must have, all of them and no others; None to take those that it has.
+        silos: The values that siloCol must have, all of them and no others; None for those that it has.
 
     Returns:
         The fitted model. `summary.history` has the metrics of each round over all silos, as `loss`, and of each silo,
         as `loss[silo=a]`: training metrics of the local steps, validation metrics of the averaged model.
 
     Raises:
-        OptionError: An argument can't be used, or the estimator has an option that means joined batches, or another
+        OptionError: An argument can't be used, or the estimator has an option that implies global batches, or another
             number of workers.
-        ModelError: The model has a train step of its own, or its optimizer scales the loss.
+        ModelError: The model has a custom train step, or its optimizer scales the loss.
         DataError: siloCol is missing or has nulls or fewer than two values, silos differ from those named, or one has
             no training rows, or no validation rows where others have some.
         ClusterError: There are more silos than slots.

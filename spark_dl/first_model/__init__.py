@@ -21,7 +21,7 @@ class Suggestion:
     Attributes:
         code: The source text. It imports Keras and `spark_dl` and defines `build`, which returns the Keras model, and
             `estimator`.
-        columns: What the code was made from: the columns, their roles and their statistics.
+        columns: The columns, their roles and their statistics, from which the code was generated.
     """
 
     code: str
@@ -47,17 +47,17 @@ class Suggestion:
 def suggest(dataset: DataFrame, labelCol: str = "label", task: str | None = None) -> Suggestion:
     """Suggest a first model for a DataFrame: a network for all columns that a model can use, in readable code.
 
-    - Numbers are standardised by the DataFrame's own mean and variance; where they may be missing, the mean takes
-      their place and a further input says so. Skewed positive numbers also enter as logarithms.
-    - Strings with few values become one-hot vectors, with more embeddings, with very many hashed embeddings; strings of
-      several words that rarely repeat become bags of words. Others that rarely repeat, such as names of rows, are left
-      out.
-    - Arrays and Vectors of numbers enter whole. Images, as files or as Spark reads them, go through a small
+    - Numbers are standardized by the DataFrame's mean and variance. Missing ones are imputed with the mean, and have an
+      indicator input. Skewed positive numbers are also fed as logarithms.
+    - Strings with few values are one-hot encoded, with more values embedded, with very many values hashed and embedded;
+      strings of several words that rarely repeat become bags of words. Other strings that rarely repeat, such as row
+      names, are excluded.
+    - Arrays and Vectors of numbers are standardized. Images, as files or as Spark reads them, pass a small
       convolutional network.
-    - All of it also goes to the output directly, as in a linear model. With few rows, this part
-      dominates: hidden layers are small then, and weights are held down more.
+    - The output is the sum of a linear model of all features and of hidden layers. With few rows the linear part
+      dominates: hidden layers are smaller, and weights more strongly regularized.
 
-    Spark computes the statistics, in a few jobs over the whole DataFrame: use the training rows only.
+    Spark computes the statistics, in a few jobs over the whole DataFrame: pass the training rows only.
 
     Args:
         dataset: The training rows.
@@ -67,7 +67,7 @@ def suggest(dataset: DataFrame, labelCol: str = "label", task: str | None = None
 
     Raises:
         OptionError: There is no such task.
-        DataError: The label can't be learnt, there are no rows, or no column can be used.
+        DataError: The label can't be used, there are no rows, or no column can be used.
 
     Example:
 

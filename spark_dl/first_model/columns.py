@@ -23,7 +23,7 @@ from spark_dl.spark.job import SparkJob
 
 __all__ = ["MISSING", "Columns", "FeatureColumn", "described_columns"]
 
-MISSING = "(missing)"  # the string that takes the place of null
+MISSING = "(missing)"  # the string that replaces null
 _UNKNOWN = "[UNK]"  # Keras's name of all other strings, which no string may have
 _FEW = 20  # numbers and strings with as few values may be categories
 _WIDEST = 20_000  # numbers of an array; the code has their means and variances
@@ -33,7 +33,7 @@ _CATEGORIES = 1_000  # strings with more values are hashed
 _UNIQUE = 0.5  # the share of distinct values above which strings don't repeat
 _WORDS = 3.0  # strings that don't repeat and have as many words are texts
 _VOCABULARY = 500
-_RARE = 5  # words in fewer rows aren't learnt
+_RARE = 5  # words in fewer rows aren't part of the vocabulary
 _SKEWED = 2.0
 _EXACT = 2**20  # numbers that are used as marks; float32 is exact up to 2**24
 _WHOLE = 2.0**24  # float32 has all whole numbers up to it
@@ -53,8 +53,8 @@ class FeatureColumn:
         name: The column's name.
         role: "number", "array" (also Vectors), "category", "hashed", "text" or "image".
         missing: Whether rows have no value.
-        fill: What takes the place of a missing number: one that the column doesn't have, as a mark, or the mean if no
-            row lacks it; an int for integer types, None for booleans.
+        fill: The fill value of a missing number: one that the column doesn't have, as a mark, or the mean if no row
+            lacks it; an int for integer types, None for booleans.
         mean: The mean of a number; of an array, of each position.
         variance: The variance of a number; of an array, of each position.
         log_mean: The mean of log(1 + number) of a skewed column without negative numbers; None for others.
@@ -77,7 +77,7 @@ class FeatureColumn:
 
 @dataclass(frozen=True)
 class Columns:
-    """What a suggested model is made from.
+    """The columns and statistics from which a suggested model is generated.
 
     Attributes:
         label: The label column.
@@ -110,7 +110,7 @@ def described_columns(frame: DataFrame, label: str, task: str | None) -> Columns
 
     Raises:
         OptionError: There is no such task.
-        DataError: The label can't be learnt, there are no rows, or no column can be used.
+        DataError: The label can't be used, there are no rows, or no column can be used.
     """
     check_label(frame, label, task)
     has_label = finite(F.col(quoted(label)).cast("double")).isNotNull()
@@ -211,7 +211,7 @@ def _size_of(kind: T.DataType, column: SparkColumn) -> SparkColumn:
 
 
 def _rounds(value: SparkColumn) -> SparkColumn:
-    """Return whether float32 rounds a whole number, so that a fit refuses it."""
+    """Return whether float32 rounds a whole number, so that a fit rejects it."""
     size = F.abs(value.cast("double"))
     # The place of the last bit that float32 keeps. No cast to float and back, which Spark's optimizer leaves out.
     last = F.greatest(F.floor(F.log2(F.greatest(size, F.lit(1.0)))) - 23, F.lit(0)).cast("int")

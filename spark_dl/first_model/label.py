@@ -23,7 +23,7 @@ _MOST = 1_000  # classes; beyond, there must be as many rows
 
 
 def check_label(frame: DataFrame, label: str, task: str | None) -> None:
-    """Check that a DataFrame has a label that can be learnt, before any Spark job.
+    """Check that a DataFrame has a valid label, before any Spark job.
 
     Args:
         frame: The training rows.
@@ -52,7 +52,7 @@ def check_label(frame: DataFrame, label: str, task: str | None) -> None:
     if not isinstance(kind, T.NumericType):
         raise DataError(
             explain(
-                f"The label {label!r} can't be learnt.",
+                f"The label {label!r} can't be used.",
                 expected="a number, or a class index from 0",
                 received=kind.simpleString(),
                 fix="Convert it: a boolean by a cast to int, strings with Spark ML's StringIndexer.",
@@ -76,7 +76,7 @@ def _check_frame(frame: DataFrame) -> None:
         raise DataError(
             explain(
                 "Column names occur more than once.",
-                expected="a name of its own for each column",
+                expected="a unique name for each column",
                 received=", ".join(twice),
                 fix="Rename or drop columns.",
             )

@@ -121,7 +121,7 @@ def _check_shares(plan: TrainPlan, options: EstimatorOptions) -> None:
     if options.num_workers > most:
         raise OptionError(
             explain(
-                "So many workers can't share the rows of a batch in the same way as fewer would.",
+                "globalBatchSize can't give so many workers the same batches as fewer workers.",
                 expected=f"numWorkers <= {most} with globalBatchSize={together} and this number of rows",
                 received=f"numWorkers={options.num_workers}",
                 fix="Lower numWorkers, raise globalBatchSize, or set batchSize instead.",
@@ -186,7 +186,7 @@ class _Training:
         cause: Exception
         plan = self._from_checkpoint(attempt, workers)
         if plan.attempt > 1:
-            self._event(f"Going on from {_position(plan)}.")
+            self._event(f"Resuming from {_position(plan)}.")
         while True:
             try:
                 return Trained(*self._attempt(plan, workers), self.epochs)
@@ -330,8 +330,8 @@ def ends_training(on_epoch: Callable[..., Any], epoch: int, metrics: dict[str, A
         return bool(answer)
     raise OptionError(
         explain(
-            f"onEpoch returned something else than an answer after epoch {epoch + 1}.",
-            expected="True to end training; False or None to go on",
+            f"onEpoch returned an invalid value after epoch {epoch + 1}.",
+            expected="True to stop training; False or None to continue",
             received=f"{answer!r} ({type(answer).__name__})",
             fix="Return bool(...) of the condition on which training ends.",
         )

@@ -40,10 +40,10 @@ def pickle_callbacks(callbacks: Sequence[Any] | None, *owners: Any, variables: S
         if not isinstance(callback, keras.callbacks.Callback):
             raise OptionError(
                 explain(
-                    "callbacks can't be called.",
+                    "callbacks must be keras.callbacks.Callback instances.",
                     expected="instances of keras.callbacks.Callback",
                     received=repr(callback),
-                    fix="Give an instance, and not the class or its name.",
+                    fix="Pass an instance, not the class or its name.",
                 )
             )
         if isinstance(callback, keras.callbacks.BackupAndRestore):

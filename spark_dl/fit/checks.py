@@ -41,7 +41,7 @@ def check_options(options: EstimatorOptions, losses: Sequence[LossFacts]) -> Non
     if every is not None and every % together:
         raise OptionError(
             explain(
-                "A checkpoint can't be written between gradients that are added up.",
+                "A checkpoint can't be written while gradients are accumulated.",
                 expected=f"checkpointSteps that is a multiple of gradientAccumulation={together}",
                 received=f"checkpointSteps={every}",
                 fix=f"Set checkpointSteps={max(together, every // together * together)}.",
@@ -121,7 +121,7 @@ def check_reductions(options: EstimatorOptions, losses: Sequence[LossFacts]) -> 
         if several and loss.reduction not in MEANS:
             raise ModelError(
                 explain(
-                    "Gradients of several workers or steps are joined as means over rows.",
+                    "Gradients of several workers or steps are averaged over rows.",
                     expected="a loss with reduction 'sum_over_batch_size'",
                     received=f"{loss.name} with reduction {loss.reduction!r} and "
                     + " and ".join(f"{name}={counts[name]}" for name in several),
@@ -142,7 +142,7 @@ def check_compiles(model: keras.Model) -> None:
     from spark_dl._compat.keras import all_layers
 
     unfit = [f"{part.name} ({type(part).__name__})" for part in all_layers(model) if not part.supports_jit]
-    unfit += ["a train_step of its own"] if type(model).train_step is not keras.Model.train_step else []
+    unfit += ["a custom train_step"] if type(model).train_step is not keras.Model.train_step else []
     unfit += ["run_eagerly=True"] if model.run_eagerly else []
     if unfit:
         raise ModelError(

@@ -182,7 +182,7 @@ def check_outputs(names: Mapping[str, str], features: Sequence[str]) -> None:
     raise OptionError(
         explain(
             "No output column is named." if not columns else f"The output column {wrong[0]!r} is taken.",
-            expected="at least one output column, each with a name of its own that no feature column has",
+            expected="at least one output column, each with a unique name that no feature column has",
             received=", ".join(f"{field} to {name!r}" for field, name in names.items()) or "'' for each",
             fix="Set predictionCol, or outputCols for several outputs.",
         )
@@ -331,7 +331,7 @@ def check_null_policy(options: ColumnOptions, columns: Sequence[str]) -> None:
     """
     policy = options.null_policy
     named = policy if isinstance(policy, dict) else {}
-    _check_names("nullPolicy", named, columns, "which feeds nothing")
+    _check_names("nullPolicy", named, columns, "which isn't a column of the model")
 
 
 def _check_names(param: str, given: Mapping[str, Any], names: Sequence[str], why: str) -> None:

@@ -68,7 +68,7 @@ def check_rows(dataset: ConvertedDataset, conversion: ConversionSpec, options: E
                 "There are fewer training rows than workers.",
                 expected=f"at least {options.num_workers} training rows (numWorkers={options.num_workers})",
                 received=f"{rows} training and {held_out} validation rows",
-                fix="Lower numWorkers or the part for validation.",
+                fix="Lower numWorkers or the validation fraction.",
             )
         )
     if (options.validation_col or options.validation_fraction) and not held_out:

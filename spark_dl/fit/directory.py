@@ -104,18 +104,19 @@ class FitDirectory:
                 continue
             if _worked_on(record):
                 say(
-                    f"The unfinished fit in {store.shown} is being worked on, on {record['host']}: it is left as it is."
+                    f"The unfinished fit in {store.shown} is being trained by a driver on {record['host']}: it is left "
+                    "unchanged."
                 )
                 continue
             if other := _difference(record, kind):
-                say(f"The unfinished fit in {store.shown} {other}: it is left as it is.")
+                say(f"The unfinished fit in {store.shown} {other}: it is left unchanged.")
                 continue
             done, steps = progress_of(store)
             if done > epochs or (done == epochs and steps):
-                stands = f"step {steps} of epoch {done + 1}" if steps else f"the end of epoch {done}"
-                say(f"The unfinished fit in {store.shown} is at {stands}, beyond epochs={epochs}: it is left as it is.")
+                place = f"step {steps} of epoch {done + 1}" if steps else f"the end of epoch {done}"
+                say(f"The unfinished fit in {store.shown} is at {place}, beyond epochs={epochs}: it is left unchanged.")
                 continue
-            say(f"Going on with the unfinished fit in {store.shown}.")
+            say(f"Resuming the unfinished fit in {store.shown}.")
             same_order = record.get("layout") == layout
             return FitDirectory(store, {**record, "layout": layout}, same_order)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"

@@ -64,7 +64,7 @@ def initial_model(options: ModelOptions, shapes: Mapping[str, tuple[int, ...] | 
                     "warmStart can't be used.",
                     expected="a fitted KerasModel",
                     received=display_name(options.warm_start),
-                    fix="Give what fit or load returned, or None.",
+                    fix="Pass a model that fit or load returned, or None.",
                 )
             )
         fitted = options.warm_start.keras()

@@ -52,7 +52,7 @@ def check_broadcasts(losses: Mapping[str, Any], examples: Sequence[Example], lab
                 explain(
                     f"The label column {label.name!r} doesn't fit the model's output {example.output!r}.",
                     expected=f"an array in each row, for the output of shape {shape_text(example.output_shape)}",
-                    received="one number a row, which the loss would compare with the units of other rows",
+                    received="one number per row, which the loss would compare with the units of other rows",
                     fix="Give the label as many numbers as the output has units, or reshape it in the loss.",
                 )
             )
@@ -120,8 +120,8 @@ def check_labels(model: keras.Model, options: EstimatorOptions) -> None:
     if model.loss is not None or not may_add_losses(model):
         raise ModelError(
             explain(
-                "The model has no loss that does without labels.",
-                expected="add_loss in a layer, or a train_step or compute_loss of its own",
+                "The model has no loss that works without labels.",
+                expected="add_loss in a layer, or a custom train_step or compute_loss",
                 received=f"labelCol=None and loss={model.loss!r}",
                 fix="Set labelCol, or leave the loss to the model and compile it without one.",
             )
@@ -149,9 +149,9 @@ def check_position_weights(losses: Mapping[str, Any], conversion: ConversionSpec
             raise DataError(
                 explain(
                     f"The loss {type(loss).__name__} of {output!r} has no weights for positions.",
-                    expected="a weight column with one number a row, and no classWeights",
+                    expected="a weight column with one number per row, and no classWeights",
                     received="; ".join(given),
-                    fix="Weigh whole rows; a label that is no tag (-1) leaves a position out.",
+                    fix="Weight whole rows; a label below 0 (-1) excludes a position.",
                 )
             )
 

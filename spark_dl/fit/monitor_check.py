@@ -70,7 +70,7 @@ def _may_add_logs(callback: Any) -> bool:
 
 
 def _built(fitted: Fitted, weighted: bool) -> keras.Model | None:
-    """Return a copy of the model with built metrics; None if Keras can't build them from made-up rows."""
+    """Return a copy of the model with built metrics; None if Keras can't build them from synthetic rows."""
     import keras
 
     from spark_dl._compat.keras import build_compiled_state

@@ -24,7 +24,7 @@ def check_padding(options: ColumnOptions, names: Sequence[str]) -> None:
         if name not in names:
             raise OptionError(
                 explain(
-                    f"padding names {name!r}, which feeds nothing.",
+                    f"padding names {name!r}, which isn't a column of the model.",
                     expected=f"columns among {', '.join(names)}",
                     received=f"padding={options.padding}",
                     fix=hint(name, names),

@@ -139,7 +139,7 @@ def _misfit(name: str, output: OutputFacts, received: tuple[int, ...]) -> DataEr
             f"The label {name!r} doesn't fit the model's output {output.name!r}.",
             expected=f"an output with a value for each of the model's input, of shape {shape_text(received)}",
             received=f"an output of shape {shape_text(output.shape)}",
-            fix="End the model in the shape in which it begins.",
+            fix="Give the model's output the shape of its input.",
         )
     )
 
@@ -167,6 +167,6 @@ def check_error_col(inputs: Sequence[InputFacts], outputs: Sequence[OutputFacts]
                 expected="one input of numbers, and one output with as many numbers",
                 received=f"inputs {', '.join(f'{one.name} {one.shape} {one.dtype}' for one in inputs)}, and outputs "
                 + ", ".join(f"{one.name} {one.shape}" for one in outputs),
-                fix="Leave errorCol out, or end the model in the shape in which it begins, without other outputs.",
+                fix="Leave errorCol out, or give the model one output with the shape of its input.",
             )
         )

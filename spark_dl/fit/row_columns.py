@@ -37,9 +37,9 @@ def weight_and_shape(
         raise OptionError(
             explain(
                 "weightCol can't weigh outputs with different positions.",
-                expected="outputs that have the same shape but for the last axis",
+                expected="outputs that have the same shape except for the last axis",
                 received=", ".join(f"{one.name} of shape {one.shape}" for one in outputs),
-                fix="Leave weightCol out, and weigh in the losses.",
+                fix="Leave weightCol out, and apply the weights in the losses.",
             )
         )
     return weight_column(schema, options.weight_col, position_rules(options), next(iter(positions.values()), ()))

@@ -27,7 +27,7 @@ class Fitted:
         model: The compiled Keras model.
         losses: The loss of each output, by the output's name.
         inputs: The shape of one row and the dtype of each input, by the input's name.
-        examples: Shapes and dtypes of labels and outputs, from which made-up ones are drawn.
+        examples: Shapes and dtypes of labels and outputs, from which synthetic ones are drawn.
         copied: Returns a new copy of the model.
     """
 
@@ -100,11 +100,11 @@ def _losses(fitted: Fitted, divided: Mapping[str, str], weighted: bool, several:
         if kind == OTHER:
             yield (
                 f"{named} depends on which rows share a batch: with {several} each batch of batchSize rows has a loss "
-                "of its own, and the gradient is the mean of theirs, not that of the joined batch."
+                "of its own, and the gradient is the mean of theirs, not that of the global batch."
             )
         if kind == UNTRIED:
             yield (
-                f"{named} could not be compared on made-up labels and outputs: with {several} the gradients of each "
+                f"{named} could not be compared on synthetic labels and outputs: with {several} the gradients of each "
                 "batch are averaged, which is right only if it is a mean over rows."
             )
 
@@ -112,7 +112,7 @@ def _losses(fitted: Fitted, divided: Mapping[str, str], weighted: bool, several:
 def _check_divided(
     fitted: Fitted, divided: Mapping[str, str], options: EstimatorOptions, several: str, fix: str
 ) -> None:
-    """Check that losses that aren't means over rows can be scaled to those of the joined batch.
+    """Check that losses that aren't means over rows can be scaled to those of the global batch.
 
     Args:
         fitted: The compiled model.
@@ -136,7 +136,7 @@ def _check_divided(
             f"{what} It is computed by the model's own train_step or compute_loss.", several, fix, "model"
         )
     if not all(counts_as_keras(fitted.losses[name]) for name in divided):
-        raise _not_a_mean(f"{what} It has a __call__ of its own.", several, fix, "loss: override call, not __call__")
+        raise _not_a_mean(f"{what} It has a custom __call__.", several, fix, "loss: override call, not __call__")
     if options.jit_compile:
         raise _not_a_mean(f"{what} XLA can't compile its sum over workers.", several, "Set jitCompile=False.", "")
     added = may_add_losses(fitted.model) and model_loss_kinds(fitted.model, fitted.inputs)
@@ -183,7 +183,7 @@ def _step(fitted: Fitted, weighted: bool, several: str, fix: str) -> Iterator[st
             "optimizer (global_clipnorm, clipnorm, clipvalue): it takes the joined gradients."
         )
     if kind in (RANDOM, UNTRIED):
-        why = "they are random" if kind == RANDOM else "a step on made-up rows failed"
+        why = "they are random" if kind == RANDOM else "a step on synthetic rows failed"
         yield (
             f"{gradients} could not be compared, since {why}: with {several} those of each batch are averaged, which "
             "is right only if they are means over rows that aren't clipped."
@@ -198,7 +198,7 @@ def _states(fitted: Fitted, several: str) -> tuple[Sequence[StateJoin], list[str
         return (), []
     joins, tried = state_joins(fitted.copied(), fitted.inputs)
     if not tried:
-        text = "The states of the model's layers could not be tried on made-up rows"
+        text = "The states of the model's layers could not be tried on synthetic rows"
         return (), [f"{text}: with {several} they become their mean at each epoch's end."]
     notes = []
     for join in joins:
@@ -235,19 +235,18 @@ def _check_layers(model: keras.Model, several: str) -> None:
 def _metrics(joins: Sequence[MetricJoin], several: str) -> Iterator[str]:
     for join in joins:
         if not join.joins:
-            outside = "keeps something outside its variables"
+            outside = "keeps state outside its variables"
             raise ModelError(
                 explain(
-                    f"The metric {join.metric} of several workers can't be joined.",
+                    f"The metric {join.metric} can't be aggregated over several workers.",
                     expected="a metric whose variables are sums, maxima or minima over rows, or one with merge_state",
-                    received=f"one that {outside if join.outside else 'keeps something else'}, and {several}",
-                    fix="Keep sums (of a mean its total and its count), give it merge_state(metrics), or set "
-                    "numWorkers=1.",
+                    received=f"one that {outside if join.outside else 'keeps other state'}, and {several}",
+                    fix="Keep sums (for a mean, total and count), implement merge_state(metrics), or set numWorkers=1.",
                 )
             )
         if not join.tried:
             yield (
-                f"The metric {join.metric} could not be tried on made-up labels and outputs: its states are summed "
+                f"The metric {join.metric} could not be tried on synthetic labels and outputs: its states are summed "
                 f"with {several}, which is right only if they are sums over rows."
             )
         elif join.per_batch:
@@ -260,7 +259,7 @@ def _metrics(joins: Sequence[MetricJoin], several: str) -> Iterator[str]:
 def _not_a_mean(what: str, several: str, fix: str, thing: str) -> ModelError:
     return ModelError(
         explain(
-            f"{what} Gradients of several workers or steps are joined as means over rows.",
+            f"{what} Gradients of several workers or steps are averaged over rows.",
             expected="losses that are means over rows",
             received=several,
             fix=fix.format(thing),

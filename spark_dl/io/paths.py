@@ -136,17 +136,17 @@ def missing_package(url: str) -> str:
 
 
 def is_name(name: object) -> bool:
-    """Tell whether an object is the name of a file or directory, not a path or URL."""
+    """Return whether an object is the name of a file or directory, not a path or URL."""
     return isinstance(name, str) and name not in ("", ".", "..") and not re.search(r"[/\\\0]", name)
 
 
 def overlap(one: str, other: str) -> bool:
-    """Tell whether two directories, as `normalized` URLs, are the same or one is within the other."""
+    """Return whether two directories, as `normalized` URLs, are the same or one is within the other."""
     return holds(one, other) or holds(other, one)
 
 
 def holds(directory: str, path: str) -> bool:
-    """Tell whether a path is a directory or within it, both as `normalized` URLs.
+    """Return whether a path is a directory or within it, both as `normalized` URLs.
 
     Local paths are compared after links and mounts are resolved.
 
@@ -163,7 +163,7 @@ def holds(directory: str, path: str) -> bool:
 
 
 def holds_the_process(url: str) -> bool:
-    """Tell whether a local directory is or contains the working directory or the user's home directory."""
+    """Return whether a local directory is or contains the working directory or the user's home directory."""
     own = [Path(os.path.expanduser("~"))]
     with contextlib.suppress(OSError):  # the working directory may be gone
         own.append(Path.cwd())
@@ -252,7 +252,7 @@ def _real(url: str) -> str:
 
 
 def _within(directory: str, path: str) -> bool:
-    """Tell whether a real path is a directory or within it; by inode, too, since a mount may give it a second path."""
+    """Return whether a real path is a directory or within it, also by inode: a mount may give it a second path."""
     if _below(directory, path):
         return True
     try:

@@ -58,7 +58,7 @@ class StorageOptions:
                 explain(
                     f"The variable {ENVIRONMENT} can't be used.",
                     expected='a JSON object of strings, numbers and booleans, such as {"region": "eu-west-1"}',
-                    received=f"another text of {len(text)} characters",
+                    received=f"a string of {len(text)} characters that isn't one",
                     fix="Correct it, or unset it.",
                 )
             ) from None
@@ -97,7 +97,7 @@ class StorageOptions:
 
 
 def is_storage_options(value: Any) -> bool:
-    """Tell whether a value is a dict from strings to strings, numbers and booleans."""
+    """Return whether a value is a dict from strings to strings, numbers and booleans."""
     return isinstance(value, Mapping) and all(
         isinstance(name, str) and isinstance(one, (str, bool, int, float)) for name, one in value.items()
     )

@@ -184,7 +184,7 @@ def _rename(filesystem: arrow_fs.FileSystem, new: str, path: str) -> None:
         else:
             filesystem.delete_file(old)
     except OSError as error:
-        warn(f"{path} has been replaced. What it was is left in {old}: {error}")
+        warn(f"{path} has been replaced. Its previous content is in {old}: {error}")
 
 
 def _exchange(one: str, other: str) -> bool:

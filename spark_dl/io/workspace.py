@@ -113,7 +113,7 @@ def clean(cache_dir: str) -> list[str]:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether this host has a process with this id."""
+    """Return whether this host has a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -177,9 +177,9 @@ class Sender:
             raise ClusterError(
                 explain(
                     f"{socket.gethostname()} can't reach the driver at {address.host}:{address.port}.",
-                    expected="a way from every executor to the driver, on any port",
+                    expected="connections from every executor to the driver, on any port",
                     received=f"{type(error).__name__}: {error}",
-                    fix="Open the way, or set spark.driver.host to an address that the executors reach. A client of "
+                    fix="Open the ports, or set spark.driver.host to an address that the executors reach. A client of "
                     "Spark Connect must be reached at its address towards the server.",
                 )
             ) from error
@@ -214,7 +214,7 @@ class Sender:
         if not line.endswith(b"\n"):
             raise ClusterError(
                 explain(
-                    f"The driver no longer speaks with {socket.gethostname()}.",
+                    f"The driver has closed the connection to {socket.gethostname()}.",
                     expected="the driver's answer",
                     received="the end of the connection",
                     fix="See the driver's log: it ended, gave up, or its host can't be reached.",

@@ -57,7 +57,7 @@ def run_ranks(
         The values that the ranks returned, in rank order.
 
     Raises:
-        ClusterError: There were no slots in time, or the ranks did not meet in time.
+        ClusterError: There were no slots in time, or the ranks did not connect in time.
         RankError: A rank raised, is stuck, or was lost, or its result can't be unpickled.
     """
     messages: MessageQueue = queue.Queue()

@@ -207,7 +207,7 @@ class RankMonitor:
                 explain(
                     f"{text}, and the others wait for it.",
                     expected=f"a step at least every {self._settings.stall_timeout:g} s (stallTimeout)",
-                    received=f"nothing; it stands here:\n{heartbeat.stack}",
+                    received=f"no step; its stack:\n{heartbeat.stack}",
                     fix="Look at what the code does there, or raise stallTimeout if a step may take so long.",
                 ),
                 rank=rank,
@@ -248,7 +248,7 @@ class RankMonitor:
             )
         return ClusterError(
             explain(
-                f"The ranks did not meet within {self._settings.start_timeout:g} s.",
+                f"The ranks did not connect within {self._settings.start_timeout:g} s.",
                 expected=f"{self._size} ranks that import TensorFlow and reach each other",
                 received=f"still missing: {named}",
                 fix="Look at these executors' logs; check that the hosts reach each other on any port; raise "

@@ -116,7 +116,7 @@ def check_gpus(hosts: Sequence[str], gpus: Sequence[Sequence[str]], shared: bool
                         f"Ranks {other} and {rank} both have GPU {address} of host {host}.",
                         expected="a GPU for one rank alone",
                         received="executors on one host whose discovery scripts name the same GPUs",
-                        fix="Start one executor on each host, or let the script give each executor GPUs of its own; "
+                        fix="Start one executor on each host, or let the script give each executor different GPUs; "
                         "to share a GPU, set spark.task.resource.gpu.amount below 1.",
                     )
                 )
@@ -138,7 +138,7 @@ def ipv4(host: str, alone: bool) -> str:
         raise ClusterError(
             explain(
                 f"The host {host} has no IPv4 address.",
-                expected="hosts that Spark knows by IPv4 addresses: Gloo, by which Horovod's ranks speak, has no IPv6",
+                expected="hosts with IPv4 addresses in Spark: Gloo, which connects Horovod's ranks, has no IPv6",
                 received=f"{host}: {error}",
                 fix="Set SPARK_LOCAL_IP on the executors' hosts to an IPv4 address, or networkInterface.",
             )
@@ -147,7 +147,7 @@ def ipv4(host: str, alone: bool) -> str:
     if ipaddress.ip_address(address).is_loopback and not alone:
         raise ClusterError(
             explain(
-                f"{socket.gethostname()} takes its name for the loopback address {address}.",
+                f"{socket.gethostname()} resolves its name to the loopback address {address}.",
                 expected=f"an address of {host} that other hosts reach",
                 received=f"{host} = {address}, from /etc/hosts or the like",
                 fix="Correct /etc/hosts there, or set networkInterface.",
@@ -213,7 +213,7 @@ def interface_towards(host: str, port: int, timeout: float, own: str | None = No
         raise ClusterError(
             explain(
                 f"{socket.gethostname()} can't reach rank 0 at {host}:{port}{f' from {own}' if own else ''}.",
-                expected="a way between all executors, on any port",
+                expected="connections between all executors, on any port",
                 received=f"{type(error).__name__}: {error}",
                 fix="Open the ports between the executors' hosts.",
             )

@@ -91,7 +91,7 @@ def cores_now(spark: SparkSession) -> int | None:
 
 
 def tasks_share_gpus(spark: SparkSession) -> bool:
-    """Tell whether spark.task.resource.gpu.amount is less than one GPU."""
+    """Return whether spark.task.resource.gpu.amount is less than one GPU."""
     return 0 < float(setting_of(spark)(_TASK_GPUS, "0")) < 1
 
 
@@ -156,7 +156,7 @@ def encryption(setting: Setting) -> str:
 
 
 def _counts_executors(master: str) -> bool:
-    """Tell whether the master heeds spark.executor.instances; a standalone cluster heeds spark.cores.max instead."""
+    """Return whether the master heeds spark.executor.instances; a standalone cluster heeds spark.cores.max instead."""
     return master == "yarn" or master.startswith("k8s://")
 
 
@@ -212,7 +212,7 @@ def _check_resources(master: str, setting: Setting, settings: LaunchSettings) ->
     if _LOCAL.fullmatch(master) and _has_profile(setting, settings):
         raise ClusterError(
             explain(
-                "Tasks of local mode have no resources of their own.",
+                "Tasks of local mode can't request resources.",
                 expected="a cluster (standalone, YARN, Kubernetes, local-cluster)",
                 received=f"{master} with cpusPerWorker={settings.cpus_per_worker} and "
                 f"gpusPerWorker={settings.gpus_per_worker}",

@@ -135,7 +135,7 @@ class CRFLoss(keras.losses.Loss):
     Labels are tags of shape (batch, steps), where a negative number is no label: the position is left out, as by the
     mask. Or they are one-hot, of shape (batch, steps, tags), and all zeros for no label. The loss of a sequence is the
     sum over its positions, and that of a batch the mean over its sequences, so that several workers give the gradient
-    of their joined batch, however many positions each has. A sequence without positions has the loss 0.
+    of their global batch, however many positions each has. A sequence without positions has the loss 0.
 
     Args:
         name: The name of the loss.

@@ -102,10 +102,10 @@ class KerasClassifier(ClassifierParams, KerasEstimator):
     Losses that take one-hot labels (categorical_crossentropy, categorical_focal_crossentropy) receive the indices as
     one-hot rows.
 
-    `outputKind` sets whether the output units are probabilities or logits. By default, the last activation or the loss
-    determines it if they are Keras's own, else a measurement on made-up rows before training: probabilities are within
-    [0, 1] and sum to 1. `prediction` is the class of the greatest output in either case; for a single unit, it is 1 if
-    the probability is above 0.5 or the logit above 0.
+    `outputKind` sets whether the output units are probabilities or logits. By default, it is derived from the last
+    activation or the loss if these are Keras's own, else measured on synthetic rows before training: probabilities are
+    within [0, 1] and sum to 1. `prediction` is the class of the greatest output in either case; for a single unit, it
+    is 1 if the probability is above 0.5 or the logit above 0.
 
     Example:
 

@@ -81,7 +81,7 @@ def _changed(params: OptionParams) -> Mapping[str, object]:
 
 
 def _plain(value: Any) -> bool:
-    """Tell whether a value reads well as it is, unlike Keras objects, functions and DataFrames."""
+    """Return whether a value reads well as it is, unlike Keras objects, functions and DataFrames."""
     if isinstance(value, dict):
         return all(map(_plain, value.values()))
     if isinstance(value, (list, tuple)):

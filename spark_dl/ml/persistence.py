@@ -106,7 +106,7 @@ class Writer(MLWriter):
         if exists and not self.shouldOverwrite:
             raise SavedModelError(
                 explain(
-                    f"{path} exists already.",
+                    f"{path} already exists.",
                     expected="a new path",
                     received="one with files in it",
                     fix="Choose another path, or replace it: .write().overwrite().save(path).",

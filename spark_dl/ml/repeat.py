@@ -48,9 +48,9 @@ def repeat(spark: SparkSession, run_id: str, data: str | None = None, kind: str 
     if not path:
         raise DataError(
             explain(
-                f"The run {run_id!r} doesn't say where its rows are.",
+                f"The run {run_id!r} has no path of its rows.",
                 expected="a DataFrame that was read from files",
-                received="one that was made otherwise",
+                received="a DataFrame from another source",
                 fix="Give the path of the rows (--data).",
             )
         )

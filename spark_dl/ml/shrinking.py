@@ -113,7 +113,7 @@ class Shrinking(FittedContent):
         if os.path.lexists(target.path):
             raise StoreError(
                 explain(
-                    f"{path} exists already.",
+                    f"{path} already exists.",
                     expected="a new path",
                     received=target.path,
                     fix="Choose another path, or remove it.",

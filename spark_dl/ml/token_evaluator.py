@@ -187,7 +187,7 @@ class TokenEvaluator(HasLabelCol, HasPredictionCol, Saved, Evaluator):
                     "Rows have no true or predicted tags, or a mask of another length.",
                     expected="two arrays in each row, and in maskCol one as long as the true tags",
                     received=f"{wrong} row{'s' * (wrong != 1)} with a null or another length",
-                    fix=f"Look at the columns {', '.join(names)}.",
+                    fix=f"Check the columns {', '.join(names)}.",
                 )
             )
         counts = {

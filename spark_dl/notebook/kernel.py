@@ -12,7 +12,7 @@ __all__ = ["LiveOutput", "in_notebook", "no_display"]
 
 
 def in_notebook() -> bool:
-    """Tell whether this process is the kernel of a notebook, which shows HTML."""
+    """Return whether this process is the kernel of a notebook, which shows HTML."""
     return hasattr(_shell(), "kernel")
 
 

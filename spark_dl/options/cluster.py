@@ -16,7 +16,7 @@ class LaunchOptions(Options):
     """Options of launching: the resources and the network of workers, and the driver's timeouts."""
 
     cpus_per_worker: int | None = option(
-        "Cores of a worker's task; not set, spark.task.cpus.",
+        "CPU cores of a worker's task; not set, spark.task.cpus.",
         checks.integer(1),
         None,
         on_resume="any",
@@ -28,7 +28,7 @@ class LaunchOptions(Options):
         on_resume="any",
     )
     threads_per_worker: int = option(
-        "Computing threads of a worker; 0 for as many as its task has cores.",
+        "Compute threads of a worker; 0 for as many as its task has cores.",
         checks.integer(0),
         0,
         on_resume="any",
@@ -41,7 +41,7 @@ class LaunchOptions(Options):
         on_resume="any",
     )
     allow_plaintext: bool = option(
-        "Train although Spark is set to encrypt: workers speak plain TCP, on a network that you trust.",
+        "Train although Spark is configured to encrypt: workers use plain TCP, on a network that you trust.",
         checks.boolean,
         False,
         on_resume="any",
@@ -53,19 +53,19 @@ class LaunchOptions(Options):
         on_resume="any",
     )
     start_timeout: float = option(
-        "Seconds that workers have, once Spark has started their tasks, to start TensorFlow and connect.",
+        "Seconds for workers to start TensorFlow and connect, once Spark has started their tasks.",
         checks.number(0),
         180.0,
         on_resume="any",
     )
     collective_timeout: int = option(
-        "Seconds after which a worker that does not answer the others counts as lost.",
+        "Seconds after which a worker that doesn't respond to the others counts as lost.",
         checks.integer(1),
         30,
         on_resume="any",
     )
     stall_timeout: float = option(
-        "Seconds without a step after which training is given up, naming the worker that stands.",
+        "Seconds without a step after which training fails; the error names the stalled worker.",
         checks.number(1),
         600.0,
         on_resume="any",
@@ -83,27 +83,27 @@ class ClusterOptions(FileSystemOptions, LaunchOptions):
         on_resume="any",
     )
     min_workers: int | None = option(
-        "With how few workers training goes on after others were lost; not set, with no fewer.",
+        "The smallest number of workers with which training continues after others were lost; not set, numWorkers.",
         checks.integer(1),
         None,
         on_resume="any",
     )
     max_restarts: int = option(
-        "How often training is started again, from its last checkpoint, after workers were lost.",
+        "How often training is restarted, from its last checkpoint, after workers were lost.",
         checks.integer(0),
         3,
         on_resume="any",
     )
     cache_dir: str | None = option(
-        "A directory or URL that driver and executors share, for the converted data of a running fit; a temporary "
-        "directory where they are on one machine.",
+        "A directory or URL that driver and executors share, for the converted rows of a running fit; not set, a "
+        "temporary directory if they are on one machine.",
         checks.directory,
         None,
         on_resume="any",
     )
     checkpoint_dir: str | None = option(
-        "A directory or URL that driver and executors share, where checkpoints are kept. A fit that was not finished "
-        "goes on from there when the same fit is called again: with the same model, code, rows and options.",
+        "A directory or URL that driver and executors share, for checkpoints. An interrupted fit is resumed from "
+        "there when the same fit is called again: with the same model, code, rows and options.",
         checks.directory,
         None,
         on_resume="any",

@@ -23,31 +23,31 @@ class ColumnOptions(Options):
         on_resume="same",
     )
     input_cols: list[str] | dict[str, Any] | None = option(
-        "Several feature columns, in place of featuresCol: a list, joined in this order into the model's input, or "
-        "one for each of several inputs; or a dict from an input's name to its column or columns.",
+        "Several feature columns, in place of featuresCol: a list, concatenated in this order into the model's input, "
+        "or one column for each of several inputs; or a dict from an input's name to its column or columns.",
         checks.named_columns(several=True),
         None,
         on_resume="same",
     )
     binary_format: str = option(
-        "What a binary feature column holds: 'image' (JPEG, PNG, GIF or BMP, decoded; resized where it has another "
-        "size than the model's input), or 'raw' (uint8 numbers, as many as the model's input has).",
+        "What a binary feature column holds: 'image' (JPEG, PNG, GIF, BMP or WebP, decoded, and resized to the model's "
+        "input), or 'raw' (uint8 numbers, as many as the model's input has).",
         checks.choice("image", "raw"),
         "image",
         on_resume="same",
     )
     sparse_vectors: str = option(
-        "Whether a Vector that feeds an input alone stays sparse until the batch, which takes 8 bytes for each "
-        "number that isn't zero (16 for a float64 input), in place of 4 for each number: 'auto' (one of more than "
-        "4,096 numbers), 'always', or 'never' (for wide Vectors that are mostly dense).",
+        "Whether a Vector that feeds an input alone stays sparse until the batch, which takes 8 bytes per nonzero "
+        "number (16 for a float64 input) instead of 4 bytes per number: 'auto' (if it has more than 4,096 numbers), "
+        "'always', or 'never' (for wide Vectors that are mostly dense).",
         checks.choice("auto", "always", "never"),
         "auto",
         on_resume="same",
     )
     label_col: str | None = option(
         "The label column: a number, or an array or Vector of numbers; 'features' for the feature columns themselves "
-        "(an autoencoder), which may also be images; None for a model that brings its own loss "
-        "(add_loss, or its own train_step or compute_loss) and takes no labels.",
+        "(an autoencoder), which may also be images; None for a model that computes its own loss without labels "
+        "(add_loss, or a custom train_step or compute_loss).",
         checks.text_or_none,
         "label",
         on_resume="same",
@@ -60,7 +60,7 @@ class ColumnOptions(Options):
         on_resume="same",
     )
     label_shapes: dict[str, list[int]] | None = option(
-        "The shape of one row of label columns whose loss is your own and takes another shape than the output's, such "
+        "The shape of one row of label columns for a custom loss whose labels have another shape than the output, such "
         "as {'tags': [40]} for an output of 40 positions with a score for each class; [] is one number.",
         checks.shapes,
         None,
@@ -68,29 +68,29 @@ class ColumnOptions(Options):
     )
     weight_col: str | None = option(
         "The column of sample weights: a number, or for an output with several positions an array with a number for "
-        "each; every row weighs 1 without it.",
+        "each; not set, all weights are 1.",
         checks.text,
         None,
         on_resume="same",
     )
     null_policy: str | dict[str, Any] = option(
-        "What to do about a null, NaN or infinite number in a feature, a label or the weight, or bytes that can't be "
-        "decoded: 'error', or 'drop' for rows left out of training; or a dict by column of 'error', 'drop' or "
-        "{'fill': value}, which fills them in transform, too (an image with one grey, from 0 to 255).",
+        "How a null, NaN or infinite number in a feature, a label or the weight, or bytes that can't be decoded, are "
+        "handled: 'error', or 'drop' to leave the row out of training; or a dict by column of 'error', 'drop' or "
+        "{'fill': value}, which also fills them in transform (an image with one gray value, from 0 to 255).",
         checks.null_policy,
         "error",
         on_resume="same",
     )
     padding: dict[str, Any] | None = option(
-        "The padding of array columns whose rows vary in length, by column: {'ids': 0} puts zeros after the values of "
-        "a row that is shorter than the model's input (or columnShapes), in training and in scoring.",
+        "The padding value of array columns whose rows vary in length, by column: {'ids': 0} pads rows that are "
+        "shorter than the model's input (or columnShapes) with zeros at the end, in training and in scoring.",
         checks.padding,
         None,
         on_resume="same",
     )
     truncate: str = option(
-        "What a row of a column in padding loses if it is longer than the model's input: 'end', 'start', or 'error' to "
-        "refuse such rows.",
+        "Where rows of the columns in padding are cut if they are longer than the model's input: at the 'end' or the "
+        "'start'; 'error' raises an error.",
         checks.choice("error", "end", "start"),
         "error",
         on_resume="same",
@@ -109,26 +109,26 @@ class DataOptions(ColumnOptions):
         on_resume="same",
     )
     validate_images: bool = option(
-        "Whether images are decoded once when rows are converted, so that files damaged beyond their first bytes fall "
-        "under nullPolicy, too, instead of failing training; it costs the time of decoding.",
+        "Whether images are decoded once when rows are converted, so that nullPolicy also applies to files damaged "
+        "beyond their first bytes, which would fail training otherwise; it costs the time of decoding.",
         checks.boolean,
         False,
         on_resume="rows",
     )
     validation_col: str | None = option(
-        "A boolean column that is true in the rows for validation.",
+        "A boolean column that is true in validation rows.",
         checks.text,
         None,
         on_resume="rows",
     )
     validation_data: Any = option(
-        "A DataFrame of rows for validation, with the same columns.",
+        "A DataFrame of validation rows, with the same columns.",
         checks.anything,
         None,
         on_resume="rows",
     )
     validation_fraction: float = option(
-        "The part of the rows that is drawn, by the seed, for validation.",
+        "The fraction of the rows that is sampled, by the seed, for validation.",
         checks.number(0, 1),
         0.0,
         on_resume="rows",

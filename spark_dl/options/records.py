@@ -46,9 +46,9 @@ class ClassWeightOptions(EstimatorOptions):
     """The option of classifiers and taggers that weighs classes."""
 
     class_weights: str | dict[int, float] | None = option(
-        "Weights of the classes in training, by class index ({1: 5.0}; others weigh 1), or 'balanced': rows / "
-        "(classes x rows of the class), of a tagger positions. They multiply the rows' own weights, and validation "
-        "goes without them, as in Keras.",
+        "Class weights in training, by class index ({1: 5.0}; others are 1), or 'balanced': rows / (classes x rows of "
+        "the class), for a tagger positions. They multiply the sample weights, and aren't applied in validation, as "
+        "in Keras.",
         checks.class_weights,
         None,
         on_resume="same",
@@ -65,21 +65,21 @@ class ClassifierOptions(ClassScoringOptions, ClassWeightOptions):
     """The options of `KerasClassifier`."""
 
     output_kind: str | None = option(
-        "What the classifier's output units hold: 'logits' or 'probability'; not set, what the last activation or "
-        "the loss says, or what is measured on made-up rows before training (`plan` tells which).",
+        "What the classifier's output units hold: 'logits' or 'probability'; not set, it is derived from the last "
+        "activation or the loss, or measured on synthetic rows before training (`plan` shows the result).",
         checks.choice("logits", "probability"),
         None,
         on_resume="model",
     )
     stratified: bool = option(
-        "Whether validationFraction is drawn from each class, so that it is the same part of each.",
+        "Whether validationFraction is sampled per class, so that all classes have the same fraction.",
         checks.boolean,
         False,
         on_resume="rows",
     )
     balance: str = option(
-        "Have all classes train alike: 'oversample' writes rows of rare classes several times, 'undersample' leaves "
-        "out rows of frequent ones, by the seed; rows for validation stay as they are.",
+        "Balance the classes of the training rows: 'oversample' repeats rows of rare classes, 'undersample' leaves "
+        "out rows of frequent ones, by the seed; validation rows are unchanged.",
         checks.choice("none", "oversample", "undersample"),
         "none",
         on_resume="same",
@@ -91,8 +91,8 @@ class FittedOptions(ScoringOptions, FileSystemOptions, ColumnOptions):
     """The options of `KerasModel` and `KerasRegressorModel`."""
 
     output_layer: str | None = option(
-        "The layer whose output transform writes to predictionCol (see outputFormat) in place of the model's own: an "
-        "embedding.",
+        "The layer whose output transform writes to predictionCol (see outputFormat) in place of the model's output, "
+        "such as an embedding.",
         checks.text,
         None,
         on_resume="any",

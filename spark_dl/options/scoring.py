@@ -22,15 +22,15 @@ class ScoringOptions(Options):
         on_resume="any",
     )
     output_cols: list[str] | dict[str, Any] | None = option(
-        "The columns that several outputs are written to: a list, in the model's order, or a dict from an output's "
-        "name, where others aren't written; not set, predictionCol with _ and the output's name.",
+        "The columns that several outputs are written to: a list, in the model's order, or a dict by output name, "
+        "which omits other outputs; not set, predictionCol, _ and the output's name.",
         checks.named_columns(several=False),
         None,
         on_resume="any",
     )
     output_format: str = option(
-        "What becomes of an output with several numbers a row (of a KerasModel, or of outputLayer): 'array', of "
-        "floats, or 'vector', a Spark ML Vector, which other stages of a Pipeline take.",
+        "The type of an output with several numbers per row (of a KerasModel, or of outputLayer): 'array', of "
+        "floats, or 'vector', a Spark ML Vector for other stages of a Pipeline.",
         checks.choice("array", "vector"),
         "array",
         on_resume="any",
@@ -43,14 +43,14 @@ class ScoringOptions(Options):
         on_resume="any",
     )
     score_batch_size: int = option(
-        "Rows that the model scores at once in transform.",
+        "Rows in a batch of the model in transform.",
         checks.integer(1),
         4096,
         on_resume="any",
     )
 
     score_engine: str = option(
-        "What computes the model's outputs in transform, scoreParquet, streams, SQL functions and the served model: "
+        "The inference engine of transform, scoreParquet, streams, SQL functions and the served model: "
         "'keras', 'onnx' (ONNX Runtime, extra `onnx`) or 'litert' (LiteRT, extra `litert`). The latter two don't "
         "import TensorFlow, and take columns of numbers only.",
         checks.choice("keras", "onnx", "litert"),
@@ -77,8 +77,7 @@ class ProbabilityOptions(ScoringOptions):
     """The column of the probabilities."""
 
     probability_col: str = option(
-        "The column that the class probabilities are written to: a Vector, or of a tagger an array for each position; "
-        "'' for none.",
+        "The column of the class probabilities: a Vector, or for a tagger an array for each position; '' for none.",
         checks.text,
         "probability",
         on_resume="any",
@@ -95,7 +94,7 @@ class ClassScoringOptions(ProbabilityOptions):
     """Options of a classifier's scoring: output columns, thresholds and class labels."""
 
     raw_prediction_col: str = option(
-        "The column that the logits are written to, as a Vector; '' for none.",
+        "The column of the logits, as a Vector; '' for none.",
         checks.text,
         "rawPrediction",
         on_resume="any",
@@ -114,7 +113,7 @@ class ClassScoringOptions(ProbabilityOptions):
         on_resume="any",
     )
     top_k_col: str = option(
-        "The column of the topK most probable classes, the first ones first: an array of (label, probability).",
+        "The column of the topK most probable classes, in descending order: an array of (label, probability).",
         checks.text,
         "topK",
         on_resume="any",

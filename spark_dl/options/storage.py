@@ -19,8 +19,8 @@ class FileSystemOptions(Options):
         "Options of the file system of cacheDir, checkpointDir and scoreParquet where these are URLs, by name: the "
         "keyword arguments of pyarrow.fs's class (for s3 access_key, secret_key, session_token, region, "
         "endpoint_override and scheme, among others), or else of fsspec's. They are never saved, logged or shown, and "
-        "must be set again after loading. Not set, the driver's variable SPARK_DL_STORAGE_OPTIONS (JSON), or what each "
-        "machine has.",
+        "must be set again after loading. Not set, the driver's environment variable SPARK_DL_STORAGE_OPTIONS (JSON), "
+        "or the machines' own credentials.",
         checks.storage_options,
         None,
         on_resume="any",

@@ -15,13 +15,13 @@ class TrackingOptions(Options):
     """Options of tracking and of the progress display."""
 
     tracking: str | None = option(
-        "Where the fit is logged: 'mlflow'; 'optional' for MLflow where it can be reached; or None for nowhere.",
+        "Where the fit is logged: 'mlflow'; 'optional' for MLflow if it can be reached; None disables tracking.",
         checks.text_or_none,
         "mlflow",
         on_resume="any",
     )
     experiment_name: str | None = option(
-        "The MLflow experiment; the current one without it.",
+        "The MLflow experiment; not set, the active one.",
         checks.text,
         None,
         on_resume="any",

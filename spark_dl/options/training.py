@@ -21,35 +21,35 @@ class TrainingOptions(Options):
         on_resume="same",
     )
     global_batch_size: int | None = option(
-        "Rows in a batch of all workers together, in place of batchSize; the batches then follow from the seed "
-        "alone, however many workers there are.",
+        "Rows in a batch of all workers together, in place of batchSize; the batches then depend only on the seed, "
+        "not on the number of workers.",
         checks.integer(1),
         None,
         on_resume="same",
     )
     gradient_accumulation: int = option(
-        "Gradients of so many steps are added up, joined over the workers and applied at once; an epoch's last ones "
-        "too.",
+        "The number of batches whose gradients are accumulated before they are averaged over the workers and applied; "
+        "at an epoch's end also fewer.",
         checks.integer(1),
         1,
         on_resume="same",
     )
     learning_rate_scaling: str = option(
-        "The optimizer's learning rate times numWorkers ('linear'), times its root ('sqrt'), or as it is ('none').",
+        "Scale the optimizer's learning rate by numWorkers ('linear') or its square root ('sqrt'), or not ('none').",
         checks.choice("none", "linear", "sqrt"),
         "none",
         on_resume="same",
     )
     warmup_epochs: float = option(
-        "Epochs, or a part of one, in which the learning rate rises step by step: from the rate of one worker where "
-        "it is scaled, else from 0.",
+        "Epochs, or a fraction of one, in which the learning rate rises step by step: from the unscaled rate if "
+        "learningRateScaling is set, else from 0.",
         checks.number(0),
         0.0,
         on_resume="same",
     )
     compression: str = option(
-        "How float32 gradients travel between workers: as they are ('none'), or as float16 ('fp16'), half as many "
-        "bytes (docs/benchmarks.md tells what that costs in accuracy).",
+        "Compression of float32 gradients between workers: 'none', or 'fp16' for float16, half as many bytes "
+        "(docs/benchmarks.md measures the effect on accuracy).",
         checks.choice("none", "fp16"),
         "none",
         on_resume="same",
@@ -61,13 +61,13 @@ class TrainingOptions(Options):
         on_resume="any",
     )
     initial_epoch: int = option(
-        "The epoch that training begins with, counted from 0, out of `epochs`, as in Keras.",
+        "The epoch at which training starts, counted from 0, as in Keras; `epochs` is the epoch at which it ends.",
         checks.integer(0),
         0,
         on_resume="same",
     )
     jit_compile: bool = option(
-        "Whether XLA compiles each worker's forward and backward pass; gradients are joined and applied outside of it.",
+        "Whether XLA compiles each worker's forward and backward pass; gradients are averaged and applied outside.",
         checks.boolean,
         False,
         on_resume="any",
@@ -79,7 +79,7 @@ class TrainingOptions(Options):
         on_resume="same",
     )
     seed: int = option(
-        "Seed of the validation draw, the shuffle, and dropout.",
+        "Seed of the validation sample, the shuffle, and dropout.",
         checks.integer(0),
         0,
         on_resume="same",
@@ -91,21 +91,22 @@ class TrainingOptions(Options):
         on_resume="any",
     )
     monitor: str | None = option(
-        "The metric that tells the best epoch; val_loss, or loss where there is no validation.",
+        "The metric that determines the best epoch; not set, val_loss, or loss without validation rows.",
         checks.text,
         None,
         on_resume="same",
     )
     monitor_mode: str = option(
-        "Whether `monitor` is best when least ('min') or greatest ('max'); 'auto' asks the metric.",
+        "Whether the best value of `monitor` is its minimum ('min') or maximum ('max'); 'auto' derives it from the "
+        "metric.",
         checks.choice("auto", "min", "max"),
         "auto",
         on_resume="same",
     )
     cache_data: str = option(
-        "Where a worker keeps the rows that it has read, for the epochs that follow: 'memory', 'disk' (of its host), "
-        "or 'none' to read them again; 'auto' does so until a worker waits for rows more than a fifth of an epoch, "
-        "and then keeps them on disk where there is room.",
+        "Where a worker caches the rows that it has read for later epochs: 'memory', 'disk' (of its host), or 'none' "
+        "to read them in each epoch; 'auto' reads them until a worker waits for rows more than a fifth of an epoch, "
+        "and then caches them on disk if there is room.",
         checks.choice("auto", "none", "memory", "disk"),
         "auto",
         on_resume="any",
@@ -117,7 +118,7 @@ class TrainingOptions(Options):
         on_resume="any",
     )
     checkpoint_steps: int | None = option(
-        "Write a checkpoint also after so many steps within an epoch; not set, at its end only.",
+        "Also write a checkpoint after this number of steps within an epoch; not set, only at its end.",
         checks.integer(1),
         None,
         on_resume="any",

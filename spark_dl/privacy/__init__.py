@@ -1,7 +1,7 @@
 """Training with differential privacy.
 
-`DPSGD` is an Estimator over an estimator: it trains by noisy gradients that are clipped row by row, and says how much
-the weights can tell of any single row.
+`DPSGD` is an Estimator that wraps an estimator: it trains by noisy gradients that are clipped row by row, and reports
+the privacy loss (epsilon) of the weights.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ __all__ = ["epsilon", "noise_for"]
 
 _ORDERS = range(2, 513)
 _LOG_FACTORIALS = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1.0, _ORDERS.stop)))])
-# A search for noise ends here: weights of such noise say nothing.
+# A search for noise ends here: with such noise, weights carry no information.
 _MOST_NOISE = 1e4
 
 
@@ -28,7 +28,7 @@ def epsilon(noiseMultiplier: float, chance: float, steps: int, delta: float) -> 
 
     Args:
         noiseMultiplier: The standard deviation of the noise, divided by the norm to which gradients are clipped.
-        chance: The probability with which a step takes a row.
+        chance: The sampling rate: the probability with which a step samples a row.
         steps: The number of steps.
         delta: The delta, which should be less than 1 / rows.
 

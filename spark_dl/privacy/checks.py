@@ -17,7 +17,7 @@ def check_private(spec: FitSpec) -> None:
         spec: The specification of the fit.
 
     Raises:
-        ModelError: A layer or a loss depends on which rows share a batch, or the model has a train step of its own.
+        ModelError: A layer or a loss depends on which rows share a batch, or the model has a custom train step.
     """
     import keras
 
@@ -31,7 +31,7 @@ def check_private(spec: FitSpec) -> None:
 
     model: Any = spec.model
     if has_own_step(model) or model.loss is None:
-        raise _refused("a train_step or compute_loss of its own", "Compile a Keras model with a loss.")
+        raise _refused("a custom train_step or compute_loss", "Compile a Keras model with a loss.")
     for layer in all_layers(model):
         own = [v for v in layer.variables if not v.trainable and not is_seed(v) and not is_keras(type(layer))]
         if layer.trainable and (isinstance(layer, keras.layers.BatchNormalization) or own):

@@ -44,16 +44,16 @@ _SEEDS = 2**62
 class DPSGD(Estimator[KerasModel]):
     """Estimator that trains the model of an estimator with differential privacy (DP-SGD).
 
-    Each step takes each row with the same probability, clips the gradient of each row, and adds noise to their sum,
+    Each step samples each row with the same probability, clips the gradient of each row, and adds noise to their sum,
     once for all workers. The fitted model's weights are then (epsilon, delta)-differentially private: whether a row was
-    among the training rows changes the probability of any weights by a factor of at most exp(epsilon), but for a
+    among the training rows changes the probability of any weights by a factor of at most exp(epsilon), except with
     probability delta. The epsilon after each epoch is a metric: in the progress display, in `summary.history`, and in
     MLflow.
 
-    The guarantee covers the weights. Metrics of the training and validation rows are exact: whoever may not see the
-    rows may not see these either. The number of rows counts as known. What was computed from the rows before the fit,
-    such as an adapted Normalization, a vocabulary or the weights of a warmStart, isn't covered either: epsilons of fits
-    that go on with the same rows add up.
+    The guarantee covers the weights. Metrics of the training and validation rows are exact: don't show them to anyone
+    who may not see the rows. The number of rows is treated as public. What was computed from the rows before the fit,
+    such as an adapted Normalization, a vocabulary or the weights of a warmStart, isn't covered: epsilons of successive
+    fits on the same rows add up.
 
     Sources: Abadi et al.: Deep Learning with Differential Privacy, CCS 2016; Mironov, Talwar and Zhang, 2019.
 
@@ -67,7 +67,7 @@ class DPSGD(Estimator[KerasModel]):
             targetEpsilon.
         targetEpsilon: The epsilon after the last epoch; None to follow from noiseMultiplier.
         delta: The delta, less than 1 / rows; None for 1 / (10 * rows).
-        noiseSeed: The seed of the noise and of the sampling, for tests: who knows it can take the noise away. None to
+        noiseSeed: The seed of the noise and of the sampling, for tests: whoever knows it can remove the noise. None to
             draw a secret one.
 
     Raises:
@@ -126,12 +126,12 @@ class DPSGD(Estimator[KerasModel]):
         """Return the settings of the steps for a number of training rows.
 
         Raises:
-            OptionError: The target can't be reached, or delta is so large that it promises nothing.
+            OptionError: The target can't be reached, or delta is so large that it gives no guarantee.
         """
         if self._delta is not None and self._delta * rows >= 1:
             raise OptionError(
                 explain(
-                    f"delta={self._delta:g} promises nothing: a fit that publishes a row at random would keep it.",
+                    f"delta={self._delta:g} gives no guarantee: a fit that publishes a random row would satisfy it.",
                     expected=f"less than 1 / rows, which is {1 / rows:.2g}",
                     received=f"delta={self._delta:g} with {rows:,} training rows",
                     fix="Leave delta out for 1 / (10 * rows), or train on more rows.",

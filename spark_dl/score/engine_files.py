@@ -1,6 +1,6 @@
 """Conversion of Keras models to the files of other engines, on the driver, by Keras's own export.
 
-A file is tried before any Spark job: it is opened, and its numbers on made-up rows are compared with Keras's. If a
+A file is tried before any Spark job: it is opened, and its numbers on synthetic rows are compared with Keras's. If a
 model can't be converted, its layers are tried one by one, so that the error can name the layer.
 """
 
@@ -31,7 +31,7 @@ __all__ = ["convert_model", "export_model"]
 
 # The largest difference to Keras's numbers, relative to the largest of them: what float32 and another order of sums do.
 _TOLERANCE = 1e-4
-# The made-up batches, each with its number of rows (an engine must take any) and its least number.
+# The synthetic batches, each with its number of rows (an engine must take any) and its least number.
 _BATCHES = ((2, 0), (3, 0), (4, -1))
 # How LiteRT's converter names an operation that it can't convert.
 _TF_OPERATION = re.compile(r"\btf\.([A-Z]\w+)")
@@ -185,7 +185,7 @@ def _inline_constants(model: Any) -> None:
 
 
 def _difference(model: Any, predict: Any, inputs: Sequence[tuple[tuple[int, ...], str]]) -> float:
-    """Return the largest difference between an engine and Keras on made-up rows, relative to the largest number."""
+    """Return the largest difference between an engine and Keras on synthetic rows, relative to the largest number."""
     random = np.random.default_rng(0)
     largest = 0.0
     for rows, least in _BATCHES:

@@ -135,7 +135,7 @@ def _joins(model: Any, conversion: ConversionSpec) -> Sequence[MetricJoin]:
         if not join.tried:
             _warn(f"The states of {join.metric} are summed over the tasks: whether they are sums could not be tried.")
         elif join.per_batch:
-            _warn(f"The metric {join.metric} depends on which rows share a batch: the tasks make batches of their own.")
+            _warn(f"The metric {join.metric} depends on which rows share a batch: each task makes its own batches.")
     return joins
 
 
@@ -157,8 +157,8 @@ def _warn_of_losses(model: Any, conversion: ConversionSpec) -> None:
         loss = losses[example.output]
         if loss_kind(loss, example, conversion.weight is not None) in (OTHER, SUM):
             _warn(
-                f"The loss {facts[example.output].name} of {example.output!r} depends on which rows share a batch: the "
-                "tasks make batches of their own."
+                f"The loss {facts[example.output].name} of {example.output!r} depends on which rows share a batch: "
+                "each task makes its own batches."
             )
 
 

@@ -100,7 +100,7 @@ def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str])
         raise DataError(
             explain(
                 f"Several outputs go to one column {twice[0]!r}.",
-                expected="a name of its own for each output column",
+                expected="a unique name for each output column",
                 received=f"output columns {', '.join(names)}",
                 fix="Set another name, for example with setPredictionCol, or '' for no probability or rawPrediction.",
             )
@@ -109,7 +109,7 @@ def check_new(spark: SparkSession, columns: Sequence[str], names: Iterable[str])
     if taken:
         raise DataError(
             explain(
-                f"The DataFrame has a column {taken[0]!r} already.",
+                f"The DataFrame already has a column {taken[0]!r}.",
                 expected="new names for the output columns",
                 received=f"columns {', '.join(columns)}",
                 fix="Drop the column, or set another name, for example with setPredictionCol.",

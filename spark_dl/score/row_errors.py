@@ -19,7 +19,7 @@ _SCALE = "Scale the numbers before transform, or leave these rows out."
 
 
 class ScoringRowErrors:
-    """Receiver of wrong rows that raises a `DataError` with the column and the first of them.
+    """Receiver of invalid rows that raises a `DataError` with the column and the first of them.
 
     Args:
         features: The specification of each model input.
@@ -99,7 +99,7 @@ class ScoringRowErrors:
 
 
 class UnscorableRows(ScoringRowErrors):
-    """Receiver that marks rows with missing values or undecodable bytes, and raises a `DataError` for other wrong rows.
+    """Receiver that marks rows with missing values or undecodable bytes; raises a `DataError` for other invalid rows.
 
     Args:
         features: The specification of each model input.
@@ -139,10 +139,10 @@ def _wrong_length(column: Column, extracted: Extracted) -> DataError:
     lengths, what = extracted.lengths, "strings" if column.kind == "text array" else "numbers"
     if column.pad is not None:
         limit = f"at most {column.width // column.unit} " if column.width else ""
-        expected = f"{limit}{'arrays' if column.inner else what} a row"
+        expected = f"{limit}{'arrays' if column.inner else what} per row"
         fix = "Set truncate='end' or 'start' (setTruncate), which cuts longer rows, or clean the column before."
     else:
-        expected = f"{column.width} {what} a row"
+        expected = f"{column.width} {what} per row"
         fix = "Give each row as many as the model was trained with, for example by the same stages of a Pipeline."
     received = f"a row of {next(iter(lengths))}" if len(lengths) == 1 else f"rows {lengths_text(column, lengths)},"
     if column.inner:
@@ -157,7 +157,7 @@ def _with_number(values: np.ndarray, rows: np.ndarray, what: str, dtype: str = "
 
     Args:
         values: The values of the batch.
-        rows: The mask of the wrong rows.
+        rows: The mask of the invalid rows.
         what: The words about them.
         dtype: The dtype that can't hold a number; "" where the wrong numbers are infinite.
     """

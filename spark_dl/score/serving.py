@@ -84,8 +84,8 @@ class Serving:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SavedModelError(
                 explain(
-                    "What the model is served with can't be read.",
-                    expected="a request as MLflow's scoring protocol has it",
+                    "The request can't be read.",
+                    expected="a request in MLflow's scoring protocol",
                     received=f"{type(error).__name__}: {error}",
                     fix="Check the request's columns and types against the model's signature.",
                 )
@@ -179,7 +179,7 @@ class Served:
             return pd.DataFrame(rows, columns=names)
         raise DataError(
             explain(
-                "An array can't be told apart into the model's columns.",
+                "An array can't be split into the model's columns.",
                 expected=f"shape (rows, {len(names)}) for {', '.join(names)}; or a DataFrame, or a dict of columns",
                 received=f"shape {rows.shape}",
                 fix="Name the columns: send a DataFrame or a dict of columns.",
@@ -193,7 +193,7 @@ def _with_nulls(result: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
         return result.reindex(frame.index)
     raise DataError(
         explain(
-            "Rows that can't be scored can't be told apart from others.",
+            "Rows without a score can't be identified: the index has duplicates.",
             expected="rows with an index of unique values",
             received="an index with duplicates",
             fix="Call reset_index before.",

@@ -60,7 +60,7 @@ class SparkJob:
         return self._ended.wait(seconds)
 
     def has_started(self, tasks: int) -> bool | None:
-        """Tell whether Spark has started the tasks of the job's only stage; None if it can't be asked.
+        """Return whether Spark has started the tasks of the job's only stage; None if it can't be asked.
 
         Args:
             tasks: The number of tasks, by which the stage is known among those that have begun since the job.

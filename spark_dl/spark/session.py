@@ -42,7 +42,7 @@ def running_session() -> SparkSession:
 
 
 def is_case_sensitive() -> bool:
-    """Tell whether column names are case-sensitive in this thread's session (spark.sql.caseSensitive)."""
+    """Return whether column names are case-sensitive in this thread's session (spark.sql.caseSensitive)."""
     spark = SparkSession.getActiveSession()
     return spark is not None and (spark.conf.get("spark.sql.caseSensitive", "false") or "").lower() == "true"
 

@@ -1,4 +1,4 @@
-"""The contest between the model that learns and the champion, which a registry alias names."""
+"""The comparison of the learning model with the champion, the version of a registry alias."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Champion", "beats", "check_metric", "comparable_content", "metric_of
 
 @dataclass(frozen=True)
 class Champion:
-    """Settings of the champion: the registered version that scoring streams take, by its alias.
+    """Settings of the champion: the registered version that scoring streams use, by its alias.
 
     Both models predict each micro-batch before the model trains on it. When the metric of the learning model over the
-    last `window` batches is better than the champion's, the model is registered as a new version, and the alias names
-    it from then on. Without such an alias, the model of the first batch is registered.
+    last `window` batches is better than the champion's, the model is registered as a new version, and the alias is
+    moved to it. Without such an alias, the model of the first batch is registered.
 
     Attributes:
         registeredModelName: The name of the registered model.
@@ -51,7 +51,7 @@ class Champion:
 
 
 def beats(contest: Sequence[Sequence[float]], larger_is_better: bool) -> bool:
-    """Tell whether the learning model is better than the champion over a window.
+    """Return whether the learning model is better than the champion over a window.
 
     Args:
         contest: For each batch its rows, the metric of the learning model, and that of the champion.
@@ -88,7 +88,7 @@ def comparable_content(found: Any, inputs: Sequence[InputFacts], version: str) -
             f"The champion can't be compared: the alias names version {version}, which can't be tested on the stream.",
             expected=f"a KerasModel that is compiled with a loss, of the input shapes {[one.shape for one in inputs]}",
             received=received,
-            fix="Let the alias name another version, or leave champion out.",
+            fix="Point the alias to another version, or leave champion out.",
         )
     )
 
@@ -111,7 +111,7 @@ def metric_of_champion(metric: str, metrics: Mapping[str, Any], version: str) ->
                 f"The champion can't be compared: version {version} has no metric {metric!r} with one value.",
                 expected="a version that was compiled with the metric of Champion",
                 received=f"the metrics {', '.join(metrics)}",
-                fix="Let the alias name another version, or compare by a metric that both models have, such as loss.",
+                fix="Point the alias to another version, or compare by a metric that both models have, such as loss.",
             )
         )
     return value
@@ -121,7 +121,7 @@ def check_metric(metric: str, metrics: Mapping[str, Any], larger_is_better: bool
     """Check that two models can be compared by a metric; return whether larger values are better.
 
     Raises:
-        OptionError: There is no such metric with one value, or it doesn't say which values are better.
+        OptionError: There is no such metric with one value, or its direction is unknown.
     """
     numbers = [name for name, value in metrics.items() if isinstance(value, float)]
     if metric not in numbers:
@@ -137,7 +137,7 @@ def check_metric(metric: str, metrics: Mapping[str, Any], larger_is_better: bool
         raise OptionError(
             explain(
                 f"It isn't known whether larger values of {metric!r} are better.",
-                expected="a metric that says so, such as loss or accuracy",
+                expected="a metric with a known direction, such as loss or accuracy",
                 received=f"Champion(metric={metric!r})",
                 fix="Set another metric.",
             )

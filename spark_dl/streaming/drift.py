@@ -25,12 +25,12 @@ class Adwin:
     """Adaptive window over numbers within [0, 1], such as the errors of predictions.
 
     The window is kept as an exponential histogram, whose size grows with the logarithm of the number of values. It is
-    cut where the means of its older and its newer part differ by more than chance allows (ADWIN2, with the bound of the
-    paper's equation 3.1 and delta' = delta / ln n).
+    cut where the means of its older and its newer part differ significantly (ADWIN2, with the bound of the paper's
+    equation 3.1 and delta' = delta / ln n).
 
     Attributes:
-        delta: The confidence: about the share of comparisons that find a change where there is none.
-        every: How many values come between two comparisons.
+        delta: The confidence: roughly the false positive rate of a comparison.
+        every: The number of values between two comparisons.
 
     Raises:
         OptionError: A value can't be used.
@@ -93,7 +93,7 @@ class Adwin:
         return made
 
     def _add(self, value: float) -> None:
-        """Add a value as a bucket of its own, and merge the two oldest buckets of each size that has too many."""
+        """Add a value as a new bucket, and merge the two oldest buckets of each size that has too many."""
         if not self._rows:
             self._rows.append([])
         self._rows[0].append((value, 0.0))

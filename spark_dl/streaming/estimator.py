@@ -14,7 +14,7 @@ from spark_dl.options import EstimatorOptions, options_of
 
 __all__ = ["stream_estimator"]
 
-# Options of one fit that has an end, or that only ranks have: why a stream has none.
+# Options of a single fit, or of ranks only, that a stream doesn't support, with the reasons.
 _REFUSED = {
     "validationCol": "each batch is tested before it is trained on",
     "validationData": "each batch is tested before it is trained on",
@@ -39,7 +39,7 @@ def stream_estimator(given: KerasEstimator | KerasModel) -> tuple[KerasEstimator
     """Return a copy of the estimator that logs nothing, and the options as they were.
 
     Args:
-        given: An estimator, or a fitted model to go on with.
+        given: An estimator, or a fitted model whose training continues.
 
     Raises:
         OptionError: It is neither, or has an option that a stream can't have.
@@ -71,7 +71,7 @@ def stream_estimator(given: KerasEstimator | KerasModel) -> tuple[KerasEstimator
 
 
 def _estimator_of(fitted: KerasModel) -> KerasEstimator:
-    """Return an estimator whose training goes on with a fitted model, with its columns."""
+    """Return an estimator that continues the training of a fitted model, with its columns."""
     for kind in (KerasClassifier, KerasRegressor, KerasTagger):
         if isinstance(fitted, kind.model_class):
             return fitted._copyValues(kind(warmStart=fitted))

@@ -119,7 +119,7 @@ class Learner:
         return self._metrics()
 
     def take(self, content: bytes) -> bool:
-        """Go on with another training's result in the graphs that this model has already; return whether it could.
+        """Load another training's result into the graphs that this model already has; return whether it could.
 
         Args:
             content: The `.keras` bytes of the model after further training.
@@ -144,7 +144,7 @@ class Learner:
             return to_bytes(self._model)
 
     def larger_is_better(self, metric: str) -> bool | None:
-        """Return whether larger values of a metric are better; None if it doesn't say so."""
+        """Return whether larger values of a metric are better; None if its direction is unknown."""
         from spark_dl.train.metrics.best import mode_of
 
         return {"max": True, "min": False}.get(mode_of(self._model, metric))
@@ -156,7 +156,7 @@ class Learner:
         return first_not_finite(self._model)
 
     def _step(self, step: Any, batch: Any) -> Any:
-        """Call a step, whose graph is traced for any number of rows: not once more for the last rows of a batch."""
+        """Call a step, whose graph is traced for any number of rows: not again for the last rows of a batch."""
         import tensorflow as tf
 
         if hasattr(step, "get_concrete_function") and id(step) not in self._general:

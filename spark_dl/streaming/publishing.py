@@ -1,4 +1,4 @@
-"""What the world sees of a stream trainer: the MLflow run of its query, and the champion in the registry."""
+"""Publishing of a stream trainer: the MLflow run of its query, and the champion in the registry."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Publisher"]
 
 
 class Publisher:
-    """Writer of a query's run, and judge of the contest with the champion.
+    """Writer of a query's run, which also compares the model with the champion.
 
     Args:
         estimator: The estimator.
         options: Its options, with tracking as the user has set it.
         champion: The settings of the champion, or None.
-        facts: What the run's params say of the trainer.
+        facts: The params of the trainer to log to the run.
 
     Raises:
         OptionError: There is a champion and no tracking.
@@ -54,7 +54,7 @@ class Publisher:
         self._run = ""
 
     def open(self, session: Session) -> None:
-        """Open the run of the query, or that which it had before a restart."""
+        """Open the run of the query, or reopen its run after a restart."""
         if self._tracker is not None and self._run == session.state.run:
             return
         self.close()
@@ -72,7 +72,7 @@ class Publisher:
             self._tracker.history(metrics, session.state.batch)
 
     def compare(self, session: Session, arrays: Sequence[np.ndarray], metrics: dict[str, Any]) -> None:
-        """Add a batch to the contest: the champion's metrics on rows that neither model was trained on."""
+        """Add a batch to the comparison: the champion's metrics on rows that neither model was trained on."""
         if self._champion is None:
             return
         name = self._champion.metric
@@ -85,7 +85,7 @@ class Publisher:
             metrics[f"champion_{name}"] = theirs
 
     def decide(self, session: Session) -> None:
-        """Make the model the champion if there is none, or if it has won the contest."""
+        """Make the model the champion if there is none, or if it was better over the window."""
         if self._champion is None:
             return
         larger = bool(session.learner.larger_is_better(self._champion.metric))
@@ -95,7 +95,7 @@ class Publisher:
             session.set_champion(session.learner.content(), session.state.version, session.state.batch)
 
     def publish(self, session: Session, content: bytes) -> None:
-        """Log the committed batch; register a new champion, again with the next batch if the registry doesn't answer.
+        """Log the committed batch and register a new champion; retry with the next batch if the registry is down.
 
         Args:
             session: The session, just committed.
@@ -116,7 +116,7 @@ class Publisher:
         names = (self._champion.registeredModelName, self._champion.alias)
         try:
             state.version = publish(logged_model(model), *names, state.run, f"batch {state.unpublished}")
-        except Exception as error:  # training goes on without the registry
+        except Exception as error:  # training continues without the registry
             warn(f"The champion of batch {state.unpublished} isn't registered yet: {error}")
             return
         self._tracker.event(f"Batch {state.batch}: version {state.version} of {names[0]} is {names[1]}.")
@@ -130,7 +130,7 @@ class Publisher:
         self._tracker, self._run = None, ""
 
     def _follow(self, session: Session) -> None:
-        """Take the version as champion that the alias names, if someone else has set it."""
+        """Use the alias's version as the champion, if someone else has moved the alias."""
         from spark_dl.track.registry import aliased_version
 
         champion, state = self._champion, session.state
@@ -144,4 +144,4 @@ class Publisher:
         except SparkDLError:
             raise
         except Exception as error:  # the registry doesn't answer
-            warn(f"Going on with the champion {state.version or 'so far'}: {error}")
+            warn(f"Continuing with the champion {state.version or 'so far'}: {error}")

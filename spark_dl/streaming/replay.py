@@ -20,15 +20,15 @@ __all__ = ["ReplayBuffer", "Sample"]
 
 @dataclass(frozen=True)
 class ReplayBuffer:
-    """Settings of the rows that a stream trainer keeps and trains on again, beside those of each micro-batch.
+    """Settings of the rows that a stream trainer keeps and trains on again, in addition to those of each micro-batch.
 
-    Where the labels are class indices, the sample is balanced: each class has the same number of rows as far as it has
-    had so many, and within a class each row was kept with the same probability. So a rare class is trained on as often
-    as the others. Else it is a uniform sample of all rows.
+    If the labels are class indices, the sample is balanced: each class has the same number of rows, as far as that many
+    have arrived, and within a class each row was kept with the same probability. So a rare class is trained on as often
+    as the others. Otherwise it is a uniform sample of all rows.
 
     Attributes:
-        rows: The greatest number of rows that are kept.
-        ratio: How many kept rows are drawn for each new one, with replacement if there are fewer.
+        rows: The maximum number of rows.
+        ratio: The number of replayed rows for each new row, sampled with replacement if there are fewer.
 
     Raises:
         OptionError: A value can't be used.
@@ -47,10 +47,10 @@ class Sample:
     """Reservoir of rows, balanced by class.
 
     Attributes:
-        capacity: The greatest number of rows.
+        capacity: The maximum number of rows.
         arrays: The rows of each tensor.
         classes: The class of each row, int64 (rows,); 0 for all rows without classes.
-        seen: The number of rows that each class has had.
+        seen: The number of rows of each class that have been offered.
         full: The classes that have been the largest one when the reservoir was full.
     """
 
@@ -95,7 +95,7 @@ class Sample:
         """Choose the slot of a new row of a class; None to leave it out."""
         own = members.setdefault(kind, [])
         if rows < self.capacity:
-            # In a reservoir that was enlarged, later rows must not be likelier than those before.
+            # In an enlarged reservoir, later rows must not have a higher probability than earlier ones.
             if kind in self.full and keep * (self.seen[kind] - 1) >= len(own):
                 return None
             own.append(rows)
@@ -113,7 +113,7 @@ class Sample:
         return own[-1]
 
     def draw(self, rows: int, random: np.random.Generator) -> list[np.ndarray]:
-        """Draw rows at random, with replacement if more are asked for than there are."""
+        """Sample rows, with replacement if more are requested than there are."""
         chosen = random.choice(len(self), rows, replace=rows > len(self))
         return [array[chosen] for array in self.arrays]
 
@@ -137,8 +137,8 @@ class Sample:
     def of_bytes(capacity: int, content: bytes) -> Sample:
         """Load what `to_bytes` made, for a smaller or larger capacity than before.
 
-        Rows beyond a smaller one are left out, of the largest classes. A larger one fills with rows of the same
-        probability as those before, and so by as many as the stream brings again.
+        For a smaller capacity, rows of the largest classes are dropped. A larger one fills with rows of the same
+        probability as earlier ones.
         """
         with np.load(io.BytesIO(content)) as parts:
             arrays, index = [], 0
@@ -162,7 +162,7 @@ def _fitting(classes: np.ndarray, capacity: int) -> tuple[np.ndarray, set[int]]:
 
     Args:
         classes: The class of each row, int64 (rows,).
-        capacity: The greatest number of rows.
+        capacity: The maximum number of rows.
     """
     kinds, counts = np.unique(classes, return_counts=True)
     level = bisect.bisect_right(range(capacity + 1), capacity, key=lambda most: int(np.minimum(counts, most).sum())) - 1

@@ -52,7 +52,7 @@ def collected(rows: DataFrame, conversion: ConversionSpec) -> tuple[list[np.ndar
 
 
 def check_columns(columns: StructType, known: Mapping[str, Any], where: str) -> None:
-    """Check that the columns that are read have the types that they had when the trainer began.
+    """Check that the columns that are read have the types that they had when the trainer was created.
 
     Args:
         columns: The schema of the stream.
@@ -92,11 +92,11 @@ def fed_columns(conversion: ConversionSpec) -> list[list[str]]:
 
 
 def check_fed(now: Sequence[Sequence[str]], before: Sequence[Sequence[str]], replayed: bool, where: str) -> None:
-    """Check that the model gets each column at the position that it had when the trainer began.
+    """Check that the model gets each column at the position that it had when the trainer was created.
 
     Args:
         now: The columns of the estimator, see `fed_columns`.
-        before: Those of the state; empty if it doesn't say so.
+        before: Those of the state; empty if they aren't recorded.
         replayed: Whether rows from before are replayed. Otherwise weights may come and go.
         where: The directory of the state, for the message.
 

@@ -1,4 +1,4 @@
-"""What a stream trainer holds while its query runs: the committed state, with the models and rows in memory."""
+"""The session of a stream trainer while its query runs: the committed state, with the models and rows in memory."""
 
 from __future__ import annotations
 
@@ -98,21 +98,21 @@ class Session:
         )
 
     def replace_learner(self, content: bytes) -> None:
-        """Go on with another model: that of a fit on ranks."""
+        """Continue with another model: that of a fit on ranks."""
         if not self.learner.take(content):
             self.learner = _learner(self.spec, content)
 
     def set_champion(self, content: bytes, version: str, unpublished: int) -> None:
-        """Take a model as the champion, and begin a new contest."""
+        """Use a model as the champion, and start a new comparison."""
         self.champion = _learner(self.spec, content)
         self.changed["champion"] = content
         self.state.version, self.state.unpublished, self.state.contest = version, unpublished, []
 
     def detect(self, arrays: Sequence[np.ndarray]) -> bool:
-        """Tell the drift detector the errors of predictions; return whether it finds that they have grown.
+        """Add prediction errors to the drift detector; return whether it finds that they have grown.
 
-        The rows of the replay buffer, which are of the time before, are dropped then. Errors that have become fewer are
-        no drift: the model learns.
+        The rows of the replay buffer, which precede the drift, are dropped then. Decreasing errors are no drift: the
+        model learns.
         """
         if self.drift is None:
             return False
@@ -130,7 +130,7 @@ class Session:
         return found
 
     def replayed(self, arrays: Sequence[np.ndarray], ratio: float, seed: Sequence[int]) -> list[np.ndarray]:
-        """Draw rows from the buffer to train on beside a batch, then offer the batch's rows to it.
+        """Sample rows from the buffer to train on together with a batch, then offer the batch's rows to it.
 
         Returns:
             The drawn rows of each tensor, none if the buffer is empty.
@@ -164,7 +164,7 @@ def load_sample(capacity: int, content: bytes | None, store: Store) -> Sample:
     """Load the rows of the replay buffer.
 
     Args:
-        capacity: The greatest number of rows.
+        capacity: The maximum number of rows.
         content: The buffer's file; None for an empty buffer.
         store: The directory of the state.
 
@@ -191,7 +191,7 @@ def _classes(spec: FitSpec) -> int:
 
 
 def _continued(spec: FitSpec, content: bytes, state: StreamState, store: Store) -> bytes:
-    """Return the state's model to go on with, grown if the estimator's has more classes.
+    """Return the state's model, whose training continues, grown if the estimator's has more classes.
 
     Raises:
         ModelError: The estimator's model is another one.
@@ -210,7 +210,7 @@ def _continued(spec: FitSpec, content: bytes, state: StreamState, store: Store) 
             more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
             warn(
                 f"The training in {store.shown} continues with its own model, from which the estimator's differs: "
-                f"{'; '.join(others[:_SHOWN])}{more}. Give another stateDir to begin with the estimator's."
+                f"{'; '.join(others[:_SHOWN])}{more}. Set another stateDir to start from the estimator's model."
             )
         return content
     if _classes(spec) <= state.classes:
@@ -219,7 +219,7 @@ def _continued(spec: FitSpec, content: bytes, state: StreamState, store: Store) 
                 f"The model isn't the one whose training {store.shown} holds.",
                 expected=f"weights of the shapes {shapes[1]}",
                 received=shapes[0],
-                fix="Go on with the same model, with one that has more classes, or start again with another stateDir.",
+                fix="Continue with the same model or one with more classes, or start again with another stateDir.",
             )
         )
     grown: Any = grown_model(spec.model, kept, copied=True)

@@ -55,7 +55,7 @@ class StreamTrainer:
     For each batch, the model first predicts the rows (prequential metrics: loss and metrics of rows that it hasn't
     seen), then trains on them, and on as many of the replay buffer. Then its weights, the optimizer, the buffer and the
     number of the batch are committed together: a restarted query trains no batch twice, and loses none. A query with a
-    new checkpoint continues with the model and counts its batches from 0; calls outside of a query count by themselves.
+    new checkpoint continues with the model and counts its batches from 0; calls outside of a query have another count.
 
     A batch of at most `driverRows` rows is trained in the driver's process, as a fit by one worker trains. A larger one
     is trained by a fit on `numWorkers` ranks that begins with the model. The ranks wait for the next large batch on
@@ -68,15 +68,15 @@ class StreamTrainer:
     `ReplayBuffer`, `Adwin`.
 
     Args:
-        estimator: The estimator; or a fitted, compiled KerasModel, whose training goes on.
+        estimator: The estimator; or a fitted, compiled KerasModel, whose training continues.
         stateDir: The directory or URL of the trainer's state, which must outlive the driver; a URL is opened with the
-            estimator's storageOptions. One query at a time may use it.
-        buffer: The settings of the replay buffer; None to train on the rows of each batch alone.
+            estimator's storageOptions. Only one query at a time may use it.
+        buffer: The settings of the replay buffer; None to train only on the rows of each batch.
         drift: The drift detector; None for none. When it finds a change, the buffer is emptied.
         champion: The settings of the champion in the model registry; None for none.
         driverRows: The largest batch that is trained in the driver's process.
         rankIdleTimeout: The seconds for which ranks wait for the next large batch with their graphs, in memory but
-            without a slot of Spark; they end with the query, too. 0 ends them with their batch.
+            without a Spark slot; they also end with the query. 0 ends them with their batch.
 
     Raises:
         OptionError: A value can't be used, or the estimator has an option that streams don't have.

@@ -150,7 +150,7 @@ def save_model(
     if there.exists() and (not there.is_dir() or any(there.iterdir())):
         raise SavedModelError(
             explain(
-                f"{path} exists already.",
+                f"{path} already exists.",
                 expected="a new directory",
                 received=path,
                 fix="Choose another path, or remove it.",

@@ -139,7 +139,7 @@ def import_code(root: Path) -> list[str]:
         except Exception as error:
             raise SavedModelError(
                 explain(
-                    f"The code that the model brings along can't be imported: {name}.",
+                    f"The model's code can't be imported: {name}.",
                     expected="a module that can be imported here",
                     received=f"{type(error).__name__}: {error}",
                     fix="Install what it needs.",
@@ -162,10 +162,10 @@ def _module(name: str, code: Path) -> ModuleType:
         if Path(known.__file__ or "").read_bytes() != file.read_bytes():
             raise SavedModelError(
                 explain(
-                    f"The model brings along another module {name!r} than the one that is imported here.",
+                    f"The model's code has another module {name!r} than the one that is imported here.",
                     expected=f"the same as {known.__file__}",
                     received=f"another file of this name in {code}",
-                    fix="Load it in a process of its own, or give modules that change other names.",
+                    fix="Load it in a separate process, or rename the modules of one of the models.",
                 )
             )
         return known

@@ -208,7 +208,7 @@ class MlflowTracker:
                     self.finish(error)
             raise TrackingError(
                 explain(
-                    f"The fit's run can't be opened at {redact(mlflow.get_tracking_uri())}.",
+                    f"The MLflow run of the fit can't be opened at {redact(mlflow.get_tracking_uri())}.",
                     expected="a server or store that answers",
                     received=f"{type(error).__name__}: {error}",
                     fix="Check the server and the credentials (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or "
@@ -360,7 +360,7 @@ class MlflowTracker:
             end_run(self._client, self.run_id, status)
 
     def is_transient(self, error: Exception) -> bool:
-        """Tell whether the error means an unreachable or failing server, so that a retry makes sense."""
+        """Return whether the error means an unreachable or failing server, so that a retry makes sense."""
         return is_transient(error)
 
     @property

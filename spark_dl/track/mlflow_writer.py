@@ -166,7 +166,7 @@ class RunWriter:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tell whether an error may be due to the entry, and not to the store's availability or the credentials."""
+    """Return whether an error may be due to the entry, and not to the store's availability or the credentials."""
     if not isinstance(error, MlflowException):
         return not is_transient(error)
     # A local database reports a value that it can't store as status 500. A server's 500 counts as transient.
@@ -175,7 +175,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def is_transient(error: Exception) -> bool:
-    """Tell whether an error means an unreachable or failing server, and neither a refusal nor a local file's error."""
+    """Return whether an error means an unreachable or failing server, not a refusal or a local file's error."""
     if isinstance(error, MlflowException):
         return _may_pass(error.get_http_status_code())
     if isinstance(error, requests.HTTPError) and error.response is not None:

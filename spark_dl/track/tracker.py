@@ -142,7 +142,7 @@ class Tracker(Protocol):
         """
 
     def is_transient(self, error: Exception) -> bool:
-        """Tell whether an error of writing may pass soon, so that a retry makes sense."""
+        """Return whether an error of writing may pass soon, so that a retry makes sense."""
 
     @property
     def notes(self) -> list[str]:

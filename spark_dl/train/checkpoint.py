@@ -173,7 +173,7 @@ def latest(store: Store, whole_epochs: bool = False) -> tuple[Checkpoint, bytes]
             if digests == (checkpoint.sha256, checkpoint.callbacks_sha256, checkpoint.optimizers_sha256):
                 return checkpoint, model
             problem = "its content isn't what was written"
-        warn(f"The checkpoint {store.url}/{checkpoint.model_file} can't be used: {problem}. An earlier one serves.")
+        warn(f"The checkpoint {store.url}/{checkpoint.model_file} can't be used: {problem}. An earlier one is used.")
     return None
 
 

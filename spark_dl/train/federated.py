@@ -1,4 +1,4 @@
-"""Federated rounds: each rank takes local steps on its own silo, then all become their mean, weighted by rows.
+"""Federated rounds: each rank takes local steps on its silo, then the models are averaged, weighted by rows.
 
 Sources: McMahan et al.: Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017
 (FedAvg); Li et al.: Federated Optimization in Heterogeneous Networks, MLSys 2020 (FedProx).
@@ -46,8 +46,8 @@ def federated_callbacks(
 class AverageRanks(keras.callbacks.Callback):
     """Callback that replaces all ranks' models by their mean at the end of each round, before validation.
 
-    Weights, moving statistics and the state of optimizers, such as momentum, become their mean, weighted by rows. Of
-    integer states of optimizers, such as the number of steps, the largest counts.
+    Weights, moving statistics and the state of optimizers, such as momentum, are averaged, weighted by rows. Integer
+    states of optimizers, such as the number of iterations, become the largest one.
 
     It runs before the callback that joins metrics, and records the metrics of this rank's silo.
 

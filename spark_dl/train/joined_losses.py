@@ -1,4 +1,4 @@
-"""Losses that aren't means over rows, such as masked ones, scaled so that ranks compute the joined batch's.
+"""Losses that aren't means over rows, such as masked ones, scaled so that ranks compute the global batch's.
 
 Keras divides a masked loss by the number of valid positions of its batch. Gradients and reported losses are joined as
 means weighted by rows, so each rank multiplies its loss by its share of all valid positions, divided by its share of
@@ -25,7 +25,7 @@ _LEAST = 1e-12
 
 
 class JoinedLosses:
-    """The compiled losses of a model, scaled to those of the ranks' joined batch; other losses stay as they are.
+    """The compiled losses of a model, scaled to those of the ranks' global batch; other losses stay as they are.
 
     Args:
         model: The compiled Keras model, whose losses are wrapped.

@@ -1,8 +1,8 @@
 """The model that a rank's process keeps for its next training, with the graphs of its steps.
 
-A process of a pool (`launch/pool.py`) trains once for each launch. If the next training differs from the last one in
-its rows and in the values of variables alone, it takes these values into the model that is there: the same weights
-result as from a new model, whose graphs would have to be traced first.
+A process of a pool (`launch/pool.py`) trains once per launch. If the next training differs from the last one only in
+its rows and in the values of variables, it assigns these values to the kept model: the weights are the same as with a
+new model, whose graphs would have to be traced first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from spark_dl.world import World
 __all__ = ["Keeping"]
 
 _KEPT = "spark_dl.train"
-# Operations that go on with a state of their own: they draw random numbers, or call Python.
+# Operations with their own state: they draw random numbers, or call Python.
 _STATEFUL = {
     *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "ParameterizedTruncatedNormal"),
     *("RandomShuffle", "RandomGamma", "RandomPoisson", "RandomPoissonV2", "Multinomial"),

@@ -1,6 +1,6 @@
 """Reduction of gradients over ranks: the optimizer's `apply` is wrapped so that it averages gradients first.
 
-N ranks take the step that one process would take on their joined batches: each rank's gradient, a mean over its own
+N ranks take the step that one process would take on their global batches: each rank's gradient, a mean over its own
 rows, is weighted by its number of rows. Clipping, loss scaling and the update come afterwards, in the user's optimizer,
 which is saved unwrapped.
 """

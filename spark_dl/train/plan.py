@@ -28,7 +28,7 @@ class PrivateSteps:
         clip: The norm to which the gradient of each row is clipped.
         noise: The standard deviation of the noise, divided by `clip`.
         batch: The expected number of rows in a step, by which the noisy sum of gradients is divided.
-        chance: The probability with which a step takes a row.
+        chance: The probability with which a step samples a row.
         steps: The number of steps in an epoch.
         seed: The secret seed of the noise and of the samples.
         epsilons: The epsilon after each epoch.
@@ -86,7 +86,7 @@ class TrainPlan:
         callback_state: The name of the file in the workspace with the callbacks' state at that checkpoint; empty for
             none.
         attempt: The number of this attempt, from 1.
-        asks_driver: Whether ranks ask the driver after each epoch if training goes on.
+        asks_driver: Whether ranks ask the driver after each epoch whether to continue.
         state_rules: The join rules of the states of the user's layers, by their index in `non_trainable_variables`.
         privacy: The settings of private steps; None for plain ones.
         federated: The settings of federated training; None for gradients that are joined in each step.

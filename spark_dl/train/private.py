@@ -1,10 +1,10 @@
 """Differentially private training steps (DP-SGD): rows sampled one by one, gradients clipped by row, noise added once.
 
-Source: Abadi et al.: Deep Learning with Differential Privacy, CCS 2016. A step takes each training row with the same
+Source: Abadi et al.: Deep Learning with Differential Privacy, CCS 2016. A step samples each training row with the same
 probability, independently of the others (Poisson sampling), so that batches vary in size. The gradient of each row is
-scaled to a norm of at most `clip`; the sum over the rows of all ranks gets normal noise and is divided by the expected
-number of rows. All ranks draw the same noise from the same seed, so that it is added once, and weights stay equal. The
-sums are of integers, so that they are the same bits for any number of ranks.
+clipped to a norm of at most `clip`; Gaussian noise is added to the sum over the rows of all ranks, which is divided by
+the expected number of rows. All ranks draw the same noise from the same seed, so that it is added once, and weights
+stay equal. The sums are of integers, so that they are bit-identical for any number of ranks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PoissonFeed(Feed):
     """Feed whose training batches are Poisson samples of the rows; a rank holds its rows in memory.
 
     Attributes:
-        chance: The probability with which a step takes a row.
+        chance: The probability with which a step samples a row.
     """
 
     chance: float = 0.0
@@ -117,7 +117,7 @@ def private_steps(model: keras.Model, privacy: PrivateSteps, reducer: GradientRe
     def step(data: Any) -> Any:
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         variables = model.trainable_variables
-        # A rank without rows takes the step on a made-up one, which doesn't count.
+        # A rank without rows takes the step on a synthetic one, which doesn't count.
         sums, losses = _clipped_sums(model, data, reducer.rows, privacy.clip)
         flat = reducer.sum_exactly(tf.concat([tf.reshape(one, [-1]) for one in sums], axis=0), "spark_dl.private")
         parts = tf.split(flat, [tf.size(one) for one in sums])

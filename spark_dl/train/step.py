@@ -63,7 +63,7 @@ def prepare_steps(
         reducer: The reducer that gets the number of rows of each step.
         clock: The clock of this rank's steps.
         may_be_empty: Whether this rank has empty batches; the model's state must then be built.
-        losses: The model's losses, scaled to those of the joined batch; None where that isn't needed.
+        losses: The model's losses, scaled to those of the global batch; None where that isn't needed.
     """
     train_step, test_step = model.train_step, model.test_step
 

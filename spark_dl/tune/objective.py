@@ -132,7 +132,7 @@ def _mode(estimator: KerasEstimator, metric: str, dataset: DataFrame, space: Spa
         raise OptionError(
             explain(
                 f"It is unknown whether {metric!r} is better when lower or higher.",
-                expected="a metric of the model that says so",
+                expected="a metric of the model with a known direction",
                 received=metric,
                 fix=f"Set monitor={metric!r} and monitorMode='min' or 'max' on the estimator; or check the name: "
                 "metrics of validation rows begin with val_.",

@@ -73,13 +73,13 @@ class OptunaSearchModel(Model, MLWritable):
 class OptunaSearch(Estimator[OptunaSearchModel]):
     """Estimator that searches the options of an estimator with Optuna, and returns the best model.
 
-    The rows are converted once for all trials that need the same conversion. As many trials run at once as the
+    The rows are converted once for all trials that need the same conversion. As many trials run in parallel as the
     cluster has slots for. A trial whose metric is worse than that of others is pruned after an epoch. With MLflow, the
-    search is a run, and each trial a nested run. The study is stored, so that a search whose driver was killed goes on
+    search is a run, and each trial a nested run. The study is stored, so that a search whose driver was killed resumes
     when it is called again with the same study.
 
-    The best model is that of the trial itself. Where it is lost, since an earlier driver has trained it, that trial is
-    trained once more; the same seed and number of workers give the same weights.
+    The best model is that of the trial itself. If an earlier driver has trained it, the trial is trained again; the
+    same seed and number of workers give the same weights.
 
     Source: Akiba et al.: Optuna, KDD 2019.
 
@@ -94,7 +94,7 @@ class OptunaSearch(Estimator[OptunaSearchModel]):
         timeout: The seconds after which no further trial starts; None for no limit.
         study: The name of a study in sqlite:///spark_dl_studies.db; None for a new one there; or an `optuna.Study` with
             its own storage, sampler and pruner. One driver at a time may use it.
-        parallelism: The largest number of trials at once; None for as many as the slots allow.
+        parallelism: The largest number of parallel trials; None for as many as the slots allow.
 
     Raises:
         OptionError: A value can't be used, or the estimator has no such option.

@@ -98,7 +98,7 @@ class Space:
             trial: The trial, which gets its params here.
 
         Raises:
-            OptionError: The function returns something else than values of the estimator's options.
+            OptionError: The function doesn't return a dict of values of the estimator's options.
         """
         if self._function is not None:
             found = self._function(trial)

@@ -1,4 +1,4 @@
-"""The Optuna study of a search: opened by name, so that a search whose driver was killed goes on."""
+"""The Optuna study of a search: opened by name, so that a search whose driver was killed resumes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NOT_FINITE = "spark_dl.not_finite"
 def open_study(study: optuna.Study | str | None, direction: str, search: Mapping[str, str], seed: int) -> optuna.Study:
     """Open the study of a search.
 
-    Trials that a killed driver has left running are marked as failed, and their params are tried again.
+    Trials that were running in a killed driver are marked as failed, and their params are tried again.
 
     Args:
         study: A study, the name of one in DEFAULT_STORAGE, or None for a new one there.
         direction: "minimize" or "maximize".
-        search: What the search varies and measures. A study that has trials of another search is refused.
+        search: What the search varies and measures. A study with trials of another search is rejected.
         seed: The seed of the sampler of a new study.
 
     Raises:
@@ -41,7 +41,7 @@ def open_study(study: optuna.Study | str | None, direction: str, search: Mapping
             load_if_exists=study is not None,
             direction=direction,  # type: ignore[arg-type]
         )
-        # Each call draws points of its own; those of running trials count as bad ones, so that others are tried.
+        # Each call draws other points; those of running trials count as bad ones, so that others are tried.
         study.sampler = optuna.samplers.TPESampler(
             seed=seed + len(study.get_trials(deepcopy=False)), constant_liar=True
         )
@@ -73,7 +73,7 @@ def check_rows(study: optuna.Study, conversion: str, rows: str) -> None:
                 f"The study {study.study_name!r} has values of other rows.",
                 expected="the rows of its first search: values of other rows can't be compared",
                 received="a DataFrame of other rows or values",
-                fix="Give the search a study of its own: another name. Write a DataFrame whose values differ each time "
+                fix="Give the search another study name. Write a DataFrame whose values differ each time "
                 "that Spark computes them to Parquet first.",
             )
         )
@@ -124,7 +124,7 @@ def _check(study: optuna.Study, direction: str, search: Mapping[str, str]) -> No
                 f"The study {study.study_name!r} belongs to another search.",
                 expected="; ".join(f"{name} {search[name]}" for name in other),
                 received="; ".join(f"{name} {known[name]}" for name in other) if known else "trials of another program",
-                fix="Give the search a study of its own: another name.",
+                fix="Give the search another study name.",
             )
         )
     if [one.name.lower() for one in study.directions] != [direction]:

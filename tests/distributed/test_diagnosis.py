@@ -26,7 +26,7 @@ def test_each_executor_has_its_own_lines(report: spark_dl.diagnosis.Report) -> N
     for executor in executors:
         found = {finding.what: finding.found for finding in report.findings if finding.where == executor}
         assert found["other executors"] == "1 of 1 reached"
-        assert found["way to the driver"] == "open"
+        assert found["connection to the driver"] == "open"
         assert "Gloo yes" in found["Horovod"]
         assert found["cache directory"].endswith("GB free")
 

@@ -1,4 +1,4 @@
-"""More ranks change the speed and nothing else: two ranks against one plain Keras process with the joined batch."""
+"""More ranks change the speed and nothing else: two ranks against one plain Keras process with the global batch."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_float16_trains_as_float32_where_gradients_are_beyond_what_it_holds(data
         estimator = KerasRegressor(
             model=model, optimizer=keras.optimizers.SGD(1e-3), loss="mse", compression=compression, **OPTIONS
         )
-        # What isn't that of the joined batch is said at the fit.
+        # What isn't that of the global batch is said at the fit.
         with pytest.warns(RuntimeWarning, match=r"The metric 'rooted' .* depends on which rows share a batch"):
             return estimator.setMetrics([rooted]).fit(frame).keras().get_weights()
 

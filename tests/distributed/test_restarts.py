@@ -190,8 +190,8 @@ class TestALaterFit:
         fitted = estimator(checkpointDir=str(directory)).fit(data)
         said = capsys.readouterr().err
         (fit,) = directory.iterdir()
-        assert f"Going on with the unfinished fit in file://{fit}." in said
-        assert "Going on from the end of epoch 2." in said
+        assert f"Resuming the unfinished fit in file://{fit}." in said
+        assert "Resuming from the end of epoch 2." in said
         assert len(fitted.summary.history["loss"]) == EPOCHS
         same(weights(fitted), undisturbed)
         assert json.loads((fit / "fit.json").read_text())["finished"]
@@ -203,7 +203,7 @@ class TestALaterFit:
         (left,) = directory.iterdir()
         before = {path.name: path.read_bytes() for path in left.iterdir()}
         estimator(checkpointDir=str(directory), optimizer="sgd", epochs=1).fit(data)
-        assert re.search(r"had another model\b[^:]*: it is left as it is", capsys.readouterr().err)
+        assert re.search(r"had another model\b[^:]*: it is left unchanged", capsys.readouterr().err)
         assert {path.name: path.read_bytes() for path in left.iterdir()} == before
         assert len(list(directory.iterdir())) == 2
 
@@ -214,7 +214,7 @@ class TestALaterFit:
         fitted = estimator(checkpointDir=str(directory), numWorkers=1).fit(data)
         said = capsys.readouterr().err
         assert "2 workers reached step 2 of epoch 3: with 1, that epoch restarts." in said
-        assert "Going on from the end of epoch 2." in said
+        assert "Resuming from the end of epoch 2." in said
         assert len(fitted.summary.history["loss"]) == EPOCHS
 
     def test_passes_over_a_damaged_checkpoint(self, data: DataFrame, tmp_path: Path) -> None:
@@ -296,8 +296,8 @@ def test_a_killed_driver_leaves_a_fit_that_the_next_one_ends(
     options: dict[str, Any] = {"optimizer": "adam", "epochs": 3, "checkpointDir": checkpoints, "cacheDir": cache}
     fitted = estimator(**options).fit(data)
     said = capsys.readouterr().err
-    assert "Going on with the unfinished fit in" in said, said[-3000:]
-    assert "Going on from the end of epoch 1." in said
+    assert "Resuming the unfinished fit in" in said, said[-3000:]
+    assert "Resuming from the end of epoch 1." in said
     assert len(fitted.summary.history["loss"]) == 3
     # What the first one had converted is still there: it could not clean up.
     assert len(clean(cache)) == 1

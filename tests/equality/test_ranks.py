@@ -1,8 +1,8 @@
 """One to four Horovod ranks against one plain Keras process: the same weights, for every case of a table.
 
-All cases of a number of ranks run in one launch. The reference trains on the joined batches; for Adam it sums the
+All cases of a number of ranks run in one launch. The reference trains on the global batches; for Adam it sums the
 same partial gradients in the same order, because Adam divides gradients near zero by roots near zero and so makes
-rounding visible: the difference to a process with the joined batch is that of any two ways to add.
+rounding visible: the difference to a process with the global batch is that of any two ways to add.
 
 `scripts/bench/equality.py` prints the table of docs/reliability.md, by these cases and functions.
 """
@@ -171,7 +171,7 @@ def parts(case: Case, size: int) -> Iterator[list[np.ndarray]]:
 
 
 def joined_batches(case: Case, size: int) -> keras.Model:
-    """A plain Keras process on the joined batches."""
+    """A plain Keras process on the global batches."""
     model, (features, labels, weights) = network(case), arrays(case)
     for _ in range(EPOCHS):
         steps = [np.concatenate(step) for step in parts(case, size)]

@@ -42,7 +42,7 @@ def run(directory: Path, workers: int, cores: int, faults: list[str]) -> dict[st
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Faults on three hosts with a slot each, of which two train."""
     found = run(tmp_path_factory.mktemp("hosts"), 3, 1, ALL)
-    print("\nfault | noticed after | trained again after")
+    print("\nfault | detected after | training resumed after")
     for fault in [*RESUMED, "no spare"]:
         print(f"{fault} | {found['faults'][fault].get('noticed')} s | {found['faults'][fault].get('trained')} s")
     return found

@@ -60,12 +60,12 @@ def test_another_fit_leaves_an_unfinished_one_alone_and_the_same_one_goes_on(
         capsys.readouterr()
         fitted = regressor(tmp_path, **options).fit(data)
         said = capsys.readouterr().err
-        assert f"The unfinished fit in file://{left} {told}: it is left as it is." in said, said
+        assert f"The unfinished fit in file://{left} {told}: it is left unchanged." in said, said
         assert len(fitted.summary.history["loss"]) == options["epochs"]
         assert {path.name: path.read_bytes() for path in left.iterdir()} == before
     # Fewer epochs may be asked for while they aren't over; and it is the rows that count, not the name of a column.
     renamed = data.withColumnRenamed("fold0", "held")
     fitted = regressor(tmp_path, validationCol="held", epochs=4).fit(renamed)
-    assert f"Going on with the unfinished fit in file://{left}." in capsys.readouterr().err
+    assert f"Resuming the unfinished fit in file://{left}." in capsys.readouterr().err
     assert len(fitted.summary.history["loss"]) == 4
     assert json.loads((left / "fit.json").read_text())["finished"]

@@ -136,7 +136,7 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         same,
         {"loss": "mse", "cls": KerasEstimator},
         DataError,
-        ["'label' doesn't fit", "(batch, 3)", "one number a row"],
+        ["'label' doesn't fit", "(batch, 3)", "one number per row"],
     ),
     "two columns of one name": (
         lambda f: f.select("features", "label", F.col("id").alias("Label")),
@@ -226,7 +226,7 @@ BAD: dict[str, tuple[Change, dict[str, Any], type[SparkDLError], list[str]]] = {
         ModelError,
         ["reduction 'sum'", "numWorkers=2"],
     ),
-    "checkpoints between gradients that are added up": (
+    "checkpoints while gradients are accumulated": (
         same,
         {"gradientAccumulation": 4, "checkpointSteps": 6},
         OptionError,
@@ -353,12 +353,12 @@ def test_rows_that_cant_be_scored_name_their_column(what: str, fitted: Any, data
 
 
 def test_an_output_column_that_is_there_already(fitted: Any, data: DataFrame) -> None:
-    with pytest.raises(DataError, match="a column 'prediction' already"):
+    with pytest.raises(DataError, match="already has a column 'prediction'"):
         fitted.transform(data.withColumn("prediction", F.lit(1)))
 
 
 def test_an_output_column_that_differs_in_case_only(fitted: Any, data: DataFrame) -> None:
-    with pytest.raises(DataError, match="a column 'prediction' already"):
+    with pytest.raises(DataError, match="already has a column 'prediction'"):
         fitted.transform(data.withColumn("Prediction", F.lit(1)))
 
 

@@ -97,7 +97,7 @@ def test_each_option_refuses_what_it_can_not_take(cls: type) -> None:
 BAD_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     "no such feature column": ({"featuresCol": "feature"}, "no column 'feature', which featuresCol names.*'features'"),
     "a feature that is text": ({"featuresCol": "note"}, "'note', which featuresCol names.*note: string"),
-    "features of another width": ({"inputCols": ["f0", "f1"]}, "4 numbers a row.*2 numbers a row from f0, f1"),
+    "features of another width": ({"inputCols": ["f0", "f1"]}, "4 numbers per row.*2 numbers per row from f0, f1"),
     "an empty format": ({"binaryFormat": "raw", "featuresCol": "note"}, "'note', which featuresCol names"),
 }
 
@@ -118,7 +118,7 @@ def test_columns_that_can_not_be_fed_are_refused_alike_by_fit_and_transform(
 @pytest.mark.parametrize("cls", ESTIMATORS)
 def test_an_output_column_that_is_there_is_refused(cls: type, data: DataFrame, fitted_of: dict[type, Any]) -> None:
     fitted = fitted_of[cls]
-    with pytest.raises(DataError, match=r"has a column 'note' already.*Drop the column, or set another name"):
+    with pytest.raises(DataError, match=r"already has a column 'note'.*Drop the column, or set another name"):
         fitted.copy({fitted.predictionCol: "note"}).transform(data)
 
 

@@ -17,7 +17,7 @@ from spark_dl.io.workspace import Workspace
 
 TESTS = Path(__file__).parent.parent
 # What is looked at on each executor.
-EXECUTORS = {"packages", "way to the driver", "other executors", "Horovod", "GPUs", "cache directory"}
+EXECUTORS = {"packages", "connection to the driver", "other executors", "Horovod", "GPUs", "cache directory"}
 
 
 @pytest.fixture(scope="module")

@@ -229,7 +229,7 @@ def test_a_server_answers_as_transform_does(server: str, fitted: KerasClassifier
     ("payload", "expected_words"),
     [
         ({"dataframe_records": [{"feature": [1, 2, 3, 4]}]}, "features"),
-        ({"dataframe_records": [{"features": [1.5, 2.5, 3.5]}]}, "4 numbers a row"),
+        ({"dataframe_records": [{"features": [1.5, 2.5, 3.5]}]}, "4 numbers per row"),
         ({"dataframe_records": [{"features": "text"}]}, "features"),
         ({"rows": []}, "dataframe_records"),
     ],
@@ -258,7 +258,7 @@ def test_an_embedding_is_served_where_the_model_gives_one(data: DataFrame, tmp_p
 def test_what_can_not_be_loaded_is_one_clear_error(saved: Path, store: str, tmp_path: Path) -> None:
     with pytest.raises(SavedModelError, match=r"no model at 'models:/nobody@champion'"):
         spark_dl.mlflow.load_model("models:/nobody@champion")
-    with pytest.raises(SavedModelError, match=r"exists already"):
+    with pytest.raises(SavedModelError, match=r"already exists"):
         spark_dl.mlflow.save_model(spark_dl.mlflow.load_model(str(saved)), str(saved))
     mlflow.keras.save_model(models.regressor(), f"{tmp_path}/other")
     with pytest.raises(SavedModelError, match=r"isn't one of spark_dl.*keras"):
@@ -434,7 +434,7 @@ def test_a_registry_that_is_away_leaves_the_model_that_is_there(
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri("http://127.0.0.1:9")
     try:
-        with pytest.warns(RuntimeWarning, match="Going on with models:/kept/1"):
+        with pytest.warns(RuntimeWarning, match="Continuing with models:/kept/1"):
             model = current()
     finally:
         mlflow.set_tracking_uri(before)

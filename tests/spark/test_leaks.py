@@ -102,7 +102,7 @@ def test_nothing_that_fits_write_print_raise_or_save_has_a_credential(
 
     output = capfd.readouterr()
     shown = output.out + output.err + caplog.text + "".join(str(one.message) for one in warned)
-    assert "Going on with the unfinished fit" in shown
+    assert "Resuming the unfinished fit" in shown
     assert "checkpoints?token=***" in shown
     assert "is not tracked" in shown
     raised = "".join(raised_text(one.value) for one in (rank_failed, no_checkpoints, no_cache, no_server))
@@ -168,7 +168,7 @@ def test_storage_options_open_a_bucket_and_are_nowhere_afterwards(
 
     output = capfd.readouterr()
     shown = [going_on.explainParams(), going_on._repr_html_(), fitted._repr_html_(), repr(vars(going_on)), caplog.text]
-    assert "Going on with the unfinished fit" in output.out + output.err
+    assert "Resuming the unfinished fit" in output.out + output.err
     assert "storageOptions" in shown[0]
     told = "".join([output.out, output.err, *shown, *(raised_text(one.value) for one in (failed, refused))])
     assert len(held) > 5

@@ -128,7 +128,7 @@ def test_frames_of_videos_are_rows_with_an_image(spark: SparkSession) -> None:
     for content, message in (("video", "no column 'video'"), ("path", "isn't binary")):
         with pytest.raises(DataError, match=message):
             read_frames(frame, contentCol=content)
-    with pytest.raises(DataError, match="a column 'image' already"):
+    with pytest.raises(DataError, match="already has a column 'image'"):
         read_frames(frame.toDF("path", "content", "image"))
 
 

@@ -43,5 +43,5 @@ def test_what_it_raises_ends_the_fit(data: DataFrame) -> None:
     with pytest.raises(KeyError) as raised:
         classifier.fit(data, {classifier.onEpoch: fails})
     assert raised.value.__notes__ == ["onEpoch failed after epoch 1."]
-    with pytest.raises(OptionError, match=r"something else than an answer after epoch 1(.|\n)*0.5 .float."):
+    with pytest.raises(OptionError, match=r"onEpoch returned an invalid value after epoch 1(.|\n)*0.5 .float."):
         classifier.fit(data, {classifier.onEpoch: lambda epoch, metrics: 0.5})

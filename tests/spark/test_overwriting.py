@@ -61,7 +61,7 @@ def test_an_existing_path_is_refused_with_the_way_to_replace_it(saved: Path) -> 
     (saved.parent / "hidden").mkdir()
     (saved.parent / "hidden" / ".git").write_text("mine")
     for path in (str(saved), f"file:{saved}/", f"{saved.parent}/file", f"{saved.parent}/hidden"):
-        with pytest.raises(SavedModelError, match=r"exists already.*\.write\(\)\.overwrite\(\)\.save"):
+        with pytest.raises(SavedModelError, match=r"already exists.*\.write\(\)\.overwrite\(\)\.save"):
             estimator().save(path)
     assert epochs(saved) == 3
     (saved.parent / "empty").mkdir()
@@ -89,7 +89,7 @@ def test_a_file_system_that_only_spark_opens_holds_the_new_one_beside_until_it_i
     spark.conf.set("fs.viewfs.mounttable.overwriting.link./models", f"file:{tmp_path}/mounted")
     path = "viewfs://overwriting/models/m1"
     estimator(epochs=2).save(path)
-    with pytest.raises(SavedModelError, match="exists already"):
+    with pytest.raises(SavedModelError, match="already exists"):
         estimator().save(path)
     with pytest.raises(SavedModelError, match="can't be written"):
         with_value(object(), default=True).write().overwrite().save(path)

@@ -133,7 +133,7 @@ def test_rows_that_are_too_long_are_one_line_by_column(both: Any, data: DataFram
     assert "column 'ids': 6 rows of lengths 6 to 7, most often 6 (in 3), the model's input has 5" in str(refused.value)
     assert "column 'steps': 6 rows of length 3, the model's input has 2" in str(refused.value)
     strict = both[0].copy().setTruncate("error")
-    with pytest.raises(Exception, match=r"'ids' can't be scored.*at most 5 numbers a row.*setTruncate"):
+    with pytest.raises(Exception, match=r"'ids' can't be scored.*at most 5 numbers per row.*setTruncate"):
         strict.transform(data).collect()
 
 

@@ -241,7 +241,7 @@ def test_a_fit_that_completes_another_goes_on_with_its_run(data: DataFrame, stor
     assert (run.info.run_id, run.info.status) == (failed.info.run_id, "FINISHED")
     losses = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert [loss.step for loss in losses] == [0, 1, 2]
-    assert "Going on from the end of epoch 1" in text(run, "events.txt")
+    assert "Resuming from the end of epoch 1" in text(run, "events.txt")
     # A finished run stays as it is: the next fit has its own.
     estimator.fit(data)
     assert len(runs(run_name="resumed")) == 2
@@ -346,7 +346,7 @@ def test_a_fit_is_not_repeated_on_other_rows(data: DataFrame, store: str, tmp_pa
     ("options", "error", "told"),
     [
         ({"callbacks": [keras.callbacks.TerminateOnNaN()]}, SavedModelError, "callbacks=TerminateOnNaN"),
-        ({}, DataError, "doesn't say where its rows are"),
+        ({}, DataError, "has no path of its rows"),
     ],
 )
 def test_what_can_not_be_repeated_says_why(

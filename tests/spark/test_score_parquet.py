@@ -128,7 +128,7 @@ def test_what_is_wrong_with_the_columns_is_told_before_any_job(fitted, data: Dat
     with pytest.raises(DataError, match="features"):
         fitted.scoreParquet(f"{tmp_path}/ids", f"{tmp_path}/out")
     data.withColumn("prediction", F.lit(1.0)).write.parquet(f"{tmp_path}/scored")
-    with pytest.raises(DataError, match="column 'prediction' already"):
+    with pytest.raises(DataError, match="already has a column 'prediction'"):
         fitted.scoreParquet(f"{tmp_path}/scored", f"{tmp_path}/out")
     assert not (tmp_path / "out").exists()
 

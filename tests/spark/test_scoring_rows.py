@@ -104,7 +104,7 @@ def test_a_number_and_a_wide_vector_are_nan(data: DataFrame) -> None:
 BAD: dict[str, tuple[str, str]] = {
     "too large": ("array(1e300D, 1D)", r"column 'features'.*finite numbers.*1e\+300; 1 rows beyond it"),
     "no Vector": ("cast(null AS array<double>)", r"column 'features'.*no nulls.*1 null or NaN"),
-    "a long Vector": ("array(1D, 2D, 3D)", r"column 'features'.*2 numbers a row.*a row of 3 in 1 row"),
+    "a long Vector": ("array(1D, 2D, 3D)", r"column 'features'.*2 numbers per row.*a row of 3 in 1 row"),
 }
 
 

@@ -145,7 +145,7 @@ def joined_batches(plan: TrainPlan, validation: bool = False, size: int = 2) -> 
 
 
 def plain_keras(plan: TrainPlan, logs: str) -> tuple[list[list[dict[str, float]]], list[dict[str, float]]]:
-    """The logs of each step of one process on the joined batches, by epoch; and those of the last of validation."""
+    """The logs of each step of one process on the global batches, by epoch; and those of the last of validation."""
     model = Own(logs)
     model.build((None, WIDTH))
     model.compile(keras.optimizers.SGD(0.05))

@@ -362,7 +362,7 @@ def test_a_checkpoint_that_cant_be_written_is_told_and_costs_nothing_else(tmp_pa
     saving.on_epoch_end(0, {"loss": 1.0})
     (report,) = told
     assert isinstance(report, WarningReport)
-    assert "No checkpoint at the end of epoch 1, the one before it serves." in report.text
+    assert "No checkpoint at the end of epoch 1, the previous one is used." in report.text
     assert saving.best() is None
 
 

@@ -528,7 +528,7 @@ def loss_with_variables() -> keras.Model:
         (lambda: a_model(Wide(2, factor=2.0, name="wide")), "Wide 'wide' can't be copied.*leaves factor out"),
         (lambda: a_model(Holding(Called(abs), name="held")), "Holding 'held' can't be copied.*get_config"),
         (loss_over_weights, "lambda.*: It holds a part of the given model.*copies of them"),
-        (loss_with_variables, "can't be carried with variables.*the tf.function 'varying'"),
+        (loss_with_variables, "that has created variables can't be sent.*the tf.function 'varying'"),
         (loss_with_a_lock, "guarded.*its variable 'lock', of type lock"),
         (lambda: a_model(keras.layers.Lambda(lambda x: x, mask=lambda x, m: m, name="m")), "Lambda 'm'.*mask"),
         (lambda: a_model(loss=set_to(keras.losses.Tversky(), alpha=0.1)), "alpha=0.1 in its config, 0.5 in its comp"),

@@ -1,4 +1,4 @@
-"""Losses that aren't means over rows: ranks compute those of the joined batch, in training and in validation."""
+"""Losses that aren't means over rows: ranks compute those of the global batch, in training and in validation."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def joined(case: Case, places: np.ndarray, size: int, steps: int = 1) -> list[tu
 def in_one_process(
     case: Case, training: Sequence[Any], validation: Sequence[Any]
 ) -> tuple[list[np.ndarray], dict[str, list[float]]]:
-    """The weights and the history of plain Keras on the joined batches; without graphs, which would take longer."""
+    """The weights and the history of plain Keras on the global batches; without graphs, which would take longer."""
     model = network(case)
     model.run_eagerly = True
     history: dict[str, list[float]] = {}

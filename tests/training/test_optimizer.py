@@ -1,4 +1,4 @@
-"""The distributed optimizer: ranks' gradients become the gradient of the joined batch."""
+"""The distributed optimizer: ranks' gradients become the gradient of the global batch."""
 
 from __future__ import annotations
 

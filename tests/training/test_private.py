@@ -79,7 +79,7 @@ def test_the_noise_has_its_size_and_is_new_in_each_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 1e-9])
 def test_ranks_take_the_steps_of_one_to_the_last_bit(tmp_path: Path, rate: float) -> None:
-    """The joined batches, the sums and the noise of two ranks are those of one.
+    """The global batches, the sums and the noise of two ranks are those of one.
 
     With dropout, here of next to nothing, gradients are computed row by row.
     """

@@ -237,7 +237,7 @@ def layers_to_cut(kind: str) -> keras.Model:
         ("called twice", r"can't be a column.*calls once.*\(None, 2\), \(None, 2\)"),
         ("of several outputs", r"can't be a column.*\(None, 2\), \(None, 3\)"),
         ("nested deeper", r"no layer 'named'.*It is within the layer 'outer'"),
-        ("of a call of its own", r"can't be cut out of the model 'own'.*a class with a call of its own"),
+        ("of a call of its own", r"can't be cut out of the model 'own'.*a class with a custom call"),
     ],
 )
 def test_layers_without_one_output_are_refused_in_one_line(kind: str, message: str) -> None:

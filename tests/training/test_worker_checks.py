@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[Callable[[], keras.Model], dict[str, Any], str]] = {
     "a masked loss that reduces itself": (
         lambda: sequences(keras.layers.Dense(4, "softmax"), loss=ReducesItself()),
         IDS,
-        "masked output 'dense.*has a __call__ of its own",
+        "masked output 'dense.*has a custom __call__",
     ),
     "a masked output of an own step": (lambda: masked_step(), IDS, "masked output .*the model's own train_step"),
     "a masked output compiled by XLA": (
@@ -129,7 +129,7 @@ REFUSED: dict[str, tuple[Callable[[], keras.Model], dict[str, Any], str]] = {
 def test_losses_that_are_no_means_over_rows_are_refused(what: str, several: dict[str, int]) -> None:
     make, options, text = REFUSED[what]
     ((name, value),) = several.items()
-    with pytest.raises(ModelError, match=rf"{text}(.|\n)*means over rows|means over rows(.|\n)*{text}") as raised:
+    with pytest.raises(ModelError, match=rf"{text}(.|\n)*averaged over rows|averaged over rows(.|\n)*{text}") as raised:
         notes(make(), **options, **several)
     assert f"{name}={value}" in str(raised.value)
     assert notes(make(), **options) == ()  # alone it is what Keras does
@@ -171,7 +171,7 @@ def test_accumulated_steps_with_a_masked_loss_beside_others_are_refused(regulari
     [
         (lambda: network(loss=contrastive), "The loss contrastive of 'dense.*' depends on which rows share a batch"),
         (lambda: network(loss=keras.losses.Dice()), "The loss Dice of 'dense.*' depends on which rows share a batch"),
-        (lambda: network(loss=drawn), "The loss drawn of 'dense.*' could not be compared on made-up labels"),
+        (lambda: network(loss=drawn), "The loss drawn of 'dense.*' could not be compared on synthetic labels"),
         (lambda: network(AddsVariance()), "A loss that a layer adds .* depends on which rows share a batch"),
         (lambda: network(metrics=[rooted]), "The metric 'rooted' .* depends on which rows share a batch"),
         (lambda: network(Deviation()), "The state .*kept depends on which rows share a batch"),
@@ -232,9 +232,9 @@ def test_statistics_that_would_not_be_synchronized_are_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (RunningMean, "'running_mean' .RunningMean. .* keeps something else"),
+        (RunningMean, "'running_mean' .RunningMean. .* keeps other state"),
         (InPython, "'in_python' .* outside its"),
-        (Capped, "'capped' .* keeps something else"),
+        (Capped, "'capped' .* keeps other state"),
     ],
 )
 def test_metrics_that_can_not_be_joined_are_refused(make: Callable[[], keras.metrics.Metric], text: str) -> None:

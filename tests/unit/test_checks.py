@@ -60,7 +60,7 @@ class OwnStep(keras.Model):
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        (lambda: OwnStep(), "a train_step of its own"),
+        (lambda: OwnStep(), "a custom train_step"),
         (lambda: keras.Sequential([keras.Input((1,)), keras.layers.Hashing(3)]), r"hashing.* \(Hashing\)"),
         (lambda: compiled_eagerly(), "run_eagerly=True"),
     ],

@@ -100,7 +100,7 @@ def test_path_is_a_program_that_hides_no_module_of_the_user(tmp_path: Path, caps
     command = [*run, "train", "--model", "config:build", "--data", "x"]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ran.returncode == 2
-    assert "model names no function." in ran.stderr
+    assert "model isn't a reference to a function." in ran.stderr
 
 
 def test_progress_is_json_lines_while_they_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

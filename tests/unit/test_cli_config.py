@@ -59,7 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 WRONG = {
     "no such file": (["other.yaml"], "", ["The configuration other.yaml can't be read.", "No such file"]),
     "no YAML": (["train.yaml"], "epochs: [1", ["train.yaml isn't YAML.", "line 1"]),
-    "a list": (["train.yaml"], "- epochs", ["train.yaml is no configuration.", "Received: list."]),
+    "a list": (["train.yaml"], "- epochs", ["train.yaml isn't a configuration.", "Received: list."]),
     "a key twice": (["train.yaml"], "epochs: 1\nepochs: 2", ["'epochs' occurs twice in line 2"]),
     "a wrong key": (["train.yaml"], "batchsize: 8", ["There is no key 'batchsize'.", "Did you mean 'batchSize'"]),
     "a foreign key": (["train.yaml"], "xyzzy: 8", ["There is no key 'xyzzy'.", "`spark-dl docs` prints all keys."]),
@@ -87,7 +87,7 @@ WRONG = {
         "",
         ["the module 'cli_objects' has no 'bild'.", "Did you mean 'build'?"],
     ),
-    "no function": (["--data", "x", "--model", "cli_objects:number"], "", ["model names no function."]),
+    "no function": (["--data", "x", "--model", "cli_objects:number"], "", ["model isn't a reference to a function."]),
     "no Keras class": (
         ["train.yaml", "--set", "optimizer={class_name: Adem}"],
         "model: cli_objects:build\ndata: x",
@@ -125,7 +125,7 @@ def test_a_wrong_configuration_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["score", "--model", "m", "--data", "x"], "The scored rows need one place. "),
+        (["score", "--model", "m", "--data", "x"], "The scored rows need one output. "),
         (["score", "--model", "m", "--data", "x", "--output", "a", "--output-table", "b"], "Received: both."),
         (["score", "--data", "x", "--output", "a"], "model isn't set."),
         (["score", "--set", "epochs=3"], "There is no key 'epochs'."),

@@ -176,7 +176,7 @@ def test_an_exported_file_has_the_models_numbers(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, model.predict(ROWS, verbose=0), atol=1e-5)
     fitted.export(f"{tmp_path}/saved", format="saved_model")
     assert (tmp_path / "saved" / "saved_model.pb").is_file()
-    with pytest.raises(StoreError, match="exists already"):
+    with pytest.raises(StoreError, match="already exists"):
         fitted.export(f"{tmp_path}/net.onnx")
     with pytest.raises(OptionError, match="tflite"):
         fitted.export(f"{tmp_path}/net", format="litert")

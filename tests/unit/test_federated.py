@@ -85,7 +85,7 @@ def test_a_model_with_its_own_step_is_refused() -> None:
     model = OwnStep(whole.inputs, whole.outputs)
     model.compile("sgd", "sparse_categorical_crossentropy")
     estimator = KerasClassifier(model=model, numWorkers=2)
-    with pytest.raises(ModelError, match="a train_step or compute_loss of its own"):
+    with pytest.raises(ModelError, match="a custom train_step or compute_loss"):
         check_model(build_fit_spec(estimator, COLUMNS, estimator._options()))
 
 

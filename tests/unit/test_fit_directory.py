@@ -50,7 +50,7 @@ def test_what_a_dead_process_left_is_gone_on_with(tmp_path: Path) -> None:
     again = found(tmp_path, said)
     assert again.store.path == str(fit)
     assert again.first_attempt == 3
-    assert said == [f"Going on with the unfinished fit in file://{fit}."]
+    assert said == [f"Resuming the unfinished fit in file://{fit}."]
     assert json.loads((fit / "fit.json").read_text())["pid"] == os.getpid()
 
 
@@ -80,7 +80,7 @@ def test_what_differs_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     fit = left(tmp_path, kind={"model": "other", "options": "other"})
     found(tmp_path, said)
-    assert said == [f"The unfinished fit in file://{fit} had another model and options: it is left as it is."]
+    assert said == [f"The unfinished fit in file://{fit} had another model and options: it is left unchanged."]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"kind": {}}'])
@@ -123,7 +123,7 @@ def test_a_fit_of_another_release_is_left_as_it_is(tmp_path: Path) -> None:
     assert found(tmp_path, said).store.path != str(fit)
     assert said == [
         f"The unfinished fit in file://{fit} is of another release, which noted less of what it trained: "
-        "it is left as it is."
+        "it is left unchanged."
     ]
 
 
@@ -141,7 +141,7 @@ def test_a_fit_that_has_gone_beyond_the_epochs_is_left_as_it_is(
     assert (again.store.path == str(fit)) is goes_on
     place = "step 5 of epoch 3" if step else "the end of epoch 3"
     assert goes_on or said == [
-        f"The unfinished fit in file://{fit} is at {place}, beyond epochs={epochs}: it is left as it is."
+        f"The unfinished fit in file://{fit} is at {place}, beyond epochs={epochs}: it is left unchanged."
     ]
 
 

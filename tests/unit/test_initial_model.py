@@ -132,5 +132,5 @@ def test_an_uncompiled_model_is_compiled_as_the_fitted_one_and_tags_grow_in_a_cr
 )
 def test_a_model_of_other_layers_than_the_fitted_one_is_refused(model: keras.Model, told: str) -> None:
     warm = KerasClassifierModel.fromKeras(network(3))
-    with pytest.raises(ModelError, match=f"can't begin with the weights of warmStart.*{told}"):
+    with pytest.raises(ModelError, match=f"can't start from the weights of warmStart.*{told}"):
         initial_model(KerasClassifier(model=model, warmStart=warm)._options())

@@ -200,7 +200,7 @@ SCHEMA = T.StructType(
 @pytest.mark.parametrize(
     ("column", "output", "loss", "told"),
     [
-        ("y", (3,), "mean_squared_error", r"'y' doesn't fit.*3 numbers.*\(batch, 3\).*one number a row"),
+        ("y", (3,), "mean_squared_error", r"'y' doesn't fit.*3 numbers.*\(batch, 3\).*one number per row"),
         ("y", (4, 2), "binary_crossentropy", r"8 numbers.*\(batch, 4, 2\)"),
         (
             "y",
@@ -209,8 +209,8 @@ SCHEMA = T.StructType(
             r"can't be used with.*\(batch, 4, 2\)",
         ),
         ("rows", (4, 2), "sparse_categorical_crossentropy", "categorical_crossentropy"),
-        ("assembled", (3,), "mean_squared_error", "3 numbers a row.*5 numbers a row"),
-        ("assembled", (3,), "", "3 numbers a row.*5 numbers a row"),
+        ("assembled", (3,), "mean_squared_error", "3 numbers per row.*5 numbers per row"),
+        ("assembled", (3,), "", "3 numbers per row.*5 numbers per row"),
     ],
 )
 def test_labels_of_another_shape_than_the_output_are_refused_before_any_job(

@@ -362,7 +362,7 @@ def one_head_twice() -> keras.Model:
         (lambda: keras.Sequential([keras.layers.Dense(1)]), "isn't built.*keras.Input"),
         (lambda: Subclassed(), "isn't built.*an unbuilt Subclassed"),
         (nested_inputs, "nested.*a.0.*a.1"),
-        (one_head_twice, "can't be told apart.*head, head"),
+        (one_head_twice, "have the same name.*head, head"),
         (lambda: keras.Sequential([keras.Input((1,), dtype="complex64"), keras.layers.Flatten()]), "dtype complex64"),
     ],
 )

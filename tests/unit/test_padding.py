@@ -167,7 +167,9 @@ def test_inner_arrays_of_another_length_are_refused_and_a_row_without_arrays_is_
     assert found.missing.tolist() == [False, True, False, True, True]
     assert (found.lengths, found.nulls) == ({0: 2}, 1)
     assert found.values[2].tolist() == [-7.0] * 6
-    with pytest.raises(DataError, match=r"at most 3 arrays a row, in arrays of 2.*arrays of another length in 2 rows"):
+    with pytest.raises(
+        DataError, match=r"at most 3 arrays per row, in arrays of 2.*arrays of another length in 2 rows"
+    ):
         ScoringModel.of(b"", b"", [a_spec("steps")], Regression(), 8).inputs(
             {column: kind_of(column).from_parquet(in_spark("steps", rows[:-1]), column)}
         )
@@ -200,7 +202,7 @@ def test_many_wrong_lengths_are_one_line() -> None:
     assert "column 'steps': 1 row with inner arrays that aren't of 2, the model's input has 3" in inner
     with pytest.raises(DataError, match=r"rows of lengths 1 to 9, most often 5 \(in 2\), in 5 rows of a batch of 6"):
         scored_input(plain, pd.Series(rows))
-    with pytest.raises(DataError, match=r"at most 3 numbers a row.*rows of lengths 5 to 9.*setTruncate"):
+    with pytest.raises(DataError, match=r"at most 3 numbers per row.*rows of lengths 5 to 9.*setTruncate"):
         scored_input(a_spec("longs"), pd.Series(rows))
 
 
@@ -255,7 +257,7 @@ def test_padding_that_does_not_fit_is_refused(name: str, pad: Any) -> None:
 
 def test_padding_names_feature_columns() -> None:
     check_padding(KerasEstimator(padding={"longs": 0}, truncate="end")._options(), ["longs"])
-    with pytest.raises(OptionError, match=r"padding names 'long', which feeds nothing.*Did you mean 'longs'"):
+    with pytest.raises(OptionError, match=r"padding names 'long', which isn't a column of the.*Did you mean 'longs'"):
         check_padding(KerasEstimator(padding={"long": 0})._options(), ["longs"])
     with pytest.raises(OptionError, match="truncate is set without padding"):
         check_padding(KerasEstimator(truncate="end")._options(), ["longs"])

@@ -152,7 +152,7 @@ def test_a_model_that_adds_its_loss_takes_no_labels() -> None:
     assert [tensor.role for tensor in spec.conversion.tensors] == ["features"]
     assert spec.notes == ()
     for layers, loss in (((), None), ((Encodes(),), "mse")):
-        with pytest.raises(ModelError, match="no loss that does without labels"):
+        with pytest.raises(ModelError, match="no loss that works without labels"):
             unlabelled(*layers, loss=loss)
     for cls, options, told in (
         (KerasClassifier, {}, "a classifier needs one"),
@@ -177,7 +177,7 @@ def test_an_own_train_step_gets_the_features_alone() -> None:
         """Takes x and no labels, as a GAN does."""
 
         def train_step(self, data: Any) -> dict[str, Any]:
-            if isinstance(data, tuple):  # the step fails on the made-up rows, which the notes would say
+            if isinstance(data, tuple):  # the step fails on the synthetic rows, which the notes would say
                 raise TypeError("x alone was expected")
             with tf.GradientTape() as tape:
                 loss = keras.ops.mean(keras.ops.square(self(data, training=True) - data))
@@ -224,7 +224,7 @@ def crf(**options: Any) -> FitSpec:
 
 def test_a_tagger_with_a_crf_leaves_out_what_is_no_tag_and_weighs_rows() -> None:
     spec = crf()
-    assert spec.notes == ()  # a mean over rows: with several workers that of the joined batch
+    assert spec.notes == ()  # a mean over rows: with several workers that of the global batch
     (label,) = spec.conversion.labels
     assert (label.classes, label.ignored) == (3, -1)
     assert "tags" in str(spec.plan)

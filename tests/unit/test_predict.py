@@ -82,7 +82,7 @@ def test_rows_take_the_shape_and_dtype_of_the_models_input() -> None:
     [
         (SCALAR, [1.0, None, float("nan")], "column 's' can't be scored.*no nulls.*2 null or NaN in a batch of 3 rows"),
         (ARRAY, [[1.0, 2, 3], None], "column 'x' can't be scored.*1 null or NaN in a batch of 2"),
-        (ARRAY, [[1.0, 2, 3], [1.0]], "column 'x'.*3 numbers a row.*a row of 1"),
+        (ARRAY, [[1.0, 2, 3], [1.0]], "column 'x'.*3 numbers per row.*a row of 1"),
         (ARRAY, [np.array([1.0, np.nan, 3])], "column 'x'.*no NaN"),
         (ARRAY, [np.array([1.0, None, 3], object)], "column 'x'.*no nulls"),
     ],
@@ -122,7 +122,7 @@ def test_numbers_beyond_the_input_are_told_by_column_and_row(dtype: str, values:
 
 def test_arrays_of_other_lengths_within_a_row_are_told() -> None:
     nested = Column("n", "nested array", "float32", 4, nested=1, inner=(2,))
-    with pytest.raises(DataError, match=r"'n'.*4 numbers a row, in arrays of 2.*arrays of another length .*row 1"):
+    with pytest.raises(DataError, match=r"'n'.*4 numbers per row, in arrays of 2.*arrays of another length .*row 1"):
         _tensor((pd.Series([[1, 2, 3, 4], []]),), FeatureSpec((nested,), (2, 2), "float32"))
 
 

@@ -72,7 +72,7 @@ def test_a_delta_that_promises_nothing_is_refused() -> None:
     estimator = KerasClassifier(model=models.classifier())
     private = DPSGD(estimator, l2NormClip=1.0, noiseMultiplier=1.0, delta=0.01)
     assert private._steps(99, estimator._options()).noise == 1.0
-    with pytest.raises(OptionError, match=r"delta=0.01 promises nothing.*less than 1 / rows, which is 0.01"):
+    with pytest.raises(OptionError, match=r"delta=0.01 gives no guarantee.*less than 1 / rows, which is 0.01"):
         private._steps(100, estimator._options())
 
 

@@ -86,12 +86,12 @@ def test_an_error_within_closes_the_bar(verbose: int) -> None:
 @pytest.mark.parametrize("verbose", [0, 1, 2])
 def test_what_is_shown_is_logged_whatever_verbose_says(verbose: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "spark_dl"), Progress(verbose, 2, 4, stream=io.StringIO()) as progress:
-        progress.show("Going on from ftp://me:S3CRET@host.")
+        progress.show("Resuming from ftp://me:S3CRET@host.")
         progress.show("A rank was lost.", logging.WARNING)
         progress.step(0, 1, 0.5)
         progress.epoch(0, {"loss": 0.25}, SPEED)
     assert caplog.record_tuples == [
-        ("spark_dl.fit.progress", logging.INFO, "Going on from ftp://***@host."),
+        ("spark_dl.fit.progress", logging.INFO, "Resuming from ftp://***@host."),
         ("spark_dl.fit.progress", logging.WARNING, "A rank was lost."),
         ("spark_dl.fit.progress", logging.INFO, f"Epoch 1/2  loss=0.2500  {SHOWN}"),
     ]

@@ -178,15 +178,15 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
         (lambda: boolean_column(SCHEMA, "int"), ["'int', which validationCol names", "int: int", "Cast it to boolean"]),
         (
             lambda: features("int", "long", shape=(3,)),
-            ["3 numbers a row, for the model's input of shape (batch, 3)", "2 numbers a row from int, long"],
+            ["3 numbers per row, for the model's input of shape (batch, 3)", "2 numbers per row from int, long"],
         ),
-        (lambda: features("int", shape=(2, 2)), ["4 numbers a row", "(batch, 2, 2)", "1 number a row from int"]),
+        (lambda: features("int", shape=(2, 2)), ["4 numbers per row", "(batch, 2, 2)", "1 number per row from int"]),
         (
             lambda: features("assembled", shape=(4,)),
-            ["4 numbers a row, for the model's input of shape (batch, 4)", "5 numbers a row from assembled"],
+            ["4 numbers per row, for the model's input of shape (batch, 4)", "5 numbers per row from assembled"],
         ),
-        (lambda: features("int", "assembled", shape=(5,)), ["6 numbers a row from int, assembled"]),
-        (lambda: features("int", "pixels", shape=(1,)), ["1 numbers a row", "from int, pixels"]),
+        (lambda: features("int", "assembled", shape=(5,)), ["6 numbers per row from int, assembled"]),
+        (lambda: features("int", "pixels", shape=(1,)), ["1 numbers per row", "from int, pixels"]),
         (
             lambda: features("pixels", "int", "vector", shape=(9,)),
             ["Only one of the inputCols", "pixels (array), int (number), vector (vector)", "VectorAssembler"],

@@ -114,7 +114,7 @@ def test_texts_are_fed_as_they_are() -> None:
     ("rows", "expected"),
     [
         ({"feature": FEATURES}, r"no column 'features'.*Expected: features.*Received: feature\b"),
-        ({"features": FEATURES[:, :3]}, r"'features' can't be scored.*4 numbers a row.*a row of 3"),
+        ({"features": FEATURES[:, :3]}, r"'features' can't be scored.*4 numbers per row.*a row of 3"),
         ({"features": [[1, 2, 3, None]]}, r"'features' can't be scored.*no nulls"),
         ({"features": [[1, 2, 3, float("nan")]]}, r"'features' can't be scored.*no NaN"),
         ({"features": [None]}, r"'features' can't be scored.*no nulls"),

@@ -182,7 +182,7 @@ def test_rows_to_be_scored_come_as_vectors_or_dense(form: str) -> None:
     [
         (pd.Series([np.zeros(3), None]), "1 null or NaN in a batch of 2 rows"),
         (pd.Series([np.array([0.0, math.nan, 1])]), "1 null or NaN"),
-        (pd.Series([np.zeros(2)]), "3 numbers a row.*a row of 2"),
+        (pd.Series([np.zeros(2)]), "3 numbers per row.*a row of 2"),
         (pd.Series([np.array([1e300, 0, 0])]), r"can hold \(float32\).*1 rows beyond it"),
     ],
 )

@@ -91,7 +91,7 @@ def test_tasks_that_spark_has_started_are_waited_for_as_long_as_a_start_takes() 
     limits = LaunchSettings(slot_timeout=0.0, start_timeout=0.0)
     watch = RankMonitor(2, limits, RankEvents(print, print, print), has_started=lambda: True)  # type: ignore[arg-type]
     watch.take(queue.Queue())
-    with pytest.raises(ClusterError, match=r"did not meet within 0 s[\s\S]*unknown host[\s\S]*startTimeout") as caught:
+    with pytest.raises(ClusterError, match=r"not connect within 0 s[\s\S]*unknown host[\s\S]*startTimeout") as caught:
         watch.take(queue.Queue())
     assert not isinstance(caught.value, SlotsError)
     with pytest.raises(SlotsError, match=r"no answer of any task: fewer slots are free, or Python starts slowly"):
@@ -108,14 +108,14 @@ def test_when_all_are_ready_each_is_told_of_all_in_rank_order() -> None:
 
 def test_ranks_that_are_not_ready_in_time_are_named_with_their_hosts() -> None:
     watch = watch_of(arrived(0), ready(0), arrived(1), arrived(2), size=3, start_timeout=0.0)
-    with pytest.raises(ClusterError, match=r"did not meet within 0 s.*missing: rank 1 on node1, rank 2 on node2\."):
+    with pytest.raises(ClusterError, match=r"did not connect within 0 s.*missing: rank 1 on node1, rank 2 on node2\."):
         watch.take(queue.Queue())
 
 
 def test_ranks_that_do_not_meet_in_time_are_named_with_their_hosts() -> None:
     ranks = (arrived(0), arrived(2), arrived(1), ready(1), ready(0), ready(2))
     watch = watch_of(*ranks, started(1), size=3, start_timeout=0.0)
-    with pytest.raises(ClusterError, match=r"did not meet within 0 s.*missing: rank 0 on node0, rank 2 on node2\."):
+    with pytest.raises(ClusterError, match=r"did not connect within 0 s.*missing: rank 0 on node0, rank 2 on node2\."):
         watch.take(queue.Queue())
 
 

@@ -44,6 +44,6 @@ COMMAND = Command(
     "check and convert all rows of a training configuration, and train nothing",
     _add_arguments,
     _run,
-    more="It finds values that training would refuse, and prints how much room cacheDir needs. The converted rows are "
+    more="It finds values that training would reject, and prints how much room cacheDir needs. The converted rows are "
     "removed at the end.",
 )

@@ -54,9 +54,9 @@ def _run(given: argparse.Namespace) -> int:
         raise StoreError(
             explain(
                 "The project can't be written.",
-                expected="a directory that can be made",
+                expected="a directory that can be created",
                 received=error,
-                fix="Give another place.",
+                fix="Choose another directory.",
             )
         ) from error
     text = "".join(f"{name}\n" for name in written) + f"Written to {root}; README.md says what to run."

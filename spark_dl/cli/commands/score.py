@@ -26,7 +26,7 @@ def _run(given: argparse.Namespace) -> int:
         received = "neither" if keys.output is None else "both"
         raise OptionError(
             explain(
-                "The scored rows need one place.",
+                "The scored rows need one output.",
                 expected="output (a path) or outputTable",
                 received=received,
                 fix="Set one of them.",

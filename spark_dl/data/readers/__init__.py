@@ -82,5 +82,5 @@ def check_reader(name: str, cache_dir: str | None = None) -> None:
 
 
 def _for_petastorm(url: str) -> bool:
-    """Tell whether Petastorm can read a directory: no fsspec file system with pyarrow 14, and no path that it cuts."""
+    """Return whether Petastorm can read a directory: no fsspec file system with pyarrow 14, no path that it cuts."""
     return url.startswith(LOCAL) and not any(mark in url for mark in "#?")

@@ -1,4 +1,4 @@
-"""Callback that asks the driver after each epoch whether training goes on."""
+"""Callback that asks the driver after each epoch whether to continue training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_NUMBERS = 1_000
 
 
 class AskDriver(keras.callbacks.Callback):
-    """Callback that ends training if the driver says so. All ranks wait for the same reply.
+    """Callback that stops training if the driver requests it. All ranks wait for the same reply.
 
     Args:
         report: The function that sends reports to the driver; called on rank 0.

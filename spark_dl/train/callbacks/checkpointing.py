@@ -140,7 +140,7 @@ class SaveCheckpoint(Counting):
                 self._checkpoints.save(now, to_bytes(self.model), self._state.content(), unsaved_state(self.model))
                 _log.info("Checkpoint written at %s.", now.position)
             except OSError as error:  # also raised for the temporary directory that Keras writes to
-                self._warn(f"No checkpoint at {now.position}, the one before it serves. {error}")
+                self._warn(f"No checkpoint at {now.position}, the previous one is used. {error}")
                 best = ("best_epoch", "best_value", "best_file")
                 now = replace(now, **{name: getattr(self._last, name) for name in best})
         self._last = now

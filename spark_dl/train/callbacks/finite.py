@@ -45,7 +45,7 @@ def losses_not_finite(logs: Mapping[str, Any]) -> dict[str, float]:
     """Return the losses of an epoch, for training and validation, that are NaN or infinite, by their names in the logs.
 
     Args:
-        logs: The logs of the epoch; other values than losses aren't looked at.
+        logs: The logs of the epoch; only losses are checked.
     """
     losses = {name: float(value) for name, value in logs.items() if name.endswith("loss") and np.ndim(value) == 0}
     return {name: value for name, value in losses.items() if not math.isfinite(value)}

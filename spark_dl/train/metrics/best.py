@@ -14,7 +14,7 @@ __all__ = ["mode_of", "no_best_epoch", "no_direction", "unknown_monitor"]
 
 
 def mode_of(model: keras.Model, monitor: str) -> str:
-    """Return "min" or "max" by the metric's own direction, as in Keras's EarlyStopping; "" if it doesn't say so.
+    """Return "min" or "max" by the metric's own direction, as in Keras's EarlyStopping; "" if it has none.
 
     Args:
         model: The compiled model, with built metrics.
@@ -41,11 +41,11 @@ def unknown_monitor(monitor: str, names: Iterable[str]) -> str:
 
 
 def no_direction(monitor: str) -> str:
-    """Return the error message for a metric that doesn't say whether lower or higher values are better."""
+    """Return the error message for a metric without a known direction."""
     return explain(
         f"It is unknown whether monitor={monitor!r} is better when lower or higher.",
         expected="monitorMode='min' or monitorMode='max'",
-        received="monitorMode='auto', and a metric that doesn't say so",
+        received="monitorMode='auto', and a metric without a known direction",
         fix="Set monitorMode.",
     )
 
@@ -54,7 +54,7 @@ def no_best_epoch(monitor: str, values: int) -> str:
     """Return the error message for a monitored metric with several values per epoch."""
     return explain(
         f"The best epoch can't be determined by monitor={monitor!r}: it has a value for each class or threshold.",
-        expected="a metric with one value an epoch, such as F1Score(average='macro')",
-        received=f"{values} values an epoch",
+        expected="a metric with one value per epoch, such as F1Score(average='macro')",
+        received=f"{values} values per epoch",
         fix="Set monitor to another metric, or leave restoreBestWeights off.",
     )

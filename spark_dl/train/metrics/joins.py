@@ -1,4 +1,4 @@
-"""Rules that join a metric's state over ranks or tasks, found by trying the metric on made-up labels and outputs.
+"""Rules that join a metric's state over ranks or tasks, found by trying the metric on synthetic labels and outputs.
 
 All of Keras's metrics keep sums. A custom metric may keep a maximum, a mean, the last value, or a Python object: each
 of its state variables is joined by the rule that gives the state of a single process, if there is one.

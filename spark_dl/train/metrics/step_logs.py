@@ -1,8 +1,8 @@
-"""Step logs, joined over ranks as the logs of the joined batch; and which callbacks read them at each step.
+"""Step logs, joined over ranks as the logs of the global batch; and which callbacks read them at each step.
 
 A Keras step returns either the results of the model's metrics, whose states are joined, or plain tensors of the last
 batch. The latter are averaged over the ranks, weighted by the rows of that batch: for a mean over rows, the result is
-what one process would return for the joined batch.
+what one process would return for the global batch.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def join_logs(
     rows: float,
     collectives: Collectives,
 ) -> dict[str, Any]:
-    """Join the logs of one step over the ranks, as one process would log them for the joined batch.
+    """Join the logs of one step over the ranks, as one process would log them for the global batch.
 
     Args:
         model: The model, whose metric states are joined here.

@@ -1,7 +1,7 @@
 """Check whether batches of several workers or steps can be joined, by trying the losses.
 
-Gradients are joined as means over rows. This is the gradient of the joined batch if the loss of a batch is the mean of
-its rows' losses; so losses are computed for two made-up batches and for both joined.
+Gradients are joined as means over rows. This is the gradient of the global batch if the loss of a batch is the mean of
+its rows' losses; so losses are computed for two synthetic batches and for both joined.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def loss_kind(loss: Any, example: Example, weighted: bool) -> str:
 
     Returns:
         MEAN; SUM; OTHER if it depends on which rows share a batch; UNTRIED if it has no finite, repeatable value for
-        any of the made-up labels and outputs.
+        any of the synthetic labels and outputs.
     """
     found = UNTRIED
     with quiet():

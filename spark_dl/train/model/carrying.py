@@ -69,10 +69,10 @@ def _untraced(function: Any) -> dict[str, Any]:
     if has_created_variables(function):
         raise ModelError(
             explain(
-                "A tf.function can't be carried with variables that it has made.",
+                "A tf.function that has created variables can't be sent to the ranks.",
                 expected="functions of their arguments alone",
                 received=f"the tf.function {getattr(function, '__name__', '')!r}",
-                fix="Make the variables in the build of a layer.",
+                fix="Create the variables in a layer's build method.",
             )
         )
     return untraced_state(function)

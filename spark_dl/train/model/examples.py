@@ -1,4 +1,4 @@
-"""Made-up labels and outputs, to try losses and metrics on before any rows are read."""
+"""Synthetic labels and outputs, to try losses and metrics on before any rows are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
     "tried_shape",
 ]
 
-# The length of made-up rows for an input of open length.
+# The length of synthetic rows for an input of open length.
 TRIED_LENGTH = 8
 
 
@@ -117,7 +117,7 @@ def examples_of_model(model: keras.Model, tensors: Sequence[Tensor]) -> list[Exa
 
 
 def tried_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of made-up rows for an input, with a length in place of an open one.
+    """Return the shape of synthetic rows for an input, with a length in place of an open one.
 
     >>> tried_shape((-1, 3))
     (8, 3)

@@ -71,7 +71,7 @@ def _misfit(fitted: keras.Model, model: keras.Model, other: list[tuple[Any, Any]
     received = ", ".join(f"{b.path} {tuple(b.shape)} for {a.path} {tuple(a.shape)}" for a, b in other[:3])
     return ModelError(
         explain(
-            "The model can't begin with the weights of warmStart.",
+            "The model can't start from the weights of warmStart.",
             expected="the layers of the fitted model, of which only the output's may have more units, for more classes",
             received=received or f"{len(model.weights)} weights for {len(fitted.weights)}",
             fix="Build the model as the fitted one was, with the layers of its transformFn, or leave warmStart out.",

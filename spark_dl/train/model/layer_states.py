@@ -1,7 +1,7 @@
 """Rules that join the states of the user's layers over ranks, found by running a copy of the model.
 
 A layer may keep more than moving averages: a maximum, a count, a table. Each state is joined by the rule that gives the
-state of one process with the joined batches, if there is one.
+state of one process with the global batches, if there is one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["AVERAGE", "StateJoin", "may_keep_states", "state_joins"]
 
 AVERAGE = "mean"
 _ROWS = 3
-# First seeds of the made-up rows of each trial. A state with few values fits a rule by chance in some of them.
+# First seeds of the synthetic rows of each trial. A state with few values fits a rule by chance in some of them.
 _SEEDS = (0, 4)
 # Repetitions of a batch after which a sum is tried once more: it may have an upper limit, or start again.
 _MANY = 10_000
@@ -106,7 +106,7 @@ class _Trial:
     Attributes:
         first: The states after the first batches.
         second: The states after the second batches.
-        whole: The states after the joined batches.
+        whole: The states after the global batches.
         batches: The second batches.
     """
 
@@ -116,7 +116,7 @@ class _Trial:
     batches: list[Any]
 
     def of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the parts of a state, stacked, and the state of the joined batches."""
+        """Return the parts of a state, stacked, and the state of the global batches."""
         return np.stack([states[index].astype(np.float64) for states in (self.first, self.second)]), self.whole[index]
 
     def changes(self, initial: list[np.ndarray], index: int) -> bool:

@@ -60,7 +60,7 @@ def check_padding_is_masked(
 def _outputs(
     model: keras.Model, inputs: Mapping[str, tuple[tuple[int, ...], str]], pads: Mapping[str, float | str], length: int
 ) -> list[np.ndarray]:
-    """Compute the outputs of made-up rows, the same for each length but for the padding after them."""
+    """Compute the outputs of synthetic rows, the same for each length but for the padding after them."""
     random = np.random.default_rng(0)
     made: dict[str, Any] = {}
     for name, (shape, dtype) in inputs.items():

@@ -114,7 +114,7 @@ def _certain(activation: str, units: int) -> OutputKind | None:
 
 
 def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
-    """Determine the kind by the output for made-up rows, with the model's own weights and with random ones.
+    """Determine the kind by the output for synthetic rows, with the model's own weights and with random ones.
 
     With its own weights alone, a linear unit may stay within [0, 1] by chance: an untrained one often gives 0.
 
@@ -123,7 +123,7 @@ def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
         shape: The shape of the model.
 
     Returns:
-        The kind; None if the output can't be computed for any made-up rows.
+        The kind; None if the output can't be computed for any synthetic rows.
     """
     objects = custom_objects(model)
     with keras.saving.custom_object_scope(objects):
@@ -144,7 +144,7 @@ def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
     rows = np.concatenate(found)
     half = any("16" in str(layer.compute_dtype) for layer in all_layers(copy))  # sums are less exact
     tolerance = 2e-2 if half else 1e-3
-    source = f"measured on {len(rows)} made-up rows"
+    source = f"measured on {len(rows)} synthetic rows"
     if rows.min() < -tolerance or rows.max() > 1 + tolerance:
         return OutputKind(LOGITS, source)
     if rows.shape[1] > 1 and (np.abs(rows.sum(axis=1) - 1) > tolerance).any():
@@ -153,7 +153,7 @@ def measure(model: keras.Model, shape: ModelShape) -> OutputKind | None:
 
 
 def _made_up(inputs: tuple[ModelInput, ...], draw: np.random.Generator) -> Iterator[list[np.ndarray]]:
-    """Yield made-up rows for all inputs: random and extreme ones, then ones that fit an embedding of few values."""
+    """Yield synthetic rows for all inputs: random and extreme ones, then ones that fit an embedding of few values."""
     scales = np.array(_SCALES)
     for extreme in (True, False):
         given = []

@@ -40,9 +40,9 @@ def refuse_forgotten(model: keras.Model, copy: keras.Model) -> None:
         raise ModelError(
             explain(
                 f"The model {model.name!r} isn't the same after Keras has saved and loaded it, as the workers get it.",
-                expected="layers that make and save all of their state: arguments in get_config, variables in build",
+                expected="layers that create and save all of their state: arguments in get_config, variables in build",
                 received="; ".join(differences[:_SHOWN]) + more,
-                fix="Compare the model with keras.saving.load_model's, and mend the layer's get_config and build.",
+                fix="Compare the model with keras.saving.load_model's, and fix the layer's get_config and build.",
             )
         )
 

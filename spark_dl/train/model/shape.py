@@ -99,7 +99,7 @@ def shape_of(model: Any) -> ModelShape:
         if len(set(names)) < len(names):
             raise ModelError(
                 explain(
-                    f"The {kind} of the model {model.name!r} can't be told apart.",
+                    f"The {kind} of the model {model.name!r} have the same name.",
                     expected="a name for each",
                     received=", ".join(names),
                     fix="Give their layers names, or build the model on dicts.",
@@ -288,8 +288,8 @@ def up_to_layer(model: keras.Model, layer: str) -> tuple[bytes, tuple[int, ...]]
             explain(
                 f"outputLayer={layer!r} can't be cut out of the model {model.name!r}.",
                 expected="a functional or Sequential model",
-                received=f"{type(model).__name__}, a class with a call of its own",
-                fix="Have the model give that layer's output as one of several outputs.",
+                received=f"{type(model).__name__}, a class with a custom call",
+                fix="Make that layer's output one of the model's outputs.",
             )
         )
     names = [one.name for one in model.layers]

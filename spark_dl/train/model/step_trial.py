@@ -93,7 +93,7 @@ def step_kind(
         except Exception:  # no batches of these inputs and labels can be made up
             return UNTRIED
     _logger.info(
-        "The gradients of %s's own train step were compared in %d steps on made-up rows, which took %.1f s.",
+        "The gradients of %s's own train step were compared in %d steps on synthetic rows, which took %.1f s.",
         type(model).__name__,
         trial.steps,
         time.monotonic() - started,

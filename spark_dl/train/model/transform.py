@@ -87,7 +87,7 @@ def _refuse_graphless(model: keras.Model) -> None:
             explain(
                 f"transformFn can't be put in front of the model {model.name!r}.",
                 expected="a functional or Sequential model",
-                received=f"{kind.__name__}, a class with a call of its own",
+                received=f"{kind.__name__}, a class with a custom call",
                 fix="Call the layers of the transform in the model itself.",
             )
         )
@@ -119,10 +119,10 @@ def with_joint_transform(model: keras.Model, transform: Any, shapes: Mapping[str
         if not given:
             raise ModelError(
                 explain(
-                    "What transformFn gives doesn't fit the model's inputs.",
+                    "The output of transformFn doesn't fit the model's inputs.",
                     expected=f"a dict of tensors with the keys {', '.join(one.name for one in shape.inputs)}",
-                    received=_told(front.output),
-                    fix="Give a dict by the inputs' names, or set inputCols and a dict of layers by input.",
+                    received=_described(front.output),
+                    fix="Return a dict by input name, or set inputCols and a dict of layers by input.",
                 )
             )
         for one in shape.inputs:
@@ -188,7 +188,7 @@ def _front(layer: Any, feeds: str, takes: tuple[tuple[Any, ...], str], name: str
         raise ModelError(
             explain(
                 f"transformFn can't be put in front of the model's input {feeds!r}.",
-                expected=f"a layer, or a function of keras.ops, that takes {dtype} of the shape {shape} a row",
+                expected=f"a layer, or a function of keras.ops, that takes {dtype} of the shape {shape} per row",
                 received=f"{shown}: {type(error).__name__}: {error}",
                 fix="A Sequential that begins with keras.Input says what it takes; columnShapes the shape of a column.",
             )
@@ -207,9 +207,9 @@ def _refuse_misfit(given: Any, front: keras.Model, fed: ModelInput) -> None:
     if not isinstance(given, keras.KerasTensor) or not _fits(given, fed):
         raise ModelError(
             explain(
-                f"What transformFn gives doesn't fit the model's input {fed.name!r}.",
-                expected=f"one tensor of {fed.dtype} and the shape {fed.shape} a row",
-                received=f"{_told(given)}, from {_told(front.inputs[0])}",
+                f"The output of transformFn doesn't fit the model's input {fed.name!r}.",
+                expected=f"one tensor of {fed.dtype} and the shape {fed.shape} per row",
+                received=f"{_described(given)}, from {_described(front.inputs[0])}",
                 fix="Set columnShapes for the shape before the transform, or let it begin with keras.Input.",
             )
         )
@@ -229,9 +229,9 @@ def _fits(given: Any, fed: ModelInput) -> bool:
     )
 
 
-def _told(tensor: Any) -> str:
+def _described(tensor: Any) -> str:
     if isinstance(tensor, dict):
-        return ", ".join(f"{name}: {_told(part)}" for name, part in tensor.items())
+        return ", ".join(f"{name}: {_described(part)}" for name, part in tensor.items())
     return f"{tensor.dtype} {tuple(tensor.shape[1:])}" if hasattr(tensor, "shape") else repr(tensor)
 
 
