@@ -1,10 +1,10 @@
 """What tracking costs, and how long a served model takes to answer: `python scripts/bench/tracking.py [--serving]`.
 
 Fits of 200,000 rows of 64 floats in an array column, a tenth of them for validation, a dense network 64-128-10, 2 ranks
-on local[2], with MLflow on a sqlite store against `tracking=None`, alternating: of 5 epochs, and of 150, which take more
-than half a minute. Then requests of one row and of 1,000 rows over HTTP, one after the other, to `mlflow models serve`
-with our flavor (also with `typed_arrays=False`, as JSON and as Parquet), against the same with the same network logged
-by `mlflow.keras`. With `--serving`, only the latter.
+on local[2], with MLflow on a sqlite store against `tracking=None`, alternating: of 5 epochs, and of 150 epochs, which
+take more than half a minute. Then requests of one row and of 1,000 rows over HTTP, one after the other, to `mlflow
+models serve` with our flavor (also with `typed_arrays=False`, as JSON and as Parquet), against the same with the same
+network logged by `mlflow.keras`. With `--serving`, only the latter.
 """
 
 import argparse
