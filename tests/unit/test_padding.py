@@ -167,7 +167,9 @@ def test_inner_arrays_of_another_length_are_refused_and_a_row_without_arrays_is_
     assert found.missing.tolist() == [False, True, False, True, True]
     assert (found.lengths, found.nulls) == ({0: 2}, 1)
     assert found.values[2].tolist() == [-7.0] * 6
-    with pytest.raises(DataError, match=r"at most 3 arrays per row, in arrays of 2.*arrays of another length in 2 rows"):
+    with pytest.raises(
+        DataError, match=r"at most 3 arrays per row, in arrays of 2.*arrays of another length in 2 rows"
+    ):
         ScoringModel.of(b"", b"", [a_spec("steps")], Regression(), 8).inputs(
             {column: kind_of(column).from_parquet(in_spark("steps", rows[:-1]), column)}
         )
