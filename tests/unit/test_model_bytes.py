@@ -354,6 +354,25 @@ def one_head_twice() -> keras.Model:
     return keras.Model(inputs, [dense(inputs), dense(keras.ops.negative(inputs))])
 
 
+class WithoutCall(keras.Model):
+    """As in Keras's example of a variational autoencoder."""
+
+
+class Sums(keras.Model):
+    def call(self, inputs: Any) -> Any:
+        return sum(keras.tree.flatten(inputs))
+
+
+def without_call() -> keras.Model:
+    return WithoutCall()
+
+
+def summing(shapes: Any) -> keras.Model:
+    model = Sums()
+    model(keras.tree.map_shape_structure(lambda shape: np.zeros((1, *shape[1:])), shapes))
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -361,6 +380,9 @@ def one_head_twice() -> keras.Model:
         (lambda: "model.keras", "no Keras model to train.*received: 'model.keras' .str."),
         (lambda: keras.Sequential([keras.layers.Dense(1)]), "isn't built.*keras.Input"),
         (lambda: Subclassed(), "isn't built.*an unbuilt Subclassed"),
+        (without_call, "isn't built.*WithoutCall, a class without call.*Add call to the class"),
+        (lambda: summing([(None, 2)] * 2), r"isn't built.*built for .*a dict of tensors by name"),
+        (lambda: summing({"one": (None, 2)}), r"isn't built.*built for .*the tensor itself for one input"),
         (nested_inputs, "nested.*a.0.*a.1"),
         (one_head_twice, "can't be told apart.*head, head"),
         (lambda: keras.Sequential([keras.Input((1,), dtype="complex64"), keras.layers.Flatten()]), "dtype complex64"),
