@@ -564,3 +564,38 @@ def test_what_is_registered_elsewhere_is_saved_by_the_name_that_it_has_there() -
     assert keras.saving.get_registered_name(Elsewhere) == "there>Elsewhere"
     assert keras.saving.get_registered_object("there>Elsewhere") is Elsewhere
     assert keras.saving.get_registered_name(bare) == "bare"
+
+
+# --- configs of the user's layers ----------------------------------------------------------------------------
+
+
+class Gate(keras.layers.Layer):
+    """Takes its own arguments alone, as the layers of Keras's examples do; Keras itself doesn't load it again."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.linear = keras.layers.Dense(units)
+
+    def call(self, inputs: Any) -> Any:
+        return self.linear(inputs)
+
+
+class Block(keras.layers.Layer):
+    def __init__(self, units: int, rate: float = 0.5) -> None:
+        super().__init__()
+        self.gates = [Gate(units), Gate(units)]
+        self.rate = rate
+
+    def call(self, inputs: Any) -> Any:
+        return self.gates[0](inputs) + self.rate * self.gates[1](inputs)
+
+
+def test_layers_that_take_their_own_arguments_alone_are_copied() -> None:
+    model = keras.Sequential([keras.Input((4,)), Block(3), Block(2, 0.25)])
+    model.layers[0].trainable = False
+    model.layers[1].gates[1].trainable = False
+    copy = compiled_copy(model, "sgd", "mse", None)
+    given = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(copy(given), model(given))
+    flags = [[layer.trainable, *(gate.trainable for gate in layer.gates)] for layer in copy.layers]
+    assert flags == [[False, False, False], [True, True, False]]
