@@ -101,8 +101,8 @@ class ModelOptions(Options):
     )
     augment: Any = option(
         "Keras layers that change the features in training only, such as RandomFlip: one layer (or a Sequential), or "
-        "a dict by the inputs' names. They see the features before transformFn does. After lost workers their random "
-        "draws start again.",
+        "a dict by the inputs' names. They see the features before transformFn does. MixUp and CutMix "
+        "blend one-hot labels with their images. After lost workers their random draws start again.",
         checks.anything,
         None,
         on_resume="same",
