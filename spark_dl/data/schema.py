@@ -39,6 +39,8 @@ _FIXES: list[tuple[tuple[type[T.DataType], ...], str]] = [
     ),
     ((T.StructType,), "Select the fields that are meant as columns of their own, for example F.col('a.b').alias('b')."),
 ]
+_DECODE = "Decode images in Spark to arrays of numbers: a mask to one with the class of each pixel."
+_LABEL_FIXES = {"binary": _DECODE, "image struct": _DECODE}
 _NUMERIC = "a Vector, an array of numbers, or a number"
 _TEXT = "a string, for the model's input of strings"
 
@@ -159,7 +161,7 @@ def label_spec(
     column = _column(schema, name, param)
     kind = kind_of(column)
     if not kind.is_label:
-        raise DataError(_unsuited(schema, name, param, _NUMERIC))
+        raise DataError(_unsuited(schema, name, param, _NUMERIC, _LABEL_FIXES.get(kind.name, "")))
     rules = rules or ColumnRules()
     column = rules.nulls.column(column)
     if kind.is_scalar:
@@ -296,7 +298,7 @@ def _name_hint(schema: T.StructType, name: str) -> str:
     return hint(name, schema.names)
 
 
-def _unsuited(schema: T.StructType, name: str, param: str, expected: str) -> str:
+def _unsuited(schema: T.StructType, name: str, param: str, expected: str, fix: str = "") -> str:
     element = schema[name].dataType
     while isinstance(element, T.ArrayType):
         element = element.elementType
@@ -304,7 +306,8 @@ def _unsuited(schema: T.StructType, name: str, param: str, expected: str) -> str
         f"The column {name!r}, which {param} names, can't be fed to the model.",
         expected=expected,
         received=f"{name}: {schema[name].dataType.simpleString()}",
-        fix=next(
+        fix=fix
+        or next(
             (fix for kinds, fix in _FIXES if isinstance(element, kinds)),
             "Cast or encode it, for example with StringIndexer or VectorAssembler.",
         ),

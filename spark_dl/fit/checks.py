@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from spark_dl.data.readers import check_reader
 from spark_dl.errors import ModelError, OptionError, explain
 from spark_dl.options import EstimatorOptions
+from spark_dl.redaction import warn
 from spark_dl.train.learning_rate import LearningRate, scaling
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from spark_dl.train.model.losses import LossFacts
 
 __all__ = [
+    "check_class",
     "check_compiles",
     "check_layers",
     "check_options",
@@ -128,6 +130,29 @@ def check_reductions(options: EstimatorOptions, losses: Sequence[LossFacts]) -> 
                     fix=f"Change the loss's reduction, or set {' and '.join(f'{name}=1' for name in several)}.",
                 )
             )
+
+
+def check_class(model: Any, trained: bool = True) -> None:
+    """Check the methods that the user's class of a model overrides.
+
+    Args:
+        model: What the user has given as the model.
+        trained: Whether the model is to be trained, not only to score.
+
+    Raises:
+        ModelError: It is to be trained, and copies can't be compiled as it is.
+    """
+    import keras
+
+    from spark_dl.train.model.recompiling import refuse_lost_compile
+
+    if not isinstance(model, keras.Model):  # an error of its own later
+        return
+    if trained:
+        refuse_lost_compile(model)
+    kind = type(model)
+    if kind.predict_step is not keras.Model.predict_step:
+        warn(f"transform gives what call of {kind.__name__} returns: its own predict_step is used by predict alone.")
 
 
 def check_compiles(model: keras.Model) -> None:

@@ -376,13 +376,16 @@ def _by_name(given: Any, names: Sequence[str], param: str, kind: str, partly: bo
     """Convert a list in the model's order, or a dict by name, to a dict by name in the model's order."""
     found = dict(given) if isinstance(given, dict) else dict(zip(names, given, strict=False))
     fits = isinstance(given, dict) or len(given) == len(names)
+    fix = f"Give a list in the model's order, or a dict from {kind} to column."
+    if param == "labelCols" and len(given) > len(names) == 1:
+        fix = "Set labelCol to one column of arrays: F.array of these columns, or VectorAssembler."
     if not fits or set(found) - set(names) or (not partly and set(names) - set(found)):
         raise OptionError(
             explain(
                 f"{param} doesn't match the model's {kind}s.",
                 expected=f"a column for {'any' if partly else 'each'} of {', '.join(names)}",
                 received=f"{param}={given}",
-                fix=f"Give a list in the model's order, or a dict from {kind} to column.",
+                fix=fix,
             )
         )
     return {name: found[name] for name in names if name in found}

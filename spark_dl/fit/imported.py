@@ -13,6 +13,7 @@ from pyspark.sql import types as T
 from spark_dl.data.label_rules import OF_CLASS_INDICES
 from spark_dl.data.schema import spark_type
 from spark_dl.errors import DataError, ModelError
+from spark_dl.fit.checks import check_class
 from spark_dl.fit.columns import InputFacts, OutputFacts, check_null_policy, feature_specs, input_columns
 from spark_dl.fit.label_checks import class_count, label_rule
 from spark_dl.fit.open_inputs import opened
@@ -76,6 +77,7 @@ def import_model(options: EstimatorOptions, make_head: MakeHead, schema: T.Struc
     from spark_dl.train.model.round_trip import refuse_forgotten
     from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 
+    check_class(options.model, trained=False)
     model, shape, ragged = shaped_model(options.model, options, schema)
     objects = custom_objects(model)
     with keras.saving.custom_object_scope(objects):

@@ -77,15 +77,15 @@ def broadcast_notes(losses: Mapping[str, Any], examples: Sequence[Example]) -> l
 
 
 def check_labels(model: keras.Model, options: EstimatorOptions) -> None:
-    """Check a model that is trained without labels.
+    """Check that a model can be given its labels, or does without them.
 
     Args:
         model: The compiled Keras model.
-        options: The estimator's options; nothing is checked if they name a label.
+        options: The estimator's options.
 
     Raises:
         OptionError: An option needs labels.
-        ModelError: The compiled loss needs labels, or there is no loss.
+        ModelError: The compiled loss needs labels, or there is no loss; or labels can't be matched to outputs.
     """
     import keras
 
@@ -93,6 +93,7 @@ def check_labels(model: keras.Model, options: EstimatorOptions) -> None:
     from spark_dl.train.model.step_trial import has_own_step
 
     if options.labelled:
+        _check_tuple(model)
         return
     if isinstance(options, (ClassifierOptions, TaggerOptions)) or options.weighted:
         thing = (
@@ -124,6 +125,22 @@ def check_labels(model: keras.Model, options: EstimatorOptions) -> None:
                 expected="add_loss in a layer, or a custom train_step or compute_loss",
                 received=f"labelCol=None and loss={model.loss!r}",
                 fix="Set labelCol, or leave the loss to the model and compile it without one.",
+            )
+        )
+
+
+def _check_tuple(model: keras.Model) -> None:
+    """Check that a model with several outputs names them: labels come by name, and Keras matches them to names."""
+    from spark_dl.train.model.shape import shape_of
+
+    shape = shape_of(model)
+    if len(shape.outputs) > 1 and not shape.gives_dict and not getattr(model, "output_names", None):
+        raise ModelError(
+            explain(
+                "The model's outputs have no names, by which labels could be matched.",
+                expected="a dict of outputs by name, or a functional model",
+                received=f"{type(model).__name__}, whose call returns {len(shape.outputs)} outputs in a list or tuple",
+                fix="Return a dict from call.",
             )
         )
 

@@ -10,8 +10,9 @@ import cloudpickle
 from pyspark.sql.types import StructField, StructType
 
 from spark_dl.data.specs import ConversionSpec
+from spark_dl.fit.augment_checks import check_augment
 from spark_dl.fit.callback_checks import pickle_callbacks
-from spark_dl.fit.checks import check_compiles, check_layers, check_options, scaled_rate, set_learning_rate
+from spark_dl.fit.checks import check_class, check_compiles, check_layers, check_options, scaled_rate, set_learning_rate
 from spark_dl.fit.columns import (
     InputFacts,
     OutputFacts,
@@ -142,6 +143,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     from spark_dl.train.model.losses import losses_of
 
     given = initial_model(options, shapes_of_columns(columns, options))
+    check_class(given)
     model, shape, ragged = shaped_model(given, options, columns)
     task._check_outputs(shape)
     compiled = _compiled(task, model, shape, options)
@@ -156,6 +158,7 @@ def build_fit_spec(task: Task, columns: StructType, options: EstimatorOptions) -
     if options.error_col:
         check_error_col(inputs, outputs, head)
     conversion = _conversion(columns, options, inputs, outputs)
+    check_augment(options.augment, conversion)
     written = _written(options, [one.name for one in shape.outputs])
     check_outputs(written, [column.name for spec in conversion.features for column in spec.columns])
     carried = _carry(compiled, options, given)
@@ -189,12 +192,13 @@ def _compiled(task: Task, model: keras.Model, shape: ModelShape, options: Estima
     from spark_dl.train.model.compiling import compiled_copy
     from spark_dl.train.model.exact_ids import check_exact_ids
     from spark_dl.train.model.losses import without_partial
+    from spark_dl.train.model.recompiling import takes_loss
     from spark_dl.train.model.step_trial import has_own_step
 
     loss, metrics = options.loss, options.metrics
     if loss is not None:
         loss = without_partial(loss)
-    elif options.labelled:
+    elif options.labelled and takes_loss(model):
         loss = task._default_loss(shape, model)
     if metrics is None and options.labelled:
         metrics = task._default_metrics(shape, loss, model)

@@ -101,8 +101,8 @@ class ModelOptions(Options):
     )
     augment: Any = option(
         "Keras layers that augment the features in training only, such as RandomFlip: one layer (or a Sequential), or "
-        "a dict by input name. They are applied before transformFn. After a restart for lost workers, their random "
-        "numbers start again.",
+        "a dict by input name. They are applied before transformFn. MixUp and CutMix blend one-hot labels with their "
+        "images. After a restart for lost workers, their random numbers start again.",
         checks.anything,
         None,
         on_resume="same",

@@ -23,6 +23,7 @@ from spark_dl.errors import DataError, ModelError, explain
 from spark_dl.io.payload import Payload
 from spark_dl.log_values import plain_logs, plain_value
 from spark_dl.redaction import warn
+from spark_dl.score.own_logs import LOG, OwnLogs, joined_logs
 from spark_dl.score.scoring_model import import_keras, prepare_worker, rows_at_once
 from spark_dl.spark.job import SparkJob
 from spark_dl.spark.python_worker import purge_zipimport_cache
@@ -100,13 +101,13 @@ def evaluate(frame: DataFrame, evaluation: Evaluation) -> dict[str, Any]:
     packed = frame.select(arrow_projection(evaluation.conversion.columns))
     if not all(join.joins for join in joins):
         packed = packed.coalesce(1)  # some states can't be merged, so that one task evaluates all rows
-    table = _states_of_tasks(packed, evaluation)
+    table, own = _results_of_tasks(packed, evaluation)
     states, sums = np.split(table, [table.shape[1] - losses.size], axis=1)
     joined = MetricStates(model, joins)
     joined.begin()
     assign_states(model, joined.joined(states))
     losses.correct(sums.sum(axis=0))
-    logs = plain_logs(model.get_metrics_result())
+    logs = joined_logs(model, plain_logs(model.get_metrics_result()), own)
     return {name: plain_value(value) for name, value in logs.items()}
 
 
@@ -166,18 +167,20 @@ def _warn(text: str) -> None:
     warn(text)
 
 
-def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
-    """Evaluate in Spark tasks and return what each task with rows has summed: float64, (tasks, numbers).
+def _results_of_tasks(packed: DataFrame, evaluation: Evaluation) -> tuple[np.ndarray, list[Any]]:
+    """Evaluate in Spark tasks.
 
-    These are the metric states, then the sums of `DividedLosses`.
+    Returns:
+        What each task with rows has summed, float64, (tasks, numbers): the metric states, then the sums of
+        `DividedLosses`; and the records of `OwnLogs`.
     """
     shipped = replace(evaluation, content=evaluation.content.ship(packed.sparkSession))
     with SparkJob(packed.mapInArrow(functools.partial(_evaluate_partition, shipped), _RESULT)) as job:
         rows = job.rows()
-    faults = [row for row in rows if row["kind"] != "states"]
+    faults = [row for row in rows if row["kind"] not in ("states", LOG)]
     if faults:
         raise DataError(describe(faults, evaluation.conversion.columns, evaluation.conversion.labels))
-    states = [row["states"] for row in rows if row["rows"]]
+    states = [row["states"] for row in rows if row["kind"] == "states" and row["rows"]]
     if not states:
         raise DataError(
             explain(
@@ -187,7 +190,7 @@ def _states_of_tasks(packed: DataFrame, evaluation: Evaluation) -> np.ndarray:
                 fix="Check the filter or the path of the rows.",
             )
         )
-    return np.array(states, np.float64)
+    return np.array(states, np.float64), [row for row in rows if row["kind"] == LOG]
 
 
 def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -206,27 +209,32 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
     purge_zipimport_cache()
     prepare_worker()
     faults, arrays = convert_batches(evaluation.conversion, batches)
-    model, losses, step, rows = None, None, None, 0
+    model, losses, step, own, rows = None, None, None, None, 0
     settings: dict[str, Any] = {}
     at_once = rows_at_once(evaluation.conversion.features, evaluation.batch_size)
     for whole in arrays:
         if model is None or step is None:
             model, settings = evaluation.load()
             from spark_dl.train.model.keras_settings import apply_settings  # after the import of Keras was prepared
+            from spark_dl.train.step import has_own_test_logs
 
             losses = DividedLosses(model)
+            own = OwnLogs(model) if has_own_test_logs(model) else None
             step = model.test_step if model.run_eagerly else _in_a_graph(model.test_step)
         with apply_settings(settings):
             for start in range(0, len(whole[0]), at_once):
                 part = [array[start : start + at_once] for array in whole]
-                step(keras_batch(evaluation.conversion.tensors, part))
+                logs = step(keras_batch(evaluation.conversion.tensors, part))
                 rows += len(part[0])
+                if own:
+                    own.add(logs, len(part[0]))
     states = [np.asarray(variable, np.float64).ravel() for variable in model.metrics_variables] if model else []
     states += [losses.sums()] if losses else []
     records: list[dict[str, Any]] = [
         {"kind": "states", "rows": rows, "states": np.concatenate(states) if states else np.empty(0)}
     ]
     records += [{"kind": kind, "name": n, "detail": d, "rows": count} for (kind, n, d), count in faults.counts.items()]
+    records += own.records() if own else []
     schema = pa.schema(
         [
             ("kind", pa.string()),

@@ -11,6 +11,7 @@ import keras
 from spark_dl._compat.keras import all_layers
 from spark_dl.errors import ModelError, explain
 from spark_dl.train.model.keras_settings import apply_settings
+from spark_dl.train.model.recompiling import compile_again
 from spark_dl.train.model.serialization import from_bytes, settings_of, to_bytes
 
 __all__ = ["quantized"]
@@ -56,7 +57,7 @@ def quantized(content: bytes, objects: Mapping[str, Any], mode: str) -> bytes:
                 )
             )
         if compiled:
-            model.compile_from_config(compiled)  # the optimizer's state belongs to the weights before
+            compile_again(model, compiled)  # the optimizer's state belongs to the weights before
         return to_bytes(model)
 
 

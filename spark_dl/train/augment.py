@@ -6,13 +6,18 @@ from typing import Any
 
 import keras
 
-from spark_dl.train.model.parts import leaves, shift_seeds
+from spark_dl.train.model.parts import inner_layers, leaves, shift_seeds
 
-__all__ = ["augment_features"]
+__all__ = ["augment_features", "augment_parts", "mixing_layers"]
+
+# Keras's layers that blend the images of a batch, and their labels with them.
+_MIXING = tuple(getattr(keras.layers, name) for name in ("MixUp", "CutMix") if hasattr(keras.layers, name))
+# Those that apply layers one after the other.
+_IN_ORDER = (keras.Sequential, *(kind for kind in (getattr(keras.layers, "Pipeline", None),) if kind is not None))
 
 
 def augment_features(model: keras.Model, layers: Any, rank: int) -> None:
-    """Apply augmentation layers to the features in the model's train step.
+    """Apply augmentation layers to the features in the model's train step, and to the labels if they blend rows.
 
     Args:
         model: The model whose `train_step` is wrapped, a custom one included.
@@ -21,15 +26,37 @@ def augment_features(model: keras.Model, layers: Any, rank: int) -> None:
     """
     for layer in leaves(layers):
         shift_seeds(layer.variables, rank)
-    train_step = model.train_step
+    train_step, mixes = model.train_step, bool(mixing_layers(layers))
 
     def augmented(data: Any) -> Any:
         if not isinstance(data, tuple):  # without labels
             return train_step(_changed(data, layers))
-        features, *rest = data
-        return train_step((_changed(features, layers), *rest))
+        features, labels, *rest = data
+        if mixes:
+            return train_step((*_mixed(features, labels, layers), *rest))
+        return train_step((_changed(features, layers), labels, *rest))
 
     model.train_step = augmented
+
+
+def mixing_layers(layers: Any) -> list[Any]:
+    """Return the layers that blend the rows of a batch, which blends their labels, too."""
+    return [layer for layer in inner_layers(layers) if isinstance(layer, _MIXING)]
+
+
+def augment_parts(layer: Any) -> list[Any]:
+    """Return the layers that a layer applies one after the other: those of a Sequential or a Pipeline."""
+    if not isinstance(layer, _IN_ORDER):
+        return [layer]
+    return [one for part in layer.layers for one in augment_parts(part)]
+
+
+def _mixed(features: Any, labels: Any, layer: Any) -> tuple[Any, Any]:
+    """Apply a layer to images and their labels, as Keras's layers for images take both."""
+    data = {"images": features, "labels": labels}
+    for part in augment_parts(layer):
+        data = part(data, training=True)
+    return data["images"], data["labels"]
 
 
 def _changed(features: Any, layers: Any) -> Any:

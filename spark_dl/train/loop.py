@@ -33,7 +33,7 @@ from spark_dl.train.plan import RankTraining, TrainPlan, TrainResult
 from spark_dl.train.prepared import PreparedModel, prepare
 from spark_dl.train.private import PoissonFeed, ReportEpsilon
 from spark_dl.train.reports import TrainReporter
-from spark_dl.train.step import has_own_test_step
+from spark_dl.train.step import has_own_test_logs
 
 __all__ = ["train"]
 
@@ -98,7 +98,7 @@ def _train(
     user_callbacks = dict(enumerate(cloudpickle.loads(plan.callbacks)))
     joins = _metric_joins(plan, model) if world.size > 1 else ()
     followers = list(user_callbacks.values())
-    agreement = SyncMetrics(collectives, reducer, followers, has_own_test_step(model), joins, plan.state_rules)
+    agreement = SyncMetrics(collectives, reducer, followers, has_own_test_logs(model), joins, plan.state_rules)
     rows = plan.dataset.rows(validation=False)
     measure = MeasureSpeed(collectives, clock, rows * plan.passes, feed.steps, time.monotonic, plan.start)
     own = {position: callback for position, callback in user_callbacks.items() if runs_on(callback, world.rank)}

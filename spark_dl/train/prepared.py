@@ -25,7 +25,7 @@ from spark_dl.train.speed import StepClock
 from spark_dl.train.step import (
     build_state,
     compile_gradients,
-    has_own_train_step,
+    has_own_train_logs,
     prepare_steps,
     quick_train_function,
 )
@@ -134,10 +134,10 @@ def _wrap_steps(prepared: PreparedModel, plan: TrainPlan, feed: Feed, collective
 def _takes_several(plan: TrainPlan, model: keras.Model, feed: Feed) -> bool:
     """Return whether nothing happens between the steps of an epoch, on any rank, so that several may be taken at once.
 
-    With an own train step, the logs may be those of the last step alone.
+    With an own train step or `compute_metrics`, the logs may be those of the last step alone.
     """
     between = plan.options.profile or plan.learning_rate or plan.privacy or plan.federated
-    if between or feed.steps < LEAST_STEPS or model.run_eagerly or has_own_train_step(model):
+    if between or feed.steps < LEAST_STEPS or model.run_eagerly or has_own_train_logs(model):
         return False
     return not acts_within_epochs(cloudpickle.loads(plan.callbacks))
 

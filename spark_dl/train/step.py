@@ -25,8 +25,8 @@ from spark_dl.train.steps_ahead import StepsAhead
 __all__ = [
     "build_state",
     "compile_gradients",
-    "has_own_test_step",
-    "has_own_train_step",
+    "has_own_test_logs",
+    "has_own_train_logs",
     "prepare_steps",
     "quick_train_function",
 ]
@@ -90,13 +90,13 @@ def prepare_steps(
             return _standing_empty(model, test_step, data, rows) if may_be_empty else test_step(data)
 
     model.train_step = counted
-    if losses or may_be_empty or has_own_test_step(model):
+    if losses or may_be_empty or has_own_test_logs(model):
         model.test_step = counted_test
 
 
-def has_own_test_step(model: keras.Model) -> bool:
-    """Return whether the model overrides `test_step`, whose logs may be something other than metric results."""
-    return type(model).test_step is not keras.Model.test_step
+def has_own_test_logs(model: keras.Model) -> bool:
+    """Return whether an own `test_step` or `compute_metrics` may log other values in validation than metric results."""
+    return _overrides(model, "test_step", "compute_metrics")
 
 
 def compile_gradients(model: keras.Model) -> None:
@@ -168,9 +168,13 @@ def quick_train_function(model: keras.Model, reducer: GradientReducer, ahead: St
     set_train_function(model, functools.partial(ahead.take, take))
 
 
-def has_own_train_step(model: keras.Model) -> bool:
-    """Return whether the model overrides `train_step`, whose logs may be something other than metric results."""
-    return type(model).train_step is not keras.Model.train_step
+def has_own_train_logs(model: keras.Model) -> bool:
+    """Return whether an own `train_step` or `compute_metrics` may log other values in training than metric results."""
+    return _overrides(model, "train_step", "compute_metrics")
+
+
+def _overrides(model: keras.Model, *names: str) -> bool:
+    return any(getattr(type(model), name) is not getattr(keras.Model, name) for name in names)
 
 
 def _repeat(count: Any, step: Callable[[], Any]) -> None:

@@ -574,6 +574,8 @@ def test_alone_a_wish_within_an_epoch_stops_at_once() -> None:
         (lambda: keras.callbacks.ModelCheckpoint("x.keras"), False),
         (lambda: keras.callbacks.CSVLogger("x.csv"), False),
         (lambda: keras.callbacks.TensorBoard("logs"), False),
+        # Without its package, which its __init__ imports.
+        (lambda: object.__new__(keras.callbacks.OrbaxCheckpoint), False),
         (lambda: keras.callbacks.BackupAndRestore("backup"), False),
         (lambda: keras.callbacks.RemoteMonitor(), False),
     ],

@@ -151,6 +151,22 @@ def own() -> keras.Model:
     return model
 
 
+class Derived(keras.Model):
+    """Derives a value of a metric."""
+
+    def compute_metrics(self, *args: Any, **others: Any) -> Any:
+        found = super().compute_metrics(*args, **others)
+        return {**found, "missed": 1.0 - found["accuracy"]}
+
+
+def derived() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((6,))
+    model = Derived(inputs, keras.layers.Dense(3, "softmax")(inputs))
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
 def eager() -> keras.Model:
     model = a_model()
     model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
@@ -163,6 +179,7 @@ SINGLE: dict[str, tuple[Callable[[], keras.Model], dict[str, Any]]] = {
     "warm-up": (a_model, {"learning_rate": LearningRate(0.01, 0.02, 1.0)}),
     "profile": (a_model, {"profile": True}),
     "own step": (own, {"objects": {"Own": Own}}),
+    "own metrics": (derived, {"objects": {"Derived": Derived}}),
     "eager": (eager, {"epochs": 1}),
     "few steps": (a_model, {"batch_size": 64}),
 }
@@ -176,6 +193,17 @@ def test_steps_are_single_where_something_happens_between_them(
         trained(a_plan(tmp_path, make(), **others))
     assert set(calls) <= {1}
     assert bool(calls) is (make is not eager)
+
+
+def test_values_derived_from_metrics_are_logged_as_in_keras(tmp_path: Path) -> None:
+    objects = {"Derived": Derived}
+    with keras.saving.custom_object_scope(objects):
+        history, _ = trained(a_plan(tmp_path, derived(), objects=objects, validation=HELD_OUT, shuffle=False))
+    held_out = (X[HELD_OUT], Y[HELD_OUT])
+    options = {"batch_size": BATCH, "epochs": 2, "shuffle": False, "verbose": 0}
+    expected = derived().fit(X[~HELD_OUT], Y[~HELD_OUT], validation_data=held_out, **options).history
+    assert history.keys() == expected.keys()
+    assert all(history[name] == pytest.approx(values, rel=1e-5) for name, values in expected.items())
 
 
 def test_callbacks_at_the_ends_of_epochs_leave_steps_ahead(tmp_path: Path, calls: list[int]) -> None:

@@ -116,6 +116,11 @@ def test_labels_that_are_not_those_of_the_outputs_are_refused(options: Any, told
         label_specs(SCHEMA, values(**options), outputs("price", "kind"))
 
 
+def test_several_labels_of_one_output_are_to_be_one_column() -> None:
+    with pytest.raises(OptionError, match=r"labelCols doesn.t match.*one column of arrays"):
+        label_specs(SCHEMA, values(labelCols=["a", "b"]), outputs("price"))
+
+
 def test_a_label_column_is_named_by_its_own_option() -> None:
     with pytest.raises(DataError, match="'text', which labelCols names"):
         label_specs(SCHEMA, values(labelCols=["a", "text"]), outputs("price", "kind"))

@@ -51,6 +51,19 @@ def test_the_outputs_mean_what_they_mean_after_a_fit(kind: Any, model: Any, opti
         assert found == head
 
 
+class Decodes(keras.Model):
+    """Decodes what it predicts, as detectors do."""
+
+    def predict_step(self, data: Any) -> Any:
+        return 2 * super().predict_step(data)
+
+
+def test_a_predict_step_of_its_own_is_told_of() -> None:
+    inputs = keras.Input((4,))
+    with pytest.warns(RuntimeWarning, match="what call of Decodes returns: its own predict_step"):
+        KerasModel.fromKeras(Decodes(inputs, keras.layers.Dense(1)(inputs)))
+
+
 def test_a_loss_tells_logits_from_probabilities_and_any_labels_are_fine() -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.LeakyReLU()])
     model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))

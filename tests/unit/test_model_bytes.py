@@ -354,6 +354,25 @@ def one_head_twice() -> keras.Model:
     return keras.Model(inputs, [dense(inputs), dense(keras.ops.negative(inputs))])
 
 
+class WithoutCall(keras.Model):
+    """As in Keras's example of a variational autoencoder."""
+
+
+class Sums(keras.Model):
+    def call(self, inputs: Any) -> Any:
+        return sum(keras.tree.flatten(inputs))
+
+
+def without_call() -> keras.Model:
+    return WithoutCall()
+
+
+def summing(shapes: Any) -> keras.Model:
+    model = Sums()
+    model(keras.tree.map_shape_structure(lambda shape: np.zeros((1, *shape[1:])), shapes))
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -361,6 +380,9 @@ def one_head_twice() -> keras.Model:
         (lambda: "model.keras", "no Keras model to train.*received: 'model.keras' .str."),
         (lambda: keras.Sequential([keras.layers.Dense(1)]), "isn't built.*keras.Input"),
         (lambda: Subclassed(), "isn't built.*an unbuilt Subclassed"),
+        (without_call, "isn't built.*WithoutCall, a class without call.*Add call to the class"),
+        (lambda: summing([(None, 2)] * 2), r"isn't built.*built for .*a dict of tensors by name"),
+        (lambda: summing({"one": (None, 2)}), r"isn't built.*built for .*the tensor itself for one input"),
         (nested_inputs, "nested.*a.0.*a.1"),
         (one_head_twice, "have the same name.*head, head"),
         (lambda: keras.Sequential([keras.Input((1,), dtype="complex64"), keras.layers.Flatten()]), "dtype complex64"),
@@ -542,3 +564,38 @@ def test_what_is_registered_elsewhere_is_saved_by_the_name_that_it_has_there() -
     assert keras.saving.get_registered_name(Elsewhere) == "there>Elsewhere"
     assert keras.saving.get_registered_object("there>Elsewhere") is Elsewhere
     assert keras.saving.get_registered_name(bare) == "bare"
+
+
+# --- configs of the user's layers ----------------------------------------------------------------------------
+
+
+class Gate(keras.layers.Layer):
+    """Takes its own arguments alone, as the layers of Keras's examples do; Keras itself doesn't load it again."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.linear = keras.layers.Dense(units)
+
+    def call(self, inputs: Any) -> Any:
+        return self.linear(inputs)
+
+
+class Block(keras.layers.Layer):
+    def __init__(self, units: int, rate: float = 0.5) -> None:
+        super().__init__()
+        self.gates = [Gate(units), Gate(units)]
+        self.rate = rate
+
+    def call(self, inputs: Any) -> Any:
+        return self.gates[0](inputs) + self.rate * self.gates[1](inputs)
+
+
+def test_layers_that_take_their_own_arguments_alone_are_copied() -> None:
+    model = keras.Sequential([keras.Input((4,)), Block(3), Block(2, 0.25)])
+    model.layers[0].trainable = False
+    model.layers[1].gates[1].trainable = False
+    copy = compiled_copy(model, "sgd", "mse", None)
+    given = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(copy(given), model(given))
+    flags = [[layer.trainable, *(gate.trainable for gate in layer.gates)] for layer in copy.layers]
+    assert flags == [[False, False, False], [True, True, False]]

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from spark_dl.errors import ModelError
 from spark_dl.train.model.round_trip import refuse_forgotten
@@ -22,11 +23,15 @@ def half(x: Any) -> Any:
 
 
 class Own(keras.layers.Layer):
-    """A layer with an array and a function that its config doesn't have."""
+    """A layer with constants and a function that its config doesn't have."""
 
-    def __init__(self, scale: float = 1.0, function: Any = double, **options: Any) -> None:
+    def __init__(
+        self, scale: float = 1.0, shift: float = 0.0, drawn: float = 0.5, function: Any = double, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.scale = np.full(2, scale)
+        self.shift = tf.constant(shift)
+        self.tables = {"drawn": [np.full(2, drawn), tf.fill([3], drawn)]}
         self.function = function
 
     def call(self, inputs: Any) -> Any:
@@ -66,6 +71,8 @@ OTHERS: dict[str, tuple[Callable[[], keras.Model], str]] = {
         r"class .*EinsumDense.* in place of .*Dense",
     ),
     "an array": (lambda: network(scale=2.0), r"the attribute 'scale' of own \(Own\)"),
+    "a tensor": (lambda: network(shift=1.0), r"the attribute 'shift' of own \(Own\)"),
+    "arrays and tensors in lists": (lambda: network(drawn=0.25), r"the attribute 'tables' of own \(Own\)"),
     "a function": (lambda: network(function=half), r"the attribute 'function' of own \(Own\)"),
     "another optimizer": (lambda: network(optimizer="sgd"), "the optimizer .*SGD"),
     "no such layer": (
@@ -84,3 +91,9 @@ def test_what_a_copy_has_lost_is_named(what: str) -> None:
 
 def test_an_equal_copy_passes() -> None:
     refuse_forgotten(network(), network())
+
+
+def test_a_tensor_that_a_call_has_left_is_no_difference() -> None:
+    model = network()
+    model.get_layer("own").seen = [tf.zeros(3)]  # such as attention scores
+    refuse_forgotten(model, network())

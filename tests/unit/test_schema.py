@@ -42,6 +42,9 @@ SCHEMA = T.StructType(
 )
 
 
+MASKS = T.StructType([T.StructField("mask", T.BinaryType())])
+
+
 def features(*names: str, shape: tuple[int, ...], dtype: str = "float32") -> FeatureSpec:
     return feature_spec(SCHEMA, names, "inputCols" if len(names) > 1 else "featuresCol", shape, dtype)
 
@@ -170,6 +173,10 @@ def test_weights_are_numbers_and_marks_are_booleans() -> None:
         (lambda: features("words", shape=(1,)), ["'words'", "words: array<string>", "StringIndexer"]),
         (lambda: features("key", shape=(1,)), ["'key'", "key: decimal(20,0)", "Cast"]),
         (lambda: label_spec(SCHEMA, "name", (3,), 3), ["'name', which labelCol names, can't be fed", "string"]),
+        (
+            lambda: label_spec(MASKS, "mask", (4, 4), 3),
+            ["'mask', which labelCol", "mask: binary", "class of each pixel"],
+        ),
         (
             lambda: label_spec(SCHEMA, "pixels", (), 3),
             ["label column 'pixels' can't hold class indices", "from 0 to 2", "pixels: array<float>"],

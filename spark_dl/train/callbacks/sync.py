@@ -232,6 +232,8 @@ _WRITES_FILES = (
     keras.callbacks.CSVLogger,
     keras.callbacks.TensorBoard,
     keras.callbacks.RemoteMonitor,
+    # Of newer releases.
+    *(getattr(keras.callbacks, name) for name in ("OrbaxCheckpoint",) if hasattr(keras.callbacks, name)),
 )
 
 

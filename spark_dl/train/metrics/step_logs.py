@@ -19,7 +19,16 @@ from spark_dl.collectives import Collectives
 from spark_dl.log_values import plain_logs
 from spark_dl.train.model.parts import leaves
 
-__all__ = ["TEST_HOOKS", "TRAIN_HOOKS", "has_hook", "join_logs", "read_logs", "results_of"]
+__all__ = [
+    "TEST_HOOKS",
+    "TRAIN_HOOKS",
+    "equal_result",
+    "has_hook",
+    "join_logs",
+    "never_updated",
+    "read_logs",
+    "results_of",
+]
 
 TRAIN_HOOKS = ("on_train_batch_end", "on_batch_end")
 TEST_HOOKS = ("on_test_batch_end",)
@@ -88,7 +97,7 @@ def join_logs(
     joined = join_metrics()
     if not logs:
         return dict(joined)
-    untouched = _never_updated(model)
+    untouched = never_updated(model)
     if logs.keys() == results.keys():
         # Metric results count as in Keras. A metric that a custom step never updates would log a meaningless 0.0.
         plain = [name for name in logs if name in untouched]
@@ -99,11 +108,17 @@ def join_logs(
     return {name: joined[same[name]] if name in same else value for name, value in found.items()}
 
 
-def _never_updated(model: keras.Model) -> set[str]:
+def never_updated(model: keras.Model) -> set[str]:
     """Return the names of mean metrics that were updated on no rank, once the states are joined."""
     metrics = [leaf for held in model.metrics for leaf in leaves(getattr(held, "metrics", [held]))]
     means = [metric for metric in metrics if isinstance(metric, keras.metrics.Mean)]
     return {metric.name for metric in means if float(np.asarray(metric.count)) == 0}
+
+
+def equal_result(name: str, value: Any, results: Mapping[str, Any]) -> str:
+    """Return the name of the metric whose result a log is, which may have another name; "" for none."""
+    names = [name, *sorted(results)] if np.ndim(value) == 0 else [name]
+    return next((metric for metric in names if metric in results and _same(value, results[metric])), "")
 
 
 def _weighted(

@@ -17,6 +17,7 @@ from spark_dl.train.model.live_state import counterparts, numbered, walk
 from spark_dl.train.model.losses import by_output
 from spark_dl.train.model.optimizer_state import transfer
 from spark_dl.train.model.parts import inner_layers
+from spark_dl.train.model.recompiling import compile_with, compiles_itself, refuse_other_compile
 from spark_dl.train.model.round_trip import refuse_forgotten
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model.shape import shape_of
@@ -51,12 +52,13 @@ def compiled_copy(
         may_lack_loss: Whether the model brings its own loss.
 
     Raises:
-        ModelError: There is no loss, or Keras doesn't save all of the model.
+        ModelError: There is no loss, the class doesn't take the options, or Keras doesn't save all of the model.
         OptionError: The optimizer excludes variables of another model.
     """
     with keras.saving.custom_object_scope(custom_objects(model, optimizer, loss, metrics)):
         copy = from_bytes(to_bytes(model))
         refuse_forgotten(model, copy)
+        refuse_other_compile(model, copy)
         if dtype_policy:
             copy = _with_policy(copy, dtype_policy)
         live, variables = numbered(walk(model)), counterparts(model, copy)
@@ -67,7 +69,10 @@ def compiled_copy(
         if not unchanged or not copy.compiled:
             own = _copied_optimizer(optimizer, live, variables)
             _recompile(copy, own, loss, metrics, loss_weights, dtype_policy == "mixed_float16")
-        return _built(copy)
+        made = _built(copy)
+        if compiles_itself(type(made)):
+            refuse_other_compile(made, from_bytes(to_bytes(made)))
+        return made
 
 
 def _copied_optimizer(optimizer: Any, live: Mapping[int, Any], variables: Mapping[int, Any]) -> Any:
@@ -170,14 +175,15 @@ def _recompile(copy: keras.Model, optimizer: Any, loss: Any, metrics: Any, loss_
         others = {name: own[name] for name in ("run_eagerly", "steps_per_execution", "jit_compile") if name in own}
         # The model's own optimizer was already wrapped, or not, for loss scaling.
         others["auto_scale_loss"] = optimizer is not None or own_optimizer is None
-    copy.compile(
-        optimizer=chosen,
-        loss=_copied(loss),
-        metrics=_copied(metrics) if metrics is not None else own.get("metrics"),
-        weighted_metrics=own.get("weighted_metrics"),
-        loss_weights=loss_weights if loss_weights is not None else own.get("loss_weights"),
+    options = {
+        "optimizer": chosen,
+        "loss": _copied(loss),
+        "metrics": _copied(metrics) if metrics is not None else own.get("metrics"),
+        "weighted_metrics": own.get("weighted_metrics"),
+        "loss_weights": loss_weights if loss_weights is not None else own.get("loss_weights"),
         **others,
-    )
+    }
+    compile_with(copy, options)
 
 
 def _built(model: keras.Model) -> keras.Model:

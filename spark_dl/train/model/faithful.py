@@ -53,14 +53,17 @@ def fault(thing: Any, config: Mapping[str, Any]) -> str:
 
 
 def with_arguments(thing: Any, config: Any) -> Any:
-    """Return the config of one of Keras's losses or metrics with the arguments that its `get_config` forgets.
+    """Return a config with the arguments that the class takes.
 
-    Keras's Huber leaves its delta out, for one.
+    Those that the `get_config` of Keras's losses and metrics forgets are added: Huber leaves its delta out, for one.
+    Those that Keras adds to layers of the user's and that their classes don't take are removed.
 
     Args:
-        thing: Any object; the config of others is returned as it is.
+        thing: Any object; the config of others than losses, metrics and layers is returned as it is.
         config: The config as Keras serializes it.
     """
+    if isinstance(thing, keras.layers.Layer):
+        return _without_unknown(thing, config)
     if not isinstance(thing, (keras.losses.Loss, keras.metrics.Metric)) or not is_keras(type(thing)):
         return config
     if not isinstance(config, dict) or not isinstance(written := config.get("config"), dict):
@@ -69,6 +72,23 @@ def with_arguments(thing: Any, config: Any) -> Any:
     held = wrapped_function(thing)[1].items()
     lost = {name: value for name, value in held if isinstance(value, _PLAIN) and name in taken and name not in written}
     return {**config, "config": {**written, **lost}} if lost else config
+
+
+def _without_unknown(layer: keras.layers.Layer, config: Any) -> Any:
+    """Return a layer's config without what Keras adds to it and the user's class doesn't take.
+
+    Keras makes a config of the arguments of `__init__`, which `trainable` and `dtype` needn't be. The record of a
+    model has both (live_state.py).
+    """
+    kind = type(layer)
+    written = config.get("config") if isinstance(config, dict) else None
+    if is_keras(kind) or not is_keras(kind.get_config) or not isinstance(written, dict) or "layers" in written:
+        return config
+    parameters = inspect.signature(kind.__init__).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return config
+    known = {name: value for name, value in written.items() if name in parameters or name not in ("trainable", "dtype")}
+    return {**config, "config": known}
 
 
 def changed_arguments(thing: Any, config: Mapping[str, Any]) -> str:

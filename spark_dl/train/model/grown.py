@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from spark_dl.errors import ModelError, explain
+from spark_dl.train.model.recompiling import compile_again
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model.shape import shape_of
 
@@ -47,7 +48,7 @@ def grown_model(model: keras.Model, fitted: keras.Model, copied: bool) -> keras.
         values[tuple(map(slice, given.shape))] = np.asarray(given)
         variable.assign(values)
     if not model.compiled and fitted.compiled:
-        model.compile_from_config(fitted.get_compile_config())
+        compile_again(model, fitted.get_compile_config())
     return model
 
 

@@ -161,14 +161,14 @@ class _Finder:
         """Return the config of an object of a custom class, or a reference to it if `get_config` is incomplete."""
         has_state = isinstance(obj, (keras.layers.Layer, keras.metrics.Metric, keras.optimizers.Optimizer))
         try:
-            config = by_keras(obj)
+            config = with_arguments(obj, by_keras(obj))
         except ModelError:
             raise
         except Exception as error:
             if not has_state and callable(obj):
                 return function_reference(self._note(obj))
-            first = next(iter(str(error).strip().splitlines()), "")
-            raise _not_copied(obj, f"{type(error).__name__}: {first}") from error
+            sentence = " ".join(str(error).split()).partition(". ")[0]
+            raise _not_copied(obj, f"{type(error).__name__}: {sentence}") from error
         if not has_state:
             return (
                 config if not callable(obj) or self._is_faithful(obj, config) else function_reference(self._note(obj))

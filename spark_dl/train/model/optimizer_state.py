@@ -19,6 +19,7 @@ from spark_dl._compat.keras import (
 from spark_dl.errors import OptionError, explain
 from spark_dl.train.model.identity import naming
 from spark_dl.train.model.plain_values import apply_attributes, plain_attributes
+from spark_dl.train.model.recompiling import compile_again
 
 __all__ = [
     "describe_optimizers",
@@ -159,7 +160,7 @@ def _replace_optimizer(model: keras.Model, recorded: Mapping[str, Any]) -> None:
     with naming():  # losses and metrics are written by the names that they were loaded by
         config = model.get_compile_config()
     if type(model).compile is not keras.Model.compile:
-        model.compile_from_config(config)
+        compile_again(model, config)
     else:
         options = keras.saving.deserialize_keras_object(config)
         model.compile(**options, auto_scale_loss=False)

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from spark_dl._compat.keras import LAYER_ATTRIBUTES
 from spark_dl.train.model.parts import is_keras
 
@@ -59,7 +61,9 @@ def _own_private(thing: Any) -> set[str]:
 
 
 def _encode(value: Any) -> Any:
-    """Return a plain value as JSON; `_NONE` if it isn't plain."""
+    """Return a plain value as JSON, a NumPy scalar as Python's; `_NONE` if it isn't plain."""
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        value = value.item()
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, (list, tuple)):

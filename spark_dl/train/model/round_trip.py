@@ -11,11 +11,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from spark_dl._compat.keras import is_seed
 from spark_dl.errors import ModelError, explain
 from spark_dl.train.model.live_state import describe, walk
-from spark_dl.train.model.parts import is_keras
+from spark_dl.train.model.parts import is_keras, leaves
 
 __all__ = ["refuse_forgotten"]
 
@@ -119,18 +120,28 @@ def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _of_objects(live: Any, loaded: Any) -> Iterator[str]:
-    """Yield the attributes of a custom class that hold different arrays or functions."""
+    """Yield the attributes of a custom class that hold different arrays, tensors or functions."""
     if is_keras(type(live)):
         return
     for name, value in vars(live).items():
         other = vars(loaded).get(name)
         if hasattr(keras.layers.Layer, name):
             continue
-        if isinstance(value, np.ndarray):
-            if not isinstance(other, np.ndarray) or not _same_bits(value, other):
+        # A tensor that the copy doesn't have is one that a call has left, such as attention scores.
+        if any(not _same_bits(*pair) for pair in zip(_constants(value), _constants(other), strict=False)):
+            yield name
+        elif isinstance(value, np.ndarray):
+            if not isinstance(other, np.ndarray):
                 yield name
         elif inspect.isfunction(value) and (not inspect.isfunction(other) or value.__qualname__ != other.__qualname__):
             yield name
+
+
+def _constants(held: Any) -> Iterator[np.ndarray]:
+    """Yield the values of arrays and tensors that an attribute holds, alone or in lists and dicts."""
+    for one in leaves(held):
+        if isinstance(one, np.ndarray) or (isinstance(one, tf.Tensor) and hasattr(one, "numpy")):
+            yield np.asarray(one)
 
 
 def _of_optimizers(live: Sequence[Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import math
 import os
 import tempfile
@@ -21,6 +22,7 @@ from spark_dl.train.model.identity import config_of, found_objects, naming
 from spark_dl.train.model.keras_settings import apply_settings
 from spark_dl.train.model.live_state import LiveState, describe, restore_layers, restore_optimizer, restore_values
 from spark_dl.train.model.names import PACKAGE
+from spark_dl.train.model.recompiling import compile_again
 
 __all__ = ["custom_objects", "from_bytes", "from_file", "import_own_layers", "register", "settings_of", "to_bytes"]
 
@@ -118,6 +120,8 @@ def from_file(path: str, custom_objects: Mapping[str, Any] | None = None, compil
         with warnings.catch_warnings(), contextlib.ExitStack() as scopes:
             # An optimizer that was saved unbuilt starts without state.
             warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            # `compile_again` calls it.
+            warnings.filterwarnings("ignore", message=r"`compile\(\)` was not called as part of model loading")
             if custom_objects:  # a scope replaces the one around it
                 scopes.enter_context(keras.saving.custom_object_scope(custom_objects))
             if size >= _LARGE_BYTES:
@@ -161,10 +165,20 @@ def _loaded(path: str, state: LiveState | None, compiled: bool) -> keras.Model:
         model = keras.saving.load_model(path, compile=compiled, safe_mode=True)
         restore_layers(model, state)
         restore_values(model, state)  # before the optimizer is built, which may copy the values
-        if restore_optimizer(model, state):
-            model.load_weights(path)
+        again = compiled and _compiled_again(model, path)
+        if restore_optimizer(model, state) or again:
+            keras.Model.load_weights(model, path)  # a class may have one of its own
             restore_values(model, state)
     return model
+
+
+def _compiled_again(model: keras.Model, path: str) -> bool:
+    """Compile a loaded model that Keras hasn't compiled, by the config in its archive; return whether it is now."""
+    config = json.loads(config_text(path)).get("compile_config")
+    if not config or getattr(model, "optimizer", None) is not None:
+        return False
+    compile_again(model, config)
+    return bool(model.compiled)
 
 
 def _refrozen(model: keras.Model, path: str) -> keras.Model:
@@ -178,6 +192,6 @@ def _refrozen(model: keras.Model, path: str) -> keras.Model:
     if len(model.trainable_variables) < trained and model.compiled:
         with naming():
             compiled = model.get_compile_config()
-        model.compile_from_config(compiled)  # with an optimizer for the remaining variables
-        model.load_weights(path)
+        compile_again(model, compiled)  # with an optimizer for the remaining variables
+        keras.Model.load_weights(model, path)
     return model

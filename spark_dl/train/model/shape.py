@@ -196,17 +196,9 @@ def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutpu
     """
     built = (model.get_build_config() or {}).get("input_shape") if model.built else None
     shapes: dict[str, Any] = built if isinstance(built, dict) else {"input": built}
-    if not all(map(_is_shape, shapes.values())):
-        raise ModelError(
-            explain(
-                f"The model {model.name!r} isn't built: the shapes of its inputs and outputs aren't known.",
-                expected="a model that begins with keras.Input(shape=...); or a subclass that was built, or called "
-                "once, with one tensor or a dict of tensors",
-                received=f"an unbuilt {type(model).__name__}" if built is None else f"built for {built}",
-                fix="Add keras.Input(shape=(...)) as the first layer, call model.build((None, ...)), or return a "
-                "Sequential from modelFn, which builds it for columns of known width.",
-            )
-        )
+    lacks_call = type(model).call is keras.Model.call
+    if lacks_call or not all(map(_is_shape, shapes.values())) or (isinstance(built, dict) and len(built) < 2):
+        raise _unknown_shapes(model, built, lacks_call)
     kind = model.input_dtype
     tensors = {name: keras.KerasTensor((None, *shape[1:]), dtype=kind) for name, shape in shapes.items()}
     result: Any = model.compute_output_spec(tensors if isinstance(built, dict) else tensors["input"])
@@ -216,6 +208,35 @@ def _called_ports(model: keras.Model) -> tuple[list[ModelInput], list[ModelOutpu
         for index, (path, tensor) in enumerate(_flat(result, model))
     ]
     return inputs, outputs, isinstance(built, dict), isinstance(result, dict)
+
+
+def _unknown_shapes(model: keras.Model, built: Any, lacks_call: bool) -> ModelError:
+    """Return the error for a model whose inputs and outputs can't be found.
+
+    Args:
+        model: The model.
+        built: The shapes that it was built for; None if it isn't built.
+        lacks_call: Whether its class has no `call`.
+    """
+    received = f"an unbuilt {type(model).__name__}" if built is None else f"built for {built}"
+    fix = (
+        "Add keras.Input(shape=(...)) as the first layer, call model.build((None, ...)), or return a Sequential from "
+        "modelFn, which builds it for columns of known width."
+    )
+    if lacks_call:
+        received = f"{type(model).__name__}, a class without call"
+        fix = "Add call to the class: what transform computes of a row, as decoder(encoder(x)). Call it once."
+    elif built is not None:
+        fix = "Let call take the tensor itself for one input, and a dict of tensors by name for several ones."
+    return ModelError(
+        explain(
+            f"The model {model.name!r} isn't built: the shapes of its inputs and outputs aren't known.",
+            expected="a model that begins with keras.Input(shape=...); or a subclass that was built, or called "
+            "once, with one tensor or a dict of several tensors",
+            received=received,
+            fix=fix,
+        )
+    )
 
 
 def _is_shape(thing: Any) -> bool:

@@ -19,6 +19,7 @@ from spark_dl.train.model.compiling import FRONT
 from spark_dl.train.model.config_names import renumbered
 from spark_dl.train.model.identity import naming
 from spark_dl.train.model.parts import inner_layers, is_keras
+from spark_dl.train.model.recompiling import compile_again
 from spark_dl.train.model.serialization import custom_objects, from_bytes, to_bytes
 from spark_dl.train.model.shape import ModelInput, shape_of
 
@@ -335,7 +336,7 @@ def _rebuilt(model: keras.Model, given: Any, changed: Any) -> keras.Model:
     if model.compiled:
         with naming():
             compiled = model.get_compile_config()
-        joined.compile_from_config(compiled)
+        compile_again(joined, compiled)
         joined.optimizer = model.optimizer  # with its state
     return from_bytes(to_bytes(joined))  # loaded again to drop the layers' previous graph
 
