@@ -16,7 +16,10 @@ from keras.src.trainers.compile_utils import CompileMetrics
 
 __all__ = [
     "CALLBACK_ATTRIBUTES",
+    "LAYERS_IN_ORDER",
     "LAYER_ATTRIBUTES",
+    "MIXING_LAYERS",
+    "NEW_FILE_CALLBACKS",
     "TRACKING_ATTRIBUTES",
     "all_layers",
     "best_direction",
@@ -48,6 +51,18 @@ __all__ = [
     "wrapped_function",
 ]
 
+
+def _known(module: Any, *names: str) -> tuple[type, ...]:
+    """Return the classes of a module that this release has."""
+    return tuple(getattr(module, name) for name in names if hasattr(module, name))
+
+
+# Layers that blend the images of a batch, and their labels with them.
+MIXING_LAYERS = _known(keras.layers, "MixUp", "CutMix")
+# Layers that apply other layers one after the other.
+LAYERS_IN_ORDER = (keras.Sequential, *_known(keras.layers, "Pipeline"))
+# Callbacks of newer releases that write files.
+NEW_FILE_CALLBACKS = _known(keras.callbacks, "OrbaxCheckpoint")
 # Attributes that Keras sets on each callback.
 CALLBACK_ATTRIBUTES = frozenset({"_model", "model", "params", "validation_data"})
 # Attributes that Keras sets on layers and models when they are created, built, called, compiled and evaluated.

@@ -6,14 +6,10 @@ from typing import Any
 
 import keras
 
+from spark_dl._compat.keras import LAYERS_IN_ORDER, MIXING_LAYERS
 from spark_dl.train.model.parts import inner_layers, leaves, shift_seeds
 
 __all__ = ["augment_features", "augment_parts", "mixing_layers"]
-
-# Keras's layers that blend the images of a batch, and their labels with them.
-_MIXING = tuple(getattr(keras.layers, name) for name in ("MixUp", "CutMix") if hasattr(keras.layers, name))
-# Those that apply layers one after the other.
-_IN_ORDER = (keras.Sequential, *(kind for kind in (getattr(keras.layers, "Pipeline", None),) if kind is not None))
 
 
 def augment_features(model: keras.Model, layers: Any, rank: int) -> None:
@@ -41,12 +37,12 @@ def augment_features(model: keras.Model, layers: Any, rank: int) -> None:
 
 def mixing_layers(layers: Any) -> list[Any]:
     """Return the layers that blend the rows of a batch, which blends their labels, too."""
-    return [layer for layer in inner_layers(layers) if isinstance(layer, _MIXING)]
+    return [layer for layer in inner_layers(layers) if isinstance(layer, MIXING_LAYERS)]
 
 
 def augment_parts(layer: Any) -> list[Any]:
     """Return the layers that a layer applies one after the other: those of a Sequential or a Pipeline."""
-    if not isinstance(layer, _IN_ORDER):
+    if not isinstance(layer, LAYERS_IN_ORDER):
         return [layer]
     return [one for part in layer.layers for one in augment_parts(part)]
 

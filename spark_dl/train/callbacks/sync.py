@@ -26,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spark_dl._compat.keras import copied_value
+from spark_dl._compat.keras import NEW_FILE_CALLBACKS, copied_value
 from spark_dl.collectives import Collectives
 from spark_dl.log_values import plain_logs
 from spark_dl.train.metrics.joins import MetricJoin
@@ -232,8 +232,7 @@ _WRITES_FILES = (
     keras.callbacks.CSVLogger,
     keras.callbacks.TensorBoard,
     keras.callbacks.RemoteMonitor,
-    # Of newer releases.
-    *(getattr(keras.callbacks, name) for name in ("OrbaxCheckpoint",) if hasattr(keras.callbacks, name)),
+    *NEW_FILE_CALLBACKS,
 )
 
 
