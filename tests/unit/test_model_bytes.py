@@ -13,8 +13,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from pyspark.sql import types as T
 
+from spark_dl import KerasEstimator
 from spark_dl.errors import ModelError, SavedModelError
+from spark_dl.fit.spec import build_fit_spec
 from spark_dl.train.model.compiling import compiled_copy
 from spark_dl.train.model.losses import LossFacts, loss_facts, losses_of
 from spark_dl.train.model.serialization import custom_objects, from_bytes, register, to_bytes
@@ -391,6 +394,44 @@ def summing(shapes: Any) -> keras.Model:
 def test_a_model_that_columns_can_not_feed_is_refused(make: Any, told: str) -> None:
     with pytest.raises(ModelError, match=f"(?i){told}"):
         shape_of(make())
+
+
+class Scaled(keras.layers.Layer):
+    """A layer whose factors are NumPy's numbers, set after it was made."""
+
+    factor: Any = 1.0
+    steps: Any = 1
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * float(self.factor) * int(self.steps)
+
+
+def test_numbers_of_numpy_that_a_layer_holds_are_kept() -> None:
+    layer = Scaled()
+    layer.factor, layer.steps = np.float32(0.25), np.int64(3)
+    model = keras.Sequential([keras.Input((2,)), layer])
+    copy = from_bytes(to_bytes(model), {"Scaled": Scaled})
+    assert (copy.layers[0].factor, copy.layers[0].steps) == (0.25, 3)
+    np.testing.assert_array_equal(copy(np.ones((1, 2))), model(np.ones((1, 2))))
+
+
+class TwoOutputs(keras.Model):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, inputs: Any) -> Any:
+        return self.dense(inputs), inputs
+
+
+def test_labels_cannot_be_matched_to_outputs_in_a_tuple() -> None:
+    model = TwoOutputs()
+    model(np.zeros((1, 2), "float32"))
+    names = [one.name for one in shape_of(model).outputs]
+    estimator = KerasEstimator(model=model, loss="mse", labelCols=dict.fromkeys(names, "y"), optimizer="sgd")
+    rows = T.StructType([T.StructField("features", T.ArrayType(T.FloatType())), T.StructField("y", T.FloatType())])
+    with pytest.raises(ModelError, match=r"outputs have no names.*TwoOutputs, whose call returns 2 outputs.*a dict"):
+        build_fit_spec(estimator, rows, estimator._options())
 
 
 # --- losses --------------------------------------------------------------------------------------------------
