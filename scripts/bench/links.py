@@ -127,7 +127,7 @@ def agent(rank: int, addresses: list[str]) -> None:
         world = worlds(addresses)[rank]
         variables = resources.horovod_environment(world, address, interface, 60)
         payload = cloudpickle.dumps(functools.partial(measure, interface))
-        process.begin(RankTask(world, variables, payload, logging.WARNING))
+        process.send(RankTask(world, variables, payload, logging.WARNING))
         for message in process.messages():
             if isinstance(message, Failed):
                 raise SystemExit(str(message.failure.error()))
