@@ -152,7 +152,7 @@ def check_class(model: Any, trained: bool = True) -> None:
         refuse_lost_compile(model)
     kind = type(model)
     if kind.predict_step is not keras.Model.predict_step:
-        warn(f"transform gives what call of {kind.__name__} returns: its own predict_step is used by predict alone.")
+        warn(f"transform returns the output of {kind.__name__}.call: only keras.Model.predict uses its predict_step.")
 
 
 def check_compiles(model: keras.Model) -> None:

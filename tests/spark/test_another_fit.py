@@ -56,11 +56,11 @@ def test_another_fit_leaves_an_unfinished_one_alone_and_the_same_one_goes_on(
         ({"loss": made(-1.0), "epochs": 4}, "had another code of the model, its losses or metrics"),
         ({"epochs": 2}, "is at the end of epoch 3, beyond epochs=2"),
     ]
-    for options, told in others:
+    for options, reason in others:
         capsys.readouterr()
         fitted = regressor(tmp_path, **options).fit(data)
         said = capsys.readouterr().err
-        assert f"The unfinished fit in file://{left} {told}: it is left unchanged." in said, said
+        assert f"The unfinished fit in file://{left} {reason}: it is left unchanged." in said, said
         assert len(fitted.summary.history["loss"]) == options["epochs"]
         assert {path.name: path.read_bytes() for path in left.iterdir()} == before
     # Fewer epochs may be asked for while they aren't over; and it is the rows that count, not the name of a column.

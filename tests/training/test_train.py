@@ -181,8 +181,8 @@ def test_a_metric_that_does_not_say_which_way_is_better_wants_it_told(tmp_path: 
     plan = a_plan(tmp_path, model, monitor_mode="auto", restore_best_weights=True, **options)
     with pytest.raises(OptionError, match=r"monitor='distance' is better when lower or higher.*monitorMode='min'"):
         run(plan)
-    told = changed(plan, monitor_mode="min")
-    assert train(told, SoloCollectives(solo()), lambda content: None).result.best_epoch >= 0
+    directed = changed(plan, monitor_mode="min")
+    assert train(directed, SoloCollectives(solo()), lambda content: None).result.best_epoch >= 0
 
 
 def test_the_best_may_be_the_greatest(tmp_path: Path) -> None:

@@ -88,16 +88,16 @@ def test_a_rank_that_waits_is_let_go_when_the_driver_ends() -> None:
         sender = Sender(channel.address)
         sender.send(Started(0))
         heard(messages, 1)
-        told: queue.Queue[Exception] = queue.Queue()
+        raised: queue.Queue[Exception] = queue.Queue()
 
         def wait() -> None:
             try:
                 sender.receive(Peers)
             except ClusterError as error:
-                told.put(error)
+                raised.put(error)
 
         threading.Thread(target=wait, daemon=True).start()
-    assert "closed the connection" in str(told.get(timeout=10))
+    assert "closed the connection" in str(raised.get(timeout=10))
     sender.close()
 
 

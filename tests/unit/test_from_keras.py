@@ -58,9 +58,9 @@ class Decodes(keras.Model):
         return 2 * super().predict_step(data)
 
 
-def test_a_predict_step_of_its_own_is_told_of() -> None:
+def test_a_custom_predict_step_is_warned_of() -> None:
     inputs = keras.Input((4,))
-    with pytest.warns(RuntimeWarning, match="what call of Decodes returns: its own predict_step"):
+    with pytest.warns(RuntimeWarning, match="output of Decodes.call: only keras.Model.predict uses its predict_step"):
         KerasModel.fromKeras(Decodes(inputs, keras.layers.Dense(1)(inputs)))
 
 

@@ -122,7 +122,7 @@ def test_an_uncompiled_model_is_compiled_as_the_fitted_one_and_tags_grow_in_a_cr
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         (network(2), r"\(3, 2\) for .*\(3, 3\)"),
         (network(4, width=4), r"\(4, 4\) for .*\(3, 3\)"),
@@ -130,7 +130,7 @@ def test_an_uncompiled_model_is_compiled_as_the_fitted_one_and_tags_grow_in_a_cr
     ],
     ids=["fewer classes", "another width", "fewer layers"],
 )
-def test_a_model_of_other_layers_than_the_fitted_one_is_refused(model: keras.Model, told: str) -> None:
+def test_a_model_of_other_layers_than_the_fitted_one_is_refused(model: keras.Model, message: str) -> None:
     warm = KerasClassifierModel.fromKeras(network(3))
-    with pytest.raises(ModelError, match=f"can't start from the weights of warmStart.*{told}"):
+    with pytest.raises(ModelError, match=f"can't start from the weights of warmStart.*{message}"):
         initial_model(KerasClassifier(model=model, warmStart=warm)._options())

@@ -166,8 +166,12 @@ def test_the_flavor_writes_where_spark_says_and_whole(tmp_path: Path, monkeypatc
     flavor.save_model(f"file:{tmp_path}/model", content)
     assert (tmp_path / "model" / "spark_dl" / "stage" / "metadata" / "part-0").read_bytes() == b"{}"
     (tmp_path / "file").write_text("mine")
-    for path, told in (("model", "already exists"), (f"file:{tmp_path}/file", "already exists"), ("s3://b/m", "local")):
-        with pytest.raises(SavedModelError, match=told):
+    for path, message in (
+        ("model", "already exists"),
+        (f"file:{tmp_path}/file", "already exists"),
+        ("s3://b/m", "local"),
+    ):
+        with pytest.raises(SavedModelError, match=message):
             flavor.save_model(path, content)
     with pytest.raises(FileNotFoundError):
         flavor.save_model("new", content, code_paths=["no such file"])

@@ -92,7 +92,7 @@ def test_a_copy_is_compiled_by_its_own_compile(kind: Any) -> None:
 def test_a_compile_with_other_arguments_is_repeated_by_the_class_or_refused() -> None:
     arguments = ("sgd", keras.optimizers.Adam(0.25), 5.0)
     with pytest.raises(
-        ModelError, match=r"compiled by its own class.*Distiller.compile with the arguments soft_opt.*, temper"
+        ModelError, match=r"has a custom compile.*Distiller.compile with the arguments soft_opt.*, temper"
     ):
         spec(KerasClassifier(model=net(Distiller, *arguments)))
     found = spec(KerasClassifier(model=net(Saved, *arguments)))  # its default loss isn't asked for
@@ -104,16 +104,16 @@ def test_a_compile_with_other_arguments_is_repeated_by_the_class_or_refused() ->
 
 def test_what_an_own_compile_keeps_from_keras_is_named() -> None:
     model = net(Hides, keras.optimizers.Adam(0.5), "sparse_categorical_crossentropy")
-    with pytest.raises(ModelError, match=r"compiled by its own class.*Hides.compile with inner that Keras's"):
+    with pytest.raises(ModelError, match=r"has a custom compile.*Hides.compile with inner that Keras's"):
         spec(KerasClassifier(model=model))
     given = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy"}
-    with pytest.raises(ModelError, match=r"compiled by its own class.*Hides.compile with inner"):
+    with pytest.raises(ModelError, match=r"has a custom compile.*Hides.compile with inner"):
         spec(KerasClassifier(model=net(Hides), **given))
     teacher, student = (keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]) for _ in range(2))
     keras_own = keras.distillation.Distiller(teacher, student, keras.distillation.LogitsDistillation())
     keras_own.build((None, 4))
     keras_own.compile("adam", "sparse_categorical_crossentropy")
-    with pytest.raises(ModelError, match=r"compiled by its own class.*Distiller.compile with"):
+    with pytest.raises(ModelError, match=r"has a custom compile.*Distiller.compile with"):
         spec(KerasClassifier(model=keras_own))
 
 

@@ -116,9 +116,9 @@ def compile_with(model: keras.Model, options: Mapping[str, Any]) -> None:
 def _lost_compile(model: keras.Model, lost: str) -> ModelError:
     return ModelError(
         explain(
-            f"The model {model.name!r} is compiled by its own class, and the copies that are trained can't be.",
-            expected="a class with get_compile_config and compile_from_config, where its compile takes or sets other "
-            "things than Keras's",
+            f"The model {model.name!r} has a custom compile, which can't be repeated for the copies that ranks train.",
+            expected="a class with get_compile_config and compile_from_config, if its compile has arguments or sets "
+            "attributes that Keras's compile doesn't",
             received=f"{type(model).__name__}.compile with {lost}, and Keras's compile_from_config",
             fix="Add get_compile_config, which returns the arguments of compile, and compile_from_config, which calls "
             "compile with them: docs/guides/models.md has both.",
