@@ -11,8 +11,8 @@ help: ## list the targets
 lint: ## lint, format and declared dependencies
 	. scripts/env.sh && ruff check . && ruff format --check . && deptry .
 
-types: ## types of the package
-	. scripts/env.sh && mypy spark_dl
+types: ## types of the package and of the scripts
+	. scripts/env.sh && mypy spark_dl && mypy --config-file scripts/mypy.ini
 
 two := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -53,7 +54,7 @@ def digits(spark: SparkSession) -> tuple[DataFrame, DataFrame]:
     return train, test
 
 
-def network():
+def network() -> Any:
     """A small convolutional network."""
     import keras
     from keras import layers

@@ -7,7 +7,6 @@ killed. After some fits it prints what the driver's process and its JVM hold: a 
 import argparse
 import os
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
@@ -108,4 +107,4 @@ if __name__ == "__main__":
     parser.add_argument("--fits", type=int, default=50)
     parser.add_argument("--every", type=int, default=5)
     given = parser.parse_args()
-    sys.exit(main(given.fits, given.every))
+    main(given.fits, given.every)

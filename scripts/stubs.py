@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from generated import update
 
@@ -23,7 +24,7 @@ HEAD = '"""Written by scripts/stubs.py from the options: change those, and run i
 def stub_of(name: str) -> str:
     """The stub of one module."""
     module = importlib.import_module(f"spark_dl.ml.params.{name}")
-    classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
+    classes = [cls for _, cls in inspect.getmembers(module, _are_params) if cls.__module__ == module.__name__]
     classes.sort(key=lambda cls: len(cls.__mro__))
     text = "\n\n".join("\n".join(class_lines(cls)) for cls in classes)
     bases = {base for cls in classes for base in cls.__bases__ if base not in classes}
@@ -39,9 +40,13 @@ def stub_of(name: str) -> str:
     return "\n".join([HEAD, *imports, f"__all__ = [{listed}]\n", text, ""])
 
 
+def _are_params(member: object) -> TypeGuard[type[OptionParams]]:
+    return isinstance(member, type) and issubclass(member, OptionParams)
+
+
 def class_lines(cls: type[OptionParams]) -> Iterator[str]:
     """The stub of one class: the constructor has every option, the rest what its base doesn't have."""
-    (base,) = cls.__bases__
+    (base,) = filter(_are_params, cls.__bases__)
     yield f"class {cls.__name__}({base.__name__}):"
     own = [option for option in cls.options if option not in base.options]
     yield from (f"    {option.name}: Param[{option.type}]" for option in own)

@@ -49,6 +49,7 @@ ruff check .
 ruff format --check .
 echo "==> mypy"
 mypy spark_dl
+mypy --config-file scripts/mypy.ini
 echo "==> deptry"
 deptry .
 echo "==> pytest"

@@ -57,7 +57,7 @@ def run_without_writing(frame: DataFrame) -> None:
 
 def cpu_seconds() -> float:
     """Return the processor time so far of this process and of those below it: the JVM and its Python workers."""
-    used = sum(psutil.Process().cpu_times()[:2])
+    used: float = sum(psutil.Process().cpu_times()[:2])
     for process in psutil.Process().children(recursive=True):
         used += sum(process.cpu_times()[:4])
     return used

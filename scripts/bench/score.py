@@ -37,7 +37,7 @@ def by_nothing(frame: DataFrame) -> DataFrame:
     """The same columns in and out as ours has, without a model."""
     names = [f"p{i}" for i in range(10)]
 
-    @F.pandas_udf(", ".join(f"{name} double" for name in ["prediction", *names]))
+    @F.pandas_udf(", ".join(f"{name} double" for name in ["prediction", *names]))  # type: ignore[call-overload]
     def nothing(rows: pd.Series) -> pd.DataFrame:
         matrix = np.concatenate(rows.to_numpy()).reshape(-1, WIDTH).astype(float)
         return pd.DataFrame({"prediction": matrix[:, 0], **{name: matrix[:, i] for i, name in enumerate(names)}})

@@ -7,6 +7,8 @@ than the time on the clock.
 """
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from unittest import mock
 
 from compare import HEAD, compare
@@ -24,9 +26,14 @@ from pyspark.ml.functions import array_to_vector
 from pyspark.sql import DataFrame
 
 from spark_dl import KerasClassifierModel
+from spark_dl._compat.spark import arrow_udf
 from spark_dl.score import predict
 
 ROWS = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+
+
+def by_arrow(frame: DataFrame) -> DataFrame:
+    return fitted.transform(frame)
 
 
 def by_pandas(frame: DataFrame) -> DataFrame:
@@ -35,13 +42,13 @@ def by_pandas(frame: DataFrame) -> DataFrame:
         return fitted.transform(frame)
 
 
-def measured(frame: DataFrame) -> float:
+def measured(scored: Callable[[DataFrame], DataFrame], frame: DataFrame) -> float:
     before = cpu_seconds()
-    run_without_writing(frame)
+    run_without_writing(scored(frame))
     return ROWS / (cpu_seconds() - before)
 
 
-if predict.arrow_udf() is None:
+if arrow_udf() is None:
     sys.exit("score_arrow.py: Spark 4.1 or later is needed: SPARK_DL_STACK=newest . scripts/env.sh")
 spark = local_session()
 spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH)
@@ -61,10 +68,10 @@ for name, frame in {
     "and 30 columns that pass through": wide,
 }.items():
     ways = {
-        "Arrow UDF": lambda frame=frame: measured(fitted.transform(frame)),
-        "pandas UDF": lambda frame=frame: measured(by_pandas(frame)),
+        "Arrow UDF": partial(measured, by_arrow, frame),
+        "pandas UDF": partial(measured, by_pandas, frame),
     }
     if frame is vectors:
-        ways["predict_batch_udf"] = lambda: measured(by_predict_batch_udf(vectors, content))
+        ways["predict_batch_udf"] = partial(measured, partial(by_predict_batch_udf, content=content), vectors)
     compare(f"transform, {name}", ways)
 spark.stop()

@@ -27,7 +27,7 @@ def peer(path: str) -> None:
 
     builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", "4g")
     frame = builder.config("spark.ui.enabled", "false").getOrCreate().read.parquet(path).cache()
-    hidden = tf.keras.layers.Dense(128, activation="relu", input_shape=(len(frame.first().features),))
+    hidden = tf.keras.layers.Dense(128, activation="relu", input_shape=(len(frame.head(1)[0].features),))
     with tempfile.TemporaryDirectory() as made:
         model = KerasEstimator(
             num_proc=1,

@@ -246,12 +246,14 @@ def measure_cpu(name: str, batches: Sequence[int]) -> None:
     """Print the CPU time of a step of one rank, with all threads of its process."""
     import cloudpickle
     import scaling
+    from local import local_session
+    from pyspark.sql import functions as F
 
     cloudpickle.register_pickle_by_value(scaling)  # its callback, since ranks can't import it
-    spark = scaling.local_session()
-    columns = scaling.F.array(*(scaling.F.rand(i).cast("float") for i in range(scaling.CASES[name][0])))
+    spark = local_session()
+    columns = F.array(*(F.rand(i).cast("float") for i in range(scaling.CASES[name][0])))
     frame = spark.range(0, 16_384, 1, 8).select(columns.alias("features"))
-    frame = frame.withColumn("label", scaling.F.col("features")[0]).cache()
+    frame = frame.withColumn("label", F.col("features")[0]).cache()
     for batch in batches:
         found = scaling.run(frame, name, 1, batch, 16_384)
         print(f"{name}, {batch} rows: {1000 * batch / found.rows_per_cpu_second:.2f} CPU ms a step", flush=True)

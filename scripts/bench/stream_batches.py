@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import keras
 from local import local_session
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from spark_dl import KerasClassifier
@@ -43,7 +44,7 @@ class Records(logging.Handler):
         self.found.append((record.getMessage(), time.monotonic()))
 
 
-def timed(rows: int, trainer: StreamTrainer, records: Records, spark: object) -> list[list[float]]:
+def timed(rows: int, trainer: StreamTrainer, records: Records, spark: SparkSession) -> list[list[float]]:
     """Seconds of each step of each warm batch."""
     features = F.array(*(F.rand(i).cast("float") for i in range(WIDTH))).alias("features")
     frame = spark.range(0, rows, 1, 2).select(features, (F.col("id") % 10).cast("int").alias("label")).cache()

@@ -37,7 +37,8 @@ def network() -> keras.Model:
 
 def in_keras(windows: list[pd.DataFrame], from_scratch: bool) -> list[dict[str, float]]:
     """Metrics of a model that is trained on the first window only, or from scratch on each one."""
-    found, model = [], network()
+    found: list[dict[str, float]] = []
+    model = network()
     model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     fresh = [np.asarray(variable) for variable in variables]

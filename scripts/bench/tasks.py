@@ -57,8 +57,9 @@ def of_frames(
     train: pd.DataFrame, test: pd.DataFrame, arrays: Callable[[pd.DataFrame], tuple], more: Any = None
 ) -> Rows:
     spark = local_session()
-    frames = [spark.createDataFrame(part).repartition(2).cache() for part in (train, test)]
-    return Rows(*frames, *arrays(train), *arrays(test), more)
+    train_rows, test_rows = (spark.createDataFrame(part).repartition(2).cache() for part in (train, test))
+    (x, y), (test_x, test_y) = arrays(train), arrays(test)
+    return Rows(train_rows, test_rows, x, y, test_x, test_y, more)
 
 
 def accuracy(scored: DataFrame) -> float:
@@ -335,7 +336,8 @@ SEEDS = {"wnut17": 3}
 def lines(function: Callable) -> int:
     """Lines of a function's body."""
     (parsed,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    return parsed.end_lineno - parsed.body[0].lineno + 1
+    assert isinstance(parsed, ast.FunctionDef)
+    return (parsed.end_lineno or 0) - parsed.body[0].lineno + 1
 
 
 def seeded(model: Callable[[Rows], keras.Model], rows: Rows, seed: int) -> keras.Model:

@@ -22,6 +22,7 @@ from spark_dl.fit.spec import FitSpec
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import ClassifierParams, FittedClassifierParams, with_options
+from spark_dl.ml.typed_fit import TypedFit
 from spark_dl.options import ClassifierOptions, EstimatorOptions, FittedClassifierOptions
 from spark_dl.score.heads import Classification, Head
 from spark_dl.score.predict import check_new
@@ -93,7 +94,7 @@ class KerasClassifierModel(FittedClassifierParams, KerasModel):
 
 
 @with_options(ClassifierOptions)
-class KerasClassifier(ClassifierParams, KerasEstimator):
+class KerasClassifier(ClassifierParams, TypedFit[KerasClassifierModel], KerasEstimator):
     """Estimator that trains a Keras classifier on Horovod ranks in Spark's executors.
 
     Labels are class indices, integers from 0. The model has one output unit per class, or a single unit for two

@@ -12,10 +12,10 @@ from spark_dl.ml.shared_rows import SharedRows, StepwiseEstimator
 
 __all__ = ["FitMany"]
 
-M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
 
 
-class FitMany(Iterator[tuple[int, M]], Generic[M]):
+class FitMany(Iterator[tuple[int, M_co]], Generic[M_co]):
     """Thread-safe iterator of (index of the estimator, fitted model), in any order.
 
     CrossValidator calls it from several threads. The converted rows are removed after the last fit, or when a fit
@@ -31,7 +31,7 @@ class FitMany(Iterator[tuple[int, M]], Generic[M]):
 
     def __init__(
         self,
-        estimators: Sequence[StepwiseEstimator[M]],
+        estimators: Sequence[StepwiseEstimator[M_co]],
         dataset: DataFrame,
         at_once: int,
         parent: str,
@@ -46,7 +46,7 @@ class FitMany(Iterator[tuple[int, M]], Generic[M]):
         self._closed = False
         self._failed: BaseException | None = None
 
-    def __next__(self) -> tuple[int, M]:
+    def __next__(self) -> tuple[int, M_co]:
         with self._lock:
             if self._failed is not None:
                 raise self._failed
@@ -72,7 +72,7 @@ class FitMany(Iterator[tuple[int, M]], Generic[M]):
             self._closed = True
         self._remove_if_ended()
 
-    def __enter__(self) -> FitMany[M]:
+    def __enter__(self) -> FitMany[M_co]:
         return self
 
     def __exit__(self, *error: object) -> None:

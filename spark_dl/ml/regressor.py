@@ -9,6 +9,7 @@ from spark_dl.fit.heads import check_one_number
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import with_options
+from spark_dl.ml.typed_fit import TypedFit
 from spark_dl.options import EstimatorOptions, FittedOptions
 from spark_dl.score.heads import Head, Regression
 
@@ -34,7 +35,7 @@ class KerasRegressorModel(KerasModel):
 
 
 @with_options(EstimatorOptions)
-class KerasRegressor(KerasEstimator):
+class KerasRegressor(TypedFit[KerasRegressorModel], KerasEstimator):
     """Estimator that trains a Keras regressor on Horovod ranks in Spark's executors.
 
     The model has one output unit. If neither the model nor `loss` sets a loss, it is mean_squared_error.

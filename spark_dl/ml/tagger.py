@@ -18,6 +18,7 @@ from spark_dl.fit.spec import FitSpec
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.ml.params import FittedTaggerParams, TaggerParams, with_options
+from spark_dl.ml.typed_fit import TypedFit
 from spark_dl.options import FittedTaggerOptions, TaggerOptions
 from spark_dl.score.heads import Head, Tagging
 from spark_dl.score.predict import check_new
@@ -91,7 +92,7 @@ class KerasTaggerModel(FittedTaggerParams, KerasModel):
 
 
 @with_options(TaggerOptions)
-class KerasTagger(TaggerParams, KerasEstimator):
+class KerasTagger(TaggerParams, TypedFit[KerasTaggerModel], KerasEstimator):
     """Estimator that trains a Keras model with a class for each position on Horovod ranks in Spark's executors.
 
     The model's output has shape (batch, positions, classes), of logits or probabilities. Labels are arrays of class

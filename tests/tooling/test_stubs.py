@@ -23,9 +23,10 @@ def train(rows: DataFrame) -> KerasModel:
     classifier.setEpochs(10).setMonitor(None).setParams(seed=1, validationFraction=0.1)
     epochs: int = classifier.getEpochs()
     classifier.copy({classifier.batchSize: 7 * epochs})
-    model = classifier.fit(rows)
-    assert isinstance(model, KerasClassifierModel)
-    labels: list[str] | None = model.setClassLabels(["a", "b"]).getClassLabels()
+    labels: list[str] | None = classifier.fit(rows).setClassLabels(["a", "b"]).getClassLabels()
+    for _, model in classifier.fitMultiple(rows, [{classifier.epochs: 2}]):
+        model.setTopK(3)
+    classifier.fitOnDataset(classifier.convert(rows)).setTopK(3)
     return KerasClassifierModel(topK=2, classLabels=labels)
 """
 # A line, and what mypy says of it.
@@ -36,6 +37,7 @@ BAD = {
     'KerasClassifier().setBatchSize("8")': 'Argument 1 to "setBatchSize" of "EstimatorParams" has incompatible type',
     "KerasClassifier().setParams(epoch=8)": 'Unexpected keyword argument "epoch" for "setParams" of "ClassifierParams"',
     "KerasEstimator(topK=3)": 'Unexpected keyword argument "topK" for "KerasEstimator"',
+    "KerasRegressor().fit(DataFrame()).setTopK(3)": '"KerasRegressorModel" has no attribute "setTopK"',
     "KerasModel(topK=3)": 'Unexpected keyword argument "topK" for "KerasModel"',
     "KerasModel(numWorkers=3)": 'Unexpected keyword argument "numWorkers" for "KerasModel"',
     "HorovodLauncher(2, slotTimeOut=5)": 'Unexpected keyword argument "slotTimeOut" for "HorovodLauncher"',
@@ -62,7 +64,7 @@ def test_mypy_finds_misspelled_options_in_a_users_script(tmp_path: Path) -> None
     pytest.importorskip("mypy")
     good, bad = tmp_path / "good.py", tmp_path / "bad.py"
     good.write_text(GOOD, encoding="utf-8")
-    lines = ["from spark_dl import HorovodLauncher, KerasClassifier, KerasEstimator, KerasModel", "", *BAD]
+    lines = ["from pyspark.sql import DataFrame", "from spark_dl import *", "", *BAD]
     bad.write_text("\n".join([*lines, ""]), encoding="utf-8")
     # Only the script's errors, as where the package is installed.
     settings = ["--strict", "--follow-imports=silent", "--config-file", ROOT / "pyproject.toml"]
@@ -70,5 +72,5 @@ def test_mypy_finds_misspelled_options_in_a_users_script(tmp_path: Path) -> None
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     said = [line for line in checked.stdout.splitlines() if ": error: " in line]
     assert [line for line in said if "bad.py" not in line] == [], checked.stdout + checked.stderr
-    for number, (line, expected) in enumerate(BAD.items(), 3):
+    for number, (line, expected) in enumerate(BAD.items(), 4):
         assert any(f"bad.py:{number}: error: {expected}" in one for one in said), f"{line}: {checked.stdout}"

@@ -42,6 +42,7 @@ def test_every_check_runs_and_two_processes_share_the_tests(tmp_path: Path) -> N
         "ruff check .",
         "ruff format --check .",
         "mypy spark_dl",
+        "mypy --config-file scripts/mypy.ini",
         "deptry .",
         f"python -m pytest --durations=20 {SHARED}".rstrip(),
     ]
