@@ -13,6 +13,7 @@ from spark_dl.cli.output import metrics_text, write_result
 from spark_dl.cli.session import session
 from spark_dl.errors import OptionError, explain
 from spark_dl.options import options_of
+from spark_dl.quiet import quiet_start
 
 if TYPE_CHECKING:
     from spark_dl.ml.model import KerasModel
@@ -62,6 +63,7 @@ def _repeat(given: argparse.Namespace) -> int:
     keys = read_config(values, RepeatKeys, ()).keys
     with session("train", keys) as spark:
         check_output(spark, keys)
+        quiet_start()
         _save(repeat(spark, given.from_run, keys.data, keys.format), keys, as_json=given.log_json)
     return 0
 
