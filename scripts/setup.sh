@@ -210,6 +210,8 @@ check_disk() {
 
 check_writable() {
   [[ -w $root ]] || die "cannot write to $root, where $venv_name belongs"
+  # A new .venv begins with an empty directory, and a link would lead to that of another checkout.
+  [[ ! -L $venv ]] || die "$venv is a link to $(readlink -- "$venv"), which set-up would empty: remove the link (rm $venv)"
   mkdir -p -- "$cache/wheels" "$cache/logs" 2>/dev/null && [[ -w $cache/wheels ]] ||
     die "cannot write to the cache $cache: set SPARK_DL_CACHE to a directory of yours"
 }

@@ -11,6 +11,7 @@ from spark_dl.cli.config import Config, read_config
 from spark_dl.cli.keys import OutputKeys, TrainKeys, check_source, required, train_options
 from spark_dl.cli.references import import_module, import_object, is_reference, resolve_objects
 from spark_dl.errors import OptionError, StoreError, explain
+from spark_dl.quiet import quiet_start
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -108,6 +109,7 @@ class ConfiguredFit:
         from spark_dl.ml.regressor import KerasRegressor
         from spark_dl.ml.tagger import KerasTagger
 
+        quiet_start()
         keys, params = config.keys, {"verbose": _verbose(log_json), **config.options}
         rows = read_rows(spark, keys)
         if keys.validation_data is not None:

@@ -84,7 +84,9 @@ class ConfiguredModel:
             DataError: A column or a value can't be converted for the model, or there are no rows.
         """
         from spark_dl.ml.evaluation import evaluate
+        from spark_dl.quiet import quiet_start
 
+        quiet_start()  # the driver loads the model, too
         return evaluate(self.model, self.rows)
 
 

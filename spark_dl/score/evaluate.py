@@ -204,8 +204,6 @@ def _in_a_graph(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    from spark_dl.train.metrics.divided_losses import DividedLosses
-
     purge_zipimport_cache()
     prepare_worker()
     faults, arrays = convert_batches(evaluation.conversion, batches)
@@ -215,7 +213,8 @@ def _evaluate_partition(evaluation: Evaluation, batches: Iterable[pa.RecordBatch
     for whole in arrays:
         if model is None or step is None:
             model, settings = evaluation.load()
-            from spark_dl.train.model.keras_settings import apply_settings  # after the import of Keras was prepared
+            from spark_dl.train.metrics.divided_losses import DividedLosses  # after the import of Keras was prepared
+            from spark_dl.train.model.keras_settings import apply_settings
             from spark_dl.train.step import has_own_test_logs
 
             losses = DividedLosses(model)

@@ -80,7 +80,7 @@ def test_train_writes_json_lines_and_saves_the_model(
     assert [line["epoch"] for line in epochs] == [1, 2]
     assert set(epochs[1]["metrics"]) == {"loss", "accuracy", "val_loss", "val_accuracy"}
     (result,) = [line for line in lines if line["event"] == "trained"]
-    assert (result["rows"], result["output"]) == (90, f"{folder}/model")
+    assert (result["rows"], result["output"], result["run_id"]) == (90, f"{folder}/model", None)
     fitted = KerasClassifierModel.load(f"{folder}/model")
     assert fitted.summary.history["loss"][-1] == pytest.approx(result["metrics"]["loss"])
     assert fitted.summary.validation_rows == 90

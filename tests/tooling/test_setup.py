@@ -147,6 +147,17 @@ def test_a_venv_for_gpus_stays_one_until_another_is_asked_for(checkout: Path) ->
     assert "make is missing" in set_up(checkout, missing, {}, ["--cpu"]).stderr
 
 
+def test_the_environment_behind_a_link_is_left_as_it_is(checkout: Path) -> None:
+    other = checkout.parent / "other"
+    other.mkdir()
+    (other / "kept").touch()
+    (checkout / ".venv").symlink_to(other)
+    ran = set_up(checkout, {}, {})
+    assert ran.returncode == 1
+    assert f"setup.sh: {checkout}/.venv is a link to {other}" in ran.stderr
+    assert [path.name for path in other.iterdir()] == ["kept"]
+
+
 def pins(path: Path) -> dict[str, str]:
     lines = [line.strip() for line in path.read_text().splitlines()]
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))

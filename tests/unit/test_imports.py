@@ -70,3 +70,24 @@ print(frozen > 1000, gc.get_freeze_count() <= frozen, seen() is None)
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["True", "True", "True"]
+
+
+def test_a_task_that_evaluates_no_rows_doesnt_import_tensorflow() -> None:
+    """Where there are rows, `Evaluation.load` imports it: with a task's threads, and without its start-up lines."""
+    program = """
+import sys
+from spark_dl.data.column import Column
+from spark_dl.data.specs import ConversionSpec, FeatureSpec, LabelSpec
+from spark_dl.io.payload import Payload
+from spark_dl.io.store import Store
+from spark_dl.score.evaluate import Evaluation, _evaluate_partition
+
+column = Column("x", "number", "float32", 1)
+conversion = ConversionSpec(
+    Store(""), (FeatureSpec((column,), (1,), "float32"),), (LabelSpec(column, (), "float32", None),)
+)
+(records,) = _evaluate_partition(Evaluation(Payload(b""), b"", conversion, 32), iter(()))
+print(records.to_pydict()["rows"], "tensorflow" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["[0]", "False"]

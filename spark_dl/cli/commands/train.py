@@ -13,6 +13,7 @@ from spark_dl.cli.output import metrics_text, write_result
 from spark_dl.cli.session import session
 from spark_dl.errors import OptionError, explain
 from spark_dl.options import options_of
+from spark_dl.quiet import quiet_start
 
 if TYPE_CHECKING:
     from spark_dl.ml.model import KerasModel
@@ -62,20 +63,24 @@ def _repeat(given: argparse.Namespace) -> int:
     keys = read_config(values, RepeatKeys, ()).keys
     with session("train", keys) as spark:
         check_output(spark, keys)
+        quiet_start()
         _save(repeat(spark, given.from_run, keys.data, keys.format), keys, as_json=given.log_json)
     return 0
 
 
 def _save(fitted: KerasModel, keys: OutputKeys, *, as_json: bool) -> None:
-    """Save the fitted model where the keys say, and write its last metrics."""
+    """Save the fitted model where the keys say; write its last metrics, its path and its MLflow run."""
     from spark_dl.log_values import scalars
 
     if keys.output is not None:
         writer = fitted.write()
         (writer.overwrite() if keys.overwrite else writer).save(keys.output)
-    last = scalars({name: values[-1] for name, values in fitted.summary.history.items()})
-    fields = {"metrics": last, "rows": fitted.summary.rows, "seconds": fitted.summary.seconds, "output": keys.output}
-    write_result("trained", metrics_text(last), fields, as_json=as_json)
+    summary = fitted.summary
+    last = scalars({name: values[-1] for name, values in summary.history.items()})
+    places = {"fitted model written to": keys.output, "MLflow run": summary.run_id}
+    text = "\n".join([metrics_text(last), *(f"{name} {place}" for name, place in places.items() if place)])
+    fields = {"rows": summary.rows, "seconds": summary.seconds, "output": keys.output, "run_id": summary.run_id or None}
+    write_result("trained", text, {"metrics": last, **fields}, as_json=as_json)
 
 
 COMMAND = Command(
@@ -83,5 +88,5 @@ COMMAND = Command(
     "fit a model as a configuration says, or repeat a fit from its MLflow run",
     _add_arguments,
     _run,
-    more="The last metrics are written to stdout, the progress to stderr.",
+    more="The last metrics, the path of the fitted model and its run are written to stdout, the progress to stderr.",
 )
