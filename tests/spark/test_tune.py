@@ -23,6 +23,8 @@ import spark_dl
 from spark_dl import KerasClassifier, KerasClassifierModel
 from spark_dl.errors import OptionError
 from spark_dl.tune import OptunaSearch
+from spark_dl.tune.objective import Objective
+from spark_dl.tune.space import Space
 
 RATES = FloatDistribution(1e-3, 1e-1, log=True)
 
@@ -113,6 +115,17 @@ def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path) -> None:
         OptunaSearch(classifier(), space, trials=4, study=study(tmp_path)).fit(data.limit(50))
     with pytest.raises(OptionError, match="belongs to another search"):
         OptunaSearch(classifier(), {"batchSize": [8, 16]}, study=study(tmp_path)).fit(data)
+
+
+def test_the_direction_of_a_metric_is_known_before_a_fit(data: DataFrame) -> None:
+    """Keras makes a metric of its name in the first step."""
+    estimator = classifier(metrics=["accuracy", "sparse_categorical_crossentropy"])
+    space = Space({"learningRate": RATES}, estimator)
+    found = {
+        name: Objective.of(estimator, name, data, space).direction
+        for name in ("val_accuracy", "accuracy", "val_sparse_categorical_crossentropy")
+    }
+    assert list(found.values()) == ["maximize", "maximize", "minimize"]
 
 
 def test_an_evaluator_scores_the_validation_rows(data: DataFrame, tmp_path: Path) -> None:
