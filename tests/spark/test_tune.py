@@ -100,7 +100,8 @@ class PrunesAll(optuna.pruners.BasePruner):
         return trial.number > 0
 
 
-def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path) -> None:
+def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "spark_dl")
     space = {"learningRate": RATES}
     first = OptunaSearch(classifier(), space, trials=1, study=study(tmp_path)).fit(data)
     # Another driver: the study alone is left, and the best trial's model is trained once more.
@@ -109,6 +110,7 @@ def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path) -> None:
     states = [trial.state for trial in found.study.get_trials()]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
     assert [len(trial.intermediate_values) for trial in found.study.get_trials()] == [2, 1, 1]
+    assert caplog.text.count("Converted the rows") == 2  # once for each search
     for ours, theirs in zip(found.bestModel.keras().get_weights(), first.bestModel.keras().get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(OptionError, match="values of other rows"):
