@@ -23,7 +23,8 @@ class MagnitudePruning(keras.callbacks.Callback):
     magnitude are chosen; they are set to zero then and after each step. Since all ranks have equal weights, they choose
     the same. The saved model has the zeros, which compression makes use of; its layers and its speed are as before.
 
-    Biases, scales and other vectors aren't pruned.
+    Biases, scales and other vectors aren't pruned. Weights of an earlier epoch, which restoreBestWeights may choose,
+    have fewer zeros: with it, set end=0 for the whole sparsity from the first epoch on.
 
     Example:
 

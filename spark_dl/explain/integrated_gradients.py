@@ -30,9 +30,9 @@ class IntegratedGradients(Transformer):
 
     The attributions of a row sum to the difference between the explained output for the row and for the baseline, up to
     the error of the quadrature. They don't depend on how rows are distributed among tasks. Indices and texts that go
-    into Embedding layers have one attribution for each index; inputs that the output doesn't depend on have zeros. For
-    a quantized model the sums are some percent off, as its layers also round their inputs. It can be a stage of a
-    PipelineModel, but can't be saved.
+    into Embedding layers have one attribution for each index; their baseline is masked where the row is. Inputs that
+    the output doesn't depend on have zeros. For a quantized model the sums are some percent off, as its layers also
+    round their inputs. It can be a stage of a PipelineModel, but can't be saved.
 
     Source: Sundararajan, Taly and Yan: Axiomatic Attribution for Deep Networks, ICML 2017 (arXiv:1703.01365).
 

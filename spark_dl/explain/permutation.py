@@ -128,9 +128,11 @@ class PermutationImportance:
 
         Raises:
             DataError: A column is missing, or a column or value can't be converted for the model.
-            OptionError: The model has no such metric, or it isn't known whether larger values of it are better.
+            OptionError: A column is a label or the weight, too; the model has no such metric, or it isn't known whether
+                larger values of it are better.
         """
         columns = self._shuffled_columns(dataset)
+        self._check_labels(dataset, columns)
         dataset = self._evaluated(dataset)
         rows = dataset.count()
         baseline = self._measured(dataset)
@@ -165,6 +167,22 @@ class PermutationImportance:
                     )
                 )
         return columns
+
+    def _check_labels(self, dataset: DataFrame, columns: Sequence[str]) -> None:
+        """Check that no column is a label, too, as of an autoencoder: its copy would be shuffled with it."""
+        conversion = self._stage._evaluation(rows_for(self._model, dataset).schema).conversion
+        others = [column.name for spec in conversion.labels for column in spec.columns]
+        others += [conversion.weight.name] if conversion.weight else []
+        for name in columns:
+            if name in others:
+                raise OptionError(
+                    explain(
+                        f"The column {name!r} can't be shuffled: the metric reads it as a label or weight, too.",
+                        expected="columns that are only features",
+                        received=f"labels and weight {', '.join(others)}",
+                        fix="Copy the label to a column of another name, and set labelCol of the model to it.",
+                    )
+                )
 
     def _evaluated(self, dataset: DataFrame) -> DataFrame:
         """Return the rows that evaluation keeps under nullPolicy, so that those of each shuffle are the same rows."""

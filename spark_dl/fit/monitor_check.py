@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spark_dl.errors import OptionError
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
     import keras
 
     from spark_dl.fit.worker_checks import Fitted
+    from spark_dl.train.model.examples import Example
 
-__all__ = ["check_monitor"]
+__all__ = ["check_monitor", "with_metrics"]
 
 # Methods that decide which logs a model has.
 _LOGS = ("train_step", "test_step", "compute_metrics", "get_metrics_result")
@@ -43,7 +45,7 @@ def check_monitor(fitted: Fitted, options: EstimatorOptions) -> None:
             raise OptionError(no_best_epoch(monitor, values))
     if _makes_own_logs(fitted.model) or any(_may_add_logs(callback) for callback in options.callbacks or []):
         return
-    built = _built(fitted, options.weighted)
+    built = with_metrics(fitted.copied(), fitted.inputs, fitted.examples, options.weighted)
     if built is None:
         return
     own = list(built.get_metrics_result())
@@ -69,15 +71,29 @@ def _may_add_logs(callback: Any) -> bool:
     return not is_keras(type(callback)) or isinstance(callback, keras.callbacks.LambdaCallback)
 
 
-def _built(fitted: Fitted, weighted: bool) -> keras.Model | None:
-    """Return a copy of the model with built metrics; None if Keras can't build them from synthetic rows."""
+def with_metrics(
+    model: keras.Model,
+    inputs: Mapping[str, tuple[tuple[int, ...], str]],
+    examples: Sequence[Example],
+    weighted: bool,
+) -> keras.Model | None:
+    """Build the metrics of a compiled model, which Keras itself does in the first step, and return it.
+
+    Args:
+        model: The compiled model; a copy, as it is changed.
+        inputs: The shape of one row and the dtype of each input, by the input's name.
+        examples: Shapes and dtypes of labels and outputs.
+        weighted: Whether rows have weights.
+
+    Returns:
+        The model; None if Keras can't build its metrics from synthetic rows.
+    """
     import keras
 
     from spark_dl._compat.keras import build_compiled_state
     from spark_dl.train.model.examples import made_up_batch
 
-    model = fitted.copied()
-    batch = made_up_batch(fitted.inputs, fitted.examples, weighted, "classes", rows=2, seed=0)
+    batch = made_up_batch(inputs, examples, weighted, "classes", rows=2, seed=0)
     try:
         build_compiled_state(model, keras.tree.map_structure(keras.ops.convert_to_tensor, batch))
         model.get_metrics_result()

@@ -39,7 +39,7 @@ class Shrinking(FittedContent):
         copy's numbers differ a little from this model's: compare their metrics with `evaluate`.
 
         Args:
-            mode: "int8", or "int4", whose weights need half as much again.
+            mode: "int8", or "int4", whose weights need half of that.
 
         Raises:
             OptionError: There is no such mode.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import cloudpickle
+
 from spark_dl.errors import ModelError, explain
 from spark_dl.fit.spec import FitSpec
 
@@ -17,7 +19,8 @@ def check_private(spec: FitSpec) -> None:
         spec: The specification of the fit.
 
     Raises:
-        ModelError: A layer or a loss depends on which rows share a batch, or the model has a custom train step.
+        ModelError: A layer or a loss depends on which rows share a batch, `augment` may blend rows, or the model has a
+            custom train step.
     """
     import keras
 
@@ -37,6 +40,7 @@ def check_private(spec: FitSpec) -> None:
         if layer.trainable and (isinstance(layer, keras.layers.BatchNormalization) or own):
             what = f"the layer {layer.name} ({type(layer).__name__}), whose statistics join the rows of a batch"
             raise _refused(what, "Use LayerNormalization or GroupNormalization, or freeze the layer (trainable=False).")
+    _check_augment(spec)
     if hasattr(model.optimizer, "inner_optimizer") or getattr(model.optimizer, "loss_scale_factor", None):
         raise _refused("an optimizer that expects a scaled loss, as of mixed_float16", "Train in float32.")
     if getattr(model.optimizer, "gradient_accumulation_steps", None):
@@ -54,6 +58,23 @@ def check_private(spec: FitSpec) -> None:
         if loss is not None and example.output not in divided and loss_kind(loss, example, weighted) == OTHER:
             what = f"the loss of {example.output!r}, which depends on which rows share a batch"
             raise _refused(what, "Use a loss that is a mean over the rows' losses.")
+
+
+def _check_augment(spec: FitSpec) -> None:
+    """Check that augmentation, which is applied to the rows of a batch together, doesn't blend them."""
+    import keras
+
+    from spark_dl._compat.keras import MIXING_LAYERS
+    from spark_dl.train.model.parts import inner_layers, is_keras
+
+    for layer in inner_layers(cloudpickle.loads(spec.augment)) if spec.augment else ():
+        own = not is_keras(type(layer)) or isinstance(layer, keras.layers.Lambda)
+        if own or isinstance(layer, MIXING_LAYERS):
+            why = "code can't be checked" if own else "images are blended"
+            what = (
+                f"augment with {layer.name} ({type(layer).__name__}), whose {why}: a row may get into others' gradients"
+            )
+            raise _refused(what, "Augment by Keras's layers for single images, or put the layer into the model.")
 
 
 def _refused(what: str, fix: str) -> ModelError:

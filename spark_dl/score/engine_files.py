@@ -31,8 +31,9 @@ __all__ = ["convert_model", "export_model"]
 
 # The largest difference to Keras's numbers, relative to the largest of them: what float32 and another order of sums do.
 _TOLERANCE = 1e-4
-# The synthetic batches, each with its number of rows (an engine must take any) and its least number.
-_BATCHES = ((2, 0), (3, 0), (4, -1))
+# The synthetic batches, each with its number of rows (an engine must take any), its least and its greatest number. The
+# last one has zeros, by whose norm or sum a layer may divide.
+_BATCHES = ((2, 0, 1), (3, 0, 1), (4, -1, 1), (2, 0, 0))
 # How LiteRT's converter names an operation that it can't convert.
 _TF_OPERATION = re.compile(r"\btf\.([A-Z]\w+)")
 _LOCATION = re.compile(r"^<unknown>:0: error: loc\(.*\): ")
@@ -188,8 +189,8 @@ def _difference(model: Any, predict: Any, inputs: Sequence[tuple[tuple[int, ...]
     """Return the largest difference between an engine and Keras on synthetic rows, relative to the largest number."""
     random = np.random.default_rng(0)
     largest = 0.0
-    for rows, least in _BATCHES:
-        given = [_made_up(random, (rows, *shape), dtype, least) for shape, dtype in inputs]
+    for rows, least, most in _BATCHES:
+        given = [_made_up(random, (rows, *shape), dtype, least, most) for shape, dtype in inputs]
         try:
             wanted = [np.asarray(one, np.float64) for one in keras.tree.flatten(model(given, training=False))]
             found = predict(*given)
@@ -207,21 +208,22 @@ def _difference(model: Any, predict: Any, inputs: Sequence[tuple[tuple[int, ...]
     return largest
 
 
-def _made_up(random: np.random.Generator, shape: tuple[int, ...], dtype: str, least: int) -> np.ndarray:
-    """Make numbers of at most 1; below 0, whole ones for floats as well, which may be indices of categories."""
+def _made_up(random: np.random.Generator, shape: tuple[int, ...], dtype: str, least: int, most: int) -> np.ndarray:
+    """Make numbers of at most `most`; below 0, whole ones for floats as well, which may be indices of categories."""
     if np.dtype(dtype).kind in "ub":
-        return random.integers(0, 2, shape).astype(dtype)
+        return random.integers(0, most + 1, shape).astype(dtype)
     whole = np.dtype(dtype).kind == "i" or least < 0  # perhaps an index of an embedding
-    return (random.integers(least, 2, shape) if whole else random.random(shape)).astype(dtype)
+    return (random.integers(least, most + 1, shape) if whole else most * random.random(shape)).astype(dtype)
 
 
 def _with_layer(model: Any, engine: str, error: Exception) -> ModelError:
     """Build the error for a model that can't be converted, with the first layer that can't be converted alone."""
-    tried: set[Any] = set()
-    for layer in all_layers(model):
+    layers, tried = all_layers(model), set[Any]()
+    # A functional model has operations of keras.ops, too.
+    for layer in dict.fromkeys([*layers, *(one for part in layers for one in getattr(part, "operations", ()))]):
         if isinstance(layer, (keras.Model, keras.layers.InputLayer)):
             continue
-        kind = (type(layer), layer.dtype_policy.name)
+        kind = (type(layer), getattr(getattr(layer, "dtype_policy", None), "name", ""))
         if kind in tried:
             continue
         tried.add(kind)

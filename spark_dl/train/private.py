@@ -126,9 +126,9 @@ def private_steps(model: keras.Model, privacy: PrivateSteps, reducer: GradientRe
             _noisy(_from_units(tf.reshape(part, tuple(v.shape)), privacy.clip), privacy, number, index)
             for index, (part, v) in enumerate(zip(parts, variables, strict=True))
         ]
+        outputs = model(x, training=False)  # before the step, as Keras's metrics
         model.optimizer.apply([one / privacy.batch for one in noisy], variables)
         loss_of_epoch.update_state(losses)
-        outputs = model(x, training=False)
         return model.compute_metrics(x, y, outputs, sample_weight=weight)
 
     model.train_step = step

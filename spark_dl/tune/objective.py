@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import optuna
 from pyspark.ml.evaluation import Evaluator
 from pyspark.sql import DataFrame
@@ -12,11 +13,15 @@ from pyspark.sql import functions as F
 
 from spark_dl.data.column import quoted
 from spark_dl.errors import OptionError, explain, hint
+from spark_dl.fit.monitor_check import with_metrics
 from spark_dl.ml.estimator import KerasEstimator
 from spark_dl.ml.model import KerasModel
 from spark_dl.tune.space import Space
 
 if TYPE_CHECKING:
+    import keras
+
+    from spark_dl.fit.spec import FitSpec
     from spark_dl.options import EstimatorOptions
 
 __all__ = ["Objective"]
@@ -127,7 +132,7 @@ def _mode(estimator: KerasEstimator, metric: str, dataset: DataFrame, space: Spa
 
     point = space.suggest(optuna.create_study().ask())
     spec, _ = space.estimator(point)._checked(dataset)
-    mode = mode_of(spec.model, metric)
+    mode = mode_of(_with_metrics(spec), metric)
     if not mode:
         raise OptionError(
             explain(
@@ -139,3 +144,14 @@ def _mode(estimator: KerasEstimator, metric: str, dataset: DataFrame, space: Spa
             )
         )
     return mode
+
+
+def _with_metrics(spec: FitSpec) -> keras.Model:
+    """Return a copy of a fit's model, with its metrics built if Keras can build them before the first step."""
+    from spark_dl.train.model.examples import examples_of_model  # late imports: load Keras
+    from spark_dl.train.model.serialization import from_bytes
+
+    model = from_bytes(spec.content, cloudpickle.loads(spec.custom_objects))
+    inputs = {one.name: (one.shape, one.dtype) for one in spec.inputs}
+    examples = examples_of_model(model, spec.conversion.tensors)
+    return with_metrics(model, inputs, examples, spec.conversion.weight is not None) or model

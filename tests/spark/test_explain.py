@@ -121,6 +121,8 @@ def test_bad_input_is_named(regression: KerasModel, data: DataFrame) -> None:
         PermutationImportance(regression, metric="mea").compute(data)
     with pytest.raises(DataError, match="no column 'siz'"):
         PermutationImportance(regression, columns=["siz"]).compute(data)
+    with pytest.raises(OptionError, match="'size' can't be shuffled: the metric reads it as a label"):
+        PermutationImportance(regression.copy({regression.labelCol: "size"})).compute(data)
     with pytest.raises(OptionError, match="which columns of a Pipeline"):
         PermutationImportance(PipelineModel([regression]))
     for columns in ("size", []):

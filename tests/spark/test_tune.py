@@ -23,6 +23,8 @@ import spark_dl
 from spark_dl import KerasClassifier, KerasClassifierModel
 from spark_dl.errors import OptionError
 from spark_dl.tune import OptunaSearch
+from spark_dl.tune.objective import Objective
+from spark_dl.tune.space import Space
 
 RATES = FloatDistribution(1e-3, 1e-1, log=True)
 
@@ -98,7 +100,8 @@ class PrunesAll(optuna.pruners.BasePruner):
         return trial.number > 0
 
 
-def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path) -> None:
+def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "spark_dl")
     space = {"learningRate": RATES}
     first = OptunaSearch(classifier(), space, trials=1, study=study(tmp_path)).fit(data)
     # Another driver: the study alone is left, and the best trial's model is trained once more.
@@ -107,12 +110,24 @@ def test_a_search_goes_on_and_prunes(data: DataFrame, tmp_path: Path) -> None:
     states = [trial.state for trial in found.study.get_trials()]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
     assert [len(trial.intermediate_values) for trial in found.study.get_trials()] == [2, 1, 1]
+    assert caplog.text.count("Converted the rows") == 2  # once for each search
     for ours, theirs in zip(found.bestModel.keras().get_weights(), first.bestModel.keras().get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(OptionError, match="values of other rows"):
         OptunaSearch(classifier(), space, trials=4, study=study(tmp_path)).fit(data.limit(50))
     with pytest.raises(OptionError, match="belongs to another search"):
         OptunaSearch(classifier(), {"batchSize": [8, 16]}, study=study(tmp_path)).fit(data)
+
+
+def test_the_direction_of_a_metric_is_known_before_a_fit(data: DataFrame) -> None:
+    """Keras makes a metric of its name in the first step."""
+    estimator = classifier(metrics=["accuracy", "sparse_categorical_crossentropy"])
+    space = Space({"learningRate": RATES}, estimator)
+    found = {
+        name: Objective.of(estimator, name, data, space).direction
+        for name in ("val_accuracy", "accuracy", "val_sparse_categorical_crossentropy")
+    }
+    assert list(found.values()) == ["maximize", "maximize", "minimize"]
 
 
 def test_an_evaluator_scores_the_validation_rows(data: DataFrame, tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_a_layer_that_an_engine_lacks_is_named(engine: str, layer: Any) -> None:
         convert_model(Loadable(to_bytes(net), {}, {"x": ((3, 2), "float32")}), engine)
 
 
+def test_an_operation_that_an_engine_lacks_is_named() -> None:
+    given = keras.Input((3,))
+    net = keras.Model(given, L.Dense(1)(keras.ops.erfinv(given)))
+    with pytest.raises(ModelError, match="its layer 'erfinv"):
+        convert_model(Loadable(to_bytes(net), {}, {"x": ((3,), "float32")}), "litert")
+
+
 def test_an_engine_that_takes_numbers_for_others_is_refused() -> None:
     """ONNX's OneHot counts -1 from the end, where Keras gives zeros."""
     net = keras.Sequential([keras.Input((1,), dtype="int32"), L.CategoryEncoding(5, output_mode="one_hot"), L.Dense(3)])
@@ -74,6 +81,9 @@ def test_an_engine_that_takes_numbers_for_others_is_refused() -> None:
     unknown = np.array([[-1], [2]], np.int32)
     predict = opened("litert", convert_model(source, "litert"), ["int32"], 1)
     np.testing.assert_allclose(predict(unknown)[0], net(unknown), atol=1e-6)
+    norm = keras.Sequential([keras.Input((3,)), L.UnitNormalization(), L.Dense(3)])  # of a row of zeros: NaN in LiteRT
+    with pytest.raises(ModelError, match="its outputs differ"):
+        convert_model(Loadable(to_bytes(norm), {}, {"x": ((3,), "float32")}), "litert")
 
 
 def test_texts_and_unknown_engines_are_refused() -> None:

@@ -115,6 +115,24 @@ def test_weights_that_would_cancel_out_are_refused() -> None:
         checked(message, model=models.classifier(), loss=loss, weightCol="weight")
 
 
+class Shuffling(keras.layers.Layer):
+    """A layer of the user, which may do anything with the rows of a batch."""
+
+    def call(self, x: Any) -> Any:
+        return x[::-1]
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (keras.layers.Pipeline([keras.layers.GaussianNoise(0.1), Shuffling()]), "augment with shuffling"),
+        (keras.layers.GaussianNoise(0.1), ""),
+    ],
+)
+def test_augmentation_that_may_blend_rows_is_refused(augment: Any, message: str) -> None:
+    checked(message, model=models.classifier(), augment=augment)
+
+
 def checked(message: str, **options: Any) -> None:
     estimator = KerasClassifier(**options)
     columns = StructType().add("features", ArrayType(FloatType())).add("label", DoubleType())
