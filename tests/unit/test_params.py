@@ -141,7 +141,8 @@ def test_a_model_that_was_not_fitted_says_so(use: Any) -> None:
 def test_help_shows_the_signature_in_lines_that_fit_and_the_docstring_after_it() -> None:
     lines = pydoc.render_doc(KerasClassifier, renderer=pydoc.plaintext).splitlines()
     end = next(number for number, line in enumerate(lines) if "Estimator that trains a Keras classifier" in line)
-    signature = lines[:end]
+    start = next(number for number, line in enumerate(lines) if line.startswith(" |  KerasClassifier("))
+    signature = lines[start:end]
     assert max(map(len, signature)) < 120
     assert " labelCol='label'," in "\n".join(signature)
     assert inspect.signature(KerasClassifier).parameters["numWorkers"].default == 1
