@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 1 for a fault, 2 for a configuration that can't be used, 130 after Ctrl-C, else 0. `ui` returns
-        that of its server.
+        that of its server, and 0 after Ctrl-C.
 
     Raises:
         SystemExit: The arguments can't be parsed (code 2), or ask for help (code 0).

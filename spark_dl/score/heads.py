@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from spark_dl.errors import SavedModelError, explain, hint
+from spark_dl.errors import DataError, SavedModelError, explain, hint
 
 __all__ = [
     "HEADS",
@@ -194,10 +194,15 @@ class TensorOutput:
         return {"prediction": Field("array<float>", self.width, self.shape)}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the flattened output as the prediction, shape (rows, width)."""
+        """Return the flattened output as the prediction, shape (rows, width).
+
+        Raises:
+            DataError: The output is of integers, and the column's dtype rounds one of them.
+        """
         (output,) = outputs
-        dtype = np.float64 if self.vectors else np.float32
-        return {"prediction": output.reshape(len(output), self.width).astype(dtype)}
+        numbers = output.reshape(len(output), self.width).astype(np.float64 if self.vectors else np.float32)
+        _check_not_rounded(output, numbers)
+        return {"prediction": numbers}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the head's state as a JSON-serialisable dict, without `vectors`, which is an option of the model."""
@@ -208,6 +213,25 @@ class TensorOutput:
     def of(shape: tuple[int, ...]) -> TensorOutput:
         """Create the head of an output, from the shape of one row."""
         return TensorOutput(math.prod(shape), shape=shape if len(shape) > 1 else ())
+
+
+def _check_not_rounded(output: np.ndarray, numbers: np.ndarray) -> None:
+    """Check that an output's integers, such as ids, are the same as floating-point numbers."""
+    if output.dtype.kind not in "iu":
+        return
+    with np.errstate(invalid="ignore"):  # a float beyond the integer type
+        rounded = numbers.astype(output.dtype).reshape(output.shape) != output
+    if rounded.any():
+        raise DataError(
+            explain(
+                f"{numbers.dtype} rounds integers of the model's output.",
+                expected=f"integers up to {2 ** (np.finfo(numbers.dtype).nmant + 1):,}",
+                received=f"{output[rounded].ravel()[0]:,}",
+                fix="Set outputFormat='vector', since a Vector holds float64."
+                if numbers.dtype == np.float32
+                else "Let the model output smaller integers, such as indices into a list of the ids.",
+            )
+        )
 
 
 @dataclass(frozen=True)

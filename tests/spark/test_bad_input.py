@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import mlflow
 import models
 import pytest
 from pyspark.ml.feature import VectorAssembler
@@ -290,13 +291,17 @@ def test_a_directory_that_the_executors_dont_share(option: str, data: DataFrame)
         estimator.fit(data)
 
 
-def test_a_tracking_server_that_doesnt_answer(data: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracking_server_that_doesnt_answer(data: DataFrame) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(TrackingError, match=re.escape(uri)):
-        KerasClassifier(model=models.classifier(), verbose=0).fit(data)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        with pytest.raises(TrackingError, match=re.escape(uri)):
+            KerasClassifier(model=models.classifier(), verbose=0).fit(data)
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_a_function_and_arguments_that_cant_be_pickled(data: DataFrame) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -162,4 +163,17 @@ def test_ui_waits_for_the_page_and_not_for_a_server_that_has_ended() -> None:
         finally:
             server.terminate()
     assert not answers(address, server)
-    assert answers("https://mlflow.example.com", None)
+
+
+def test_a_server_and_what_it_started_end_with_the_command() -> None:
+    server = "import subprocess as s; s.run(['sh', '-c', 'echo started; exec sleep 600'])"
+    program = (
+        "import sys; from spark_dl.cli.commands.ui import served\n"
+        f"with served([sys.executable, '-c', {server!r}]) as process: process.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == b"started\n"
+        command.send_signal(signal.SIGTERM)
+        command.communicate(timeout=60)  # until no process holds its standard output
+    assert command.returncode == 128 + signal.SIGTERM

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from spark_dl.errors import SavedModelError
+from spark_dl.errors import DataError, SavedModelError
 from spark_dl.score.heads import (
     HEADS,
     Classification,
@@ -139,6 +139,18 @@ def test_a_tensor_is_flattened_in_c_order() -> None:
     (prediction,) = TensorOutput(6).columns([values]).values()
     assert prediction.tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
     assert prediction.dtype == np.float32
+
+
+def test_integers_that_the_column_would_round_are_an_error_and_others_are_kept() -> None:
+    ids = np.array([[2**24 + 1, -7], [1, 2**40]])
+    head = SeveralOutputs((("one", 1), ("ids", 2)))
+    assert head.columns([ids[:, 1], np.array([[2**24, -7]] * 2)])["ids"].tolist() == [[2**24, -7]] * 2
+    with pytest.raises(DataError, match=r"float32 rounds .* 16,777,216\. .* 16,777,217\. .*outputFormat='vector'"):
+        head.columns([ids[:, 1], ids])
+    as_vectors = replace(head, vectors=True)
+    assert as_vectors.columns([ids[:, 1], ids])["ids"].tolist() == ids.tolist()
+    with pytest.raises(DataError, match="float64 rounds integers"):
+        as_vectors.columns([ids[:, 1], ids + 2**53])
 
 
 ALL = [

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
+import sys
 import time
 import urllib.request
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from spark_dl.cli.command import Command
 from spark_dl.cli.output import write_result
 
-__all__ = ["COMMAND", "answers"]
+__all__ = ["COMMAND", "answers", "served"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,29 +29,49 @@ def _run(given: argparse.Namespace) -> int:
 
     address, command = page(given.port)
     write_result("ui", address, {"address": address}, as_json=given.log_json)
-    process = subprocess.Popen(command) if command else None
-    try:
+    if not command:
+        if not given.no_browser:
+            webbrowser.open(address)
+        return 0
+    with served(command) as process, suppress(KeyboardInterrupt):  # Ctrl-C is how users end it
         if not given.no_browser and answers(address, process):
             webbrowser.open(address)
-        return process.wait() if process else 0
-    except KeyboardInterrupt:  # Ctrl-C also ends the server
-        return process.wait() if process else 0
+        return process.wait()
+    return 0
 
 
-def answers(address: str, process: subprocess.Popen[bytes] | None) -> bool:
+@contextmanager
+def served(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server, and end it with the processes that it has started, also after SIGTERM.
+
+    Args:
+        command: The server's command.
+    """
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    process = subprocess.Popen(command, process_group=0)
+    try:
+        yield process
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def answers(address: str, process: subprocess.Popen[bytes]) -> bool:
     """Wait until a page answers; return False if the process that serves it ends first.
 
     Args:
         address: The URL of the page.
-        process: The process that serves it; None for a server elsewhere, which isn't asked.
+        process: The process that serves it.
     """
-    while process is not None and process.poll() is None:
+    while process.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()
             return True
         except OSError:
             time.sleep(0.2)
-    return process is None
+    return False
 
 
 COMMAND = Command(
