@@ -172,8 +172,8 @@ def fitted(least: list[float], seconds: list[float]) -> tuple[float, float]:
 def show(count: int, found: dict[str, Any]) -> None:
     """The tables of so many hosts."""
     idle = found["idle"]
-    print(f"\n{count} hosts. With nothing to join, a rank takes {idle['processor']:.2f} of a core, and sends ", end="")
-    print(f"{idle['bytes'] / 1e6:.2f} MB/s in {idle['messages']:,.0f} TCP segments a second.\n")
+    print(f"\n{count} hosts. When idle, a rank uses {idle['processor']:.2f} of a core, and sends ", end="")
+    print(f"{idle['bytes'] / 1e6:.2f} MB/s in {idle['messages']:,.0f} TCP segments per second.\n")
     print(
         "| link, Gbit/s | gradients, MB | sent, MB | sent / ring minimum | step, ms "
         "| compute | collectives | model, ms |"
