@@ -38,6 +38,7 @@ BAD = {
     "KerasClassifier().setParams(epoch=8)": 'Unexpected keyword argument "epoch" for "setParams" of "ClassifierParams"',
     "KerasEstimator(topK=3)": 'Unexpected keyword argument "topK" for "KerasEstimator"',
     "KerasRegressor().fit(DataFrame()).setTopK(3)": '"KerasRegressorModel" has no attribute "setTopK"',
+    "next(KerasRegressor().fitMultiple(DataFrame(), []))[1].setTopK(3)": '"KerasRegressorModel" has no',
     "KerasModel(topK=3)": 'Unexpected keyword argument "topK" for "KerasModel"',
     "KerasModel(numWorkers=3)": 'Unexpected keyword argument "numWorkers" for "KerasModel"',
     "HorovodLauncher(2, slotTimeOut=5)": 'Unexpected keyword argument "slotTimeOut" for "HorovodLauncher"',

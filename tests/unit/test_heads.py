@@ -149,7 +149,7 @@ def test_integers_that_the_column_would_round_are_an_error_and_others_are_kept()
         head.columns([ids[:, 1], ids])
     as_vectors = replace(head, vectors=True)
     assert as_vectors.columns([ids[:, 1], ids])["ids"].tolist() == ids.tolist()
-    with pytest.raises(DataError, match="float64 rounds integers"):
+    with pytest.raises(DataError, match=r"float64 rounds integers .*smaller integers"):
         as_vectors.columns([ids[:, 1], ids + 2**53])
 
 

@@ -133,9 +133,17 @@ def test_augmentation_that_may_blend_rows_is_refused(augment: Any, message: str)
     checked(message, model=models.classifier(), augment=augment)
 
 
-def checked(message: str, **options: Any) -> None:
+@pytest.mark.parametrize("mixes", [keras.layers.MixUp, keras.layers.CutMix])
+def test_images_arent_blended(mixes: type[keras.layers.Layer]) -> None:
+    layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    images = ArrayType(ArrayType(ArrayType(FloatType())))
+    message = f"augment with {mixes(0.2).name[:4]}.* images are blended"
+    checked(message, images, model=keras.Sequential(layers), loss="categorical_crossentropy", augment=mixes(0.2))
+
+
+def checked(message: str, features: ArrayType | None = None, **options: Any) -> None:
     estimator = KerasClassifier(**options)
-    columns = StructType().add("features", ArrayType(FloatType())).add("label", DoubleType())
+    columns = StructType().add("features", features or ArrayType(FloatType())).add("label", DoubleType())
     columns = columns.add("weight", DoubleType())
     spec = build_fit_spec(estimator, columns, estimator._options())
     if message:
