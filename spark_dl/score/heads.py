@@ -163,9 +163,13 @@ class Regression:
         return {"prediction": Field("double")}
 
     def columns(self, outputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the output as the prediction, shape (rows,)."""
+        """Return the output as the prediction, shape (rows,).
+
+        Raises:
+            DataError: The output is of integers, and float64 rounds one of them.
+        """
         (output,) = outputs
-        return {"prediction": output.reshape(len(output)).astype(np.float64)}
+        return {"prediction": _as_floats(output, np.float64).reshape(len(output))}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the head's state as a JSON-serialisable dict."""
@@ -200,9 +204,8 @@ class TensorOutput:
             DataError: The output is of integers, and the column's dtype rounds one of them.
         """
         (output,) = outputs
-        numbers = output.reshape(len(output), self.width).astype(np.float64 if self.vectors else np.float32)
-        _check_not_rounded(output, numbers)
-        return {"prediction": numbers}
+        numbers = _as_floats(output, np.float64 if self.vectors else np.float32)
+        return {"prediction": numbers.reshape(len(output), self.width)}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the head's state as a JSON-serialisable dict, without `vectors`, which is an option of the model."""
@@ -215,23 +218,29 @@ class TensorOutput:
         return TensorOutput(math.prod(shape), shape=shape if len(shape) > 1 else ())
 
 
-def _check_not_rounded(output: np.ndarray, numbers: np.ndarray) -> None:
-    """Check that an output's integers, such as ids, are the same as floating-point numbers."""
+def _as_floats(output: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
+    """Convert an output to floating-point numbers.
+
+    Raises:
+        DataError: The output is of integers, such as ids, and the dtype rounds one of them.
+    """
+    numbers: np.ndarray = output.astype(dtype)
     if output.dtype.kind not in "iu":
-        return
+        return numbers
     with np.errstate(invalid="ignore"):  # a float beyond the integer type
-        rounded = numbers.astype(output.dtype).reshape(output.shape) != output
+        rounded = numbers.astype(output.dtype) != output
     if rounded.any():
         raise DataError(
             explain(
                 f"{numbers.dtype} rounds integers of the model's output.",
-                expected=f"integers up to {2 ** (np.finfo(numbers.dtype).nmant + 1):,}",
+                expected=f"integers up to {2 ** (np.finfo(dtype).nmant + 1):,}",
                 received=f"{output[rounded].ravel()[0]:,}",
                 fix="Set outputFormat='vector', since a Vector holds float64."
                 if numbers.dtype == np.float32
                 else "Let the model output smaller integers, such as indices into a list of the ids.",
             )
         )
+    return numbers
 
 
 @dataclass(frozen=True)

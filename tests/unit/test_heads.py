@@ -151,6 +151,8 @@ def test_integers_that_the_column_would_round_are_an_error_and_others_are_kept()
     assert as_vectors.columns([ids[:, 1], ids])["ids"].tolist() == ids.tolist()
     with pytest.raises(DataError, match=r"float64 rounds integers .*smaller integers"):
         as_vectors.columns([ids[:, 1], ids + 2**53])
+    with pytest.raises(DataError, match="float64 rounds integers"):
+        head.columns([ids[:, 0] + 2**53, ids[:1] * 0])
 
 
 ALL = [
